@@ -1,8 +1,9 @@
 """A user's function in a recipe: stored as text, found again in another process, known by its source.
 
-    reference(make_problems) -> "own_problems.py:make_problems"      load("own_problems.py:make_problems") -> the function
+reference(make_problems) -> "own_problems.py:make_problems"      load("own_problems.py:make_problems") -> the function
 """
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -58,8 +59,19 @@ def load(text: str) -> Callable[..., Any]:
 
 
 def source_hash(text: str) -> str:
-    """A hash of the function's source, so that a changed function is a changed recipe."""
-    return hashlib.sha256(inspect.getsource(load(text)).encode()).hexdigest()[:16]
+    """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
+    match = _REFERENCE.fullmatch(text)
+    home = match["home"] if match else ""
+    spec = None if home.endswith(".py") else importlib.util.find_spec(home)
+    file = Path(spec.origin if spec and spec.origin else home)
+    try:
+        source = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{text}: {home} cannot be read ({error.strerror})") from None
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and match and node.name == match["name"]:
+            return hashlib.sha256(ast.get_source_segment(source, node).encode()).hexdigest()
+    raise RecipeError(f"{text}: {home} has no function of that name at its top level")
 
 
 _PREFIX = "plantune_file_"

@@ -192,14 +192,14 @@ def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file that we wrote; a torn last line is dropped, any other bad line is an error."""
-    with open(path, encoding="utf-8", newline="\n") as file:
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith("\n"):
-                return  # the process was killed while it wrote this line
+            if not line.endswith(b"\n"):
+                return  # the process was killed while it wrote this line, perhaps within a character
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise PlantuneError(f"{path} line {number}: not JSON ({error.msg}). Delete the line or the file.") from None
+            except ValueError as error:
+                raise PlantuneError(f"{path} line {number}: not JSON ({error}). Delete the line or the file.") from None
 
 
 def read_records(kind: type[Record], path: Path) -> list[Record]:
@@ -212,7 +212,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "ab+")
+        self._file = open(path, "ab+")  # noqa: SIM115 - closed by close()
         end = self._file.seek(0, os.SEEK_END)
         self._file.truncate(_end_of_last_line(self._file, end))
 
@@ -231,7 +231,9 @@ class JsonlWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 

@@ -1,6 +1,6 @@
 """Typed fields of frozen dataclasses: what a field may hold, and how it is written on the command line.
 
-    parse("1e-4", float) -> 0.0001      parse("none", int | None) -> None      parse("own,smoke", tuple[str, ...]) -> ("own", "smoke")
+parse("1e-4", float) -> 0.0001    parse("none", int | None) -> None    parse("a,b", tuple[str, ...]) -> ("a", "b")
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 
 def knob(default: Any, *, low: float | None = None, high: float | None = None, pace: bool = False) -> Any:
-    """A field with bounds; a `pace` field says how fast or how long, not what, so changing it never makes a run another run."""
+    """A field with bounds; a `pace` field says how fast or how long, so changing it makes no other run."""
     return field(default=default, metadata={"low": low, "high": high, "pace": pace})
 
 
@@ -87,6 +87,15 @@ def parse(text: str, hint: Any) -> Any:
     if hint is str:
         return text
     raise ValueError(text)
+
+
+def written(value: Any) -> str:
+    """A value as the command line takes it: what `parse` reads back."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -1,0 +1,261 @@
+"""The plantune command: VERB RECIPE [part.field=value ...].
+
+Imports only click at the top: `plantune --help` answers before torch would have begun to load.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.records import PlantuneError
+
+_GROUPS = ("Start", "Stages", "Studies")
+
+
+class _Grouped(click.Group):
+    """A help page in three groups, in the order the verbs are written here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in _GROUPS:
+            verbs = [(name, verb) for name, verb in self.commands.items() if getattr(verb, "group", "Start") == group]
+            if verbs:
+                with formatter.section(group):
+                    formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from plantune_lite import __version__
+
+        click.echo(f"plantune-lite {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Teach small language models to plan before they solve.
+
+    A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
+    changed by part.field=value behind it: plantune run smollm2_135m sft.epochs=2 grpo=none
+    """
+
+
+_recipe = click.argument("recipe", metavar="RECIPE")
+_settings = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
+_to = click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="The run folder (default: runs/NAME).")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+@cli.command()
+@_recipe
+@_settings
+@_to
+@click.option(
+    "--mirror", type=click.Path(path_type=Path), metavar="DIR", help="Keep a second copy here (a mounted Drive)."
+)
+@click.option("--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+@_json
+def run(
+    recipe: str,
+    settings: tuple[str, ...],
+    to: Path | None,
+    mirror: Path | None,
+    again: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Run a recipe to its end, or go on where it was cut off."""
+    from plantune_lite import pipeline, runs
+
+    wanted, folder = _load(recipe, settings, to)
+    if dry_run:
+        _show_states(pipeline.with_teacher(wanted, os.environ, click.echo), folder, as_json)
+        return
+    folder = pipeline.run(wanted, to=folder, mirror=mirror, again=again, say=_say_to_stderr if as_json else click.echo)
+    if as_json:
+        _print_json(runs.read_manifest(folder))
+    else:
+        click.echo(f"done: {folder}")
+
+
+@cli.command()
+@click.argument("recipe", metavar="[RECIPE]", default="smollm2_135m")
+@_settings
+@_json
+def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong here, one fix a line; the exit status says whether RECIPE can run."""
+    from dataclasses import asdict
+
+    from plantune_lite import doctor as surgery
+    from plantune_lite.terminal import printable
+
+    wanted, _ = _load(recipe, settings, None)
+    checks = surgery.examine(wanted)
+    bad = [check for check in checks if check.state == "bad"]
+    if as_json:
+        _print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
+    else:
+        mark = {
+            "ok": click.style("ok  ", fg="green"),
+            "note": click.style("note", fg="yellow"),
+            "bad": click.style("BAD ", fg="red"),
+        }
+        for check in checks:
+            fix = f"  -> {check.fix}" if check.fix else ""
+            click.echo(f"{mark[check.state]}  {check.name:<16} {printable(check.found)}{fix}")
+        click.echo(
+            f"{wanted.name} can run here."
+            if not bad
+            else f"{wanted.name} cannot run here: {len(bad)} to mend, marked BAD."
+        )
+    sys.exit(1 if bad else 0)
+
+
+@cli.command()
+@_json
+def recipes(as_json: bool) -> None:
+    """List the recipes that come with plantune."""
+    import ast
+
+    from plantune_lite.recipe_files import shipped
+
+    about = {}
+    for name, path in shipped().items():
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        about[name] = words.split("\n\n")[0].replace("\n", " ")
+    if as_json:
+        _print_json(about)
+    else:
+        for name, words in about.items():
+            click.echo(f"{name}\n    {words}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("dest", required=False, type=click.Path(path_type=Path))
+def copy(name: str, dest: Path | None) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from plantune_lite.recipe_files import shipped
+    from plantune_lite.records import RecipeError
+    from plantune_lite.typed import nearest
+
+    files = shipped()
+    if name not in files:
+        raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
+    target = dest or Path(f"{name}.py")
+    if target.is_dir():
+        target = target / f"{name}.py"
+    try:
+        with open(target, "x", encoding="utf-8", newline="\n") as file:
+            file.write(files[name].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written ({error.strerror})") from None
+    click.echo(f"wrote {target}; edit it, then: plantune run {target}")
+
+
+@cli.command()
+@click.argument("what", metavar="X")
+@_settings
+@_json
+def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show a recipe, a run folder, or a problem file before anything is spent on it."""
+    path = Path(what)
+    if (path / "recipe.json").is_file():
+        wanted, folder = _load(what, settings, None)
+        _show_states(wanted, folder, as_json)
+    elif path.is_file() and path.suffix != ".py":
+        _show_problem_file(what, settings, as_json)
+    else:
+        _show_recipe(what, settings, as_json)
+
+
+def _show_recipe(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    from plantune_lite.recipe import leaves
+    from plantune_lite.recipe_files import to_json
+    from plantune_lite.terminal import printable
+    from plantune_lite.typed import written
+
+    wanted, _ = _load(what, settings, None)
+    if as_json:
+        click.echo(to_json(wanted), nl=False)
+        return
+    for name, value in leaves(wanted):
+        click.echo(f"{name}={printable(written(value))}")
+
+
+def _show_states(wanted: Any, folder: Path | None, as_json: bool) -> None:
+    from plantune_lite import pipeline, runs
+    from plantune_lite.terminal import duration, table
+
+    folder = folder or runs.runs_folder() / wanted.name
+    manifest = runs.read_manifest(folder)
+    rows = []
+    for stage, state, why in pipeline.states(folder, wanted, manifest, pipeline.active_stages(wanted)):
+        entry = manifest["stages"].get(stage.name, {})
+        line = why or entry.get("summary", {}).get("line", "")
+        rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
+    if as_json:
+        names = ("stage", "state", "time", "line")
+        _print_json(
+            {"run": str(folder), "stages": [dict(zip(names, row, strict=True)) for row in rows], "manifest": manifest}
+        )
+    else:
+        click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
+
+
+def _show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    raise NotImplementedError
+
+
+def _load(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
+    """The recipe as asked for, and its run folder where that is not runs/NAME."""
+    from plantune_lite.recipe_files import load, override
+
+    original = load(recipe)
+    wanted = override(original, settings)
+    if to is None and (Path(recipe) / "recipe.json").is_file() and wanted.name == original.name:
+        to = Path(recipe)
+    return wanted, to
+
+
+def _say_to_stderr(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
+    from plantune_lite.process import quiet_telemetry
+
+    os.environ.update(quiet_telemetry())
+    try:
+        code = cli(args=arguments, prog_name="plantune", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PlantuneError as error:
+        click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
+        code = 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command goes on", err=True)
+        code = 130
+    sys.exit(code or 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""What is wrong here: this machine and environment against what a recipe needs, one fix a line.
+
+Check("python", "ok", "3.11.7", "")      Check("torch", "bad", "not installed", "pip install 'plantune-lite[cpu]'")
+"""
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from plantune_lite import presets, runs
+from plantune_lite.recipe import Recipe
+from plantune_lite.terminal import size
+
+_KEYS = {  # what each key is for; only whether it is set is ever said
+    "GEMINI_API_KEY": "the Gemini teacher",
+    "GOOGLE_API_KEY": "the Gemini teacher",
+    "OPENAI_API_KEY": "an OpenAI-compatible teacher",
+    "HF_TOKEN": "gated models and data sets, and pushing to the Hub",
+}
+_SMALL_ENOUGH_FOR_A_CPU = 0.5  # billions of parameters
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the doctor's report."""
+
+    name: str
+    state: Literal["ok", "note", "bad"]  # "bad" keeps the recipe from running here
+    found: str
+    fix: str = ""
+
+
+def examine(recipe: Recipe) -> list[Check]:
+    """Everything the recipe needs of this machine."""
+    gpu = list(_gpu())
+    return [
+        *_python(),
+        *gpu,
+        *_memory(),
+        *_disk(recipe),
+        *_libraries(recipe, has_gpu=any(check.state == "ok" for check in gpu)),
+        *_student(recipe, has_gpu=any(check.state == "ok" for check in gpu)),
+        *_problems(recipe),
+        *_teacher(recipe),
+        *_keys(),
+        *_llama_cpp(recipe),
+    ]
+
+
+def _python() -> Iterator[Check]:
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    if "microsoft" in platform.release().lower():
+        system += " (WSL)"
+    if "COLAB_RELEASE_TAG" in os.environ:
+        system += " (Colab)"
+    yield Check("platform", "ok", system)
+    wanted = sys.version_info >= (3, 11)
+    fix = "" if wanted else "install Python 3.11 or newer"
+    yield Check("python", "ok" if wanted else "bad", sys.version.split()[0], fix)
+
+
+def _gpu() -> Iterator[Check]:
+    try:
+        import torch
+    except ImportError:
+        there = shutil.which("nvidia-smi") is not None
+        yield Check(
+            "gpu", "note", "an NVIDIA driver is here, torch is not" if there else "none seen (torch is not installed)"
+        )
+        return
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            free, total = torch.cuda.mem_get_info(number)
+            bf16 = "bf16" if card.major >= 8 else "no bf16: computes in fp16, Gemma in float32"
+            yield Check("gpu", "ok", f"{card.name}, {size(free)} free of {size(total)}, {bf16}")
+    elif shutil.which("nvidia-smi"):
+        fix = "install a torch build for CUDA, or update the driver"
+        yield Check("gpu", "note", f"an NVIDIA driver is here, but torch {torch.__version__} does not see a card", fix)
+    else:
+        yield Check("gpu", "note", "none: training runs on the CPU, in bf16 or float32")
+
+
+def _memory() -> Iterator[Check]:
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
+    except (AttributeError, ValueError, OSError):
+        return  # Windows has no sysconf, and nothing depends on it
+    few = total < 6e9
+    fix = "close other programs; a stage that runs out of memory says so and goes on" if few else ""
+    yield Check("memory", "note" if few else "ok", f"{size(free)} unused of {size(total)}", fix)
+
+
+def _disk(recipe: Recipe) -> Iterator[Check]:
+    folder = runs.runs_folder().absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    preset = presets.find(recipe.student.model)
+    copies = 1 + (recipe.export.formats != ("adapter",))  # the base, and a merged or converted model
+    needed = 1e9 + (preset.parameters if preset else 0) * 2e9 * copies
+    if free < 1e9:
+        yield Check("disk", "bad", f"{size(free)} free in {folder}", "free some, or set PLANTUNE_RUNS to another disk")
+    elif free < needed:
+        fix = f"about {size(needed)} are wanted; export.formats=adapter needs the least"
+        yield Check("disk", "note", f"{size(free)} free in {folder}", fix)
+    else:
+        yield Check("disk", "ok", f"{size(free)} free in {folder}")
+
+
+def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
+    """Each installed version against the window in our own package metadata: the windows stand nowhere else."""
+    from importlib.metadata import PackageNotFoundError, requires, version
+
+    from packaging.requirements import Requirement
+
+    trains = any((recipe.sft, recipe.cpl, recipe.grpo)) or recipe.distill.teacher == "self"
+    needed = {""} | ({"cpu"} if trains else set()) | ({"train"} if trains and has_gpu else set())
+    seen = set()
+    for requirement in map(Requirement, requires("plantune-lite") or ()):
+        extra = next((extra for extra in ("cpu", "train") if _only_with(requirement, extra)), "")
+        if requirement.name in (*seen, "plantune-lite") or (requirement.marker and not extra):
+            continue
+        seen.add(requirement.name)  # an extra of extras lists the same library again
+        try:
+            found = version(requirement.name)
+        except PackageNotFoundError:
+            if extra in needed:
+                what = f"plantune-lite[{extra}]" if extra else "plantune-lite"
+                yield Check(requirement.name, "bad", "not installed", f"pip install '{what}'")
+            continue
+        if requirement.specifier.contains(found, prereleases=True):
+            yield Check(requirement.name, "ok", found)
+        else:
+            state = "bad" if extra in needed else "note"
+            window = f"pip install '{requirement.name}{requirement.specifier}'"
+            yield Check(requirement.name, state, f"{found}, outside {requirement.specifier}", window)
+
+
+def _only_with(requirement: Any, extra: str) -> bool:
+    marker = requirement.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
+    preset = presets.find(recipe.student.model)
+    if preset is None:
+        yield Check("student", "note", f"{recipe.student.model} is no preset: its own chat template is used as it is")
+        return
+    if preset.parameters > _SMALL_ENOUGH_FOR_A_CPU and not has_gpu:
+        fix = "use a machine with an NVIDIA GPU (Colab's free one will do), or plantune run smollm2_135m"
+        yield Check("student", "bad", f"{preset.title}: {preset.parameters:g}B parameters want a GPU", fix)
+    else:
+        yield Check("student", "ok", f"{preset.title}, licence {preset.licence}")
+    if preset.licence == "gemma" and not os.environ.get("HF_TOKEN"):
+        fix = "accept the terms on the model's page and set HF_TOKEN, or use the same weights under unsloth/"
+        yield Check("licence", "note", f"{preset.repo} is gated", fix)
+
+
+def _problems(recipe: Recipe) -> Iterator[Check]:
+    part = recipe.problems
+    path = Path(part.path) if part.path else None
+    if path and not path.is_file():
+        yield Check("problems", "bad", f"no file {path}", "set problems.path to your file")
+    elif path or part.source == "practice":
+        yield Check("problems", "ok", str(path or "practice: made here, no network needed"))
+    else:
+        data = os.environ.get("PLANTUNE_DATA")
+        where = f"from {data}, else the Hub" if data else "from the Hugging Face Hub, when the run starts"
+        yield Check("problems", "ok", f"{part.source}, {where}")
+
+
+def _teacher(recipe: Recipe) -> Iterator[Check]:
+    teacher = recipe.distill.teacher
+    if teacher == "gemini" and not (os.environ.get("GEMINI_API_KEY") or os.environ.get("GOOGLE_API_KEY")):
+        fix = "set GEMINI_API_KEY for a large teacher"
+        yield Check("teacher", "note", "gemini, but no key: the untuned student will plan for itself", fix)
+    else:
+        words = {"self": "self: the untuned student", "worked": "worked: the problems' own solutions, no model"}
+        yield Check("teacher", "ok", words.get(teacher, teacher))
+
+
+def _keys() -> Iterator[Check]:
+    for name, purpose in _KEYS.items():
+        yield Check(
+            name,
+            "ok" if os.environ.get(name) else "note",
+            ("set" if os.environ.get(name) else "not set") + f": {purpose}",
+        )
+
+
+def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
+    found = find_llama_cpp()
+    needed = any(name in ("q6_k", "q5_k_m", "q4_k_m") for name in recipe.export.formats)
+    if found:
+        yield Check("llama.cpp", "ok", str(found))
+    else:
+        fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes)" if needed else ""
+        yield Check("llama.cpp", "note", "not found" + ("" if needed else "; this recipe needs none"), fix)
+
+
+def find_llama_cpp() -> str | None:
+    """Where a built llama.cpp is: beside us, where Unsloth keeps it, on the PATH, or as a Python package."""
+    from importlib.util import find_spec
+
+    tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
+    unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
+    for folder in (Path("llama.cpp"), Path(unsloth)):
+        for place in (folder / tool, folder / "build" / "bin" / tool):
+            if place.is_file():
+                return str(place)
+    if on_path := shutil.which("llama-quantize"):
+        return on_path
+    return "the llama-cpp-python package" if find_spec("llama_cpp") else None

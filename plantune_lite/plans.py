@@ -1,0 +1,205 @@
+"""The text format of a plan, the prompts that ask for one, and what makes a plan a spoiler. One real example:
+
+<plan>
+1. Divide the clips sold in April by two to get the clips sold in May.
+2. Add the clips of both months.
+</plan>
+Natalia sold 48/2 = 24 clips in May. Altogether she sold 48+24 = 72 clips. The answer is \\boxed{72}.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plantune_lite.records import Messages, Problem
+
+OPEN, CLOSE = "<plan>", "</plan>"
+_TAG = re.compile(r"</?\s*plan\s*>", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:step\s+)?[0-9]{1,3}\s*[.):]\s+|[-*•]\s+", re.IGNORECASE)
+_EMPHASIS = re.compile(r"\*\*|__")
+
+
+# --- the wire format --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A completion, taken apart."""
+
+    plan: tuple[str, ...]
+    execution: str
+
+
+def clean_step(text: str) -> str:
+    """A step as one trimmed line without plan tags, numbering or bold marks; may come out empty."""
+    while True:
+        cleaned = " ".join(_EMPHASIS.sub("", _TAG.sub(" ", text)).split())
+        if match := _NUMBERED.match(cleaned + " "):
+            cleaned = cleaned[match.end() :]
+        if cleaned == text:
+            return cleaned
+        text = cleaned  # what one pass removes can bring a tag or a number together
+
+
+def render(plan: Sequence[str], execution: str = "") -> str:
+    """The plan in its tags, then what follows it."""
+    lines = (f"{number}. {step}\n" for number, step in enumerate(plan, 1))
+    return f"{OPEN}\n{''.join(lines)}{CLOSE}\n{execution}"
+
+
+def parse(text: str) -> Planned | None:
+    """The plan and execution that `render` joined; None for anything else."""
+    if not text.startswith(OPEN + "\n"):
+        return None
+    body, close, execution = text[len(OPEN) + 1 :].partition(f"\n{CLOSE}\n")
+    if not close:  # generation that stops at the tag leaves no newline after it
+        if not body.endswith("\n" + CLOSE):
+            return None
+        body, execution = body[: -len(CLOSE) - 1], ""
+    steps = []
+    for number, line in enumerate(body.split("\n"), 1):
+        start = f"{number}. "
+        step = line[len(start) :]
+        if not line.startswith(start) or not step or clean_step(step) != step:
+            return None
+        steps.append(step)
+    return Planned(tuple(steps), execution)
+
+
+def split_steps(text: str) -> tuple[str, ...]:
+    """The steps in a teacher's free text: numbered or bulleted lines with what continues them, else one step a line."""
+    inside = re.search(rf"{OPEN}(.*?){CLOSE}", text, re.DOTALL | re.IGNORECASE)
+    lines = [line for line in (inside[1] if inside else text).splitlines() if line.strip()]
+    if len(lines) == 1:
+        lines = _split_inline(lines[0])
+    numbered = [bool(re.match(r"\W{0,4}(?:step\s+)?[0-9]{1,3}\s*[.):]\W*\s", line, re.IGNORECASE)) for line in lines]
+    bulleted = [bool(re.match(r"\s*[-*•]\s", line)) for line in lines]
+    starts = numbered if any(numbered) else bulleted
+    if not any(starts):
+        steps = lines
+    else:
+        steps = []
+        for line, is_start in zip(lines, starts, strict=True):
+            if is_start:
+                steps.append(line)
+            elif steps:  # a line before the first step is an introduction
+                steps[-1] += " " + re.sub(r"^\s*[-*•]\s+", "", line)
+    return tuple(step for step in map(clean_step, steps) if step)
+
+
+def _split_inline(line: str) -> list[str]:
+    """`1. add 2. halve` as two lines, but `buy 3. then 5` as one: numbers must count up from 1."""
+    marks = list(re.finditer(r"(?:^|(?<=\s))([0-9]{1,2})[.)]\s", line))
+    counted = [mark for mark, number in zip(marks, range(1, 100), strict=False) if int(mark[1]) == number]
+    if len(counted) < 2:
+        return [line]
+    ends = [mark.start() for mark in counted[1:]] + [len(line)]
+    return [line[mark.start() : end] for mark, end in zip(counted, ends, strict=True)]
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+# Always present and always the same: where it is left out, Qwen2.5 and SmolLM2 put in a system turn of their own.
+SYSTEM = "You solve problems carefully and end with the final answer in \\boxed{}."
+
+_STEP_BY_STEP = "Work through it step by step, then give the final answer in \\boxed{}."
+_PLAN_THEN_SOLVE = (
+    "Write a short plan first: numbered steps that say what to find next and how, without calculating anything yet. "
+    "Then carry the plan out step by step and give the final answer in \\boxed{}. Use this form:\n"
+    "<plan>\n1. first step\n2. next step\n</plan>\nthe working, then \\boxed{answer}"
+)
+_PLAN_ONLY = (
+    "Write a short plan for solving this: numbered steps that say what to find next and how. "
+    "Do not calculate anything and do not give the answer. Use this form:\n<plan>\n1. first step\n2. next step\n</plan>"
+)
+_FOLLOW = "Follow this plan step by step, doing the calculations, then give the final answer in \\boxed{}."
+
+
+def chat(user: str) -> Messages:
+    """A conversation that asks one thing."""
+    return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": user})
+
+
+def question_text(problem: Problem) -> str:
+    """The question, with its choices lettered below it."""
+    lines = [f"({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices)]
+    return "\n".join([problem.question, *lines])
+
+
+def ask_plainly(problem: Problem) -> Messages:
+    """The bare question: what every arm is trained on, so that a tuned model plans without being told."""
+    return chat(question_text(problem))
+
+
+def ask_step_by_step(problem: Problem) -> Messages:
+    """Zero-shot chain of thought, for an untuned model."""
+    return chat(f"{question_text(problem)}\n\n{_STEP_BY_STEP}")
+
+
+def ask_plan_then_solve(problem: Problem) -> Messages:
+    """Plan and solve in one reply, for an untuned model."""
+    return chat(f"{question_text(problem)}\n\n{_PLAN_THEN_SOLVE}")
+
+
+def ask_plan(problem: Problem) -> Messages:
+    """A plan alone, for an untuned model."""
+    return chat(f"{question_text(problem)}\n\n{_PLAN_ONLY}")
+
+
+def ask_to_follow(problem: Problem, plan: Sequence[str]) -> Messages:
+    """A plan to carry out: the executor of M2, which sees the rendered plan in its user turn."""
+    return chat(f"{question_text(problem)}\n\n{render(plan)}\n{_FOLLOW}")
+
+
+def with_answer(execution: str, answer: str) -> str:
+    """An execution that ends in the boxed answer; one that boxes something already is left as it is."""
+    if "\\boxed" in execution:
+        return execution
+    return f"{execution.rstrip()}\nThe answer is \\boxed{{{answer}}}."
+
+
+# --- spoilers ---------------------------------------------------------------------------------------------------------
+
+_NUMBER = re.compile(r"(?<![\w.])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?![0-9])")
+_RESULT = re.compile(r"=\s*\\?[$€£]?\s*-?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
+
+
+def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
+    """Why a plan is no plan: it states the answer or computes a result; None when it does neither."""
+    question = question_text(problem)
+    given = set(_numbers(question))
+    answer_numbers = set(_numbers(problem.answer)) - given
+    is_number = bool(_numbers(problem.answer)) and not re.search(r"[A-Za-z]{3}", problem.answer)
+    phrase = problem.answer.strip().casefold()
+    for number, step in enumerate(plan, 1):
+        if "\\boxed" in step:
+            return f"step {number} boxes an answer"
+        for result in _RESULT.findall(step):
+            if _plain(result) not in given:
+                return f"step {number} computes '= {result}'"
+        if stated := answer_numbers & set(_numbers(step)):
+            return f"step {number} states the answer {min(stated)}"
+        if (
+            not is_number
+            and len(phrase) >= 4
+            and phrase not in question.casefold()
+            and _has_words(step.casefold(), phrase)
+        ):
+            return f"step {number} states the answer {phrase!r}"
+        if re.search(r"\b(?:final\s+)?answer\s+is\s+(?!\w+ing\b)\(?" + re.escape(phrase) + r"\b", step.casefold()):
+            return f"step {number} states the answer {phrase!r}"
+    return None
+
+
+def _numbers(text: str) -> list[str]:
+    return [_plain(match) for match in _NUMBER.findall(text)]
+
+
+def _plain(number: str) -> str:
+    whole, _, decimals = number.replace(",", "").partition(".")
+    decimals = decimals.rstrip("0")
+    return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")
+
+
+def _has_words(text: str, phrase: str) -> bool:
+    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None

@@ -1,0 +1,142 @@
+"""The students we know: what each family's chat looks like, where a turn ends, whose licence it is.
+
+find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded by its own tokenizer's word.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from plantune_lite.plans import SYSTEM
+
+# Our own templates, equal to the families' own where a conversation opens with a system turn. Where none is there, ours
+# put in the turn that the student was trained with, so that a merged model plans in any program that renders them.
+_CHATML = (
+    "{%- if messages[0]['role'] != 'system' -%}"
+    "{{- '<|im_start|>system\\n__SYSTEM__<|im_end|>\\n' -}}"
+    "{%- endif -%}"
+    "{%- for message in messages -%}"
+    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+)
+_GEMMA = (
+    "{{- bos_token -}}"
+    "{%- if messages[0]['role'] == 'system' -%}"
+    "{%- set system, turns = messages[0]['content'], messages[1:] -%}"
+    "{%- else -%}{%- set system, turns = '__SYSTEM__', messages -%}{%- endif -%}"
+    "{%- for message in turns -%}"
+    "{{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\\n' -}}"
+    "{%- if loop.first -%}{{- system + '\\n\\n' -}}{%- endif -%}"
+    "{{- message['content'] | trim + '<end_of_turn>\\n' -}}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}"
+)
+
+
+def _with_system(template: str) -> str:
+    return template.replace("__SYSTEM__", SYSTEM.replace("\\", "\\\\").replace("'", "\\'"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One student family at one size."""
+
+    name: str
+    title: str
+    repo: str  # the 16-bit original: what an adapter names and a merge starts from
+    family: Literal["llama", "qwen2", "qwen3", "gemma3_text"]
+    parameters: float  # billions
+    licence: str  # the Hub's identifier
+    licence_url: str | None = None
+    chat_template: str
+    turn_end: str  # what training teaches and generation stops at
+    bos: str | None  # None: the family has none; else the template writes exactly one
+    pad: str  # never the turn's end, or it would not be learned
+    stops: tuple[str, ...] = ()  # further tokens that end a reply
+    aliases: tuple[str, ...] = ()  # Hub ids of the same weights, 4-bit ones among them
+    float16: bool = True  # False: activations overflow in fp16, so a T4 computes in float32
+
+
+_CHATML_TOKENS = {
+    "chat_template": _with_system(_CHATML),
+    "turn_end": "<|im_end|>",
+    "bos": None,
+    "pad": "<|endoftext|>",
+    "stops": ("<|endoftext|>",),
+}
+
+PRESETS = (
+    Preset(
+        name="smollm2_135m",
+        title="SmolLM2-135M-Instruct (embedded default, from the package index)",
+        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+        family="llama",
+        parameters=0.135,
+        licence="apache-2.0",
+        **_CHATML_TOKENS,
+    ),
+    Preset(
+        name="smollm2_135m_hub",
+        title="SmolLM2-135M-Instruct (the Hub's bf16 original)",
+        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+        family="llama",
+        parameters=0.135,
+        licence="apache-2.0",
+        **_CHATML_TOKENS,
+        aliases=("HuggingFaceTB/SmolLM2-135M-Instruct", "unsloth/SmolLM2-135M-Instruct"),
+    ),
+    Preset(
+        name="gemma3_1b",
+        title="Gemma-3-1B-It",
+        repo="google/gemma-3-1b-it",
+        family="gemma3_text",
+        parameters=1.0,
+        licence="gemma",
+        licence_url="https://ai.google.dev/gemma/terms",
+        chat_template=_with_system(_GEMMA),
+        turn_end="<end_of_turn>",
+        bos="<bos>",
+        pad="<pad>",
+        stops=("<eos>",),
+        aliases=(
+            "google/gemma-3-1b-it",
+            "unsloth/gemma-3-1b-it",
+            "unsloth/gemma-3-1b-it-unsloth-bnb-4bit",
+            "unsloth/gemma-3-1b-it-bnb-4bit",
+        ),
+        float16=False,
+    ),
+    Preset(
+        name="qwen3_4b",
+        title="Qwen3-4B-Instruct-2507 (the one without a thinking mode)",
+        repo="Qwen/Qwen3-4B-Instruct-2507",
+        family="qwen3",
+        parameters=4.0,
+        licence="apache-2.0",
+        **_CHATML_TOKENS,
+        aliases=(
+            "Qwen/Qwen3-4B-Instruct-2507",
+            "unsloth/Qwen3-4B-Instruct-2507",
+            "unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit",
+        ),
+    ),
+    Preset(
+        name="qwen2_5_7b",
+        title="Qwen2.5-7B-Instruct",
+        repo="Qwen/Qwen2.5-7B-Instruct",
+        family="qwen2",
+        parameters=7.6,
+        licence="apache-2.0",
+        **_CHATML_TOKENS,
+        aliases=("Qwen/Qwen2.5-7B-Instruct", "unsloth/Qwen2.5-7B-Instruct", "unsloth/Qwen2.5-7B-Instruct-bnb-4bit"),
+    ),
+)
+
+
+def find(model: str) -> Preset | None:
+    """The preset of that name, repository or alias; None for a model we do not know."""
+    wanted = model.casefold()
+    for preset in PRESETS:
+        if wanted in {name.casefold() for name in (preset.name, *preset.aliases)}:
+            return preset
+    return None

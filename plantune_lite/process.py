@@ -1,0 +1,82 @@
+"""The parent's side of a stage: start `python -m plantune_lite.stage RUN STAGE`, stream its lines, read its result.
+
+A stage gets memory of its own that is given back, imports in its own order, and an end of its own: killed for memory it
+leaves a sentence and a folder that goes on. The child's side is stage.py.
+"""
+
+import codecs
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.records import NotBuiltError, RunError
+
+
+def run_stage(folder: Path, stage: str, *, work: str | None = None, mirror: Path | None = None) -> dict[str, Any]:
+    """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
+    result = folder / ".stage" / f"{stage}.json"
+    result.unlink(missing_ok=True)
+    command = [sys.executable, "-u", "-m", "plantune_lite.stage", str(folder), stage, *([work] if work else [])]
+    environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
+    if mirror is not None:
+        environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
+    own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us
+    if os.name == "nt":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
+    ) as process:
+        try:
+            _stream(process, folder / "log.txt")
+            code = process.wait()
+        except KeyboardInterrupt:
+            _interrupt(process)
+            raise
+        except BaseException:
+            process.kill()
+            raise
+    if result.is_file():
+        outcome = json.loads(result.read_text(encoding="utf-8"))
+        if "summary" in outcome:
+            return outcome["summary"]
+        raise (NotBuiltError if outcome["kind"] == "NotBuiltError" else RunError)(outcome["error"])
+    raise RunError(_how_it_died(stage, code, folder))
+
+
+def _stream(process: subprocess.Popen[bytes], log: Path) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    with open(log, "ab") as file:
+        # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
+        while chunk := process.stdout.read1(65536):
+            file.write(chunk)
+            file.flush()
+            sys.stdout.write(decoder.decode(chunk))
+            sys.stdout.flush()
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Let the stage end by itself; a second Ctrl-C, or half a minute, ends it at once."""
+    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+    try:
+        process.wait(30)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.kill()
+
+
+def _how_it_died(stage: str, code: int, folder: Path) -> str:
+    if code in (-9, 137):
+        return (
+            f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
+            "goes on. With less memory: student.bits=4, a smaller sft.batch_size or student.max_length."
+        )
+    return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
+
+
+def quiet_telemetry() -> dict[str, str]:
+    """Settings that keep libraries from reporting home, where the user has not said otherwise."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
+    return {name: value for name, value in quiet.items() if name not in os.environ}

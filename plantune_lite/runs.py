@@ -1,0 +1,107 @@
+"""A run folder: its manifest, its lock, and what a stage has put there.
+
+    runs/smollm2_135m/  recipe.json  manifest.json  log.txt  problems/  trajectories.jsonl  corpus/  sft/  eval/  report.html
+
+manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
+"fingerprint": ..., "status": "running" | "done" | "failed" | "stopped", "started": ..., "ended": ..., "seconds": ...,
+"summary": {...}, "outputs": {path: sha256 or size}}}}
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.records import RunError, write_whole
+
+FORMAT = 1
+_HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
+
+
+def runs_folder() -> Path:
+    """Where runs live: $PLANTUNE_RUNS, else ./runs."""
+    return Path(os.environ.get("PLANTUNE_RUNS") or "runs")
+
+
+def now() -> str:
+    """The time as a manifest has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """The manifest of a run folder, or an empty one."""
+    path = run / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"format": FORMAT, "name": run.name, "created": now(), "stages": {}}
+    except json.JSONDecodeError as error:
+        raise RunError(
+            f"{path} line {error.lineno} is not JSON; restore it from the mirror, or start under another name"
+        ) from None
+    if manifest.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}: use another name"
+        )
+    return manifest
+
+
+def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest whole."""
+    write_whole(run / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    """Hold a lock that the operating system takes back when the process dies, on every platform: SQLite's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise RunError(
+                f"{path.parent} is in use by another plantune ({error}). Wait for it, or choose another name=..."
+            ) from None
+        yield
+    finally:
+        lock.close()
+
+
+def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
+    """What a stage left under its paths: file -> sha256, or its size where it is large. Checkpoints come and go."""
+    found: dict[str, str | int] = {}
+    for name in paths:
+        root = run / name
+        files = sorted(root.rglob("*")) if root.is_dir() else [root]
+        for file in files:
+            inside = file.relative_to(run)
+            if file.is_file() and not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
+                found[inside.as_posix()] = _identity(file)
+    return found
+
+
+def is_empty(run: Path, paths: tuple[str, ...]) -> bool:
+    """Whether a stage has left nothing at all yet, not even a checkpoint."""
+    return not any((run / name).is_file() or any(file.is_file() for file in (run / name).rglob("*")) for name in paths)
+
+
+def _identity(file: Path) -> str | int:
+    count = file.stat().st_size
+    if count >= _HASHED_BELOW:
+        return count
+    return "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def changed_outputs(run: Path, outputs: dict[str, str | int]) -> tuple[list[str], list[str]]:
+    """Of the outputs in a manifest: those that are missing, and those that are there but different."""
+    missing = [name for name in outputs if not (run / name).is_file()]
+    different = [
+        name for name, identity in outputs.items() if name not in missing and _identity(run / name) != identity
+    ]
+    return missing, different

@@ -1,0 +1,188 @@
+"""One stage of one run in a process of its own: `python -m plantune_lite.stage RUN STAGE`.
+
+What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
+files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.
+
+A stage is a function of a Job; this file is where the parts meet: it builds the teacher, the student and the generate
+that a part is handed, so that the parts need not know each other.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import functions, recipe, runs
+from plantune_lite.records import (
+    NotBuiltError,
+    PlantuneError,
+    Problem,
+    RunError,
+    read_records,
+    write_records,
+    write_whole,
+)
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a stage is given."""
+
+    run: Path
+    stage: str
+    out: Path  # the stage's folder
+    recipe: recipe.Recipe
+    earlier: dict[str, dict[str, Any]]  # stage -> summary, from the manifest
+    hours_left: float | None  # None = no limit
+
+    def say(self, line: str) -> None:
+        """One line for the person who waits."""
+        print(line, flush=True)
+
+    def metric(self, step: int, **values: float) -> None:
+        """One line for the report: loss, reward, seconds ..."""
+        row = {"stage": self.stage, "step": step, "seconds": round(time.time(), 3), **values}
+        with open(self.run / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+# --- the stages -------------------------------------------------------------------------------------------------------
+
+
+def problems(job: Job) -> dict[str, Any]:
+    """Load the pool, hold out the recipe's own test problems."""
+    from plantune_lite import problems
+
+    loaded = problems.load(
+        job.recipe.problems, seed=job.recipe.seed, revisions=job.earlier.get("problems", {}).get("revisions", {})
+    )
+    write_records(job.out / "pool.jsonl", loaded.pool)
+    write_records(job.out / "own.jsonl", loaded.own)
+    for note in loaded.notes:
+        job.say(note)
+    return {
+        "line": f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
+        "pool": len(loaded.pool),
+        "own": len(loaded.own),
+        "origin": loaded.origin,
+    }
+
+
+def suites(job: Job) -> dict[str, Any]:
+    """Load what the recipe evaluates on, before anything is spent."""
+    from plantune_lite import problems
+
+    own = read_records(Problem, job.run / "problems" / "own.jsonl")
+    part = job.recipe.evaluate
+    counts, origins = {}, {}
+    for name in problems.suite_names(part.suites):
+        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own)
+        write_records(job.out / f"{name}.jsonl", suite.problems)
+        counts[name], origins[name] = len(suite.problems), suite.origin
+    line = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return {"line": f"test problems: {line}", "suites": counts, "origin": origins}
+
+
+# What later stages are: the function each will call, agreed on so that they can be built apart. `out` is the stage's
+# folder, the return value its summary; a summary's "line" is what a person reads, "usd" what it cost.
+SEAMS = {
+    "distill": "plantune_lite.distill: distill(problems, ask, part, out)",
+    "corpus": "plantune_lite.corpus: build(trajectories, problems, suites, part, out)",
+    "sft": "plantune_lite.sft: train(student, rows, part, out)",
+    "cpl": "plantune_lite.lab: a Generate for search, then the sft seam and Step-APO, round by round",
+    "grpo": "plantune_lite.grpo: train(student, prompts, rewards, part, out)",
+    "evaluate": "plantune_lite.evaluate: evaluate(generate, problems, part, out)",
+    "export": "plantune_lite.export: export(student, part, out)",
+    "report": "plantune_lite.report: report(run)",
+}
+
+
+def not_built(job: Job) -> dict[str, Any]:
+    """Say plainly that this version ends here."""
+    raise NotBuiltError(
+        f"this version of plantune-lite has no {job.stage!r} stage yet, so the run ends here. "
+        f"What is done is in {job.run}; a later version goes on from it with the same command."
+    )
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
+    """The function of a stage."""
+    built = {"problems": problems, "suites": suites}
+    if stage not in built and stage not in SEAMS:
+        raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *SEAMS])}")
+    return built.get(stage, not_built)
+
+
+def main(arguments: list[str]) -> int:
+    """Run one stage; the exit status says whether it is done."""
+    run, stage, *rest = arguments
+    folder = Path(run)
+    result = folder / ".stage" / f"{stage}.json"
+    first = os.environ.get("RANK", "0") == "0"  # under `accelerate launch` every rank works, one reports
+    _end_with_parent()
+    try:
+        if not first:
+            _work(folder, stage, rest)
+            return 0
+        # An orphan of a killed run may still be ending; two processes must not write one stage.
+        with runs.locked(folder / ".stage" / "lock", wait_seconds=30.0):
+            write_whole(result, json.dumps({"summary": _work(folder, stage, rest)}, ensure_ascii=False))
+        return 0
+    except PlantuneError as error:
+        write_whole(result, json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        traceback.print_exc()
+        sentence = f"{stage} failed: {type(error).__name__}: {error}"
+        write_whole(result, json.dumps({"error": sentence, "kind": "crash"}, ensure_ascii=False))
+        return 1
+
+
+def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
+    plan = json.loads((folder / ".stage" / "job.json").read_text(encoding="utf-8"))
+    if plan["stage"] != stage:
+        raise RunError(
+            f"{folder} is set up for stage {plan['stage']!r}, not {stage!r}; start it through `plantune run`"
+        )
+    out = folder / plan["home"]
+    out.mkdir(parents=True, exist_ok=True)
+    job = Job(
+        run=folder,
+        stage=stage,
+        out=out,
+        recipe=recipe.load(folder),
+        earlier=plan["earlier"],
+        hours_left=plan["hours_left"],
+    )
+    work = functions.load(rest[0]) if rest else work_of(stage)
+    return work(job)
+
+
+def _end_with_parent() -> None:
+    """A killed parent closes our stdin: end too, so that whoever goes on finds nobody writing."""
+    if os.environ.get("PLANTUNE_PARENT") != "1":
+        return
+
+    def watch() -> None:
+        while os.read(0, 1):  # not sys.stdin: a thread waiting in it upsets the interpreter's end
+            pass
+        os._exit(INTERRUPTED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,70 @@
+"""What goes to a person's terminal: text that cannot steer it, tables, and lengths of time and space in words.
+
+printable("[b]hi\\x1b[2J") -> "[b]hi␛[2J"
+"""
+
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+# Characters that reorder or hide their neighbours although they are no control codes.
+_STEERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF}
+
+
+def printable(text: str, *, limit: int | None = None) -> str:
+    """Model, teacher and data text as it may be shown: control characters visible, over-long text cut."""
+    if limit is not None and len(text) > limit:
+        text = text[: limit - 1] + "…"
+    return "".join(_shown(char) for char in text)
+
+
+def _shown(char: str) -> str:
+    if char in "\n\t":
+        return char
+    code = ord(char)
+    if code < 32:
+        return chr(0x2400 + code)
+    if code == 127:
+        return "␡"
+    if 128 <= code < 160 or code in _STEERING or unicodedata.category(char) in ("Cs", "Co"):
+        return f"\\u{code:04x}"
+    return char
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:
+    """A table as text; every cell is shown as it is, never as markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    body = Table(
+        title=Text(title, style="bold") if title else None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False
+    )
+    for column in columns:
+        body.add_column(Text(column), overflow="fold")
+    for row in rows:
+        body.add_row(*(Text(printable(str(cell))) for cell in row))
+    console = Console(width=width)
+    with console.capture() as captured:
+        console.print(body)
+    return "\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n")
+
+
+def duration(seconds: float) -> str:
+    """8 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def size(count: float) -> str:
+    """640 B, 1.2 MB, 14.9 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("unreachable")

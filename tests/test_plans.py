@@ -1,0 +1,155 @@
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from plantune_lite.plans import (
+    SYSTEM,
+    Planned,
+    ask_plainly,
+    ask_to_follow,
+    clean_step,
+    parse,
+    question_text,
+    render,
+    split_steps,
+    spoiler,
+    with_answer,
+)
+from plantune_lite.records import Problem
+
+CLIPS = Problem(
+    id="clips",
+    question="Natalia sold 48 clips in April and half as many in May. How many did she sell altogether?",
+    answer="72",
+)
+
+pieces = st.sampled_from(
+    ["<plan>", "</plan>", "</", "plan>", "1. ", "2) ", "- ", "**", "Step 3: ", "\n", " ", "\x85", "a", "½"]
+)
+texts = st.text() | st.lists(pieces | st.text(max_size=3)).map("".join)
+
+
+@given(texts)
+@example("<pl<plan>an>")
+@example("1. 2. 3. x")
+@example("1.")
+@example("** 1. ** 2. a")
+def test_a_cleaned_step_is_one_line_without_tags_and_cleaning_again_changes_nothing(text):
+    step = clean_step(text)
+    assert "\n" not in step and "<plan>" not in step.lower() and step == step.strip()
+    assert clean_step(step) == step
+
+
+@given(st.lists(texts, min_size=1), texts)
+def test_what_is_rendered_is_parsed_back(texts, execution):
+    steps = tuple(step for step in map(clean_step, texts) if step)
+    assume(steps)
+    assert parse(render(steps, execution)) == Planned(steps, execution)
+
+
+@given(texts)
+def test_what_parses_is_what_would_be_rendered(text):
+    planned = parse(text)
+    assert planned is None or text in (render(planned.plan, planned.execution), render(planned.plan).rstrip("\n"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The answer is 4.",
+        "<plan>\n</plan>\n",
+        "<plan>\n1. add\n",
+        "<plan>\n2. add\n</plan>\n",
+        "<plan>\n1. add\n3. halve\n</plan>\n",
+        "<plan>\n1. add\n\n2. halve\n</plan>\n",
+        "<plan>\n1.  add\n</plan>\n",
+        "<plan>\n1. \n</plan>\n",
+        "<plan>1. add</plan>\n",
+        " <plan>\n1. add\n</plan>\n",
+        "<plan>\n1. add\n</plan> and so 4",
+        "<plan>\n1. a <plan> b\n</plan>\n",
+    ],
+)
+def test_anything_else_is_no_plan(text):
+    assert parse(text) is None
+
+
+def test_a_reply_that_stops_at_the_closing_tag_is_a_plan_without_execution():
+    assert parse("<plan>\n1. add\n</plan>") == Planned(("add",), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("1. Find the May sales.\n2. Add both months.", ("Find the May sales.", "Add both months.")),
+        ("Here is my plan:\n\n1) Halve.\n2) Add:\n   - April\n   - May", ("Halve.", "Add: April May")),
+        ("**Step 1:** Halve.\n**Step 2:** Add.", ("Halve.", "Add.")),
+        ("- Halve.\n- Add.", ("Halve.", "Add.")),
+        ("Halve.\nAdd.", ("Halve.", "Add.")),
+        ("1. Halve. 2. Add.", ("Halve.", "Add.")),
+        ("Buy 3. Then 5 more.", ("Buy 3. Then 5 more.",)),
+        ("thinking...\n<plan>\n1. Halve.\n</plan>\nThe rest", ("Halve.",)),
+        ("", ()),
+    ],
+)
+def test_a_teachers_free_text_is_split_into_its_steps(text, steps):
+    assert split_steps(text) == steps
+
+
+@given(texts)
+def test_split_steps_are_always_clean(text):
+    assert all(step and clean_step(step) == step for step in split_steps(text))
+
+
+@pytest.mark.parametrize(
+    ("plan", "reason"),
+    [
+        (("Halve the April sales.", "Add both months."), None),
+        (("Halve the 48 clips.", "Add."), None),
+        (("Halve the 48 clips to get 24.", "Add to get 72."), "step 2 states the answer 72"),
+        (("48 / 2 = 24 clips in May.", "Add."), "step 1 computes '= 24'"),
+        (("Let April = 48.", "Add."), None),
+        (("The answer is \\boxed{x}.",), "step 1 boxes an answer"),
+    ],
+)
+def test_a_plan_that_computes_or_states_the_answer_is_a_spoiler(plan, reason):
+    assert spoiler(plan, CLIPS) == reason
+
+
+def test_a_number_the_question_gives_is_no_spoiler_even_where_it_is_the_answer():
+    problem = Problem(id="p", question="Of 12 eggs none breaks. How many are whole?", answer="12")
+    assert spoiler(("Take the 12 eggs and subtract the broken ones.",), problem) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "step", "reason"),
+    [
+        ("Paris", "Recall that the capital is Paris.", "step 1 states the answer 'paris'"),
+        ("yes", "Check whether it floats.", None),
+        ("yes", "So the answer is yes.", "step 1 states the answer 'yes'"),
+        ("B", "Compare choice A and choice B.", None),
+        ("B", "The answer is (B).", "step 1 states the answer 'b'"),
+    ],
+)
+def test_a_plan_that_gives_an_answer_in_words_is_a_spoiler(answer, step, reason):
+    assert spoiler((step,), Problem(id="p", question="Which?", answer=answer)) == reason
+
+
+def test_our_system_turn_is_in_every_prompt():
+    for messages in (ask_plainly(CLIPS), ask_to_follow(CLIPS, ("Halve.",))):
+        assert messages[0] == {"role": "system", "content": SYSTEM}
+
+
+def test_the_executor_sees_the_rendered_plan_in_its_user_turn():
+    assert render(("Halve.", "Add.")) in ask_to_follow(CLIPS, ("Halve.", "Add."))[1]["content"]
+
+
+def test_choices_are_lettered_below_the_question():
+    problem = Problem(id="p", question="Which?", answer="B", choices=("one", "two"))
+    assert question_text(problem) == "Which?\n(A) one\n(B) two"
+
+
+def test_an_execution_is_given_its_boxed_answer_once():
+    assert with_answer("So 72.", "72") == "So 72.\nThe answer is \\boxed{72}."
+    assert with_answer("So \\boxed{72}.", "72") == "So \\boxed{72}."

@@ -1,0 +1,207 @@
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, replace
+from typing import get_type_hints
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, typed
+from plantune_lite.recipe import PARTS, leaves
+from plantune_lite.recipe_files import from_json, load, override, shipped, to_json
+from plantune_lite.records import RecipeError
+
+RECIPE = Recipe(
+    name="mine",
+    problems=Problems("gsm8k", limit=100),
+    student=Student("qwen3_4b"),
+    sft=SFT(extra={"max_grad_norm": 0.5}),
+    grpo=GRPO(),
+)
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_loads_and_survives_json(name):
+    recipe = load(name)
+    assert recipe.name == name
+    assert from_json(to_json(recipe)) == recipe
+
+
+def test_the_first_field_of_a_part_is_positional_and_the_rest_are_not():
+    assert Problems("gsm8k").source == "gsm8k"
+    with pytest.raises(TypeError):
+        Problems("gsm8k", "train")
+
+
+def test_a_recipe_cannot_be_changed_in_place():
+    with pytest.raises(FrozenInstanceError):
+        RECIPE.seed = 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "value"),
+    [
+        ("seed=3", "seed", 3),
+        ("sft.epochs=2", "sft.epochs", 2.0),
+        ("sft.learning_rate=1e-5", "sft.learning_rate", 1e-5),
+        ("sft.max_steps=none", "sft.max_steps", None),
+        ("problems.limit=1_000", "problems.limit", 1000),
+        ("evaluate.suites=own,smoke", "evaluate.suites", ("own", "smoke")),
+        ("problems.levels=3,4,5", "problems.levels", (3, 4, 5)),
+        ("problems.path=my file.csv", "problems.path", "my file.csv"),
+        ("student.bits=16", "student.bits", 16),
+        ("evaluate.allow_code=yes", "evaluate.allow_code", True),
+        ("distill.teacher=http://127.0.0.1:8080/v1?a=b", "distill.teacher", "http://127.0.0.1:8080/v1?a=b"),
+        ("sft.extra.max_grad_norm=1", "sft.extra", {"max_grad_norm": 1}),
+        ("grpo=none", "grpo", None),
+        ("cpl=default", "cpl.rounds", 2),
+    ],
+)
+def test_a_setting_is_read_by_the_type_of_its_field(setting, field, value):
+    assert dict(leaves(override(RECIPE, [setting])))[field] == value
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("sft.epoch=2", "did you mean 'epochs'?"),
+        ("stf.epochs=2", "did you mean 'sft'?"),
+        ("sft.target=plan+solutions", "did you mean 'plan+solution'?"),
+        ("sft.epochs=many", "must be a number"),
+        ("sft.epochs=nan", "not a number"),
+        ("student.bits=8", "8"),
+        ("sft.epochs=-1", "at least 0"),
+        ("cpl.rounds=3", "'cpl=default' adds it"),
+        ("student=none", "student.FIELD=value"),
+        ("--resume", "write part.field=value"),
+        ("grpo.reward=guided", "set grpo.group=12"),
+        ("sft=none", "set grpo.start='base'"),
+        ("distill.teacher=worked", "set corpus.filter='answer'"),
+        ("corpus.weights=1,2", "give one a source"),
+        ("name=../up", "names a folder"),
+    ],
+)
+def test_a_wrong_setting_says_what_to_write(setting, words):
+    with pytest.raises(RecipeError, match=words.replace("?", r"\?").replace("+", r"\+")):
+        override(RECIPE, [setting])
+
+
+def test_all_wrong_settings_are_named_at_once():
+    with pytest.raises(RecipeError) as caught:
+        override(RECIPE, ["sft.epoch=2", "seed=x", "grpo.group=8"])
+    assert "epoch" in str(caught.value) and "seed" in str(caught.value)
+
+
+def test_all_wrong_values_of_a_recipe_are_named_at_once():
+    with pytest.raises(RecipeError, match="3 errors") as caught:
+        replace(RECIPE, seed="x", student=Student("s", lora_rank=0), evaluate=Evaluate("own"))
+    assert "write ('own',)" in str(caught.value)
+
+
+def test_settings_that_only_fit_together_are_taken_together():
+    both = override(RECIPE, ["distill.teacher=worked", "corpus.filter=answer"])
+    assert (both.distill, both.corpus) == (Distill("worked"), Corpus(filter="answer"))
+
+
+def test_a_recipe_file_names_every_unknown_keyword_by_line(tmp_path):
+    path = tmp_path / "bad.py"
+    path.write_text(
+        "from plantune_lite import *\n"
+        "RECIPE = Recipe(name='x', problems=Problems('practice', limt=3),\n"
+        "    student=Student('smollm2_135m'),\n"
+        "    sft=SFT(epoch=3))\n"
+    )
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    assert "line 2: Problems has no field 'limt'; did you mean 'limit'?" in str(caught.value)
+    assert "line 4: SFT has no field 'epoch'; did you mean 'epochs'?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("RECIPE = 3", "no RECIPE = Recipe"), ("def (", "line 1"), ("import nowhere_at_all", "nowhere_at_all")],
+)
+def test_a_file_that_is_no_recipe_says_so(tmp_path, text, words):
+    path = tmp_path / "bad.py"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=words):
+        load(path)
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean 'smollm2_135m'"):
+        load("smolm2_135m")
+
+
+def test_a_run_folder_is_data_and_none_of_it_is_run(tmp_path):
+    recipe = replace(RECIPE, problems=Problems(f"{tmp_path}/evil.py:make"))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef make(): return []\n")
+    (tmp_path / "recipe.json").write_text(to_json(recipe))
+    assert load(tmp_path) == recipe
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace('"epochs"', '"epoch"'), "did you mean 'epochs'"),
+        (lambda text: text.replace('"format": 1', '"format": 2'), "format 1"),
+        (lambda text: text[:-20], "not JSON"),
+        (lambda text: text.replace('"name": "mine",', ""), "no name"),
+    ],
+)
+def test_a_damaged_recipe_json_says_where(change, words):
+    with pytest.raises(RecipeError, match=words):
+        from_json(change(to_json(RECIPE)))
+
+
+def test_a_function_in_a_recipe_is_stored_by_file_and_name(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "from plantune_lite import *\n"
+        "def make(): return []\n"
+        "RECIPE = Recipe(name='x', problems=Problems(make), student=Student('smollm2_135m'))\n"
+    )
+    assert load(path).problems.source == f"{path}:make"
+
+
+def test_a_lambda_in_a_recipe_is_refused_with_what_to_do():
+    with pytest.raises(RecipeError, match="top level of a .py file"):
+        Problems(list)
+
+
+_VALUES = {
+    int: st.integers(-(10**9), 10**9),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    bool: st.booleans(),
+    int | None: st.none() | st.integers(-(10**9), 10**9),
+    tuple[int, ...]: st.lists(st.integers(0, 9)).map(tuple),
+    dict[str, object]: st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4)),
+}
+
+
+@pytest.mark.parametrize("hint", _VALUES, ids=str)
+def test_what_is_written_is_read_back(hint):
+    @given(_VALUES[hint])
+    def check(value):
+        assert typed.parse(typed.written(value), hint) == value
+
+    check()
+
+
+def test_every_field_of_every_part_is_of_a_type_that_the_command_line_can_write():
+    for part in PARTS.values():
+        for name, hint in get_type_hints(part).items():
+            if name != "_":
+                assert typed.describe(hint) != str(hint), f"{part.__name__}.{name}"
+
+
+def test_a_recipe_file_runs_as_a_script_with_its_settings(tmp_path):
+    copied = tmp_path / "mine.py"
+    copied.write_text(shipped()["smollm2_135m"].read_text())
+    done = subprocess.run(
+        [sys.executable, copied, "name=other", "--dry-run"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and "other" in done.stdout, done.stderr
+    assert not (tmp_path / "runs").exists()
