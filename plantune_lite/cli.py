@@ -45,6 +45,9 @@ def cli() -> None:
     A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
     changed by part.field=value behind it: plantune run smollm2_135m sft.epochs=2 grpo=none
     """
+    from plantune_lite.process import quiet_telemetry
+
+    os.environ.update(quiet_telemetry())
 
 
 _recipe = click.argument("recipe", metavar="RECIPE")
@@ -240,9 +243,6 @@ def _print_json(value: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
-    from plantune_lite.process import quiet_telemetry
-
-    os.environ.update(quiet_telemetry())
     try:
         code = cli(args=arguments, prog_name="plantune", standalone_mode=False)
     except click.ClickException as error:

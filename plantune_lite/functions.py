@@ -3,11 +3,6 @@
 reference(make_problems) -> "own_problems.py:make_problems"      load("own_problems.py:make_problems") -> the function
 """
 
-import ast
-import hashlib
-import importlib
-import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -28,6 +23,9 @@ def is_reference(text: str) -> bool:
 
 def reference(function: Callable[..., Any]) -> str:
     """The text a recipe stores for a function."""
+    import importlib.util
+    import inspect
+
     name = getattr(function, "__qualname__", repr(function))
     home = Path(inspect.getsourcefile(function) or "")
     if not name.isidentifier() or not home.is_file():
@@ -42,6 +40,8 @@ def reference(function: Callable[..., Any]) -> str:
 
 def load(text: str) -> Callable[..., Any]:
     """The function a reference names; its file is run."""
+    import importlib
+
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise RecipeError(f"{text!r} names no function: write module_or_path.py:function")
@@ -60,6 +60,10 @@ def load(text: str) -> Callable[..., Any]:
 
 def source_hash(text: str) -> str:
     """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
+    import ast
+    import hashlib
+    import importlib.util
+
     match = _REFERENCE.fullmatch(text)
     home = match["home"] if match else ""
     spec = None if home.endswith(".py") else importlib.util.find_spec(home)
@@ -79,6 +83,9 @@ _PREFIX = "plantune_file_"
 
 def load_module(path: Path) -> ModuleType:
     """Run a .py file as a module of its own, once a process and content."""
+    import hashlib
+    import importlib.util
+
     path = path.expanduser().resolve()
     source = path.read_bytes()
     name = _PREFIX + hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]

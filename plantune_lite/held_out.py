@@ -2,8 +2,8 @@
 
     split(problems, share=0.2, seed=0) -> Split(pool=(...), own=(...))      sample(problems, 100, seed=0) -> 100 of them
 
-Problems of one group never end on two sides. A group is a question as `normalised` sees it; for generated problems it is
-their template, so that a test problem is not a training problem with other numbers.
+Problems of one group never end on two sides. A group is a question as `normalised` sees it; for generated problems it
+is their template, so that a test problem is not a training problem with other numbers.
 """
 
 import hashlib
@@ -40,14 +40,19 @@ def group_of(problem: Problem) -> str:
 
 
 def split(
-    problems: Sequence[Problem], *, share: float, seed: int, most: int = MOST, group: Callable[[Problem], str] = group_of
+    problems: Sequence[Problem],
+    *,
+    share: float,
+    seed: int,
+    most: int = MOST,
+    group: Callable[[Problem], str] = group_of,
 ) -> Split:
     """Hold out a share of the groups, at most `most` problems.
 
     Each group draws its own number from (seed, group) and is held out when that lies below the share, so a row that is
-    added to a file later has no say over the rows before it. Where more than `most` problems would be held out, those with
-    the lowest numbers are: a growing file can lower that bar, which hands a test problem to training, but it can never
-    raise it, so no problem that was once trained on becomes a test problem.
+    added to a file later has no say over the rows before it. Where more than `most` problems would be held out, those
+    with the lowest numbers are: a growing file can lower that bar, which hands a test problem to training, but it can
+    never raise it, so no problem that was once trained on becomes a test problem.
     """
     if share <= 0 or most <= 0:
         return Split(tuple(problems), ())

@@ -84,7 +84,7 @@ class Mirror:
 
     def _copy_all(self) -> None:
         self._target.mkdir(parents=True, exist_ok=True)
-        # The manifest says what is complete: read before all else and written last, it never promises more than is here.
+        # The manifest says what is complete: read first and written last, it never promises more than is here.
         manifest = (self._run / "manifest.json").read_text(encoding="utf-8")
         index = _read_index(self._target)
         wanted = {file.relative_to(self._run).as_posix(): file for file in _small_things(self._run)}

@@ -1,7 +1,7 @@
 """run(recipe): the stages in their order, each in its own process; a done one is skipped, a cut-off one goes on.
 
-What comes in: a recipe. What goes out: a run folder. This is the only file that knows the order of the stages, what each
-of them reads of the recipe, and so when a stage in a folder is still the stage that the recipe asks for.
+What comes in: a recipe. What goes out: a run folder. This is the only file that knows the order of the stages, what
+each reads of the recipe, and so when a stage in a folder is still the stage that the recipe asks for.
 """
 
 import hashlib

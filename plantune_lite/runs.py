@@ -1,6 +1,6 @@
 """A run folder: its manifest, its lock, and what a stage has put there.
 
-    runs/smollm2_135m/  recipe.json  manifest.json  log.txt  problems/  trajectories.jsonl  corpus/  sft/  eval/  report.html
+runs/mine/  recipe.json  manifest.json  log.txt  problems/  trajectories.jsonl  corpus/  sft/  eval/  report.html
 
 manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
 "fingerprint": ..., "status": "running" | "done" | "failed" | "stopped", "started": ..., "ended": ..., "seconds": ...,

@@ -51,7 +51,9 @@ def read(path: Path) -> Table:
     """The rows of a JSONL, JSON, CSV, TSV or Parquet file."""
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ProblemError(f"{path}: problems are read from {', '.join(SUFFIXES)} files, not {suffix or 'a file without a suffix'}")
+        raise ProblemError(
+            f"{path}: problems are read from {', '.join(SUFFIXES)} files, not {suffix or 'a file without a suffix'}"
+        )
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -66,7 +68,9 @@ def read(path: Path) -> Table:
     else:
         columns, rows = _json(path.name, _text(path.name, data), lines=suffix == ".jsonl")
     if not rows:
-        raise ProblemError(f"{path} has no rows: one problem a {'line' if suffix != '.json' else 'list item'} is expected")
+        raise ProblemError(
+            f"{path} has no rows: one problem a {'line' if suffix != '.json' else 'list item'} is expected"
+        )
     return Table(path, columns, tuple(rows), hashlib.sha256(data).hexdigest(), tuple(notes))
 
 
@@ -81,7 +85,7 @@ def _text(name: str, data: bytes) -> str:
         line = data.count(b"\n", 0, start) + 1
         byte = error.object[error.start]
         raise ProblemError(
-            f"{name} line {line}: byte 0x{byte:02X} is not UTF-8; save the file as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
+            f"{name} line {line}: byte 0x{byte:02X} is not UTF-8; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
         ) from None
 
 
@@ -97,13 +101,17 @@ def _csv(name: str, text: str, notes: list[str], delimiter: str | None) -> tuple
     columns = tuple(cell.strip() or f"column {number}" for number, cell in enumerate(header, 1))
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
         raise ProblemError(f"{name} line {header_line}: two columns are named {twice[0]!r}; rename one")
-    notes += [f"{name} line {header_line}: {column} has no name in the header" for column, cell in zip(columns, header, strict=True) if not cell.strip()]
+    notes += [
+        f"{name} line {header_line}: {column} has no name in the header"
+        for column, cell in zip(columns, header, strict=True)
+        if not cell.strip()
+    ]
     rows = []
     for line, cells in records[1:]:
         fault = ""
         if len(cells) != len(columns):
             mark = _DELIMITERS[delimiter]
-            fault = f"{len(cells)} cells, but the header names {len(columns)} columns (a {mark} inside a cell needs quotes around it)"
+            fault = f"{len(cells)} cells under {len(columns)} column names; a cell with a {mark} in it needs quotes"
         rows.append(Row(f"{name} line {line}", dict(zip(columns, cells, strict=False)), fault))
     return columns, rows
 
@@ -118,7 +126,9 @@ def _records(name: str, text: str, delimiter: str) -> list[tuple[int, list[str]]
                 records.append((begins, cells))
             begins = reader.line_num + 1
     except csv.Error as error:
-        raise ProblemError(f"{name} line {begins}: {error}; look for a quote that is not closed or not doubled") from None
+        raise ProblemError(
+            f"{name} line {begins}: {error}; look for a quote that is not closed or not doubled"
+        ) from None
     return records
 
 

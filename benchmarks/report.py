@@ -1,0 +1,54 @@
+"""What every benchmark writes: a JSON file with the machine and versions in it, and a Markdown table made from it."""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+
+
+def machine(*packages: str) -> dict[str, Any]:
+    """The machine and the versions that a figure depends on; no host names."""
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": sys.version.split()[0],
+        **versions,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown"
+
+
+def write(name: str, *, command: str, about: str, found: dict[str, Any], text: str) -> None:
+    """Write benchmarks/NAME.json and NAME.md, and print the latter."""
+    (HERE / f"{name}.json").write_text(
+        json.dumps({"command": command, "about": about, **found}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    versions = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
+    page = f"# {name}\n\n{about}\n\nMade by `{command}`; {versions}.\n\n{text.rstrip()}\n"
+    (HERE / f"{name}.md").write_text(page, encoding="utf-8")
+    print(page)
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])

@@ -1,0 +1,263 @@
+"""The public benchmarks: where each lies on the Hugging Face Hub, which columns it has, and what they mean here.
+
+BENCHMARKS["mmlu"].fields({"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "arithmetic"})
+    -> {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": "B", "subject": "arithmetic"}
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from plantune_lite.records import Kind
+
+Cells = dict[str, Any]  # of one row of a Hub data set, and of what we make of it
+
+
+def _plainly(row: Cells) -> Cells:
+    return row
+
+
+def _gsm8k(row: Cells) -> Cells:
+    """`How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` a line, then `#### 13`; `main` has no sub-questions."""
+    lines = re.sub(r"<<[^>]*>>", "", row["answer"]).strip().split("\n")
+    asked = [line.split(" ** ", 1) for line in lines if not line.startswith("####")]
+    steps = [pieces[-1].strip() for pieces in asked]
+    questions = [pieces[0].strip() for pieces in asked if len(pieces) == 2]
+    return {
+        "question": row["question"],
+        "answer": lines[-1],
+        "solution": "\n".join(steps),
+        "steps": steps,
+        "subquestions": questions if len(questions) == len(steps) else [],
+    }
+
+
+def _math(row: Cells) -> Cells:
+    """The gold of MATH is the last \\boxed of its solution."""
+    return {
+        "question": row["problem"],
+        "answer": row["solution"],
+        "solution": row["solution"],
+        "level": row["level"],
+        "subject": row["type"],
+    }
+
+
+def _math500(row: Cells) -> Cells:
+    kept = {name: row[name] for name in ("answer", "solution", "level", "subject")}
+    return {"id": f"math500/{row['unique_id']}", "question": row["problem"], **kept}
+
+
+def _olympiadbench(row: Cells) -> Cells:
+    """Several answers come as one text; every text stands in dollars: `$(1,8,19), (2,7,13)$`."""
+    first, *others = row["solution"] or [None]
+    kept = {name: row.get(name) for name in ("answer_type", "unit", "is_multiple_answer", "error")}
+    question = "\n\n".join(text for text in (row.get("context"), row["question"]) if text)
+    answer = ", ".join(text.strip().strip("$") for text in row["final_answer"] or [])
+    subject = row.get("subfield") or ""
+    return {
+        "id": f"olympiadbench/{row['id']}",
+        "question": question,
+        "answer": answer,
+        "solution": first,
+        "solutions": others,
+        "subject": subject,
+        **kept,
+    }
+
+
+def _contest(row: Cells) -> Cells:
+    return {"question": row["problem"], "answer": row["answer"], "solution": row.get("solution")}
+
+
+def _aime_years(row: Cells) -> Cells:
+    return {
+        "id": f"aime_1983_2024/{row['ID']}",
+        "question": row["Question"],
+        "answer": row["Answer"],
+        "year": row["Year"],
+    }
+
+
+def _arc(row: Cells) -> Cells:
+    """Labels are A to E in most rows and 1 to 4 in some."""
+    labels = row["choices"]["label"]
+    letter = chr(ord("A") + labels.index(row["answerKey"])) if row["answerKey"] in labels else row["answerKey"]
+    return {
+        "id": f"arc_challenge/{row['id']}",
+        "question": row["question"],
+        "choices": row["choices"]["text"],
+        "answer": letter,
+    }
+
+
+def _mmlu(row: Cells) -> Cells:
+    return {**row, "answer": "ABCD"[row["answer"]]}
+
+
+def _bbh(row: Cells) -> Cells:
+    return {"question": row["input"], "answer": row["target"]}
+
+
+def _bbh_file(row: Cells) -> Cells:
+    """Its questions already list their options, so the answer stays as the release has it: (B)."""
+    row = {**row, "answer": row.get("answer_raw") or row.get("answer")}
+    return {name: value for name, value in row.items() if name not in ("choices", "answer_raw")}
+
+
+def _strategyqa(row: Cells) -> Cells:
+    facts = row["facts"]
+    return {
+        "question": row["question"],
+        "answer": row["answer"],
+        "solution": facts if isinstance(facts, str) else " ".join(facts),
+        "term": row.get("term"),
+    }
+
+
+def _humaneval(row: Cells) -> Cells:
+    solution = row["canonical_solution"]
+    kept = {"entry_point": row["entry_point"], "test": row["test"]}
+    return {"id": row["task_id"], "question": row["prompt"], "answer": solution, "solution": solution, **kept}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One row of the table."""
+
+    hub: str
+    configs: tuple[tuple[str | None, ...], ...] = ((None,),)  # alternatives, best first; the parts of one are chained
+    train: str | None = None  # the Hub's name of the split; None = there is none to train on
+    test: str
+    columns: tuple[str, ...]  # that must be there; "a|b" is either, known as a
+    fields: Callable[[Cells], Cells]  # ours, from a row of the Hub
+    of_file: Callable[[Cells], Cells] = _plainly  # ours, from a row of a file in $PLANTUNE_DATA
+    kind: Kind | None = None
+    part: str = ""  # what the config is, where there are several: "subject", "task"
+    only: frozenset[str] = field(default=frozenset())  # of MMLU's subjects; empty = all
+    train_with: str = "math"  # what to name in problems.source instead, where there is no train split
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+_STEM = frozenset(
+    _names(
+        """abstract_algebra astronomy college_biology college_chemistry college_computer_science college_mathematics
+        college_physics computer_security conceptual_physics electrical_engineering elementary_mathematics
+        high_school_biology high_school_chemistry high_school_computer_science high_school_mathematics
+        high_school_physics high_school_statistics machine_learning"""
+    )
+)
+_MATH_PARTS = _names(
+    "algebra counting_and_probability geometry intermediate_algebra number_theory prealgebra precalculus"
+)
+_BBH_TASKS = _names(
+    """boolean_expressions causal_judgement date_understanding disambiguation_qa dyck_languages formal_fallacies
+    geometric_shapes hyperbaton logical_deduction_five_objects logical_deduction_seven_objects
+    logical_deduction_three_objects movie_recommendation multistep_arithmetic_two navigate object_counting
+    penguins_in_a_table reasoning_about_colored_objects ruin_names salient_translation_error_detection snarks
+    sports_understanding temporal_sequences tracking_shuffled_objects_five_objects
+    tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects web_of_lies word_sorting"""
+)
+
+# Ids, configs, splits and columns as public dataset cards and loaders had them in November 2026. The Hub itself was not
+# asked when this was written: what is there is checked on every load, and a difference names the id.
+BENCHMARKS = {
+    "gsm8k": Benchmark(
+        hub="openai/gsm8k",
+        configs=(("socratic",), ("main",)),
+        train="train",
+        test="test",
+        columns=("question", "answer"),
+        fields=_gsm8k,
+    ),
+    "math": Benchmark(
+        hub="EleutherAI/hendrycks_math",
+        configs=(_MATH_PARTS,),
+        train="train",
+        test="test",
+        columns=("problem", "solution", "level", "type"),
+        fields=_math,
+    ),
+    "math500": Benchmark(
+        hub="HuggingFaceH4/MATH-500",
+        test="test",
+        columns=("problem", "solution", "answer", "level", "subject", "unique_id"),
+        fields=_math500,
+    ),
+    "olympiadbench": Benchmark(
+        hub="Hothan/OlympiadBench",
+        configs=(("OE_TO_maths_en_COMP",),),
+        test="train",  # the only split it has, and by the authors' word a test set
+        columns=("id", "question", "solution", "final_answer"),
+        fields=_olympiadbench,
+    ),
+    "aime24": Benchmark(
+        hub="HuggingFaceH4/aime_2024", test="train", columns=("problem", "solution", "answer"), fields=_contest
+    ),
+    "aime25": Benchmark(hub="math-ai/aime25", test="test", columns=("problem", "answer"), fields=_contest),
+    "aime_1983_2024": Benchmark(
+        hub="di-zhang-fdu/AIME_1983_2024",
+        test="train",
+        columns=("ID", "Year", "Question", "Answer"),
+        fields=_aime_years,
+    ),
+    "amc23": Benchmark(hub="math-ai/amc23", test="test", columns=("problem|question", "answer"), fields=_contest),
+    "arc_challenge": Benchmark(
+        hub="allenai/ai2_arc",
+        configs=(("ARC-Challenge",),),
+        train="train",
+        test="test",
+        columns=("id", "question", "choices", "answerKey"),
+        fields=_arc,
+        kind="choice",
+    ),
+    "mmlu": Benchmark(
+        hub="cais/mmlu",
+        configs=(("all",),),
+        test="test",
+        columns=("question", "subject", "choices", "answer"),
+        fields=_mmlu,
+        kind="choice",
+        train_with="arc_challenge",
+    ),
+    "mmlu_stem": Benchmark(
+        hub="cais/mmlu",
+        configs=(("all",),),
+        test="test",
+        columns=("question", "subject", "choices", "answer"),
+        fields=_mmlu,
+        kind="choice",
+        only=_STEM,
+        train_with="arc_challenge",
+    ),
+    "bbh": Benchmark(
+        hub="SaylorTwift/bbh",  # lukaemon/bbh is a loading script, which datasets 4 no longer runs
+        configs=(_BBH_TASKS,),
+        test="test",
+        columns=("input", "target"),
+        fields=_bbh,
+        of_file=_bbh_file,
+        part="task",
+        train_with="practice",
+    ),
+    "strategyqa": Benchmark(
+        hub="ChilleD/StrategyQA",
+        train="train",
+        test="test",
+        columns=("question", "answer", "facts"),
+        fields=_strategyqa,
+    ),
+    "humaneval": Benchmark(
+        hub="openai/openai_humaneval",
+        configs=(("openai_humaneval",),),
+        test="test",
+        columns=("task_id", "prompt", "canonical_solution", "test", "entry_point"),
+        fields=_humaneval,
+        kind="code",
+        train_with="practice",
+    ),
+}

@@ -1,0 +1,309 @@
+"""Problems from everywhere: a recipe names a source, out come problems to learn from and problems held out from all of it.
+
+    load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
+    load_suite("math500", limit=300, seed=0, own=())  -> Suite("math500", 300 problems, origin, notes)
+
+A source is a benchmark, "practice" (made here), "gym:NAME" (reasoning-gym), a data file, or a function of the user's.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import benchmark_rows, functions, gym, held_out, own_file, practice, tables
+from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.own_file import BadRow
+from plantune_lite.recipe import Problems
+from plantune_lite.records import Problem, ProblemError
+from plantune_lite.typed import nearest
+
+GROUPS = {
+    "paper": ("gsm8k", "math500", "olympiadbench", "aime_1983_2024", "aime24"),
+    "cpl": ("arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
+    "pta": ("math500", "aime24", "aime25", "amc23"),
+}
+GENERATED = 1000  # problems of a generator that was given no limit
+_SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
+_ENDLESS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a recipe learns from, what is held out from all of it, and where both came from."""
+
+    pool: tuple[Problem, ...]
+    own: tuple[Problem, ...]
+    origin: dict[str, dict[str, Any]]  # source -> id, config, split, revision, or file and sha256; rows, skipped
+    notes: tuple[str, ...] = ()
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Hub id -> the commit that was loaded: given back to `load`, the same rows come again."""
+        return {entry["id"]: entry["revision"] for entry in self.origin.values() if "revision" in entry}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of test problems."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What one source gave; a generator may have made its own test problems, of templates that training never sees."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    origin: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    own: tuple[Problem, ...] = ()
+    generated: bool = False
+
+
+def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loaded:
+    """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows."""
+    names = _source_names(part)
+    limits = held_out.shares(part.limit, len(names))
+    most = math.ceil(held_out.MOST / len(names))
+    sources = []
+    for name, limit in zip(names, limits, strict=True):
+        if limit != 0:
+            source = _source(name, part, seed=seed, limit=limit, most=most, revisions=revisions)
+            sources.append(_of_levels(source, part.levels))
+    _ids_once(sources)
+    together = [problem for source in sources if not source.own for problem in source.problems]
+    made = tuple(problem for source in sources for problem in source.own)
+    split = held_out.split(together, share=part.held_out, seed=seed, most=held_out.MOST - len(made))
+    kept = {problem.id for problem in split.pool}
+    pool: list[Problem] = []
+    origin = {}
+    for source, limit in zip(sources, (limit for limit in limits if limit != 0), strict=True):
+        mine = source.problems if source.own else [problem for problem in source.problems if problem.id in kept]
+        # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
+        taken = tuple(mine[:limit]) if source.generated else held_out.sample(mine, limit, seed=seed)
+        pool += taken
+        origin[source.name] = {**source.origin, "taken": len(taken)}
+    if not pool:
+        raise ProblemError(f"problems.source={part.source} leaves nothing to train on: {len(together)} problems in all")
+    notes = [note for source in sources for note in source.notes]
+    if split.left_out:
+        notes.append(f"{len(split.left_out)} problems of a held-out kind are neither trained on nor tested on")
+    return Loaded(tuple(pool), made + split.own, origin, tuple(notes))
+
+
+def _source_names(part: Problems) -> list[str]:
+    if part.path is not None:
+        return [part.path]
+    if tables.is_data_file(part.source) and Path(part.source).expanduser().is_file():
+        return [part.source]  # a file may have a + in its name
+    names = [name.strip() for name in part.source.split("+")]
+    if len(set(names)) < len(names):
+        raise ProblemError(f"problems.source={part.source} names a source twice; raise problems.limit for more of it")
+    return names
+
+
+def _source(
+    name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
+) -> _Source:
+    if part.path is not None or tables.is_data_file(name):
+        return _file(Path(name).expanduser(), part)
+    if functions.is_reference(name):
+        return _function(name, part, seed=seed, limit=limit)
+    if name.startswith("gym:"):
+        return _gym(name, part, seed=seed, limit=limit or GENERATED)
+    if part.split != "train" and (name == "practice" or name in BENCHMARKS):
+        raise ProblemError(
+            f"problems.split is {part.split!r}, but only the train split of {name} is trained on: "
+            f"name {name} in evaluate.suites to test on it"
+        )
+    if name == "practice":
+        return _practice(part, seed=seed, limit=limit or GENERATED, most=most)
+    if name in BENCHMARKS:
+        return _benchmark(name, "train", revisions)
+    known = [*BENCHMARKS, "practice", "gym:NAME", "a data file", "module_or_path.py:function"]
+    raise ProblemError(f"no source {name!r} of problems{nearest(name, known)}")
+
+
+# --- the sources ------------------------------------------------------------------------------------------------------
+
+
+def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
+    benchmark = BENCHMARKS[name]
+    found = benchmark_rows.rows(name, split, revision=revisions.get(benchmark.hub))
+    # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
+    return _made(name, found.rows, found.origin, split=split, bad_rows="skip", kind=benchmark.kind)
+
+
+def _file(path: Path, part: Problems) -> _Source:
+    table = tables.read(path)
+    columns = own_file.guess(table, part)
+    origin = {"file": str(path), "sha256": table.sha256, "columns": columns.names}
+    made = _made(
+        str(path),
+        own_file.drafts_of(table, columns),
+        origin,
+        split=part.split,
+        bad_rows=part.bad_rows,
+        labels=columns.names,
+        source=path.name,
+    )
+    return replace(made, notes=(*table.notes, *made.notes))
+
+
+def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
+    function = functions.load(name)
+    accepts = inspect.signature(function).parameters.values()
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepts)
+    wanted = None if limit is None else _before_holding_out(limit, part.held_out)
+    given = {"seed": seed, "limit": wanted}
+    arguments = {key: value for key, value in given.items() if anything or any(p.name == key for p in accepts)}
+    items = function(**arguments)
+    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
+        raise ProblemError(f"{name} gave a {type(items).__name__}; it must return or yield Problems or dicts")
+    origin = {"function": name, "sha256": functions.source_hash(name)}
+    return _made(name, _items(name, items), origin, split=part.split, bad_rows=part.bad_rows)
+
+
+def _items(name: str, items: Iterable[Any]) -> Iterator[tuple[str, str, Mapping[str, Any] | BadRow]]:
+    stem = name.rpartition(":")[2]
+    for number, item in enumerate(items, 1):
+        if number > _ENDLESS:
+            raise ProblemError(f"{name} gave more than {_ENDLESS:,} problems; let it take `limit` and stop there")
+        where, id = f"{name} item {number}", f"{stem}/{number}"
+        if isinstance(item, Problem):
+            yield where, id, asdict(item)
+        elif isinstance(item, Mapping):
+            yield where, id, item
+        else:
+            yield where, id, BadRow(f"a Problem or a dict is expected, not a {type(item).__name__}")
+
+
+def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
+    own = 0 if part.held_out == 0 else min(most, max(1, round(limit * part.held_out)))
+    pool = tuple(practice.generate("train", seed=seed, limit=limit, levels=part.levels))
+    tests = tuple(practice.generate("test", seed=seed, limit=own, levels=part.levels)) if own else ()
+    origin = {"generator": "practice", "seed": seed, "rows": len(pool)}
+    return _Source("practice", pool, origin, own=tests, generated=True)
+
+
+def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
+    # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
+    size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
+    drafts, origin = gym.drafts(name.removeprefix("gym:"), size=size, seed=seed)
+    source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
+    if len({problem.extra["template"] for problem in source.problems}) > 1:
+        return source
+    note = f"all problems of {name} have one template, so other numbers of it are held out, not another template"
+    bare = tuple(replace(problem, extra={**problem.extra, "template": ""}) for problem in source.problems)
+    return replace(source, problems=bare, notes=(*source.notes, note))
+
+
+def _before_holding_out(limit: int, share: float) -> int:
+    return math.ceil(limit / (1 - share)) + 1
+
+
+def _made(
+    name: str,
+    drafts: Iterable[tuple[str, str, Mapping[str, Any] | BadRow]],
+    origin: dict[str, Any],
+    *,
+    split: str,
+    bad_rows: str,
+    source: str | None = None,
+    **how: Any,
+) -> _Source:
+    """The problems of a source; its bad rows stop everything or are left out, counted and named."""
+    found, bad = [], []
+    for where, made in own_file.checked(drafts, source=source or name, split=split, **how):
+        if isinstance(made, BadRow):
+            bad.append((where, str(made)))
+        else:
+            found.append(made)
+    named = [f"{where}: {reason}" for where, reason in bad[:10]]
+    more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
+    rows = len(found) + len(bad)
+    if bad and bad_rows == "stop":
+        title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
+        raise ProblemError("\n  ".join([title, *named, *more]))
+    notes = (
+        [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
+        if bad
+        else []
+    )
+    if not found:
+        raise ProblemError("\n".join([f"{name} has no problems", *notes]))
+    skipped = dict(Counter(reason for _, reason in bad))
+    return _Source(name, tuple(found), {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+
+
+def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
+    """Only the problems of these levels."""
+    if not levels:
+        return source
+    there = Counter(problem.extra.get("level") for problem in source.problems)
+    kept = tuple(problem for problem in source.problems if problem.extra.get("level") in levels)
+    if not kept:
+        words = ", ".join(str(level) for level in sorted(level for level in there if isinstance(level, int)))
+        ways = f"there are {words}" if words else "its problems have none; set problems.levels=()"
+        raise ProblemError(f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: {ways}")
+    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"
+    return replace(
+        source, problems=kept, notes=(*source.notes, note) if len(kept) < len(source.problems) else source.notes
+    )
+
+
+def _ids_once(sources: Sequence[_Source]) -> None:
+    owner: dict[str, str] = {}
+    for source in sources:
+        for problem in (*source.problems, *source.own):
+            if owner.setdefault(problem.id, source.name) != source.name:
+                raise ProblemError(
+                    f"{owner[problem.id]} and {source.name} both have a problem with the id {problem.id!r}"
+                )
+
+
+# --- suites -----------------------------------------------------------------------------------------------------------
+
+
+def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
+    """The suites that names and groups stand for, each once."""
+    known = ("own", "smoke", "practice", *BENCHMARKS)
+    names: dict[str, None] = {}
+    for suite in suites:
+        if suite not in known and suite not in GROUPS:
+            raise ProblemError(f"evaluate.suites: no suite {suite!r}{nearest(suite, [*known, *GROUPS])}")
+        names.update(dict.fromkeys(GROUPS.get(suite, (suite,))))
+    return tuple(names)
+
+
+def load_suite(
+    name: str, *, limit: int | None, seed: int, own: Sequence[Problem], revisions: Mapping[str, str] = {}
+) -> Suite:
+    """The test problems of one suite."""
+    suite_names((name,))
+    if name in GROUPS:
+        raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
+    if name == "own":
+        if not own:
+            raise ProblemError(
+                "the suite 'own' is empty: problems.held_out keeps a share of the problems for it, say 0.2"
+            )
+        source = _Source(
+            "own", tuple(own), {"held out of": ", ".join(dict.fromkeys(problem.source for problem in own))}
+        )
+    elif name in BENCHMARKS:
+        source = _benchmark(name, "test", revisions)
+    else:
+        made, size = (_SMOKE_SEED, _SMOKE_SIZE) if name == "smoke" else (seed, limit or held_out.MOST)
+        problems = tuple(practice.generate("test", seed=made, limit=size))
+        source = _Source(name, problems, {"generator": "practice", "seed": made, "rows": size})
+    taken = held_out.sample(source.problems, limit, seed=seed)
+    return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)

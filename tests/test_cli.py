@@ -1,0 +1,122 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from plantune_lite import runs
+from plantune_lite.recipe_files import load
+
+
+def plantune(*arguments, **options):
+    command = [sys.executable, "-m", "plantune_lite.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_help_names_the_verbs_in_groups():
+    text = plantune("--help").stdout
+    assert "Start:" in text and text.index("  run ") < text.index("  doctor ") < text.index("  show ")
+    assert "part.field=value" in text and "--resume" not in text
+
+
+def test_help_costs_little_more_than_click_itself():
+    def fastest(*command):
+        times = []
+        for _ in range(7):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *command], check=True, capture_output=True)
+            times.append(time.perf_counter() - began)
+        return min(times)
+
+    assert fastest("-m", "plantune_lite.cli", "--help") < 3 * fastest("-c", "import click")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "status"),
+    [
+        (["run"], "Missing argument 'RECIPE'", 2),
+        (["run", "smolm2_135m"], "did you mean 'smollm2_135m'?", 1),
+        (["run", "smollm2_135m", "sft.epoch=2"], "did you mean 'epochs'?", 1),
+        (["run", "smollm2_135m", "--resume"], "No such option", 2),
+        (["rum"], "No such command 'rum'", 2),
+        (["show", "nowhere.csv"], "nowhere.csv", 1),
+        (["copy", "gemma"], "no shipped recipe 'gemma'", 1),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_never_a_traceback(arguments, words, status):
+    done = plantune(*arguments)
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == status
+
+
+def test_the_version_is_said():
+    assert plantune("--version").stdout.startswith("plantune-lite 0.")
+
+
+def test_recipes_are_listed_with_their_first_sentence():
+    assert "learns to plan before it solves" in plantune("recipes").stdout
+    assert "smollm2_135m" in json.loads(plantune("recipes", "--json").stdout)
+
+
+def test_a_recipe_is_copied_once_and_never_over_another_file(tmp_path):
+    assert "plantune run mine.py" in plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path).stdout
+    assert load(tmp_path / "mine.py") == load("smollm2_135m")
+    again = plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path)
+    assert again.returncode == 1 and "stays as it is" in again.stderr
+
+
+def test_what_show_prints_of_a_recipe_can_be_said_back():
+    lines = plantune("show", "smollm2_135m", "sft.epochs=2").stdout.splitlines()
+    settings = [line for line in lines if "." in line.partition("=")[0] and not line.endswith("={}")]
+    assert "sft.epochs=2.0" in settings
+    again = plantune("show", "smollm2_135m", *settings).stdout.splitlines()
+    assert again == lines
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
+    done = plantune("run", "smollm2_135m", "--dry-run", cwd=tmp_path)
+    assert [line.split()[0] for line in done.stdout.splitlines() if "to do" in line][:2] == ["problems", "suites"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_demo_runs_as_far_as_this_version_goes_and_says_so(tmp_path):
+    environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
+    done = plantune("run", "smollm2_135m", "problems.limit=20", "evaluate.limit=5", env=environ)
+    assert "20 problems to learn from" in done.stdout and "Traceback" not in done.stderr
+    assert done.returncode == 1 and "no 'distill' stage yet" in done.stderr
+    assert runs.read_manifest(tmp_path / "smollm2_135m")["stages"]["problems"]["status"] == "done"
+    shown = plantune("show", tmp_path / "smollm2_135m").stdout
+    assert "20 problems to learn from" in shown and "distill" in shown
+
+
+def test_a_run_folder_goes_on_with_its_own_settings(tmp_path):
+    environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
+    plantune("run", "smollm2_135m", "problems.limit=20", env=environ)
+    again = plantune("run", tmp_path / "smollm2_135m", env=environ)
+    assert "done before: 20 problems" in again.stdout
+    other = plantune("run", "smollm2_135m", "problems.limit=30", env=environ)
+    assert "problems.limit was 20 and is now 30" in other.stderr
+
+
+def test_show_of_a_csv_guesses_checks_and_spends_nothing(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "Frage;Antwort\nWas ist 2+2?;4\nWas ist 3+3?;6\nWas ist 2+2?;4\nWas kostet ein Ei?;2,50 €\n"
+        "Warum ist der Himmel blau?;weil das Licht der Sonne in der Luft gestreut wird und das Blau am meisten\n",
+        encoding="utf-8",
+    )
+    done = plantune("show", path)
+    assert done.returncode == 0, done.stderr
+    for words in ("Frage", "Antwort", "whole number", "Was ist 3+3?", "duplicate", "weil das Licht"):
+        assert words in done.stdout, (words, done.stdout)
+    assert "problems.question" in plantune("show", path, "problems.question=Fragen").stderr
+
+
+def test_colours_and_control_codes_in_data_do_not_reach_the_terminal(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text("question,answer\nIs [b]it[/b] \x1b[2Jred?,4\nWhat [/i] is?,5\n")
+    done = plantune("show", path)
+    assert done.returncode == 0, done.stderr
+    assert "\x1b[2J" not in done.stdout and "[b]it[/b]" in done.stdout

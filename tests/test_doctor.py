@@ -1,0 +1,73 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from plantune_lite import Export, Problems, Student, doctor
+from plantune_lite.recipe_files import load
+
+DEMO = load("smollm2_135m")
+
+
+def check(recipe, name):
+    return next(check for check in doctor.examine(recipe) if check.name == name)
+
+
+def test_the_demo_can_run_here_and_the_exit_status_says_so():
+    done = subprocess.run([sys.executable, "-m", "plantune_lite.cli", "doctor", "--json"], capture_output=True, check=False)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["runs_here"], [c for c in report["checks"] if c["state"] == "bad"]
+
+
+def test_a_large_student_without_a_gpu_is_bad_with_a_way_out():
+    pytest.importorskip("torch")
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("needs a machine without a CUDA GPU")
+    found = check(replace(DEMO, student=Student("qwen2_5_7b")), "student")
+    assert found.state == "bad" and "smollm2_135m" in found.fix
+
+
+def test_a_missing_problem_file_is_bad():
+    assert check(replace(DEMO, problems=Problems("gsm8k", path="nowhere.csv")), "problems").state == "bad"
+
+
+def test_versions_are_held_against_the_windows_of_our_own_metadata(monkeypatch):
+    from importlib import metadata
+
+    real = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.1" if name == "click" else real(name))
+    found = check(DEMO, "click")
+    assert found.state == "bad" and "outside" in found.found and found.fix.startswith("pip install 'click")
+
+
+def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "secret-value")
+    assert check(DEMO, "GEMINI_API_KEY").state == "ok"
+    assert "secret-value" not in repr(doctor.examine(DEMO))
+
+
+def test_gemini_without_a_key_is_a_note_and_not_an_obstacle():
+    found = check(replace(DEMO, distill=replace(DEMO.distill, teacher="gemini")), "teacher")
+    assert found.state == "note" and "plan for itself" in found.found
+
+
+def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
+    tool = tmp_path / "build" / "bin" / ("llama-quantize.exe" if sys.platform == "win32" else "llama-quantize")
+    tool.parent.mkdir(parents=True)
+    tool.touch()
+    monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert doctor.find_llama_cpp() == str(tool)
+
+
+def test_a_full_disk_is_bad(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5e8}))
+    assert check(DEMO, "disk").state == "bad"
+
+
+def test_a_gated_model_wants_a_token():
+    assert "HF_TOKEN" in check(replace(DEMO, student=Student("gemma3_1b"), export=Export()), "licence").fix

@@ -1,0 +1,89 @@
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "plantune_lite"
+ROOT = PACKAGE.parent
+
+# From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
+# looks into it.
+FLOORS = [
+    {"records", "typed", "terminal"},
+    {"functions", "plans", "practice", "smollm2", "values", "tables"},
+    {"recipe", "presets", "verify", "ledger", "runs", "mirror", "process"},
+    {"recipe_files"},
+    {"problems", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
+    | {"estimate", "doctor", "export", "gguf", "hub", "report"},
+    {"stage"},
+    {"pipeline"},
+    {"ablate"},
+    {"cli"},
+    {"__init__"},
+]
+LAYER = {name: number for number, names in enumerate(FLOORS) for name in names}
+HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "numpy", "google.genai", "math_verify", "sympy", "rich"}
+
+
+def imports_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "plantune_lite":
+            yield from (alias.name if (PACKAGE / f"{alias.name}.py").exists() else "__init__" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plantune_lite."):
+            yield node.module.split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("plantune_lite."))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+def test_a_module_imports_only_lower_floors(path):
+    assert path.stem in LAYER, f"{path.stem} stands on no floor: say where it belongs"
+    for name in imports_of(path):
+        lower = LAYER.get(name, 99) < LAYER[path.stem]
+        assert lower or name == "__init__" and path.stem in ("pipeline", "cli"), f"{path.stem} may not import {name}"
+
+
+def test_importing_every_module_loads_nothing_heavy_and_changes_nothing():
+    names = [f"plantune_lite.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    code = f"""
+import importlib, os, sys
+before = dict(os.environ)
+for name in {names!r}:
+    importlib.import_module(name)
+assert dict(os.environ) == before, "the environment was changed"
+print([name for name in {sorted(HEAVY)!r} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_a_wheel_carries_the_recipes(tmp_path):
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    assert shipped_by(tmp_path / "site", tmp_path) == [tmp_path / "site/plantune_lite/_recipes/smollm2_135m.py"]
+
+
+def test_an_editable_install_finds_the_recipes_beside_it(tmp_path):
+    assert ROOT / "recipes" / "smollm2_135m.py" in shipped_by(ROOT, tmp_path)
+
+
+def shipped_by(folder, cwd):
+    code = "from plantune_lite.recipe_files import load, shipped; load('smollm2_135m'); print(*shipped().values(), sep='\\n')"
+    environ = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=cwd, capture_output=True, text=True, check=True)
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+def test_no_file_names_a_registry_host_or_a_path_of_a_machine():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    files = [ROOT / name for name in listed.split("\0") if name] or list(ROOT.rglob("*.py"))
+    banned = ["pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org", "/work" + "/main", "/root" + "/"]
+    for file in files:
+        text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
+        assert not [word for word in banned if word in text], file

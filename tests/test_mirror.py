@@ -1,0 +1,159 @@
+import errno
+import os
+import shutil
+import sqlite3
+import time
+
+import pytest
+
+from plantune_lite import runs
+from plantune_lite.mirror import Mirror, restore
+from plantune_lite.records import write_whole
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "runs" / "r"
+    for name in (
+        "recipe.json",
+        "trajectories.jsonl",
+        "sft/adapter.safetensors",
+        "sft/checkpoint-10/optimizer.pt",
+        "sft/checkpoint-10/trainer_state.json",
+        "sft/checkpoint-20/optimizer.pt",
+        "sft/checkpoint-20/trainer_state.json",
+        "sft/checkpoint-30/optimizer.pt",
+        "merged/model.safetensors",
+        "gguf/model.gguf",
+        "old/sft/adapter.safetensors",
+    ):
+        write_whole(folder / name, name)
+    runs.write_manifest(folder, {"format": 1, "stages": {}})
+    return folder
+
+
+def mirrored(run, target, say=print, **options):
+    mirror = Mirror(target, run, say, interval_seconds=60, **options)
+    mirror.start()
+    mirror.close(20)
+
+
+def names(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_small_things_and_the_newest_whole_checkpoint_are_copied(run, tmp_path):
+    mirrored(run, tmp_path / "m")
+    assert names(tmp_path / "m" / "r") - {".mirror.json"} == {
+        "manifest.json",
+        "recipe.json",
+        "trajectories.jsonl",
+        "sft/adapter.safetensors",
+        "sft/checkpoint-20/optimizer.pt",
+        "sft/checkpoint-20/trainer_state.json",
+    }
+
+
+def test_what_is_gone_here_goes_there_and_only_what_changed_is_copied(run, tmp_path):
+    mirrored(run, tmp_path / "m")
+    shutil.rmtree(run / "sft" / "checkpoint-20")
+    write_whole(run / "trajectories.jsonl", "more")
+    copied = []
+    mirrored(run, tmp_path / "m", copy=lambda a, b: (copied.append(a.name), shutil.copyfile(a, b)))
+    assert sorted(copied) == ["optimizer.pt", "trainer_state.json", "trajectories.jsonl"]
+    assert not (tmp_path / "m/r/sft/checkpoint-20/optimizer.pt").exists()
+
+
+def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path):
+    mirrored(run, tmp_path / "m")
+    assert restore(tmp_path / "m", run) == 0
+    shutil.rmtree(run)
+    assert restore(tmp_path / "m", run) == 6
+    assert (run / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors"
+
+
+def test_a_checkpoint_whose_copy_was_cut_off_is_not_restored(run, tmp_path):
+    mirrored(run, tmp_path / "m")
+    (tmp_path / "m/r/sft/checkpoint-20/trainer_state.json").unlink()
+    shutil.rmtree(run)
+    restore(tmp_path / "m", run)
+    assert not (run / "sft" / "checkpoint-20").exists()
+
+
+def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
+    def finish_meanwhile(source, target):
+        write_whole(run / "corpus.jsonl", "all of it")
+        runs.write_manifest(run, {"format": 1, "stages": {"corpus": "done"}})
+        shutil.copyfile(source, target)
+
+    mirror = Mirror(tmp_path / "m", run, print, interval_seconds=60, copy=finish_meanwhile)
+    mirror._copy_all()
+    assert runs.read_manifest(tmp_path / "m" / "r")["stages"] == {}
+
+
+def test_the_ledger_is_copied_while_it_is_used_and_skipped_while_it_is_held(run, tmp_path):
+    ledger = sqlite3.connect(run.parent / "calls.sqlite", isolation_level=None)
+    ledger.execute("CREATE TABLE calls (key TEXT)")
+    ledger.execute("INSERT INTO calls VALUES ('paid')")
+    mirrored(run, tmp_path / "m")
+    assert sqlite3.connect(tmp_path / "m" / "calls.sqlite").execute("SELECT key FROM calls").fetchall() == [("paid",)]
+    ledger.execute("BEGIN EXCLUSIVE")
+    said = []
+    mirrored(run, tmp_path / "m", said.append)
+    assert said == []
+    shutil.rmtree(run.parent)
+    restore(tmp_path / "m", run)
+    assert sqlite3.connect(run.parent / "calls.sqlite").execute("SELECT key FROM calls").fetchall() == [("paid",)]
+
+
+def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_path):
+    mirrored(run, tmp_path / "m")
+    write_whole(run / "trajectories.jsonl", "more")
+
+    def full(source, target):
+        target.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said = []
+    mirror = Mirror(tmp_path / "m", run, said.append, interval_seconds=0.01, copy=full)
+    mirror.start()
+    time.sleep(0.2)
+    mirror.close(20)
+    assert len(said) == 1 and "No space left on device" in said[0]
+    assert (tmp_path / "m/r/trajectories.jsonl").read_text() == "trajectories.jsonl"
+    assert not [name for name in names(tmp_path / "m") if name.endswith(".part")]
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs root and mount")
+def test_a_mirror_on_a_disk_that_is_really_full_is_a_warning(run, tmp_path):
+    import subprocess
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mount is not permitted here")
+    try:
+        (run / "trajectories.jsonl").write_bytes(b"x" * 200_000)
+        said = []
+        mirrored(run, disk, said.append)
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    assert len(said) == 1 and "No space left" in said[0]
+
+
+def test_a_mirror_that_is_gone_is_a_warning(run, tmp_path):
+    (tmp_path / "m").write_text("a file where the folder was")
+    said = []
+    mirrored(run, tmp_path / "m", said.append)
+    assert len(said) == 1 and "the run goes on without it" in said[0]
+
+
+def test_a_slow_mirror_holds_nothing_up(run, tmp_path):
+    said = []
+    mirror = Mirror(tmp_path / "m", run, said.append, interval_seconds=60, copy=lambda a, b: time.sleep(1))
+    mirror.start()
+    began = time.monotonic()
+    mirror.sync()
+    assert time.monotonic() - began < 0.5
+    mirror.close(0.1)
+    assert "lags behind" in said[0] and time.monotonic() - began < 1

@@ -1,0 +1,263 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import toy_stages
+from toy_stages import ALL, HERE, RECIPE, stages, toy
+
+from plantune_lite import CPL, GRPO, pipeline, runs
+from plantune_lite.pipeline import STAGES, active_stages, run
+from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
+from plantune_lite.recipe_files import override
+from plantune_lite.records import NotBuiltError, PlantuneError, RunError, read_jsonl
+
+FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO())
+posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+
+def run_toy(folder, *settings, names=ALL, **options):
+    lines = []
+    run(override(RECIPE, settings), to=folder, stages=stages(*names), say=lines.append, **options)
+    return lines
+
+
+def stage_named(name):
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_every_field_of_every_part_is_read_by_a_stage():
+    read = [entry for stage in STAGES for entry in stage.reads]
+    for name, _ in leaves(FULL):
+        covered = any(name == entry or name.startswith(entry + ".") for entry in read)
+        assert covered or is_pace(name), f"no stage reads {name}: drop the field, or add it to the stage that honours it"
+
+
+def test_the_table_names_only_fields_and_stages_that_exist():
+    names = {name for name, _ in leaves(FULL)} | set(PARTS) | {f.name for f in fields(Recipe)}
+    seen = set()
+    for stage in STAGES:
+        assert set(stage.reads) <= names
+        assert set(stage.after) | set(stage.also) <= seen, "a stage can only read those before it"
+        seen.add(stage.name)
+
+
+def test_changing_a_training_knob_leaves_the_distillation_alone():
+    changed = replace(RECIPE, student=replace(RECIPE.student, lora_rank=4))
+    same = [stage.name for stage in STAGES if pipeline.inputs_of(RECIPE, stage) == pipeline.inputs_of(changed, stage)]
+    assert "distill" in same and "corpus" in same and "sft" not in same
+
+
+def test_a_budget_or_a_deadline_makes_no_other_run(tmp_path):
+    run_toy(tmp_path / "r")
+    lines = run_toy(tmp_path / "r", "max_hours=3", "distill.max_usd=1")
+    assert all("done before" in line for line in lines)
+
+
+def test_a_part_that_is_left_out_has_no_stage():
+    assert "grpo" not in [stage.name for stage in active_stages(RECIPE)]
+    assert [stage.name for stage in active_stages(FULL)] == [stage.name for stage in STAGES]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_a_folder_that_says_everything(tmp_path, capfd):
+    lines = run_toy(tmp_path / "r")
+    manifest = runs.read_manifest(tmp_path / "r")
+    assert [manifest["stages"][name]["status"] for name in ALL] == ["done"] * 6
+    assert manifest["final"] == "sft" and manifest["usd"] == 0.25 and "python" in manifest["versions"]
+    assert manifest["stages"]["sft"]["outputs"].keys() == {"sft/adapter.txt"}
+    assert len(list(read_jsonl(tmp_path / "r" / "metrics.jsonl"))) == 12
+    assert lines[-1].startswith("[6/6] evaluate  done in ")
+    assert "[b]not markup[/b]" in capfd.readouterr().out
+    assert "from step 0" in (tmp_path / "r" / "log.txt").read_text()
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    run_toy(tmp_path / "r")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.jsonl")}
+    assert all("done before" in line for line in run_toy(tmp_path / "r"))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.jsonl")} == before
+
+
+def test_another_recipe_is_refused_with_the_field_and_the_two_ways_on(tmp_path):
+    run_toy(tmp_path / "r")
+    with pytest.raises(RunError) as caught:
+        run_toy(tmp_path / "r", "sft.max_steps=3")
+    assert "sft.max_steps was 12 and is now 3" in str(caught.value)
+    assert "name=OTHER" in str(caught.value) and "--again sft" in str(caught.value)
+
+
+def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
+    run_toy(tmp_path / "r")
+    lines = run_toy(tmp_path / "r", "sft.max_steps=3", again="sft")
+    assert [line for line in lines if "done before" in line][-1].startswith("[4/6] corpus")
+    assert (tmp_path / "r" / "sft" / "adapter.txt").exists()
+    assert [path.name for path in (tmp_path / "r" / "old").glob("*/*")] == ["sft", "eval"]
+
+
+def test_an_unknown_stage_to_make_again_suggests_the_nearest(tmp_path):
+    with pytest.raises(RunError, match="did you mean 'corpus'"):
+        run_toy(tmp_path / "r", again="corpu")
+
+
+def test_a_changed_data_file_is_another_run_and_a_missing_one_is_not(tmp_path):
+    data = tmp_path / "mine.csv"
+    data.write_text("question,answer\n" + "".join(f"What is {n} plus {n}?,{2 * n}\n" for n in range(20)))
+    settings, names = [f"problems.path={data}"], ("problems",)
+    run_toy(tmp_path / "r", *settings, names=names)
+    data.write_text(data.read_text() + "What is 1 plus 1?,2\n")
+    with pytest.raises(RunError, match="content of .*mine.csv.* has changed"):
+        run_toy(tmp_path / "r", *settings, names=names)
+    data.unlink()
+    assert "done before" in run_toy(tmp_path / "r", *settings, names=names)[0]
+
+
+def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(tmp_path):
+    run_toy(tmp_path / "r")
+    rows = tmp_path / "r" / "corpus" / "train.jsonl"
+    rows.write_text("edited\n")
+    with pytest.raises(RunError, match="corpus/train.jsonl is not what corpus wrote"):
+        run_toy(tmp_path / "r")
+    rows.unlink()
+    assert "[4/6] corpus    goes on" in run_toy(tmp_path / "r")
+
+
+def test_a_stage_of_a_later_version_ends_the_run_plainly_and_leaves_the_folder_good(tmp_path):
+    with pytest.raises(NotBuiltError, match="no 'distill' stage yet"):
+        run(RECIPE, to=tmp_path / "r", stages=STAGES[:3], say=lambda line: None)
+    assert list(runs.read_manifest(tmp_path / "r")["stages"]) == ["problems", "suites"]
+    run_toy(tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [("fail", "the toy broke: 3 of 4 wheels"), ("crash", "ZeroDivisionError"), ("die", "memory ran out")],
+)
+def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(tmp_path, function, words):
+    broken = (*stages("problems", "suites", "distill", "corpus"), toy("sft", function))
+    with pytest.raises(RunError, match=words):
+        run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None)
+    assert runs.read_manifest(tmp_path / "r")["stages"]["sft"]["status"] == "failed"
+    assert "12 steps" in run_toy(tmp_path / "r")[-3]
+
+
+def test_a_stage_that_failed_before_it_wrote_anything_may_be_asked_for_otherwise(tmp_path):
+    with pytest.raises(RunError, match="missing.csv"):
+        run_toy(tmp_path / "r", "problems.path=missing.csv", names=("problems",))
+    run_toy(tmp_path / "r")
+
+
+def test_a_stage_verb_says_which_stage_it_needs(tmp_path):
+    with pytest.raises(RunError, match="no finished corpus yet"):
+        run_toy(tmp_path / "r", only=("problems", "suites", "distill", "sft"))
+
+
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    (tmp_path / "r").mkdir()
+    with runs.locked(tmp_path / "r" / ".lock"), pytest.raises(RunError, match="in use by another plantune"):
+        run_toy(tmp_path / "r")
+
+
+def test_without_a_key_the_student_is_its_own_teacher_and_that_is_said():
+    lines = []
+    gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
+    assert pipeline.with_teacher(gemini, {}, lines.append).distill.teacher == "self"
+    assert "distill.teacher='self'" in lines[0]
+    assert pipeline.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, lines.append) == gemini
+
+
+def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
+    run_toy(tmp_path / "r", "max_hours=2")
+    left = runs.read_manifest(tmp_path / "r")["stages"]["sft"]["summary"]["hours_left"]
+    assert 1.9 < left < 2
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 99}'])
+def test_a_damaged_manifest_is_named(tmp_path, text):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "manifest.json").write_text(text)
+    with pytest.raises(PlantuneError, match="manifest.json"):
+        run_toy(tmp_path / "r")
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+def start(folder, mirror, calls, seconds="0.03"):
+    environ = {**os.environ, "TOY_SECONDS": seconds, "TOY_CALLS": str(calls)}
+    return subprocess.Popen(
+        [sys.executable, HERE, folder, mirror],
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_calls(calls, count, process):
+    deadline = time.monotonic() + 60
+    while not calls.exists() or calls.read_text().count("x") < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.005)
+
+
+def results(folder):
+    names = ("trajectories.jsonl", "corpus/train.jsonl", "sft/adapter.txt", "eval/results.json", "recipe.json")
+    return [(folder / name).read_text() for name in names]
+
+
+@posix
+def test_killed_in_every_stage_with_its_folder_deleted_a_run_ends_the_same_from_the_mirror(tmp_path):
+    calm, folder, mirror, calls = (tmp_path / name for name in ("calm/r", "here/r", "mirror", "calls"))
+    run_toy(calm)
+    for count in (3, 9, 16, 23, 25):  # while planning twice, while training twice, while evaluating
+        process = start(folder, mirror, calls)
+        wait_for_calls(calls, count, process)
+        process.kill()
+        process.wait()
+        if count != 9:  # once the folder itself goes on
+            shutil.rmtree(folder)
+    process = start(folder, mirror, calls, seconds="0")
+    assert process.wait(60) == 0, process.stderr.read()
+    assert results(folder) == results(calm)
+    # 12 plans, 12 steps and 1 evaluation; each kill repeats at most what the mirror had not seen yet
+    assert calls.read_text().count("x") <= 25 + 5 * 6
+
+
+@posix
+def test_a_killed_run_leaves_no_stage_behind(tmp_path):
+    folder, calls = tmp_path / "r", tmp_path / "calls"
+    process = start(folder, tmp_path / "m", calls, seconds="0.2")
+    wait_for_calls(calls, 2, process)
+    process.kill()
+    process.wait()
+    with runs.locked(folder / ".stage" / "lock", wait_seconds=5):
+        pass
+
+
+@posix
+def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
+    folder, calls = tmp_path / "r", tmp_path / "calls"
+    process = start(folder, tmp_path / "m", calls, seconds="0.1")
+    wait_for_calls(calls, 3, process)
+    process.send_signal(signal.SIGINT)
+    process.wait(20)
+    assert runs.read_manifest(folder)["stages"]["distill"]["status"] == "stopped"
+    kept = len(list(read_jsonl(folder / "trajectories.jsonl")))
+    assert kept >= 2
+    assert "[3/6] distill   goes on" in run_toy(folder)
+
+
+def test_the_toy_file_is_found_by_other_processes():
+    assert Path(HERE).is_file() and json.loads(json.dumps(HERE)) == toy_stages.HERE
