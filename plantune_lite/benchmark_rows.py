@@ -1,9 +1,9 @@
 """The rows of a benchmark, from a folder of the user's or from the Hugging Face Hub.
 
-    rows("gsm8k", "test") -> Rows([("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {"question": ...}), ...], origin)
+    rows("gsm8k", "test") -> Rows([("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin)
 
-No revision is written down anywhere: the Hub says which commit is the newest, that one is loaded and stands in `origin`, and
-who passes it back gets the same rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a
+No revision is written down: the Hub says which commit is the newest, that one is loaded and stands in `origin`, and who
+passes it back gets the same rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a
 benchmark with a test split only) comes before the Hub; its rows have our own field names.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import tables
-from plantune_lite.benchmarks import BENCHMARKS, Benchmark, Cells
+from plantune_lite.benchmarks import BENCHMARKS, Benchmark
 from plantune_lite.records import ProblemError
 
 PLACE = "PLANTUNE_DATA"
@@ -24,7 +24,7 @@ PLACE = "PLANTUNE_DATA"
 class Rows:
     """What a benchmark holds: (where it stands, default id, fields with our names), and where it came from."""
 
-    rows: list[tuple[str, str, Cells]]
+    rows: list[tables.Draft]
     origin: dict[str, Any]
 
 
@@ -155,7 +155,7 @@ def _sentence(name: str, hub: str, error: BaseException, revision: str | None = 
 
     causes = list(_causes(error))
     at_hand = f"or put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
-    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated" in str(error):
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "is a gated dataset" in str(error):
         return f"{hub} is gated on the Hub: accept its terms on its page and set HF_TOKEN, {at_hand}"
     if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
         return (

@@ -3,8 +3,10 @@
 Imports only click at the top: `plantune --help` answers before torch would have begun to load.
 """
 
+import functools
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,13 +199,13 @@ def _show_recipe(what: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 def _show_states(wanted: Any, folder: Path | None, as_json: bool) -> None:
-    from plantune_lite import pipeline, runs
+    from plantune_lite import order, runs
     from plantune_lite.terminal import duration, table
 
     folder = folder or runs.runs_folder() / wanted.name
     manifest = runs.read_manifest(folder)
     rows = []
-    for stage, state, why in pipeline.states(folder, wanted, manifest, pipeline.active_stages(wanted)):
+    for stage, state, why in order.states(folder, wanted, manifest, order.active_stages(wanted)):
         entry = manifest["stages"].get(stage.name, {})
         line = why or entry.get("summary", {}).get("line", "")
         rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
@@ -217,7 +219,62 @@ def _show_states(wanted: Any, folder: Path | None, as_json: bool) -> None:
 
 
 def _show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
-    raise NotImplementedError
+    from dataclasses import asdict, replace
+
+    from plantune_lite.recipe_files import load, override
+    from plantune_lite.survey import survey
+
+    asked = override(load("smollm2_135m"), ["corpus.filter=answer", *settings])  # any recipe: only its problems count
+    found = survey(replace(asked.problems, source=what), seed=asked.seed)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    for line in _survey_lines(found):
+        click.echo(line)
+
+
+def _survey_lines(found: Any) -> Iterator[str]:
+    from plantune_lite.terminal import printable, table
+
+    shown = functools.partial(printable, limit=300)
+    yield f"{found.file}: {found.rows} rows, {found.problems} problems"
+    for role, column in found.roles.items():
+        yield f"  {role:<9} column {shown(column)!r}, {found.how[role]}"
+    rest = [column for column in found.columns if column not in found.roles.values()]
+    if rest:
+        yield f"  kept      {', '.join(map(shown, rest))}"
+    yield table("", ("question", "answer"), [(shown(one.question), shown(one.answer)) for one in found.samples])
+    checkable = sum(found.checkable.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
+    yield f"{checkable} of {found.problems} answers can be checked" + (f": {kinds}" if kinds else "")
+    tried, symbolic = found.symbolic
+    if tried < symbolic:
+        yield f"  ({tried} of {symbolic} symbolic answers were tried, a seeded sample; the rest are taken as checkable)"
+    yield from _listed(
+        f"{found.uncheckable} answers cannot be checked",
+        [f"{where}: {shown(answer)} ({why})" for where, answer, why in found.unchecked],
+        found.uncheckable,
+    )
+    if found.duplicates:
+        yield f"{found.duplicates} duplicates: an earlier row asks the same question"
+    yield from _listed("the same question with two answers", [f"{one} and {other}" for one, other in found.conflicts])
+    yield from _listed(
+        f"{found.bad} rows are no problems", [f"{where}: {why}" for where, why in found.bad_rows], found.bad
+    )
+    for note in found.notes:
+        yield f"note: {shown(note)}"
+    yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
+    yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
+        f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"
+    )
+
+
+def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:
+    if lines:
+        yield f"{title}:"
+        yield from (f"  {line}" for line in lines)
+        if count and count > len(lines):
+            yield f"  ... and {count - len(lines)} more"
 
 
 def _load(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:

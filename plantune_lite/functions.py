@@ -23,7 +23,6 @@ def is_reference(text: str) -> bool:
 
 def reference(function: Callable[..., Any]) -> str:
     """The text a recipe stores for a function."""
-    import importlib.util
     import inspect
 
     name = getattr(function, "__qualname__", repr(function))
@@ -32,10 +31,10 @@ def reference(function: Callable[..., Any]) -> str:
         raise RecipeError(
             f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"
         )
-    module = function.__module__
-    if module in sys.modules and importlib.util.find_spec(module) is not None and not module.startswith(_PREFIX):
-        return f"{module}:{name}"
-    return f"{home}:{name}"
+    installed = {"site-packages", "dist-packages"} & set(
+        home.parts
+    )  # found by name on any machine; another file is not
+    return f"{function.__module__ if installed else home}:{name}"
 
 
 def load(text: str) -> Callable[..., Any]:

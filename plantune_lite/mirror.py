@@ -127,8 +127,10 @@ class Mirror:
 def backup_ledger(ledger: Path, target: Path) -> bool:
     """Copy a ledger whole and rename it into place; false while another process holds it."""
     temporary = target.with_name(f".{target.name}.part")
-    source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0)
+    source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
     try:
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails: backup itself would wait on
         copy = sqlite3.connect(temporary)
         try:
             source.backup(copy)

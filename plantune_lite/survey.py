@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plantune_lite import held_out, own_file, tables
-from plantune_lite.own_file import BadRow
+from plantune_lite import columns, held_out, problem_rows, tables
 from plantune_lite.recipe import Problems
 from plantune_lite.records import Problem
+from plantune_lite.tables import BadRow
 from plantune_lite.verify import answer_kind, same_answer
 
 SAMPLES = 5
@@ -50,9 +50,9 @@ def survey(part: Problems, *, seed: int) -> Survey:
     """Read a file as a run would, and say what a run would find."""
     path = Path(part.path or part.source).expanduser()
     table = tables.read(path)
-    columns = own_file.guess(table, part)
-    drafts = own_file.drafts_of(table, columns)
-    made = list(own_file.checked(drafts, source=path.name, split=part.split, labels=columns.names))
+    found = columns.guess(table, part)
+    drafts = columns.drafts(table, found)
+    made = list(problem_rows.checked(drafts, source=path.name, split=part.split, labels=found.names))
     good = [(where, problem) for where, problem in made if isinstance(problem, Problem)]
     bad = [(where, str(fault)) for where, fault in made if isinstance(fault, BadRow)]
     problems = [problem for _, problem in good]
@@ -65,8 +65,8 @@ def survey(part: Problems, *, seed: int) -> Survey:
         rows=len(table.rows),
         problems=len(problems),
         columns=table.columns,
-        roles=columns.names,
-        how=columns.how,
+        roles=found.names,
+        how=found.how,
         samples=tuple(problems[number] for number in picked),
         checkable=dict(checkable.most_common()),
         uncheckable=len(unchecked),

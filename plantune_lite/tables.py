@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from plantune_lite.records import ProblemError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+
+
+class BadRow(ValueError):
+    """Why a row is no problem."""
+
+
+Draft = tuple[str, str, Mapping[str, Any] | BadRow]  # where it stands, its id if it names none, its fields by our names
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ import toy_stages
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
 from plantune_lite import CPL, GRPO, pipeline, runs
-from plantune_lite.pipeline import STAGES, active_stages, run
+from plantune_lite.order import STAGES, active_stages, inputs_of
+from plantune_lite.pipeline import run
 from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
 from plantune_lite.recipe_files import override
 from plantune_lite.records import NotBuiltError, PlantuneError, RunError, read_jsonl
@@ -28,10 +29,6 @@ def run_toy(folder, *settings, names=ALL, **options):
     return lines
 
 
-def stage_named(name):
-    return next(stage for stage in STAGES if stage.name == name)
-
-
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -39,7 +36,9 @@ def test_every_field_of_every_part_is_read_by_a_stage():
     read = [entry for stage in STAGES for entry in stage.reads]
     for name, _ in leaves(FULL):
         covered = any(name == entry or name.startswith(entry + ".") for entry in read)
-        assert covered or is_pace(name), f"no stage reads {name}: drop the field, or add it to the stage that honours it"
+        assert covered or is_pace(name), (
+            f"no stage reads {name}: drop it, or add it to the stage that honours it"
+        )
 
 
 def test_the_table_names_only_fields_and_stages_that_exist():
@@ -53,7 +52,7 @@ def test_the_table_names_only_fields_and_stages_that_exist():
 
 def test_changing_a_training_knob_leaves_the_distillation_alone():
     changed = replace(RECIPE, student=replace(RECIPE.student, lora_rank=4))
-    same = [stage.name for stage in STAGES if pipeline.inputs_of(RECIPE, stage) == pipeline.inputs_of(changed, stage)]
+    same = [stage.name for stage in STAGES if inputs_of(RECIPE, stage) == inputs_of(changed, stage)]
     assert "distill" in same and "corpus" in same and "sft" not in same
 
 
@@ -104,6 +103,13 @@ def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
     assert [line for line in lines if "done before" in line][-1].startswith("[4/6] corpus")
     assert (tmp_path / "r" / "sft" / "adapter.txt").exists()
     assert [path.name for path in (tmp_path / "r" / "old").glob("*/*")] == ["sft", "eval"]
+
+
+def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(tmp_path):
+    run_toy(tmp_path / "r")
+    lines = run_toy(tmp_path / "r", "evaluate.suites=own,smoke", again="suites")
+    assert "[5/6] sft       done before: 12 steps" in lines
+    assert [path.name for path in (tmp_path / "r" / "old").glob("*/*")] == ["suites", "eval"]
 
 
 def test_an_unknown_stage_to_make_again_suggests_the_nearest(tmp_path):

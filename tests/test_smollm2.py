@@ -141,7 +141,5 @@ def test_several_processes_at_once_all_get_the_whole_file(index):
 
 
 def test_the_command_prints_one_sentence_when_it_cannot(index):
-    ended = subprocess.run(
-        [sys.executable, "-m", "plantune_lite.smollm2"], cwd=ROOT, capture_output=True, text=True
-    )
+    ended = subprocess.run([sys.executable, "-m", "plantune_lite.smollm2"], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr

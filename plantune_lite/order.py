@@ -1,0 +1,210 @@
+"""Which stages there are, in which order, what each reads of the recipe, and whether a folder holds the ones asked for.
+
+The one table that ties parts to stages: a test fails when a part has a field that no stage reads.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from plantune_lite import functions, runs
+from plantune_lite.recipe import Recipe, is_pace, leaves
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One row of the order."""
+
+    name: str
+    reads: tuple[str, ...]  # parts or fields of the recipe that decide what it makes
+    after: tuple[str, ...] = ()  # stages whose output decides what it makes
+    also: tuple[str, ...] = ()  # stages whose output it reads without being another stage when that changes
+    outputs: tuple[str, ...]  # under the run folder
+    home: str = ""  # its folder; "" = the run folder itself
+    part: str | None = None  # an optional part: None in the recipe skips the stage
+    trains: bool = False  # leaves an adapter: the last one of these is the run's final model
+    format: int = 1  # raised when the same inputs would give other files
+    work: str | None = None  # another function than stage.py's: "module_or_path.py:function"
+
+
+STAGES = (
+    Stage(name="problems", reads=("seed", "problems"), home="problems", outputs=("problems",)),
+    Stage(
+        name="suites",
+        reads=("seed", "evaluate.suites", "evaluate.limit"),
+        after=("problems",),
+        home="suites",
+        outputs=("suites",),
+    ),
+    Stage(
+        name="distill",
+        reads=("seed", "distill", "student.model", "student.revision", "student.bits"),
+        after=("problems",),
+        outputs=("trajectories.jsonl", "rejected.jsonl"),
+    ),
+    # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
+    Stage(
+        name="corpus",
+        reads=("seed", "corpus", "sft.target", "sft.solutions"),
+        after=("distill",),
+        also=("problems", "suites"),
+        home="corpus",
+        outputs=("corpus",),
+    ),
+    Stage(
+        name="sft",
+        reads=("seed", "student", "sft"),
+        after=("corpus",),
+        home="sft",
+        outputs=("sft",),
+        part="sft",
+        trains=True,
+    ),
+    Stage(
+        name="cpl",
+        reads=("seed", "student", "cpl"),
+        after=("problems", "corpus", "sft"),
+        home="cpl",
+        outputs=("cpl",),
+        part="cpl",
+        trains=True,
+    ),
+    Stage(
+        name="grpo",
+        reads=("seed", "student", "grpo"),
+        after=("corpus", "sft", "cpl"),
+        home="grpo",
+        outputs=("grpo",),
+        part="grpo",
+        trains=True,
+    ),
+    Stage(
+        name="evaluate",
+        reads=("seed", "student", "evaluate"),
+        after=("suites", "sft", "cpl", "grpo"),
+        also=("problems", "corpus"),
+        home="eval",
+        outputs=("eval",),
+    ),
+    Stage(
+        name="export",
+        reads=("student", "export"),
+        after=("sft", "cpl", "grpo"),
+        also=("evaluate",),
+        outputs=("merged", "gguf"),
+    ),
+    Stage(name="report", reads=("name",), after=("distill", "corpus", "evaluate", "export"), outputs=("report.html",)),
+)
+
+
+def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stage]:
+    """The stages of this recipe, in order, with the ones it leaves out gone from what others come after."""
+    names = {stage.name for stage in stages if stage.part is None or getattr(wanted, stage.part) is not None}
+    return [
+        replace(
+            stage,
+            after=tuple(name for name in stage.after if name in names),
+            also=tuple(name for name in stage.also if name in names),
+        )
+        for stage in stages
+        if stage.name in names
+    ]
+
+
+def stale_after(name: str, active: Sequence[Stage]) -> list[str]:
+    """The stages that another output of this one would make others, directly or not."""
+    return _following(name, active, lambda stage: stage.after)
+
+
+def readers_of(name: str, active: Sequence[Stage]) -> list[str]:
+    """The stages that need this one to be done, directly or not."""
+    return _following(name, active, lambda stage: (*stage.after, *stage.also))
+
+
+def _following(name: str, active: Sequence[Stage], before: Callable[[Stage], tuple[str, ...]]) -> list[str]:
+    found = [name]
+    for stage in active:
+        if set(before(stage)) & set(found):
+            found.append(stage.name)
+    return found[1:]
+
+
+# --- fingerprints: is a stage in the folder the one that is asked for? -----------------------------------------------
+
+
+def inputs_of(wanted: Recipe, stage: Stage) -> dict[str, Any]:
+    """Every field the stage reads, by its dotted name; files and functions by their content too."""
+    read = {}
+    for name, value in leaves(wanted):
+        if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
+            continue
+        read[name] = list(value) if isinstance(value, tuple) else value
+        for text in value if isinstance(value, tuple) else str(value).split("+"):
+            if content := _content(name, str(text)):
+                read[f"{name}{_CONTENT}{text})"] = content
+    return read
+
+
+def _content(name: str, text: str) -> str | None:
+    if name in ("problems.source", "grpo.rewards") and functions.is_reference(text):
+        return functions.source_hash(text)
+    if name in ("problems.source", "problems.path") and Path(text).is_file():
+        return hashlib.sha256(Path(text).read_bytes()).hexdigest()
+    return None
+
+
+def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
+    """What makes a stage this stage: its inputs, the stages it comes after, its format."""
+    after = {name: earlier[name] for name in stage.after}
+    text = json.dumps({"format": stage.format, "inputs": inputs, "after": after}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+State = Literal["to do", "goes on", "done", "differs"]
+
+
+def states(
+    folder: Path, wanted: Recipe, manifest: dict[str, Any], active: Sequence[Stage]
+) -> Iterator[tuple[Stage, State, str]]:
+    """What a run would do with each stage, and for one that differs, why."""
+    expected: dict[str, str] = {}
+    for stage in active:
+        entry = manifest["stages"].get(stage.name)
+        inputs = inputs_of(wanted, stage)
+        if entry is not None:  # a file that is gone meanwhile is still the file that was read
+            for name in entry["inputs"]:
+                if _CONTENT in name and name.partition(_CONTENT)[0] in inputs:
+                    inputs.setdefault(name, entry["inputs"][name])
+        expected[stage.name] = fingerprint(stage, inputs, expected)
+        if entry is None or (entry["status"] != "done" and runs.is_empty(folder, stage.outputs)):
+            yield stage, "to do", ""
+        elif entry["fingerprint"] != expected[stage.name]:
+            yield stage, "differs", _difference(stage, entry, inputs)
+        elif entry["status"] != "done":
+            yield stage, "goes on", ""
+        else:
+            missing, different = runs.changed_outputs(folder, entry["outputs"])
+            if different:
+                yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
+            else:  # merged/ and gguf/ are in no mirror: what is missing is made again
+                yield stage, "goes on" if missing else "done", ""
+
+
+_CONTENT = " (content of "
+
+
+def _difference(stage: Stage, entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """The first thing that makes a stage another one, in words."""
+    recorded = entry["inputs"]
+    for name in [*inputs, *(name for name in recorded if name not in inputs)]:
+        was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
+        if was != is_now:
+            return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
+    if entry["format"] != stage.format:
+        return "an older version made it in another format"
+    if entry["after"] != list(stage.after):
+        return f"it came after {', '.join(entry['after'])} and would now come after {', '.join(stage.after)}"
+    return f"{', '.join(stage.after)} before it is another"

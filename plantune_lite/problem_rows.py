@@ -1,0 +1,173 @@
+"""Rows as problems: what a row says becomes a problem, or the reason why it is none.
+
+    {"question": "Was ist 6 mal 7?", "answer": "#### 42"} -> Problem(question="Was ist 6 mal 7?", answer="42", ...)
+    {"question": "Was ist 6 mal 7?", "answer": ""}        -> BadRow("answer is empty")
+
+Files, functions, benchmarks and generators all come through here, so that one set of checks holds for all of them.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from plantune_lite.records import Kind, Problem
+from plantune_lite.tables import BadRow, Draft
+from plantune_lite.verify import final_answer
+
+
+def checked(
+    drafts: Iterable[Draft],
+    *,
+    source: str,
+    split: str,
+    kind: Kind | None = None,
+    labels: Mapping[str, str] = {},
+) -> Iterator[tuple[str, Problem | BadRow]]:
+    """Each draft (where it stands, default id, fields) as a problem or the reason why not; ids are given once."""
+    seen: dict[str, str] = {}
+    for where, id, fields in drafts:
+        try:
+            if isinstance(fields, BadRow):
+                raise fields
+            made = problem(fields, id=id, source=source, split=split, kind=kind, labels=labels)
+            if made.id in seen:
+                raise BadRow(f"{labels.get('id', 'id')} {made.id!r} is also that of {seen[made.id]}")
+            seen[made.id] = where
+            yield where, made
+        except BadRow as fault:
+            yield where, fault
+
+
+def problem(
+    fields: Mapping[str, Any],
+    *,
+    id: str,
+    source: str,
+    split: str,
+    kind: Kind | None = None,
+    labels: Mapping[str, str] = {},
+) -> Problem:
+    """The problem that fields with our names are; BadRow where they are none. `labels` are the user's names of them."""
+    said = {role: labels.get(role, role) for role in ("question", "answer", "solution", "choices", "id")}
+    as_is = kind == "code"  # where a line begins and ends is part of it
+    question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
+    if not isinstance(fields["question"], str):
+        raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")
+    answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
+    solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
+    if not as_is and ("####" in answer or "\\boxed" in answer):
+        worked = re.sub(
+            r"\s*####.*", "", answer, flags=re.DOTALL
+        ).strip()  # the answer itself is no step of the solution
+        solution, found = solution or worked, final_answer(answer)
+        if not found:
+            raise BadRow(f"{said['answer']} holds a worked solution whose final answer cannot be found")
+        answer = found
+    choices = _choices(fields.get("choices"), said["choices"])
+    if choices:
+        answer = _letter(answer, choices, said["answer"])
+    given_kind = fields.get("kind") if fields.get("kind") in get_args(Kind) else None
+    rest = {name: value for name, value in fields.items() if name not in _OURS and not _empty(value)}
+    extra = {**rest, **{name: value for name, value in (fields.get("extra") or {}).items() if not _empty(value)}}
+    if "level" in extra and (
+        level := re.fullmatch(r"(?:level\s*)?(\d+)(?:\.0)?", str(extra["level"]).strip(), re.IGNORECASE)
+    ):
+        extra["level"] = int(level[1])
+    steps = fields.get("steps")
+    return Problem(
+        id=_text(fields.get("id"), said["id"]) or id,
+        question=question,
+        answer=answer,
+        solution=solution or None,
+        steps=tuple(map(str, steps)) if isinstance(steps, list | tuple) else tuple(str(steps or "").splitlines()),
+        choices=choices,
+        source=source,
+        split=split,
+        kind=kind or given_kind or ("choice" if choices else "text"),
+        extra=_plain(extra),
+    )
+
+
+_OURS = ("id", "question", "answer", "solution", "steps", "choices", "kind", "split", "extra")
+
+
+def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
+    if isinstance(value, list | tuple | Mapping | bytes):
+        raise BadRow(f"{name} is {_what(value)}, not text or a number")
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, float) and not math.isnan(value):
+        text = str(int(value)) if value.is_integer() else str(value)  # a column with one gap makes every 12 a 12.0
+    else:
+        text = "" if _empty(value) else str(value)
+    if required and not text.strip():
+        raise BadRow(f"{name} is empty")
+    return text if as_is else text.strip()
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value == "" or value == [] or isinstance(value, float) and math.isnan(value)
+
+
+def _what(value: Any) -> str:
+    words = {list: "a list", tuple: "a list", dict: "an object", bytes: "binary data", bool: "true or false"}
+    return words.get(type(value), "a number")
+
+
+def _choices(value: Any, name: str) -> tuple[str, ...]:
+    """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
+    if isinstance(value, str):
+        value = _cut(value.strip(), name)
+    if isinstance(value, Mapping):
+        value = value["text"] if "text" in value else [value[key] for key in sorted(value)]
+    if _empty(value):
+        return ()
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"{name} is {_what(value)}, not a list of choices")
+    choices = tuple(_text(item, name) for item in value)
+    if len(choices) < 2 or not all(choices) or len(choices) > 26:
+        raise BadRow(f"{name} has {len(choices)} choices, of which {choices.count('')} are empty; 2 to 26 are expected")
+    return choices
+
+
+def _cut(cell: str, name: str) -> Any:
+    if not cell:
+        return None
+    if cell.startswith(("[", "{")):
+        try:
+            return json.loads(cell)
+        except json.JSONDecodeError:
+            raise BadRow(f'{name} begins like JSON but is none; write ["red", "blue"]') from None
+    pieces = re.split(r"(?:^|(?<=[\s,;|]))\(?([A-Z])[).:]\s*", cell)
+    letters, texts = pieces[1::2], pieces[2::2]
+    if len(letters) > 1 and letters == [chr(ord("A") + number) for number in range(len(letters))]:
+        return [text.strip(" \n\t,;|") for text in texts]
+    mark = next((mark for mark in ("|", "\n", ";") if mark in cell), None)
+    if mark is None:
+        raise BadRow(f"{name} cannot be cut into choices; write A) red B) blue, red | blue, or a JSON list")
+    return [text.strip() for text in cell.split(mark)]
+
+
+def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
+    last = chr(ord("A") + len(choices) - 1)
+    if (letter := re.fullmatch(r"\(?([A-Za-z])[).:]?", answer)) and letter[1].upper() <= last:
+        return letter[1].upper()
+    same = [number for number, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
+    if len(same) != 1:
+        raise BadRow(f"{name} is {_shortened(answer)}, but the choices are A to {last}")
+    return chr(ord("A") + same[0])
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it: Parquet has dates and decimals."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)

@@ -1,0 +1,140 @@
+r"""One spelling for the many ways to write an answer: delimiters, emphasis, spacing and end punctuation go, signs are unified.
+
+clean(r"$\boxed{\dfrac12}$.") -> r"\frac{1}{2}"      clean("**1½ m²**") -> "1 1/2 m^{2}"      clean("> ) ]") -> "> ) ]"
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
+_UNICODE = str.maketrans({
+    **dict.fromkeys("−‐‑‒–—﹣－", "-"),  # minus signs and the dashes that stand in for them
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),  # invisible
+    "⁄": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "≤": r"\le ", "⩽": r"\le ",
+    "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ",
+    "∩": r"\cap ", "±": r"\pm ", "√": r"\sqrt ", "∅": r"\emptyset ", "∈": "=", "“": '"', "”": '"', "’": "'", "‘": "'",
+})  # fmt: skip
+
+OPEN_SET, CLOSE_SET = "⦃", "⦄"  # \{ and \}: plain braces only hold LaTeX together
+_DOLLAR = "\ue000"  # \$ is a currency, a bare $ may be a delimiter; a private character until that is settled
+_TEXT = "\ue001"  # stands for \text, \mathrm ... whose braces go too
+_COMMANDS = {
+    **dict.fromkeys(r"\dfrac \tfrac \cfrac".split(), r"\frac"),
+    **dict.fromkeys(r"\leq \leqslant".split(), r"\le"),
+    **dict.fromkeys(r"\geq \geqslant".split(), r"\ge"),
+    r"\neq": r"\ne",
+    **dict.fromkeys(r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle".split(), ""),
+    **dict.fromkeys(r"\text \textbf \textit \textrm \mathrm \mathbf \mathit \mbox \boxed \fbox \bf \rm".split(), _TEXT),
+    **dict.fromkeys([r"\,", r"\;", r"\:", r"\ ", r"\\", r"\quad", r"\qquad", "\\\n"], " "),
+    **dict.fromkeys([r"\(", r"\)", r"\[", r"\]", r"\!"], ""),
+    **dict.fromkeys(r"\emptyset \varnothing".split(), OPEN_SET + CLOSE_SET),
+    **dict.fromkeys(r"\{ \lbrace".split(), OPEN_SET),
+    **dict.fromkeys(r"\} \rbrace".split(), CLOSE_SET),
+    **dict.fromkeys(r"\degree \textdegree".split(), "°"),
+    **dict.fromkeys(r"\ldots \dots \cdots".split(), "..."),
+    r"\%": "%", r"\$": _DOLLAR, r"\#": "#", r"\&": "&", r"\_": "_", r"\in": "=", r"\pounds": "£", r"\euro": "€",
+}  # fmt: skip
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
+_THIN_SPACE = re.compile(r"(?<=[0-9])(?:\\[,! ]|\{,\}|,\\!|[\u202f\u2009\xa0])(?=[0-9]{3}(?![0-9]))")
+_TEXT_GROUP = re.compile(_TEXT + r"\s*\{([^{}]*)\}")
+_SHORT_FORMS = (
+    (re.compile(r"\\frac\s*([0-9A-Za-z])\s*([0-9A-Za-z])"), r"\\frac{\1}{\2}"),
+    (re.compile(r"\\frac\s*([0-9A-Za-z])\s*\{"), r"\\frac{\1}{"),
+    (re.compile(r"\\frac\s*(\{[^{}]*\})\s*([0-9A-Za-z])"), r"\\frac\1{\2}"),
+    (re.compile(r"\\sqrt\s*([0-9]+|[A-Za-z])"), r"\\sqrt{\1}"),
+    (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)"), "°"),
+)
+_MATRIX = re.compile(
+    r"(?:\\left\s*[\[(]\s*)?\\begin\{([bp]?matrix|array)\}(?:\{[clr|]*\})?([^\\]*(?:\\(?!begin|end)[^\\]*)*)"
+    r"\\end\{(?:[bp]?matrix|array)\}(?:\s*\\right\s*[\])])?"
+)
+
+
+def clean(text: str) -> str:
+    """The answer in its one spelling; empty where there is nothing."""
+    if not text.isascii():
+        text = re.sub(r"([0-9])([¼-¾⅐-⅞])", r"\1 \2", text)  # 1½ would become 11/2
+        text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
+        text = unicodedata.normalize("NFKC", _THIN_SPACE.sub(",", text)).translate(_UNICODE)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() or char in (_DOLLAR, _TEXT) else " " for char in text)
+    if "\\" in text or "{,}" in text:
+        text = _THIN_SPACE.sub(",", _MATRIX.sub(_nested_lists, text))
+        text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
+        while _TEXT in text:
+            text, found = _TEXT_GROUP.subn(r" \1 ", text)
+            text = text if found else text.replace(_TEXT, " ")
+        for pattern, replacement in _SHORT_FORMS:
+            text = pattern.sub(replacement, text)
+    if "$" in text:
+        text = _without_delimiters(text)
+    return _trim(text.replace(_DOLLAR, "$").replace("~", " "))
+
+
+def _nested_lists(match: re.Match[str]) -> str:
+    rows = [row for row in match[2].replace(r"\hline", "").split(r"\\") if row.strip()]
+    return "[" + ",".join(f"[{row.replace('&', ',')}]" for row in rows) + "]"
+
+
+def _without_delimiters(text: str) -> str:
+    """Drop each pair of `$` around mathematics; what is left of them is a currency: "$5 and $6", "$x$ costs $5"."""
+    kept, first, *rest = [], *text.replace("$$", "$").split("$")
+    kept.append(first)
+    while rest:
+        inside = rest.pop(0)
+        amounts = bool(rest) and inside[:1].isdigit() and rest[0][:1].isdigit()
+        if rest and not amounts:
+            kept.append(f" {inside} {rest.pop(0)}")
+        else:
+            kept.append("$" + inside)
+    return "".join(kept)
+
+
+def _trim(text: str) -> str:
+    while True:
+        before = text
+        text = " ".join(text.split())
+        for mark in ("**", "__", "*", "`", '"', "'"):
+            if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+                text = text[len(mark) : -len(mark)]
+        if any(char.isalnum() for char in text):  # else the punctuation is the answer
+            text = text if text.endswith("...") else text.rstrip(".,;:? ")
+            text = text.removeprefix(r"\approx ").lstrip(":= ")
+            if text.startswith("{") and closing(text) == len(text) - 1:
+                text = text[1:-1] if "," not in text else OPEN_SET + text[1:-1] + CLOSE_SET
+        if text == before:
+            return text
+
+
+# --- brackets ---------------------------------------------------------------------------------------------------------
+
+_CLOSED_BY = {"(": ")]", "[": "])", "{": "}", OPEN_SET: CLOSE_SET}  # an interval may be half open
+_CLOSING = frozenset(")]}" + CLOSE_SET)
+
+
+def closing(text: str, start: int = 0) -> int:
+    """Where the bracket at `start` is closed; -1 where it is not."""
+    open_: list[str] = []
+    for at in range(start, len(text)):
+        char = text[at]
+        if char in _CLOSED_BY:
+            open_.append(_CLOSED_BY[char])
+        elif char in _CLOSING:
+            if not open_ or char not in open_.pop():
+                return -1
+            if not open_:
+                return at
+    return -1
+
+
+def outside_brackets(text: str) -> Iterator[int]:
+    """The positions that stand in no bracket."""
+    depth = 0
+    for at, char in enumerate(text):
+        if char in _CLOSED_BY:
+            depth += 1
+        elif char in _CLOSING:
+            depth -= 1
+        elif depth == 0:
+            yield at

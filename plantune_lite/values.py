@@ -1,0 +1,315 @@
+r"""An answer as written goes in, a typed value comes out; nothing is compared or simplified here, and nothing is ever run.
+
+read("$1{,}234.50") -> Number(1234.5, unit "$")            read("(0, 5]") -> Group("(", (Number(0), Number(5)), "]")
+read(r"x=2\sqrt{3} \text{ cm}") -> Equation("x", Expression(r"2\sqrt{3}", unit "cm"))      read("Paris.") -> Text("paris")
+"""
+
+import re
+import string
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from plantune_lite import units
+from plantune_lite.arithmetic import MAX_DIGITS, TooLargeError, evaluate
+from plantune_lite.spelling import CLOSE_SET, OPEN_SET, clean, closing, outside_brackets
+
+MAX_CHARACTERS = 2_000  # of an answer; a longer one is read only where it is one plain number
+_MAX_NESTING = 20
+
+
+@dataclass(frozen=True)
+class Value:
+    """An answer that has been read."""
+
+    latex: str = field(compare=False)  # in its one spelling, without unit: what a parser of LaTeX is given
+
+
+@dataclass(frozen=True)
+class Number(Value):
+    """An exact number."""
+
+    value: Fraction
+    form: str = field(default="whole number", compare=False)  # or "decimal", "fraction"
+    unit: tuple[str, ...] = ()
+    written: str = field(default="", compare=False)  # with its unit
+
+
+@dataclass(frozen=True)
+class LongNumber(Value):
+    """A number with more digits than Python reads: compared digit by digit."""
+
+    digits: str
+
+
+@dataclass(frozen=True)
+class Expression(Value):
+    """Mathematics that needs symbols."""
+
+    unit: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Time(Value):
+    """A time of day; `half` is "am", "pm" or, where it was not said, ""."""
+
+    minutes: Fraction
+    half: str
+
+
+@dataclass(frozen=True)
+class YesNo(Value):
+    """Yes or true, no or false."""
+
+    yes: bool
+
+
+@dataclass(frozen=True)
+class Letter(Value):
+    """One letter, as of a choice, and the text that may stand after it: "(B) 42"."""
+
+    letter: str
+    rest: str = ""
+
+
+@dataclass(frozen=True)
+class Equation(Value):
+    """A name and what it equals; `f(x)=2x` has the name f and the argument x."""
+
+    name: str
+    argument: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class Group(Value):
+    """Several values. `opening` is one of ( [ { and, where there are no brackets, "", "or" or "∪"."""
+
+    opening: str
+    items: tuple[Value, ...]
+    closing: str = ""
+
+
+@dataclass(frozen=True)
+class Text(Value):
+    """Words; case, outer punctuation and a leading article do not matter."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Unreadable(Value):
+    """What cannot be checked, and why."""
+
+    why: str
+
+
+def read(text: str, *, thousands: bool = True) -> Value:
+    """The value of an answer; without `thousands`, 1,234 is a list of two numbers."""
+    if thousands and (match := _PLAIN.fullmatch(text)):  # most answers: no need to look for anything else
+        return _plain_number(match)
+    if len(text) > MAX_CHARACTERS:
+        return _read_long(text)
+    cleaned = clean(text)
+    if not cleaned:
+        return Unreadable("", "empty")
+    try:
+        return _read(cleaned, 0, thousands)
+    except TooLargeError as error:
+        return Unreadable(cleaned, str(error))
+
+
+def fold(text: str) -> str:
+    """What is compared of words."""
+    folded = text.casefold().strip(string.punctuation + string.whitespace)
+    for article in ("the ", "a ", "an "):
+        folded = folded.removeprefix(article)
+    return " ".join(folded.split()) or "".join(text.split())  # `> ) ]` is an answer too
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_PLAIN = re.compile(r"\s*(-?)(\$?)([0-9]{1,3}(?:,[0-9]{3}){1,100}|[0-9]{1,400})(\.[0-9]{1,400})?(%?)\.?\s*")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
+_ONE_WITH_THOUSANDS = re.compile(r"[-+$€£¥₹ ]*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?[^0-9,;]*")
+_RATIO = re.compile(r"([0-9]{1,9})\s*(?::|out of|to)\s*([0-9]{1,9})")
+_NUMBER_WORD = re.compile(r"(minus |negative )?([A-Za-z]+)(.*)", re.DOTALL)
+_NUMBER_WORDS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+}
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+
+def _plain_number(match: re.Match[str]) -> Number:
+    minus, dollar, whole, decimals, percent = match.groups()
+    digits = minus + whole.replace(",", "") + (decimals or "")
+    unit = ("$",) if dollar else ("%",) if percent else ()
+    return Number(digits, Fraction(digits), "decimal" if decimals else "whole number", unit)
+
+
+def _read_long(text: str) -> Value:
+    plain = text.strip().removesuffix(".").replace(",", "")
+    sign = "-" if plain.startswith("-") else ""
+    whole, _, decimals = plain.removeprefix("-").partition(".")
+    if not plain.isascii() or not (whole + decimals).isdigit():
+        return Unreadable("", f"{len(text):,} characters are too long for an answer")
+    whole, decimals = whole.lstrip("0") or "0", decimals[:1000].rstrip("0")
+    digits = sign + whole + (decimals and "." + decimals)
+    if len(digits) > MAX_DIGITS:
+        return LongNumber(digits, digits)
+    return Number(digits, Fraction(digits), "decimal" if decimals else "whole number")
+
+
+def _read_number(text: str) -> Value | None:
+    if (match := _RATIO.fullmatch(text)) and int(match[2]):
+        return Number(rf"\frac{{{match[1]}}}{{{match[2]}}}", Fraction(int(match[1]), int(match[2])), "fraction")
+    if (match := _NUMBER_WORD.fullmatch(text)) and match[2].lower() in _NUMBER_WORDS:
+        text = f"{'-' if match[1] else ''}{_NUMBER_WORDS[match[2].lower()]}{match[3]}"
+    core, unit = units.split(text)
+    core = _THOUSANDS.sub(lambda match: match[0].replace(",", ""), core)
+    if (value := evaluate(core)) is None:
+        return None
+    for word in unit:
+        value *= _SCALES.get(word, 1)
+    form = "decimal" if "." in core else "whole number" if value.denominator == 1 else "fraction"
+    return Number(core, value, form, tuple(word for word in unit if word not in _SCALES), text)
+
+
+# --- words, times, letters --------------------------------------------------------------------------------------------
+
+_YES_NO = re.compile(r"(yes|true|no|false)(?:\s*[.,;:!-]\s.*)?", re.IGNORECASE | re.DOTALL)
+_TIME = re.compile(
+    r"(?P<h>[0-9]{1,2}):(?P<m>[0-5][0-9])(?::(?P<s>[0-5][0-9]))?\s*(?:(?P<half>[ap])\.?\s?m\.?|o'?clock)?"
+    r"|(?P<hour>[0-9]{1,2})\s*(?:(?P<half_>[ap])\.?\s?m\.?|o'?clock)",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([a-z])\s*\)|([a-z])\)?)", re.IGNORECASE)
+_LETTER_AND_TEXT = re.compile(
+    r"(?:(?:option|choice)\s+)?(?:\(([A-Za-z])\)[:.]?|([A-Z])[.):])\s*(?![-+*/^=<>(])(\S.*)", re.DOTALL
+)
+
+
+def _read_word(text: str) -> Value | None:
+    if match := _YES_NO.fullmatch(text):
+        return YesNo(text, match[1].lower() in ("yes", "true"))
+    if match := _TIME.fullmatch(text):
+        hour, half = int(match["h"] or match["hour"]), (match["half"] or match["half_"] or "").lower()
+        if hour <= (12 if half else 24):
+            minutes = Fraction(60 * hour + int(match["m"] or 0)) + Fraction(int(match["s"] or 0), 60)
+            return Time(text, minutes, half and half + "m")
+    if match := _LETTER.fullmatch(text):
+        return Letter(match[1] or match[2], (match[1] or match[2]).upper())
+    if match := _LETTER_AND_TEXT.fullmatch(text):
+        return Letter(text, (match[1] or match[2]).upper(), match[3])
+    return None
+
+
+# --- lists, brackets, equations ---------------------------------------------------------------------------------------
+
+_SEPARATOR = re.compile(
+    rf"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|(?<=[)\]{CLOSE_SET}]) [uU] (?=[(\[{OPEN_SET}])"
+)
+_SUBSCRIPT = re.compile(r"_\s*(?:\{[^{}]*\}|[A-Za-z0-9])")
+_NAME = re.compile(r"([^-0-9+*/^<>()|=,]+)(?:\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?")
+_EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
+
+
+def _split(text: str, separator: re.Pattern[str]) -> tuple[list[str], set[str]]:
+    """The parts between separators outside all brackets, and the separators."""
+    matches = list(separator.finditer(text))
+    if not matches:
+        return [text], set()
+    outside = set(outside_brackets(text))
+    parts, seen, last = [], set(), 0
+    for match in matches:
+        if match.start() in outside:
+            parts.append(text[last : match.start()].strip())
+            seen.add(match[0].strip().lower())
+            last = match.end()
+    return [part for part in [*parts, text[last:].strip()] if part], seen
+
+
+def _read_items(parts: list[str], depth: int) -> tuple[Value, ...]:
+    items: list[Value] = []
+    for part in parts:
+        value = _read(part.strip("'\" ") or part, depth + 1)
+        items += value.items if isinstance(value, Group) and value.opening == "" and r"\pm" in part else [value]
+    return tuple(items)
+
+
+def _read_list(text: str, parts: list[str], separators: set[str], depth: int) -> Value:
+    items = _read_items(parts, depth)
+    if all(isinstance(item, Text | Letter) for item in items) and separators <= {",", ";", "and", "or"}:
+        return Text(text, fold(text))  # prose; a list of words keeps its order
+    opening = "∪" if separators <= {"\\cup", "u"} else "or" if "or" in separators else ""
+    return items[0] if len(items) == 1 else Group(text, opening, items)
+
+
+def _read_brackets(text: str, depth: int) -> Value | None:
+    parts, _ = _split(text[1:-1], _SEPARATOR)
+    if text[0] == "(" and len(parts) < 2:
+        return None  # (5), (x+1)
+    return Group(text, {OPEN_SET: "{"}.get(text[0], text[0]), _read_items(parts, depth), text[-1].replace(CLOSE_SET, "}"))
+
+
+def _read_equation(text: str, depth: int) -> Value | None:
+    sides, _ = _split(text, _EQUALS)
+    if len(sides) < 2:
+        return None
+    left, right = sides[0], sides[-1]
+    if not (match := _NAME.fullmatch(_SUBSCRIPT.sub("", left))):
+        if evaluate(left) is not None and not _NAME.fullmatch(right):
+            return _read(right, depth + 1)  # 2+3=5
+        left, right = right, left  # 5=x
+        if len(sides) > 2 or evaluate(right) is None or not (match := _NAME.fullmatch(_SUBSCRIPT.sub("", left))):
+            return None
+    argument = re.sub(r"\s", "", match[2] or "")
+    name = re.sub(r"[\s{}]", "", left if not argument else left[: left.rindex("(")])
+    return Equation(text, name, argument, _read(right, depth + 1))
+
+
+def _read(text: str, depth: int, thousands: bool = True) -> Value:
+    if depth > _MAX_NESTING:
+        return Unreadable(text, f"more than {_MAX_NESTING} brackets inside one another")
+    if value := _read_word(text):
+        return value
+    parts, separators = _split(text, _SEPARATOR)
+    one_number = thousands and depth == 0 and separators == {","} and _ONE_WITH_THOUSANDS.fullmatch(text)
+    if separators and not one_number and parts:
+        return _read_list(text, parts, separators, depth)
+    if "=" in text and (equation := _read_equation(text, depth)):
+        return equation
+    if text[0] in "([" + OPEN_SET and closing(text) == len(text) - 1 and (group := _read_brackets(text, depth)):
+        return group
+    if r"\pm" in text:
+        signs = (("+", "-"), ("-", "+"))
+        both = [text.replace(r"\pm", plus).replace(r"\mp", minus).strip() for plus, minus in signs]
+        return Group(text, "", tuple(_read(each, depth + 1) for each in both))
+    return _read_number(text) or _read_expression(text)
+
+
+# --- expressions or text ----------------------------------------------------------------------------------------------
+
+_MATHEMATICAL = re.compile(r"[0-9\\^_+*/=<>|!-]|\)")
+_NO_LETTERS = re.compile(r"\\[A-Za-z]+|_\s*\{[^{}]*\}")
+_FUNCTIONS = frozenset("sqrt sinh cosh tanh arcsin arccos arctan alpha beta gamma theta lambda sigma omega infinity".split())
+
+
+def _read_expression(text: str) -> Value:
+    core, unit = units.split(text)
+    return Expression(core, unit) if _is_mathematics(core) else Text(text, fold(text))
+
+
+def _is_mathematics(text: str) -> bool:
+    """Whether letters are symbols here; words of four letters, and two words in a row, are prose."""
+    bare = _NO_LETTERS.sub(" 0 ", text)
+    runs = re.findall(r"[A-Za-z]+", bare)
+    return (
+        _MATHEMATICAL.search(text) is not None
+        and any(char.isalnum() for char in text)
+        and all(len(run) <= 3 or run.lower() in _FUNCTIONS for run in runs)
+        and re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}", bare) is None
+    )

@@ -1,0 +1,589 @@
+"""Problems from files, functions, the generator, benchmarks in a folder and on a Hub; what is held out; the survey."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loopback_hub import TOKEN, LoopbackHub
+
+from plantune_lite import held_out, problem_rows, problems, tables
+from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.recipe import Problems
+from plantune_lite.records import MissingError, Problem, ProblemError
+from plantune_lite.survey import survey
+
+
+def write(path: Path, text: str, encoding: str = "utf-8") -> str:
+    path.write_bytes(text.encode(encoding))
+    return str(path)
+
+
+def write_rows(path: Path, rows: list[dict]) -> str:
+    return write(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def sums(count: int) -> list[dict]:
+    return [{"question": f"What is {number} plus {number}?", "answer": str(2 * number)} for number in range(count)]
+
+
+def everything(source: str, **named) -> tuple[Problem, ...]:
+    return problems.load(Problems(source, held_out=0.0, **named), seed=0).pool
+
+
+def refused(source: str, **named) -> str:
+    with pytest.raises(ProblemError) as caught:
+        problems.load(Problems(source, **named), seed=0)
+    return str(caught.value)
+
+
+def ids(made) -> set[str]:
+    return {problem.id for problem in made}
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_semicolon_csv_with_umlauts_and_a_byte_order_mark_is_read_as_a_spreadsheet_wrote_it(tmp_path):
+    text = 'Prüfungsteil;Frage;Antwort\nA;"Was ist 6 mal 7; sag es";42\nB;Wie hoch?;3,5\n'
+    first, second = everything(write(tmp_path / "übung.csv", text, "utf-8-sig"))
+    assert (first.id, first.question, first.answer) == ("übung/2", "Was ist 6 mal 7; sag es", "42")
+    assert second.answer == "3,5" and second.extra == {"Prüfungsteil": "B"}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_delimiter_of_a_csv_is_seen_from_its_rows(tmp_path, delimiter):
+    lines = [["pregunta", "respuesta"], ["How many, in all?", "7"], ["And then, who knows?", "8"]]
+    quoted = [delimiter.join(f'"{cell}"' if delimiter in cell else cell for cell in line) for line in lines]
+    assert [problem.answer for problem in everything(write(tmp_path / "a.csv", "\n".join(quoted)))] == ["7", "8"]
+
+
+def test_the_same_rows_are_the_same_problems_in_every_format(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"problem": "What is 1 + 1?", "gold": 2}, {"problem": "What is 3 / 2?", "gold": 1.5}]
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([{**row, "gold": float(row["gold"])} for row in rows]), tmp_path / "p.parquet"
+    )
+    sources = [
+        write_rows(tmp_path / "a.jsonl", rows),
+        write(tmp_path / "b.json", json.dumps(rows)),
+        write(tmp_path / "c.json", json.dumps({"data": rows})),
+        write(tmp_path / "d.tsv", "problem\tgold\nWhat is 1 + 1?\t2\nWhat is 3 / 2?\t1.5\n"),
+        str(tmp_path / "p.parquet"),
+    ]
+    for source in sources:
+        assert [(p.question, p.answer) for p in everything(source)] == [
+            ("What is 1 + 1?", "2"),
+            ("What is 3 / 2?", "1.5"),
+        ]
+
+
+def test_a_quoted_question_over_three_lines_counts_as_three_lines_of_the_file(tmp_path):
+    text = 'question,answer\n"one\ntwo\nthree?",1\n\nlast?,2\n'
+    assert [problem.id for problem in everything(write(tmp_path / "a.csv", text))] == ["a/2", "a/6"]
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1), st.sampled_from(",;\t|"))
+def test_any_csv_that_python_writes_is_read_back(cells, delimiter):
+    import csv
+    import io
+
+    kept = [(q, a) for q, a in cells if q.strip() and a.strip() and "\0" not in q + a]
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("question", "answer"), *kept])
+    columns, rows = tables._csv("a.csv", file.getvalue(), [], delimiter)
+    assert [(row.cells["question"], row.cells["answer"]) for row in rows] == kept
+
+
+def test_bad_rows_are_named_by_line_and_field_and_stop_the_run(tmp_path):
+    path = write(tmp_path / "my.csv", "Frage,Antwort\nWie viele?,3\nWie alt?,\n,4\nWo, genau,5\n")
+    message = refused(path)
+    assert "3 of 4 rows" in message and "problems.bad_rows=skip" in message
+    assert "my.csv line 3: Antwort is empty" in message and "my.csv line 4: Frage is empty" in message
+    assert "my.csv line 5: 3 cells under 2 column names" in message
+
+
+def test_skipped_rows_are_counted_and_named(tmp_path):
+    rows = [
+        *sums(3),
+        {"question": "What?", "answer": ["a"]},
+        {"question": 5, "answer": "5"},
+        {"question": "Why?", "answer": None},
+    ]
+    loaded = problems.load(Problems(write_rows(tmp_path / "my.jsonl", rows), bad_rows="skip"), seed=0)
+    (origin,) = loaded.origin.values()
+    assert origin["skipped"] == {
+        "answer is a list, not text or a number": 1,
+        "question is a number, not text": 1,
+        "answer is empty": 1,
+    }
+    assert "  my.jsonl line 4: answer is a list, not text or a number" in loaded.notes
+
+
+def test_no_more_than_ten_bad_rows_are_listed(tmp_path):
+    message = refused(write_rows(tmp_path / "my.jsonl", [*sums(2), *[{"question": "", "answer": "1"}] * 12]))
+    assert message.count("question is empty") == 10 and "... and 2 more" in message
+
+
+def test_a_file_that_is_not_utf_8_is_told_by_the_line_of_its_first_bad_byte(tmp_path):
+    path = write(tmp_path / "alt.csv", "Frage,Antwort\nWie viele?,3\nWie groß?,4\n", "latin-1")
+    assert "alt.csv line 3: byte 0xDF is not UTF-8; save it as UTF-8" in refused(path)
+    assert "UTF-16" in refused(write(tmp_path / "alt16.csv", "Frage,Antwort\n", "utf-16"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.csv", "question,answer,answer\nq?,1,2\n", "line 1: two columns are named 'answer'"),
+        ("a.csv", 'question,answer\n"q?,1\n', "a.csv line 2: unexpected end of data"),
+        ("a.jsonl", '{"question": "q?", "answer": 1}\n{"question": \n', "a.jsonl line 2: not JSON"),
+        ("a.json", '{"rows": []}', 'a list of problems or {"data": [...]} is expected, not an object'),
+        ("a.jsonl", "\n\n", "has no rows"),
+        ("a.parquet", "nonsense", "a.parquet is not a Parquet file"),
+        ("a.xlsx", "PK", "no source"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(tmp_path, name, text, told):
+    assert told in refused(write(tmp_path / name, text))
+
+
+def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
+    assert "no file" in refused(str(tmp_path / "gone.csv"))
+
+
+def test_columns_are_guessed_by_content_only_where_one_can_be_meant(tmp_path):
+    text = "foo,bar\nHow many apples does Ann have?,3\nHow many pears does Ben have?,4\n"
+    assert everything(write(tmp_path / "a.csv", text))[1].answer == "4"
+    text = "foo,bar,baz\nHow many apples does Ann have?,3,1\nHow many pears does Ben have?,4,2\n"
+    assert "There are foo, bar, baz. Write problems.answer=COLUMN" in refused(write(tmp_path / "b.csv", text))
+
+
+def test_a_column_that_a_recipe_names_is_taken_or_missed_by_name(tmp_path):
+    path = write(tmp_path / "a.csv", "question,answer,alt\nHow many?,3,4\n")
+    assert everything(path, answer="alt")[0].answer == "4"
+    assert "no column 'alternative' (problems.answer)" in refused(path, answer="alternative")
+
+
+def test_a_worked_solution_in_the_answer_column_gives_both(tmp_path):
+    rows = [
+        {"question": "2 dozen?", "answer": "2 * 12 = 24\n#### 24"},
+        {"question": "Half?", "answer": r"It is \boxed{\frac{1}{2}}."},
+    ]
+    first, second = everything(write_rows(tmp_path / "a.jsonl", rows))
+    assert (first.answer, first.solution) == ("24", "2 * 12 = 24")
+    assert (second.answer, second.solution) == (r"\frac{1}{2}", r"It is \boxed{\frac{1}{2}}.")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["red", "blue"],
+        '["red", "blue"]',
+        "A) red B) blue",
+        "(A) red, (B) blue",
+        "red | blue",
+        {"A": "red", "B": "blue"},
+    ],
+)
+def test_choices_come_in_many_shapes_and_the_answer_becomes_a_letter(tmp_path, choices):
+    rows = [{"question": "Which?", "choices": choices, "answer": answer} for answer in ("(b)", "Blue", "B")]
+    made = everything(write_rows(tmp_path / "a.jsonl", rows))
+    assert [(p.answer, p.choices, p.kind) for p in made] == [("B", ("red", "blue"), "choice")] * 3
+
+
+def test_a_letter_beyond_the_choices_is_a_bad_row(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", [{"question": "Which?", "options": ["red", "blue"], "answer": "E"}])
+    assert "a.jsonl line 1: answer is 'E', but the choices are A to B" in refused(path)
+
+
+def test_an_id_is_given_once(tmp_path):
+    rows = [{"id": 7, "question": "a?", "answer": 1}, {"id": 7, "question": "b?", "answer": 2}]
+    assert "line 2: id '7' is also that of a.jsonl line 1" in refused(write_rows(tmp_path / "a.jsonl", rows))
+
+
+def test_a_pool_that_a_run_wrote_can_be_loaded_again(tmp_path):
+    from plantune_lite.records import write_records
+
+    pool = everything(write_rows(tmp_path / "a.jsonl", [{**row, "level": 2, "steps": ["s"]} for row in sums(3)]))
+    write_records(tmp_path / "pool.jsonl", pool)
+    again = everything(str(tmp_path / "pool.jsonl"))
+    assert [(p.id, p.question, p.answer, p.steps, p.extra["level"]) for p in again] == [
+        (p.id, p.question, p.answer, p.steps, p.extra["level"]) for p in pool
+    ]
+
+
+# --- held out, limits, levels -----------------------------------------------------------------------------------------
+
+
+def test_no_row_that_was_trained_on_is_held_out_when_the_file_grows(tmp_path):
+    path = tmp_path / "my.jsonl"
+    before = problems.load(Problems(write_rows(path, sums(400))), seed=1)
+    after = problems.load(Problems(write_rows(path, sums(500))), seed=1)
+    assert ids(before.pool) < ids(after.pool) and ids(before.own) < {p.id for p in after.own}
+    assert 60 < len(before.own) < 100
+    much = problems.load(Problems(write_rows(path, sums(4000))), seed=1)
+    assert len(much.own) == 300 and ids(before.pool) < ids(much.pool)
+
+
+def test_copies_of_a_question_stay_on_one_side(tmp_path):
+    rows = [row for row in sums(50) for row in (row, {**row, "question": row["question"].upper().replace(" ", "  ")})]
+    loaded = problems.load(Problems(write_rows(tmp_path / "a.jsonl", rows)), seed=0)
+    own, pool = ({held_out.normalised(p) for p in side} for side in (loaded.own, loaded.pool))
+    assert own and pool and not own & pool and len(loaded.own) == 2 * len(own)
+
+
+@given(st.lists(st.integers(0, 30), max_size=80), st.integers(0, 3), st.floats(0, 0.9), st.integers(1, 20))
+def test_a_split_loses_nothing_and_never_cuts_a_group(groups, seed, share, most):
+    made = [Problem(id=str(number), question=f"q{group}", answer="1") for number, group in enumerate(groups)]
+    split = held_out.split(made, share=share, seed=seed, most=most)
+    held = {p.question for p in (*split.own, *split.left_out)}
+    assert len(split.own) <= most and not held & {p.question for p in split.pool}
+    assert sorted(p.id for p in (*split.pool, *split.own, *split.left_out)) == sorted(p.id for p in made)
+
+
+def test_a_larger_limit_contains_a_smaller_one_and_neither_changes_what_is_held_out(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", sums(200))
+    small, large = (problems.load(Problems(path, limit=limit), seed=5) for limit in (20, 60))
+    assert ids(small.pool) < ids(large.pool) and small.own == large.own and len(small.pool) == 20
+    numbers = [int(p.id.partition("/")[2]) for p in small.pool]
+    assert numbers == sorted(numbers) and numbers != list(range(1, 21))
+    assert problems.load(Problems(path, limit=20), seed=6).pool != small.pool
+
+
+def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path):
+    rows = [{**row, "level": f"Level {1 + number % 3}"} for number, row in enumerate(sums(30))]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
+    assert "there are 1, 2, 3" in refused(path, levels=(5,))
+    assert "have none" in refused(write_rows(tmp_path / "b.jsonl", sums(3)), levels=(5,))
+
+
+def test_practice_is_held_out_by_template():
+    loaded = problems.load(Problems("practice", limit=60), seed=0)
+    own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
+    assert len(loaded.pool) == 60 and len(loaded.own) == 12 and not own & pool
+
+
+def test_sources_are_joined_and_share_the_limit(tmp_path):
+    path = write_rows(tmp_path / "a.jsonl", sums(50))
+    loaded = problems.load(Problems(f"practice+{path}", limit=21), seed=0)
+    assert [entry["taken"] for entry in loaded.origin.values()] == [11, 10]
+    assert {p.source for p in loaded.own} == {"practice", "a.jsonl"}
+
+
+def test_an_unknown_source_suggests_a_near_one():
+    assert "did you mean 'gsm8k'" in refused("gsm8")
+
+
+# --- functions and generators -----------------------------------------------------------------------------------------
+
+FUNCTIONS = """
+from plantune_lite.records import Problem
+def ten(seed, limit=None):
+    for number in range(10):
+        yield {"question": f"What is {number} + {seed}?", "answer": number + seed, "topic": "sums"}
+def one():
+    return [Problem(id="mine", question="Which?", answer="A", choices=("x", "y"), kind="choice")]
+def odd():
+    return ["a question"]
+def endless():
+    return 5
+"""
+
+
+def test_a_function_yields_dicts_or_problems_and_takes_a_seed_where_it_wants_one(tmp_path):
+    home = write(tmp_path / "mine.py", FUNCTIONS)
+    made = problems.load(Problems(f"{home}:ten"), seed=3)
+    assert {p.answer for p in (*made.pool, *made.own)} == {str(number + 3) for number in range(10)}
+    (problem,) = everything(f"{home}:one")
+    assert (problem.id, problem.choices, problem.kind) == ("mine", ("x", "y"), "choice")
+
+
+def test_a_function_that_gives_something_else_is_told_so(tmp_path):
+    home = write(tmp_path / "mine.py", FUNCTIONS)
+    assert "item 1: a Problem or a dict is expected, not a str" in refused(f"{home}:odd")
+    assert "gave one int; it must return or yield Problems or dicts" in refused(f"{home}:endless")
+
+
+def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there():
+    try:
+        import reasoning_gym  # noqa: F401
+    except ImportError:
+        with pytest.raises(MissingError, match="plantune-lite\\[gym\\].*C compiler"):
+            problems.load(Problems("gym:gsm_symbolic"), seed=0)
+    else:
+        pytest.skip("reasoning-gym is installed here")
+
+
+def test_reasoning_gym_holds_whole_templates_out():
+    pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'plantune-lite[gym]'")
+    loaded = problems.load(Problems("gym:gsm_symbolic", limit=100), seed=0)
+    own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
+    assert len(loaded.pool) == 100 and own and not own & pool and all(p.steps for p in loaded.pool)
+    assert "did you mean 'leg_counting'" in refused("gym:leg_countin")
+
+
+# --- benchmarks -------------------------------------------------------------------------------------------------------
+
+ROWS = {
+    "gsm8k": {"question": "How many?", "answer": "How many? ** 2*3=<<2*3=6>>6.\n#### 6"},
+    "math": {"problem": "P", "solution": r"So \boxed{\frac12}.", "level": "Level 5", "type": "Algebra"},
+    "math500": {
+        "problem": "P",
+        "solution": "s",
+        "answer": "6",
+        "level": 2,
+        "subject": "Algebra",
+        "unique_id": "test/a/1.json",
+    },
+    "olympiadbench": {
+        "id": 7,
+        "question": "P",
+        "solution": ["s", "t"],
+        "final_answer": ["$(1,2)$"],
+        "context": None,
+        "subfield": "Algebra",
+    },
+    "aime24": {"problem": "P", "solution": "s", "answer": "204"},
+    "aime25": {"problem": "P", "answer": "70"},
+    "aime_1983_2024": {"ID": "1983-1", "Year": 1983, "Question": "P", "Answer": 60},
+    "amc23": {"problem": "P", "answer": 27.0},
+    "arc_challenge": {
+        "id": "M",
+        "question": "P",
+        "choices": {"text": ["x", "y"], "label": ["1", "2"]},
+        "answerKey": "2",
+    },
+    "mmlu": {"question": "P", "subject": "law", "choices": ["x", "y", "z", "w"], "answer": 3},
+    "mmlu_stem": {"question": "P", "subject": "astronomy", "choices": ["x", "y", "z", "w"], "answer": 0},
+    "bbh": {"input": "P\nOptions:\n(A) x\n(B) y", "target": "(B)"},
+    "strategyqa": {"question": "P", "answer": True, "facts": "f"},
+    "humaneval": {
+        "task_id": "HumanEval/0",
+        "prompt": "def f():\n",
+        "canonical_solution": "    return 1\n",
+        "test": "t",
+        "entry_point": "f",
+    },
+}
+ANSWERS = {
+    "gsm8k": "6", "math": r"\frac12", "math500": "6", "olympiadbench": "(1,2)", "aime24": "204", "aime25": "70",
+    "aime_1983_2024": "60", "amc23": "27", "arc_challenge": "B", "mmlu": "D", "mmlu_stem": "A", "bbh": "(B)",
+    "strategyqa": "yes", "humaneval": "    return 1\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_row_of_each_benchmark_becomes_a_problem(name):
+    benchmark = BENCHMARKS[name]
+    assert all(any(column in ROWS[name] for column in columns.split("|")) for columns in benchmark.columns)
+    made = problem_rows.problem(benchmark.fields(ROWS[name]), id="x", source=name, split="test", kind=benchmark.kind)
+    assert made.answer == ANSWERS[name] and made.question.strip()
+    assert made.kind == {"arc_challenge": "choice", "mmlu": "choice", "mmlu_stem": "choice", "humaneval": "code"}.get(
+        name, "text"
+    )
+
+
+def test_sub_questions_steps_and_levels_come_with_the_rows():
+    gsm8k = problem_rows.problem(BENCHMARKS["gsm8k"].fields(ROWS["gsm8k"]), id="x", source="", split="")
+    assert gsm8k.steps == ("2*3=6.",) and gsm8k.extra == {"subquestions": ["How many?"]}
+    math = problem_rows.problem(BENCHMARKS["math"].fields(ROWS["math"]), id="x", source="", split="")
+    assert math.extra == {"level": 5, "subject": "Algebra"} and math.solution == r"So \boxed{\frac12}."
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("PLANTUNE_DATA", str(tmp_path))
+    write_rows(tmp_path / "gsm8k_train.jsonl", sums(20))
+    write_rows(tmp_path / "gsm8k_test.jsonl", [{"id": "t/0", "question": "Test?", "answer": "1"}])
+    write_rows(tmp_path / "strategyqa_dev.jsonl", [{"question": "Is it?", "answer": "yes", "facts": ["f"]}])
+    row = {"question": "Which?\nOptions:\n(A) x\n(B) y", "answer": "B", "answer_raw": "(B)", "choices": ["x", "y"]}
+    write_rows(tmp_path / "bbh.jsonl", [row])
+    return tmp_path
+
+
+def test_a_folder_of_ones_own_serves_benchmarks_and_says_which_file(folder):
+    loaded = problems.load(Problems("gsm8k"), seed=0)
+    assert {p.source for p in loaded.pool} == {"gsm8k"} and loaded.origin["gsm8k"]["file"].endswith("gsm8k_train.jsonl")
+    suite = problems.load_suite("strategyqa", limit=None, seed=0, own=())
+    assert suite.origin["file"].endswith("strategyqa_dev.jsonl") and suite.problems[0].answer == "yes"
+    (bbh,) = problems.load_suite("bbh", limit=None, seed=0, own=()).problems
+    assert (bbh.answer, bbh.choices, bbh.kind) == ("(B)", (), "text")
+
+
+def test_a_test_set_is_not_trained_on(folder):
+    assert "bbh has only a test split" in refused("bbh")
+    assert "only the train split of gsm8k is trained on" in refused("gsm8k", split="test")
+
+
+def test_a_file_that_does_not_say_its_split_is_not_guessed_at(folder):
+    (folder / "gsm8k_train.jsonl").rename(folder / "gsm8k.jsonl")
+    assert "rename it gsm8k_train.jsonl or gsm8k_test.jsonl" in refused("gsm8k")
+
+
+# --- suites -----------------------------------------------------------------------------------------------------------
+
+
+def test_groups_of_suites_are_spelled_out_once():
+    assert problems.suite_names(("own", "pta", "math500", "smoke")) == (
+        "own",
+        "math500",
+        "aime24",
+        "aime25",
+        "amc23",
+        "smoke",
+    )
+    with pytest.raises(ProblemError, match="did you mean 'math500'"):
+        problems.suite_names(("math50",))
+
+
+def test_smoke_is_the_same_sixty_problems_for_every_seed():
+    one, other = (problems.load_suite("smoke", limit=None, seed=seed, own=()) for seed in (0, 1))
+    assert one.problems == other.problems and len(one.problems) == 60
+
+
+def test_the_suite_own_is_what_was_held_out_and_never_empty():
+    own = problems.load(Problems("practice", limit=100), seed=0).own
+    assert ids(problems.load_suite("own", limit=5, seed=0, own=own).problems) < ids(own)
+    with pytest.raises(ProblemError, match="problems.held_out"):
+        problems.load_suite("own", limit=5, seed=0, own=())
+
+
+# --- the survey -------------------------------------------------------------------------------------------------------
+
+
+def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
+    rows = [
+        *sums(20),
+        {"question": "what is 3  plus 3", "answer": "7"},
+        {"question": "What is 4 plus 4?", "answer": "8.0"},
+    ]
+    rows += [{"question": "Who?", "answer": ""}]
+    found = survey(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
+    assert (found.rows, found.problems, found.bad, len(found.samples)) == (23, 22, 1, 5)
+    assert found.roles == {"question": "question", "answer": "answer"} and found.how["answer"] == "by its name"
+    assert found.bad_rows == (("my.jsonl line 23", "answer is empty"),)
+    assert found.duplicates == 2 and found.conflicts == (("my.jsonl line 4", "my.jsonl line 21"),)
+    assert found.checkable["whole number"] == 21 and found.uncheckable == 0
+    assert found.held_out == len(problems.load(Problems(found.file, bad_rows="skip"), seed=0).own)
+
+
+def test_a_survey_names_the_answers_that_the_grader_cannot_check(tmp_path):
+    essay = "Because the first of them is taller than the second, while the third one does not count at all here, " * 3
+    found = survey(
+        Problems(write_rows(tmp_path / "my.jsonl", [*sums(5), {"question": "Why?", "answer": essay}])), seed=0
+    )
+    ((where, answer, why),) = found.unchecked
+    assert where == "my.jsonl line 6" and answer == essay.strip() and why and found.uncheckable == 1
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+
+CARD = """---
+configs:
+- config_name: socratic
+  data_files: [{split: train, path: socratic/train.jsonl}, {split: test, path: socratic/test.jsonl}]
+---
+"""
+PLAIN = "---\nconfigs: [{config_name: NAME, data_files: [{split: test, path: test.jsonl}]}]\n---\n"
+CHILD = """
+import json, sys
+from plantune_lite import problems
+from plantune_lite.recipe import Problems
+from plantune_lite.records import ProblemError
+
+def told(name, revisions={}):
+    try:
+        return [p.question for p in problems.load_suite(name, limit=None, seed=0, own=(), revisions=revisions).problems]
+    except ProblemError as error:
+        return str(error)
+
+old = {"openai/gsm8k": sys.argv[1]}
+now = problems.load(Problems("gsm8k"), seed=0)
+then = problems.load(Problems("gsm8k"), seed=0, revisions=old)
+names = ("amc23", "math500", "humaneval", "aime25")
+gone = told("gsm8k", {"openai/gsm8k": "0" * 40})
+json.dump({"now": now.revisions, "origin": now.origin, "rows": len(now.pool + now.own), "then": then.revisions,
+           "old_rows": len(then.pool + then.own), "steps": then.pool[0].steps, "gone": gone,
+           **{name: told(name) for name in names}}, open(sys.argv[2], "w"))
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory) -> dict:
+    """What a child process that met our Hub came back with: one child, for importing datasets takes seconds."""
+    home = tmp_path_factory.mktemp("hub")
+
+    def gsm8k(count: int) -> dict[str, str]:
+        answers = [f"Sum? ** {n}+1=<<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}" for n in range(count)]
+        lines = "".join(
+            json.dumps({"question": f"How much is {n} + 1?", "answer": a}) + "\n" for n, a in enumerate(answers)
+        )
+        return {"README.md": CARD, "socratic/train.jsonl": lines, "socratic/test.jsonl": lines}
+
+    with LoopbackHub() as hub:
+        old = hub.commit("openai/gsm8k", gsm8k(10))
+        new = hub.commit("openai/gsm8k", gsm8k(12))
+        amc = [json.dumps({"question": "Which?", "answer": 27.0, "url": "u"})]
+        hub.commit("math-ai/amc23", {"README.md": PLAIN.replace("NAME", "default"), "test.jsonl": "\n".join(amc)})
+        wrong = json.dumps({"prompt": "Which?", "gold": "1"})
+        hub.commit("HuggingFaceH4/MATH-500", {"README.md": PLAIN.replace("NAME", "default"), "test.jsonl": wrong})
+        hub.commit("openai/openai_humaneval", {"README.md": PLAIN, "test.jsonl": "{}"}, gated=True)
+        where = home / "asked.json"
+        command = [sys.executable, "-c", CHILD, old, str(where)]
+        done = subprocess.run(command, env=hub.environment(home), capture_output=True, text=True, timeout=120)
+        assert where.is_file(), done.stderr[-3000:]
+        return {"old": old, "new": new, "refused": hub.refused, "stderr": done.stderr, **json.loads(where.read_text())}
+
+
+def test_the_newest_commit_is_loaded_and_comes_back_as_the_revision(asked):
+    assert asked["now"] == {"openai/gsm8k": asked["new"]} and asked["rows"] == 12
+    origin = asked["origin"]["gsm8k"]
+    assert (origin["id"], origin["config"], origin["split"]) == ("openai/gsm8k", "socratic", "train")
+    assert (origin["revision"], origin["rows"], origin["skipped"]) == (asked["new"], 12, {})
+
+
+def test_a_pinned_revision_gives_the_old_rows_after_the_repository_moved_on(asked):
+    assert asked["then"] == {"openai/gsm8k": asked["old"]} and asked["old_rows"] == 10
+    assert asked["steps"][0].endswith("+1=1") and "<<" not in asked["steps"][0]
+
+
+def test_a_column_with_two_known_names_is_found_and_a_missing_one_names_the_data_set(asked):
+    assert asked["amc23"] == ["Which?"]
+    assert asked["math500"].startswith("HuggingFaceH4/MATH-500 on the Hub has no column problem, solution, answer")
+    assert "it has prompt, gold" in asked["math500"]
+
+
+def test_what_the_hub_refuses_is_one_sentence(asked):
+    assert "gated" in asked["humaneval"] and "HF_TOKEN" in asked["humaneval"]
+    assert asked["aime25"].startswith("the Hub has no data set math-ai/aime25") and "PLANTUNE_DATA" in asked["aime25"]
+    assert "no longer has the revision 000000" in asked["gone"]
+    assert "Traceback" not in asked["stderr"]
+
+
+def test_the_loopback_hub_says_no(asked):
+    assert {(404, "RepoNotFound"), (404, "RevisionNotFound"), (401, "GatedRepo")} <= set(asked["refused"])
+
+
+def test_the_loopback_hub_shows_a_gated_file_for_the_right_token_only():
+    import httpx
+
+    with LoopbackHub() as hub:
+        hub.commit("a/b", {"x.txt": "hello"}, gated=True)
+        url = f"{hub.url}/datasets/a/b/resolve/main/x.txt"
+        codes = [httpx.get(url, headers=headers).status_code for headers in ({}, {"Authorization": "Bearer hf_other"})]
+        assert codes == [401, 403] and httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"}).text == "hello"
+
+
+def test_a_hub_out_of_reach_is_one_sentence(tmp_path):
+    with LoopbackHub() as hub:
+        environment = hub.environment(tmp_path)
+    line = "from plantune_lite import problems; problems.load_suite('amc23', limit=None, seed=0, own=())"
+    done = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "ProblemError: math-ai/amc23 could not be had from the Hub" in last and "PLANTUNE_DATA" in last
