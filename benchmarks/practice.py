@@ -2,9 +2,9 @@
 
     python benchmarks/practice.py        # writes benchmarks/practice.json and practice.md; 2 threads, about 10 minutes
 
-60 fresh problems of the train templates and 60 of the held-out ones, 20 a level; greedy; an answer is right when the last
-boxed number, or where nothing is boxed the last number, is the gold one. One seed, so differences of a few problems mean
-nothing. The model is dequantized from the embedded GGUF, the tokenizer is built from the GGUF's own tables.
+60 fresh problems of the train templates and 60 of the held-out ones, 20 a level; greedy; an answer is right when the
+last boxed number, or where nothing is boxed the last number, is the gold one. One seed, so a few problems more or less
+mean nothing. The model is dequantized from the embedded GGUF, the tokenizer is built from the GGUF's own tables.
 """
 
 import json
@@ -243,8 +243,8 @@ def write(results: dict, training: dict, seconds: int) -> None:
         "# Is `practice` of the right difficulty for SmolLM2-135M?",
         "",
         f"`{command}`, {seconds} s on {machine['cores']} cores ({THREADS} threads, {machine['device']}), Python "
-        f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}, peft {machine['peft']}. "
-        f"One seed ({SEED}), greedy, at most {MAX_NEW_TOKENS} new tokens.",
+        f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}, peft "
+        f"{machine['peft']}. One seed ({SEED}), greedy, at most {MAX_NEW_TOKENS} new tokens.",
         "",
         "| model | problems | right | 95 % | level 1 | level 2 | level 3 |",
         "|---|---|---|---|---|---|---|",

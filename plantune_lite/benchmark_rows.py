@@ -140,13 +140,18 @@ def _part(name: str, hub: str, config: str | None, split: str, revision: str) ->
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        return datasets.load_dataset(hub, config, split=split, revision=revision)
+        part = datasets.load_dataset(hub, config, split=split, revision=revision)
     except ValueError as error:
         if "BuilderConfig" in str(error):
             raise _NoSuchConfig(f"{hub} on the Hub has no config {config!r} at {revision[:12]}: {error}") from None
         raise ProblemError(f"{hub} on the Hub, split {split!r}: {error}") from None
     except (datasets.exceptions.DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError) as error:
         raise ProblemError(_sentence(name, hub, error, revision)) from None
+    # Out of the Hub's reach, datasets takes whatever revision its cache has; its folder there is named by the commit.
+    if part.cache_files and revision not in part.cache_files[0]["filename"]:
+        error = OSError(f"the cache has another revision of it than {revision[:12]}")
+        raise ProblemError(_sentence(name, hub, error, revision))
+    return part
 
 
 def _sentence(name: str, hub: str, error: BaseException, revision: str | None = None) -> str:

@@ -131,7 +131,7 @@ def scoring(rng: Random, level: int) -> Story:
         f"Red brings {first.work} points.",
         "Multiply the number of blue hits by the points of each to find the points for blue.",
         f"Blue brings {second.work} points.",
-        f"{'Subtract the lost points from' if level == 1 else 'Add'} the points to find the score.",
+        f"{'Subtract the lost points from the points for red' if level == 1 else 'Add both'} to find the score.",
         f"The score is {score.work} points.",
         "Subtract the lower score from the higher score to find the lead.",
         f"The lead is {lead.work} points.",
@@ -223,7 +223,7 @@ def planting(rng: Random, level: int) -> Story:
     more, total = minus(second, first), plus(first, second, third)
     bunches = over(total, bunch)
     multiply, compare, subtract, add, divide = worked(
-        f"Multiply the number of {a} to find the number of {b}.",
+        f"Multiply the number of {a} by the given factor to find the number of {b}.",
         f"There are {second.work} {b}.",
         f"Subtract the number of {a} from the number of {b} to find the difference.",
         f"There are {more.work} more {b}.",

@@ -94,7 +94,7 @@ def ages(rng: Random, level: int) -> Story:
     steps = worked(
         f"{'Add the years to' if older else 'Subtract the years from'} the age of {a} to find the age of {b}.",
         f"{b} is {second.work} years old.",
-        f"Multiply the age of {b} to find the age of {c}.",
+        f"Multiply the age of {b} by the given factor to find the age of {c}.",
         f"{c} is {third.work} years old.",
         "Add all the ages to find their sum.",
         f"The sum is {total.work} years.",
@@ -295,7 +295,7 @@ def picking(rng: Random, level: int) -> Story:
     left = minus(total, eaten)
     bowls = over(left, bowl)
     steps = worked(
-        f"Multiply the {what} of {a} to find the {what} of {b}.",
+        f"Multiply the {what} of {a} by the given factor to find the {what} of {b}.",
         f"{b} picks {second.work} {what}.",
         f"Add the {what} of {a} and {b} to find all the {what}.",
         f"Together they pick {total.work} {what}.",

@@ -46,11 +46,12 @@ class Distill:
     teacher: str = "self"  # "gemini", "self", "worked", or the base URL of an OpenAI-compatible server
     _: KW_ONLY
     model: str | None = None  # the teacher's model; None = the dated default
-    plans: int = knob(5, low=1, high=64)
-    plans_per_call: int = knob(1, low=1, high=64)
+    plan_from: Literal["question", "solution"] = "question"  # "solution": summarise the data set's own working
+    plans: int = knob(5, low=1, high=64)  # a problem, at most
+    plans_per_call: int = knob(1, low=1, high=64)  # more than 1: one structured list, cheaper and less diverse
     temperature: float = knob(0.7, low=0, high=2)
     min_score: int = knob(80, low=-100, high=100)
-    keep: Literal["first", "best"] = "first"
+    keep: Literal["first", "best"] = "first"  # "first" makes plans until one passes; "best" is the paper's
     execute: Literal["kept", "all"] = "kept"
     thinking: int | None = knob(0, low=-1)  # tokens; 0 = off, -1 = the model decides, None = its default
     max_tokens: int = knob(2048, low=16)

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import functions, recipe, runs
+from plantune_lite import functions, runs
+from plantune_lite.recipe import Recipe
+from plantune_lite.recipe_files import load
 from plantune_lite.records import (
     NotBuiltError,
     PlantuneError,
@@ -39,7 +41,7 @@ class Job:
     run: Path
     stage: str
     out: Path  # the stage's folder
-    recipe: recipe.Recipe
+    recipe: Recipe
     earlier: dict[str, dict[str, Any]]  # stage -> summary, from the manifest
     hours_left: float | None  # None = no limit
 
@@ -163,7 +165,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         run=folder,
         stage=stage,
         out=out,
-        recipe=recipe.load(folder),
+        recipe=load(folder),
         earlier=plan["earlier"],
         hours_left=plan["hours_left"],
     )

@@ -1,9 +1,10 @@
 """What a user's file holds, before anything is spent on it: `plantune show my.csv`.
 
-survey(Problems("my.csv"), seed=0) -> Survey(rows=812, columns=..., samples=five problems, checkable={"money": 700, ...})
+survey(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
 """
 
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from plantune_lite.verify import answer_kind, same_answer
 
 SAMPLES = 5
 NAMED = 10  # of each sort of trouble, the first
-# The grader compares these as text or numbers; the others cost a call of its symbolic worker each.
-_QUICK = frozenset(("whole number", "decimal", "fraction", "percent", "money", "time", "choice", "yes/no", "text"))
-_SYMBOLIC_MOST = 300
+# What may be a formula is read by the grader's symbolic worker, at some 15 ms each; all else is read in microseconds.
+_FORMULA = re.compile(r"[\\^_=]|\b[A-Za-z]\s*[-+*/(]|[-+*/)\d]\s*[A-Za-z]\b")
+FORMULAS = 200  # different ones that are tried
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Survey:
     checkable: dict[str, int]  # kind of answer -> problems whose answer the grader can check, most first
     uncheckable: int
     unchecked: tuple[tuple[str, str, str], ...]  # the first ten: where, answer, why
-    symbolic: tuple[int, int]  # distinct symbolic answers that were tried, and that there are
+    untried: int  # problems whose answer is a formula that was not tried: of many, a seeded sample is
     duplicates: int  # problems whose question an earlier one asks
     conflicts: tuple[tuple[str, str], ...]  # the first ten: where, where; one question, two answers
     bad: int
@@ -56,7 +57,7 @@ def survey(part: Problems, *, seed: int) -> Survey:
     good = [(where, problem) for where, problem in made if isinstance(problem, Problem)]
     bad = [(where, str(fault)) for where, fault in made if isinstance(fault, BadRow)]
     problems = [problem for _, problem in good]
-    checkable, unchecked, symbolic = _gradable(good, seed)
+    checkable, unchecked, untried = _gradable(good, seed)
     duplicates, conflicts = _repeated(good)
     picked = sorted(random.Random(seed).sample(range(len(problems)), min(SAMPLES, len(problems))))
     return Survey(
@@ -71,7 +72,7 @@ def survey(part: Problems, *, seed: int) -> Survey:
         checkable=dict(checkable.most_common()),
         uncheckable=len(unchecked),
         unchecked=tuple(unchecked[:NAMED]),
-        symbolic=symbolic,
+        untried=untried,
         duplicates=duplicates,
         conflicts=tuple(conflicts[:NAMED]),
         bad=len(bad),
@@ -81,22 +82,23 @@ def survey(part: Problems, *, seed: int) -> Survey:
     )
 
 
-def _gradable(
-    good: Sequence[tuple[str, Problem]], seed: int
-) -> tuple[Counter[str], list[tuple[str, str, str]], tuple[int, int]]:
-    """Which answers the grader finds equal to themselves: one that it does not could never be scored as right."""
-    kinds = {key: answer_kind(key[0], key[1]) for key in dict.fromkeys(map(_key, (problem for _, problem in good)))}
-    slow = [key for key, kind in kinds.items() if kind not in _QUICK and kind != "unchecked"]
-    tried = set(slow if len(slow) <= _SYMBOLIC_MOST else random.Random(seed).sample(slow, _SYMBOLIC_MOST))
-    why: dict[tuple[str, tuple[str, ...]], str] = {}
-    for key, kind in kinds.items():
-        if kind in _QUICK or kind == "unchecked" or key in tried:
-            verdict = same_answer(key[0], key[0], choices=key[1])
-            if verdict.same is not True or kind == "unchecked":
-                why[key] = verdict.how
-    checkable = Counter(kinds[_key(problem)] for _, problem in good if _key(problem) not in why)
-    unchecked = [(where, problem.answer, why[_key(problem)]) for where, problem in good if _key(problem) in why]
-    return checkable, unchecked, (len(tried), len(slow))
+def _gradable(good: Sequence[tuple[str, Problem]], seed: int) -> tuple[Counter[str], list[tuple[str, str, str]], int]:
+    """Kinds of answers that the grader can check, the answers that it cannot, and how many it was not asked about."""
+    keys = list(dict.fromkeys(_key(problem) for _, problem in good))
+    formulas = [key for key in keys if not key[1] and _FORMULA.search(key[0])]
+    left_out = set(formulas) - set(random.Random(seed).sample(formulas, min(FORMULAS, len(formulas))))
+    kinds = {key: answer_kind(*key) for key in keys if key not in left_out}
+    found = [(where, problem, kinds.get(_key(problem), "untried")) for where, problem in good if problem.kind != "code"]
+    unchecked = [(where, problem.answer, _why(problem)) for where, problem, kind in found if kind == "unchecked"]
+    counts = Counter(kind for _, _, kind in found if kind != "unchecked")
+    return counts, unchecked, counts.pop("untried", 0)
+
+
+def _why(problem: Problem) -> str:
+    if problem.choices:
+        return "the choices do not tell it from the others"
+    words = len(problem.answer.split())
+    return f"{words} words of prose" if words > 3 else "neither a number nor a formula that can be read"
 
 
 def _key(problem: Problem) -> tuple[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ read(r"x=2\sqrt{3} \text{ cm}") -> Equation("x", Expression(r"2\sqrt{3}", unit "
 
 import re
 import string
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from plantune_lite import units
@@ -21,7 +21,7 @@ _MAX_NESTING = 20
 class Value:
     """An answer that has been read."""
 
-    latex: str = field(compare=False)  # in its one spelling, without unit: what a parser of LaTeX is given
+    latex: str  # in its one spelling, without unit: what a parser of LaTeX is given
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Number(Value):
     """An exact number."""
 
     value: Fraction
-    form: str = field(default="whole number", compare=False)  # or "decimal", "fraction"
+    form: str = "whole number"  # or "decimal", "fraction"
     unit: tuple[str, ...] = ()
-    written: str = field(default="", compare=False)  # with its unit
+    written: str = ""  # with its unit
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def _plain_number(match: re.Match[str]) -> Number:
     minus, dollar, whole, decimals, percent = match.groups()
     digits = minus + whole.replace(",", "") + (decimals or "")
     unit = ("$",) if dollar else ("%",) if percent else ()
-    return Number(digits, Fraction(digits), "decimal" if decimals else "whole number", unit)
+    form = "decimal" if decimals else "whole number"
+    return Number(digits, Fraction(digits), form, unit, whole if "," in whole else "")
 
 
 def _read_long(text: str) -> Value:
@@ -213,7 +214,7 @@ _SEPARATOR = re.compile(
     rf"[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])|\\cup(?![A-Za-z])|(?<=[)\]{CLOSE_SET}]) [uU] (?=[(\[{OPEN_SET}])"
 )
 _SUBSCRIPT = re.compile(r"_\s*(?:\{[^{}]*\}|[A-Za-z0-9])")
-_NAME = re.compile(r"([^-0-9+*/^<>()|=,]+)(?:\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?")
+_NAME = re.compile(r"([^-0-9+*/^<>()|=,]*)(?:\(\s*([A-Za-z](?:\s*,\s*[A-Za-z])*)\s*\))?")
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 
 
@@ -257,7 +258,7 @@ def _read_brackets(text: str, depth: int) -> Value | None:
 
 def _read_equation(text: str, depth: int) -> Value | None:
     sides, _ = _split(text, _EQUALS)
-    if len(sides) < 2:
+    if len(sides) < 2 or not all(sides):
         return None
     left, right = sides[0], sides[-1]
     if not (match := _NAME.fullmatch(_SUBSCRIPT.sub("", left))):

@@ -102,14 +102,14 @@ def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
     lines = run_toy(tmp_path / "r", "sft.max_steps=3", again="sft")
     assert [line for line in lines if "done before" in line][-1].startswith("[4/6] corpus")
     assert (tmp_path / "r" / "sft" / "adapter.txt").exists()
-    assert [path.name for path in (tmp_path / "r" / "old").glob("*/*")] == ["sft", "eval"]
+    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"sft", "eval"}
 
 
 def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(tmp_path):
     run_toy(tmp_path / "r")
     lines = run_toy(tmp_path / "r", "evaluate.suites=own,smoke", again="suites")
     assert "[5/6] sft       done before: 12 steps" in lines
-    assert [path.name for path in (tmp_path / "r" / "old").glob("*/*")] == ["suites", "eval"]
+    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"suites", "eval"}
 
 
 def test_an_unknown_stage_to_make_again_suggests_the_nearest(tmp_path):

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -310,14 +311,10 @@ def test_a_function_that_gives_something_else_is_told_so(tmp_path):
     assert "gave one int; it must return or yield Problems or dicts" in refused(f"{home}:endless")
 
 
-def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there():
-    try:
-        import reasoning_gym  # noqa: F401
-    except ImportError:
-        with pytest.raises(MissingError, match="plantune-lite\\[gym\\].*C compiler"):
-            problems.load(Problems("gym:gsm_symbolic"), seed=0)
-    else:
-        pytest.skip("reasoning-gym is installed here")
+def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there(monkeypatch):
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # what an import finds where it is not installed
+    with pytest.raises(MissingError, match=r"plantune-lite\[gym\].*C compiler"):
+        problems.load(Problems("gym:gsm_symbolic"), seed=0)
 
 
 def test_reasoning_gym_holds_whole_templates_out():
@@ -473,13 +470,19 @@ def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
     assert found.held_out == len(problems.load(Problems(found.file, bad_rows="skip"), seed=0).own)
 
 
+def test_a_survey_tries_a_sample_of_very_many_formulas_and_says_so(tmp_path):
+    rows = [{"question": f"Expand {n}?", "answer": f"x^{n}+{n}"} for n in range(230)]
+    found = survey(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
+    assert found.checkable == {"expression": 200} and found.untried == 30
+
+
 def test_a_survey_names_the_answers_that_the_grader_cannot_check(tmp_path):
     essay = "Because the first of them is taller than the second, while the third one does not count at all here, " * 3
     found = survey(
         Problems(write_rows(tmp_path / "my.jsonl", [*sums(5), {"question": "Why?", "answer": essay}])), seed=0
     )
     ((where, answer, why),) = found.unchecked
-    assert where == "my.jsonl line 6" and answer == essay.strip() and why and found.uncheckable == 1
+    assert (where, answer, why) == ("my.jsonl line 6", essay.strip(), "60 words of prose") and found.uncheckable == 1
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -490,100 +493,113 @@ configs:
   data_files: [{split: train, path: socratic/train.jsonl}, {split: test, path: socratic/test.jsonl}]
 ---
 """
-PLAIN = "---\nconfigs: [{config_name: NAME, data_files: [{split: test, path: test.jsonl}]}]\n---\n"
+PLAIN = "---\nconfigs: [{config_name: default, data_files: [{split: test, path: test.jsonl}]}]\n---\n"
 CHILD = """
 import json, sys
 from plantune_lite import problems
 from plantune_lite.recipe import Problems
 from plantune_lite.records import ProblemError
 
-def told(name, revisions={}):
+def outcome(verb, name, revisions):
     try:
-        return [p.question for p in problems.load_suite(name, limit=None, seed=0, own=(), revisions=revisions).problems]
+        if verb == "suite":
+            return [p.question for p in problems.load_suite(name, limit=None, seed=0, own=(), revisions=revisions).problems]
+        loaded = problems.load(Problems(name), seed=0, revisions=revisions)
+        return {"rows": len(loaded.pool + loaded.own), "revisions": loaded.revisions, "origin": loaded.origin[name],
+                "steps": loaded.pool[0].steps}
     except ProblemError as error:
         return str(error)
 
-old = {"openai/gsm8k": sys.argv[1]}
-now = problems.load(Problems("gsm8k"), seed=0)
-then = problems.load(Problems("gsm8k"), seed=0, revisions=old)
-names = ("amc23", "math500", "humaneval", "aime25")
-gone = told("gsm8k", {"openai/gsm8k": "0" * 40})
-json.dump({"now": now.revisions, "origin": now.origin, "rows": len(now.pool + now.own), "then": then.revisions,
-           "old_rows": len(then.pool + then.own), "steps": then.pool[0].steps, "gone": gone,
-           **{name: told(name) for name in names}}, open(sys.argv[2], "w"))
+json.dump([outcome(*request) for request in json.loads(sys.argv[1])], sys.stdout)
 """
 
 
+def in_a_child(environment: dict[str, str], *requests: tuple[str, str, dict[str, str]]) -> list:
+    """What each load or suite gave in one process of its own: huggingface_hub reads HF_ENDPOINT when it is imported."""
+    command = [sys.executable, "-c", CHILD, json.dumps(requests)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def gsm8k(count: int) -> dict[str, str]:
+    answers = [f"Sum? ** {n}+1=<<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}" for n in range(count)]
+    rows = [{"question": f"How much is {n} + 1?", "answer": answer} for n, answer in enumerate(answers)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    return {"README.md": CARD, "socratic/train.jsonl": lines, "socratic/test.jsonl": lines}
+
+
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory) -> dict:
-    """What a child process that met our Hub came back with: one child, for importing datasets takes seconds."""
+def hub(tmp_path_factory) -> SimpleNamespace:
+    """What a child that met our Hub came back with, and then one that did not reach it."""
     home = tmp_path_factory.mktemp("hub")
-
-    def gsm8k(count: int) -> dict[str, str]:
-        answers = [f"Sum? ** {n}+1=<<{n}+1={n + 1}>>{n + 1}\n#### {n + 1}" for n in range(count)]
-        lines = "".join(
-            json.dumps({"question": f"How much is {n} + 1?", "answer": a}) + "\n" for n, a in enumerate(answers)
+    with LoopbackHub() as server:
+        old, new = server.commit("openai/gsm8k", gsm8k(10)), server.commit("openai/gsm8k", gsm8k(12))
+        amc = server.commit(
+            "math-ai/amc23", {"README.md": PLAIN, "test.jsonl": json.dumps({"question": "Which?", "answer": 27.0})}
         )
-        return {"README.md": CARD, "socratic/train.jsonl": lines, "socratic/test.jsonl": lines}
+        server.commit(
+            "HuggingFaceH4/MATH-500", {"README.md": PLAIN, "test.jsonl": json.dumps({"prompt": "Which?", "gold": "1"})}
+        )
+        card = PLAIN.replace("default", "openai_humaneval")
+        server.commit("openai/openai_humaneval", {"README.md": card, "test.jsonl": "{}"}, gated=True)
+        environment = server.environment(home)
+        now, then, gone, amc23, math500, humaneval, aime25 = in_a_child(
+            environment,
+            ("load", "gsm8k", {}),
+            ("load", "gsm8k", {"openai/gsm8k": old}),
+            ("load", "gsm8k", {"openai/gsm8k": "0" * 40}),
+            *(("suite", name, {}) for name in ("amc23", "math500", "humaneval", "aime25")),
+        )
+    away, cached, uncached = in_a_child(
+        environment,
+        *(("suite", "amc23", pinned) for pinned in ({}, {"math-ai/amc23": amc}, {"math-ai/amc23": "1" * 40})),
+    )
+    return SimpleNamespace(**locals())
 
-    with LoopbackHub() as hub:
-        old = hub.commit("openai/gsm8k", gsm8k(10))
-        new = hub.commit("openai/gsm8k", gsm8k(12))
-        amc = [json.dumps({"question": "Which?", "answer": 27.0, "url": "u"})]
-        hub.commit("math-ai/amc23", {"README.md": PLAIN.replace("NAME", "default"), "test.jsonl": "\n".join(amc)})
-        wrong = json.dumps({"prompt": "Which?", "gold": "1"})
-        hub.commit("HuggingFaceH4/MATH-500", {"README.md": PLAIN.replace("NAME", "default"), "test.jsonl": wrong})
-        hub.commit("openai/openai_humaneval", {"README.md": PLAIN, "test.jsonl": "{}"}, gated=True)
-        where = home / "asked.json"
-        command = [sys.executable, "-c", CHILD, old, str(where)]
-        done = subprocess.run(command, env=hub.environment(home), capture_output=True, text=True, timeout=120)
-        assert where.is_file(), done.stderr[-3000:]
-        return {"old": old, "new": new, "refused": hub.refused, "stderr": done.stderr, **json.loads(where.read_text())}
 
-
-def test_the_newest_commit_is_loaded_and_comes_back_as_the_revision(asked):
-    assert asked["now"] == {"openai/gsm8k": asked["new"]} and asked["rows"] == 12
-    origin = asked["origin"]["gsm8k"]
+def test_the_newest_commit_is_loaded_and_comes_back_as_the_revision(hub):
+    assert hub.now["revisions"] == {"openai/gsm8k": hub.new} and hub.now["rows"] == 12
+    origin = hub.now["origin"]
     assert (origin["id"], origin["config"], origin["split"]) == ("openai/gsm8k", "socratic", "train")
-    assert (origin["revision"], origin["rows"], origin["skipped"]) == (asked["new"], 12, {})
+    assert (origin["revision"], origin["rows"], origin["skipped"]) == (hub.new, 12, {})
 
 
-def test_a_pinned_revision_gives_the_old_rows_after_the_repository_moved_on(asked):
-    assert asked["then"] == {"openai/gsm8k": asked["old"]} and asked["old_rows"] == 10
-    assert asked["steps"][0].endswith("+1=1") and "<<" not in asked["steps"][0]
+def test_a_pinned_revision_gives_the_old_rows_after_the_repository_moved_on(hub):
+    assert hub.then["revisions"] == {"openai/gsm8k": hub.old} and hub.then["rows"] == 10
+    assert hub.then["steps"][0].partition("+1=")[1] and "<<" not in hub.then["steps"][0]
 
 
-def test_a_column_with_two_known_names_is_found_and_a_missing_one_names_the_data_set(asked):
-    assert asked["amc23"] == ["Which?"]
-    assert asked["math500"].startswith("HuggingFaceH4/MATH-500 on the Hub has no column problem, solution, answer")
-    assert "it has prompt, gold" in asked["math500"]
+def test_a_column_with_two_known_names_is_found_and_a_missing_one_names_the_data_set(hub):
+    assert hub.amc23 == ["Which?"]
+    assert hub.math500.startswith("HuggingFaceH4/MATH-500 on the Hub has no column problem, solution, answer")
+    assert "it has prompt, gold" in hub.math500
 
 
-def test_what_the_hub_refuses_is_one_sentence(asked):
-    assert "gated" in asked["humaneval"] and "HF_TOKEN" in asked["humaneval"]
-    assert asked["aime25"].startswith("the Hub has no data set math-ai/aime25") and "PLANTUNE_DATA" in asked["aime25"]
-    assert "no longer has the revision 000000" in asked["gone"]
-    assert "Traceback" not in asked["stderr"]
+def test_what_the_hub_refuses_is_one_sentence(hub):
+    assert hub.humaneval.startswith("openai/openai_humaneval is gated on the Hub") and "HF_TOKEN" in hub.humaneval
+    assert hub.aime25.startswith("the Hub has no data set math-ai/aime25") and "PLANTUNE_DATA" in hub.aime25
+    assert "no longer has the revision 000000" in hub.gone
 
 
-def test_the_loopback_hub_says_no(asked):
-    assert {(404, "RepoNotFound"), (404, "RevisionNotFound"), (401, "GatedRepo")} <= set(asked["refused"])
+def test_a_hub_out_of_reach_is_one_sentence(hub):
+    assert hub.away.startswith("math-ai/amc23 could not be had from the Hub (") and "PLANTUNE_DATA" in hub.away
+
+
+def test_out_of_reach_only_the_very_revision_of_the_run_is_taken_from_the_cache(hub):
+    assert hub.cached == ["Which?"]
+    assert "the cache has another revision of it than 111111111111" in hub.uncached
+
+
+def test_the_loopback_hub_says_no(hub):
+    assert {(404, "RepoNotFound"), (404, "RevisionNotFound"), (401, "GatedRepo")} <= set(hub.server.refused)
 
 
 def test_the_loopback_hub_shows_a_gated_file_for_the_right_token_only():
     import httpx
 
-    with LoopbackHub() as hub:
-        hub.commit("a/b", {"x.txt": "hello"}, gated=True)
-        url = f"{hub.url}/datasets/a/b/resolve/main/x.txt"
+    with LoopbackHub() as server:
+        server.commit("a/b", {"x.txt": "hello"}, gated=True)
+        url = f"{server.url}/datasets/a/b/resolve/main/x.txt"
         codes = [httpx.get(url, headers=headers).status_code for headers in ({}, {"Authorization": "Bearer hf_other"})]
         assert codes == [401, 403] and httpx.get(url, headers={"Authorization": f"Bearer {TOKEN}"}).text == "hello"
-
-
-def test_a_hub_out_of_reach_is_one_sentence(tmp_path):
-    with LoopbackHub() as hub:
-        environment = hub.environment(tmp_path)
-    line = "from plantune_lite import problems; problems.load_suite('amc23', limit=None, seed=0, own=())"
-    done = subprocess.run([sys.executable, "-c", line], env=environment, capture_output=True, text=True, timeout=120)
-    last = done.stderr.strip().splitlines()[-1]
-    assert "ProblemError: math-ai/amc23 could not be had from the Hub" in last and "PLANTUNE_DATA" in last

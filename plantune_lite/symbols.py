@@ -1,0 +1,294 @@
+r"""Whether two mathematical expressions are equal, decided by math-verify in a process of its own with a deadline that kills.
+
+symbols.same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(True, "equal as expressions"), 0.01)
+
+The worker reads {"given": ..., "gold": ...} a line and writes {"same": ..., "how": ...} a line. Texts come from models, so:
+
+- Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, hands plain text to
+  sympy's parse_expr, which calls eval. So only its comparison is used, on what latex2sympy2_extended's ANTLR grammar reads.
+  There eval is reached too: each literal goes through sympy.Number(text), that is sympify, parse_expr and eval. A literal
+  holds nothing but digits, a point and an exponent; still the worker puts a reader of such literals in parse_expr's place
+  (it is faster, too) and closes the eval behind it, which covers any other sympify("...") that a library may hold.
+- math-verify's timeouts (SIGALRM, main thread only) are off; the caller's kill is the deadline.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import threading
+from typing import Any, NamedTuple
+
+from plantune_lite.records import MissingError, Verdict
+from plantune_lite.spelling import CLOSE_SET, OPEN_SET, closing
+
+START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
+MEMORY_BYTES = 2 << 30  # of the worker's address space, where the platform can limit it
+_LAST_RESORT_SECONDS = 20  # the worker ends itself if nobody is left to kill it
+
+
+class Judged(NamedTuple):
+    """A verdict, and the seconds that the worker had for it."""
+
+    verdict: Verdict
+    seconds: float
+
+
+# --- what the worker is asked -----------------------------------------------------------------------------------------
+
+_TOO_LARGE = re.compile(
+    r"\^\s*\{?\s*-?\s*[0-9]{6,}|[0-9]{5,}\s*\}?\s*!|!\s*!|[0-9]{1000,}"  # 2^1000000, 100000!, 9!!
+    r"|(?:\^\s*\{?\s*[0-9]+\s*){3,}"  # x^9^9^9
+)
+_BARE_NAME = re.compile(
+    r"(?<![A-Za-z\\])(sqrt|sinh|cosh|tanh|sin|cos|tan|sec|csc|cot|arcsin|arccos|arctan|log|ln|exp|pi|alpha|beta|gamma|theta|"
+    r"lambda|sigma|omega|max|min|gcd|lcm)(?![A-Za-z])"
+)
+
+
+def to_latex(text: str) -> str:
+    r"""An expression as the grammar wants it: "2*sqrt(x+1)**2" -> "2\cdot \sqrt{x+1}^2"."""
+    text = _BARE_NAME.sub(r"\\\1 ", text.replace("**", "^").replace("*", r"\cdot "))
+    text = re.sub(r"(?<![A-Za-z\\])(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text).replace("°", r"^{\circ}")
+    text = text.replace(OPEN_SET, r"\{").replace(CLOSE_SET, r"\}")
+    text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
+    for opener in (r"\\sqrt\s*\(", r"\^\s*\("):
+        while (match := re.search(opener, text)) and (end := closing(text, match.end() - 1)) > 0:
+            text = f"{match[0][:-1].strip()}{{{text[match.end() : end]}}}".join((text[: match.start()], text[end + 1 :]))
+    return text
+
+
+# --- the caller's side ------------------------------------------------------------------------------------------------
+
+
+class _WorkerGone(Exception):
+    pass
+
+
+class _Worker:
+    """One worker process, started when it is first needed and kept; callers from any thread wait for one another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reader: threading.Thread | None = None
+        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._ready = False
+
+    def ask(self, given: str, gold: str, seconds: float) -> Judged:
+        """The worker's answer, or None with the reason; a worker that is gone is replaced once."""
+        from time import monotonic
+
+        with self._lock:
+            try:
+                for _ in range(2):
+                    try:
+                        self._wait_until_ready()
+                        started = monotonic()
+                        verdict = self._exchange({"given": given, "gold": gold}, seconds)
+                        return Judged(verdict, monotonic() - started)
+                    except (_WorkerGone, OSError):
+                        self._stop()
+            except BaseException:  # a Ctrl-C between question and answer: the next caller must not read this one's reply
+                self._stop()
+                raise
+            return Judged(Verdict(same=None, how="the mathematics worker ended twice; it may have run out of memory"), seconds)
+
+    def close(self) -> None:
+        """End the worker."""
+        with self._lock:
+            self._stop()
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process, if there is one."""
+        return self._process.pid if self._process else None
+
+    def _wait_until_ready(self) -> None:
+        if self._process is None:
+            self._start()
+        if not self._ready:
+            hello = json.loads(self._line(START_SECONDS) or "{}")
+            if "missing" in hello:
+                self._stop()
+                raise MissingError(
+                    f"Checking mathematics needs math-verify ({hello['missing']}): pip install plantune-lite"
+                )
+            if not hello.get("ready"):
+                raise _WorkerGone
+            self._ready = True
+
+    def _exchange(self, question: dict[str, str], seconds: float) -> Verdict:
+        self._process.stdin.write(json.dumps(question).encode() + b"\n")
+        self._process.stdin.flush()
+        line = self._line(seconds)
+        if line is None:
+            self._stop()
+            self._start()  # its imports overlap with whatever the caller does next
+            return Verdict(same=None, how=f"timed out after {seconds:.2g} s")
+        return Verdict(**json.loads(line))
+
+    def _line(self, seconds: float) -> bytes | None:
+        """The next line; None when none came in time."""
+        try:
+            line = self._lines.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if not line:
+            raise _WorkerGone
+        return line
+
+    def _start(self) -> None:
+        self._ready = False
+        self._lines = queue.SimpleQueue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "plantune_lite.verify"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
+        self._reader.start()
+
+    def _stop(self) -> None:
+        process, self._process, self._ready = self._process, None, False
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        self._reader.join()  # its pipe has ended with the process
+        for pipe in (process.stdin, process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _read_lines(pipe: Any, lines: queue.SimpleQueue[bytes]) -> None:
+    for line in pipe:
+        lines.put(line)
+    lines.put(b"")
+
+
+_worker = _Worker()
+
+
+def same(given: str, gold: str, *, seconds: float) -> Judged:
+    """Whether two expressions are equal; may wait for the worker to start, which is not counted."""
+    given, gold = to_latex(given), to_latex(gold)
+    if any(_TOO_LARGE.search(text) for text in (given, gold)):
+        return Judged(Verdict(same=None, how="a number too large to compute"), 0.0)
+    return _worker.ask(given, gold, seconds)
+
+
+def _close_worker() -> None:
+    _worker.close()
+
+
+def _forget_worker() -> None:
+    global _worker
+    _worker = _Worker()
+
+
+atexit.register(_close_worker)
+if hasattr(os, "register_at_fork"):  # we never fork; a caller that does must not talk into its parent's pipes
+    os.register_at_fork(after_in_child=_forget_worker)
+
+
+# --- the worker's side ------------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Answer questions until stdin ends."""
+    import faulthandler
+    import signal
+
+    replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not be taken for an answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the caller
+    _limit_memory()
+    try:
+        judge = _Judge()
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), file=replies, flush=True)
+        return
+    print(json.dumps({"ready": True}), file=replies, flush=True)
+    for line in sys.stdin:
+        faulthandler.dump_traceback_later(_LAST_RESORT_SECONDS, exit=True)
+        verdict = judge(**json.loads(line))
+        faulthandler.cancel_dump_traceback_later()
+        print(json.dumps(vars(verdict)), file=replies, flush=True)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+    except ImportError:
+        return  # not on this platform: the deadline alone has to do
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with contextlib.suppress(OSError, ValueError):
+        limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+
+
+class _Judge:
+    """math-verify, imported and warmed up."""
+
+    def __init__(self) -> None:
+        import logging
+
+        import math_verify
+        import sympy.parsing.sympy_parser
+        import sympy.physics.units  # noqa: F401  simplify imports it
+        from latex2sympy2_extended import latex2sympy
+        from latex2sympy2_extended.latex2sympy2 import ConversionConfig
+        from math_verify.grader import should_treat_as_complex
+
+        logging.disable(logging.CRITICAL)
+        self._verify = math_verify.verify
+        self._latex2sympy = latex2sympy
+        self._config = ConversionConfig(lowercase_symbols=False)  # n in N is not N in N
+        self._is_complex = should_treat_as_complex
+        for given, gold in ((r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"), (r"\sin x+x^{2}", "x"), ("x > 2", r"(2,\infty)")):
+            self(given, gold)  # sympy imports half of itself on first use, and its own modules sympify strings of theirs
+        sympy.parsing.sympy_parser.parse_expr = _read_literal
+        sympy.parsing.sympy_parser.eval_expr = _read_literal
+
+    def __call__(self, given: str, gold: str) -> Verdict:
+        try:
+            readings = []
+            for name, text in (("gold answer", gold), ("answer", given)):
+                readings.append(self._read(text))
+                if readings[-1] is None:
+                    return Verdict(same=None, how=f"the {name} cannot be read as mathematics: {_shortened(text)}")
+            same = self._verify(
+                *readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True
+            )
+            return Verdict(same=bool(same), how="equal as expressions" if same else "different expressions")
+        except MemoryError:
+            return Verdict(same=None, how="ran out of memory")
+        except Exception as error:  # sympy raises whatever it meets; the pair is undecided, the worker goes on
+            return Verdict(same=None, how=f"cannot be compared ({type(error).__name__})")
+
+    def _read(self, text: str) -> Any:
+        try:
+            return self._latex2sympy(
+                text, is_real=not self._is_complex(text), normalization_config=None, conversion_config=self._config
+            )
+        except MemoryError:
+            raise
+        except Exception:  # ANTLR's listener raises bare Exceptions
+            return None
+
+
+def _read_literal(text: str, *_: Any, **__: Any) -> Any:
+    from sympy import Float, Integer
+
+    if not re.fullmatch(r"[0-9]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?", text):
+        raise ValueError("texts are never evaluated")
+    return Integer(int(text)) if text.isdigit() else Float(text)
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:37] + "...")

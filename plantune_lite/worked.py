@@ -1,0 +1,77 @@
+"""The teacher that is no model: a worked solution becomes a plan and its execution.
+
+A plan says what to find next and how, without computing. Where a source brings plan lines (practice) they are taken;
+where it brings sub-questions (gsm8k's socratic release) each becomes a step:
+
+    "How many eggs does Janet sell?" + "Janet sells 16 - 3 = 13 eggs." -> "How many eggs does Janet sell? Subtract."
+
+where it brings only steps (gsm_symbolic), each step's operation and what its result counts:
+
+    "There are 3 * 4 = 12 apples in the boxes." -> "Multiply to find the apples in the boxes."
+
+A solution with its numbers blanked is no plan, so a step of which neither can be said leaves its problem without one.
+"""
+
+import re
+from dataclasses import dataclass
+
+from plantune_lite.plans import clean_step, with_answer
+from plantune_lite.records import Problem
+
+_OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
+_NUMBER = r"[$€£]?\s?[0-9][0-9.,]*%?"
+_SUM = re.compile(rf"\(?{_NUMBER}\)?(?:\s*[-+*/×÷x−]\s*\(*{_NUMBER}\)*)+\s*=")
+_RESULT = re.compile(rf"=\s*{_NUMBER}\s*(?P<what>[^=.;\n]*)")
+
+
+@dataclass(frozen=True)
+class Worked:
+    """A worked solution, taken apart; `reason` says why there is no plan in it, where there is none."""
+
+    plan: tuple[str, ...]
+    execution: str
+    reason: str = ""
+
+
+def plan_of(problem: Problem) -> Worked:
+    """The plan in a problem's worked solution."""
+    steps = problem.steps
+    if not steps and not problem.solution:
+        return Worked((), "", "no worked solution")
+    execution = with_answer("\n".join(steps) if steps else problem.solution or "", problem.answer)
+    if given := problem.extra.get("plan"):
+        lines = [str(line) for line in given]
+    elif questions := problem.extra.get("subquestions"):
+        if len(questions) != len(steps):
+            return Worked((), execution, "sub-questions and steps do not match")
+        lines = [_from_question(str(question), step) for question, step in zip(questions, steps, strict=True)]
+    else:
+        lines = [_from_step(step) for step in steps]
+    plan = tuple(clean_step(line) for line in lines)
+    if not plan or not all(plan):
+        return Worked((), execution, "no plan in the worked solution")
+    return Worked(plan, execution)
+
+
+def _from_question(question: str, step: str) -> str:
+    operations = _operations(step)
+    return f"{question.strip()} {operations.capitalize()}." if operations else question.strip()
+
+
+def _from_step(step: str) -> str:
+    operations, result = _operations(step), None
+    for result in _RESULT.finditer(step):  # noqa: B007 - the last result is the step's own
+        pass
+    what = re.sub(r"\s+", " ", result["what"]).strip(" ,:") if result else ""
+    if not operations or not re.match(r"[A-Za-z]", what) or re.search(r"[0-9]", what):
+        return ""
+    return f"{operations.capitalize()} to find the {what}."
+
+
+def _operations(step: str) -> str:
+    """`add`, or `multiply, then subtract`: what the sums of a step do, in the order they first appear."""
+    sums = "".join(_SUM.findall(step)) or step.partition("=")[0]
+    sums = re.sub(r"[×x](?=\s*[$(0-9])", "*", sums).replace("÷", "/").replace("−", "-")
+    signs = re.findall(r"[-+*/](?=\s*[$€£(]*[.0-9])", sums)  # "7 stickers/page * 6 pages" has one
+    words = dict(_OPERATIONS)
+    return ", then ".join(words[sign] for sign in dict.fromkeys(signs))
