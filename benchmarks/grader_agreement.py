@@ -1,16 +1,14 @@
 r"""Does the grader agree with real gold answers? Each must equal itself and its usual rewritings, and differ from its neighbour's.
 
-    PLANTUNE_DATA=FOLDER python benchmarks/grader_agreement.py
+    PLANTUNE_DATA=FOLDER python -m benchmarks.grader_agreement
 
 FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl and olympiadbench.jsonl, one {"id": ..., "answer": ...} a line. The truth does
 not come from the grader: a rewriting is the same by how it is made, and two neighbours are the same where their texts or their
 values as fractions are. Writes grader_agreement.json and grader_agreement.md beside this file.
 """
 
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import sys
 from collections import Counter
@@ -20,14 +18,13 @@ from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 
+from benchmarks.report import machine, markdown, write
 from plantune_lite import symbols
 from plantune_lite.verify import answer_kind, final_answer, same_answer
 
-HERE = Path(__file__).parent
 SOURCES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "olympiadbench": ("olympiadbench.jsonl",)}
 MOST_LISTED = 50
 
-_INTEGER = re.compile(r"-?[0-9]+")
 _FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}")
 _SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -45,7 +42,7 @@ def rewritings(gold: str) -> Iterator[tuple[str, str | None]]:
     yield r"\( X \)", rf"\( {gold} \)"
     yield "**X**.", f"**{gold}**."
     yield "spaces doubled", gold.replace(" ", "  ").replace(",", " , ") if not _is_number(gold) else f" {gold} "
-    if _INTEGER.fullmatch(gold.replace(",", "")):
+    if _is_number(gold):
         yield from _rewritten_integers(gold.replace(",", ""))
     if r"\frac" in gold:
         yield r"\dfrac", gold.replace(r"\frac", r"\dfrac")
@@ -62,7 +59,7 @@ def rewritings(gold: str) -> Iterator[tuple[str, str | None]]:
             if not match[1] and value > 0:
                 yield "mixed number", rf"{whole} \frac{{{rest}}}{{{value.denominator}}}"
     if r"\sqrt{" in gold and "{" not in gold.replace(r"\sqrt{", "").replace(r"\frac{", ""):
-        yield "sqrt() as plain text", re.sub(r"\\sqrt\{([^{}]*)\}", r"sqrt(\1)", gold)
+        yield "sqrt() as plain text", re.sub(r"\\sqrt\{([^{}]*)\}", r" sqrt(\1)", gold)
     if "(" in gold:
         yield r"\left( \right)", gold.replace("(", r"\left(").replace(")", r"\right)")
     if "=" not in gold and not _parts(gold)[1:] and "cup" not in gold and not re.search(r"[<>]|\\geq|\\leq", gold):
@@ -70,6 +67,20 @@ def rewritings(gold: str) -> Iterator[tuple[str, str | None]]:
     elif gold.count("=") == 1 and re.fullmatch(r"[A-Za-z](\([A-Za-z]\))?\s*=.*", gold) and not _parts(gold)[1:]:
         yield "without the name before =", gold.partition("=")[2]
     yield from _rewritten_lists(gold)
+    if swapped := _terms_swapped(gold):
+        yield "two terms swapped: n^2-n as -n+n^2", swapped
+
+
+def _terms_swapped(gold: str) -> str | None:
+    depth = 0
+    if len(_parts(gold)) > 1 or re.search(r"[=<>]|floor|ceil|[<>]|\\[gl]eq|cup", gold):
+        return None
+    for at, char in enumerate(gold):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 0 and at and char in "+-":
+            first, rest = gold[:at].strip(), gold[at:].strip()
+            return f"{rest} + {first}" if not first.startswith("-") else f"{rest} {first}"
+    return None
 
 
 def _rewritten_integers(gold: str) -> Iterator[tuple[str, str]]:
@@ -96,7 +107,9 @@ def _rewritten_lists(gold: str) -> Iterator[tuple[str, str]]:
     parts = _parts(gold)
     if len(parts) < 2 or _is_number(gold):
         return
-    if not (parts[0].count("=") == 1 and not any("=" in part for part in parts[1:])):  # "x=1, 2": a name for all of them
+    if not (
+        parts[0].count("=") == 1 and not any("=" in part for part in parts[1:])
+    ):  # "x=1, 2": a name for all of them
         yield "list in reverse", ", ".join(reversed(parts))
     yield "list with and", f"{', '.join(parts[:-1])} and {parts[-1]}"
     if not any("=" in part for part in parts) and len(set(parts)) == len(parts):
@@ -163,11 +176,22 @@ def counted_worker() -> Callable[[], int]:
     return lambda: asked.pop("worker", 0)
 
 
+def data_folder() -> Path:
+    """The folder with the benchmarks' JSONL files."""
+    folder = os.environ.get("PLANTUNE_DATA")
+    if not folder or not Path(folder).is_dir():
+        sys.exit(f"PLANTUNE_DATA is {folder!r}: set it to the folder with gsm8k_test.jsonl, olympiadbench.jsonl ...")
+    return Path(folder)
+
+
+def golds_of(data: Path, source: str) -> list[str]:
+    """The gold answers of a source, in order."""
+    return [str(json.loads(line)["answer"]) for file in SOURCES[source] for line in open(data / file, encoding="utf-8")]
+
+
 def main() -> None:
     """Check everything and write the table."""
-    data = Path(os.environ.get("PLANTUNE_DATA", ""))
-    if not os.environ.get("PLANTUNE_DATA") or not data.is_dir():
-        sys.exit(f"PLANTUNE_DATA is {os.environ.get('PLANTUNE_DATA')!r}: set it to the folder with the benchmarks' JSONL files")
+    data = data_folder()
     from_worker = counted_worker()
     started = perf_counter()
     counts: dict[tuple[str, str], Count] = {}
@@ -183,11 +207,12 @@ def main() -> None:
         count.none += verdict.same is None
         count.disagree += verdict.same is (not expected)
         if verdict.same is not expected:
-            count.misses.append({"source": source, "check": name, "given": str(given), "gold": gold, "how": verdict.how})
+            count.misses.append(
+                {"source": source, "check": name, "given": str(given), "gold": gold, "how": verdict.how}
+            )
 
-    for source, files in SOURCES.items():
-        rows = [json.loads(line) for file in files for line in open(data / file, encoding="utf-8")]
-        golds = [str(row["answer"]) for row in rows]
+    for source in SOURCES:
+        golds = golds_of(data, source)
         kinds[source] = Counter(answer_kind(gold) for gold in golds)
         from_worker()
         for gold in golds:
@@ -200,7 +225,7 @@ def main() -> None:
                 skipped.append({"source": source, "gold": gold, "neighbour": neighbour})
             else:
                 check(source, "differs from its neighbour", neighbour, gold, False)
-    write(counts, kinds, skipped, data, perf_counter() - started)
+    _write(counts, kinds, skipped, data, perf_counter() - started)
 
 
 def expanded_by_sympy(gold: str) -> str | None:
@@ -212,7 +237,9 @@ def expanded_by_sympy(gold: str) -> str | None:
         return None
     try:
         parsed = math_verify.parse(f"${gold}$", [math_verify.LatexExtractionConfig()], fallback_mode="no_fallback")
-        if parsed and isinstance(parsed[0], sympy.Expr) and "N" not in gold and "R" not in gold:  # it lowers letters
+        if (
+            parsed and isinstance(parsed[0], sympy.Expr) and not re.search("[NRm]", gold)
+        ):  # it lowers letters, and drops m
             return sympy.latex(sympy.expand(parsed[0].doit()))
     except Exception:  # an expression that sympy cannot expand is no rewriting
         return None
@@ -223,85 +250,76 @@ def unparsable_by_math_verify(data: Path) -> list[str]:
     """Gold answers of olympiadbench that math-verify itself does not parse, given in dollars."""
     import math_verify
 
-    golds = [json.loads(line)["answer"] for line in open(data / "olympiadbench.jsonl", encoding="utf-8")]
+    golds = golds_of(data, "olympiadbench")
     return [gold for gold in golds if not math_verify.parse(f"${gold}$", fallback_mode="no_fallback")]
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def write(
+def _write(
     counts: dict[tuple[str, str], Count],
     kinds: dict[str, Counter[str]],
     skipped: list[dict[str, str]],
     data: Path,
     seconds: float,
 ) -> None:
-    """grader_agreement.json and grader_agreement.md."""
     misses = [miss for count in counts.values() for miss in count.misses]
     unparsable = unparsable_by_math_verify(data)
-    machine = {
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("math-verify", "latex2sympy2_extended", "sympy")},
-    }
     rows = [
-        {"source": source, "check": name, **{k: v for k, v in vars(count).items() if k != "misses"}}
+        {"source": source, "check": name, **{key: value for key, value in vars(count).items() if key != "misses"}}
         for (source, name), count in counts.items()
     ]
-    result = {
-        "machine": machine,
-        "seconds": round(seconds, 1),
-        "rows": rows,
-        "kinds": {source: dict(counter.most_common()) for source, counter in kinds.items()},
-        "neighbours_skipped": {
-            source: Counter(f"{row['gold']} = {row['neighbour']}" for row in skipped if row["source"] == source).most_common()
-            for source in SOURCES
-        },
-        "misses": misses[:MOST_LISTED],
-        "golds_math_verify_cannot_parse": unparsable,
-    }
-    text = json.dumps(result, ensure_ascii=False, indent=1)
-    (HERE / "grader_agreement.json").write_text(text + "\n", encoding="utf-8", newline="\n")
-    (HERE / "grader_agreement.md").write_text(markdown(result, len(misses)), encoding="utf-8", newline="\n")
-    print(markdown(result, len(misses)))
-
-
-def markdown(result: dict, all_misses: int) -> str:
-    """The table for people."""
-    lines = [
-        "# The grader on real gold answers",
-        "",
-        "`PLANTUNE_DATA=FOLDER python benchmarks/grader_agreement.py`; "
-        + ", ".join(f"{name} {value}" for name, value in result["machine"].items())
-        + f"; {result['seconds']} s.",
-        "A rewriting should be the same answer, a neighbour's gold another one. `None` counts apart: the grader could not tell.",
-        "",
-        "| source | check | pairs | agree | disagree | None | asked the worker |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    table = []
     for source in SOURCES:
-        rows = [row for row in result["rows"] if row["source"] == source]
-        total = {key: sum(row[key] for row in rows) for key in ("pairs", "agree", "disagree", "none", "by_worker")}
-        for row in [*rows, {"source": source, "check": "**all**", **total}]:
-            numbers = " | ".join(f"{row[key]:,}" for key in ("pairs", "agree", "disagree", "none"))
-            check = row["check"].replace("|", r"\|")
-            lines.append(f"| {source} | {check} | {numbers} | {100 * row['by_worker'] / row['pairs']:.1f} % |")
-    lines.append("")
-    for source, counted in result["kinds"].items():
-        lines.append(f"- {source}, kinds of gold answer: " + ", ".join(f"{kind} {n}" for kind, n in counted.items()) + ".")
-    for source, same in result["neighbours_skipped"].items():
+        mine = [row for row in rows if row["source"] == source]
+        total = {key: sum(row[key] for row in mine) for key in ("pairs", "agree", "disagree", "none", "by_worker")}
+        for row in [*mine, {"source": source, "check": "**all**", **total}]:
+            numbers = [f"{row[key]:,}" for key in ("pairs", "agree", "disagree", "none")]
+            table.append((source, row["check"], *numbers, f"{100 * row['by_worker'] / row['pairs']:.1f} %"))
+    same = {
+        source: Counter(f"{row['gold']} = {row['neighbour']}" for row in skipped if row["source"] == source)
+        for source in SOURCES
+    }
+    lines = [markdown(("source", "check", "pairs", "agree", "disagree", "None", "asked the worker"), table), ""]
+    for source in SOURCES:
+        lines.append(f"- {source}, kinds of gold answer: {_counted(kinds[source])}.")
         lines.append(
-            f"- {source}, neighbours left out because they are the same answer: {sum(n for _, n in same)} "
-            f"({len(same)} values, in the JSON)."
+            f"- {source}, neighbours left out because they are the same answer: {same[source].total()} pairs of "
+            f"{len(same[source])} values, listed in the JSON."
         )
     lines.append(
-        f"- olympiadbench golds that math-verify alone does not parse: {len(result['golds_math_verify_cannot_parse'])}"
-        + "".join(f"\n  - `{gold}`" for gold in result["golds_math_verify_cannot_parse"])
+        f"- olympiadbench golds that math-verify alone does not parse: {', '.join(f'`{gold}`' for gold in unparsable)}."
     )
-    lines += ["", f"## All {all_misses} misses" if all_misses <= MOST_LISTED else f"## {MOST_LISTED} of {all_misses} misses", ""]
-    lines += [f"- {m['source']}, {m['check']}: `{m['given']}` against `{m['gold']}`: {m['how']}" for m in result["misses"]]
-    return "\n".join(lines if result["misses"] else [*lines, "None."]) + "\n"
+    lines += [
+        "",
+        f"Misses: {len(misses)}" + (f", of which {MOST_LISTED} are listed." if len(misses) > MOST_LISTED else "."),
+        "",
+    ]
+    lines += [
+        f"- {miss['source']}, {miss['check']}: `{miss['given']}` against `{miss['gold']}`: {miss['how']}"
+        for miss in misses[:MOST_LISTED]
+    ]
+    write(
+        "grader_agreement",
+        command="PLANTUNE_DATA=FOLDER python -m benchmarks.grader_agreement",
+        about="The grader on real gold answers: each should equal its usual rewritings and differ from the next row's. "
+        "None counts apart: the grader could not tell.",
+        found={
+            "machine": machine("math-verify", "latex2sympy2_extended", "sympy"),
+            "seconds": round(seconds, 1),
+            "rows": rows,
+            "kinds": {source: dict(counter.most_common()) for source, counter in kinds.items()},
+            "neighbours_left_out": {source: counter.most_common() for source, counter in same.items()},
+            "golds_math_verify_cannot_parse": unparsable,
+            "misses": misses[:MOST_LISTED],
+        },
+        text="\n".join(lines),
+    )
+
+
+def _counted(counter: Counter[str]) -> str:
+    return ", ".join(f"{kind} {number}" for kind, number in counter.most_common())
 
 
 if __name__ == "__main__":

@@ -1,18 +1,14 @@
 """Is `practice` of the right difficulty for SmolLM2-135M? Untuned, and after a short SFT on plans and solutions.
 
-    python benchmarks/practice.py        # writes benchmarks/practice.json and practice.md; 2 threads, about 10 minutes
+    python -m benchmarks.practice        # 2 threads, about 10 minutes
 
 60 fresh problems of the train templates and 60 of the held-out ones, 20 a level; greedy; an answer is right when the
 last boxed number, or where nothing is boxed the last number, is the gold one. One seed, so a few problems more or less
 mean nothing. The model is dequantized from the embedded GGUF, the tokenizer is built from the GGUF's own tables.
 """
 
-import json
 import math
-import os
-import platform
 import re
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -20,10 +16,10 @@ from random import Random
 
 import peft
 import torch
-import transformers
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GgufConfig
 
+from benchmarks.report import machine, markdown, write
 from plantune_lite.plans import ask_plainly, ask_step_by_step, render
 from plantune_lite.practice import generate
 from plantune_lite.records import Messages, Problem
@@ -54,7 +50,7 @@ def main() -> None:
     results = {"untuned, step by step": measure(model, tokenizer, suites, ask_step_by_step)}
     model, training = tune(model, tokenizer, train)
     results["plan+solution"] = measure(model, tokenizer, suites, ask_plainly)
-    write(results, training, round(time.monotonic() - started))
+    write_down(results, training, round(time.monotonic() - started))
 
 
 def balanced(problems: list[Problem]) -> list[Problem]:
@@ -75,7 +71,7 @@ def balanced(problems: list[Problem]) -> list[Problem]:
 def load_model(path: Path) -> torch.nn.Module:
     """The GGUF as a plain dense model."""
     return AutoModelForCausalLM.from_pretrained(
-        str(path.parent), gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        str(path.parent), gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
 
 
@@ -182,24 +178,20 @@ def tune(model, tokenizer: Tokenizer, problems: list[Problem]) -> tuple[torch.nn
     rows = []
     for problem in problems:
         prompt = tokenizer.encode(chatml(ask_plainly(problem))).ids
-        target = tokenizer.encode(render(problem.extra["plan"], problem.solution)).ids + [END]
-        rows.append((prompt + target, [-100] * len(prompt) + target))
-    Random(SEED).shuffle(rows)
+        rows.append((prompt, [*tokenizer.encode(render(problem.extra["plan"], problem.solution)).ids, END]))
+    rows.sort(key=lambda row: len(row[0]) + len(row[1]))  # rows of about one length make a batch: little padding
+    batches = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    Random(SEED).shuffle(batches)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
-    steps = math.ceil(len(rows) / BATCH)
+    steps = len(batches)
     warmup = max(1, steps // 10)
     losses, started = [], time.monotonic()
-    for step in range(steps):
-        batch = rows[step * BATCH : (step + 1) * BATCH]
-        width = max(len(ids) for ids, _ in batch)
-        ids = torch.tensor([ids + [PAD] * (width - len(ids)) for ids, _ in batch])
-        mask = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in batch])
-        labels = torch.tensor([labels + [-100] * (width - len(labels)) for _, labels in batch])
+    for step, batch in enumerate(batches):
         scale = min((step + 1) / warmup, (steps - step) / (steps - warmup))
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * scale
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss = loss_of(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -215,56 +207,57 @@ def tune(model, tokenizer: Tokenizer, problems: list[Problem]) -> tuple[torch.nn
         "learning_rate": LEARNING_RATE,
         "lora_rank": RANK,
         "seconds": round(seconds),
-        "mean_tokens": round(sum(len(ids) for ids, _ in rows) / len(rows)),
+        "mean_tokens": round(sum(len(prompt) + len(target) for prompt, target in rows) / len(rows)),
         "loss_every_tenth": losses[::10] + losses[-1:],
     }
     return model.merge_and_unload(), report
 
 
+def loss_of(model, batch: list[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """The mean loss of the targets' tokens; logits are made for the targets alone, a third of the work."""
+    width = max(len(prompt) + len(target) for prompt, target in batch)
+    longest = max(len(target) for _, target in batch)
+    pads = [width - len(prompt) - len(target) for prompt, target in batch]
+    ids = torch.tensor([[PAD] * pad + prompt + target for pad, (prompt, target) in zip(pads, batch, strict=True)])
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads])
+    labels = torch.tensor([[-100] * (longest - len(target)) + target for _, target in batch])
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest + 1).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten())
+
+
 # --- writing it down --------------------------------------------------------------------------------------------------
 
 
-def write(results: dict, training: dict, seconds: int) -> None:
+def write_down(results: dict, training: dict, seconds: int) -> None:
     """The same facts for machines and for people."""
-    machine = {
-        "cores": os.cpu_count(),
-        "threads": THREADS,
-        "device": "cpu, float32",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }
-    command = "python benchmarks/practice.py"
-    facts = {"command": command, "seed": SEED, "machine": machine, "seconds": seconds, "training": training, **results}
-    home = Path(__file__).with_suffix("")
-    home.with_suffix(".json").write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    lines = [
-        "# Is `practice` of the right difficulty for SmolLM2-135M?",
-        "",
-        f"`{command}`, {seconds} s on {machine['cores']} cores ({THREADS} threads, {machine['device']}), Python "
-        f"{machine['python']}, torch {machine['torch']}, transformers {machine['transformers']}, peft "
-        f"{machine['peft']}. One seed ({SEED}), greedy, at most {MAX_NEW_TOKENS} new tokens.",
-        "",
-        "| model | problems | right | 95 % | level 1 | level 2 | level 3 |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for model, result in results.items():
         for suite, r in result["suites"].items():
             low, high = (round(100 * bound) for bound in r["interval_95"])
-            levels = " | ".join(f"{right}/{of}" for right, of in r["levels"].values())
-            lines.append(f"| {model} | {suite} | {r['right']}/{r['of']} | {low} to {high} % | {levels} |")
-    lines += [
-        "",
-        f"SFT: {training['steps']} steps of {BATCH} rows, one epoch over {training['rows']} problems of levels "
-        f"{TRAIN_LEVELS} of the train templates (level 3 is never trained), plan and solution as the target, LoRA rank "
-        f"{RANK}, learning rate {LEARNING_RATE}, {training['mean_tokens']} tokens a row, {training['seconds']} s. "
-        f"Loss at each tenth step: {', '.join(map(str, training['loss_every_tenth']))}.",
-        "",
-        "Not measured here: the same SFT without plans, other seeds, other prompts for the untuned model.",
-    ]
-    home.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            levels = [f"{right} of {of}" for right, of in r["levels"].values()]
+            rows.append((model, suite, f"{r['right']} of {r['of']}", f"{low} to {high} %", *levels))
+    text = markdown(("model", "problems", "right", "95 %", "level 1", "level 2", "level 3"), rows)
+    text += (
+        f"\n\nSFT: {training['steps']} steps of {BATCH} rows, one epoch over {training['rows']} problems of levels "
+        f"{' and '.join(map(str, TRAIN_LEVELS))} of the train templates (level 3 is never trained), plan and solution "
+        f"as the target, LoRA rank {RANK}, learning rate {LEARNING_RATE}, {training['mean_tokens']} tokens a row, "
+        f"{training['seconds']} s. Loss at each tenth step: {', '.join(map(str, training['loss_every_tenth']))}. "
+        f"All in all {seconds} s with {THREADS} threads in bfloat16, while others used the machine too.\n\n"
+        "Not measured: the same SFT without plans, other seeds, other prompts for the untuned model."
+    )
+    versions = machine("torch", "transformers", "peft", "tokenizers")
+    write(
+        "practice",
+        command="python -m benchmarks.practice",
+        about=(
+            "Is `practice` of the right difficulty for SmolLM2-135M? Greedy, at most "
+            f"{MAX_NEW_TOKENS} new tokens, seed {SEED}; right when the last boxed number, or where nothing is boxed "
+            "the last number, is the gold one."
+        ),
+        found={"machine": versions, "seed": SEED, "seconds": seconds, "training": training, "results": results},
+        text=text,
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

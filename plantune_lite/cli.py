@@ -247,19 +247,20 @@ def _survey_lines(found: Any) -> Iterator[str]:
     checkable = sum(found.checkable.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
     yield f"{checkable} of {found.problems} answers can be checked" + (f": {kinds}" if kinds else "")
-    tried, symbolic = found.symbolic
-    if tried < symbolic:
-        yield f"  ({tried} of {symbolic} symbolic answers were tried, a seeded sample; the rest are taken as checkable)"
+    if found.untried:
+        yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
     yield from _listed(
-        f"{found.uncheckable} answers cannot be checked",
+        f"{_count(found.uncheckable, 'answer')} cannot be checked",
         [f"{where}: {shown(answer)} ({why})" for where, answer, why in found.unchecked],
         found.uncheckable,
     )
     if found.duplicates:
-        yield f"{found.duplicates} duplicates: an earlier row asks the same question"
+        yield f"{_count(found.duplicates, 'duplicate')}: an earlier row asks the same question"
     yield from _listed("the same question with two answers", [f"{one} and {other}" for one, other in found.conflicts])
     yield from _listed(
-        f"{found.bad} rows are no problems", [f"{where}: {why}" for where, why in found.bad_rows], found.bad
+        f"{_count(found.bad, 'bad row')}; a run stops at them, or with problems.bad_rows=skip leaves them out",
+        [f"{where}: {why}" for where, why in found.bad_rows],
+        found.bad,
     )
     for note in found.notes:
         yield f"note: {shown(note)}"
@@ -267,6 +268,10 @@ def _survey_lines(found: Any) -> Iterator[str]:
     yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
         f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"
     )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:

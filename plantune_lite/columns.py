@@ -1,6 +1,8 @@
 """Which column of a user's file is what: as the recipe says, by its name in some thirty languages, or by its content.
 
-columns Frage, Antwort, Kapitel    guess(table, part) -> Columns({"question": "Frage", "answer": "Antwort"}, ...)
+    columns Frage, Antwort, Kapitel    guess(table, part) -> Columns({"question": "Frage", "answer": "Antwort"}, ...)
+
+By content a column is taken only where no other could be meant; else the user is told what there is and what to write.
 """
 
 import statistics
@@ -18,7 +20,7 @@ from plantune_lite.typed import nearest
 _NAMES = {
     "question": """question problem question_text problem_text word_problem prompt instruction query input exercise task
         frage aufgabe fragestellung aufgabenstellung aufgabentext pregunta problema enunciado pergunta questão questao
-        problème énoncé exercice domanda quesito esercizio vraag opgave fråga uppgift spørgsmål opgave oppgave kysymys
+        problème énoncé exercice domanda quesito esercizio vraag opgave fråga uppgift spørgsmål oppgave kysymys
         tehtävä pytanie zadanie otázka úloha kérdés feladat soru întrebare вопрос задача питання ερώτηση שאלה سؤال प्रश्न
         问题 题目 問題 題目 質問 문제 질문 q""",
     "answer": """final_answer answer gold gold_answer ground_truth expected expected_answer correct_answer answer_key
@@ -58,14 +60,13 @@ def guess(table: Table, part: Problems) -> Columns:
             names[role], how[role] = given, "as you said"
     folded = {_folded(column): column for column in reversed(table.columns)}  # the first of two alike wins
     for role, known in _NAMES.items():
-        found = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
-        if role not in names and (column := next((name for name in found if name not in names.values()), None)):
+        there = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
+        column = next((name for name in there if name not in names.values()), None)
+        if role not in names and column and (role != "id" or _tells_apart(table, column)):
             names[role], how[role] = column, "by its name"
     if "answer" not in names and "solution" in names and how["solution"] == "by its name":
-        names["answer"], how["answer"] = (
-            names.pop("solution"),
-            how.pop("solution"),
-        )  # "Lösung: 42", or it ends with the answer
+        for found in (names, how):  # "Lösung: 42", or a worked one that ends with the answer
+            found["answer"] = found.pop("solution")
     for role in REQUIRED:
         if role not in names and (
             column := _by_content(table, role, [c for c in table.columns if c not in names.values()])
@@ -79,6 +80,11 @@ def guess(table: Table, part: Problems) -> Columns:
             f"There are {there}. Write {ways}"
         )
     return Columns(names, how)
+
+
+def _tells_apart(table: Table, column: str) -> bool:
+    """Whether a column has another value in every row: `Nr` may count anew in each chapter."""
+    return len({str(row.cells.get(column)) for row in table.rows}) == len(table.rows)
 
 
 def _folded(name: str) -> str:
@@ -109,13 +115,10 @@ def drafts(table: Table, columns: Columns) -> Iterator[Draft]:
 
 
 def _fields(row: Row, columns: Columns) -> dict[str, Any]:
-    """The cells of a row under our names; the cells of other columns are kept as they are."""
+    """The cells of a row under our names; other columns keep theirs, apart, for they may be called like one of ours."""
     taken = set(columns.names.values())
     rest = {name: value for name, value in row.cells.items() if name not in taken}
-    ours = {name: rest.pop(name) for name in ("steps", "kind", "extra") if name in rest}
-    nested = ours.get("extra") if isinstance(ours.get("extra"), Mapping) else {}
-    return {
-        **ours,
-        **{role: row.cells.get(column) for role, column in columns.names.items()},
-        "extra": {**rest, **nested},
-    }
+    ours = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
+    if isinstance(rest.get("extra"), Mapping):
+        rest |= rest.pop("extra")
+    return {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in columns.names.items()}}

@@ -10,7 +10,7 @@
     Then there are 5 + 5 = 10 puzzles.
     The answer is \\boxed{10}.
 
-What comes in: a split, a seed, levels. What goes out: problems without end, always the same ones in the same order. A
+What comes in: a split, a seed, a limit, levels. What goes out: problems, always the same ones in the same order. A
 third of the templates is for tests only, and `fingerprint` shows that none of them is in a training set.
 """
 

@@ -166,7 +166,7 @@ def filling(rng: Random, level: int) -> Story:
         f"Subtract the {'used' if level == 2 else 'lost'} water from all the water to find what is left.",
         f"There are {left.work} liters left.",
     )
-    known = either(rng, f"A {where} holds {start} liters.", f"There are {start} liters of water in a {where}.")
+    known = either(rng, f"A {where} has {start} liters of water.", f"There are {start} liters in a {where}.")
     known = f"{known} For {minutes} minutes {inflow} liters a minute flow in."
     ask = either(rng, f"How many liters are in the {where} then?", f"How many liters does the {where} hold then?")
     if level == 1:

@@ -363,7 +363,7 @@ def seats(rng: Random, level: int) -> Story:
         f"There are {free.work} free seats.",
     )
     known = f"The floor of a {place} has {rows} rows of {row} seats each."
-    ask = f"{taken} of all the seats are taken. How many {either(rng, 'seats are free', 'free seats are there')}?"
+    ask = f"In all, {taken} seats are taken. How many {either(rng, 'seats are free', 'free seats are there')}?"
     if level == 1:
         return Story(f"{known} {ask}", free, (down, last))
     if level == 2:
@@ -398,7 +398,7 @@ def reading(rng: Random, level: int) -> Story:
     ask = either(rng, "How many days does the rest take?", f"How many days does {who} need for the rest?")
     if level == 2:
         return Story(f"{known} and then {pace} pages a day. {ask}", last_days, (multiply, subtract, divide))
-    question = f"{known}, {bonus} pages on Sunday and then {pace} pages a day. {ask}"
+    question = f"{known}, another {bonus} pages on Sunday and then {pace} pages a day. {ask}"
     return Story(question, last_days, (multiply, add, subtract, divide))
 
 

@@ -58,19 +58,14 @@ def problem(
     answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
     solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
     if not as_is and ("####" in answer or "\\boxed" in answer):
-        worked = re.sub(
-            r"\s*####.*", "", answer, flags=re.DOTALL
-        ).strip()  # the answer itself is no step of the solution
-        solution, found = solution or worked, final_answer(answer)
-        if not found:
+        solution = solution or _without_last_line(answer)
+        if not (found := final_answer(answer)):
             raise BadRow(f"{said['answer']} holds a worked solution whose final answer cannot be found")
         answer = found
     choices = _choices(fields.get("choices"), said["choices"])
     if choices:
         answer = _letter(answer, choices, said["answer"])
-    given_kind = fields.get("kind") if fields.get("kind") in get_args(Kind) else None
-    rest = {name: value for name, value in fields.items() if name not in _OURS and not _empty(value)}
-    extra = {**rest, **{name: value for name, value in (fields.get("extra") or {}).items() if not _empty(value)}}
+    extra = _rest(fields)
     if "level" in extra and (
         level := re.fullmatch(r"(?:level\s*)?(\d+)(?:\.0)?", str(extra["level"]).strip(), re.IGNORECASE)
     ):
@@ -85,12 +80,29 @@ def problem(
         choices=choices,
         source=source,
         split=split,
-        kind=kind or given_kind or ("choice" if choices else "text"),
+        kind=kind or (fields.get("kind") if fields.get("kind") in get_args(Kind) else "choice" if choices else "text"),
         extra=_plain(extra),
     )
 
 
-_OURS = ("id", "question", "answer", "solution", "steps", "choices", "kind", "split", "extra")
+def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
+    ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
+    if fields.get("kind") in get_args(Kind):
+        ours.add("kind")
+    nested = fields.get("extra")
+    if isinstance(nested, Mapping):
+        ours.add("extra")
+    else:
+        nested = {}
+    rest = {name: value for name, value in fields.items() if name not in ours} | dict(nested)
+    return {name: value for name, value in rest.items() if not _empty(value)}
+
+
+def _without_last_line(worked: str) -> str:
+    """A worked solution without the `#### 72` below it, which is the answer and no step."""
+    before, hashes, after = worked.rpartition("####")
+    return (before if hashes and "\\boxed" not in after else worked).strip()
 
 
 def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
@@ -104,6 +116,8 @@ def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False)
         text = "" if _empty(value) else str(value)
     if required and not text.strip():
         raise BadRow(f"{name} is empty")
+    if text != _encodable(text):
+        raise BadRow(f"{name} holds half of a character (a lone surrogate)")
     return text if as_is else text.strip()
 
 
@@ -128,7 +142,7 @@ def _choices(value: Any, name: str) -> tuple[str, ...]:
         raise BadRow(f"{name} is {_what(value)}, not a list of choices")
     choices = tuple(_text(item, name) for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
-        raise BadRow(f"{name} has {len(choices)} choices, of which {choices.count('')} are empty; 2 to 26 are expected")
+        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {_shortened(' | '.join(choices))}")
     return choices
 
 
@@ -170,4 +184,9 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
+    return value if value is None or isinstance(value, int | float | bool) else _encodable(str(value))
+
+
+def _encodable(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which no file can hold."""
+    return text.encode("utf-8", "replace").decode()

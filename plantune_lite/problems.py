@@ -35,7 +35,6 @@ GROUPS = {
     "cpl": ("arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
-GENERATED = 1000  # problems of a generator that was given no limit
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
 
 
@@ -62,6 +61,11 @@ class Suite:
     problems: tuple[Problem, ...]
     origin: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Hub id -> the commit that was loaded."""
+        return {self.origin["id"]: self.origin["revision"]} if "revision" in self.origin else {}
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,9 @@ def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loa
         raise ProblemError(f"problems.source={part.source} leaves nothing to train on: {len(together)} problems in all")
     notes = [note for source in sources for note in source.notes]
     if split.left_out:
-        notes.append(f"{len(split.left_out)} problems of a held-out kind are neither trained on nor tested on")
+        notes.append(f"{len(split.left_out)} problems of a held-out template are neither trained on nor tested on")
+    if part.held_out and not (made or split.own):
+        notes.append("nothing is held out for the suite 'own': all problems ask the same question")
     return Loaded(tuple(pool), made + split.own, origin, tuple(notes))
 
 
@@ -127,14 +133,14 @@ def _source(
     if functions.is_reference(name):
         return _function(name, part, seed=seed, limit=limit)
     if name.startswith("gym:"):
-        return _gym(name, part, seed=seed, limit=limit or GENERATED)
+        return _gym(name, part, seed=seed, limit=limit or practice.LIMIT)
     if part.split != "train" and (name == "practice" or name in BENCHMARKS):
         raise ProblemError(
             f"problems.split is {part.split!r}, but only the train split of {name} is trained on: "
             f"name {name} in evaluate.suites to test on it"
         )
     if name == "practice":
-        return _practice(part, seed=seed, limit=limit or GENERATED, most=most)
+        return _practice(part, seed=seed, limit=limit or practice.LIMIT, most=most)
     if name in BENCHMARKS:
         return _benchmark(name, "train", revisions)
     known = [*BENCHMARKS, "practice", "gym:NAME", "a data file", "module_or_path.py:function"]
@@ -220,11 +226,9 @@ def _made(
     if bad and bad_rows == "stop":
         title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
         raise ProblemError("\n  ".join([title, *named, *more]))
-    notes = (
-        [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
-        if bad
-        else []
-    )
+    notes = []
+    if bad:
+        notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
     if not found:
         raise ProblemError("\n".join([f"{name} has no problems", *notes]))
     skipped = dict(Counter(reason for _, reason in bad))
@@ -241,20 +245,19 @@ def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
         words = ", ".join(str(level) for level in sorted(level for level in there if isinstance(level, int)))
         ways = f"there are {words}" if words else "its problems have none; set problems.levels=()"
         raise ProblemError(f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: {ways}")
+    if len(kept) == len(source.problems):
+        return source
     note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"
-    return replace(
-        source, problems=kept, notes=(*source.notes, note) if len(kept) < len(source.problems) else source.notes
-    )
+    return replace(source, problems=kept, notes=(*source.notes, note))
 
 
 def _ids_once(sources: Sequence[_Source]) -> None:
     owner: dict[str, str] = {}
     for source in sources:
         for problem in (*source.problems, *source.own):
-            if owner.setdefault(problem.id, source.name) != source.name:
-                raise ProblemError(
-                    f"{owner[problem.id]} and {source.name} both have a problem with the id {problem.id!r}"
-                )
+            other = owner.setdefault(problem.id, source.name)
+            if other != source.name:
+                raise ProblemError(f"{other} and {source.name} both have a problem with the id {problem.id!r}")
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
@@ -280,12 +283,9 @@ def load_suite(
         raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
     if name == "own":
         if not own:
-            raise ProblemError(
-                "the suite 'own' is empty: problems.held_out keeps a share of the problems for it, say 0.2"
-            )
-        source = _Source(
-            "own", tuple(own), {"held out of": ", ".join(dict.fromkeys(problem.source for problem in own))}
-        )
+            raise ProblemError("nothing is held out for the suite 'own': set problems.held_out=0.2, or leave 'own' out")
+        sources = ", ".join(dict.fromkeys(problem.source for problem in own))
+        source = _Source("own", tuple(own), {"held out of": sources})
     elif name in BENCHMARKS:
         source = _benchmark(name, "test", revisions)
     else:

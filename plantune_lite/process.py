@@ -22,6 +22,8 @@ def run_stage(folder: Path, stage: str, *, work: str | None = None, mirror: Path
     result.unlink(missing_ok=True)
     command = [sys.executable, "-u", "-m", "plantune_lite.stage", str(folder), stage, *([work] if work else [])]
     environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
+    if sys.stdout.isatty():
+        environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress
     if mirror is not None:
         environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
     own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us

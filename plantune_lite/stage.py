@@ -63,9 +63,8 @@ def problems(job: Job) -> dict[str, Any]:
     """Load the pool, hold out the recipe's own test problems."""
     from plantune_lite import problems
 
-    loaded = problems.load(
-        job.recipe.problems, seed=job.recipe.seed, revisions=job.earlier.get("problems", {}).get("revisions", {})
-    )
+    revisions = job.earlier.get("problems", {}).get("revisions", {})
+    loaded = problems.load(job.recipe.problems, seed=job.recipe.seed, revisions=revisions)
     write_records(job.out / "pool.jsonl", loaded.pool)
     write_records(job.out / "own.jsonl", loaded.own)
     for note in loaded.notes:
@@ -75,6 +74,7 @@ def problems(job: Job) -> dict[str, Any]:
         "pool": len(loaded.pool),
         "own": len(loaded.own),
         "origin": loaded.origin,
+        "revisions": loaded.revisions,
     }
 
 
@@ -84,13 +84,17 @@ def suites(job: Job) -> dict[str, Any]:
 
     own = read_records(Problem, job.run / "problems" / "own.jsonl")
     part = job.recipe.evaluate
-    counts, origins = {}, {}
+    known = job.earlier.get("suites", {}).get("revisions", {})
+    counts, origins, revisions = {}, {}, {}
     for name in problems.suite_names(part.suites):
-        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own)
+        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, revisions=known)
         write_records(job.out / f"{name}.jsonl", suite.problems)
+        for note in suite.notes:
+            job.say(note)
         counts[name], origins[name] = len(suite.problems), suite.origin
+        revisions.update(suite.revisions)
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return {"line": f"test problems: {line}", "suites": counts, "origin": origins}
+    return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
 
 
 # What later stages are: the function each will call, agreed on so that they can be built apart. `out` is the stage's

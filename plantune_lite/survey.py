@@ -1,6 +1,8 @@
 """What a user's file holds, before anything is spent on it: `plantune show my.csv`.
 
-survey(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
+    survey(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
+
+It reads the file as `problems.load` does, but stops at nothing: what is wrong with a row is part of what it tells.
 """
 
 import random
@@ -20,7 +22,7 @@ SAMPLES = 5
 NAMED = 10  # of each sort of trouble, the first
 # What may be a formula is read by the grader's symbolic worker, at some 15 ms each; all else is read in microseconds.
 _FORMULA = re.compile(r"[\\^_=]|\b[A-Za-z]\s*[-+*/(]|[-+*/)\d]\s*[A-Za-z]\b")
-FORMULAS = 200  # different ones that are tried
+FORMULAS = 300  # different ones that are tried
 
 
 @dataclass(frozen=True)

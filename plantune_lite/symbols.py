@@ -58,7 +58,9 @@ def to_latex(text: str) -> str:
     text = text.replace("<=", r"\le ").replace(">=", r"\ge ").replace("!=", r"\ne ")
     for opener in (r"\\sqrt\s*\(", r"\^\s*\("):
         while (match := re.search(opener, text)) and (end := closing(text, match.end() - 1)) > 0:
-            text = f"{match[0][:-1].strip()}{{{text[match.end() : end]}}}".join((text[: match.start()], text[end + 1 :]))
+            text = f"{match[0][:-1].strip()}{{{text[match.end() : end]}}}".join(
+                (text[: match.start()], text[end + 1 :])
+            )
     return text
 
 
@@ -93,10 +95,14 @@ class _Worker:
                         return Judged(verdict, monotonic() - started)
                     except (_WorkerGone, OSError):
                         self._stop()
-            except BaseException:  # a Ctrl-C between question and answer: the next caller must not read this one's reply
+            except (
+                BaseException
+            ):  # a Ctrl-C between question and answer: the next caller must not read this one's reply
                 self._stop()
                 raise
-            return Judged(Verdict(same=None, how="the mathematics worker ended twice; it may have run out of memory"), seconds)
+            return Judged(
+                Verdict(same=None, how="the mathematics worker ended twice; it may have run out of memory"), seconds
+            )
 
     def close(self) -> None:
         """End the worker."""
@@ -251,7 +257,9 @@ class _Judge:
         self._config = ConversionConfig(lowercase_symbols=False)  # n in N is not N in N
         self._is_complex = should_treat_as_complex
         for given, gold in ((r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"), (r"\sin x+x^{2}", "x"), ("x > 2", r"(2,\infty)")):
-            self(given, gold)  # sympy imports half of itself on first use, and its own modules sympify strings of theirs
+            self(
+                given, gold
+            )  # sympy imports half of itself on first use, and its own modules sympify strings of theirs
         sympy.parsing.sympy_parser.parse_expr = _read_literal
         sympy.parsing.sympy_parser.eval_expr = _read_literal
 
@@ -262,9 +270,7 @@ class _Judge:
                 readings.append(self._read(text))
                 if readings[-1] is None:
                     return Verdict(same=None, how=f"the {name} cannot be read as mathematics: {_shortened(text)}")
-            same = self._verify(
-                *readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True
-            )
+            same = self._verify(*readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
             return Verdict(same=bool(same), how="equal as expressions" if same else "different expressions")
         except MemoryError:
             return Verdict(same=None, how="ran out of memory")

@@ -17,7 +17,9 @@ _SPELLINGS = {
 }  # fmt: skip
 _CANONICAL = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _FILLERS = frozenset("a an the of per each every in for all total altogether us u s / - or more than".split())
-_FUNCTIONS = frozenset("sin cos tan sec csc cot log ln exp sqrt pi mod gcd lcm max det floor ceil infty cup cap".split())
+_FUNCTIONS = frozenset(
+    "sin cos tan sec csc cot log ln exp sqrt pi mod gcd lcm max det floor ceil infty cup cap".split()
+)
 _CURRENCY = re.compile(r"([-+]?)\s*(?:US|C|A)?([$€£¥₹]|(?:Rs\.?|USD|EUR|GBP|INR)(?![A-Za-z]))\s*(?=[-+0-9.\\(])")
 _TOKEN = re.compile(r"°\s*[CFK](?![A-Za-z])|[A-Za-z][A-Za-z.]*(?:['-][A-Za-z]+)*|[%°$€£¥₹¢/-]")
 _TAIL_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz %°$€£¥₹¢/.'-"
@@ -38,8 +40,8 @@ def split(text: str) -> tuple[str, tuple[str, ...]]:
     if core.endswith("\\"):  # the tail begins with the name of a command: "2\\pi cm"
         command = re.match(r"[A-Za-z]+", tail)
         core, tail = (core + command[0], tail[command.end() :]) if command else (text, "")
-    unit = _unit(tail + power) if core and core[-1] not in "+*=<>^_|&" else ()
-    if tail.strip() and not unit:
+    unit = _unit(tail + power) if core and tail.strip() and core[-1] not in "+*=<>^_|&" else ()
+    if (tail.strip() or power) and not unit:
         return (text, before)
     return (core.rstrip() if unit else text, (*before, *unit))
 

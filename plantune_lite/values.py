@@ -222,7 +222,7 @@ def _split(text: str, separator: re.Pattern[str]) -> tuple[list[str], set[str]]:
     """The parts between separators outside all brackets, and the separators."""
     matches = list(separator.finditer(text))
     if not matches:
-        return [text], set()
+        return [text] if text else [], set()
     outside = set(outside_brackets(text))
     parts, seen, last = [], set(), 0
     for match in matches:
@@ -253,7 +253,9 @@ def _read_brackets(text: str, depth: int) -> Value | None:
     parts, _ = _split(text[1:-1], _SEPARATOR)
     if text[0] == "(" and len(parts) < 2:
         return None  # (5), (x+1)
-    return Group(text, {OPEN_SET: "{"}.get(text[0], text[0]), _read_items(parts, depth), text[-1].replace(CLOSE_SET, "}"))
+    return Group(
+        text, {OPEN_SET: "{"}.get(text[0], text[0]), _read_items(parts, depth), text[-1].replace(CLOSE_SET, "}")
+    )
 
 
 def _read_equation(text: str, depth: int) -> Value | None:
@@ -273,6 +275,8 @@ def _read_equation(text: str, depth: int) -> Value | None:
 
 
 def _read(text: str, depth: int, thousands: bool = True) -> Value:
+    if not text:
+        return Unreadable("", "a part of it is empty")
     if depth > _MAX_NESTING:
         return Unreadable(text, f"more than {_MAX_NESTING} brackets inside one another")
     if value := _read_word(text):
@@ -296,7 +300,9 @@ def _read(text: str, depth: int, thousands: bool = True) -> Value:
 
 _MATHEMATICAL = re.compile(r"[0-9\\^_+*/=<>|!-]|\)")
 _NO_LETTERS = re.compile(r"\\[A-Za-z]+|_\s*\{[^{}]*\}")
-_FUNCTIONS = frozenset("sqrt sinh cosh tanh arcsin arccos arctan alpha beta gamma theta lambda sigma omega infinity".split())
+_FUNCTIONS = frozenset(
+    "sqrt sinh cosh tanh arcsin arccos arctan alpha beta gamma theta lambda sigma omega infinity".split()
+)
 
 
 def _read_expression(text: str) -> Value:

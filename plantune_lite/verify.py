@@ -39,10 +39,11 @@ _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
 _HEADING = re.compile(r"\W*(?:step|final answer|answer|solution|conclusion|summary)\b", re.IGNORECASE)
 _SAID = re.compile(
-    r"\b(?:answer|correct (?:option|choice))(?:\*\*)?[ \t]*(?:is(?:\*\*)?[ \t]*:?|:)(?:\*\*)?[ \t]*(?:\n\s*)?", re.IGNORECASE
+    r"\b(?:answer|correct (?:option|choice))(?:\*\*)?[ \t]*(?:is(?:\*\*)?[ \t]*:?|:)(?:\*\*)?[ \t]*(?:\n\s*)?",
+    re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"\.(?:\*\*)?\s+(?=[A-Z])|\.(?=\$?\s*$)")
-_LETTER_ALONE = re.compile(r"\W{0,4}(\([A-Za-z]\)|[A-Z])\W{0,3}")
+_LETTER_ALONE = re.compile(r"[*_ ]*(\([A-Za-z]\)|[A-Z])[.)*_ ]*")
 
 
 def final_answer(text: str) -> str | None:
@@ -118,7 +119,7 @@ def _within_deadline() -> Ask:
 
     def ask(given: str, gold: str) -> Verdict:
         nonlocal left
-        if given == gold:
+        if given.replace(" ", "") == gold.replace(" ", ""):
             return _yes("same text")
         if left <= 0:
             return _unsure(f"timed out after {DEADLINE_SECONDS:.2g} s")
@@ -163,6 +164,8 @@ def _compare(given: Value, gold: Value, ask: Ask) -> Verdict:
             return _expressions(given, gold, ask)
         case LongNumber(), LongNumber():
             return _verdict(given.digits == gold.digits, "equal as numbers", "different numbers")
+        case (Letter(latex=symbol), Number()) | (Number(), Letter(latex=symbol)) if symbol.islower():
+            return _no("a symbol is not a number")
         case (LongNumber(), Number()) | (Number(), LongNumber()):
             return _no("different numbers")
         case Time(), Time():
@@ -200,7 +203,13 @@ def _shortened(text: str) -> str:
 
 
 def _a(value: Value) -> str:
-    names = {Number: "a number", LongNumber: "a number", Expression: "an expression", Time: "a time of day", YesNo: "yes or no"}
+    names = {
+        Number: "a number",
+        LongNumber: "a number",
+        Expression: "an expression",
+        Time: "a time of day",
+        YesNo: "yes or no",
+    }
     return names.get(type(value), "a choice letter" if isinstance(value, Letter) else "a list")
 
 
@@ -248,7 +257,9 @@ def _expressions(given: Number | Expression, gold: Number | Expression, ask: Ask
     if not units.agree(given.unit, gold.unit):
         return _no(f"the units differ: {' '.join(given.unit)} and {' '.join(gold.unit)}")
     verdict = ask(_latex(given), _latex(gold))
-    if verdict.same is False and any(isinstance(value, Number) and len("".join(value.unit)) == 1 for value in (given, gold)):
+    if verdict.same is False and any(
+        isinstance(value, Number) and len("".join(value.unit)) == 1 for value in (given, gold)
+    ):
         written = [value.written if isinstance(value, Number) else value.latex for value in (given, gold)]
         return ask(*written) if all(written) else verdict  # "6 m" beside "6m": a symbol after all
     return verdict
@@ -420,7 +431,11 @@ def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
 
 
 def _group_kind(group: Group) -> str:
-    if group.opening == "[" and group.items and all(isinstance(row, Group) and row.opening == "[" for row in group.items):
+    if (
+        group.opening == "["
+        and group.items
+        and all(isinstance(row, Group) and row.opening == "[" for row in group.items)
+    ):
         return "matrix"
     if group.opening == "∪" or "[" in group.opening + group.closing.replace("]", "[") and len(group.items) == 2:
         return "interval"

@@ -13,11 +13,13 @@ ROOT = PACKAGE.parent
 # From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
 # looks into it.
 FLOORS = [
-    {"records", "typed", "terminal"},
-    {"functions", "plans", "practice", "smollm2", "values", "tables"},
-    {"recipe", "presets", "verify", "ledger", "runs", "mirror", "process"},
-    {"recipe_files"},
-    {"problems", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
+    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts"},
+    {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
+    | {"held_out", "benchmarks", "dedup", "ledger", "prices", "pace", "runs", "mirror", "process"},
+    {"recipe", "presets", "practice", "verify", "worked", "own_function", "benchmark_rows", "card"}
+    | {"gemini", "openai_compatible"},
+    {"recipe_files", "columns", "problem_rows", "gym", "one_problem", "order"},
+    {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
     | {"estimate", "doctor", "export", "gguf", "hub", "report"},
     {"stage"},
     {"pipeline"},
@@ -26,7 +28,19 @@ FLOORS = [
     {"__init__"},
 ]
 LAYER = {name: number for number, names in enumerate(FLOORS) for name in names}
-HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "unsloth", "numpy", "google.genai", "math_verify", "sympy", "rich"}
+HEAVY = {
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "unsloth",
+    "numpy",
+    "google.genai",
+    "math_verify",
+    "sympy",
+    "rich",
+}
 
 
 def imports_of(path):
@@ -74,9 +88,11 @@ def test_an_editable_install_finds_the_recipes_beside_it(tmp_path):
 
 
 def shipped_by(folder, cwd):
-    code = "from plantune_lite.recipe_files import load, shipped; load('smollm2_135m'); print(*shipped().values(), sep='\\n')"
+    code = "from plantune_lite.recipe_files import *; load('smollm2_135m'); print(*shipped().values(), sep='\\n')"
     environ = {**os.environ, "PYTHONPATH": str(folder)}
-    done = subprocess.run([sys.executable, "-c", code], env=environ, cwd=cwd, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd=cwd, capture_output=True, text=True, check=True
+    )
     return [Path(line) for line in done.stdout.splitlines()]
 
 

@@ -1,0 +1,152 @@
+"""Problems to verified plans, many at once, each written down as soon as it is done.
+
+What comes in: problems and an Ask (a teacher behind the ledger), or no Ask for worked solutions. What goes out:
+trajectories.jsonl with what was kept and rejected.jsonl with all else, each with its reason. One kept line:
+
+    {"problem_id": "gsm8k/train/0", "plan": ["Halve the clips sold in April.", "Add both months."], "score": 92,
+     "execution": "... \\boxed{72}", "answer": "72", "teacher": "gemini-3.8-flash", "sample": 0, "tokens": 512, ...}
+
+Every reply is in the ledger before it is used, so a problem that was cut off is asked for again: what was answered
+comes from there, free.
+"""
+
+import asyncio
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.one_problem import distil, worked
+from plantune_lite.recipe import Distill
+from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
+from plantune_lite.terminal import duration, printable
+
+AT_ONCE = 64  # problems; the teacher's own limits decide how many calls are in flight
+_EVERY_SECONDS = 10.0  # a line of progress
+
+
+async def distill(
+    problems: Sequence[Problem],
+    ask: Ask | None,
+    part: Distill,
+    out: Path,
+    *,
+    teacher: str,
+    status: Callable[[], str] = lambda: "",
+) -> dict[str, Any]:
+    """Distil every problem that is not done yet; `ask` None takes worked solutions. `status` is the teacher's line."""
+    if any(problem.kind == "code" for problem in problems):
+        raise PlantuneError(
+            "these problems are programs, which only a sandbox can check, and this version has none yet: "
+            "choose problems.source with answers in words or numbers"
+        )
+    done = _done_before(out)
+    todo = iter([problem for problem in problems if problem.id not in done])
+    counts = Counter(kept=_lines(out / "trajectories.jsonl"))
+    live = Live(len(problems), len(done), counts, status)
+
+    with (
+        JsonlWriter(out / "trajectories.jsonl") as trajectories,
+        JsonlWriter(out / "rejected.jsonl") as rejects,
+        JsonlWriter(out / _DONE) as finished,
+    ):
+
+        async def work() -> None:
+            for problem in todo:  # shared: each worker takes the next
+                found = worked(problem) if ask is None else await distil(problem, ask, part, teacher)
+                for made in found.kept:
+                    trajectories.write(made)
+                for made in found.rejected:
+                    rejects.write(made)
+                    counts[_kind(made.reason)] += 1
+                finished.write({"problem_id": problem.id})
+                counts["kept"] += len(found.kept)
+                live.problem_done()
+
+        await _all_or_first_error([work() for _ in range(AT_ONCE)])
+    live.end()
+    return _summary(out, len(problems), teacher)
+
+
+_DONE = (
+    ".distill/done.jsonl"  # written after a problem's trajectories: rows of a problem that is not here are half of it
+)
+
+
+def _done_before(out: Path) -> set[str]:
+    done = {row["problem_id"] for row in read_jsonl(out / _DONE)} if (out / _DONE).is_file() else set()
+    for name in ("trajectories.jsonl", "rejected.jsonl"):
+        if (out / name).is_file() and any(row["problem_id"] not in done for row in read_jsonl(out / name)):
+            write_records(out / name, (row for row in read_jsonl(out / name) if row["problem_id"] in done))
+    return done
+
+
+async def _all_or_first_error(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all to their end; after an error no worker starts another problem, and calls in flight are still written."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    except PlantuneError:
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _kind(reason: str) -> str:
+    """A reason without its details, for counting: `plan score < 80`."""
+    return re.sub(r"score -?\d+ <", "score <", reason.partition(":")[0])
+
+
+def _lines(path: Path) -> int:
+    return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
+
+
+def _summary(out: Path, problems: int, teacher: str) -> dict[str, Any]:
+    kept = [row["problem_id"] for row in read_jsonl(out / "trajectories.jsonl")]
+    reasons = Counter(_kind(row["reason"]) for row in read_jsonl(out / "rejected.jsonl"))
+    line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {teacher}"
+    if reasons:
+        line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return {
+        "line": line,
+        "problems": problems,
+        "problems_kept": len(set(kept)),
+        "trajectories": len(kept),
+        "rejected": dict(reasons.most_common()),
+        "teacher": teacher,
+    }
+
+
+class Live:
+    """Where a distillation stands: one line redrawn on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, problems: int, done: int, counts: Counter[str], status: Callable[[], str]) -> None:
+        self._problems, self._done, self._began_with = problems, done, done
+        self._counts, self._status = counts, status
+        self._began = self._last = time.monotonic()
+        self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
+
+    def problem_done(self) -> None:
+        """Count one more problem, and show it when it is time."""
+        self._done += 1
+        if time.monotonic() - self._last >= (0.2 if self._redraws else _EVERY_SECONDS):
+            self._show("\r" if self._redraws else "\n")
+
+    def end(self) -> None:
+        """The last line, if there was one before."""
+        if self._last != self._began:
+            self._show("\n")
+
+    def _show(self, end: str) -> None:
+        self._last = time.monotonic()
+        pace = (self._last - self._began) / max(1, self._done - self._began_with)
+        counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common() if count)
+        left = f"{duration(pace * (self._problems - self._done))} left"
+        parts = [f"{self._done} of {self._problems} problems", counts, self._status(), left]
+        clear = "\x1b[2K" if self._redraws else ""
+        print(clear + printable("; ".join(part for part in parts if part)), end=end, flush=True)

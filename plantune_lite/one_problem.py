@@ -1,0 +1,320 @@
+"""One problem through a teacher: constraints, plans, a verifier's score, an execution, a checked answer.
+
+The method is PLAN-TUNING's (arXiv 2507.07495): a plan is kept when a strict verifier scores it high enough and what
+comes of following it is the right answer. `keep="first"` makes plans until one is kept, "best" is the paper's own.
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from plantune_lite.plans import chat, question_text, render, split_steps, spoiler
+from plantune_lite.recipe import Distill
+from plantune_lite.records import (
+    Ask,
+    Problem,
+    Rejected,
+    Reply,
+    Sampling,
+    Trajectory,
+)
+from plantune_lite.verify import final_answer, same_answer
+from plantune_lite.worked import plan_of
+
+# --- prompts, each beside what reads its reply ------------------------------------------------------------------------
+
+_CONSTRAINTS = """\
+Here is a problem. Somebody will write a plan for solving it, and somebody else will judge that plan.
+List what a good plan must respect: what is given, what is asked, which conditions hold, which of them are only implied,
+and which mistakes are easy to make. One constraint a line, at most eight lines. Do not solve the problem.
+
+<problem>
+{problem}
+</problem>"""
+
+_PLAN = """\
+Write a plan for solving the problem below.
+A plan is a short numbered list. Each step says what to find next and how to find it, in words. It does not carry out
+the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
+Reply with the plan alone, one step a line.
+
+<problem>
+{problem}
+</problem>"""
+
+_PLANS = """\
+Write {count} plans for solving the problem below that differ in how they go about it.
+A plan is a short list of steps. Each step says what to find next and how to find it, in words. It does not carry out
+the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
+
+<problem>
+{problem}
+</problem>"""
+
+_PLAN_OF_SOLUTION = """\
+Below are a problem and a solution of it. Write the plan that the solution follows, as somebody would have written it
+before solving: a short numbered list, each step saying what to find next and how, in words, with no calculation, no
+results and not the answer. Reply with the plan alone, one step a line.
+
+<problem>
+{problem}
+</problem>
+<solution>
+{solution}
+</solution>"""
+
+_SCORE = """\
+Judge a plan for solving a problem. Be strict: a reader who follows the plan to the letter, calculating correctly,
+should reach the right answer, and the plan should respect every constraint.
+Give your reasons first, then a whole number from -100 (leads astray) over 0 (of no use) to 100 (cannot be improved;
+almost never). A plan that calculates or states the answer is at most 0.
+
+<problem>
+{problem}
+</problem>
+<constraints>
+{constraints}
+</constraints>
+{plans}"""
+
+_EXECUTE = """\
+Solve the problem by following the plan step by step. Show the working of each step briefly.
+End with the final answer in \\boxed{{}}.
+
+<problem>
+{problem}
+</problem>
+{plan}"""
+
+
+@functools.cache
+def _shapes() -> tuple[type, type, type]:
+    """Score, list of scores, list of plans: what structured replies look like. pydantic is slow to import."""
+    from pydantic import BaseModel
+
+    class Judged(BaseModel):
+        reasons: str
+        score: int
+
+    class JudgedPlans(BaseModel):
+        judged: list[Judged]
+
+    class Plan(BaseModel):
+        steps: list[str]
+
+    class Plans(BaseModel):
+        plans: list[Plan]
+
+    return Judged, JudgedPlans, Plans
+
+
+# --- one problem ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Judged:
+    sample: int
+    plan: tuple[str, ...]
+    tokens: int
+    score: int | None = None
+    critique: str = ""
+    fault: str = ""  # why the plan is not worth an execution
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of one problem."""
+
+    kept: tuple[Trajectory, ...]
+    rejected: tuple[Rejected, ...]
+
+
+async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str) -> Found:
+    """All that a teacher makes of one problem."""
+    constraints = await _one(ask, _CONSTRAINTS.format(problem=question_text(problem)), part)
+    kept: list[Trajectory] = []
+    rejected: list[Rejected] = []
+
+    async def carry_out(judged: _Judged) -> None:
+        made, reason = await _execute(problem, judged, ask, part, teacher)
+        if reason:
+            rejected.append(Rejected(**vars(made), reason=reason))
+        else:
+            kept.append(made)
+
+    def drop(judged: _Judged) -> None:
+        rejected.append(Rejected(**vars(_trajectory(problem, judged, teacher)), reason=judged.fault))
+
+    if part.keep == "first":
+        async for judged in _one_after_another(problem, constraints.text, ask, part):
+            if judged.fault and part.execute == "kept":
+                drop(judged)
+            else:
+                await carry_out(judged)
+            if kept and part.execute == "kept":
+                break
+    else:
+        plans = [plan async for batch in _plans(problem, ask, part) for plan in batch]
+        judged_all = await _judge(problem, constraints.text, plans, ask, part)
+        best_first = sorted(
+            judged_all, key=lambda one: (one.score is None, -(one.score or 0), len(one.plan), one.sample)
+        )
+        for judged in best_first:
+            if judged.fault and part.execute == "kept":
+                drop(judged)
+            elif kept and part.execute == "kept":
+                drop(replace(judged, fault="a better plan was kept"))
+            else:
+                await carry_out(judged)
+    return Found(tuple(kept), tuple(rejected))
+
+
+async def _one_after_another(problem: Problem, constraints: str, ask: Ask, part: Distill) -> AsyncIterator[_Judged]:
+    async for batch in _plans(problem, ask, part):
+        for judged in await _judge(problem, constraints, batch, ask, part):
+            yield judged
+
+
+def _best_first(judged: _Judged) -> tuple[bool, int, int, int]:
+    return judged.score is None, -(judged.score or 0), len(judged.plan), judged.sample
+
+
+async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[list[_Judged]]:
+    """Plans in the batches they are asked in; sample k is the same plan whatever `keep` says: nothing is paid twice."""
+    text = question_text(problem)
+    if part.plans_per_call > 1:
+        prompt = chat(_PLANS.format(count=part.plans_per_call, problem=text))
+        for call in range(-(-part.plans // part.plans_per_call)):
+            sampling = Sampling(temperature=part.temperature, n=call + 1, max_tokens=part.max_tokens)
+            reply = (await ask(prompt, sampling, _shapes()[2]))[call]
+            plans = [tuple(map(str, plan["steps"])) for plan in json.loads(reply.text or '{"plans": []}')["plans"]]
+            first = call * part.plans_per_call
+            tokens = _tokens(reply) // max(1, len(plans))
+            yield [
+                _planned(first + number, split_steps("\n".join(steps)), tokens, problem)
+                for number, steps in enumerate(plans[: min(part.plans_per_call, part.plans - first)])
+            ]
+        return
+    from_solution = part.plan_from == "solution"
+    solution = problem.solution or "\n".join(problem.steps)
+    form = _PLAN_OF_SOLUTION if from_solution else _PLAN
+    prompt = chat(form.format(problem=text, **({"solution": solution} if from_solution else {})))
+    asked_together = [part.plans] if part.keep == "best" else range(1, part.plans + 1)
+    seen = 0
+    for count in asked_together:
+        sampling = Sampling(temperature=part.temperature, n=count, max_tokens=part.max_tokens)
+        replies = await ask(prompt, sampling, None)
+        yield [
+            _planned(number, split_steps(reply.text), _tokens(reply), problem)
+            for number, reply in list(enumerate(replies))[seen:]
+        ]
+        seen = count
+
+
+def _planned(sample: int, plan: tuple[str, ...], tokens: int, problem: Problem) -> _Judged:
+    fault = "no plan in the reply"
+    if plan:
+        why = spoiler(plan, problem)
+        fault = f"spoils the answer: {why}" if why else ""
+    return _Judged(sample, plan, tokens, fault=fault)
+
+
+async def _judge(
+    problem: Problem, constraints: str, plans: Sequence[_Judged], ask: Ask, part: Distill
+) -> list[_Judged]:
+    """The plans with their scores; a plan that is none, or a spoiler, is worth no call unless all are executed."""
+    wanted = [plan for plan in plans if plan.plan and (not plan.fault or part.execute == "all")]
+    text = question_text(problem)
+    scores: dict[int, _Judged] = {}
+    if len(wanted) > 1 and part.plans_per_call > 1:
+        listed = "\n".join(f"Plan {number}:\n{render(plan.plan)}" for number, plan in enumerate(wanted, 1))
+        ending = f"{listed}\nJudge each of the {len(wanted)} plans, in this order."
+        prompt = _SCORE.format(problem=text, constraints=constraints, plans=ending)
+        reply = (await ask(chat(prompt), _greedy(part), _shapes()[1]))[0]
+        judged = json.loads(reply.text or '{"judged": []}')["judged"]
+        if len(judged) == len(wanted):
+            for plan, verdict in zip(wanted, judged, strict=True):
+                scores[plan.sample] = _scored(plan, verdict, _tokens(reply) // len(wanted), part)
+        wanted = [plan for plan in wanted if plan.sample not in scores]  # another number of verdicts: one by one
+    prompts = [_SCORE.format(problem=text, constraints=constraints, plans=render(plan.plan)) for plan in wanted]
+    replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), _shapes()[0]) for prompt in prompts))
+    for plan, (reply,) in zip(wanted, replies, strict=True):
+        scores[plan.sample] = _scored(plan, json.loads(reply.text) if reply.text else None, _tokens(reply), part)
+    return [scores.get(plan.sample, plan) for plan in plans]
+
+
+def _scored(plan: _Judged, verdict: dict[str, Any] | None, tokens: int, part: Distill) -> _Judged:
+    if verdict is None:
+        fault, score, critique = plan.fault or "no score to be had", None, ""
+    else:
+        score, critique = max(-100, min(100, verdict["score"])), verdict["reasons"]
+        fault = plan.fault or (f"plan score {score} < {part.min_score}" if score < part.min_score else "")
+    return _Judged(plan.sample, plan.plan, plan.tokens + tokens, score, critique, fault)
+
+
+async def _execute(problem: Problem, judged: _Judged, ask: Ask, part: Distill, teacher: str) -> tuple[Trajectory, str]:
+    """The plan carried out, and why the outcome is not kept, if it is not."""
+    if not judged.plan:
+        return _trajectory(problem, judged, teacher), judged.fault
+    if part.plan_from == "solution":  # the data set's own working is what follows the plan
+        execution, tokens, finish = problem.solution or "\n".join(problem.steps), 0, "stop"
+        answer: str | None = problem.answer
+    else:
+        reply = await _one(ask, _EXECUTE.format(problem=question_text(problem), plan=render(judged.plan)), part)
+        execution, tokens, finish = reply.text.strip(), _tokens(reply), reply.finish
+        answer = final_answer(execution)
+    made = _trajectory(problem, judged, teacher, execution=execution, answer=answer, tokens=tokens)
+    verdict = same_answer(answer or "", problem.answer, choices=problem.choices)
+    if judged.fault:
+        return made, judged.fault
+    if finish != "stop":
+        return made, "no execution to be had" if finish == "blocked" else "execution cut off"
+    if answer is None:
+        return made, "no answer in the execution"
+    return made, "" if verdict.same else ("wrong answer" if verdict.same is False else "answer cannot be checked")
+
+
+def _trajectory(problem: Problem, judged: _Judged, teacher: str, **more: Any) -> Trajectory:
+    return Trajectory(
+        problem_id=problem.id,
+        sample=judged.sample,
+        question=question_text(problem),
+        plan=judged.plan,
+        execution=more.get("execution", ""),
+        answer=more.get("answer"),
+        score=judged.score,
+        critique=judged.critique,
+        teacher=teacher,
+        tokens=judged.tokens + more.get("tokens", 0),
+    )
+
+
+async def _one(ask: Ask, prompt: str, part: Distill) -> Reply:
+    return (await ask(chat(prompt), _greedy(part), None))[0]
+
+
+def _greedy(part: Distill) -> Sampling:
+    return Sampling(temperature=0.0, max_tokens=part.max_tokens)
+
+
+def _tokens(reply: Reply) -> int:
+    return reply.tokens_in + reply.tokens_out + reply.tokens_thought
+
+
+def worked(problem: Problem) -> Found:
+    """What a worked solution makes of one problem, without a teacher."""
+    taken = plan_of(problem)
+    answer = final_answer(taken.execution)
+    judged = _Judged(0, taken.plan, 0)
+    made = _trajectory(problem, judged, "worked", execution=taken.execution, answer=answer)
+    reason = taken.reason
+    if not reason and (why := spoiler(taken.plan, problem)):
+        reason = f"spoils the answer: {why}"
+    if not reason and not same_answer(answer or "", problem.answer, choices=problem.choices).same:
+        reason = "wrong answer"
+    if reason:
+        return Found((), (Rejected(**vars(made), reason=reason),))
+    return Found((made,), ())
