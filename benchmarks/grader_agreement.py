@@ -1,10 +1,10 @@
-r"""Does the grader agree with real gold answers? Each must equal itself and its usual rewritings, and differ from its neighbour's.
+r"""Does the grader agree with real gold answers? Each must equal its usual rewritings and differ from its neighbour's.
 
     PLANTUNE_DATA=FOLDER python -m benchmarks.grader_agreement
 
-FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl and olympiadbench.jsonl, one {"id": ..., "answer": ...} a line. The truth does
-not come from the grader: a rewriting is the same by how it is made, and two neighbours are the same where their texts or their
-values as fractions are. Writes grader_agreement.json and grader_agreement.md beside this file.
+FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl and olympiadbench.jsonl, one {"id": ..., "answer": ...} a line. The
+truth does not come from the grader: a rewriting is the same by how it is made, and two neighbours are the same where
+their texts, or their values as fractions, are.
 """
 
 import json
@@ -26,7 +26,7 @@ SOURCES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "olympiadbench": 
 MOST_LISTED = 50
 
 _FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}")
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve".split()
+_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
 # --- rewritings -------------------------------------------------------------------------------------------------------
 
@@ -229,7 +229,7 @@ def main() -> None:
 
 
 def expanded_by_sympy(gold: str) -> str | None:
-    """The gold answer as math-verify parses it, expanded and printed again; None where that is no expression with a root or symbol."""
+    """The gold answer as math-verify parses it, expanded and printed again; None where it has no root or symbol."""
     import math_verify
     import sympy
 

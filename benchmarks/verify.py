@@ -2,8 +2,9 @@
 
     PLANTUNE_DATA=FOLDER python -m benchmarks.verify
 
-The pairs are gold answers of gsm8k (numeric) and olympiadbench (symbolic: those that are no plain number), each with one of its
-usual rewritings, taken in turn, and with its neighbour's gold. math-verify gets LaTeX between dollars, as it wants it.
+The pairs are gold answers of gsm8k (numeric) and olympiadbench (symbolic: those that are no plain number), each with
+one of its usual rewritings, taken in turn, and with its neighbour's gold. math-verify gets LaTeX between dollars, as it
+wants it.
 """
 
 import itertools

@@ -1,6 +1,6 @@
 r"""Exact arithmetic as people write it: text in, a Fraction out; None where it would need symbols or is no arithmetic.
 
-evaluate("1 1/2") -> 3/2      evaluate(r"2.5 \times 10^3") -> 2500      evaluate(r"\frac{100!}{2^{50}}") -> a large Fraction
+evaluate("1 1/2") -> 3/2      evaluate(r"2.5 \times 10^3") -> 2500      evaluate(r"\frac{4!}{2^{3}}") -> 3
 """
 
 import re

@@ -1,4 +1,4 @@
-r"""One spelling for the many ways to write an answer: delimiters, emphasis, spacing and end punctuation go, signs are unified.
+r"""One spelling for the many ways to write an answer: delimiters, emphasis and end punctuation go, signs are unified.
 
 clean(r"$\boxed{\dfrac12}$.") -> r"\frac{1}{2}"      clean("**1½ m²**") -> "1 1/2 m^{2}"      clean("> ) ]") -> "> ) ]"
 """
@@ -19,20 +19,26 @@ _UNICODE = str.maketrans({
 OPEN_SET, CLOSE_SET = "⦃", "⦄"  # \{ and \}: plain braces only hold LaTeX together
 _DOLLAR = "\ue000"  # \$ is a currency, a bare $ may be a delimiter; a private character until that is settled
 _TEXT = "\ue001"  # stands for \text, \mathrm ... whose braces go too
+
+
+def _each(commands: str, spelling: str) -> dict[str, str]:
+    return dict.fromkeys(commands.split(), spelling)
+
+
 _COMMANDS = {
-    **dict.fromkeys(r"\dfrac \tfrac \cfrac".split(), r"\frac"),
-    **dict.fromkeys(r"\leq \leqslant".split(), r"\le"),
-    **dict.fromkeys(r"\geq \geqslant".split(), r"\ge"),
+    **_each(r"\dfrac \tfrac \cfrac", r"\frac"),
+    **_each(r"\leq \leqslant", r"\le"),
+    **_each(r"\geq \geqslant", r"\ge"),
     r"\neq": r"\ne",
-    **dict.fromkeys(r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle".split(), ""),
-    **dict.fromkeys(r"\text \textbf \textit \textrm \mathrm \mathbf \mathit \mbox \boxed \fbox \bf \rm".split(), _TEXT),
+    **_each(r"\left \right \big \Big \bigl \bigr \Bigl \Bigr \bigg \Bigg \displaystyle \textstyle", ""),
+    **_each(r"\text \textbf \textit \textrm \mathrm \mathbf \mathit \mbox \boxed \fbox \bf \rm", _TEXT),
     **dict.fromkeys([r"\,", r"\;", r"\:", r"\ ", r"\\", r"\quad", r"\qquad", "\\\n"], " "),
     **dict.fromkeys([r"\(", r"\)", r"\[", r"\]", r"\!"], ""),
-    **dict.fromkeys(r"\emptyset \varnothing".split(), OPEN_SET + CLOSE_SET),
-    **dict.fromkeys(r"\{ \lbrace".split(), OPEN_SET),
-    **dict.fromkeys(r"\} \rbrace".split(), CLOSE_SET),
-    **dict.fromkeys(r"\degree \textdegree".split(), "°"),
-    **dict.fromkeys(r"\ldots \dots \cdots".split(), "..."),
+    **_each(r"\emptyset \varnothing", OPEN_SET + CLOSE_SET),
+    **_each(r"\{ \lbrace", OPEN_SET),
+    **_each(r"\} \rbrace", CLOSE_SET),
+    **_each(r"\degree \textdegree", "°"),
+    **_each(r"\ldots \dots \cdots", "..."),
     r"\%": "%", r"\$": _DOLLAR, r"\#": "#", r"\&": "&", r"\_": "_", r"\in": "=", r"\pounds": "£", r"\euro": "€",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\(?:[A-Za-z]+|.)", re.DOTALL)
@@ -69,7 +75,8 @@ def clean(text: str) -> str:
             text = pattern.sub(replacement, text)
     if "$" in text:
         text = _without_delimiters(text)
-    return _trim(text.replace(_DOLLAR, "$").replace("~", " "))
+    text = _trim(text.replace(_DOLLAR, "$").replace("~", " "))
+    return OPEN_SET + CLOSE_SET if text in ("{}", "{ }") else text
 
 
 def _nested_lists(match: re.Match[str]) -> str:

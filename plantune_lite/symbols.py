@@ -1,15 +1,16 @@
-r"""Whether two mathematical expressions are equal, decided by math-verify in a process of its own with a deadline that kills.
+r"""Whether two mathematical expressions are equal: math-verify's word, in a process of its own with a deadline that kills.
 
-symbols.same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(True, "equal as expressions"), 0.01)
+same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(same=True, how="equal as expressions"), 0.01)
 
-The worker reads {"given": ..., "gold": ...} a line and writes {"same": ..., "how": ...} a line. Texts come from models, so:
+The worker reads {"given": ..., "gold": ...} a line, and writes {"same": ..., "how": ...} a line. Texts come from models:
 
-- Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, hands plain text to
-  sympy's parse_expr, which calls eval. So only its comparison is used, on what latex2sympy2_extended's ANTLR grammar reads.
-  There eval is reached too: each literal goes through sympy.Number(text), that is sympify, parse_expr and eval. A literal
-  holds nothing but digits, a point and an exponent; still the worker puts a reader of such literals in parse_expr's place
-  (it is faster, too) and closes the eval behind it, which covers any other sympify("...") that a library may hold.
-- math-verify's timeouts (SIGALRM, main thread only) are off; the caller's kill is the deadline.
+- Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, hands plain text
+  to sympy's parse_expr, which calls eval. So only its comparison is used, on what the ANTLR grammar of
+  latex2sympy2_extended reads. There eval is reached too: each literal goes through sympy.Number(text), that is sympify,
+  parse_expr and eval. A literal holds nothing but digits, a point and an exponent; still the worker puts a reader of
+  such literals in parse_expr's place (it is faster, too) and closes the eval behind it, which covers any other
+  sympify("...") that a library may hold.
+- math-verify's own timeouts (SIGALRM, main thread only) are off; the caller's kill is the deadline.
 """
 
 import atexit

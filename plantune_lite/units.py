@@ -16,7 +16,9 @@ _SPELLINGS = {
     "km/h": "kph kmh kmph", "person": "person people", "child": "child children", "man": "man men", "woman": "woman women",
 }  # fmt: skip
 _CANONICAL = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
-_FILLERS = frozenset("a an the of per each every in for all total altogether us u s / - or more than".split())
+_FILLERS = frozenset(
+    ("a", "an", "the", "of", "per", "each", "every", "in", "for", "total", "altogether", "us", "/", "-")
+)
 _FUNCTIONS = frozenset(
     "sin cos tan sec csc cot log ln exp sqrt pi mod gcd lcm max det floor ceil infty cup cap".split()
 )

@@ -133,13 +133,9 @@ _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _ONE_WITH_THOUSANDS = re.compile(r"[-+$€£¥₹ ]*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?[^0-9,;]*")
 _RATIO = re.compile(r"([0-9]{1,9})\s*(?::|out of|to)\s*([0-9]{1,9})")
 _NUMBER_WORD = re.compile(r"(minus |negative )?([A-Za-z]+)(.*)", re.DOTALL)
-_NUMBER_WORDS = {
-    word: number
-    for number, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-}
+_TO_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty"""
+_NUMBER_WORDS = {word: number for number, word in enumerate(_TO_TWENTY.split())}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
@@ -300,8 +296,8 @@ def _read(text: str, depth: int, thousands: bool = True) -> Value:
 
 _MATHEMATICAL = re.compile(r"[0-9\\^_+*/=<>|!-]|\)")
 _NO_LETTERS = re.compile(r"\\[A-Za-z]+|_\s*\{[^{}]*\}")
-_FUNCTIONS = frozenset(
-    "sqrt sinh cosh tanh arcsin arccos arctan alpha beta gamma theta lambda sigma omega infinity".split()
+_LONG_NAMES = frozenset(
+    ("sqrt", "sinh", "cosh", "tanh", "arcsin", "arccos", "arctan", "alpha", "beta", "gamma", "theta")
 )
 
 
@@ -317,6 +313,6 @@ def _is_mathematics(text: str) -> bool:
     return (
         _MATHEMATICAL.search(text) is not None
         and any(char.isalnum() for char in text)
-        and all(len(run) <= 3 or run.lower() in _FUNCTIONS for run in runs)
+        and all(len(run) <= 3 or run.lower() in _LONG_NAMES for run in runs)
         and re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}", bare) is None
     )

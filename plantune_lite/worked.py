@@ -21,6 +21,7 @@ from plantune_lite.records import Problem
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
 _NUMBER = r"[$€£]?\s?[0-9][0-9.,]*%?"
 _SUM = re.compile(rf"\(?{_NUMBER}\)?(?:\s*[-+*/×÷x−]\s*\(*{_NUMBER}\)*)+\s*=")
+_THING = re.compile(r"(?!(?:in|each|per|of|for|on|at|and|or|to|from|left|more|less|total|altogether)\b)[A-Za-z]")
 _RESULT = re.compile(rf"=\s*{_NUMBER}\s*(?P<what>[^=.;\n]*)")
 
 
@@ -63,7 +64,7 @@ def _from_step(step: str) -> str:
     for result in _RESULT.finditer(step):  # noqa: B007 - the last result is the step's own
         pass
     what = re.sub(r"\s+", " ", result["what"]).strip(" ,:") if result else ""
-    if not operations or not re.match(r"[A-Za-z]", what) or re.search(r"[0-9]", what):
+    if not operations or not _THING.match(what) or re.search(r"[0-9]", what):
         return ""
     return f"{operations.capitalize()} to find the {what}."
 

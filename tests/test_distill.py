@@ -1,0 +1,187 @@
+import asyncio
+import json
+
+import pytest
+
+from plantune_lite import Distill
+from plantune_lite.distill import distill
+from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, read_records
+
+PROBLEMS = [Problem(id=f"p{n}", question=f"What is {n} plus {n + 1}, halved?", answer=f"{n}.5") for n in range(1, 7)]
+
+
+class Teacher:
+    """A teacher made by hand: answers by what is asked, counts what is asked, and can be told what to say."""
+
+    def __init__(self, scores=(90,), plans=(("Add.", "Halve."),), answer=lambda problem: problem.answer):
+        self.scores, self.plans, self.answer = scores, plans, answer
+        self.asked = {}  # (prompt, sample) -> times
+
+    async def __call__(self, messages, sampling, schema):
+        await asyncio.sleep(0)
+        text = messages[1]["content"]
+        return [self.reply(text, schema, sample) for sample in range(sampling.n)]
+
+    def reply(self, text, schema, sample):
+        self.asked[text, sample] = self.asked.get((text, sample), 0) + 1
+        problem = next(one for one in PROBLEMS if one.question in text)
+        if schema is not None and schema.__name__ == "Plans":
+            reply = json.dumps({"plans": [{"steps": steps} for steps in self.plans]})
+        elif schema is not None and schema.__name__ == "JudgedPlans":
+            reply = json.dumps({"judged": [{"reasons": "r", "score": score} for score in self.scores]})
+        elif schema is not None:
+            plan_number = next(n for n, plan in enumerate(self.plans) if plan[0] in text)
+            reply = json.dumps({"reasons": "r", "score": self.scores[plan_number % len(self.scores)]})
+        elif "Write a plan" in text or "Write the plan" in text:
+            reply = "\n".join(f"{k}. {step}" for k, step in enumerate(self.plans[sample % len(self.plans)], 1))
+        elif "<constraints>" not in text and "List what a good plan" in text:
+            reply = "Halve at the end."
+        else:
+            reply = f"So it is \\boxed{{{self.answer(problem)}}}."
+        return Reply(text=reply, tokens_in=10, tokens_out=5)
+
+
+def run(out, teacher=None, problems=PROBLEMS, **part):
+    summary = asyncio.run(
+        distill(problems, teacher, Distill(**part), out, teacher="toy" if teacher else "worked", status=lambda: "")
+    )
+    return (
+        summary,
+        read_records(Trajectory, out / "trajectories.jsonl"),
+        read_records(Rejected, out / "rejected.jsonl"),
+    )
+
+
+TWO_PLANS = (("Guess.",), ("Add.", "Halve."))
+
+
+def test_a_plan_that_scores_and_leads_to_the_answer_is_kept(tmp_path):
+    summary, kept, rejected = run(tmp_path, Teacher())
+    assert {made.problem_id for made in kept} == {one.id for one in PROBLEMS} and rejected == []
+    assert kept[0].plan == ("Add.", "Halve.") and kept[0].score == 90 and kept[0].teacher == "toy"
+    assert summary["problems_kept"] == 6
+
+
+def test_first_makes_plans_one_after_another_until_one_passes(tmp_path):
+    teacher = Teacher(scores=(20, 90), plans=TWO_PLANS)
+    _, kept, rejected = run(tmp_path, teacher)
+    assert [made.sample for made in kept] == [1] * 6
+    assert {made.reason for made in rejected} == {"plan score 20 < 80"}
+    assert max(sample for _, sample in teacher.asked) == 1, "a third plan was asked for although the second passed"
+
+
+def test_best_asks_for_all_and_executes_from_the_best_down(tmp_path):
+    teacher = Teacher(scores=(85, 95), plans=TWO_PLANS)
+    _, kept, rejected = run(tmp_path, teacher, keep="best", plans=2)
+    assert [made.score for made in kept] == [95] * 6
+    assert {made.reason for made in rejected} == {"a better plan was kept"}
+    executed = [text for text, _ in teacher.asked if "following the plan" in text]
+    assert len(executed) == 6
+
+
+def test_first_and_best_ask_for_the_same_plans_so_that_neither_pays_for_the_others_again(tmp_path):
+    first, best = Teacher(scores=(20,)), Teacher(scores=(20,))
+    run(tmp_path / "first", first)
+    run(tmp_path / "best", best, keep="best")
+    assert set(best.asked) == set(first.asked)
+
+
+def test_a_wrong_answer_is_rejected_with_its_reason_and_its_execution(tmp_path):
+    _, kept, rejected = run(tmp_path, Teacher(answer=lambda problem: "7"), plans=2)
+    assert kept == [] and {made.reason for made in rejected} == {"wrong answer"}
+    assert rejected[0].execution == "So it is \\boxed{7}." and rejected[0].answer == "7"
+
+
+def test_a_plan_that_spoils_the_answer_costs_no_further_call(tmp_path):
+    teacher = Teacher(plans=(("Add to get 99, then halve.", "It is = 98."),))
+    _, _, rejected = run(tmp_path, teacher, plans=1)
+    assert all(made.reason.startswith("spoils the answer") for made in rejected)
+    assert not any("following the plan" in text or "Judge a plan" in text for text, _ in teacher.asked)
+
+
+def test_execute_all_carries_out_what_the_score_would_have_dropped(tmp_path):
+    _, kept, rejected = run(tmp_path, Teacher(scores=(10,)), plans=1, execute="all")
+    assert kept == [] and {made.reason for made in rejected} == {"plan score 10 < 80"}
+    assert all(made.answer == one.answer for made, one in zip(sorted(rejected, key=by_id), PROBLEMS, strict=True))
+
+
+def by_id(made):
+    return made.problem_id
+
+
+def test_plans_in_one_call_are_scored_in_one_call(tmp_path):
+    teacher = Teacher(scores=(20, 90), plans=TWO_PLANS)
+    _, kept, _ = run(tmp_path, teacher, plans=2, plans_per_call=2)
+    assert [made.sample for made in kept] == [1] * 6
+    assert len(teacher.asked) == 6 * 4, "constraints, plans, scores, one execution"
+
+
+def test_another_number_of_scores_than_plans_asks_for_each(tmp_path):
+    teacher = Teacher(scores=(90,), plans=TWO_PLANS)
+    _, kept, _ = run(tmp_path, teacher, plans=2, plans_per_call=2)
+    assert len(kept) == 6 and len(teacher.asked) == 6 * 6
+
+
+def test_a_plan_of_a_worked_solution_keeps_that_solution(tmp_path):
+    problems = [Problem(id="p1", question=PROBLEMS[0].question, answer="1.5", solution="1+2=3, 3/2=1.5")]
+    _, kept, _ = run(tmp_path, Teacher(), problems, plan_from="solution")
+    assert kept[0].execution == "1+2=3, 3/2=1.5" and kept[0].answer == "1.5"
+
+
+@pytest.mark.parametrize("stop_after", range(1, 24, 4))
+def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_after):
+    class Failing(Teacher):
+        def reply(self, text, schema, sample):
+            if len(self.asked) >= stop_after:
+                raise PlantuneError("the money is spent")
+            return super().reply(text, schema, sample)
+
+    with pytest.raises(PlantuneError, match="money"):
+        run(tmp_path / "cut", Failing(scores=(20, 90), plans=TWO_PLANS))
+    (tmp_path / "cut" / "trajectories.jsonl").open("a").write('{"problem_id": "p3", "torn')
+    cut = run(tmp_path / "cut", Teacher(scores=(20, 90), plans=TWO_PLANS))
+    whole = run(tmp_path / "whole", Teacher(scores=(20, 90), plans=TWO_PLANS))
+    assert cut[0] == whole[0]
+    for one, other in zip(cut[1:], whole[1:], strict=True):
+        assert sorted(one, key=by_id) == sorted(other, key=by_id)
+
+
+def test_rows_of_a_half_written_problem_are_made_again_once(tmp_path):
+    run(tmp_path, Teacher())
+    done = tmp_path / ".distill" / "done.jsonl"
+    done.write_text("".join(done.read_text().splitlines(keepends=True)[:-1]))
+    _, kept, _ = run(tmp_path, Teacher())
+    assert len(kept) == 6
+
+
+def test_what_is_done_is_not_asked_again(tmp_path):
+    run(tmp_path, Teacher())
+    teacher = Teacher()
+    run(tmp_path, teacher)
+    assert teacher.asked == {}
+
+
+def test_worked_solutions_need_no_teacher_and_are_not_scored(tmp_path):
+    steps = ("There are 1 + 2 = 3 buns in all.", "That is 3 / 2 = 1.5 buns a child.")
+    problems = [
+        Problem(id="a", question="Share 1 and 2 among 2?", answer="1.5", steps=steps),
+        Problem(id="b", question="Why?", answer="because"),
+    ]
+    summary, kept, rejected = run(tmp_path, None, problems)
+    assert kept[0].plan == ("Add to find the buns in all.", "Divide to find the buns a child.")
+    assert kept[0].score is None, "nobody scored it"
+    assert [made.reason for made in rejected] == ["no worked solution"] and "worked" in summary["line"]
+
+
+def test_programs_are_refused_until_there_is_a_sandbox(tmp_path):
+    with pytest.raises(PlantuneError, match="sandbox"):
+        run(tmp_path, Teacher(), [Problem(id="c", question="def f():", answer="pass", kind="code")])
+
+
+def test_no_reply_is_a_reason_and_not_a_crash(tmp_path):
+    class Blocked(Teacher):
+        def reply(self, text, schema, sample):
+            return Reply(text="", finish="blocked")
+
+    summary, kept, rejected = run(tmp_path, Blocked(), plans=2)
+    assert kept == [] and summary["rejected"] == {"no plan in the reply": 12}

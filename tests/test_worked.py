@@ -1,0 +1,54 @@
+import pytest
+
+from plantune_lite import practice
+from plantune_lite.plans import spoiler
+from plantune_lite.records import Problem
+from plantune_lite.worked import plan_of
+
+
+def problem(question="How many?", answer="9", steps=(), **more):
+    return Problem(id="p", question=question, answer=answer, steps=tuple(steps), **more)
+
+
+def test_a_sub_question_and_what_its_step_does_are_a_step_of_the_plan():
+    found = plan_of(
+        problem(
+            steps=["Janet sells 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18."],
+            answer="18",
+            extra={"subquestions": ["How many eggs does Janet sell?", "How much does she make?"]},
+        )
+    )
+    assert found.plan == ("How many eggs does Janet sell? Subtract.", "How much does she make? Multiply.")
+    assert found.execution.endswith("The answer is \\boxed{18}.")
+
+
+@pytest.mark.parametrize(
+    ("step", "line"),
+    [
+        ("There are 3 * 4 = 12 apples in the boxes.", "Multiply to find the apples in the boxes."),
+        ("That is 10 + 5 × 2 = 20 dollars.", "Add, then multiply to find the dollars."),
+        ("He reads 7 pages/day * 6 days = 42 pages.", "Multiply to find the pages."),
+    ],
+)
+def test_a_bare_step_becomes_its_operation_and_what_it_finds(step, line):
+    assert plan_of(problem(steps=[step])).plan == (line,)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (problem(), "no worked solution"),
+        (problem(steps=["It follows."]), "no plan in the worked solution"),
+        (problem(steps=["4 + 5 = 9 in all."]), "no plan in the worked solution"),
+        (problem(steps=["1+1=2 x"], extra={"subquestions": []}), ""),
+        (problem(steps=["1+1=2 x"], extra={"subquestions": ["a?", "b?"]}), "sub-questions and steps do not match"),
+    ],
+)
+def test_where_there_is_no_plan_it_says_why(made, reason):
+    assert plan_of(made).reason == reason
+
+
+def test_every_practice_problem_has_a_plan_that_spoils_nothing():
+    for one in practice.generate("train", seed=3, limit=200):
+        found = plan_of(one)
+        assert len(found.plan) == len(one.steps) and spoiler(found.plan, one) is None
