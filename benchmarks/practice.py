@@ -242,7 +242,7 @@ def write_down(results: dict, training: dict, seconds: int) -> None:
         f"{' and '.join(map(str, TRAIN_LEVELS))} of the train templates (level 3 is never trained), plan and solution "
         f"as the target, LoRA rank {RANK}, learning rate {LEARNING_RATE}, {training['mean_tokens']} tokens a row, "
         f"{training['seconds']} s. Loss at each tenth step: {', '.join(map(str, training['loss_every_tenth']))}. "
-        f"All in all {seconds} s with {THREADS} threads in bfloat16, while others used the machine too.\n\n"
+        f"All in all {seconds} s with {THREADS} threads in bfloat16.\n\n"
         "Not measured: the same SFT without plans, other seeds, other prompts for the untuned model."
     )
     versions = machine("torch", "transformers", "peft", "tokenizers")

@@ -8,7 +8,7 @@ from fractions import Fraction
 
 MAX_BITS = 400_000  # of a numerator or denominator: 120,000 digits, computed in milliseconds
 MAX_DIGITS = 4_000  # of one literal; Python refuses to read more than 4,300
-_MAX_NESTING = 60  # brackets: keeps the recursion below far from Python's limit
+_MAX_NESTING = 60  # brackets and powers: keeps the recursion below far from Python's limit
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,6})?)"
@@ -26,7 +26,7 @@ def evaluate(text: str) -> Fraction | None:
     """The exact value of a text; raises TooLargeError rather than compute for seconds."""
     tokens, at = [], 0
     text = text.strip()
-    if text.count("(") + text.count("{") > _MAX_NESTING:
+    if text.count("(") + text.count("{") + text.count("^") + text.count("**") > _MAX_NESTING:
         return None
     while at < len(text):
         match = _TOKEN.match(text, at)

@@ -1,7 +1,7 @@
 """Which texts are the same: copies of one another, near copies, and questions that stand in a test set.
 
-    words("It costs $1,200.00, i.e. $\\\\frac{1}{2}$ of it.") -> ("it", "costs", "1200", "i", "e", "frac", "1", "2", ...)
-    near_copies([(question, plan), ...], seed=0)            -> [None, None, 0]: the third repeats the first
+    words("It costs $1,200.00 plus $\\\\frac{1}{2}$.")    -> ("it", "costs", "1200", "plus", "frac", "1", "2")
+    near_copies([(question, plan), ...], seed=0)      -> [None, None, 0]: the third repeats the first
     TestQuestions({"gsm8k": [("gsm8k/test/17", question)]}, 13).found_in(other) -> {"gsm8k": "gsm8k/test/17"}
 
 Numbers are kept and must agree: two questions of one template with other numbers are two questions.
@@ -23,20 +23,24 @@ _WORD = re.compile(
     r"|[0-9]+(?:,[0-9]{3}(?![0-9]))*(?:\.[0-9]+)?|\.[0-9]+"
     r"|[\u3040-\u30ff\u3400-\u9fff]"  # Chinese and Japanese put no spaces between words
     r"|[^\W\d_]+|\d+"
-    r"|[-+*/=<>%!()\[\]]"  # 2+3 is not 2*3, and (2+3)*4 is not 2+(3*4)
+    r"|[-+*/=<>%()\[\]]|(?<=[0-9)])!"  # 2+3 is not 2*3, and (2+3)*4 is not 2+(3*4)
 )
 _SAME = str.maketrans({"−": "-", "×": "*", "÷": "/", "·": "*", "’": "'", "≤": "<", "≥": ">"})
-_COMMANDS = {
-    **{"\\times": "*", "\\cdot": "*", "\\div": "/", "\\dfrac": "frac", "\\tfrac": "frac"},
-    **{"\\le": "<", "\\leq": "<", "\\ge": ">", "\\geq": ">", "\\lt": "<", "\\gt": ">"},
-    **dict.fromkeys("\\left \\right \\text \\textbf \\textit \\mathrm \\mathbf \\mbox \\displaystyle".split(), ""),
-    **dict.fromkeys("\\quad \\qquad \\big \\Big \\bigg \\limits \\hspace \\vspace".split(), ""),
+_SIGNS = {
+    "*": ("\\times", "\\cdot"),
+    "/": ("\\div",),
+    "<": ("\\le", "\\leq", "\\lt"),
+    ">": ("\\ge", "\\geq", "\\gt"),
+    "frac": ("\\dfrac", "\\tfrac"),
+    "": ("\\left", "\\right", "\\big", "\\Big", "\\bigg", "\\displaystyle", "\\limits", "\\quad", "\\qquad")
+    + ("\\text", "\\textbf", "\\textit", "\\mathrm", "\\mathbf", "\\mbox", "\\hspace", "\\vspace"),
 }
+_COMMANDS = {command: sign for sign, commands in _SIGNS.items() for command in commands}
 
 
 def words(text: str) -> Words:
     """The words, numbers and signs of a text, without what a copy may differ in: case, width, typesetting."""
-    text = unicodedata.normalize("NFKC", text).translate(_SAME)
+    text = unicodedata.normalize("NFKC", text).translate(_SAME).replace("{,}", ",")
     text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", "", text)
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", text)
     return tuple(word for found in _WORD.findall(text) if (word := _plain(found)))

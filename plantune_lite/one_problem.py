@@ -26,7 +26,7 @@ from plantune_lite.worked import plan_of
 
 # --- prompts, each beside what reads its reply ------------------------------------------------------------------------
 
-_CONSTRAINTS = """\
+CONSTRAINTS = """\
 Here is a problem. Somebody will write a plan for solving it, and somebody else will judge that plan.
 List what a good plan must respect: what is given, what is asked, which conditions hold, which of them are only implied,
 and which mistakes are easy to make. One constraint a line, at most eight lines. Do not solve the problem.
@@ -35,7 +35,7 @@ and which mistakes are easy to make. One constraint a line, at most eight lines.
 {problem}
 </problem>"""
 
-_PLAN = """\
+PLAN = """\
 Write a plan for solving the problem below.
 A plan is a short numbered list. Each step says what to find next and how to find it, in words. It does not carry out
 the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
@@ -45,7 +45,7 @@ Reply with the plan alone, one step a line.
 {problem}
 </problem>"""
 
-_PLANS = """\
+PLANS = """\
 Write {count} plans for solving the problem below that differ in how they go about it.
 A plan is a short list of steps. Each step says what to find next and how to find it, in words. It does not carry out
 the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
@@ -54,7 +54,7 @@ the calculation, contains no results and does not give the answer. Use as few st
 {problem}
 </problem>"""
 
-_PLAN_OF_SOLUTION = """\
+PLAN_OF_SOLUTION = """\
 Below are a problem and a solution of it. Write the plan that the solution follows, as somebody would have written it
 before solving: a short numbered list, each step saying what to find next and how, in words, with no calculation, no
 results and not the answer. Reply with the plan alone, one step a line.
@@ -66,7 +66,7 @@ results and not the answer. Reply with the plan alone, one step a line.
 {solution}
 </solution>"""
 
-_SCORE = """\
+SCORE = """\
 Judge a plan for solving a problem. Be strict: a reader who follows the plan to the letter, calculating correctly,
 should reach the right answer, and the plan should respect every constraint.
 Give your reasons first, then a whole number from -100 (leads astray) over 0 (of no use) to 100 (cannot be improved;
@@ -80,7 +80,7 @@ almost never). A plan that calculates or states the answer is at most 0.
 </constraints>
 {plans}"""
 
-_EXECUTE = """\
+EXECUTE = """\
 Solve the problem by following the plan step by step. Show the working of each step briefly.
 End with the final answer in \\boxed{{}}.
 
@@ -91,7 +91,7 @@ End with the final answer in \\boxed{{}}.
 
 
 @functools.cache
-def _shapes() -> tuple[type, type, type]:
+def shapes() -> tuple[type, type, type]:
     """Score, list of scores, list of plans: what structured replies look like. pydantic is slow to import."""
     from pydantic import BaseModel
 
@@ -134,7 +134,7 @@ class Found:
 
 async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str) -> Found:
     """All that a teacher makes of one problem."""
-    constraints = await _one(ask, _CONSTRAINTS.format(problem=question_text(problem)), part)
+    constraints = await _one(ask, CONSTRAINTS.format(problem=question_text(problem)), part)
     kept: list[Trajectory] = []
     rejected: list[Rejected] = []
 
@@ -186,10 +186,10 @@ async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[lis
     """Plans in the batches they are asked in; sample k is the same plan whatever `keep` says: nothing is paid twice."""
     text = question_text(problem)
     if part.plans_per_call > 1:
-        prompt = chat(_PLANS.format(count=part.plans_per_call, problem=text))
+        prompt = chat(PLANS.format(count=part.plans_per_call, problem=text))
         for call in range(-(-part.plans // part.plans_per_call)):
             sampling = Sampling(temperature=part.temperature, n=call + 1, max_tokens=part.max_tokens)
-            reply = (await ask(prompt, sampling, _shapes()[2]))[call]
+            reply = (await ask(prompt, sampling, shapes()[2]))[call]
             plans = [tuple(map(str, plan["steps"])) for plan in json.loads(reply.text or '{"plans": []}')["plans"]]
             first = call * part.plans_per_call
             tokens = _tokens(reply) // max(1, len(plans))
@@ -200,7 +200,7 @@ async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[lis
         return
     from_solution = part.plan_from == "solution"
     solution = problem.solution or "\n".join(problem.steps)
-    form = _PLAN_OF_SOLUTION if from_solution else _PLAN
+    form = PLAN_OF_SOLUTION if from_solution else PLAN
     prompt = chat(form.format(problem=text, **({"solution": solution} if from_solution else {})))
     asked_together = [part.plans] if part.keep == "best" else range(1, part.plans + 1)
     seen = 0
@@ -232,15 +232,15 @@ async def _judge(
     if len(wanted) > 1 and part.plans_per_call > 1:
         listed = "\n".join(f"Plan {number}:\n{render(plan.plan)}" for number, plan in enumerate(wanted, 1))
         ending = f"{listed}\nJudge each of the {len(wanted)} plans, in this order."
-        prompt = _SCORE.format(problem=text, constraints=constraints, plans=ending)
-        reply = (await ask(chat(prompt), _greedy(part), _shapes()[1]))[0]
+        prompt = SCORE.format(problem=text, constraints=constraints, plans=ending)
+        reply = (await ask(chat(prompt), _greedy(part), shapes()[1]))[0]
         judged = json.loads(reply.text or '{"judged": []}')["judged"]
         if len(judged) == len(wanted):
             for plan, verdict in zip(wanted, judged, strict=True):
                 scores[plan.sample] = _scored(plan, verdict, _tokens(reply) // len(wanted), part)
         wanted = [plan for plan in wanted if plan.sample not in scores]  # another number of verdicts: one by one
-    prompts = [_SCORE.format(problem=text, constraints=constraints, plans=render(plan.plan)) for plan in wanted]
-    replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), _shapes()[0]) for prompt in prompts))
+    prompts = [SCORE.format(problem=text, constraints=constraints, plans=render(plan.plan)) for plan in wanted]
+    replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), shapes()[0]) for prompt in prompts))
     for plan, (reply,) in zip(wanted, replies, strict=True):
         scores[plan.sample] = _scored(plan, json.loads(reply.text) if reply.text else None, _tokens(reply), part)
     return [scores.get(plan.sample, plan) for plan in plans]
@@ -263,7 +263,7 @@ async def _execute(problem: Problem, judged: _Judged, ask: Ask, part: Distill, t
         execution, tokens, finish = problem.solution or "\n".join(problem.steps), 0, "stop"
         answer: str | None = problem.answer
     else:
-        reply = await _one(ask, _EXECUTE.format(problem=question_text(problem), plan=render(judged.plan)), part)
+        reply = await _one(ask, EXECUTE.format(problem=question_text(problem), plan=render(judged.plan)), part)
         execution, tokens, finish = reply.text.strip(), _tokens(reply), reply.finish
         answer = final_answer(execution)
     made = _trajectory(problem, judged, teacher, execution=execution, answer=answer, tokens=tokens)

@@ -102,6 +102,8 @@ def _trim(text: str) -> str:
     while True:
         before = text
         text = " ".join(text.split())
+        if text.startswith("**") and text.endswith("**."):
+            text = text[:-1]
         for mark in ("**", "__", "*", "`", '"', "'"):
             if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
                 text = text[len(mark) : -len(mark)]

@@ -1,8 +1,8 @@
-r"""Whether two mathematical expressions are equal: math-verify's word, in a process of its own with a deadline that kills.
+r"""Whether two expressions are equal: math-verify's word, in a process of its own with a deadline that kills.
 
 same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(same=True, how="equal as expressions"), 0.01)
 
-The worker reads {"given": ..., "gold": ...} a line, and writes {"same": ..., "how": ...} a line. Texts come from models:
+The worker reads {"given": ..., "gold": ...} a line and writes {"same": ..., "how": ...}. Texts come from models:
 
 - Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, hands plain text
   to sympy's parse_expr, which calls eval. So only its comparison is used, on what the ANTLR grammar of
@@ -96,10 +96,8 @@ class _Worker:
                         return Judged(verdict, monotonic() - started)
                     except (_WorkerGone, OSError):
                         self._stop()
-            except (
-                BaseException
-            ):  # a Ctrl-C between question and answer: the next caller must not read this one's reply
-                self._stop()
+            except BaseException:
+                self._stop()  # a Ctrl-C before the reply: the next caller must not take it for its own
                 raise
             return Judged(
                 Verdict(same=None, how="the mathematics worker ended twice; it may have run out of memory"), seconds
@@ -247,7 +245,7 @@ class _Judge:
 
         import math_verify
         import sympy.parsing.sympy_parser
-        import sympy.physics.units  # noqa: F401  simplify imports it
+        import sympy.physics.units  # simplify imports it
         from latex2sympy2_extended import latex2sympy
         from latex2sympy2_extended.latex2sympy2 import ConversionConfig
         from math_verify.grader import should_treat_as_complex

@@ -41,8 +41,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
     body = Table(
         title=Text(title, style="bold") if title else None, box=SIMPLE_HEAD, title_justify="left", pad_edge=False
     )
-    for column in columns:
-        body.add_column(Text(column), overflow="fold")
+    for number, column in enumerate(columns):
+        body.add_column(Text(column), overflow="fold", no_wrap=number == 0 and len(columns) > 2)
     for row in rows:
         body.add_row(*(Text(printable(str(cell))) for cell in row))
     console = Console(width=width)

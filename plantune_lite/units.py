@@ -1,30 +1,33 @@
 """Units and counted things after a number: text in, canonical words out.
 
-split("5 square meters") -> ("5", ("²", "m"))      split("18 duck eggs") -> ("18", ("duck", "egg"))      split("5x") -> ("5x", ())
+split("5 square meters") -> ("5", ("²", "m"))     split("18 duck eggs") -> ("18", ("duck", "egg"))
+split("5x") -> ("5x", ())
 """
 
 import re
+import string
 
 _SPELLINGS = {
-    "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre", "km": "km kilometer kilometre",
-    "in": "in inch", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile", "g": "g gm gram gramme", "kg": "kg kilo kilogram",
-    "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce", "ton": "ton tonne", "L": "l liter litre",
-    "ml": "ml milliliter millilitre", "gal": "gal gallon", "s": "s sec second", "min": "min minute", "h": "h hr hour",
-    "day": "day", "week": "wk week", "month": "month", "year": "yr year", "$": "$ dollar usd buck", "€": "€ eur euro",
-    "£": "£ gbp quid", "¥": "¥ yen jpy", "₹": "₹ rs inr rupee", "¢": "¢ cent", "%": "% percent percentage pct",
-    "°": "° deg degree", "rad": "rad radian", "Hz": "hz hertz", "²": "² square sq", "³": "³ cubic cu", "mi/h": "mph",
-    "km/h": "kph kmh kmph", "person": "person people", "child": "child children", "man": "man men", "woman": "woman women",
+    "m": "m meter metre", "cm": "cm centimeter centimetre", "mm": "mm millimeter millimetre",
+    "km": "km kilometer kilometre", "in": "in inch", "ft": "ft foot feet", "yd": "yd yard", "mi": "mi mile",
+    "g": "g gm gram gramme", "kg": "kg kilo kilogram", "mg": "mg milligram", "lb": "lb pound", "oz": "oz ounce",
+    "ton": "ton tonne", "L": "l liter litre", "ml": "ml milliliter millilitre", "gal": "gal gallon",
+    "s": "s sec second", "min": "min minute", "h": "h hr hour", "week": "wk week", "year": "yr year",
+    "$": "$ dollar usd buck", "€": "€ eur euro", "£": "£ gbp quid", "¥": "¥ yen jpy", "₹": "₹ rs inr rupee",
+    "¢": "¢ cent", "%": "% percent percentage pct", "°": "° deg degree", "rad": "rad radian", "Hz": "hz hertz",
+    "²": "² square sq", "³": "³ cubic cu", "mi/h": "mph", "km/h": "kph kmh kmph",
+    "person": "person people", "child": "child children", "man": "man men", "woman": "woman women",
 }  # fmt: skip
 _CANONICAL = {spelling: unit for unit, spellings in _SPELLINGS.items() for spelling in spellings.split()}
 _FILLERS = frozenset(
     ("a", "an", "the", "of", "per", "each", "every", "in", "for", "total", "altogether", "us", "/", "-")
 )
 _FUNCTIONS = frozenset(
-    "sin cos tan sec csc cot log ln exp sqrt pi mod gcd lcm max det floor ceil infty cup cap".split()
+    ("sin", "cos", "tan", "csc", "cot", "log", "ln", "exp", "sqrt", "pi", "mod", "gcd", "lcm", "max", "infty", "cup")
 )
 _CURRENCY = re.compile(r"([-+]?)\s*(?:US|C|A)?([$€£¥₹]|(?:Rs\.?|USD|EUR|GBP|INR)(?![A-Za-z]))\s*(?=[-+0-9.\\(])")
 _TOKEN = re.compile(r"°\s*[CFK](?![A-Za-z])|[A-Za-z][A-Za-z.]*(?:['-][A-Za-z]+)*|[%°$€£¥₹¢/-]")
-_TAIL_CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz %°$€£¥₹¢/.'-"
+_TAIL_CHARACTERS = string.ascii_letters + " %°$€£¥₹¢/.'-"
 _MAX_WORDS = 6
 
 
@@ -86,7 +89,7 @@ def _canonical(word: str) -> str:
 
 
 def agree(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
-    """Whether two units say the same thing; one may say more of it, as duck eggs and eggs do, and none agrees with any."""
+    """Whether two units say the same; one may say more of it (duck eggs, eggs), and no unit agrees with any."""
     if not left or not right:
         return True
     if {"²", "³"} & set(left) != {"²", "³"} & set(right):

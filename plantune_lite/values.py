@@ -1,11 +1,10 @@
-r"""An answer as written goes in, a typed value comes out; nothing is compared or simplified here, and nothing is ever run.
+r"""An answer as written goes in, a typed value comes out; nothing is compared, simplified or run here.
 
-read("$1{,}234.50") -> Number(1234.5, unit "$")            read("(0, 5]") -> Group("(", (Number(0), Number(5)), "]")
-read(r"x=2\sqrt{3} \text{ cm}") -> Equation("x", Expression(r"2\sqrt{3}", unit "cm"))      read("Paris.") -> Text("paris")
+read("$1{,}234.50") -> Number(1234.5, unit "$")        read("(0, 5]") -> Group("(", (Number(0), Number(5)), "]")
+read(r"x=2\sqrt{3} \text{ cm}") -> Equation("x", Expression(r"2\sqrt{3}", unit "cm"))
 """
 
 import re
-import string
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -118,12 +117,17 @@ def read(text: str, *, thousands: bool = True) -> Value:
         return Unreadable(cleaned, str(error))
 
 
+_OUTER = " .,;:!?'\"`()[]{}*_~"  # but no signs: -1 is not 1
+
+
 def fold(text: str) -> str:
-    """What is compared of words."""
-    folded = text.casefold().strip(string.punctuation + string.whitespace)
+    """What is compared of words; all of it where there are none: `> ) ]` is an answer too."""
+    if not any(char.isalnum() for char in text):
+        return "".join(text.split())
+    folded = text.casefold().strip(_OUTER)
     for article in ("the ", "a ", "an "):
         folded = folded.removeprefix(article)
-    return " ".join(folded.split()) or "".join(text.split())  # `> ) ]` is an answer too
+    return " ".join(folded.split())
 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ _TIME = re.compile(
 )
 _LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?(?:\(\s*([a-z])\s*\)|([a-z])\)?)", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(
-    r"(?:(?:option|choice)\s+)?(?:\(([A-Za-z])\)[:.]?|([A-Z])[.):])\s*(?![-+*/^=<>(])(\S.*)", re.DOTALL
+    r"(?:(?:option|choice)\s+)?(?:\(([A-Za-z])\)[:.]?|([A-Z])[.):])\s*(?![-+*/^=<>(]|[A-Za-z][.):])(\S.*)", re.DOTALL
 )
 
 

@@ -1,4 +1,5 @@
 import os
+import socket
 
 import pytest
 
@@ -6,10 +7,27 @@ import pytest
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch, tmp_path):
     """No test sees the user's keys, data or runs, or reaches a hub."""
-    for name in ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "PLANTUNE_DATA", "COLAB_RELEASE_TAG"):
+    for name in (
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "OPENAI_API_KEY",
+        "HF_TOKEN",
+        "PLANTUNE_DATA",
+        "COLAB_RELEASE_TAG",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PLANTUNE_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(socket.socket, "connect", _to_this_machine_only)
+
+
+_connect = socket.socket.connect
+
+
+def _to_this_machine_only(self, address):
+    if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        raise AssertionError(f"a test reached for {address[0]}")
+    return _connect(self, address)
 
 
 def pytest_sessionfinish(session, exitstatus):

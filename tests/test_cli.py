@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -120,3 +121,13 @@ def test_colours_and_control_codes_in_data_do_not_reach_the_terminal(tmp_path):
     done = plantune("show", path)
     assert done.returncode == 0, done.stderr
     assert "\x1b[2J" not in done.stdout and "[b]it[/b]" in done.stdout
+
+
+def test_the_example_of_own_problems_makes_its_problems(tmp_path):
+    example = Path(__file__).parent.parent / "examples" / "own_problems.py"
+    environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, example, "problems.limit=20"], env=environ, capture_output=True, text=True, check=False
+    )
+    assert "20 problems to learn from" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,171 @@
+"""Does MinHash find the near copies, and does decontamination find test questions and nothing else?
+
+    PLANTUNE_DATA=... python benchmarks/corpus.py      # writes benchmarks/corpus.json and corpus.md; about 3 minutes
+
+Plans: the 7,473 worked plans of gsm8k's train split and 2,527 copies of some of them, in each of which a random share of 0
+to 15 % of the words is replaced. Test questions: those of the data files, as they are and changed.
+"""
+
+import json
+import os
+import random
+import re
+import time
+from pathlib import Path
+
+from report import machine, markdown, write
+
+from plantune_lite import problems, worked
+from plantune_lite.dedup import ALIKE, Shingles, TestQuestions, alike, near_copies, numbers, runs, words
+from plantune_lite.recipe import Problems
+
+SEED, PLANS, LENGTH = 0, 10_000, 13
+
+
+def main() -> None:
+    """Measure both, write down."""
+    copies = measure_copies()
+    overlaps = measure_overlaps()
+    planted = [
+        measure_planted(suite) for suite in ("gsm8k_test", "mmlu_stem", "olympiadbench", "strategyqa_dev", "bbh")
+    ]
+    columns = (
+        "test questions",
+        "as they are",
+        "another beginning",
+        "first 5 words cut",
+        "numbers changed (no find wanted)",
+    )
+    text = "\n\n".join(
+        [
+            f"## Near copies among {copies['plans']} plans",
+            markdown(
+                ("", "seconds", "copies found", "of those of the exact search", "falsely"),
+                [
+                    ("every pair compared", copies["exact_seconds"], copies["exact"], "100 %", 0),
+                    (
+                        "MinHash, then the true similarity",
+                        copies["minhash_seconds"],
+                        copies["minhash"],
+                        f"{copies['recall']:.2%}",
+                        copies["false"],
+                    ),
+                ],
+            ),
+            "## gsm8k train against gsm8k test",
+            f"{overlaps['train']} training questions against {overlaps['test']} test questions in "
+            f"{overlaps['seconds']} s: {overlaps['shared']} share {LENGTH} words in a row, {overlaps['found']} of them with the same numbers. "
+            "All of those that share words, to be looked at:",
+            *(f"```text\n{pair['train']}\n{pair['test']}\n```" for pair in overlaps["pairs"]),
+            "## Test questions planted in a training set: found",
+            markdown(
+                columns,
+                [(p["suite"], p["as_is"], p["prefix"], p["cut"], p["numbers"]) for p in planted],
+            ),
+            "What is not found has all its runs of words in common with other questions of its suite, or is shorter "
+            "than six words. What is found in spite of other numbers has no numbers to change.",
+        ]
+    )
+    found = {"machine": machine(), "copies": copies, "overlaps": overlaps, "planted": planted}
+    write("corpus", command="python benchmarks/corpus.py", about=__doc__.split("\n")[0], found=found, text=text)
+
+
+def measure_copies() -> dict:
+    """MinHash beside comparing every pair."""
+    pool = problems.load(Problems("gsm8k", held_out=0.0), seed=SEED).pool
+    made = ["\n".join(plan) for problem in pool if (plan := worked.plan_of(problem).plan)]
+    draw = random.Random(SEED)
+    lexicon = sorted({word for plan in made for word in plan.split()})
+    for plan in draw.choices(made, k=PLANS - len(made)):
+        share = draw.uniform(0, 0.15)
+        made.append(" ".join(draw.choice(lexicon) if draw.random() < share else word for word in plan.split()))
+    draw.shuffle(made)
+
+    started = time.perf_counter()
+    minhash = near_copies([("", plan) for plan in made], seed=SEED)
+    minhash_seconds = time.perf_counter() - started
+
+    started = time.perf_counter()
+    exact = every_pair(made)
+    exact_seconds = time.perf_counter() - started
+    wanted = {index for index, at in enumerate(exact) if at is not None}
+    got = {index for index, at in enumerate(minhash) if at is not None}
+    return {
+        "plans": len(made),
+        "minhash_seconds": round(minhash_seconds, 1),
+        "exact_seconds": round(exact_seconds, 1),
+        "exact": len(wanted),
+        "minhash": len(got),
+        "recall": round(len(got & wanted) / len(wanted), 4),
+        "false": len(got - wanted),
+    }
+
+
+def every_pair(made: list[str]) -> list[int | None]:
+    """The first earlier plan that is alike, by comparing with all of them whose size allows it."""
+    shingles = Shingles(SEED)
+    kept: list[tuple[int, frozenset[int]]] = []
+    found: list[int | None] = []
+    for index, plan in enumerate(made):
+        mine = shingles.of(plan)
+        low, high = ALIKE * len(mine), len(mine) / ALIKE
+        first = next((at for at, other in kept if low <= len(other) <= high and alike(mine, other) >= ALIKE), None)
+        found.append(first)
+        if first is None:
+            kept.append((index, mine))
+    return found
+
+
+def questions(name: str) -> list[tuple[str, str]]:
+    """Id and question with its choices, from a data file."""
+    lines = (Path(os.environ["PLANTUNE_DATA"]) / f"{name}.jsonl").read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    return [(row["id"], " ".join([row["question"], *map(str, row.get("choices") or ())])) for row in rows]
+
+
+def measure_overlaps() -> dict:
+    """What of gsm8k's train split stands in its test split."""
+    train, test = questions("gsm8k_train"), dict(questions("gsm8k_test"))
+    started = time.perf_counter()
+    index = TestQuestions({"gsm8k": test.items()}, LENGTH)
+    found = {id: suite["gsm8k"] for id, question in train if (suite := index.found_in(question))}
+    seconds = time.perf_counter() - started
+    holder = {run: id for id, question in test.items() for run in runs(words(question), LENGTH)}
+    shared = {id: holder[run] for id, question in train for run in runs(words(question), LENGTH) if run in holder}
+    asked = dict(train)
+    pairs = [
+        {"train": f"{id}: {asked[id]}", "test": f"{other}: {test[other]}", "found": id in found}
+        for id, other in {**shared, **found}.items()
+    ]
+    return {
+        "train": len(train),
+        "test": len(test),
+        "seconds": round(seconds, 1),
+        "shared": len(shared),
+        "found": len(found),
+        "pairs": pairs,
+    }
+
+
+def measure_planted(name: str) -> dict:
+    """How many of a suite's own questions are found when they come as training questions, changed."""
+    tests = questions(name)
+    index = TestQuestions({name: tests}, LENGTH)
+
+    def found(change) -> str:
+        changed = [(question, change(question)) for _, question in tests]
+        hits = sum(bool(index.found_in(text)) for _, text in changed)
+        return f"{hits} of {len(tests)}"
+
+    return {
+        "suite": name,
+        "as_is": found(lambda text: text),
+        "prefix": found(lambda text: "Here is something to think about for a while. " + text),
+        "cut": found(lambda text: " ".join(text.split()[5:])),
+        "numbers": found(lambda text: re.sub(r"\d+", lambda match: str(int(match[0]) * 7 + 1001), text)),
+        "without_numbers": sum(not numbers(words(question)) for _, question in tests),
+    }
+
+
+if __name__ == "__main__":
+    main()

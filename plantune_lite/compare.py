@@ -1,0 +1,278 @@
+r"""Whether two values are the same answer: the leniency of the benchmarks, rule by rule.
+
+compare(read("10 %"), read("0.1"), ask) -> Verdict(same=True, how="equal as a percentage")
+compare(read("5 km"), read("5 m"), ask) -> Verdict(same=False, how="the units differ: km and m")
+
+A unit, name or pair of brackets on one side only is forgiven; on both sides they must agree. Decimals count as equal
+when they agree rounded to 6 places, as in math-verify (below 0.001: to 6 digits); others are exact. Two expressions
+that need symbols are handed to `ask`.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+
+from plantune_lite import units
+from plantune_lite.records import Verdict
+from plantune_lite.values import (
+    Equation,
+    Expression,
+    Group,
+    Letter,
+    LongNumber,
+    Number,
+    Text,
+    Time,
+    Unreadable,
+    Value,
+    YesNo,
+    fold,
+    read,
+)
+
+_MOST_COMPARED = 100  # of the elements of two unordered lists, those that are not written alike
+
+Ask = Callable[[str, str], Verdict]  # two expressions in LaTeX, given and gold
+
+
+def yes(how: str) -> Verdict:
+    """The same answer."""
+    return Verdict(same=True, how=how)
+
+
+def no(how: str) -> Verdict:
+    """Another answer."""
+    return Verdict(same=False, how=how)
+
+
+def unsure(how: str) -> Verdict:
+    """It cannot be told."""
+    return Verdict(same=None, how=how)
+
+
+def decided(same: bool, how_same: str, how_not: str) -> Verdict:
+    """One of the two."""
+    return Verdict(same=same, how=how_same if same else how_not)
+
+
+def compare(given: Value, gold: Value, ask: Ask) -> Verdict:
+    """Whether the given value is the gold one, and how that was seen."""
+    match given, gold:
+        case (Unreadable(), _) | (_, Unreadable()):
+            return _unreadable(given, gold)
+        case Number(), Number():
+            return _numbers(given, gold)
+        case Equation(), Equation():
+            return _equations(given, gold, ask)
+        case (Equation(), Expression()) | (Expression(), Equation()) if "=" in given.latex and "=" in gold.latex:
+            return ask(given.latex, gold.latex)
+        case Equation(), _:
+            return compare(given.value, gold, ask)
+        case _, Equation():
+            return compare(given, gold.value, ask)
+        case Group(), Group():
+            return _groups(given, gold, ask)
+        case (Group(), _) | (_, Group()):
+            return _group_and_one(given, gold, ask)
+        case Letter(), Letter() if given.letter != gold.letter or not (given.rest and gold.rest):
+            return decided(given.letter == gold.letter, "same letter", "different letters")
+        case Letter(), Letter():
+            return decided(fold(given.rest) == fold(gold.rest), "same text", "different texts")
+        case (Letter(rest=""), Expression()) | (Expression(), Letter(rest="")):
+            return ask(given.latex, gold.latex)
+        case Letter(), _ if given.rest:
+            return compare(read(given.rest), gold, ask)
+        case _, Letter() if gold.rest:
+            return compare(given, read(gold.rest), ask)
+        case (Number() | Expression(), Expression()) | (Expression(), Number()):
+            return _expressions(given, gold, ask)
+        case LongNumber(), LongNumber():
+            return decided(given.digits == gold.digits, "equal as numbers", "different numbers")
+        case (Letter(latex=symbol), Number()) | (Number(), Letter(latex=symbol)) if symbol.islower():
+            return no("a symbol is not a number")
+        case (LongNumber(), Number()) | (Number(), LongNumber()):
+            return no("different numbers")
+        case Time(), Time():
+            return _times(given, gold)
+        case (Time(), Number()) | (Number(), Time()):
+            return unsure("ambiguous: a time or a ratio")
+        case YesNo(), YesNo():
+            return decided(given.yes == gold.yes, "both are " + ("yes" if gold.yes else "no"), "yes is not no")
+        case Text(), Text():
+            return decided(given.words == gold.words, "same text", "different texts")
+        case _, Text():
+            return decided(fold(given.latex) == gold.words, "same text", "different texts")
+        case _:
+            return unsure(f"not {_a(gold)}: {shortened(given.latex)}")
+
+
+def shortened(text: str) -> str:
+    """A text for a message."""
+    return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+def _a(value: Value) -> str:
+    match value:
+        case Number() | LongNumber():
+            return "a number"
+        case Group():
+            return "a list"
+        case YesNo():
+            return "yes or no"
+        case _:
+            return f"{'an' if isinstance(value, Expression) else 'a'} {type(value).__name__.lower()}"
+
+
+def _unreadable(given: Value, gold: Value) -> Verdict:
+    if given.latex and given.latex == gold.latex:
+        return yes("same text")
+    which, value = ("gold answer", gold) if isinstance(gold, Unreadable) else ("answer", given)
+    return unsure(f"the {which} cannot be read: {value.why}")
+
+
+def _numbers(given: Number, gold: Number) -> Verdict:
+    if not units.agree(given.unit, gold.unit):
+        return no(f"the units differ: {' '.join(given.unit)} and {' '.join(gold.unit)}")
+    rounded = "decimal" in (given.form, gold.form)
+    if _close(given.value, gold.value, rounded):
+        return yes("equal as numbers")
+    if ("%" in given.unit) != ("%" in gold.unit):  # 10 % is 0.1 as well as 10
+        left, right = (value.value / 100 if "%" in value.unit else value.value for value in (given, gold))
+        return decided(_close(left, right, rounded), "equal as a percentage", "different numbers")
+    return no("different numbers")
+
+
+def _close(left: Fraction, right: Fraction, rounded: bool) -> bool:
+    if left == right or not rounded:
+        return left == right
+    largest = max(abs(left), abs(right))
+    if largest < Fraction(1, 1000):
+        return abs(left - right) <= largest / 1_000_000
+    return abs(left - right) < 1 and round(left, 6) == round(right, 6)
+
+
+def _times(given: Time, gold: Time) -> Verdict:
+    (a, half_a), (b, half_b) = ((_minutes(time), time.half) for time in (given, gold))
+    same = a == b
+    if bool(half_a) != bool(half_b):  # 3:30 may be either half of the day, 15:30 only one
+        same = same or max(a, b) % 720 == min(a, b) % 720 and (given if not half_a else gold).minutes < 13 * 60
+    return decided(same, "the same time", "different times")
+
+
+def _minutes(time: Time) -> Fraction:
+    return time.minutes % 720 + (720 if time.half == "pm" else 0) if time.half else time.minutes % 1440
+
+
+def _expressions(given: Number | Expression, gold: Number | Expression, ask: Ask) -> Verdict:
+    if not units.agree(given.unit, gold.unit):
+        return no(f"the units differ: {' '.join(given.unit)} and {' '.join(gold.unit)}")
+    verdict = ask(_latex(given), _latex(gold))
+    if verdict.same is False and any(
+        isinstance(value, Number) and len("".join(value.unit)) == 1 for value in (given, gold)
+    ):
+        written = [value.written if isinstance(value, Number) else value.latex for value in (given, gold)]
+        return ask(*written) if all(written) else verdict  # "6 m" beside "6m": a symbol after all
+    return verdict
+
+
+def _latex(value: Value) -> str:
+    if isinstance(value, Number) and value.form != "decimal" and value.value.numerator.bit_length() < 3000:
+        top, bottom = value.value.numerator, value.value.denominator
+        return str(top) if bottom == 1 else rf"{'-' if top < 0 else ''}\frac{{{abs(top)}}}{{{bottom}}}"
+    return value.latex
+
+
+def _equations(given: Equation, gold: Equation, ask: Ask) -> Verdict:
+    left, right = (name if len(name) < 3 else name.casefold() for name in (given.name, gold.name))
+    if left and right and left != right:
+        return no(f"different names: {given.name} and {gold.name}")
+    value = given.value
+    if given.argument != gold.argument and len(given.argument) == len(gold.argument) == 1:  # f(n)=n is f(x)=x
+        letters = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
+        value = read(letters.sub(lambda m: gold.argument if m[0] == given.argument else m[0], value.latex))
+    return compare(value, gold.value, ask)
+
+
+# --- several values ---------------------------------------------------------------------------------------------------
+
+
+def _groups(given: Group, gold: Group, ask: Ask) -> Verdict:
+    given, gold = _as_vector(given, gold), _as_vector(gold, given)
+    if "∪" in (given.opening, gold.opening):
+        verdict = _unordered(given, gold, ask) if given.opening == gold.opening else None
+        return verdict if verdict and verdict.same else ask(given.latex, gold.latex)
+    ordered = [group.opening in ("(", "[") for group in (given, gold)]
+    if any(ordered) and "{" in (given.opening, gold.opening):
+        return no("a set is not a tuple")
+    if len(given.items) != len(gold.items) and not (given.opening == gold.opening == "{"):
+        return no(f"{len(given.items)} answers against {len(gold.items)}")
+    if not any(ordered):
+        return _unordered(given, gold, ask)
+    brackets = [group.opening + group.closing for group in (given, gold)]
+    if len(given.items) == 2 and brackets[0] != brackets[1]:
+        if all(ordered):
+            return no(f"the brackets differ: {given.opening}{given.closing} and {gold.opening}{gold.closing}")
+        if "()" not in brackets:
+            return unsure("ambiguous: an interval or a list")
+    return _all([compare(mine, theirs, ask) for mine, theirs in zip(given.items, gold.items, strict=True)])
+
+
+def _as_vector(group: Group, other: Group) -> Group:
+    """A matrix of one row or one column as a tuple, where the other side is no matrix."""
+    if group.opening != "[" or any(isinstance(item, Group) for item in other.items):
+        return group
+    if len(group.items) == 1 and isinstance(row := group.items[0], Group):
+        return Group(group.latex, "(", row.items, ")")
+    if all(isinstance(item, Group) and len(item.items) == 1 for item in group.items):
+        return Group(group.latex, "(", tuple(item.items[0] for item in group.items), ")")
+    return group
+
+
+def _unordered(given: Group, gold: Group, ask: Ask) -> Verdict:
+    mine, theirs = list(given.items), list(gold.items)
+    if given.opening == gold.opening == "{":
+        mine, theirs = list(dict.fromkeys(mine)), list(dict.fromkeys(theirs))
+    if len(mine) != len(theirs):
+        return no(f"{len(mine)} answers against {len(theirs)}")
+    alike = Counter(mine) & Counter(theirs)
+    mine, theirs = (list((Counter(items) - alike).elements()) for items in (mine, theirs))
+    if len(theirs) > _MOST_COMPARED:
+        return unsure(f"{len(theirs)} answers are too many to compare one by one")
+    return _all([_found_in(mine, wanted, ask) for wanted in theirs])
+
+
+def _found_in(mine: list[Value], wanted: Value, ask: Ask) -> Verdict:
+    """Whether one of the values is the wanted one, which is then taken out."""
+    undecided = None
+    for item in mine:
+        verdict = compare(item, wanted, ask)
+        if verdict.same:
+            mine.remove(item)
+            return verdict
+        undecided = verdict if verdict.same is None else undecided
+    return undecided or no(f"{shortened(wanted.latex)} is missing")
+
+
+def _all(verdicts: list[Verdict]) -> Verdict:
+    for same in (False, None):
+        for verdict in verdicts:
+            if verdict.same is same:
+                return verdict
+    return yes("equal one by one")
+
+
+def _group_and_one(given: Value, gold: Value, ask: Ask) -> Verdict:
+    group, one = (given, gold) if isinstance(given, Group) else (gold, given)
+    if len(group.items) == 1 and group.opening in ("[", "{"):
+        return compare(*((group.items[0], one) if given is group else (one, group.items[0])), ask)
+    if isinstance(one, Number) and group.opening == "" and "," in one.written:  # 100,200 beside 100, 200
+        one = read(one.written, thousands=False)
+        return compare(*((group, one) if given is group else (one, group)), ask)
+    if isinstance(one, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", one.latex):
+        return ask(given.latex, gold.latex)
+    if group.opening == "or":
+        return unsure(f"ambiguous: {shortened(group.latex)}")
+    if one is given and isinstance(one, Text | YesNo | Letter):
+        return unsure(f"not a list: {shortened(one.latex)}")
+    return no(f"{len(group.items)} answers against one")

@@ -1,0 +1,140 @@
+"""What a recipe's teacher will cost, before anything is spent: calls, tokens and money, other teachers beside it.
+
+distillation(problems, Distill("gemini")) -> [Cost("gemini-3.8-flash", calls=(4000, 16000), usd=(1.83, 6.92), ...), ...]
+
+Nothing is modelled: the real flow runs against a teacher that is not there, once where every first plan is kept and
+once where none ever is. Prompts are therefore counted to the character; the length of replies is assumed, as below.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plantune_lite import one_problem
+from plantune_lite.prices import price_of
+from plantune_lite.recipe import Distill
+from plantune_lite.records import Messages, Problem, Reply, Sampling
+
+CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
+REPLY_TOKENS = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
+FREE_REQUESTS_A_DAY = 250  # of a Flash model without billing; assumed: quotas differ by account and change often
+OTHERS = ("gemini-3.1-flash-lite", "gemini-3.8-flash", "gemini-2.5-pro")
+_SAMPLE = 200  # problems the flow is run over; more are scaled up
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One teacher's bill: the least (every first plan is kept) and the most (all are carried out, all in vain)."""
+
+    teacher: str
+    calls: tuple[int, int]
+    tokens: tuple[int, int]  # in and out together
+    usd: tuple[float, float]
+    note: str = ""
+
+
+def distillation(problems: Sequence[Problem], part: Distill, model: str, environ: Mapping[str, str]) -> list[Cost]:
+    """The bills of the recipe's teacher and of others, the recipe's first."""
+    sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
+    scale = len(problems) / max(1, len(sample))
+    least, most = (_counted(sample, part, kept, scale) for kept in (True, False))
+    calls = (least[0], most[0])
+    tokens = (least[1] + least[2], most[1] + most[2])
+    costs = []
+    if part.teacher != "worked":
+        free = part.teacher == "self" or any(host in part.teacher for host in ("127.0.0.1", "localhost"))
+        names = [model, *(other for other in OTHERS if other != model)]
+        for name in names:
+            if name == model and free:
+                costs.append(Cost(name, calls, tokens, (0.0, 0.0), "your own machine's time"))
+                continue
+            price = price_of(name, environ=environ if name == model else {})
+            share = 0.5 if part.batch else 1.0
+            usd = tuple(share * (one[1] * price.tokens_in + one[2] * price.tokens_out) / 1e6 for one in (least, most))
+            days = [-(-one // FREE_REQUESTS_A_DAY) for one in calls]
+            costs.append(Cost(name, calls, tokens, usd, f"or {days[0]} to {days[1]} days of a free quota"))
+    if part.teacher != "self":
+        costs.append(Cost("self", calls, tokens, (0.0, 0.0), "the untuned student, on this machine"))
+    with_steps = sum(bool(problem.steps or problem.solution) for problem in problems)
+    costs.append(Cost("worked", (0, 0), (0, 0), (0.0, 0.0), f"no model: {with_steps} problems have a worked solution"))
+    return costs
+
+
+def _counted(problems: Sequence[Problem], part: Distill, kept: bool, scale: float) -> tuple[int, int, int]:
+    """Calls, tokens in and tokens out of the real flow."""
+    counter = _NobodyThere(kept)
+
+    async def run_all() -> None:
+        for problem in problems:
+            counter.problem = problem
+            await one_problem.distil(problem, counter, part, "nobody")
+
+    asyncio.run(run_all())
+    tokens_in = counter.characters / CHARACTERS_A_TOKEN
+    return round(counter.calls * scale), round(tokens_in * scale), round(counter.tokens_out * scale)
+
+
+class _NobodyThere:
+    """An Ask that counts what it is asked, and answers so that plans are kept at once or never."""
+
+    def __init__(self, kept: bool) -> None:
+        self.problem: Problem
+        self.calls = self.characters = self.tokens_out = 0
+        self._kept = kept
+        self._asked: set[tuple[str, int]] = set()  # the ledger would not ask these again
+
+    async def __call__(self, messages: Messages, sampling: Sampling, schema: type | None) -> list[Reply]:
+        text = messages[-1]["content"]
+        replies = []
+        for sample in range(sampling.n):
+            kind, reply, times = self._reply(text, schema, way=chr(ord("a") + sample % 26))
+            if (text, sample) not in self._asked:
+                self._asked.add((text, sample))
+                self.calls += 1
+                self.characters += sum(len(message["content"]) for message in messages)
+                self.tokens_out += REPLY_TOKENS[kind] * times
+            replies.append(Reply(text=reply))
+        return replies
+
+    def _reply(self, text: str, schema: type | None, *, way: str) -> tuple[str, str, int]:
+        good = {"reasons": "", "score": 100}
+        _, judged_plans, plans = one_problem.shapes()
+        if schema is plans:
+            count = next(int(word) for word in text.split() if word.isdigit())
+            steps = [{"steps": [f"Think {way} {chr(ord('a') + number % 26)}."]} for number in range(count)]
+            return "plan", json.dumps({"plans": steps}), count
+        if schema is judged_plans:
+            count = text.count("<plan>")
+            return "score", json.dumps({"judged": [good] * count}), count
+        if schema is not None:
+            return "score", json.dumps(good), 1
+        if text.startswith(_opening(one_problem.CONSTRAINTS)):
+            return "constraints", "", 1
+        if text.startswith(_opening(one_problem.EXECUTE)):
+            return "execution", f"\\boxed{{{self.problem.answer}}}" if self._kept else "", 1
+        return "plan", f"1. Think {way}.", 1
+
+
+def _opening(prompt: str) -> str:
+    return prompt.partition("{")[0].partition("\n")[0]
+
+
+def lines(costs: Sequence[Cost]) -> list[tuple[Any, ...]]:
+    """The bills as rows of a table: teacher, calls, tokens, USD, note."""
+    return [(cost.teacher, _range(cost.calls), _range(cost.tokens), _money(cost.usd), cost.note) for cost in costs]
+
+
+def _range(pair: tuple[int, int]) -> str:
+    low, high = map(_short, pair)
+    return low if low == high else f"{low} to {high}"
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count:,}"
+
+
+def _money(pair: tuple[float, float]) -> str:
+    return "free" if pair[1] == 0 else f"${pair[0]:.2f} to ${pair[1]:.2f}"
