@@ -1,4 +1,4 @@
-"""How long a person waits for `plantune --help`: beside bare click, and beside trl's own command. One run, alternating."""
+"""How long a person waits for `plantune --help`, beside bare click and beside trl's own command."""
 
 import statistics
 import subprocess

@@ -7,7 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from random import Random
 from typing import Any
 
@@ -63,20 +62,16 @@ def _self_similarity(good: Sequence[Trajectory], seed: int) -> dict[str, float |
     """How alike two plans are in the mean: 0 = no three words in common, 1 = the same."""
     random = Random(seed)
     shingles = Shingles()
-    ordered = sorted(good, key=lambda one: (one.problem_id, one.sample, one.plan))
     of: dict[str, list[Trajectory]] = {}
-    for one in ordered:
+    for one in good:
         of.setdefault(one.problem_id, []).append(one)
-    within = [pair for plans in of.values() for pair in combinations(plans, 2)]
-    within = random.sample(within, min(_PAIRS, len(within)))
-    across = []
-    if len(of) > 1:
-        while len(across) < _PAIRS:
-            one, other = random.choice(ordered), random.choice(ordered)
-            if one.problem_id != other.problem_id:
-                across.append((one, other))
+    several = [plans for plans in of.values() if len(plans) > 1]
+    within = [random.sample(random.choice(several), 2) for _ in range(_PAIRS)] if several else []
+    ids = list(of)
+    two = [random.sample(ids, 2) for _ in range(_PAIRS)] if len(ids) > 1 else []
+    across = [[random.choice(of[id]) for id in pair] for pair in two]
 
-    def mean(pairs: Sequence[tuple[Trajectory, Trajectory]]) -> float | None:
+    def mean(pairs: Sequence[Sequence[Trajectory]]) -> float | None:
         found = [alike(*(shingles.of("\n".join(one.plan)) for one in pair)) for pair in pairs]
         return round(sum(found) / len(found), 4) if found else None
 

@@ -41,7 +41,10 @@ def build(
     min_score: int = 80,
     about: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
-    """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source."""
+    """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source.
+
+    What distill rejected may come in too: a threshold that is lowered, or a filter that is left out, finds it here.
+    """
     by_id = {problem.id: problem for problem in problems}
     sieve = sift.Sieve(sift.best_first(trajectories, by_id))
     came = tuple(sieve.left)
@@ -50,10 +53,10 @@ def build(
 
     overlaps = sift.overlaps(came, by_id, suites, part.decontaminate)
     sieve.drop(lambda one: sift.in_test_set(overlaps.get(one.problem_id)))
-    sieve.drop(lambda one: sift.unusable(one, target))
-    sieve.drop(lambda one: sift.not_good(one, part.filter, min_score, grade))
     if part.spoilers == "drop":
         sieve.drop(lambda one: sift.spoils(one, by_id[one.problem_id]))
+    executed = target != "plan"
+    sieve.drop(lambda one: sift.not_good(one, part.filter, min_score, grade, executed=executed))
     good = tuple(sieve.left)
     sift.drop_copies(sieve, by_id, part.dedup, seed)
     sift.drop_all_but_best(sieve, part.per_problem)
@@ -222,5 +225,5 @@ def _line(counts: Mapping[str, Any], came: int) -> str:
     tested = counts["in_test_set"]
     if tested["problems"]:
         more = ", ..." if tested["problems"] > len(tested["first"]) else ""
-        line += f"; {tested['problems']} problems stand in a test set: {', '.join(tested['first'])}{more}"
+        line += f"; problems in a test set: {tested['problems']} ({', '.join(tested['first'])}{more})"
     return line

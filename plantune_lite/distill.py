@@ -12,7 +12,6 @@ comes from there, free.
 
 import asyncio
 import os
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 from plantune_lite.one_problem import distil, worked
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
+from plantune_lite.sift import counted
 from plantune_lite.terminal import duration, printable
 
 AT_ONCE = 64  # problems; the teacher's own limits decide how many calls are in flight
@@ -61,7 +61,7 @@ async def distill(
                     trajectories.write(made)
                 for made in found.rejected:
                     rejects.write(made)
-                    counts[_kind(made.reason)] += 1
+                    counts[counted(made.reason)] += 1
                 finished.write({"problem_id": problem.id})
                 counts["kept"] += len(found.kept)
                 live.problem_done()
@@ -97,18 +97,13 @@ async def _all_or_first_error(work: Iterable[Coroutine[Any, Any, None]]) -> None
             task.cancel()
 
 
-def _kind(reason: str) -> str:
-    """A reason without its details, for counting: `plan score < 80`."""
-    return re.sub(r"score -?\d+ <", "score <", reason.partition(":")[0])
-
-
 def _lines(path: Path) -> int:
     return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
 
 
 def _summary(out: Path, problems: int, teacher: str) -> dict[str, Any]:
     kept = [row["problem_id"] for row in read_jsonl(out / "trajectories.jsonl")]
-    reasons = Counter(_kind(row["reason"]) for row in read_jsonl(out / "rejected.jsonl"))
+    reasons = Counter(counted(row["reason"]) for row in read_jsonl(out / "rejected.jsonl"))
     line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {teacher}"
     if reasons:
         line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())

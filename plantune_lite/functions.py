@@ -26,7 +26,10 @@ def reference(function: Callable[..., Any]) -> str:
     import inspect
 
     name = getattr(function, "__qualname__", repr(function))
-    home = Path(inspect.getsourcefile(function) or "")
+    try:
+        home = Path(inspect.getsourcefile(function) or "")
+    except TypeError:  # a built-in
+        home = Path()
     if not name.isidentifier() or not home.is_file():
         raise RecipeError(
             f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"

@@ -130,7 +130,7 @@ def backup_ledger(ledger: Path, target: Path) -> bool:
     source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
     try:
         source.execute("BEGIN")
-        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails: backup itself would wait on
+        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails; backup itself would wait
         copy = sqlite3.connect(temporary)
         try:
             source.backup(copy)

@@ -1,14 +1,14 @@
 """Our own small generator of word problems with worked steps. One real problem of `generate("train", seed=0)`:
 
-    There are 16 puzzles in a shop. It sells 2 of them on Monday and 9 on Tuesday. On Wednesday 5 new puzzles
-    arrive. How many puzzles does the shop have then?
-    1. Subtract the puzzles sold on Monday from the puzzles at the start to find what is left.
-    2. Subtract the puzzles sold on Tuesday from what is left to find what is still left.
-    3. Add the new puzzles to what is left to find all the puzzles.
-    After Monday there are 16 - 2 = 14 puzzles.
-    After Tuesday there are 14 - 9 = 5 puzzles.
-    Then there are 5 + 5 = 10 puzzles.
-    The answer is \\boxed{10}.
+    A shop has 16 bikes. It sells 2 of them on Monday and 4 on Tuesday. On Wednesday 9 new bikes arrive. How many
+    bikes does the shop have then?
+    1. Subtract the bikes sold on Monday from the bikes at the start to find what is left.
+    2. Subtract the bikes sold on Tuesday from what is left to find what is still left.
+    3. Add the new bikes to what is left to find all the bikes.
+    After Monday there are 16 - 2 = 14 bikes.
+    After Tuesday there are 14 - 4 = 10 bikes.
+    Then there are 10 + 9 = 19 bikes.
+    The answer is \\boxed{19}.
 
 What comes in: a split, a seed, a limit, levels. What goes out: problems, always the same ones in the same order. A
 third of the templates is for tests only, and `fingerprint` shows that none of them is in a training set.

@@ -29,7 +29,7 @@ from plantune_lite.practice_parts import (
 def tickets(rng: Random, level: int) -> Story:
     """What children pay at a show, and a gift; what adults pay; what is left after the rent."""
     show = rng.choice(SHOWS)
-    children, price, adults, adult_price, gift = draw(rng, (3, 8), (2, 5), (2, 6), (4, 9), (3, 15))
+    children, price, adults, adult_price, gift = draw(rng, (2, 6), (2, 5), (2, 4), (3, 8), (2, 9))
     young, old = times(children, price), times(adults, adult_price)
     income = plus(young, gift if level == 1 else old)
     rent = rng.randint(2, income - 2)
@@ -59,7 +59,7 @@ def tickets(rng: Random, level: int) -> Story:
 def baking(rng: Random, level: int) -> Story:
     """Trays of buns in bags; some of them burnt; the bags sold."""
     who, what = rng.choice(NAMES), rng.choice(BAKED)
-    trays, tray, bag, price = draw(rng, (2, 6), (4, 9), (2, 5), (2, 5))
+    trays, tray, bag, price = draw(rng, (2, 4), (3, 6), (2, 4), (2, 5))
     if level == 1:
         tray = bag * rng.randint(2, 3)
     baked = times(trays, tray)
@@ -91,7 +91,7 @@ def baking(rng: Random, level: int) -> Story:
 def riding(rng: Random, level: int) -> Story:
     """People get off and on at a stop; get off at a second one; get on there too."""
     ride = rng.choice(RIDES)
-    off, on, later_off, later_on, stay = draw(rng, (2, 9), (2, 12), (2, 9), (2, 12), (8, 30))
+    off, on, later_off, later_on, stay = draw(rng, (2, 6), (2, 6), (2, 6), (2, 6), (6, 15))
     start = off + stay
     first = minus(start, off)
     second = plus(first, on)
@@ -121,7 +121,7 @@ def riding(rng: Random, level: int) -> Story:
 def scoring(rng: Random, level: int) -> Story:
     """Points for hits and a penalty; hits of two kinds; how far ahead that is."""
     who, rival = rng.sample(NAMES, 2)
-    red, worth, blue, other_worth, penalty = draw(rng, (3, 8), (5, 9), (2, 7), (2, 4), (2, 9))
+    red, worth, blue, other_worth, penalty = draw(rng, (2, 5), (4, 6), (2, 5), (2, 3), (2, 3))
     first, second = times(red, worth), times(blue, other_worth)
     score = minus(first, penalty) if level == 1 else plus(first, second)
     behind = rng.randint(2, score - 2)
@@ -151,7 +151,7 @@ def scoring(rng: Random, level: int) -> Story:
 def filling(rng: Random, level: int) -> Story:
     """Water flows in; some is used; some leaks out minute by minute."""
     where = rng.choice(BASINS)
-    start, inflow, minutes, leak, leak_minutes = draw(rng, (5, 30), (3, 9), (2, 8), (2, 3), (2, 5))
+    start, inflow, minutes, leak, leak_minutes = draw(rng, (6, 15), (2, 6), (2, 5), (2, 3), (2, 3))
     added, leaked = times(inflow, minutes), times(leak, leak_minutes)
     full = plus(start, added)
     used = rng.randint(3, full - 3)
@@ -180,7 +180,7 @@ def filling(rng: Random, level: int) -> Story:
 def beading(rng: Random, level: int) -> Story:
     """Beads become necklaces; the beads come in boxes; two kinds of things are made."""
     who, (a, b) = rng.choice(NAMES), rng.sample(JEWELS, 2)
-    n, each, m, other, box, spare = draw(rng, (2, 5), (4, 9), (2, 4), (2, 6), (5, 9), (2, 9))
+    n, each, m, other, box, spare = draw(rng, (2, 4), (3, 6), (2, 3), (2, 4), (4, 8), (2, 9))
     first, second = times(n, each), times(m, other)
     both = plus(first, second)
     used = both if level == 3 else first
@@ -215,7 +215,7 @@ def beading(rng: Random, level: int) -> Story:
 def planting(rng: Random, level: int) -> Story:
     """So many times as many flowers of another kind; fewer of a third kind; all of them in bunches."""
     a, b, c = rng.sample(FLOWERS, 3)
-    first, factor, fewer, bunch = draw(rng, (4, 12), (2, 4), (2, 6), (2, 5))
+    first, factor, fewer, bunch = draw(rng, (3, 8), (2, 3), (2, 4), (2, 4))
     second = times(first, factor)
     if level == 3:
         fewer = spare(first + 2 * second, bunch)

@@ -35,10 +35,10 @@ from plantune_lite.practice_parts import (
 def shopping(rng: Random, level: int) -> Story:
     """Things at a price each; things of two kinds; what is left of a note."""
     who, (a, b) = rng.choice(NAMES), rng.sample(GOODS, 2)
-    n, price, m, other_price = draw(rng, (2, 6), (2, 9), (2, 5), (2, 6))
+    n, price, m, other_price = draw(rng, (2, 5), (2, 6), (2, 4), (2, 5))
     first, second = times(n, price), times(m, other_price)
     total = plus(first, second)
-    note = 50 if total <= 45 else 100
+    note = 20 if total <= 16 else 50
     change = minus(note, total)
     steps = worked(
         f"Multiply the number of {a} by their price to find the cost of the {a}.",
@@ -64,7 +64,7 @@ def shopping(rng: Random, level: int) -> Story:
 def legs(rng: Random, level: int) -> Story:
     """The legs of one, two or three kinds of animals."""
     who, kinds = rng.choice(NAMES), rng.sample(sorted(ANIMALS), level)
-    counts = draw(rng, *[(2, 9)] * level)
+    counts = draw(rng, *[(2, 6)] * level)
     found = [times(count, ANIMALS[kind]) for count, kind in zip(counts, kinds, strict=True)]
     lines = []
     for kind, part in zip(kinds, found, strict=True):
@@ -87,7 +87,7 @@ def legs(rng: Random, level: int) -> Story:
 def ages(rng: Random, level: int) -> Story:
     """Who is older or younger; who is so many times as old; what the ages add up to."""
     (a, b, c), older = rng.sample(NAMES, 3), rng.random() < 0.5
-    age, gap, factor = draw(rng, (8, 20), (2, 5), (2, 3))
+    age, gap, factor = draw(rng, (6, 12), (2, 4), (2, 3))
     second = plus(age, gap) if older else minus(age, gap)
     third = times(second, factor)
     total = plus(age, second, third)
@@ -112,7 +112,7 @@ def ages(rng: Random, level: int) -> Story:
 def recipes(rng: Random, level: int) -> Story:
     """What several dishes take; what is still missing; how many bags to buy."""
     who, (dish, need) = rng.choice(NAMES), rng.choice(DISHES)
-    n, each, bag = draw(rng, (3, 9), (3, 6), (2, 5))
+    n, each, bag = draw(rng, (2, 5), (2, 6), (2, 4))
     needed = times(n, each)
     at_home = spare(needed, bag)
     missing = minus(needed, at_home)
@@ -139,9 +139,9 @@ def recipes(rng: Random, level: int) -> Story:
 
 def schedules(rng: Random, level: int) -> Story:
     """Lessons and a break; lessons and games; what is left of the time."""
-    who, length = rng.choice(NAMES), rng.choice((20, 30, 40))
-    short = rng.choice((5, 10, 20))
-    n, games, tens = draw(rng, (2, 5), (2, 4), (2, 5))
+    who, length = rng.choice(NAMES), rng.choice((10, 20, 30))
+    short = rng.choice((5, 10))
+    n, games, tens = draw(rng, (2, 4), (2, 4), (1, 4))
     lessons, play = times(n, length), times(games, short)
     total = plus(lessons, short if level == 1 else play)
     school = total + 10 * tens
@@ -171,7 +171,7 @@ def schedules(rng: Random, level: int) -> Story:
 def sharing(rng: Random, level: int) -> Story:
     """Dividing a heap; dividing it after a loss; dividing it after it was bought in packs."""
     who, what = rng.choice(NAMES), rng.choice(TREASURES)
-    friends, share, packs, size = draw(rng, (2, 6), (3, 9), (3, 6), (5, 9))
+    friends, share, packs, size = draw(rng, (2, 5), (2, 6), (2, 5), (3, 6))
     bought = times(packs, size)
     start = friends * share if level == 1 else bought
     lost = spare(bought, friends)
@@ -197,11 +197,11 @@ def sharing(rng: Random, level: int) -> Story:
 def savings(rng: Random, level: int) -> Story:
     """Saving so much a week; buying something with it; saving from two sources."""
     who, wish = rng.choice(NAMES), rng.choice(WISHES)
-    start, weekly, job, weeks = draw(rng, (5, 30), (2, 9), (2, 6), (3, 9))
+    start, weekly, job, weeks = draw(rng, (3, 12), (2, 6), (2, 4), (2, 5))
     rate = plus(weekly, job)
     saved = times(rate if level == 3 else weekly, weeks)
     total = plus(start, saved)
-    price = rng.randint(5, total - 5)
+    price = rng.randint(2, total - 2)
     left = minus(total, price)
     steps = worked(
         "Add the pocket money and the pay to find the savings of a week.",
@@ -228,7 +228,7 @@ def savings(rng: Random, level: int) -> Story:
 def selling(rng: Random, level: int) -> Story:
     """A shop sells on two days; more is brought; more is brought in crates."""
     what = rng.choice(WARES)
-    monday, tuesday, rest, new, crates, size = draw(rng, (2, 12), (2, 12), (5, 40), (3, 20), (2, 5), (3, 9))
+    monday, tuesday, rest, new, crates, size = draw(rng, (2, 6), (2, 6), (3, 15), (3, 10), (2, 4), (2, 5))
     start = monday + tuesday + rest
     after_monday = minus(start, monday)
     after_tuesday = minus(after_monday, tuesday)
@@ -258,7 +258,7 @@ def selling(rng: Random, level: int) -> Story:
 def collections(rng: Random, level: int) -> Story:
     """Who has more; who has fewer; what is left of all when some are given away."""
     (a, b, c), what = rng.sample(NAMES, 3), rng.choice(TREASURES)
-    first, more, fewer, gone = draw(rng, (10, 30), (2, 9), (2, 8), (5, 15))
+    first, more, fewer, gone = draw(rng, (6, 15), (2, 5), (2, 5), (2, 9))
     second = plus(first, more)
     third = minus(second, fewer)
     total = plus(first, second) if level == 1 else plus(first, second, third)
@@ -288,7 +288,7 @@ def collections(rng: Random, level: int) -> Story:
 def picking(rng: Random, level: int) -> Story:
     """So many times as much fruit; what is left of it; how many bowls it fills."""
     (a, b), what = rng.sample(NAMES, 2), rng.choice(FRUIT)
-    first, factor, bowl = draw(rng, (4, 12), (2, 4), (2, 6))
+    first, factor, bowl = draw(rng, (3, 8), (2, 3), (2, 4))
     second = times(first, factor)
     total = plus(first, second)
     eaten = spare(total, bowl)
@@ -319,7 +319,7 @@ def picking(rng: Random, level: int) -> Story:
 def trips(rng: Random, level: int) -> Story:
     """So many kilometers an hour for some hours; then slower; what is left of the way."""
     who, (ride, walk) = rng.choice(NAMES), rng.choice((("cycles", "walks"), ("rides", "hikes"), ("skates", "runs")))
-    fast, hours, slow, more_hours, rest = draw(rng, (6, 12), (2, 5), (3, 6), (2, 4), (5, 20))
+    fast, hours, slow, more_hours, rest = draw(rng, (5, 10), (2, 4), (2, 4), (2, 3), (3, 12))
     first, second = times(fast, hours), times(slow, more_hours)
     total = plus(first, second)
     left = minus(total + rest, total)
@@ -347,7 +347,7 @@ def trips(rng: Random, level: int) -> Story:
 def seats(rng: Random, level: int) -> Story:
     """Rows of seats, some taken; a balcony; a balcony with rows of its own."""
     place = rng.choice(HALLS)
-    rows, row, upper_rows, upper_row, upper = draw(rng, (3, 9), (4, 9), (2, 4), (3, 6), (5, 20))
+    rows, row, upper_rows, upper_row, upper = draw(rng, (2, 6), (3, 8), (2, 3), (2, 5), (3, 10))
     floor, balcony = times(rows, row), times(upper_rows, upper_row)
     total = floor if level == 1 else plus(floor, upper if level == 2 else balcony)
     taken = rng.randint(2, total - 2)
@@ -375,7 +375,7 @@ def seats(rng: Random, level: int) -> Story:
 def reading(rng: Random, level: int) -> Story:
     """Pages read; how many days the rest takes; the same with a few pages more."""
     who, text = rng.choice(NAMES), rng.choice(TEXTS)
-    pages, days, bonus, pace, more_days = draw(rng, (4, 9), (2, 6), (2, 9), (4, 9), (2, 6))
+    pages, days, bonus, pace, more_days = draw(rng, (3, 8), (2, 5), (2, 6), (2, 6), (2, 5))
     in_days = times(pages, days)
     read = plus(in_days, bonus) if level == 3 else in_days
     whole = read + pace * more_days
@@ -405,11 +405,11 @@ def reading(rng: Random, level: int) -> Story:
 def wages(rng: Random, level: int) -> Story:
     """The pay of a day; of several days with a bonus; what is left of it."""
     who, place = rng.choice(NAMES), rng.choice(WORKPLACES)
-    rate, hours, days, bonus = draw(rng, (3, 9), (2, 5), (2, 4), (3, 15))
+    rate, hours, days, bonus = draw(rng, (2, 6), (2, 4), (2, 3), (2, 9))
     daily = times(rate, hours)
     pay = times(daily, days)
     total = plus(pay, bonus)
-    spent = rng.randint(4, total - 5)
+    spent = rng.randint(2, total - 2)
     left = minus(total, spent)
     steps = worked(
         "Multiply the dollars an hour by the hours to find the pay of a day.",

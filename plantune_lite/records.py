@@ -133,7 +133,7 @@ class Rejected(Trajectory):
     reason: str  # "plan score 60 < 80", "wrong answer", "spoils the answer", "duplicate", "in test set" ...
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Verdict:
     """Whether two answers are the same; None (empty, unparsable, ambiguous, timed out) is scored as wrong."""
 

@@ -1,7 +1,7 @@
 """Which trajectories are worth learning from: a sieve after the other, the best kept, each reject with its reason.
 
     sieve = Sieve(best_first(trajectories, by_id))
-    sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id)))
+    sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id), executed=True))
     sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="plan score 60 < 80"), ...]
 
 The order in which trajectories come has no say, and what is drawn by chance each problem draws for itself.
@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from plantune_lite import dedup, held_out, plans
@@ -50,7 +50,9 @@ def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem])
                 f"a trajectory is of problem {one.problem_id!r}, which is not among the {len(by_id)} problems: "
                 "the plans and the problems are of two runs; distill again"
             )
-        found.append(replace(one, plan=tuple(step for step in map(plans.clean_step, one.plan) if step)))
+        fields = {**vars(one), "plan": tuple(step for step in map(plans.clean_step, one.plan) if step)}
+        fields.pop("reason", None)  # what distill rejected may pass a milder filter
+        found.append(Trajectory(**fields))
     return sorted(found, key=_rank)
 
 
@@ -103,20 +105,23 @@ def in_test_set(found: Mapping[str, str] | None) -> str | None:
     return f"in test set: {suite} {id.removeprefix(suite + '/')}"
 
 
-def unusable(one: Trajectory, target: str) -> str | None:
-    """What leaves nothing to learn, whatever its score."""
+def spoils(one: Trajectory, problem: Problem) -> str | None:
+    """A plan that states the answer or calculates."""
+    reason = plans.spoiler(one.plan, problem)
+    return f"spoils the answer: {reason}" if reason else None
+
+
+def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader", *, executed: bool) -> str | None:
+    """What the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a plan."""
     if not one.plan:
         return "empty plan"
-    return "not executed" if target != "plan" and not one.execution.strip() else None
-
-
-def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader") -> str | None:
-    """What the filter `mode` keeps out."""
     if mode in ("plan", "both"):
         if one.score is None:
             return "no score"
         if one.score < min_score:
             return f"plan score {one.score} < {min_score}"
+    if executed and not one.execution.strip():
+        return "not executed"
     if mode in ("answer", "both"):
         if not one.answer:
             return "no answer in the execution"
@@ -124,12 +129,6 @@ def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader") -> str
         if not verdict.same:
             return ("wrong answer: " if verdict.same is False else "answer cannot be checked: ") + verdict.how
     return None
-
-
-def spoils(one: Trajectory, problem: Problem) -> str | None:
-    """A plan that states the answer or calculates."""
-    reason = plans.spoiler(one.plan, problem)
-    return f"spoils the answer: {reason}" if reason else None
 
 
 class Grader:

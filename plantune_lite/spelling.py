@@ -51,6 +51,7 @@ _SHORT_FORMS = (
     (re.compile(r"\\sqrt\s*([0-9]+|[A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)"), "°"),
 )
+_EUROS = re.compile(r"(€ ?)?(-?[0-9]{1,3}(?:\.[0-9]{3})+|-?[0-9]+),([0-9]{2})( ?(?:€|EUR|[Ee]uros?))?")
 _MATRIX = re.compile(
     r"(?:\\left\s*[\[(]\s*)?\\begin\{([bp]?matrix|array)\}(?:\{[clr|]*\})?([^\\]*(?:\\(?!begin|end)[^\\]*)*)"
     r"\\end\{(?:[bp]?matrix|array)\}(?:\s*\\right\s*[\])])?"
@@ -76,6 +77,8 @@ def clean(text: str) -> str:
     if "$" in text:
         text = _without_delimiters(text)
     text = _trim(text.replace(_DOLLAR, "$").replace("~", " "))
+    if (amount := _EUROS.fullmatch(text)) and (amount[1] or amount[4]):  # a bare 2,50 may be two numbers
+        text = f"{amount[2].replace('.', '')}.{amount[3]} €"
     return OPEN_SET + CLOSE_SET if text in ("{}", "{ }") else text
 
 

@@ -7,25 +7,30 @@ A stage is a function of a Job; this file is where the parts meet: it builds the
 that a part is handed, so that the parts need not know each other.
 """
 
+import asyncio
 import json
 import os
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plantune_lite import functions, runs
 from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import load
+from plantune_lite.recipe_files import load, to_json
 from plantune_lite.records import (
     NotBuiltError,
     PlantuneError,
     Problem,
     RunError,
+    Trajectory,
+    from_row,
+    read_jsonl,
     read_records,
     write_records,
     write_whole,
@@ -97,11 +102,91 @@ def suites(job: Job) -> dict[str, Any]:
     return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
 
 
+def distill(job: Job) -> dict[str, Any]:
+    """Ask the teacher for plans, or take them from worked solutions."""
+    from plantune_lite import distill
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    part = job.recipe.distill
+    if part.teacher == "worked":
+        return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked"))
+    from plantune_lite import ledger, teacher
+
+    async def ask_for_all() -> dict[str, Any]:
+        path = job.run.parent / "calls.sqlite"
+        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, _mirrored(calls):
+            async with teacher.open_teacher(part, calls, seed=job.recipe.seed, say=job.say) as ask:
+                found = await distill.distill(
+                    pool, ask, part, job.out, teacher=ask.model, status=lambda: f"${calls.spent_usd:.4f}"
+                )
+            return {**found, **calls.totals()}
+
+    return asyncio.run(ask_for_all())
+
+
+@contextmanager
+def _mirrored(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
+    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
+    mirror = os.environ.get("PLANTUNE_MIRROR")
+    ended = threading.Event()
+
+    def copy() -> None:
+        try:
+            calls.backup(Path(mirror) / "calls.sqlite")
+        except OSError as error:
+            print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on without it", flush=True)
+
+    def copy_now_and_then() -> None:
+        while not ended.wait(every_seconds):
+            copy()
+
+    if mirror is not None:
+        threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if mirror is not None:
+            copy()
+
+
+def corpus(job: Job) -> dict[str, Any]:
+    """Filter the trajectories into training rows."""
+    from plantune_lite import corpus
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
+    suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
+    sft = job.recipe.sft
+    return corpus.build(
+        _trajectories(job.run),
+        pool,
+        suites,
+        job.recipe.corpus,
+        job.out,
+        target=sft.target if sft else "plan+solution",
+        solutions=sft.solutions if sft else "teacher",
+        seed=job.recipe.seed,
+        min_score=job.recipe.distill.min_score,
+        about={
+            "name": job.recipe.name,
+            "recipe": json.loads(to_json(job.recipe)),
+            "origin": job.earlier["problems"]["origin"],
+        },
+    )
+
+
+def _trajectories(run: Path) -> Iterator[Trajectory]:
+    """Everything that was executed, kept or not: which of it counts is the corpus's filter to say."""
+    yield from (from_row(Trajectory, row) for row in read_jsonl(run / "trajectories.jsonl"))
+    for row in read_jsonl(run / "rejected.jsonl"):
+        if row.get("execution"):
+            yield from_row(Trajectory, {name: value for name, value in row.items() if name != "reason"})
+
+
 # What later stages are: the function each will call, agreed on so that they can be built apart. `out` is the stage's
 # folder, the return value its summary; a summary's "line" is what a person reads, "usd" what it cost.
 SEAMS = {
-    "distill": "plantune_lite.distill: distill(problems, ask, part, out)",
-    "corpus": "plantune_lite.corpus: build(trajectories, problems, suites, part, out)",
     "sft": "plantune_lite.sft: train(student, rows, part, out)",
     "cpl": "plantune_lite.lab: a Generate for search, then the sft seam and Step-APO, round by round",
     "grpo": "plantune_lite.grpo: train(student, prompts, rewards, part, out)",
@@ -124,7 +209,7 @@ def not_built(job: Job) -> dict[str, Any]:
 
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """The function of a stage."""
-    built = {"problems": problems, "suites": suites}
+    built = {"problems": problems, "suites": suites, "distill": distill, "corpus": corpus}
     if stage not in built and stage not in SEAMS:
         raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *SEAMS])}")
     return built.get(stage, not_built)
@@ -164,7 +249,6 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
             f"{folder} is set up for stage {plan['stage']!r}, not {stage!r}; start it through `plantune run`"
         )
     out = folder / plan["home"]
-    out.mkdir(parents=True, exist_ok=True)
     job = Job(
         run=folder,
         stage=stage,
@@ -174,6 +258,8 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         hours_left=plan["hours_left"],
     )
     work = functions.load(rest[0]) if rest else work_of(stage)
+    if work is not not_built:
+        out.mkdir(parents=True, exist_ok=True)
     return work(job)
 
 

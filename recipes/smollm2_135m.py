@@ -1,7 +1,7 @@
 """SmolLM2-135M learns to plan before it solves, on a CPU: no GPU, no key, no network beyond the package index.
 
-Problems are our own small generator's, plans come from their worked solutions, and the test problems are of templates that
-training never sees. Minutes and gain on this model: unmeasured until every stage is there.
+Problems are our own small generator's, plans come from their worked solutions, and the test problems are of templates
+that training never sees. Minutes and gain on this model: unmeasured until every stage is there.
 """
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

@@ -86,10 +86,10 @@ def test_the_demo_runs_as_far_as_this_version_goes_and_says_so(tmp_path):
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
     done = plantune("run", "smollm2_135m", "problems.limit=20", "evaluate.limit=5", env=environ)
     assert "20 problems to learn from" in done.stdout and "Traceback" not in done.stderr
-    assert done.returncode == 1 and "no 'distill' stage yet" in done.stderr
+    assert done.returncode == 1 and "no 'sft' stage yet" in done.stderr
     assert runs.read_manifest(tmp_path / "smollm2_135m")["stages"]["problems"]["status"] == "done"
     shown = plantune("show", tmp_path / "smollm2_135m").stdout
-    assert "20 problems to learn from" in shown and "distill" in shown
+    assert "20 problems to learn from" in shown and "19 rows to learn from" in shown
 
 
 def test_a_run_folder_goes_on_with_its_own_settings(tmp_path):

@@ -111,6 +111,15 @@ def test_the_answer_is_compared_as_the_grader_does(tmp_path):
     assert summary["train"] == 1
 
 
+def test_what_distill_rejected_passes_a_lower_threshold_and_one_it_did_not_execute_is_called_so(tmp_path):
+    one, other = problem(0), problem(1)
+    low = Rejected(**vars(trajectory(one, score=60)), reason="plan score 60 < 80")
+    bare = Rejected(**vars(trajectory(other, score=60, execution="", answer=None)), reason="plan score 60 < 80")
+    _, files = built(tmp_path, [low, bare], [one, other], min_score=50)
+    assert [row["problem_id"] for row in files["train"]] == ["p/0"]
+    assert [row["reason"] for row in files["rejected"]] == ["not executed"]
+
+
 def test_plans_that_nobody_scored_are_refused_where_scores_decide(tmp_path):
     one = problem(0)
     text = refused(tmp_path, [trajectory(one, score=None, teacher="worked")], [one], filter="both")
@@ -333,7 +342,7 @@ def test_problems_in_a_test_set_are_dropped_named_and_counted_by_suite(tmp_path)
         "problems": 1,
         "first": ["p/1"],
     }
-    assert "1 problems stand in a test set: p/1" in summary["line"]
+    assert "problems in a test set: 1 (p/1)" in summary["line"]
     assert built(tmp_path, [trajectory(one) for one in made], made, suites, decontaminate=0)[0]["train"] == 3
 
 

@@ -16,7 +16,9 @@ def check(recipe, name):
 
 
 def test_the_demo_can_run_here_and_the_exit_status_says_so():
-    done = subprocess.run([sys.executable, "-m", "plantune_lite.cli", "doctor", "--json"], capture_output=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "plantune_lite.cli", "doctor", "--json"], capture_output=True, check=False
+    )
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["runs_here"], [c for c in report["checks"] if c["state"] == "bad"]
 

@@ -169,6 +169,8 @@ def test_a_function_in_a_recipe_is_stored_by_file_and_name(tmp_path):
 def test_a_lambda_in_a_recipe_is_refused_with_what_to_do():
     with pytest.raises(RecipeError, match="top level of a .py file"):
         Problems(list)
+    with pytest.raises(RecipeError, match="top level of a .py file"):
+        Problems(lambda: ["x"])
 
 
 _VALUES = {
