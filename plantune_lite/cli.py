@@ -125,6 +125,28 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@_recipe
+@_settings
+@_json
+def estimate(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Say what the teacher will cost, and what others would: calls, tokens, money."""
+    from dataclasses import asdict
+
+    from plantune_lite import estimate as bills
+    from plantune_lite import problems
+    from plantune_lite.terminal import table
+
+    wanted, _ = _load(recipe, settings, None)
+    pool = problems.load(wanted.problems, seed=wanted.seed).pool
+    costs = bills.distillation(pool, wanted.distill, os.environ)
+    if as_json:
+        _print_json([asdict(cost) for cost in costs])
+        return
+    click.echo(table(f"{len(pool)} problems", ("teacher", "calls", "tokens", "USD", ""), bills.rows(costs)))
+    click.echo(bills.ASSUMED)
+
+
+@cli.command()
 @_json
 def recipes(as_json: bool) -> None:
     """List the recipes that come with plantune."""

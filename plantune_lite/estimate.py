@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from plantune_lite import one_problem
-from plantune_lite.prices import price_of
+from plantune_lite.gemini import DEFAULT_MODEL
+from plantune_lite.prices import AS_OF, price_of
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Messages, Problem, Reply, Sampling
 
@@ -22,6 +23,11 @@ CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
 REPLY_TOKENS = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
 FREE_REQUESTS_A_DAY = 250  # of a Flash model without billing; assumed: quotas differ by account and change often
 OTHERS = ("gemini-3.1-flash-lite", "gemini-3.8-flash", "gemini-2.5-pro")
+ASSUMED = (
+    f"Prompts are counted, replies assumed: {', '.join(f'{count} tokens a {kind}' for kind, count in REPLY_TOKENS.items())}, "
+    f"no thinking, {CHARACTERS_A_TOKEN} characters a token, prices of {AS_OF}. The least is when every first plan is kept, "
+    "the most when none ever is; distill.max_usd is never passed."
+)
 _SAMPLE = 200  # problems the flow is run over; more are scaled up
 
 
@@ -36,8 +42,9 @@ class Cost:
     note: str = ""
 
 
-def distillation(problems: Sequence[Problem], part: Distill, model: str, environ: Mapping[str, str]) -> list[Cost]:
+def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[str, str]) -> list[Cost]:
     """The bills of the recipe's teacher and of others, the recipe's first."""
+    model = part.model or (DEFAULT_MODEL if part.teacher == "gemini" else part.teacher)
     sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
     scale = len(problems) / max(1, len(sample))
     least, most = (_counted(sample, part, kept, scale) for kept in (True, False))
@@ -122,8 +129,8 @@ def _opening(prompt: str) -> str:
     return prompt.partition("{")[0].partition("\n")[0]
 
 
-def lines(costs: Sequence[Cost]) -> list[tuple[Any, ...]]:
-    """The bills as rows of a table: teacher, calls, tokens, USD, note."""
+def rows(costs: Sequence[Cost]) -> list[tuple[Any, ...]]:
+    """The bills as rows of a table."""
     return [(cost.teacher, _range(cost.calls), _range(cost.tokens), _money(cost.usd), cost.note) for cost in costs]
 
 

@@ -1,0 +1,46 @@
+import json
+import os
+import subprocess
+import sys
+
+from plantune_lite import Distill, practice
+from plantune_lite.estimate import distillation, rows
+
+PROBLEMS = list(practice.generate("train", seed=0, limit=20))
+
+
+def test_the_first_rule_asks_for_four_calls_at_least_and_sixteen_at_most():
+    first = distillation(PROBLEMS, Distill("gemini"), {})[0]
+    assert first.calls == (20 * 4, 20 * 16) and first.teacher.startswith("gemini-")
+
+
+def test_the_papers_rule_asks_for_twelve_at_least():
+    assert distillation(PROBLEMS, Distill("gemini", keep="best"), {})[0].calls == (20 * 12, 20 * 16)
+
+
+def test_plans_and_scores_in_one_call_are_fewer_calls():
+    assert distillation(PROBLEMS, Distill("gemini", plans_per_call=5), {})[0].calls == (20 * 4, 20 * 8)
+
+
+def test_the_bill_is_proportional_to_the_problems_and_halved_in_batch_mode():
+    one, ten = (distillation(PROBLEMS * n, Distill("gemini"), {})[0].usd[1] for n in (1, 10))
+    assert abs(ten / one - 10) < 1e-6
+    assert distillation(PROBLEMS, Distill("gemini", batch=True), {})[0].usd[1] == one / 2
+
+
+def test_other_teachers_stand_beside_it_and_worked_costs_nothing():
+    costs = distillation(PROBLEMS, Distill("gemini"), {})
+    assert [cost.teacher for cost in costs][-2:] == ["self", "worked"] and len(costs) >= 4
+    assert rows(costs)[-1][3] == "free" and "20 problems have a worked solution" in costs[-1].note
+
+
+def test_a_server_of_ones_own_is_free():
+    assert distillation(PROBLEMS, Distill("http://127.0.0.1:8080/v1"), {})[0].usd == (0.0, 0.0)
+
+
+def test_estimate_prints_the_table_and_what_is_assumed():
+    command = [sys.executable, "-m", "plantune_lite.cli", "estimate", "smollm2_135m", "problems.limit=20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "worked" in done.stdout and "assumed" in done.stdout, done.stderr
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, env={**os.environ})
+    assert json.loads(done.stdout)[0]["teacher"] == "self"

@@ -1,0 +1,46 @@
+import json
+import re
+from pathlib import Path
+
+from plantune_lite.recipe_files import load
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_file_tree_names_every_module():
+    tree = re.search(r"```text\n(pyproject.*?)```", README, re.DOTALL)[1]
+    there = {path.stem for path in (ROOT / "plantune_lite").glob("*.py")} - {"__init__"}
+    assert there - set(re.findall(r"\w+", tree)) == set()
+
+
+def test_the_recipe_shown_is_the_recipe_shipped(tmp_path):
+    shown = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    (tmp_path / "shown.py").write_text(shown)
+    assert load(tmp_path / "shown.py") == load("smollm2_135m")
+
+
+def figures(name):
+    return json.loads((ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def test_the_figures_are_those_of_the_benchmarks():
+    page = (ROOT / "benchmarks" / "verify.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")][2:]
+    for _, _, _, _, _, median, spread, *_ in rows:
+        assert f"{median} times" in README and f"({spread})" in README
+    seconds = figures("startup")["seconds"]
+    median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
+    ratio = median["plantune --help"] / median["python -c 'import click'"]
+    assert f"{ratio:.1f} times, {median['plantune --help']:.2f} s" in README
+
+
+def test_every_link_leads_to_a_file():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        assert link.startswith("http") or (ROOT / link).exists(), link
+
+
+def test_every_verb_in_the_table_exists_and_every_verb_is_in_it():
+    from plantune_lite.cli import cli
+
+    assert set(re.findall(r"^\| `plantune (\w+)", README, re.MULTILINE)) == set(cli.commands)
