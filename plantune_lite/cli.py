@@ -54,37 +54,44 @@ def cli() -> None:
 
 _recipe = click.argument("recipe", metavar="RECIPE")
 _settings = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
-_to = click.option("--to", type=click.Path(path_type=Path), metavar="DIR", help="The run folder (default: runs/NAME).")
+_PATH = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
+def _going_on(function: Any) -> Any:
+    """The options of every verb that does stages."""
+    for option in (
+        _json,
+        click.option(
+            "--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/."
+        ),
+        click.option("--mirror", type=_PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive)."),
+        click.option("--to", type=_PATH, metavar="DIR", help="The run folder (default: runs/NAME)."),
+        _settings,
+        _recipe,
+    ):
+        function = option(function)
+    return function
+
+
 @cli.command()
-@_recipe
-@_settings
-@_to
-@click.option(
-    "--mirror", type=click.Path(path_type=Path), metavar="DIR", help="Keep a second copy here (a mounted Drive)."
-)
-@click.option("--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/.")
+@_going_on
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
-@_json
-def run(
-    recipe: str,
-    settings: tuple[str, ...],
-    to: Path | None,
-    mirror: Path | None,
-    again: str | None,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
+def run(recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Run a recipe to its end, or go on where it was cut off."""
-    from plantune_lite import pipeline, runs
+    from plantune_lite import pipeline
 
     wanted, folder = _load(recipe, settings, to)
     if dry_run:
-        _show_states(pipeline.with_teacher(wanted, os.environ, click.echo), folder, as_json)
-        return
-    folder = pipeline.run(wanted, to=folder, mirror=mirror, again=again, say=_say_to_stderr if as_json else click.echo)
+        _show_states(pipeline.with_teacher(wanted, os.environ, _say_to_stderr), folder, as_json)
+    else:
+        _do_stages(wanted, folder, as_json, **options)
+
+
+def _do_stages(wanted: Any, folder: Path | None, as_json: bool, **options: Any) -> None:
+    from plantune_lite import pipeline, runs
+
+    folder = pipeline.run(wanted, to=folder, say=_say_to_stderr if as_json else click.echo, **options)
     if as_json:
         _print_json(runs.read_manifest(folder))
     else:
@@ -204,6 +211,17 @@ def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
         _show_problem_file(what, settings, as_json)
     else:
         _show_recipe(what, settings, as_json)
+
+
+@cli.command()
+@_going_on
+def distill(recipe: str, settings: tuple[str, ...], to: Path | None, as_json: bool, **options: Any) -> None:
+    """Problems to verified plans to training rows, and no further."""
+    wanted, folder = _load(recipe, settings, to)
+    _do_stages(wanted, folder, as_json, only=("problems", "suites", "distill", "corpus"), **options)
+
+
+distill.group = "Stages"
 
 
 def _show_recipe(what: str, settings: tuple[str, ...], as_json: bool) -> None:
