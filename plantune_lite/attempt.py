@@ -86,6 +86,10 @@ class Provider(Protocol):
     candidates: int  # how many one request may ask for; may shrink after a refusal
     notice: str  # said before the first request leaves, where a key goes to an address nobody would expect; "" = none
 
+    async def open(self) -> None:
+        """Find out what must be known before the first call."""
+        ...
+
     def most_out(self, request: Request) -> int:
         """The most output and thought tokens that one candidate of this request can be billed for."""
         ...

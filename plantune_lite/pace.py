@@ -5,7 +5,7 @@
     pace.leave(); pace.went_well(), or pace.went_wrong("503 ...", started)
 
 Calls in flight grow by one a round trip and halve at most once a round trip (AIMD). Failures with no success between
-them halve the width down to one, then make everybody pause, longer each time, then stop the teacher with the last error.
+them halve the width down to one, then make everybody pause, longer each time, then stop the teacher for good.
 """
 
 import asyncio

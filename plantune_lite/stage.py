@@ -110,15 +110,18 @@ def distill(job: Job) -> dict[str, Any]:
     part = job.recipe.distill
     if part.teacher == "worked":
         return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked"))
+    if part.teacher == "self":
+        raise NotBuiltError(
+            "this version loads no student yet, so it cannot be its own teacher. distill.teacher=worked needs no "
+            "model, distill.teacher=gemini a key, and the base URL of an OpenAI-compatible server will do too."
+        )
     from plantune_lite import ledger, teacher
 
     async def ask_for_all() -> dict[str, Any]:
         path = job.run.parent / "calls.sqlite"
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, _mirrored(calls):
             async with teacher.open_teacher(part, calls, seed=job.recipe.seed, say=job.say) as ask:
-                found = await distill.distill(
-                    pool, ask, part, job.out, teacher=ask.model, status=lambda: f"${calls.spent_usd:.4f}"
-                )
+                found = await distill.distill(pool, ask, part, job.out, teacher=ask.model, status=ask.status)
             return {**found, **calls.totals()}
 
     return asyncio.run(ask_for_all())

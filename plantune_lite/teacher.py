@@ -1,0 +1,411 @@
+"""Whoever teaches, behind one Ask: every call is asked once, paid for within the budget, and repeated with sense.
+
+    async with open_teacher(recipe.distill, ledger, seed=0) as ask:
+        [reply] = await ask(chat("Write a plan ..."), Sampling(max_tokens=512), None)
+
+For each sample: the ledger first; else its worst case is reserved, it waits for its turn, is sent, judged, and settled
+before anybody sees it. What cannot be had (refused, or twice empty, withheld, cut off or unfit for its schema) is an
+answer too: finish="blocked" or "length", kept in the ledger and never asked again.
+"""
+
+import asyncio
+import functools
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self
+
+from plantune_lite.attempt import Failed, Outcome, Provider, Request, TeacherError, fitting, most_in
+from plantune_lite.batched import BATCH, Batched
+from plantune_lite.gemini import Gemini
+from plantune_lite.ledger import Ledger, call_key
+from plantune_lite.openai_compatible import OpenAICompatible
+from plantune_lite.pace import Pace
+from plantune_lite.recipe import Distill
+from plantune_lite.records import Generate, Messages, Reply, Sampling
+
+_ATTEMPTS = 12  # of one request that does not come through; the circuit breaker mostly ends it sooner
+_BUSY_ATTEMPTS = 60  # of one request that meets a limit: others come through meanwhile
+_NEW_SEED = 1000  # between the seeds of a sample's attempts, so that samples and attempts share none
+_WARMER = 0.5  # added to the temperature after a recitation
+_GRACE_SECONDS = 5.0  # for the calls in flight when the user interrupts
+
+
+def open_teacher(
+    part: Distill,
+    ledger: Ledger,
+    *,
+    seed: int,
+    generate: Generate | None = None,
+    student: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    say: Callable[[str], object] = print,
+    timeout_seconds: float = 180.0,
+    pace: Pace | None = None,
+) -> "Teacher":
+    """The teacher a recipe names. `student` is the name of what `generate` asks; `seed` only spreads waiting times."""
+    provider: Provider
+    if part.teacher == "gemini":
+        provider = Gemini(part.model, environ=environ, timeout_seconds=timeout_seconds)
+    elif part.teacher == "self":
+        if generate is None or not (student or part.model):
+            raise TeacherError("distill.teacher is 'self', but no student is loaded to ask")
+        provider = Batched(f"self:{student or part.model}", generate)
+    elif part.teacher == "worked":
+        raise TeacherError("distill.teacher is 'worked': worked solutions are taken as they are, nobody is asked")
+    else:
+        provider = OpenAICompatible(part.teacher, part.model, environ=environ, timeout_seconds=timeout_seconds)
+    if pace is None and part.teacher == "self":
+        pace = Pace(start=BATCH, most=BATCH, seed=seed)
+    pace = pace or Pace(
+        requests_per_minute=part.requests_per_minute, tokens_per_minute=part.tokens_per_minute, seed=seed
+    )
+    return Teacher(provider, ledger, pace, thinking=part.thinking, say=say)
+
+
+@dataclass
+class Stats:
+    """What this process has asked so far."""
+
+    sent: int = 0  # requests
+    retries: Counter[str] = field(default_factory=Counter)  # reason -> how often
+    from_ledger: int = 0  # samples
+    samples: int = 0  # settled
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_thought: int = 0
+    usd: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Got:
+    """An outcome that is sent and paid for, and not settled yet."""
+
+    outcome: Outcome
+    usd: float
+    seconds: float
+
+
+class Teacher:
+    """An Ask with its figures; a context manager."""
+
+    def __init__(
+        self,
+        provider: Provider,
+        ledger: Ledger,
+        pace: Pace,
+        *,
+        thinking: int | None,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        self.stats = Stats()
+        self._provider, self._ledger, self._pace = provider, ledger, pace
+        self._thinking, self._say = thinking, say
+        self._noticed = not provider.notice
+        self._asking: dict[str, asyncio.Task[dict[int, Reply]]] = {}  # key -> who is at it: a key is never asked twice
+        self._reserved: set[str] = set()
+        self._claimed_usd = 0.0
+        self._settled = asyncio.Event()
+        self._mean_tokens = 0.0  # of a request, as seen lately
+
+    @property
+    def model(self) -> str:
+        """The model that is asked, known once the teacher is open."""
+        return self._provider.model
+
+    @property
+    def in_flight(self) -> int:
+        """Requests under way."""
+        return self._pace.in_flight
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many may be under way now."""
+        return self._pace.in_flight_limit
+
+    def status(self) -> str:
+        """The figures on one line."""
+        stats = self.stats
+        tokens = stats.tokens_in + stats.tokens_out + stats.tokens_thought
+        retried = f" ({stats.retries.total():,} again)" if stats.retries else ""
+        kept = f", {stats.from_ledger:,} from the ledger" if stats.from_ledger else ""
+        return (
+            f"{stats.sent:,} calls{retried}{kept}, {tokens:,} tokens, ${self._ledger.spent_usd:.2f}, "
+            f"{self.in_flight} of {self.in_flight_limit} in flight"
+        )
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._provider.open()
+        except BaseException:
+            await self._provider.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Whoever waits is sent home; whoever is under way is awaited and settled, for it is paid."""
+        tasks = set(self._asking.values())
+        if tasks:
+            self._pace.stop(error if isinstance(error, TeacherError) else TeacherError("the teacher was stopped"))
+            self._announce()
+            interrupted = error is not None and not isinstance(error, Exception)
+            await asyncio.wait(tasks, timeout=_GRACE_SECONDS if interrupted else None)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._provider.close()
+
+    async def __call__(self, messages: Messages, sampling: Sampling, schema: type | None = None) -> list[Reply]:
+        """sampling.n replies, in order."""
+        replies: dict[int, Reply] = {}
+        asking: dict[int, asyncio.Task[dict[int, Reply]]] = {}
+        missing: dict[int, str] = {}
+        for sample in range(sampling.n):
+            key = call_key(self.model, messages, sampling, schema, sample=sample, thinking=self._thinking)
+            if key in self._asking:
+                asking[sample] = self._asking[key]
+            elif (reply := self._ledger.reply(key)) is not None:
+                replies[sample] = reply
+                self.stats.from_ledger += 1
+            else:
+                missing[sample] = key
+        for group in _groups(list(missing), self._provider.candidates):
+            keys = {sample: missing[sample] for sample in group}
+            task = asyncio.create_task(self._ask(keys, messages, sampling, schema))
+            self._asking.update(dict.fromkeys(keys.values(), task))
+            task.add_done_callback(functools.partial(self._done, tuple(keys.values())))
+            asking.update(dict.fromkeys(keys, task))
+        if asking:  # shielded: another caller may wait for the same sample, and what is sent is paid
+            await asyncio.gather(*(asyncio.shield(task) for task in set(asking.values())))
+        return [replies[n] if n in replies else asking[n].result()[n] for n in range(sampling.n)]
+
+    def _done(self, keys: Sequence[str], task: "asyncio.Task[dict[int, Reply]]") -> None:
+        for key in keys:
+            del self._asking[key]
+        if not task.cancelled():
+            task.exception()  # the callers have it; without this, asyncio reports it again
+
+    # --- a sample, until there is an answer of whatever kind
+
+    async def _ask(
+        self, keys: dict[int, str], messages: Messages, sampling: Sampling, schema: type | None
+    ) -> dict[int, Reply]:
+        """Replies to samples of one prompt: in one request where the model allows it, singly what that leaves open."""
+        base = Request(messages=messages, sampling=sampling, schema=schema, thinking=self._thinking)
+        together: dict[int, _Got] = {}
+        if len(keys) > 1:
+            request = _sampled(base, n=len(keys), seed=sampling.seed + min(keys))
+            together = dict(zip(keys, await self._send(list(keys.values()), request), strict=False))
+        singly = (
+            self._one(key, _sampled(base, n=1, seed=sampling.seed + sample), together.get(sample))
+            for sample, key in keys.items()
+        )
+        results = await asyncio.gather(*singly, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return dict(zip(keys, results, strict=True))
+
+    async def _one(self, key: str, request: Request, got: _Got | None) -> Reply:
+        """One sample: what is worth a second attempt gets one, each trouble once."""
+        had: set[str] = set()
+        seed = request.sampling.seed
+        while True:
+            if got is None:
+                (got,) = await self._send([key], request)
+            outcome, reply = got.outcome, None
+            trouble, text = str(outcome.what), outcome.text
+            if trouble == "ok" and request.schema is not None:
+                fits = fitting(text, request.schema)
+                trouble, text = ("unfit", "") if fits is None else ("ok", fits)
+            if trouble == "ok":
+                reply = _reply(outcome, text, "stop")
+            elif trouble == "blocked" or trouble in had:
+                kept = text if trouble == "length" and request.schema is None else ""
+                reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
+            why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
+            self._count(outcome)
+            await self._settle(key, reply, why if reply else f"again: {why}", got.usd, got.seconds)
+            if reply is not None:
+                self.stats.samples += 1
+                return reply
+            had.add(trouble)
+            self.stats.retries[trouble] += 1
+            request = _again(request, trouble, seed=seed + _NEW_SEED * len(had))
+            got = None
+
+    def _count(self, outcome: Outcome) -> None:
+        self.stats.tokens_in += outcome.tokens_in or 0
+        self.stats.tokens_out += outcome.tokens_out or 0
+        self.stats.tokens_thought += outcome.tokens_thought or 0
+
+    # --- a request, until it comes through
+
+    async def _send(self, keys: list[str], request: Request) -> list[_Got]:
+        """Outcomes for the first of the keys, whose costs stay reserved; fewer than asked for, or none, where the model
+        does not bring several."""
+        failures = 0
+        while True:
+            worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
+            await self._reserve(keys, worst)
+            begun = time.monotonic()
+            try:
+                outcomes = await self._through(request)
+            except Failed as failed:
+                failures += failed.what == "lost"
+                await self._give_up(keys, failed.what, worst if failed.what == "lost" else 0.0)
+                if failed.what == "over" or failures >= _ATTEMPTS:
+                    error = TeacherError(failed.why if failed.what == "over" else _gave_up(failures, failed.why))
+                    self._pace.stop(error)
+                    raise error from None
+                if failed.what == "lost":
+                    await self._pace.rest(self._pace.backoff_seconds(failures))
+                elif len(keys) > self._provider.candidates:
+                    return []
+            except TeacherError:
+                await self._give_up(keys, "not sent", 0.0)
+                raise
+            except Exception:
+                await self._give_up(keys, "crashed", worst)
+                raise
+            else:
+                await self._give_up(keys[len(outcomes) :], "not brought", 0.0)
+                seconds = time.monotonic() - begun
+                return [_Got(outcome, self._cost(outcome, worst), seconds) for outcome in outcomes[: len(keys)]]
+
+    async def _through(self, request: Request) -> list[Outcome]:
+        """Send a request again and again while that costs nothing: the service was busy, or down."""
+        failures = {"busy": 0, "down": 0}
+        while True:
+            try:
+                return await self._once(request)
+            except Failed as failed:
+                self.stats.retries[failed.what] += 1
+                if failed.what not in failures:
+                    raise
+                failures[failed.what] += 1
+                if failures["down"] >= _ATTEMPTS or failures["busy"] >= _BUSY_ATTEMPTS:
+                    raise Failed("over", _gave_up(failures[failed.what], failed.why)) from None
+                if failed.wait_seconds is None:  # else everybody waits, see Pace
+                    await self._pace.rest(self._pace.backoff_seconds(failures[failed.what]))
+
+    async def _once(self, request: Request) -> list[Outcome]:
+        """Send a request when its turn comes, and tell the pace how it went."""
+        expected = max(most_in(request) / 4, self._mean_tokens)
+        started = await self._pace.enter(expected)
+        self._notice()
+        self.stats.sent += 1
+        used = 0.0
+        try:
+            outcomes = await self._provider.attempt(request)
+            used = float(sum(map(_tokens, outcomes))) or expected
+            self._mean_tokens += (used - self._mean_tokens) / 32
+            self._pace.went_well()
+            return outcomes
+        except Failed as failed:
+            used = expected if failed.what == "lost" else 0.0
+            if failed.what in ("busy", "down", "lost"):
+                self._pace.went_wrong(failed.why, started, wait_seconds=failed.wait_seconds)
+            raise
+        finally:
+            self._pace.leave(used - expected)
+
+    def _cost(self, outcome: Outcome, worst: float) -> float:
+        if outcome.tokens_in is None:
+            return worst  # not reported: as much as it can have been
+        return self._provider.price.usd(outcome.tokens_in, (outcome.tokens_out or 0) + (outcome.tokens_thought or 0))
+
+    def _notice(self) -> None:
+        if not self._noticed:
+            self._noticed = True
+            self._say(self._provider.notice)
+
+    # --- money
+
+    async def _reserve(self, keys: Sequence[str], worst_usd: float) -> None:
+        """Reserve for all keys or none; a call that does not fit waits for what the calls in flight give back."""
+        ledger, wanted = self._ledger, worst_usd * len(keys)
+        while True:
+            if self._pace.stopped:
+                raise self._pace.stopped
+            settled = self._settled
+            spoken_for = ledger.spent_usd + self._claimed_usd + wanted
+            if ledger.max_usd is None or spoken_for <= ledger.max_usd or not self._reserved:
+                self._claimed_usd += wanted  # reserving takes a trip to the disk, and others look meanwhile
+                self._reserved.update(keys)
+                reserve = (ledger.reserve(key, model=self.model, worst_usd=worst_usd) for key in keys)
+                errors = await asyncio.gather(*reserve, return_exceptions=True)
+                self._claimed_usd -= wanted
+                if not any(errors):
+                    return
+                self._reserved.difference_update(keys)
+                await self._give_up([key for key, error in zip(keys, errors, strict=True) if not error], "not sent", 0.0)
+                self._announce()
+                raise next(error for error in errors if error)
+            await settled.wait()
+
+    async def _settle(self, key: str, reply: Reply | None, outcome: str, usd: float, seconds: float) -> None:
+        await self._ledger.settle(key, reply, outcome=outcome, usd=usd, seconds=seconds)
+        self.stats.usd += usd
+        self._reserved.discard(key)
+        self._announce()
+
+    async def _give_up(self, keys: Sequence[str], outcome: str, usd: float) -> None:
+        """Settle without a reply."""
+        await asyncio.gather(*(self._settle(key, None, outcome, usd, 0.0) for key in keys))
+
+    def _announce(self) -> None:
+        self._settled.set()
+        self._settled = asyncio.Event()
+
+
+def _groups(samples: list[int], size: int) -> list[list[int]]:
+    """Samples that follow each other, in groups that one request may ask for."""
+    groups: list[list[int]] = []
+    for sample in samples:
+        if groups and len(groups[-1]) < size and groups[-1][-1] == sample - 1:
+            groups[-1].append(sample)
+        else:
+            groups.append([sample])
+    return groups
+
+
+def _sampled(request: Request, **changes: Any) -> Request:
+    return replace(request, sampling=replace(request.sampling, **changes))
+
+
+def _again(request: Request, trouble: str, *, seed: int) -> Request:
+    """The second attempt: more room after a cut, a warmer one after a recitation, and another seed in any case."""
+    sampling = request.sampling
+    if trouble == "length":
+        return replace(_sampled(request, seed=seed, max_tokens=2 * sampling.max_tokens), thinking=0)
+    if trouble == "recitation":
+        return _sampled(request, seed=seed, temperature=min(2.0, sampling.temperature + _WARMER))
+    return _sampled(request, seed=seed)
+
+
+def _reply(outcome: Outcome, text: str, finish: Any) -> Reply:
+    return Reply(
+        text=text,
+        finish=finish,
+        mean_logprob=outcome.mean_logprob,
+        tokens_in=outcome.tokens_in or 0,
+        tokens_out=outcome.tokens_out or 0,
+        tokens_thought=outcome.tokens_thought or 0,
+    )
+
+
+def _tokens(outcome: Outcome) -> int:
+    return (outcome.tokens_in or 0) + (outcome.tokens_out or 0) + (outcome.tokens_thought or 0)
+
+
+def _gave_up(times: int, why: str) -> str:
+    return (
+        f"one request failed {times} times, the last time with: {why}. What is done is kept: the same command goes on "
+        "from here."
+    )
