@@ -23,25 +23,20 @@ __all__ = [
 def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     """Run a recipe to its end, or go on with it: `run(RECIPE, "sft.epochs=2", mirror="/content/drive/MyDrive/mine")`.
 
-    In a recipe file that is run as a script, what stands behind its name on the command line counts too.
+    In a script that holds the recipe, what stands behind its name on the command line counts too. The run folder.
     """
+    import sys
     from pathlib import Path
 
-    from plantune_lite import pipeline, recipe_files
+    from plantune_lite import functions, pipeline, recipe_files
+    from plantune_lite.records import RecipeError
 
-    if (script := _script_of(recipe)) is not None:
-        import sys
-
+    if functions.is_loading():
+        raise RecipeError("run() is called while the recipe is being read: put it under if __name__ == '__main__':")
+    options = {name: Path(value) if name in ("to", "mirror") and value else value for name, value in options.items()}
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) and any(value is recipe for value in list(vars(main).values())):
         from plantune_lite import cli
 
-        cli.main(["run", script, *settings, *sys.argv[1:]])
-    paths = {name: Path(value) for name, value in options.items() if name in ("to", "mirror") and value is not None}
-    return pipeline.run(recipe_files.override(recipe, settings), **{**options, **paths})
-
-
-def _script_of(recipe: Recipe) -> str | None:
-    """The file of `python my_recipe.py`; None in a notebook, a console or a test."""
-    import sys
-
-    main = sys.modules.get("__main__")
-    return getattr(main, "__file__", None) if getattr(main, "RECIPE", None) is recipe else None
+        return cli.run_script(recipe, settings, options, sys.argv[1:])
+    return pipeline.run(recipe_files.override(recipe, settings), **options)

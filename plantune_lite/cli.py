@@ -6,7 +6,7 @@ Imports only click at the top: `plantune --help` answers before torch would have
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,25 +77,45 @@ def _going_on(function: Any) -> Any:
 @cli.command()
 @_going_on
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
-def run(recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any) -> None:
+def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Run a recipe to its end, or go on where it was cut off."""
-    from plantune_lite import pipeline
-
-    wanted, folder = _load(recipe, settings, to)
-    if dry_run:
-        _show_states(pipeline.with_teacher(wanted, os.environ, _say_to_stderr), folder, as_json)
-    else:
-        _do_stages(wanted, folder, as_json, **options)
+    wanted, options["to"] = _load(recipe, settings, options["to"])
+    _do_stages(wanted, **options)
 
 
-def _do_stages(wanted: Any, folder: Path | None, as_json: bool, **options: Any) -> None:
+def run_script(recipe: Any, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
+    """`python my_recipe.py ARGUMENTS`: as `plantune run`, for the recipe the script holds."""
+    from plantune_lite.recipe_files import override
+
+    def go() -> Path:
+        given = run.make_context("run", [recipe.name, *arguments]).params
+        given = {name: value for name, value in given.items() if value}
+        wanted = override(recipe, (*settings, *given.pop("settings", ())))
+        given.pop("recipe")
+        return _do_stages(wanted, **{**options, **given})
+
+    return _reporting(go)
+
+
+def _do_stages(
+    wanted: Any, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
+) -> Path:
     from plantune_lite import pipeline, runs
 
-    folder = pipeline.run(wanted, to=folder, say=_say_to_stderr if as_json else click.echo, **options)
+    say = _say_to_stderr if as_json else click.echo
+    if dry_run:
+        folder = pipeline.folder_of(wanted, to)
+        _show_states(
+            pipeline.with_teacher(wanted, os.environ, runs.read_manifest(folder), say), folder, as_json, options
+        )
+        return folder
+    stream = sys.stderr if as_json else None
+    folder = pipeline.run(wanted, to=to, say=say, stream=stream, **options)
     if as_json:
         _print_json(runs.read_manifest(folder))
     else:
         click.echo(f"done: {folder}")
+    return folder
 
 
 @cli.command()
@@ -187,6 +207,8 @@ def copy(name: str, dest: Path | None) -> None:
     target = dest or Path(f"{name}.py")
     if target.is_dir():
         target = target / f"{name}.py"
+    elif not target.suffix:
+        target = target.with_name(f"{target.name}.py")  # else no verb would take it for a recipe
     try:
         with open(target, "x", encoding="utf-8", newline="\n") as file:
             file.write(files[name].read_text(encoding="utf-8"))
@@ -215,10 +237,10 @@ def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 @cli.command()
 @_going_on
-def distill(recipe: str, settings: tuple[str, ...], to: Path | None, as_json: bool, **options: Any) -> None:
+def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Problems to verified plans to training rows, and no further."""
-    wanted, folder = _load(recipe, settings, to)
-    _do_stages(wanted, folder, as_json, only=("problems", "suites", "distill", "corpus"), **options)
+    wanted, options["to"] = _load(recipe, settings, options["to"])
+    _do_stages(wanted, only=("problems", "suites", "distill", "corpus"), **options)
 
 
 distill.group = "Stages"
@@ -238,14 +260,14 @@ def _show_recipe(what: str, settings: tuple[str, ...], as_json: bool) -> None:
         click.echo(f"{name}={printable(written(value))}")
 
 
-def _show_states(wanted: Any, folder: Path | None, as_json: bool) -> None:
-    from plantune_lite import order, runs
+def _show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
+    from plantune_lite import pipeline, runs
     from plantune_lite.terminal import duration, table
 
     folder = folder or runs.runs_folder() / wanted.name
     manifest = runs.read_manifest(folder)
     rows = []
-    for stage, state, why in order.states(folder, wanted, manifest, order.active_stages(wanted)):
+    for stage, state, why in pipeline.plan(folder, wanted, manifest, options.get("again"))[0]:
         entry = manifest["stages"].get(stage.name, {})
         line = why or entry.get("summary", {}).get("line", "")
         rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
@@ -345,18 +367,44 @@ def _print_json(value: Any) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
+    _reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False), then_exit=True)
+
+
+def _reporting(work: Callable[[], Any], *, then_exit: bool = False) -> Any:
+    """What `work` returns; where it fails, its sentence, and the end of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show a character shows another
     try:
-        code = cli(args=arguments, prog_name="plantune", standalone_mode=False)
+        result = work()
+        code = result if isinstance(result, int) else 0
+        if then_exit or code:
+            sys.exit(code)
+        return result
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except PlantuneError as error:
-        click.echo(f"{click.style('error', fg='red')}: {error}", err=True)
-        code = 1
+        code = _failed(str(error))
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _failed(f"{where}{error.strerror or error}. What is done is kept; the same command goes on.")
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command goes on", err=True)
         code = 130
-    sys.exit(code or 0)
+    sys.exit(code)
+
+
+def _failed(sentence: str) -> int:
+    from plantune_lite.terminal import printable
+
+    click.echo(f"{click.style('error', fg='red')}: {printable(sentence)}", err=True)
+    return 1
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ async def distill(
     todo = iter([problem for problem in problems if problem.id not in done])
     counts = Counter(kept=_lines(out / "trajectories.jsonl"))
     live = Live(len(problems), len(done), counts, status)
+    stopping = False
 
     with (
         JsonlWriter(out / "trajectories.jsonl") as trajectories,
@@ -55,46 +56,45 @@ async def distill(
     ):
 
         async def work() -> None:
-            for problem in todo:  # shared: each worker takes the next
-                found = worked(problem) if ask is None else await distil(problem, ask, part, teacher)
-                for made in found.kept:
-                    trajectories.write(made)
-                for made in found.rejected:
-                    rejects.write(made)
-                    counts[counted(made.reason)] += 1
-                finished.write({"problem_id": problem.id})
-                counts["kept"] += len(found.kept)
-                live.problem_done()
+            nonlocal stopping
+            try:
+                for problem in todo:  # shared: each worker takes the next
+                    found = worked(problem) if ask is None else await distil(problem, ask, part, teacher)
+                    for made in found.kept:
+                        trajectories.write(made)
+                    for made in found.rejected:
+                        rejects.write(made)
+                        counts[counted(made.reason)] += 1
+                    finished.write({"problem_id": problem.id})
+                    counts["kept"] += len(found.kept)
+                    live.problem_done()
+                    await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
+                    if stopping:
+                        return
+            except BaseException:
+                stopping = True  # no worker begins another problem
+                raise
 
-        await _all_or_first_error([work() for _ in range(AT_ONCE)])
+        results = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
     live.end()
     return _summary(out, len(problems), teacher)
 
 
-_DONE = (
-    ".distill/done.jsonl"  # written after a problem's trajectories: rows of a problem that is not here are half of it
-)
+_DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
 
 
 def _done_before(out: Path) -> set[str]:
+    made = [out / name for name in ("trajectories.jsonl", "rejected.jsonl")]
+    if not all(path.is_file() for path in made):
+        (out / _DONE).unlink(missing_ok=True)  # what was done is not here any more
     done = {row["problem_id"] for row in read_jsonl(out / _DONE)} if (out / _DONE).is_file() else set()
-    for name in ("trajectories.jsonl", "rejected.jsonl"):
-        if (out / name).is_file() and any(row["problem_id"] not in done for row in read_jsonl(out / name)):
-            write_records(out / name, (row for row in read_jsonl(out / name) if row["problem_id"] in done))
+    for path in made:
+        if path.is_file() and any(row["problem_id"] not in done for row in read_jsonl(path)):
+            write_records(path, (row for row in read_jsonl(path) if row["problem_id"] in done))
     return done
-
-
-async def _all_or_first_error(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run all to their end; after an error no worker starts another problem, and calls in flight are still written."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    except PlantuneError:
-        await asyncio.gather(*tasks, return_exceptions=True)
-        raise
-    finally:
-        for task in tasks:
-            task.cancel()
 
 
 def _lines(path: Path) -> int:

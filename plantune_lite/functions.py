@@ -52,8 +52,10 @@ def load(text: str) -> Callable[..., Any]:
         module = load_module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
     except FileNotFoundError:
         raise RecipeError(f"{text}: no file {home} under {Path.cwd()}") from None
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise RecipeError(f"{text}: {error}") from None
+    except SyntaxError as error:
+        raise RecipeError(f"{text}: {home} line {error.lineno}: {error.msg}") from None
     function = getattr(module, name, None)
     if not callable(function):
         raise RecipeError(f"{text}: {home} has no function {name!r}")
@@ -64,41 +66,69 @@ def source_hash(text: str) -> str:
     """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
     import ast
     import hashlib
-    import importlib.util
 
     match = _REFERENCE.fullmatch(text)
     home = match["home"] if match else ""
-    spec = None if home.endswith(".py") else importlib.util.find_spec(home)
-    file = Path(spec.origin if spec and spec.origin else home)
     try:
-        source = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{text}: {home} cannot be read ({error.strerror})") from None
-    for node in ast.parse(source).body:
+        source = (Path(home).expanduser() if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
+        tree = ast.parse(source)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
+    except SyntaxError as error:
+        raise RecipeError(f"{text}: {home} line {error.lineno}: {error.msg}") from None
+    for node in tree.body:
         if isinstance(node, ast.FunctionDef) and match and node.name == match["name"]:
             return hashlib.sha256(ast.get_source_segment(source, node).encode()).hexdigest()
     raise RecipeError(f"{text}: {home} has no function of that name at its top level")
 
 
+def _file_of(module: str) -> Path:
+    """A module's file, without importing the packages it lies in as importlib would."""
+    from importlib.machinery import PathFinder
+
+    path, spec = None, None
+    for part in module.split("."):
+        spec = PathFinder.find_spec(part, path)
+        if spec is None:
+            break
+        path = spec.submodule_search_locations
+    if spec is None or not spec.origin:
+        raise RecipeError(f"no module {module!r} is installed; write module_or_path.py:function")
+    return Path(spec.origin)
+
+
 _PREFIX = "plantune_file_"
 
 
+_loading = 0  # files that are being run by load_module right now
+
+
+def is_loading() -> bool:
+    """Whether a recipe's file is being read: `run()` in it must wait for `if __name__ == "__main__"`."""
+    return _loading > 0
+
+
 def load_module(path: Path) -> ModuleType:
-    """Run a .py file as a module of its own, once a process and content."""
+    """Run a .py file as a module of its own, once a process and content; it may import its neighbours."""
     import hashlib
     import importlib.util
 
+    global _loading
     path = path.expanduser().resolve()
     source = path.read_bytes()
     name = _PREFIX + hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
     sys.modules[name] = module  # a dataclass or an inspect call inside the file looks itself up here
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # as `python FILE` has it, but behind all else
+    _loading += 1
     try:
         exec(compile(source, path, "exec"), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _loading -= 1
     return module

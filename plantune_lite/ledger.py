@@ -11,30 +11,38 @@ import asyncio
 import dataclasses
 import hashlib
 import json
+import os
 import queue
+import shutil
 import sqlite3
 import threading
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from plantune_lite.records import Messages, PlantuneError, Reply, RunError, Sampling, from_row
 
-_TABLE = """
+_TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY, run TEXT, model TEXT, outcome TEXT, reply TEXT,
-    usd REAL DEFAULT 0, lost_usd REAL DEFAULT 0,
+    usd REAL DEFAULT 0,
     tokens_in INTEGER DEFAULT 0, tokens_out INTEGER DEFAULT 0, tokens_thought INTEGER DEFAULT 0,
     seconds REAL DEFAULT 0, at TEXT DEFAULT CURRENT_TIMESTAMP
-)"""
+);
+CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL)
+"""  # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
+_LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
 _RESERVE = """
 INSERT INTO calls (key, run, model, outcome, usd) VALUES (:key, :run, :model, 'sent', :usd)
-ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', lost_usd = lost_usd + usd, usd = :usd
-"""  # asked before without a reply that counts: what that cost stays spent
+ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', usd = :usd
+"""
 _SETTLE = """
 UPDATE calls SET outcome = :outcome, reply = :reply, usd = :usd, tokens_in = :tokens_in, tokens_out = :tokens_out,
 tokens_thought = :tokens_thought, seconds = :seconds, at = CURRENT_TIMESTAMP WHERE key = :key
 """
+_SPENT = "(SELECT total(usd) FROM calls WHERE run = :run) + (SELECT total(usd) FROM lost WHERE run = :run)"
+_BUSY_SECONDS = 5.0  # the mirror's copy holds the file for a moment
 
 
 class BudgetError(PlantuneError, RuntimeError):
@@ -48,7 +56,7 @@ def call_key(
     settings = {name: value for name, value in dataclasses.asdict(sampling).items() if name != "n"}
     shape = None if schema is None else f"{schema.__name__} {json.dumps(_shape(schema), sort_keys=True)}"
     parts = [model, list(messages), settings, shape, sample, extra]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _shape(schema: type) -> Any:
@@ -61,25 +69,25 @@ class Ledger:
     def __init__(self, path: Path, *, run: str, max_usd: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.run, self.max_usd = path, run, max_usd
-        self._db = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+        self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # One process, no shared-memory file, every commit on disk: safe on odd mounts, and fast enough.
             for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = TRUNCATE", "synchronous = FULL"):
                 self._db.execute(f"PRAGMA {pragma}").fetchall()
             self._db.execute("BEGIN EXCLUSIVE")
-            self._db.execute(_TABLE)
+            for table in _TABLES.split(";"):
+                self._db.execute(table)
             self._db.execute("COMMIT")
-            row = self._db.execute("SELECT sum(usd + lost_usd) FROM calls WHERE run = ?", (run,)).fetchone()
+            (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
         except sqlite3.OperationalError as error:
             self._db.close()
             raise RunError(f"the ledger {path} is in use by another plantune, or not writable ({error})") from None
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise RunError(f"{path} is no ledger ({error}); move it away, or restore it from the mirror") from None
-        self._spent = row[0] or 0.0  # with the reservations of calls that a kill left in flight
         self._open: dict[str, float] = {}  # key -> reserved, in this process
         self._lock = threading.Lock()
-        self._writes: queue.SimpleQueue[tuple[str, Mapping[str, Any], asyncio.Future[None] | None] | None]
+        self._writes: queue.SimpleQueue[tuple[tuple[str, ...], Mapping[str, Any], asyncio.Future[None]] | None]
         self._writes = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._writer = threading.Thread(target=self._write_all, name="ledger", daemon=True)
@@ -87,7 +95,7 @@ class Ledger:
 
     @property
     def spent_usd(self) -> float:
-        """What this run has spent, with what is reserved for the calls in flight."""
+        """What this run has spent, with what is reserved for calls in flight, now or when a kill came."""
         return self._spent
 
     def reply(self, key: str) -> Reply | None:
@@ -105,8 +113,8 @@ class Ledger:
             )
         self._spent += worst_usd
         self._open[key] = self._open.get(key, 0.0) + worst_usd
-        values = {"key": key, "run": self.run, "model": model, "usd": worst_usd}
-        await self._written(_RESERVE, values)
+        values = {"key": key, "run": self.run, "model": model, "usd": worst_usd, "id": uuid.uuid4().hex}
+        await self._written((_LOSE, _RESERVE), values)
 
     async def settle(self, key: str, reply: Reply | None, *, outcome: str, usd: float, seconds: float) -> None:
         """Put a call's reply, or why there is none, on disk before anybody uses it."""
@@ -114,41 +122,46 @@ class Ledger:
         values = {
             "key": key,
             "outcome": outcome,
-            "reply": None if reply is None else json.dumps(dataclasses.asdict(reply), ensure_ascii=False),
+            "reply": None if reply is None else json.dumps(dataclasses.asdict(reply)),
             "usd": usd,
             "seconds": seconds,
             "tokens_in": reply.tokens_in if reply else 0,
             "tokens_out": reply.tokens_out if reply else 0,
             "tokens_thought": reply.tokens_thought if reply else 0,
         }
-        await self._written(_SETTLE, values)
+        await self._written((_SETTLE,), values)
 
     def totals(self) -> dict[str, float]:
         """Calls, tokens and money of this run."""
         names = ("calls", "tokens_in", "tokens_out", "tokens_thought", "usd")
+        sums = "count(*), total(tokens_in), total(tokens_out), total(tokens_thought)"
         with self._lock:
-            row = self._db.execute(
-                "SELECT count(*), sum(tokens_in), sum(tokens_out), sum(tokens_thought), sum(usd + lost_usd) FROM calls "
-                "WHERE run = ?",
-                (self.run,),
-            ).fetchone()
-        return {name: value or 0 for name, value in zip(names, row, strict=True)}
+            row = self._db.execute(f"SELECT {sums}, {_SPENT} FROM calls WHERE run = :run", {"run": self.run}).fetchone()
+        return {name: value if name == "usd" else int(value) for name, value in zip(names, row, strict=True)}
 
     def backup(self, target: Path) -> None:
-        """Copy the ledger whole and rename it into place, while calls go on."""
-        temporary = target.with_name(f".{target.name}.part")
+        """Copy the ledger to a folder that may be slow, while calls go on: they wait only for a copy beside it."""
+        here = _beside(self.path)
         try:
-            copy = sqlite3.connect(temporary)
-            try:
-                with self._lock:
-                    self._db.backup(copy)
-            finally:
-                copy.close()
-            temporary.replace(target)
-        except sqlite3.Error as error:
-            raise OSError(str(error)) from None
+            with self._lock:
+                _copy(self._db, here)
+            _move_over(here, target)
         finally:
-            temporary.unlink(missing_ok=True)
+            here.unlink(missing_ok=True)
+
+    def take_from(self, other: Path) -> None:
+        """Take the calls of another ledger file: its replies where we have none, its money in any case."""
+        with self._lock:
+            self._db.execute("ATTACH ? AS other", (str(other),))
+            self._db.execute("BEGIN")
+            self._db.execute("INSERT OR IGNORE INTO lost SELECT * FROM other.lost")
+            # Theirs has the reply that ours waits for: what ours may have cost stays spent.
+            gone = "reply IS NULL AND key IN (SELECT key FROM other.calls WHERE reply IS NOT NULL)"
+            lost = f"SELECT 'merged ' || key, run, usd FROM calls WHERE usd > 0 AND {gone}"
+            self._db.execute(f"INSERT OR IGNORE INTO lost {lost}")
+            self._db.execute(f"DELETE FROM calls WHERE {gone}")
+            self._db.execute("INSERT OR IGNORE INTO calls SELECT * FROM other.calls")
+            self._db.execute("COMMIT")
 
     def close(self) -> None:
         """Write what waits and let go of the file."""
@@ -162,11 +175,11 @@ class Ledger:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    async def _written(self, statement: str, values: Mapping[str, Any]) -> None:
+    async def _written(self, statements: tuple[str, ...], values: Mapping[str, Any]) -> None:
         if self._failure is not None:
             raise RunError(f"the ledger {self.path} cannot be written ({self._failure}); what is in it is kept")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writes.put((statement, values, done))
+        self._writes.put((statements, values, done))
         await done
 
     def _write_all(self) -> None:
@@ -181,14 +194,15 @@ class Ledger:
             for _, _, done in writes:
                 _resolve(done, failure)
 
-    def _commit(self, writes: list[tuple[str, Mapping[str, Any], Any]]) -> RunError | None:
+    def _commit(self, writes: list[tuple[tuple[str, ...], Mapping[str, Any], Any]]) -> RunError | None:
         with self._lock:
             try:
                 self._db.execute("BEGIN")
-                for statement, values, _ in writes:
-                    self._db.execute(statement, values)
+                for statements, values, _ in writes:
+                    for statement in statements:
+                        self._db.execute(statement, values)
                 self._db.execute("COMMIT")
-            except sqlite3.Error as error:
+            except Exception as error:  # whoever waits must hear of it: this thread is the only one that writes
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 self._failure = error
@@ -205,3 +219,73 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
         done.get_loop().call_soon_threadsafe(settle)
     except RuntimeError:
         return  # the loop was closed under a cancelled call; the write itself is done
+
+
+# --- copies -----------------------------------------------------------------------------------------------------------
+
+
+def copy_ledger(ledger: Path, target: Path) -> bool:
+    """Copy a ledger that nobody holds; false while somebody does."""
+    here = _beside(ledger)
+    source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
+    try:
+        source.execute("BEGIN")
+        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails; backup itself would wait
+        _copy(source, here)
+        source.close()
+        _move_over(here, target)
+        return True
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error) or "busy" in str(error):
+            return False
+        raise OSError(str(error)) from None  # a full disk
+    except sqlite3.DatabaseError as error:
+        raise OSError(f"{ledger} is no ledger: {error}") from None
+    finally:
+        source.close()
+        here.unlink(missing_ok=True)
+
+
+def merge_ledger(other: Path, ledger: Path) -> None:
+    """Bring the calls of another copy into a ledger: a machine that is new to a mirror must not pay for them again."""
+    here = _beside(ledger)
+    try:
+        ledger.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(other, here)
+        if not ledger.exists():
+            os.replace(here, ledger)
+            return
+        with Ledger(ledger, run="") as mine:
+            mine.take_from(here)
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"{other} is no ledger ({error}); mend the mirror, or go without it") from None
+    except OSError as error:
+        raise RunError(
+            f"{other} cannot be read back ({error.strerror or error}); mend the mirror, or go without it"
+        ) from None
+    finally:
+        here.unlink(missing_ok=True)
+
+
+def _beside(ledger: Path) -> Path:
+    return ledger.with_name(f".{ledger.name}.{os.getpid()}.{threading.get_ident()}.copy")
+
+
+def _copy(source: sqlite3.Connection, target: Path) -> None:
+    copy = sqlite3.connect(target)
+    try:
+        source.backup(copy)
+    except sqlite3.Error as error:
+        raise OSError(str(error)) from None
+    finally:
+        copy.close()
+
+
+def _move_over(here: Path, target: Path) -> None:
+    """Copy a file to another disk so that a reader there sees the old one or the new."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        shutil.copyfile(here, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)

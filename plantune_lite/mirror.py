@@ -7,13 +7,15 @@ a stop.
 
 import json
 import os
+import re
 import shutil
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from plantune_lite.ledger import copy_ledger, merge_ledger
 from plantune_lite.records import RunError, write_whole
+from plantune_lite.runs import LEDGER, read_manifest
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
@@ -33,7 +35,7 @@ class Mirror:
         copy: Callable[[Path, Path], object] = shutil.copyfile,
     ) -> None:
         self._target = folder / run.name
-        self._ledger = folder / "calls.sqlite"
+        self._ledger = run.parent / LEDGER
         self._run = run
         self._say = say
         self._copy = copy
@@ -70,8 +72,8 @@ class Mirror:
             try:
                 self._copy_all()
                 self._warned = ""
-            except OSError as error:
-                why = error.strerror or error
+            except Exception as error:  # whatever it is, the run goes on, and the next interval tries again
+                why = getattr(error, "strerror", None) or error
                 self._warn(f"the mirror {self._target} cannot be written ({why}); the run goes on without it")
             self._copied.set()
             if last:
@@ -118,48 +120,29 @@ class Mirror:
             temporary.unlink(missing_ok=True)
 
     def _copy_ledger(self) -> None:
-        """The ledger through SQLite's backup; while a stage holds it, that stage keeps the copy (PLANTUNE_MIRROR)."""
-        ledger = self._run.parent / "calls.sqlite"
-        if ledger.is_file():
-            backup_ledger(ledger, self._ledger)
-
-
-def backup_ledger(ledger: Path, target: Path) -> bool:
-    """Copy a ledger whole and rename it into place; false while another process holds it."""
-    temporary = target.with_name(f".{target.name}.part")
-    source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
-    try:
-        source.execute("BEGIN")
-        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails; backup itself would wait
-        copy = sqlite3.connect(temporary)
-        try:
-            source.backup(copy)
-        finally:
-            copy.close()
-        os.replace(temporary, target)
-        return True
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            return False
-        raise OSError(str(error)) from None  # a full or missing folder
-    finally:
-        source.close()
-        temporary.unlink(missing_ok=True)
+        """While a stage holds the ledger, that stage keeps the copy: PLANTUNE_MIRROR."""
+        if self._ledger.is_file():
+            copy_ledger(self._ledger, self._target.parent / LEDGER)
 
 
 def _small_things(run: Path) -> Iterator[Path]:
-    for file in run.rglob("*"):
-        parts = file.relative_to(run).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if not file.is_file() or hidden or parts[0] in (*_LARGE, "manifest.json"):
-            continue
-        checkpoint = _checkpoint_of(file)
-        if checkpoint is None or checkpoint == _newest_checkpoint(checkpoint.parent):
-            yield file
+    for folder, _, names in os.walk(run):  # which passes over what is rotated away meanwhile
+        for name in names:
+            file = Path(folder, name)
+            parts = file.relative_to(run).parts
+            hidden = any(part.startswith(".") for part in parts)
+            if hidden or parts[0] in (*_LARGE, "manifest.json"):
+                continue
+            checkpoint = _checkpoint_of(file)
+            if checkpoint is None or checkpoint == _newest_checkpoint(checkpoint.parent):
+                yield file
+
+
+_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
 
 
 def _checkpoint_of(file: Path) -> Path | None:
-    return next((folder for folder in file.parents if folder.name.startswith("checkpoint-")), None)
+    return next((folder for folder in file.parents if _CHECKPOINT.fullmatch(folder.name)), None)
 
 
 def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
@@ -168,21 +151,43 @@ def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
 
 def _newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint that is complete: trainer_state.json is written last."""
-    complete = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    numbered = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
+    complete = {
+        path: int(name[1]) for path, name in numbered.items() if name and (path / "trainer_state.json").is_file()
+    }
+    return max(complete, key=complete.__getitem__, default=None)
 
 
 def _read_index(target: Path) -> dict[str, list[int]]:
+    """What the mirror holds; a name that leads out of it is none of ours."""
     try:
-        return json.loads((target / _INDEX).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        index = json.loads((target / _INDEX).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return {}
+    return {
+        name: state for name, state in index.items() if not Path(name).is_absolute() and ".." not in Path(name).parts
+    }
 
 
-def restore(folder: Path, run: Path) -> int:
-    """Bring a run that is not here back from its mirror; the number of files, 0 where the mirror has none."""
-    source = folder / run.name
-    if (run / "manifest.json").exists() or not (source / "manifest.json").is_file():
+def bring_back(folder: Path, run: Path) -> int:
+    """Before a run starts or goes on: its ledger, and the run itself where it is not here; the number of files.
+
+    Refuses a mirror that would be overwritten by another run of the same name, or that lies in the run or around it.
+    """
+    source, here = (folder / run.name).resolve(), run.resolve()
+    if source == here or here in source.parents or source in here.parents:
+        raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
+    if (folder / LEDGER).is_file():
+        merge_ledger(folder / LEDGER, run.parent / LEDGER)
+    if not (source / "manifest.json").is_file():
+        return 0
+    if (run / "manifest.json").exists():
+        there = read_manifest(source)
+        if read_manifest(run).get("id") != there.get("id"):
+            raise RunError(
+                f"{source} mirrors another run of this name, created {there.get('created')}. Two ways on: name=OTHER; "
+                f"or move {run} away, and the mirrored run is restored"
+            )
         return 0
     names = [*sorted(_read_index(source)), "manifest.json"]  # last here too: half a copy is no run
     for name in names:
@@ -198,7 +203,4 @@ def restore(folder: Path, run: Path) -> int:
         except OSError as error:
             why = error.strerror or error
             raise RunError(f"{source / name} cannot be read back ({why}); mend the mirror, or go without it") from None
-    ledger, here = folder / "calls.sqlite", run.parent / "calls.sqlite"
-    if ledger.is_file() and not here.exists():
-        backup_ledger(ledger, here)
     return len(names)

@@ -159,10 +159,7 @@ async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str) -> Fou
     else:
         plans = [plan async for batch in _plans(problem, ask, part) for plan in batch]
         judged_all = await _judge(problem, constraints.text, plans, ask, part)
-        best_first = sorted(
-            judged_all, key=lambda one: (one.score is None, -(one.score or 0), len(one.plan), one.sample)
-        )
-        for judged in best_first:
+        for judged in sorted(judged_all, key=_best_first):
             if judged.fault and part.execute == "kept":
                 drop(judged)
             elif kept and part.execute == "kept":
@@ -190,7 +187,7 @@ async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[lis
         for call in range(-(-part.plans // part.plans_per_call)):
             sampling = Sampling(temperature=part.temperature, n=call + 1, max_tokens=part.max_tokens)
             reply = (await ask(prompt, sampling, shapes()[2]))[call]
-            plans = [tuple(map(str, plan["steps"])) for plan in json.loads(reply.text or '{"plans": []}')["plans"]]
+            plans = [tuple(map(str, plan["steps"])) for plan in _said(reply).get("plans", [])]
             first = call * part.plans_per_call
             tokens = _tokens(reply) // max(1, len(plans))
             yield [
@@ -234,7 +231,7 @@ async def _judge(
         ending = f"{listed}\nJudge each of the {len(wanted)} plans, in this order."
         prompt = SCORE.format(problem=text, constraints=constraints, plans=ending)
         reply = (await ask(chat(prompt), _greedy(part), shapes()[1]))[0]
-        judged = json.loads(reply.text or '{"judged": []}')["judged"]
+        judged = _said(reply).get("judged", [])
         if len(judged) == len(wanted):
             for plan, verdict in zip(wanted, judged, strict=True):
                 scores[plan.sample] = _scored(plan, verdict, _tokens(reply) // len(wanted), part)
@@ -242,15 +239,15 @@ async def _judge(
     prompts = [SCORE.format(problem=text, constraints=constraints, plans=render(plan.plan)) for plan in wanted]
     replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), shapes()[0]) for prompt in prompts))
     for plan, (reply,) in zip(wanted, replies, strict=True):
-        scores[plan.sample] = _scored(plan, json.loads(reply.text) if reply.text else None, _tokens(reply), part)
+        scores[plan.sample] = _scored(plan, _said(reply), _tokens(reply), part)
     return [scores.get(plan.sample, plan) for plan in plans]
 
 
-def _scored(plan: _Judged, verdict: dict[str, Any] | None, tokens: int, part: Distill) -> _Judged:
-    if verdict is None:
+def _scored(plan: _Judged, verdict: dict[str, Any], tokens: int, part: Distill) -> _Judged:
+    if "score" not in verdict:
         fault, score, critique = plan.fault or "no score to be had", None, ""
     else:
-        score, critique = max(-100, min(100, verdict["score"])), verdict["reasons"]
+        score, critique = max(-100, min(100, verdict["score"])), verdict.get("reasons", "")
         fault = plan.fault or (f"plan score {score} < {part.min_score}" if score < part.min_score else "")
     return _Judged(plan.sample, plan.plan, plan.tokens + tokens, score, critique, fault)
 
@@ -298,6 +295,15 @@ async def _one(ask: Ask, prompt: str, part: Distill) -> Reply:
 
 def _greedy(part: Distill) -> Sampling:
     return Sampling(temperature=0.0, max_tokens=part.max_tokens)
+
+
+def _said(reply: Reply) -> dict[str, Any]:
+    """A structured reply; empty where there was none. Teachers keep their schemas, an Ask of a user's own may not."""
+    try:
+        value = json.loads(reply.text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _tokens(reply: Reply) -> int:

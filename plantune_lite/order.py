@@ -5,7 +5,7 @@ The one table that ties parts to stages: a test fails when a part has a field th
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -27,7 +27,7 @@ class Stage:
     part: str | None = None  # an optional part: None in the recipe skips the stage
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
     format: int = 1  # raised when the same inputs would give other files
-    work: str | None = None  # another function than stage.py's: "module_or_path.py:function"
+    work: str | None = None  # in tests: another function than stage.py's, "module_or_path.py:function"
 
 
 STAGES = (
@@ -43,7 +43,7 @@ STAGES = (
         name="distill",
         reads=("seed", "distill", "student.model", "student.revision", "student.bits"),
         after=("problems",),
-        outputs=("trajectories.jsonl", "rejected.jsonl"),
+        outputs=("trajectories.jsonl", "rejected.jsonl", "distilled.jsonl"),
     ),
     # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
     Stage(
@@ -141,19 +141,31 @@ def inputs_of(wanted: Recipe, stage: Stage) -> dict[str, Any]:
     for name, value in leaves(wanted):
         if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
             continue
+        if stage.name == "distill" and name.startswith("student") and wanted.distill.teacher != "self":
+            continue  # the student is asked only where it is its own teacher
         read[name] = list(value) if isinstance(value, tuple) else value
-        for text in value if isinstance(value, tuple) else str(value).split("+"):
-            if content := _content(name, str(text)):
+        for text in _texts(name, value):
+            if content := _content(name, text):
                 read[f"{name}{_CONTENT}{text})"] = content
     return read
 
 
+def _texts(name: str, value: Any) -> list[str]:
+    """The texts of a field that may name a file or a function."""
+    if name == "grpo.rewards":
+        return list(value)
+    if name == "problems.path":
+        return [value or ""]
+    if name == "problems.source":
+        return [value] if Path(value).expanduser().is_file() else [text.strip() for text in value.split("+")]
+    return []
+
+
 def _content(name: str, text: str) -> str | None:
-    if name in ("problems.source", "grpo.rewards") and functions.is_reference(text):
+    if name != "problems.path" and functions.is_reference(text):
         return functions.source_hash(text)
-    if name in ("problems.source", "problems.path") and Path(text).is_file():
-        return hashlib.sha256(Path(text).read_bytes()).hexdigest()
-    return None
+    file = Path(text).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
@@ -167,12 +179,12 @@ State = Literal["to do", "goes on", "done", "differs"]
 
 
 def states(
-    folder: Path, wanted: Recipe, manifest: dict[str, Any], active: Sequence[Stage]
+    folder: Path, wanted: Recipe, manifest: dict[str, Any], active: Sequence[Stage], anew: Collection[str] = ()
 ) -> Iterator[tuple[Stage, State, str]]:
-    """What a run would do with each stage, and for one that differs, why."""
+    """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
     expected: dict[str, str] = {}
     for stage in active:
-        entry = manifest["stages"].get(stage.name)
+        entry = None if stage.name in anew else manifest["stages"].get(stage.name)
         inputs = inputs_of(wanted, stage)
         if entry is not None:  # a file that is gone meanwhile is still the file that was read
             for name in entry["inputs"]:
@@ -201,7 +213,7 @@ def _difference(stage: Stage, entry: Mapping[str, Any], inputs: Mapping[str, Any
     recorded = entry["inputs"]
     for name in [*inputs, *(name for name in recorded if name not in inputs)]:
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
-        if was != is_now:
+        if json.dumps(was) != json.dumps(is_now):
             return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
     if entry["format"] != stage.format:
         return "an older version made it in another format"

@@ -4,8 +4,8 @@
     ...  send one request
     pace.leave(); pace.went_well(), or pace.went_wrong("503 ...", started)
 
-Calls in flight grow by one a round trip and halve at most once a round trip (AIMD). Failures with no success between
-them halve the width down to one, then make everybody pause, longer each time, then stop the teacher for good.
+Calls in flight grow by one a round trip; a 429, or several other failures in a row, halves them, at most once a round
+trip (AIMD). When one at a time fails too, everybody pauses, longer each time, and in the end the teacher is stopped.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ from plantune_lite.attempt import TeacherError
 
 START, MOST = 32, 64  # calls in flight: wide from the start, for a quota shows itself by a 429 and not before
 PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds, after the width is down to one
+_STREAK = 4  # failures in a row that halve the width; a quarter of it where that is more
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
 
 
@@ -71,7 +72,8 @@ class Pace:
         self._error: Exception | None = None
         self._paused_until = 0.0
         self._backed_off_at = float("-inf")
-        self._bad_rounds = 0
+        self._streak = 0  # failures since the last reply, or since we last backed off
+        self._bad_rounds = 0  # times we backed off with nothing left to halve
 
     @property
     def in_flight_limit(self) -> int:
@@ -106,25 +108,29 @@ class Pace:
 
     def went_well(self) -> None:
         """A reply came, of whatever kind: the service works."""
-        self._bad_rounds = 0
+        self._bad_rounds = self._streak = 0
         self._limit = min(self._most, self._limit + 1 / self._limit)
         self._wake()
 
-    def went_wrong(self, why: str, started: float, *, wait_seconds: float | None = None) -> None:
-        """Too many requests, or none answered; `wait_seconds` is what the server asks everybody to wait."""
+    def went_wrong(
+        self, why: str, started: float, *, too_many: bool = False, wait_seconds: float | None = None
+    ) -> None:
+        """A request that came to nothing; `too_many` is a 429, and `wait_seconds` what it asks everybody to wait."""
         now = self._clock()
         if wait_seconds:
             self._paused_until = max(self._paused_until, now + wait_seconds * self._random.uniform(1.02, 1.1))
         if started < self._backed_off_at:
             return  # it was under way when we last backed off: the same trouble, not a new one
-        self._backed_off_at = now
-        at_one = self.in_flight_limit == 1
+        self._streak += 1
+        if not too_many and self._streak < max(_STREAK, self._limit / 4):
+            return  # one dropped connection among many replies is no sign of a crowd
+        self._streak, self._backed_off_at = 0, now
+        self._bad_rounds = self._bad_rounds + 1 if self.in_flight_limit == 1 else 0
         self._limit = max(1.0, self._limit / 2)
-        self._bad_rounds = self._bad_rounds + 1 if at_one else 0
         if self._bad_rounds > len(PAUSES):
             self.stop(
                 TeacherError(
-                    f"the teacher failed {self._bad_rounds} times in a row with long pauses between; the last error: "
+                    f"the teacher gave no reply through {len(PAUSES)} pauses of up to {PAUSES[-1]:g} s; the last error: "
                     f"{why}. What is done is kept: the same command goes on from here."
                 )
             )

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from plantune_lite import __version__, runs
-from plantune_lite.mirror import INTERVAL_SECONDS, Mirror, restore
+from plantune_lite.gemini import KEYS
+from plantune_lite.mirror import INTERVAL_SECONDS, Mirror, bring_back
 from plantune_lite.order import (
     STAGES,
     Stage,
@@ -30,7 +31,7 @@ from plantune_lite.process import run_stage
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import to_json
 from plantune_lite.records import NotBuiltError, RunError, write_whole
-from plantune_lite.terminal import duration
+from plantune_lite.terminal import duration, printable
 from plantune_lite.typed import nearest
 
 
@@ -43,31 +44,40 @@ def run(
     only: Sequence[str] | None = None,
     stages: Sequence[Stage] = STAGES,
     say: Callable[[str], None] = print,
+    stream: TextIO | None = None,
     mirror_seconds: float = INTERVAL_SECONDS,
 ) -> Path:
-    """Bring a run to its end, or go on with it; its folder. `only` names the stages to do, given those before."""
-    wanted = with_teacher(asked, os.environ, say)
-    folder = to or runs.runs_folder() / wanted.name
+    """Bring a run to its end, or go on with it; its folder. `only` names the stages to do, given those before.
+
+    `stream` takes what the stages print, standard output where it is None.
+    """
+    folder = folder_of(asked, to)
+
+    def tell(line: str) -> None:
+        say(printable(line))
+
     if mirror is None and "COLAB_RELEASE_TAG" in os.environ:
-        say("Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive")
+        tell(
+            "Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive"
+        )
     with ExitStack() as stack:
         stack.enter_context(runs.locked(folder / ".lock"))
-        if mirror is not None and (count := restore(mirror, folder)):
-            say(f"restored {count} files of {folder} from {mirror}")
+        if mirror is not None and (count := bring_back(mirror.resolve(), folder)):
+            tell(f"restored {count} files of {folder} from {mirror}")
         manifest = runs.read_manifest(folder)
-        active = active_stages(wanted, stages)
-        if again is not None:
-            _put_away(folder, manifest, active, again, say)
-        found = list(states(folder, wanted, manifest, active))
-        _refuse_other(folder, found, active)
+        wanted = with_teacher(asked, os.environ, manifest, tell)
+        found, anew = plan(folder, wanted, manifest, again, stages)
+        _refuse_other(folder, found)
+        _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
         runs.write_manifest(folder, manifest)
         copies = None
         if mirror is not None:
-            copies = Mirror(mirror, folder, say, interval_seconds=mirror_seconds)
+            copies = Mirror(mirror.resolve(), folder, tell, interval_seconds=mirror_seconds)
             copies.start()
             stack.callback(copies.close)
+        active = [stage for stage, _, _ in found]
         for number, (stage, state, _) in enumerate(found, 1):
             label = f"[{number}/{len(active)}] {stage.name:<9}"
             if only is not None and stage.name not in only:
@@ -76,30 +86,55 @@ def run(
                         f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it"
                     )
             elif state == "done":
-                say(f"{label} done before: {manifest['stages'][stage.name]['summary'].get('line', '')}")
+                tell(f"{label} done before: {manifest['stages'][stage.name]['summary'].get('line', '')}")
             else:
                 if state == "to do":
                     manifest["stages"].pop(stage.name, None)
-                say(f"{label} {'goes on' if state == 'goes on' else 'starts'}")
-                _do(folder, wanted, manifest, stage, active, mirror)
+                tell(f"{label} {'goes on' if state == 'goes on' else 'starts'}")
+                _do(folder, wanted, manifest, stage, active, mirror, stream)
                 entry = manifest["stages"][stage.name]
-                say(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
+                tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
             if copies is not None:
                 copies.sync()
     return folder
 
 
-def with_teacher(asked: Recipe, environ: Mapping[str, str], say: Callable[[str], None]) -> Recipe:
-    """The recipe as it can be run: without a key the student is its own teacher."""
-    keys = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
-    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in keys):
+def folder_of(asked: Recipe, to: Path | None) -> Path:
+    """The run folder; it has a name, even where it is `.`, and the ledger lies beside it."""
+    folder = (to or runs.runs_folder() / asked.name).expanduser()
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
+def plan(
+    folder: Path, wanted: Recipe, manifest: dict[str, Any], again: str | None, stages: Sequence[Stage] = STAGES
+) -> tuple[list[tuple[Stage, State, str]], list[str]]:
+    """What a run would do with each stage, and which stages `again` makes anew."""
+    active = active_stages(wanted, stages)
+    if again is not None and again not in {stage.name for stage in active}:
+        raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
+    # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
+    anew = [again, *stale_after(again, stages)] if again is not None else []
+    return list(states(folder, wanted, manifest, active, anew)), anew
+
+
+def with_teacher(
+    asked: Recipe, environ: Mapping[str, str], manifest: Mapping[str, Any], say: Callable[[str], None]
+) -> Recipe:
+    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already."""
+    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
         return asked
-    say("no GOOGLE_API_KEY or GEMINI_API_KEY is set: distill.teacher='self', the untuned student plans for itself")
+    begun = manifest["stages"].get("distill", {})
+    if begun.get("inputs", {}).get("distill.teacher") == "gemini":
+        if begun["status"] == "done":
+            return asked  # its plans are here, no key is needed
+        raise RunError(f"this run's plans come from Gemini, and not all are here: set {KEYS[1]}, and it goes on")
+    say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
     return replace(asked, distill=replace(asked.distill, teacher="self"))
 
 
-def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]], active: Sequence[Stage]) -> None:
+def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> None:
     """Stop where the folder holds another run than the one asked for: nothing is overwritten."""
+    active = [stage for stage, _, _ in found]
     for stage, state, why in found:
         if state == "differs":
             stale = ", ".join([stage.name, *stale_after(stage.name, active)])
@@ -111,22 +146,21 @@ def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]], activ
 
 
 def _put_away(
-    folder: Path, manifest: dict[str, Any], active: Sequence[Stage], again: str, say: Callable[[str], None]
+    folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """Move a stage's output, and what was made from it, to old/."""
-    by_name = {stage.name: stage for stage in active}
-    if again not in by_name:
-        raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, by_name)}")
+    """Move the output of stages that are made anew to old/."""
     old = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
-    for name in (again, *stale_after(again, active)):
-        if manifest["stages"].pop(name, None) is None:
+    for stage in stages:
+        if stage.name not in anew:
             continue
-        for output in by_name[name].outputs:
-            if (folder / output).exists():
-                (old / output).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(folder / output, old / output)
+        moved = [output for output in stage.outputs if (folder / output).exists()]
+        for output in moved:
+            (old / output).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / output, old / output)
+        known = manifest["stages"].pop(stage.name, None)
         runs.write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
-        say(f"moved {name} to {old}")
+        if moved or known:
+            say(f"moved {stage.name} to {old}")
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------
@@ -139,6 +173,7 @@ def _do(
     stage: Stage,
     active: Sequence[Stage],
     mirror: Path | None,
+    stream: TextIO | None,
 ) -> None:
     entries = manifest["stages"]
     if stage.name not in entries:
@@ -164,7 +199,7 @@ def _do(
     write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
     try:
-        summary = run_stage(folder, stage.name, work=stage.work, mirror=mirror)
+        summary = run_stage(folder, stage.name, work=stage.work, mirror=mirror, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
     except NotBuiltError:
         del entries[stage.name]

@@ -11,18 +11,20 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from plantune_lite.records import NotBuiltError, RunError
 
 
-def run_stage(folder: Path, stage: str, *, work: str | None = None, mirror: Path | None = None) -> dict[str, Any]:
+def run_stage(
+    folder: Path, stage: str, *, work: str | None = None, mirror: Path | None = None, stream: TextIO | None = None
+) -> dict[str, Any]:
     """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
     result = folder / ".stage" / f"{stage}.json"
     result.unlink(missing_ok=True)
     command = [sys.executable, "-u", "-m", "plantune_lite.stage", str(folder), stage, *([work] if work else [])]
     environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
-    if sys.stdout.isatty():
+    if (stream or sys.stdout).isatty():
         environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress
     if mirror is not None:
         environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
@@ -33,7 +35,7 @@ def run_stage(folder: Path, stage: str, *, work: str | None = None, mirror: Path
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
     ) as process:
         try:
-            _stream(process, folder / "log.txt")
+            _stream(process, folder / "log.txt", stream or sys.stdout)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -49,15 +51,15 @@ def run_stage(folder: Path, stage: str, *, work: str | None = None, mirror: Path
     raise RunError(_how_it_died(stage, code, folder))
 
 
-def _stream(process: subprocess.Popen[bytes], log: Path) -> None:
+def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
         while chunk := process.stdout.read1(65536):
             file.write(chunk)
             file.flush()
-            sys.stdout.write(decoder.decode(chunk))
-            sys.stdout.flush()
+            stream.write(decoder.decode(chunk))
+            stream.flush()
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
@@ -73,7 +75,7 @@ def _how_it_died(stage: str, code: int, folder: Path) -> str:
     if code in (-9, 137):
         return (
             f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
-            "goes on. With less memory: student.bits=4, a smaller sft.batch_size or student.max_length."
+            f"goes on. With less memory: a smaller sft.batch_size or student.max_length, together with --again {stage}."
         )
     return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
 

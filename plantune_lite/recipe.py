@@ -3,15 +3,16 @@
 RECIPE = Recipe(name="mine", problems=Problems("practice"), ..., sft=SFT(target="plan+solution"), grpo=None)
 """
 
+import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, field, fields
-from typing import Any, Literal, get_type_hints
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any, Literal, get_origin, get_type_hints
 
 from plantune_lite import functions
 from plantune_lite.records import RecipeError
-from plantune_lite.typed import describe, fits, knob
+from plantune_lite.typed import describe, fits, knob, nearest
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
 
@@ -155,8 +156,9 @@ class GRPO:
     extra: dict[str, object] = field(default_factory=dict)  # passed to the TRL config as is
 
     def __post_init__(self) -> None:
-        names = tuple(functions.reference(reward) if callable(reward) else reward for reward in self.rewards)
-        object.__setattr__(self, "rewards", names)
+        if isinstance(self.rewards, tuple):
+            names = tuple(functions.reference(reward) if callable(reward) else reward for reward in self.rewards)
+            object.__setattr__(self, "rewards", names)
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,11 @@ class Recipe:
     max_hours: float | None = knob(None, low=0, pace=True)  # of the whole run; None = no limit
 
     def __post_init__(self) -> None:
+        for name in PARTS:
+            if isinstance(part := getattr(self, name), PARTS[name]):
+                object.__setattr__(self, name, _with_floats(part))
+        if isinstance(self.max_hours, int):
+            object.__setattr__(self, "max_hours", float(self.max_hours))
         if errors := list(_errors(self)):
             count = f"{len(errors)} errors in the recipe:\n  " if len(errors) > 1 else ""
             raise RecipeError(count + "\n  ".join(errors))
@@ -214,6 +221,7 @@ PARTS: dict[str, type] = {
     "evaluate": Evaluate,
     "export": Export,
 }
+TEACHERS = ("gemini", "self", "worked")  # or the base URL of a server
 OPTIONAL = ("sft", "cpl", "grpo")
 
 
@@ -240,41 +248,57 @@ def is_pace(name: str) -> bool:
 
 def _errors(recipe: Recipe) -> Iterator[str]:
     found = False
-    for name, owner, value in _owned(recipe):
-        for sentence in _field_errors(name, owner, value):
+    for name, value in leaves(recipe):
+        part, _, inner = name.rpartition(".")
+        for sentence in _field_errors(name, PARTS[part] if part else Recipe, inner, value):
             found = True
             yield sentence
     if not found:  # cross-field checks may take the types for granted
         yield from _cross_errors(recipe)
 
 
-def _owned(recipe: Recipe) -> Iterator[tuple[str, tuple[type, str], Any]]:
-    for name, value in leaves(recipe):
-        part, _, inner = name.rpartition(".")
-        yield name, (PARTS[part] if part else Recipe, inner), value
-
-
-def _field_errors(name: str, owner: tuple[type, str], value: Any) -> Iterator[str]:
-    kind, inner = owner
-    hint = get_type_hints(kind)[inner]
+def _field_errors(name: str, owner: type, inner: str, value: Any) -> Iterator[str]:
+    hint = get_type_hints(owner)[inner]
     if not fits(value, hint):
-        wrong_tuple = isinstance(value, str | list) and isinstance(get_type_hints(kind)[inner], type(tuple[int, ...]))
-        example = f"; write ({value!r},)" if wrong_tuple and isinstance(value, str) else ""
+        example = f"; write ({value!r},)" if get_origin(hint) is tuple and isinstance(value, str) else ""
         yield f"{name} is {value!r}, but must be {describe(hint)}{example}"
         return
-    bounds = next(f.metadata for f in fields(kind) if f.name == inner)
+    bounds = next(f.metadata for f in fields(owner) if f.name == inner)
     low, high = bounds.get("low"), bounds.get("high")
-    if isinstance(value, float) and math.isnan(value):
-        yield f"{name} is not a number"
+    numbers = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+        yield f"{name} is {value}, but must be finite"
     elif low is not None and value is not None and value < low:
         yield f"{name} is {value}, but must be at least {low}"
     elif high is not None and value is not None and value > high:
         yield f"{name} is {value}, but must be at most {high}"
+    elif isinstance(value, dict) and not _is_json(value):
+        yield f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        return json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
+
+
+def _with_floats(part: Any) -> Any:
+    """`epochs=1` as the 1.0 it stands for: the two must not be two recipes."""
+    hints = get_type_hints(type(part))
+    whole = {
+        f.name: float(value)
+        for f in fields(part)
+        if type(value := getattr(part, f.name)) is int and hints[f.name] in (float, float | None)
+    }
+    return replace(part, **whole) if whole else part
 
 
 def _cross_errors(recipe: Recipe) -> Iterator[str]:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", recipe.name):
         yield f"name is {recipe.name!r}, but it names a folder: letters, digits, '.', '_' and '-', say 'my_run'"
+    if recipe.distill.teacher not in TEACHERS and "://" not in recipe.distill.teacher:
+        yield f"distill.teacher is {recipe.distill.teacher!r}{nearest(recipe.distill.teacher, (*TEACHERS, 'http://...'))}"
     if recipe.corpus.filter in ("plan", "both") and recipe.distill.teacher == "worked":
         yield (
             f"corpus.filter is {recipe.corpus.filter!r}, but distill.teacher='worked' gives plans that nobody scored: "

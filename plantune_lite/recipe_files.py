@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from plantune_lite import functions
 from plantune_lite.recipe import OPTIONAL, PARTS, Recipe
-from plantune_lite.records import RecipeError
+from plantune_lite.records import PlantuneError, RecipeError
+from plantune_lite.runs import runs_folder
 from plantune_lite.typed import describe, nearest, parse
 
 # --- overriding -------------------------------------------------------------------------------------------------------
@@ -41,6 +42,8 @@ def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
     hints = get_type_hints(Recipe)
     if outer not in hints:
         raise RecipeError(f"no part or field {outer!r} in a recipe{nearest(outer, hints)}")
+    if outer not in PARTS and dot:
+        raise RecipeError(f"{name}: {outer} is a single field; write {outer}={text}")
     if outer not in PARTS:
         changes[outer] = _parsed(name, text, hints[outer])
     elif not dot:
@@ -54,7 +57,9 @@ def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
         inner_names = [f.name for f in fields(PARTS[outer])]
         if inner not in inner_names:
             raise RecipeError(f"no field {inner!r} in {outer}{nearest(inner, inner_names)}")
-        if key and inner == "extra":  # sft.extra.max_grad_norm=0.5
+        if key and inner != "extra":
+            raise RecipeError(f"{name}: {outer}.{inner} is a single field; write {outer}.{inner}={text}")
+        if key:  # sft.extra.max_grad_norm=0.5
             value: Any = {**part.extra, key: _literal(text)}
         else:
             value = _parsed(name, text, inner_hints[inner])
@@ -101,9 +106,12 @@ def load(name_or_path: str | os.PathLike[str]) -> Recipe:
     """A recipe by shipped name, .py file (which is run) or run folder (whose recipe.json is data)."""
     path = Path(name_or_path).expanduser()
     if (path / "recipe.json").is_file():
-        return from_json((path / "recipe.json").read_text(encoding="utf-8"), str(path / "recipe.json"))
+        return load(path / "recipe.json")
     if path.suffix == ".json" and path.is_file():
-        return from_json(path.read_text(encoding="utf-8"), str(path))
+        try:
+            return from_json(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"{path} cannot be read ({error})") from None
     if path.suffix == ".py":
         if not path.is_file():
             raise RecipeError(f"no recipe file {path}; `plantune recipes` lists those that are shipped")
@@ -111,6 +119,10 @@ def load(name_or_path: str | os.PathLike[str]) -> Recipe:
     names = shipped()
     if str(name_or_path) in names:
         return _from_python(names[str(name_or_path)])
+    if (runs_folder() / path / "recipe.json").is_file():
+        return load(runs_folder() / path)
+    if path.suffix:
+        raise RecipeError(f"no file {path}")
     if path.is_dir():
         raise RecipeError(f"{path} is a folder without a recipe.json: no run was started there")
     raise RecipeError(f"no recipe {str(name_or_path)!r}{nearest(str(name_or_path), names)}")
@@ -123,13 +135,24 @@ def _from_python(path: Path) -> Recipe:
         raise RecipeError(f"{path}: {error}") from None
     except SyntaxError as error:
         raise RecipeError(f"{path} line {error.lineno}: {error.msg}") from None
-    except TypeError as error:
+    except PlantuneError:
+        raise
+    except Exception as error:
         if unknown := _unknown_keywords(path):
             raise RecipeError("\n".join(unknown)) from None
-        raise RecipeError(f"{path}: {error}") from error
+        raise RecipeError(f"{path}{_line_of(error, path)}: {type(error).__name__}: {error}") from error
     if not isinstance(recipe, Recipe):
         raise RecipeError(f"{path} has no RECIPE = Recipe(...); `plantune copy smollm2_135m` writes one to start from")
     return recipe
+
+
+def _line_of(error: Exception, path: Path) -> str:
+    import traceback
+
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.resolve())
+    ]
+    return f" line {lines[-1]}" if lines else ""
 
 
 def _unknown_keywords(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ import json
 import os
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 from plantune_lite.records import RunError, write_whole
 
 FORMAT = 1
+LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 
@@ -39,11 +41,13 @@ def read_manifest(run: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {"format": FORMAT, "name": run.name, "created": now(), "stages": {}}
-    except json.JSONDecodeError as error:
+        return {"format": FORMAT, "name": run.name, "id": uuid.uuid4().hex, "created": now(), "stages": {}}
+    except ValueError as error:
         raise RunError(
-            f"{path} line {error.lineno} is not JSON; restore it from the mirror, or start under another name"
+            f"{path} is not JSON ({error}); restore it from the mirror, or start under another name"
         ) from None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
+        raise RunError(f"{path} is no manifest; restore it from the mirror, or start under another name")
     if manifest.get("format") != FORMAT:
         raise RunError(
             f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}: use another name"
@@ -59,15 +63,18 @@ def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
 @contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold a lock that the operating system takes back when the process dies, on every platform: SQLite's own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
     try:
         try:
             lock.execute("BEGIN EXCLUSIVE")
         except sqlite3.OperationalError as error:
-            raise RunError(
-                f"{path.parent} is in use by another plantune ({error}). Wait for it, or choose another name=..."
-            ) from None
+            if "locked" not in str(error):
+                raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
+            raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
         yield
     finally:
         lock.close()
@@ -88,7 +95,8 @@ def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
 
 def is_empty(run: Path, paths: tuple[str, ...]) -> bool:
     """Whether a stage has left nothing at all yet, not even a checkpoint."""
-    return not any((run / name).is_file() or any(file.is_file() for file in (run / name).rglob("*")) for name in paths)
+    files = (file for name in paths for file in (run / name, *(run / name).rglob("*")) if file.is_file())
+    return not any(file.stat().st_size for file in files)
 
 
 def _identity(file: Path) -> str | int:

@@ -35,8 +35,11 @@ from plantune_lite.records import (
     write_records,
     write_whole,
 )
+from plantune_lite.runs import LEDGER
+from plantune_lite.terminal import printable
 
 INTERRUPTED = 130
+_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class Job:
 
     def say(self, line: str) -> None:
         """One line for the person who waits."""
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
     def metric(self, step: int, **values: float) -> None:
         """One line for the report: loss, reward, seconds ..."""
@@ -118,7 +121,7 @@ def distill(job: Job) -> dict[str, Any]:
     from plantune_lite import ledger, teacher
 
     async def ask_for_all() -> dict[str, Any]:
-        path = job.run.parent / "calls.sqlite"
+        path = job.run.parent / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, _mirrored(calls):
             async with teacher.open_teacher(part, calls, seed=job.recipe.seed, say=job.say) as ask:
                 found = await distill.distill(pool, ask, part, job.out, teacher=ask.model, status=ask.status)
@@ -133,24 +136,27 @@ def _mirrored(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
     mirror = os.environ.get("PLANTUNE_MIRROR")
     ended = threading.Event()
 
-    def copy() -> None:
-        try:
-            calls.backup(Path(mirror) / "calls.sqlite")
-        except OSError as error:
-            print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on without it", flush=True)
-
     def copy_now_and_then() -> None:
-        while not ended.wait(every_seconds):
-            copy()
+        while True:
+            last = ended.wait(every_seconds)
+            try:
+                calls.backup(Path(mirror) / LEDGER)
+            except OSError as error:
+                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
+            if last:
+                return
 
+    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
     if mirror is not None:
-        threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True).start()
+        copying.start()
     try:
         yield
     finally:
         ended.set()
         if mirror is not None:
-            copy()
+            copying.join(_PATIENCE_SECONDS)
+            if copying.is_alive():
+                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
 
 
 def corpus(job: Job) -> dict[str, Any]:

@@ -310,7 +310,8 @@ class Teacher:
         except Failed as failed:
             used = expected if failed.what == "lost" else 0.0
             if failed.what in ("busy", "down", "lost"):
-                self._pace.went_wrong(failed.why, started, wait_seconds=failed.wait_seconds)
+                too_many = failed.what == "busy"
+                self._pace.went_wrong(failed.why, started, too_many=too_many, wait_seconds=failed.wait_seconds)
             raise
         finally:
             self._pace.leave(used - expected)
@@ -344,7 +345,9 @@ class Teacher:
                 if not any(errors):
                     return
                 self._reserved.difference_update(keys)
-                await self._give_up([key for key, error in zip(keys, errors, strict=True) if not error], "not sent", 0.0)
+                await self._give_up(
+                    [key for key, error in zip(keys, errors, strict=True) if not error], "not sent", 0.0
+                )
                 self._announce()
                 raise next(error for error in errors if error)
             await settled.wait()

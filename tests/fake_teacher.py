@@ -143,7 +143,7 @@ class Mind:
 
 # --- faults -----------------------------------------------------------------------------------------------------------
 
-# Gone at another attempt, whatever they hit. The first seven cost the client nothing but time; "lost" ones may be billed.
+# Gone at another attempt, whatever they hit.
 PASSING = ("429", "503", "reset", "torn", "html", "empty", "unfit")
 LASTING = ("blocked", "safety")  # the same at every attempt: a sample that cannot be had
 _MARKER = re.compile(r"\[\[([a-z0-9_ ]+?)(?: x(\d+)| (always))?\]\]")
@@ -174,10 +174,8 @@ class Faults:
                     return kind
                 if chance < 0:
                     return None
-        return next((kind for kind in self.rates if kind not in PASSING + LASTING and self._hit(kind, prompt, sample, attempt)), None)
-
-    def _hit(self, kind: str, prompt: str, sample: int, attempt: int) -> bool:
-        return share(kind, prompt, sample, attempt) < self.rates[kind]
+        others = (kind for kind in self.rates if kind not in PASSING + LASTING)
+        return next((kind for kind in others if share(kind, prompt, sample, attempt) < self.rates[kind]), None)
 
 
 # --- the server -------------------------------------------------------------------------------------------------------

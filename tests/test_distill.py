@@ -148,7 +148,7 @@ def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_a
 
 def test_rows_of_a_half_written_problem_are_made_again_once(tmp_path):
     run(tmp_path, Teacher())
-    done = tmp_path / ".distill" / "done.jsonl"
+    done = tmp_path / "distilled.jsonl"
     done.write_text("".join(done.read_text().splitlines(keepends=True)[:-1]))
     _, kept, _ = run(tmp_path, Teacher())
     assert len(kept) == 6

@@ -15,7 +15,7 @@ ROOT = PACKAGE.parent
 FLOORS = [
     {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
-    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "mirror", "process"},
+    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process"},
     {
         "recipe",
         "presets",

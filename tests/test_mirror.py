@@ -1,14 +1,15 @@
+import asyncio
 import errno
 import os
 import shutil
-import sqlite3
 import time
 
 import pytest
 
 from plantune_lite import runs
-from plantune_lite.mirror import Mirror, restore
-from plantune_lite.records import write_whole
+from plantune_lite.ledger import Ledger
+from plantune_lite.mirror import Mirror, bring_back
+from plantune_lite.records import Reply, RunError, write_whole
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def run(tmp_path):
         "old/sft/adapter.safetensors",
     ):
         write_whole(folder / name, name)
-    runs.write_manifest(folder, {"format": 1, "stages": {}})
+    runs.write_manifest(folder, {"format": 1, "id": "mine", "stages": {}})
     return folder
 
 
@@ -66,9 +67,9 @@ def test_what_is_gone_here_goes_there_and_only_what_changed_is_copied(run, tmp_p
 
 def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path):
     mirrored(run, tmp_path / "m")
-    assert restore(tmp_path / "m", run) == 0
+    assert bring_back(tmp_path / "m", run) == 0
     shutil.rmtree(run)
-    assert restore(tmp_path / "m", run) == 6
+    assert bring_back(tmp_path / "m", run) == 6
     assert (run / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors"
 
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_whose_copy_was_cut_off_is_not_restored(run, tmp_path):
     mirrored(run, tmp_path / "m")
     (tmp_path / "m/r/sft/checkpoint-20/trainer_state.json").unlink()
     shutil.rmtree(run)
-    restore(tmp_path / "m", run)
+    bring_back(tmp_path / "m", run)
     assert not (run / "sft" / "checkpoint-20").exists()
 
 
@@ -91,19 +92,84 @@ def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     assert runs.read_manifest(tmp_path / "m" / "r")["stages"] == {}
 
 
-def test_the_ledger_is_copied_while_it_is_used_and_skipped_while_it_is_held(run, tmp_path):
-    ledger = sqlite3.connect(run.parent / "calls.sqlite", isolation_level=None)
-    ledger.execute("CREATE TABLE calls (key TEXT)")
-    ledger.execute("INSERT INTO calls VALUES ('paid')")
+def ledger_with(path, *calls, run="r"):
+    async def ask():
+        with Ledger(path, run=run) as ledger:
+            for call in calls:
+                await ledger.reserve(call, model="m", worst_usd=1)
+                await ledger.settle(call, Reply(text=call), outcome="ok", usd=0.5, seconds=0)
+
+    asyncio.run(ask())
+
+
+def replies_in(path, *calls):
+    with Ledger(path, run="r") as ledger:
+        return [call for call in calls if ledger.reply(call)]
+
+
+def test_the_ledger_is_copied_and_while_a_stage_holds_it_skipped_without_a_word(run, tmp_path):
+    ledger_with(run.parent / "calls.sqlite", "paid")
     mirrored(run, tmp_path / "m")
-    assert sqlite3.connect(tmp_path / "m" / "calls.sqlite").execute("SELECT key FROM calls").fetchall() == [("paid",)]
-    ledger.execute("BEGIN EXCLUSIVE")
+    assert replies_in(tmp_path / "m" / "calls.sqlite", "paid") == ["paid"]
+    said = []
+    with Ledger(run.parent / "calls.sqlite", run="r"):
+        mirrored(run, tmp_path / "m", said.append)
+    assert said == []
+
+
+def test_a_machine_that_is_new_to_a_mirror_takes_its_calls_over_and_loses_none(run, tmp_path):
+    ledger_with(tmp_path / "m" / "calls.sqlite", "a", "b", run="other")
+    ledger_with(run.parent / "calls.sqlite", "b", "c")
+    bring_back(tmp_path / "m", run)
+    mirrored(run, tmp_path / "m")
+    for path in (run.parent / "calls.sqlite", tmp_path / "m" / "calls.sqlite"):
+        assert replies_in(path, "a", "b", "c") == ["a", "b", "c"]
+    with Ledger(run.parent / "calls.sqlite", run="r") as ledger:
+        assert ledger.spent_usd == 1.0
+
+
+def test_taking_calls_over_twice_counts_no_money_twice(run, tmp_path):
+    ledger_with(run.parent / "calls.sqlite", "a")
+
+    async def in_flight():
+        with Ledger(run.parent / "calls.sqlite", run="r") as ledger:
+            await ledger.reserve("b", model="m", worst_usd=0.25)
+
+    asyncio.run(in_flight())
+    mirrored(run, tmp_path / "m")
+    for _ in range(2):
+        bring_back(tmp_path / "m", run)
+    with Ledger(run.parent / "calls.sqlite", run="r") as ledger:
+        assert ledger.spent_usd == 0.75
+
+
+def test_a_damaged_ledger_in_the_mirror_is_a_sentence_and_one_here_a_warning(run, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "calls.sqlite").write_text("no database at all" * 100)
+    ledger_with(run.parent / "calls.sqlite", "a")
+    with pytest.raises(RunError, match="is no ledger"):
+        bring_back(tmp_path / "m", run)
+    (run.parent / "calls.sqlite").write_text("no database at all" * 100)
+    said = []
+    mirrored(run, tmp_path / "m2", said.append)
+    assert len(said) == 1 and "the run goes on without it" in said[0]
+
+
+def test_a_name_that_leads_out_of_the_mirror_is_not_followed(run, tmp_path):
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    mirrored(run, tmp_path / "m")
+    index = tmp_path / "m" / "r" / ".mirror.json"
+    index.write_text(index.read_text().replace("recipe.json", "../../victim.txt"))
+    mirrored(run, tmp_path / "m")
+    assert victim.read_text() == "mine"
+
+
+def test_a_folder_that_is_no_numbered_checkpoint_stops_nothing(run, tmp_path):
+    write_whole(run / "sft" / "checkpoint-best" / "trainer_state.json", "{}")
     said = []
     mirrored(run, tmp_path / "m", said.append)
-    assert said == []
-    shutil.rmtree(run.parent)
-    restore(tmp_path / "m", run)
-    assert sqlite3.connect(run.parent / "calls.sqlite").execute("SELECT key FROM calls").fetchall() == [("paid",)]
+    assert said == [] and (tmp_path / "m" / "r" / "sft" / "checkpoint-best" / "trainer_state.json").exists()
 
 
 def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_path):

@@ -115,13 +115,47 @@ def test_an_unknown_stage_to_make_again_suggests_the_nearest(tmp_path):
         run_toy(tmp_path / "r", again="corpu")
 
 
+def test_a_stage_that_a_recipe_leaves_out_for_a_while_does_not_come_back_stale(tmp_path):
+    both = (*stages(*ALL[:-1]), toy("grpo", "evaluate"))
+    with_grpo = replace(RECIPE, grpo=GRPO())
+    run(with_grpo, to=tmp_path / "r", stages=both, say=lambda line: None)
+    run(RECIPE, to=tmp_path / "r", stages=both, say=lambda line: None, again="sft")
+    lines = []
+    run(with_grpo, to=tmp_path / "r", stages=both, say=lines.append)
+    assert "[6/6] grpo      starts" in lines
+
+
+def test_nothing_is_moved_away_when_the_recipe_is_refused(tmp_path):
+    run_toy(tmp_path / "r")
+    with pytest.raises(RunError, match="distill.plans was 5 and is now 7"):
+        run_toy(tmp_path / "r", "distill.plans=7", again="evaluate")
+    assert (tmp_path / "r" / "eval" / "results.json").exists() and not (tmp_path / "r" / "old").exists()
+
+
+@pytest.mark.parametrize("again", ["problems", "suites", "distill", "corpus"])
+def test_every_stage_that_is_here_can_be_made_again(tmp_path, again):
+    real = STAGES[:4]
+    run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None)
+    first = (tmp_path / "r" / "corpus" / "train.jsonl").read_text()
+    run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None, again=again)
+    assert (tmp_path / "r" / "corpus" / "train.jsonl").read_text() == first
+
+
+def test_a_whole_number_is_the_number_it_stands_for(tmp_path):
+    run_toy(tmp_path / "r", "sft.epochs=2")
+    same = replace(RECIPE, sft=replace(RECIPE.sft, epochs=2))
+    lines = []
+    run(same, to=tmp_path / "r", stages=stages(*ALL), say=lines.append)
+    assert all("done before" in line for line in lines)
+
+
 def test_a_changed_data_file_is_another_run_and_a_missing_one_is_not(tmp_path):
-    data = tmp_path / "mine.csv"
+    data = tmp_path / "mine+more.csv"
     data.write_text("question,answer\n" + "".join(f"What is {n} plus {n}?,{2 * n}\n" for n in range(20)))
     settings, names = [f"problems.path={data}"], ("problems",)
     run_toy(tmp_path / "r", *settings, names=names)
     data.write_text(data.read_text() + "What is 1 plus 1?,2\n")
-    with pytest.raises(RunError, match="content of .*mine.csv.* has changed"):
+    with pytest.raises(RunError, match="content of .*more.csv.* has changed"):
         run_toy(tmp_path / "r", *settings, names=names)
     data.unlink()
     assert "done before" in run_toy(tmp_path / "r", *settings, names=names)[0]
@@ -176,9 +210,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 def test_without_a_key_the_student_is_its_own_teacher_and_that_is_said():
     lines = []
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
-    assert pipeline.with_teacher(gemini, {}, lines.append).distill.teacher == "self"
+    assert pipeline.with_teacher(gemini, {}, {"stages": {}}, lines.append).distill.teacher == "self"
     assert "distill.teacher='self'" in lines[0]
-    assert pipeline.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, lines.append) == gemini
+    assert pipeline.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, {"stages": {}}, lines.append) == gemini
+
+
+def test_plans_from_gemini_stay_when_the_key_is_gone_and_unfinished_ones_ask_for_it():
+    gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
+    entry = {"inputs": {"distill.teacher": "gemini"}, "status": "done"}
+    assert pipeline.with_teacher(gemini, {}, {"stages": {"distill": entry}}, print) == gemini
+    with pytest.raises(RunError, match="set GEMINI_API_KEY, and it goes on"):
+        pipeline.with_teacher(gemini, {}, {"stages": {"distill": {**entry, "status": "stopped"}}}, print)
 
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
@@ -261,6 +303,38 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     kept = len(list(read_jsonl(folder / "trajectories.jsonl")))
     assert kept >= 2
     assert "[3/6] distill   goes on" in run_toy(folder)
+
+
+@posix
+def test_a_half_distilled_run_is_restored_with_what_it_had(tmp_path):
+    folder = tmp_path / "here" / "r"
+    real = STAGES[:4]
+    run(RECIPE, to=folder, stages=real, mirror=tmp_path / "m", say=lambda line: None)
+    rows = (folder / "trajectories.jsonl").read_text()
+    shutil.rmtree(folder)
+    lines = []
+    run(RECIPE, to=folder, stages=real, mirror=tmp_path / "m", say=lines.append)
+    assert "restored" in lines[0] and all("done before" in line for line in lines[1:])
+    assert (folder / "trajectories.jsonl").read_text() == rows
+
+
+def test_a_mirror_of_another_run_of_the_same_name_is_not_overwritten(tmp_path):
+    run_toy(tmp_path / "one" / "r", mirror=tmp_path / "m")
+    run_toy(tmp_path / "two" / "r", names=("problems",))
+    with pytest.raises(RunError, match="mirrors another run of this name"):
+        run_toy(tmp_path / "two" / "r", mirror=tmp_path / "m")
+    assert (tmp_path / "m" / "r" / "sft" / "adapter.txt").exists()
+
+
+@pytest.mark.parametrize("mirror", ["r/m", "."])
+def test_a_mirror_in_the_run_or_around_it_is_refused(tmp_path, mirror):
+    with pytest.raises(RunError, match="lie in each other"):
+        run_toy(tmp_path / "r", mirror=tmp_path / mirror)
+
+
+def test_a_run_in_the_working_folder_has_that_folders_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.folder_of(RECIPE, Path(".")) == tmp_path
 
 
 def test_the_toy_file_is_found_by_other_processes():

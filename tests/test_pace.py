@@ -1,0 +1,179 @@
+import asyncio
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plantune_lite.attempt import TeacherError, seconds_in
+from plantune_lite.pace import PAUSES, Bucket, Pace
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.now += seconds
+
+
+def paced(**settings):
+    clock = Clock()
+    return Pace(clock=clock, sleep=clock.sleep, **settings), clock
+
+
+def sends(count, *, tokens=0.0, seconds=0.0, **limits):
+    """The times at which that many requests were let in."""
+
+    async def main():
+        pace, clock = paced(**limits)
+        times = []
+        for _ in range(count):
+            times.append(await pace.enter(tokens))
+            clock.now += seconds
+            pace.leave()
+        return times
+
+    return asyncio.run(main())
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 400), st.floats(0, 0.5))
+def test_no_sixty_seconds_hold_more_requests_than_the_limit(per_minute, seconds):
+    times = sends(min(3 * per_minute, 600), requests_per_minute=per_minute, seconds=seconds)
+    assert max(sum(start <= time < start + 59.999 for time in times) for start in times) <= per_minute
+
+
+def test_a_limit_a_minute_is_used_to_the_full():
+    times = sends(1000, requests_per_minute=300)
+    assert len(times) / (times[-1] - times[0]) * 60 > 0.97 * 300
+
+
+def test_tokens_a_minute_hold_back_too():
+    times = sends(100, tokens=1000, tokens_per_minute=10_000)
+    assert max(sum(start <= time < start + 59.999 for time in times) for start in times) <= 10
+
+
+def test_tokens_beyond_the_estimate_are_paid_back_by_waiting():
+    async def main():
+        pace, clock = paced(tokens_per_minute=6000)
+        await pace.enter(100)
+        pace.leave(more_tokens=900)
+        return await pace.enter(100) - 100.0
+
+    assert asyncio.run(main()) > 8  # 1000 tokens at 95 a second, less the burst of 300
+
+
+def test_a_request_larger_than_a_burst_is_let_through_when_nothing_else_is():
+    clock = Clock()
+    bucket = Bucket(100, 5, clock)
+    assert bucket.wait_seconds(80) == 0
+    bucket.take(80)
+    assert bucket.wait_seconds(1) > 40
+
+
+def test_width_starts_full_grows_slowly_and_halves_once_a_round_trip():
+    async def main():
+        pace, clock = paced()
+        first = [await pace.enter() for _ in range(32)]
+        assert pace.in_flight == pace.in_flight_limit == 32
+        clock.now += 1
+        for started in first:
+            pace.leave()
+            pace.went_wrong("429", started, too_many=True)
+        assert pace.in_flight_limit == 16
+        for _ in range(16):
+            pace.went_well()
+        assert pace.in_flight_limit == 16 and pace._limit > 16.9
+
+    asyncio.run(main())
+
+
+def test_a_stray_failure_among_replies_does_not_narrow():
+    async def main():
+        pace, clock = paced()
+        for number in range(300):
+            started = await pace.enter()
+            pace.leave()
+            pace.went_wrong("reset", started) if number % 3 == 0 else pace.went_well()
+        assert pace.in_flight_limit >= 32
+
+    asyncio.run(main())
+
+
+def test_nobody_is_let_in_while_the_server_asks_to_wait():
+    async def main():
+        pace, clock = paced()
+        started = await pace.enter()
+        pace.leave()
+        pace.went_wrong("429", started, too_many=True, wait_seconds=3.0)
+        return await pace.enter() - started
+
+    assert 3.0 < asyncio.run(main()) < 3.5
+
+
+def test_an_outage_pauses_longer_and_longer_and_then_stops_with_the_last_error():
+    async def main():
+        pace, clock = paced()
+        failures = 0
+        with pytest.raises(TeacherError, match="503 overloaded.*kept"):
+            while True:
+                started = await pace.enter()
+                pace.leave()
+                pace.went_wrong("503 overloaded", started)
+                failures += 1
+        return clock.now - 100, failures
+
+    seconds, failures = asyncio.run(main())
+    assert seconds >= sum(PAUSES) and failures < 60
+
+
+def test_one_reply_after_an_outage_closes_the_breaker():
+    async def main():
+        pace, clock = paced(start=1)
+        for number in range(200):
+            started = await pace.enter()
+            pace.leave()
+            pace.went_well() if number % 20 == 19 else pace.went_wrong("503", started)
+        assert pace.stopped is None
+
+    asyncio.run(main())
+
+
+def test_whoever_waits_is_sent_home_when_the_teacher_stops():
+    async def main():
+        pace = Pace(start=1, most=1)
+        await pace.enter()
+        waiting = [asyncio.create_task(pace.enter()) for _ in range(3)] + [asyncio.create_task(pace.rest(1000))]
+        await asyncio.sleep(0.01)
+        pace.stop(TeacherError("quota"))
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [str(result) for result in results] == ["quota"] * 4
+
+    asyncio.run(main())
+
+
+def test_places_are_given_in_the_order_they_were_asked_for():
+    async def main():
+        pace, order = Pace(start=1, most=1), []
+
+        async def one(number):
+            await pace.enter()
+            order.append(number)
+            await asyncio.sleep(0)
+            pace.leave()
+
+        await asyncio.gather(*map(one, range(20)))
+        assert order == list(range(20))
+
+    asyncio.run(main())
+
+
+def test_delays_are_read_as_servers_write_them():
+    assert [seconds_in(text) for text in ("3s", "2.5", "250ms", "1m30s", "0.05")] == [3, 2.5, 0.25, 90, 0.05]
+    assert seconds_in("soon") is None and seconds_in(None) is None and seconds_in("") is None
+    assert seconds_in("Wed, 21 Oct 2015 07:28:00 GMT") == 0

@@ -1,0 +1,727 @@
+import asyncio
+import datetime
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+import warnings
+
+import pytest
+from fake_gemini import FakeGemini
+from fake_openai import FakeOpenAI
+from fake_teacher import Faults, Mind
+from pydantic import BaseModel
+
+from plantune_lite import attempt
+from plantune_lite.attempt import Failed, Outcome, Price, TeacherError, fitting, is_loopback, most_in
+from plantune_lite.ledger import BudgetError, Ledger
+from plantune_lite.pace import Pace
+from plantune_lite.plans import chat
+from plantune_lite.prices import price_of
+from plantune_lite.recipe import Distill
+from plantune_lite.records import Reply, Sampling
+from plantune_lite.teacher import Teacher, open_teacher
+
+KEY = "AIza-secret-of-the-test"
+ONE, PLAN = Sampling(max_tokens=400), chat("Write a plan for adding 2 and 2.")
+
+
+class Judged(BaseModel):
+    reasons: str
+    score: int
+
+
+class Step(BaseModel):
+    steps: list[str]
+
+
+class Plans(BaseModel):
+    plans: list[Step]
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    """What a process learned of a model's refusals is no part of the next test."""
+    attempt._HABITS.clear()
+
+
+@pytest.fixture
+def gemini():
+    with FakeGemini(key=KEY) as server:
+        yield server
+
+
+class Hurry:
+    """A clock on which waiting takes no time."""
+
+    def __init__(self):
+        self.skipped = 0.0
+
+    def __call__(self):
+        return time.monotonic() + self.skipped
+
+    async def sleep(self, seconds):
+        self.skipped += seconds
+        await asyncio.sleep(0.001)
+
+
+def hurried(hurry=None, **limits):
+    hurry = hurry or Hurry()
+    return Pace(clock=hurry, sleep=hurry.sleep, **limits)
+
+
+def environ(server, **more):
+    return {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, **more}
+
+
+def asked(server, folder, asks, *, teacher="gemini", max_usd=None, run="run", **settings):
+    """Replies to asks made at once, the teacher, and what the ledger says of the run."""
+    options = {"seed": 0, "timeout_seconds": 5.0, "say": lambda line: None}
+    options |= {
+        name: settings.pop(name) for name in list(settings) if name in ("say", "timeout_seconds", "generate", "student")
+    }
+    env = settings.pop("environ", None) or environ(server)
+
+    async def main():
+        with Ledger(folder / "calls.sqlite", run=run, max_usd=max_usd) as ledger:
+            pace = settings.pop("pace", None) or hurried()
+            part = Distill(teacher, **settings)
+            async with open_teacher(part, ledger, environ=env, pace=pace, **options) as ask:
+                replies = await asyncio.gather(*(ask(*one) for one in asks), return_exceptions=True)
+            return replies, ask, ledger.totals()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        return asyncio.run(main())
+
+
+def reply_to(server, folder, text, *, schema=None, sampling=ONE, **settings):
+    """The one reply to one ask, or its error."""
+    (replies,), teacher, _ = asked(server, folder, [(chat(text), sampling, schema)], **settings)
+    if isinstance(replies, BaseException):
+        raise replies
+    return replies[0]
+
+
+# --- Gemini: what goes out --------------------------------------------------------------------------------------------
+
+
+def test_a_reply_comes_with_its_tokens_and_is_in_the_ledger(gemini, tmp_path):
+    (replies,), teacher, totals = asked(gemini, tmp_path, [(PLAN, ONE, None)])
+    assert replies[0].text.startswith("1. ") and replies[0].finish == "stop"
+    usd = (replies[0].tokens_in * 0.75 + (replies[0].tokens_out + replies[0].tokens_thought) * 3.75) / 1e6
+    assert totals["calls"] == teacher.stats.sent == 1 and totals["usd"] == pytest.approx(usd)
+    assert teacher.model == "gemini-3.8-flash" and "1 calls" in teacher.status()
+
+
+def test_nothing_is_asked_twice_by_later_runs_or_at_the_same_time(gemini, tmp_path):
+    first, teacher, _ = asked(gemini, tmp_path, [(PLAN, ONE, None)] * 5 + [(PLAN, Sampling(max_tokens=400, n=3), None)])
+    again, later, _ = asked(gemini, tmp_path, [(PLAN, Sampling(max_tokens=400, n=3), None)], run="other")
+    assert gemini.stats()["requests"] == teacher.stats.sent == 3 and gemini.stats()["answered_again"] == 0
+    assert later.stats.sent == 0 and later.stats.from_ledger == 3
+    assert again[0] == first[5] and first[0] == first[4] == first[5][:1] and len({one.text for one in again[0]}) == 3
+
+
+def test_the_request_says_what_the_model_takes(gemini, tmp_path):
+    sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=400, stop=("END",), seed=7)
+    asked(gemini, tmp_path, [(PLAN, sampling, Judged)], model="gemini-2.5-flash")
+    (body,) = gemini.requests
+    config = body["generationConfig"]
+    assert (config["temperature"], config["topP"], config["seed"]) == (0.7, 0.9, 7)
+    assert (config["maxOutputTokens"], config["stopSequences"]) == (400, ["END"])
+    assert config["thinkingConfig"] == {"thinking_budget": 0} and config["responseMimeType"] == "application/json"
+    assert body["systemInstruction"]["parts"][0]["text"] == PLAN[0]["content"] and len(body["contents"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking", "sent", "room"),
+    [
+        ("gemini-3.8-flash", 0, {"thinking_level": "LOW"}, 4096),
+        ("gemini-3.6-flash", 0, {"thinking_level": "MINIMAL"}, 1024),
+        ("gemini-3.8-flash", 9000, {"thinking_level": "MEDIUM"}, 16_384),
+        ("gemini-3.8-flash", None, None, 32_768),
+        ("gemini-2.5-pro", 0, {"thinking_budget": 128}, 128),
+        ("gemini-2.5-flash", 512, {"thinking_budget": 512}, 512),
+        ("gemini-2.5-flash", -1, {"thinking_budget": -1}, 24_576),
+    ],
+)
+def test_thinking_is_set_as_each_model_takes_it_and_has_room_of_its_own(gemini, tmp_path, model, thinking, sent, room):
+    asked(gemini, tmp_path, [(PLAN, ONE, None)], model=model, thinking=thinking)
+    config = gemini.requests[0]["generationConfig"]
+    assert config.get("thinkingConfig") == sent and config["maxOutputTokens"] == 400 + room
+    assert len(gemini.requests) == 1
+
+
+def test_a_prefix_is_a_last_model_turn_where_that_is_taken_and_the_users_words_elsewhere(gemini, tmp_path):
+    begun = (*PLAN, {"role": "assistant", "content": "1. First"})
+    asked(gemini, tmp_path, [(begun, ONE, None)], model="gemini-2.5-flash")
+    asked(gemini, tmp_path, [(begun, ONE, None)], model="gemini-3.8-flash")
+    old, new = [body["contents"] for body in gemini.requests]
+    assert old[-1] == {"role": "model", "parts": [{"text": "1. First"}]}
+    assert new[-1]["role"] == "user" and new[-1]["parts"][0]["text"].endswith("1. First")
+    assert gemini.stats()["outcomes"] == {"ok": 2}
+
+
+def test_a_schema_brings_json_that_fits_it_nested_lists_too(gemini, tmp_path):
+    judged = json.loads(reply_to(gemini, tmp_path, "Score this plan.", schema=Judged).text)
+    plans = json.loads(reply_to(gemini, tmp_path, "Write 4 plans that differ.", schema=Plans).text)
+    assert -100 <= judged["score"] <= 100 and len(plans["plans"]) == 4 and plans["plans"][0]["steps"]
+    order = gemini.requests[0]["generationConfig"]["responseSchema"]
+    assert list(order["properties"]) == ["reasons", "score"]  # the reasons are written before the verdict
+
+
+# --- Gemini: every trouble --------------------------------------------------------------------------------------------
+
+TROUBLES = {
+    "429": ("stop", 2),
+    "429 x5": ("stop", 6),
+    "503 x3": ("stop", 4),
+    "500": ("stop", 2),
+    "reset x2": ("stop", 3),
+    "torn": ("stop", 2),
+    "html": ("stop", 2),
+    "empty": ("stop", 2),
+    "empty always": ("blocked", 2),
+    "other": ("stop", 2),
+    "recitation": ("stop", 2),
+    "recitation always": ("blocked", 2),
+    "thoughts": ("stop", 2),
+    "max_tokens": ("stop", 2),
+    "max_tokens always": ("length", 2),
+    "blocked always": ("blocked", 1),
+    "safety always": ("blocked", 1),
+    "no_usage": ("stop", 1),
+}
+
+
+@pytest.mark.parametrize("marker", TROUBLES)
+def test_each_trouble_ends_as_decided_and_is_never_asked_again(gemini, tmp_path, marker):
+    finish, requests = TROUBLES[marker]
+    text = f"Write a plan. [[{marker}]]"
+    reply = reply_to(gemini, tmp_path, text)
+    assert (reply.finish, gemini.stats()["requests"]) == (finish, requests)
+    assert bool(reply.text) == (finish != "blocked")
+    assert reply_to(gemini, tmp_path, text) == reply and gemini.stats()["requests"] == requests
+
+
+@pytest.mark.parametrize(
+    ("marker", "finish"), [("unfit", "stop"), ("unfit always", "blocked"), ("max_tokens always", "length")]
+)
+def test_a_reply_with_a_schema_fits_it_or_is_empty(gemini, tmp_path, marker, finish):
+    reply = reply_to(gemini, tmp_path, f"Score this plan. [[{marker}]]", schema=Judged)
+    assert reply.finish == finish and gemini.stats()["requests"] == 2
+    assert (reply.text == "") if finish != "stop" else Judged.model_validate_json(reply.text)
+
+
+def test_what_is_cut_off_gets_twice_the_room_and_less_thinking(gemini, tmp_path):
+    reply_to(gemini, tmp_path, "Write a plan. [[thoughts]]", model="gemini-2.5-flash", thinking=500)
+    first, second = [body["generationConfig"] for body in gemini.requests]
+    assert (first["maxOutputTokens"], second["maxOutputTokens"]) == (900, 800)
+    assert second["thinkingConfig"] == {"thinking_budget": 0} and second["seed"] != first["seed"]
+
+
+def test_a_recitation_is_sampled_warmer(gemini, tmp_path):
+    reply_to(gemini, tmp_path, "Write a plan. [[recitation]]", model="gemini-2.5-flash")
+    assert [body["generationConfig"]["temperature"] for body in gemini.requests] == [0.0, 0.5]
+
+
+def test_a_slow_reply_is_given_up_asked_again_and_counted_at_its_worst(tmp_path):
+    with FakeGemini(key=KEY, slow_seconds=0.8) as server:
+        (replies,), teacher, totals = asked(
+            server, tmp_path, [(chat("Write a plan. [[slow]]"), ONE, None)], timeout_seconds=0.3
+        )
+    assert replies[0].finish == "stop" and teacher.stats.retries == {"lost": 1}
+    assert totals["usd"] > (400 + 4096) * 3.75e-6
+
+
+def test_a_reply_without_usage_is_counted_at_its_worst(gemini, tmp_path):
+    _, _, totals = asked(gemini, tmp_path, [(chat("Write a plan. [[no_usage]]"), ONE, None)])
+    assert totals["usd"] > (400 + 4096) * 3.75e-6
+
+
+def test_the_delay_that_a_429_asks_for_is_kept(tmp_path):
+    hurry = Hurry()
+    with FakeGemini(key=KEY, retry_seconds=7.5) as server:
+        asks = [(chat("Write a plan. [[429]]"), ONE, None)]
+        (replies,), _, _ = asked(server, tmp_path, asks, pace=hurried(hurry))
+    assert replies[0].text and 7.5 < hurry.skipped < 8.3
+
+
+def test_a_days_quota_stops_everybody_with_a_sentence_and_loses_nothing(gemini, tmp_path):
+    asks = [(chat(f"Write plan {n}."), ONE, None) for n in range(3)] + [(chat("Plan [[daily always]]"), ONE, None)]
+    replies, _, _ = asked(gemini, tmp_path, asks)
+    assert isinstance(replies[3], TeacherError) and "PerDay" in str(replies[3]) and "250 a day" in str(replies[3])
+    again, teacher, _ = asked(gemini, tmp_path, asks[:3])
+    assert all(reply[0].text for reply in again) and gemini.stats()["answered_again"] == 0
+
+
+@pytest.mark.parametrize(
+    ("env", "model", "words"),
+    [
+        ({"GEMINI_API_KEY": "AIza-wrong"}, None, "refuses the key in GEMINI_API_KEY"),
+        ({"GOOGLE_API_KEY": "AIza-wrong"}, None, "refuses the key in GOOGLE_API_KEY"),
+        ({}, "gemini-2.0-flash", r"retired.*distill\.model.*DEFAULT_MODEL in plantune_lite/gemini\.py"),
+        ({}, "gemini-9-mini", "no model 'gemini-9-mini'"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_without_a_key(gemini, tmp_path, env, model, words):
+    settings = environ(gemini, PLANTUNE_PRICE="1,2") | env
+    with pytest.raises(TeacherError, match=words) as caught:
+        reply_to(gemini, tmp_path, "Write a plan.", environ=settings, model=model)
+    assert "AIza" not in f"{caught.value!r} {caught.value} {caught.value.__cause__}"
+    assert gemini.stats()["requests"] == 1
+
+
+def test_no_key_and_no_price_are_said_before_anything_is_sent(gemini, tmp_path):
+    with pytest.raises(TeacherError, match="no key is set: put one in the environment as GEMINI_API_KEY"):
+        reply_to(gemini, tmp_path, "Hi", environ={"GOOGLE_GEMINI_BASE_URL": gemini.url})
+    with pytest.raises(TeacherError, match=r"PLANTUNE_PRICE='IN,OUT'.*prices\.py"):
+        reply_to(gemini, tmp_path, "Hi", model="gemini-9-mini")
+    assert gemini.stats()["requests"] == 0
+
+
+def test_an_outage_ends_in_a_sentence_and_leaves_no_money_reserved(gemini, tmp_path):
+    asks = [(chat(f"Write plan {n}. [[503 always]]"), ONE, None) for n in range(40)]
+    replies, teacher, totals = asked(gemini, tmp_path, asks)
+    assert all(isinstance(reply, TeacherError) for reply in replies) and "503" in str(replies[0])
+    assert totals["usd"] == 0 and teacher.stats.sent < 40 * 12
+
+
+# --- Gemini: several candidates ---------------------------------------------------------------------------------------
+
+FIVE = Sampling(temperature=0.7, n=5, max_tokens=400)
+
+
+def test_several_plans_share_one_request_where_the_model_takes_that(gemini, tmp_path):
+    (replies,), teacher, totals = asked(gemini, tmp_path, [(PLAN, FIVE, None)], model="gemini-2.5-flash")
+    assert teacher.stats.sent == 1 and totals["calls"] == 5 and len({reply.text for reply in replies}) == 5
+    prompt_tokens = len(PLAN[1]["content"]) // 4 + 1
+    assert sum(reply.tokens_in for reply in replies) == prompt_tokens
+    assert totals["usd"] == pytest.approx((prompt_tokens * 0.30 + totals["tokens_out"] * 2.50) / 1e6)
+
+
+def test_a_new_model_is_asked_one_by_one(gemini, tmp_path):
+    _, teacher, _ = asked(gemini, tmp_path, [(PLAN, FIVE, None)])
+    assert teacher.stats.sent == 5 and gemini.stats()["outcomes"] == {"ok": 5}
+
+
+@pytest.mark.parametrize(("marker", "requests"), [("candidates400 always", 6), ("few_candidates always", 4)])
+def test_a_model_that_brings_fewer_is_asked_for_the_rest_singly_and_remembered(gemini, tmp_path, marker, requests):
+    asks = [(chat(f"Write a plan. [[{marker}]]"), FIVE, None)]
+    (replies,), teacher, totals = asked(gemini, tmp_path, asks, model="gemini-2.5-flash")
+    assert len({reply.text for reply in replies}) == 5 and teacher.stats.sent == requests and totals["calls"] == 5
+    assert gemini.stats()["answered_again"] == 0
+    _, teacher, _ = asked(gemini, tmp_path, [(PLAN, FIVE, None)], model="gemini-2.5-flash")
+    assert teacher.stats.sent == 5
+
+
+def test_plans_made_one_after_another_pay_for_each_sample_once(gemini, tmp_path):
+    async def main():
+        with Ledger(tmp_path / "calls.sqlite", run="r") as ledger:
+            part = Distill("gemini", model="gemini-2.5-flash")
+            async with open_teacher(part, ledger, seed=0, environ=environ(gemini)) as ask:
+                seen = [await ask(PLAN, Sampling(n=n, temperature=0.7), None) for n in (1, 2, 3)]
+        assert seen[2][:2] == seen[1] and seen[1][:1] == seen[0] and len({one.text for one in seen[2]}) == 3
+
+    asyncio.run(main())
+    assert gemini.stats()["requests"] == 3
+
+
+# --- Gemini: a table that is wrong ------------------------------------------------------------------------------------
+
+
+def test_a_field_that_a_400_names_is_left_out_from_then_on(gemini, tmp_path):
+    from plantune_lite import gemini as module
+
+    known = module._MODELS["gemini-3.8-flash"]
+    wrong = module._Model(thinks="level", least="minimal", candidates=8)
+    module._MODELS["gemini-3.8-flash"] = wrong
+    try:
+        begun = (*PLAN, {"role": "assistant", "content": "1. First"})
+        (first, second), teacher, totals = asked(gemini, tmp_path, [(begun, FIVE, None), (PLAN, ONE, None)])
+    finally:
+        module._MODELS["gemini-3.8-flash"] = known
+    assert len(first) == 5 and second[0].text
+    assert teacher.stats.retries["reworded"] <= 6 and gemini.stats()["answered_again"] == 0
+    assert totals["calls"] == 6 and gemini.stats()["outcomes"]["ok"] == 6
+
+
+# --- OpenAI-compatible ------------------------------------------------------------------------------------------------
+
+
+def openai(server, folder, asks, **settings):
+    settings.setdefault("environ", {})
+    return asked(server, folder, asks, teacher=server.url, **settings)
+
+
+def test_a_local_server_costs_nothing_needs_no_key_and_its_one_model_is_found(tmp_path):
+    with FakeOpenAI() as server:
+        (replies, five), teacher, totals = openai(server, tmp_path, [(PLAN, ONE, None), (PLAN, FIVE, Judged)])
+    assert teacher.model == "tiny-1b" and totals["usd"] == 0 and replies[0].text.startswith("1. ")
+    assert len(five) == 5 and all(Judged.model_validate_json(reply.text) for reply in five) and teacher.stats.sent == 2
+
+
+@pytest.mark.parametrize("missing", ["response_format", "seed", "n", "max_tokens", "top_p", "temperature", "stop"])
+def test_a_field_that_a_server_does_not_know_is_done_without(tmp_path, missing):
+    sampling = Sampling(temperature=0.7, n=3, max_tokens=400, stop=("\n2.",))
+    with FakeOpenAI(without=(missing,)) as server:
+        (plans, judged), _, _ = openai(server, tmp_path, [(PLAN, sampling, None), (PLAN, ONE, Judged)])
+        openai(server, tmp_path, [(chat("Write another plan."), ONE, Judged)])
+        assert server.stats()["outcomes"]["refused"] <= 2 and server.stats()["answered_again"] == 0
+    assert len(plans) == 3 and not any("\n2." in reply.text for reply in plans)
+    assert Judged.model_validate_json(judged[0].text)
+
+
+OPENAI_TROUBLES = {
+    "429": ("stop", 2),
+    "503 x3": ("stop", 4),
+    "reset": ("stop", 2),
+    "torn": ("stop", 2),
+    "html": ("stop", 2),
+    "empty always": ("blocked", 2),
+    "safety always": ("blocked", 1),
+    "length": ("stop", 2),
+    "length always": ("length", 2),
+    "no_usage": ("stop", 1),
+    "thinks": ("stop", 1),
+}
+
+
+@pytest.mark.parametrize("marker", OPENAI_TROUBLES)
+def test_each_trouble_of_an_openai_server_ends_as_decided(tmp_path, marker):
+    with FakeOpenAI() as server:
+        (replies,), _, _ = openai(server, tmp_path, [(chat(f"Write a plan. [[{marker}]]"), ONE, None)])
+        assert (replies[0].finish, server.stats()["requests"]) == OPENAI_TROUBLES[marker]
+        assert "<think>" not in replies[0].text
+
+
+def test_an_openai_servers_refusals_are_sentences_without_the_key(tmp_path):
+    def error(server, **settings):
+        with pytest.raises(TeacherError) as caught:
+            (reply,), _, _ = openai(server, tmp_path, [(chat("A plan. [[quota always]]"), ONE, None)], **settings)
+            raise reply
+        assert "sk-" not in str(caught.value)
+        return str(caught.value)
+
+    with FakeOpenAI(key="sk-right", models=("a", "b")) as server:
+        assert "refuses the key in OPENAI_API_KEY" in error(server, model="a", environ={"OPENAI_API_KEY": "sk-wrong"})
+        assert "set OPENAI_API_KEY" in error(server, model="a")
+        right = {"OPENAI_API_KEY": "sk-right"}
+        assert "serves 2 models (a, b): choose one" in error(server, environ=right)
+        assert "no model 'c'" in error(server, model="c", environ=right)
+        assert "credit of the key in OPENAI_API_KEY is used up" in error(server, model="a", environ=right)
+    assert "no server answers" in error(server)
+
+
+def test_a_prefix_stays_the_assistants_and_is_not_repeated(tmp_path):
+    with FakeOpenAI() as server:
+        openai(server, tmp_path, [((*PLAN, {"role": "assistant", "content": "1. First"}), ONE, None)])
+        assert server.requests[-1]["messages"][-1] == {"role": "assistant", "content": "1. First"}
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://host/v1", "http://user:secret@host/v1", "gemeni"])
+def test_a_teacher_that_is_no_address_gets_a_sentence(tmp_path, url):
+    with Ledger(tmp_path / "c.sqlite", run="r") as ledger, pytest.raises(TeacherError, match="gemini, self") as caught:
+        open_teacher(Distill(url), ledger, seed=0, environ={})
+    assert "secret" not in str(caught.value)
+
+
+def test_a_far_server_needs_a_key_and_a_price_and_is_named_before_the_first_call(tmp_path):
+    part = Distill("https://models.example/v1", model="big")
+    with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
+        with pytest.raises(TeacherError, match="as OPENAI_API_KEY"):
+            open_teacher(part, ledger, seed=0, environ={})
+        teacher = open_teacher(part, ledger, seed=0, environ={"OPENAI_API_KEY": "sk-x"})
+        assert teacher._provider.notice == "asking models.example with the key in OPENAI_API_KEY"
+        assert "sk-x" not in repr(vars(teacher)["_provider"])
+        with pytest.raises(TeacherError, match="price of 'big' is not known"):
+            asyncio.run(teacher.__aenter__())
+
+
+def test_only_addresses_of_this_machine_are_loopback():
+    assert all(map(is_loopback, ["http://localhost:1/v1", "http://127.0.0.9", "http://[::1]:8000/v1"]))
+    assert not any(map(is_loopback, ["https://localhost.evil.example", "http://10.0.0.1", "http://127.0.0.1.example"]))
+
+
+# --- self -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_student_is_asked_in_batches_and_once(tmp_path):
+    sizes = []
+
+    def generate(prompts, sampling):
+        sizes.append(len(prompts))
+        return [
+            [Reply(text=f"{prompt[-1]['content']} {sampling.seed + n}") for n in range(sampling.n)]
+            for prompt in prompts
+        ]
+
+    asks = [(chat(f"q{n}"), Sampling(n=2), None) for n in range(50)]
+    settings = {"teacher": "self", "generate": generate, "student": "tiny", "environ": {}}
+    replies, teacher, totals = asked(None, tmp_path, asks, **settings)
+    assert [[reply.text for reply in pair] for pair in replies] == [[f"q{n} 0", f"q{n} 1"] for n in range(50)]
+    assert len(sizes) <= 4 and sum(sizes) == 50 and teacher.model == "self:tiny" and totals["calls"] == 100
+    asked(None, tmp_path, asks, **settings)
+    assert sum(sizes) == 50
+
+
+def test_a_student_gets_a_schema_in_words_and_a_crash_reaches_whoever_asked(tmp_path):
+    def generate(prompts, sampling):
+        if "boom" in prompts[0][-1]["content"]:
+            raise MemoryError("too long")
+        assert "JSON" in prompts[0][-1]["content"]
+        return [[Reply(text='Sure! {"reasons": "fine", "score": 90} Bye.')] for _ in prompts]
+
+    settings = {"teacher": "self", "generate": generate, "student": "tiny", "environ": {}}
+    (judged,), _, _ = asked(None, tmp_path, [(chat("Score."), ONE, Judged)], **settings)
+    assert json.loads(judged[0].text) == {"reasons": "fine", "score": 90}
+    (crash,), _, totals = asked(None, tmp_path, [(chat("boom"), ONE, None)], **settings)
+    assert isinstance(crash, MemoryError) and totals["usd"] == 0
+
+
+# --- money ------------------------------------------------------------------------------------------------------------
+
+
+class Moody:
+    """A provider with random prices, bills and failures, never beyond what it announced."""
+
+    model, candidates, notice = "moody", 4, ""
+
+    def __init__(self, chance):
+        self.chance, self.price = chance, Price(chance.uniform(0, 20), chance.uniform(1, 90))
+        self.billed = self.worst_seen = 0.0
+
+    async def open(self):
+        pass
+
+    async def close(self):
+        pass
+
+    def most_out(self, request):
+        return request.sampling.max_tokens
+
+    async def attempt(self, request):
+        await asyncio.sleep(self.chance.random() * 0.004)
+        tokens_in = self.chance.randint(1, most_in(request))
+        outs = [
+            self.chance.randint(0, self.most_out(request)) for _ in range(self.chance.randint(1, request.sampling.n))
+        ]
+        what = self.chance.choice(["ok"] * 6 + ["empty", "length", "lost", "busy", "down", "silent"])
+        if what in ("busy", "down"):
+            raise Failed(what, "503")
+        self.billed += self.price.usd(tokens_in, sum(outs))
+        if what == "lost":
+            raise Failed("lost", "connection reset")
+        told = {} if what == "silent" else {"tokens_in": 0, "tokens_thought": 0}
+        outcomes = [
+            Outcome(what="ok" if what == "silent" else what, text="x", **(told | ({"tokens_out": out} if told else {})))
+            for out in outs
+        ]
+        if told:
+            outcomes[0] = Outcome(
+                what=outcomes[0].what, text="x", tokens_in=tokens_in, tokens_out=outs[0], tokens_thought=0
+            )
+        return outcomes
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_budget_is_never_passed_whatever_replies_cost(tmp_path, seed):
+    chance = random.Random(seed)
+    provider, max_usd = Moody(chance), chance.choice([0.0, 0.02, 0.3, 2.0])
+
+    async def main():
+        with Ledger(tmp_path / "c.sqlite", run="r", max_usd=max_usd) as ledger:
+            teacher = Teacher(provider, ledger, hurried(), thinking=0, say=lambda line: None)
+
+            async def one(number):
+                sampling = Sampling(n=chance.randint(1, 6), max_tokens=chance.choice([16, 200, 900]))
+                await teacher(chat(f"q{number}"), sampling, None)
+                assert ledger.spent_usd <= max_usd
+
+            async with teacher:
+                results = await asyncio.gather(*map(one, range(80)), return_exceptions=True)
+            assert {type(result) for result in results} <= {type(None), BudgetError}
+            assert not teacher._reserved and teacher._claimed_usd == pytest.approx(0)
+            return ledger.spent_usd, ledger.totals()["usd"]
+
+    spent, on_disk = asyncio.run(main())
+    assert provider.billed <= spent + 1e-9 <= max_usd + 2e-9 and spent == pytest.approx(on_disk)
+
+
+def test_a_budget_smaller_than_what_runs_at_once_is_still_used_up(gemini, tmp_path):
+    asks = [(chat(f"Write plan {n}."), Sampling(max_tokens=400), None) for n in range(200)]
+    worst = (400 + 4096) * 3.75e-6
+    replies, teacher, totals = asked(gemini, tmp_path, asks, max_usd=worst * 1.5)
+    stopped = [reply for reply in replies if isinstance(reply, BudgetError)]
+    assert stopped and worst * 0.4 < totals["usd"] <= worst * 1.5 and len(stopped) < 195
+    done = [ask for ask, reply in zip(asks, replies, strict=True) if not isinstance(reply, BudgetError)]
+    again, teacher, _ = asked(gemini, tmp_path, done, max_usd=worst * 1.5)
+    assert teacher.stats.sent == 0 and len(again) == len(done)
+
+
+def test_input_is_never_estimated_too_low():
+    for text in ("plain words", "数字是一二三", "1234567890" * 9, "🙂🙃" * 20, "a\tb\n"):
+        request = attempt.Request(messages=({"role": "user", "content": text},), sampling=ONE)
+        assert most_in(request) >= len(text.encode())
+
+
+def test_prices_rise_on_their_day_and_can_be_overridden():
+    assert price_of("gemini-3.8-flash", environ={}, today=datetime.date(2026, 12, 31)) == Price(0.75, 3.75)
+    assert price_of("models/gemini-3.8-flash", environ={}, today=datetime.date(2027, 1, 1)) == Price(1.5, 7.5)
+    assert price_of("anything", environ={"PLANTUNE_PRICE": "0.1, 0.4"}) == Price(0.1, 0.4)
+    assert Price(2, 12).half.usd(1_000_000, 1_000_000) == 7
+    for written in ("1", "1,x", "-1,2", "1,nan", "1,inf"):
+        with pytest.raises(TeacherError, match="PLANTUNE_PRICE"):
+            price_of("anything", environ={"PLANTUNE_PRICE": written})
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_error_in_the_callers_code_lets_calls_in_flight_settle(tmp_path):
+    async def main(server):
+        with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
+            with pytest.raises(ValueError, match="mine"):
+                async with open_teacher(Distill("gemini"), ledger, seed=0, environ=environ(server)) as ask:
+                    asking = asyncio.create_task(ask(PLAN, ONE, None))
+                    await asyncio.sleep(0.15)
+                    raise ValueError("mine")
+            assert (await asking)[0].text and ledger.spent_usd < 0.01
+
+    with FakeGemini(key=KEY, latency_seconds=(0.4, 0.4)) as server:
+        asyncio.run(main(server))
+
+
+def test_a_caller_that_is_cancelled_does_not_lose_what_is_paid(tmp_path):
+    async def main(server):
+        with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
+            async with open_teacher(Distill("gemini"), ledger, seed=0, environ=environ(server)) as ask:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(ask(PLAN, ONE, None), 0.15)
+                assert (await ask(PLAN, ONE, None))[0].text and ask.stats.sent == 1
+
+    with FakeGemini(key=KEY, latency_seconds=(0.4, 0.4)) as server:
+        asyncio.run(main(server))
+
+
+def test_keys_are_taken_from_the_environment_in_googles_order(monkeypatch):
+    assert attempt.key_in(("A", "B"), {"B": " b ", "A": "a"}) == ("A", "a")
+    assert attempt.key_in(("A", "B"), {"B": " b ", "A": " "}) == ("B", "b")
+    assert attempt.key_in(("A",), {}) is None
+
+
+def test_json_is_found_in_what_a_chatty_model_wrote():
+    body = '{"reasons": "r", "score": 3}'
+    for text in (body, f"```json\n{body}\n```", f"Sure: {body} there."):
+        assert json.loads(fitting(text, Judged))["score"] == 3
+    assert fitting('{"score": 3}', Judged) is None and fitting("no", Judged) is None
+
+
+# --- a storm ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_storm_of_faults_changes_no_reply(tmp_path):
+    mind, asks = Mind(acceptance=0.6), []
+    for number in range(60):
+        asks.append((chat(f"Write a plan for problem {number}."), Sampling(n=2, max_tokens=400), None))
+        asks.append((chat(f"Score plan {number}."), ONE, Judged))
+    lasting = {"blocked": 0.01, "safety": 0.01}
+    with FakeGemini(key=KEY, mind=mind, faults=Faults(lasting)) as server:
+        calm, _, _ = asked(server, tmp_path / "calm", asks)
+    storm = Faults(lasting | {kind: 0.04 for kind in ("429", "503", "reset", "torn", "html", "empty", "unfit")})
+    with FakeGemini(key=KEY, mind=mind, faults=storm, retry_seconds=0.01) as server:
+        wild, teacher, _ = asked(server, tmp_path / "wild", asks)
+        assert server.stats()["answered_again"] == 0 and teacher.stats.retries.total() > 20
+    texts = [[[reply.text for reply in replies] for replies in run] for run in (calm, wild)]
+    assert texts[0] == texts[1]
+
+
+# --- the servers can say no -------------------------------------------------------------------------------------------
+
+
+def post(url, body, **headers):
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+HELLO = {"contents": [{"role": "user", "parts": [{"text": "A plan"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("model", "change", "status", "words"),
+    [
+        ("gemini-3.8-flash", {}, 200, ""),
+        ("gemini-3.8-flash", {"generationConfig": {"candidateCount": 2}}, 400, "Multiple candidates is not enabled"),
+        ("gemini-2.5-flash", {"generationConfig": {"candidateCount": 2}}, 200, ""),
+        ("gemini-2.5-flash", {"generationConfig": {"candidateCount": 9}}, 400, "candidate_count"),
+        ("gemini-3.8-flash", {"generationConfig": {"max_tokens": 5}}, 400, 'Unknown name "max_tokens"'),
+        ("gemini-3.8-flash", {"messages": []}, 400, 'Unknown name "messages"'),
+        ("gemini-3.8-flash", {"generationConfig": {"thinkingConfig": {"effort": 1}}}, 400, 'Unknown name "effort"'),
+        ("gemini-3.8-flash", {"generationConfig": {"thinkingConfig": {"thinkingLevel": "minimal"}}}, 400, "MINIMAL"),
+        (
+            "gemini-2.5-flash",
+            {"generationConfig": {"thinkingConfig": {"thinking_level": "LOW"}}},
+            400,
+            "Thinking level",
+        ),
+        ("gemini-2.5-pro", {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}, 400, "budget 0 is invalid"),
+        (
+            "gemini-3.8-flash",
+            {"generationConfig": {"responseSchema": {"additionalProperties": {}}}},
+            400,
+            "Unknown name",
+        ),
+        ("gemini-3.8-flash", {"contents": [{"role": "model", "parts": []}]}, 400, "ending with a model turn"),
+        ("gemini-3.8-flash", {"contents": [{"role": "assistant", "parts": []}]}, 400, "valid role"),
+        ("gemini-2.0-flash", {}, 404, "no longer available"),
+        ("gemini-9", {}, 404, "is not found"),
+    ],
+)
+def test_the_fake_gemini_refuses_what_the_real_one_refuses(gemini, model, change, status, words):
+    url = f"{gemini.url}/v1beta/models/{model}:generateContent"
+    code, body = post(url, HELLO | change, **{"x-goog-api-key": KEY})
+    assert code == status and words in json.dumps(body).replace("\\", "")
+
+
+def test_the_fake_gemini_refuses_a_wrong_key_a_wrong_path_and_too_many_requests():
+    with FakeGemini(key=KEY, requests_per_minute=2) as server:
+        url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
+        assert post(url, HELLO, **{"x-goog-api-key": "x"})[0] == 400
+        assert post(f"{server.url}/v9/models", {}, **{"x-goog-api-key": KEY})[0] == 404
+        codes = [post(url, HELLO, **{"x-goog-api-key": KEY}) for _ in range(3)]
+        assert [code for code, _ in codes] == [200, 200, 429]
+        assert codes[2][1]["error"]["details"][1]["retryDelay"].endswith("s")
+
+
+def test_the_fake_gemini_counts_tokens_and_describes_models(gemini):
+    from google import genai
+    from google.genai import types
+
+    client = genai.Client(
+        api_key=KEY, http_options=types.HttpOptions(base_url=gemini.url, api_version="v1beta", timeout=5000)
+    )
+    assert client.models.count_tokens(model="gemini-3.8-flash", contents="four words of text").total_tokens > 0
+    assert client.models.get(model="gemini-3.8-flash").output_token_limit == 65_536
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"model": "tiny-1b"}, 200),
+        ({"model": "tiny-1b", "maxOutputTokens": 5}, 400),
+        ({"model": "tiny-1b", "response_format": {"type": "json"}}, 400),
+        ({"model": "tiny-1b", "messages": [{"role": "user", "content": "x", "parts": []}]}, 400),
+        ({"model": "big"}, 404),
+    ],
+)
+def test_the_fake_openai_refuses_what_the_real_ones_refuse(body, status):
+    with FakeOpenAI(key="sk-right") as server:
+        full = {"messages": [{"role": "user", "content": "A plan"}]} | body
+        assert post(f"{server.url}/chat/completions", full, Authorization="Bearer sk-right")[0] == status
+        assert post(f"{server.url}/chat/completions", full, Authorization="Bearer sk-wrong")[0] == 401
