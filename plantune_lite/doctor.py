@@ -9,12 +9,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import presets, runs
+from plantune_lite import functions, presets, problems, runs, tables
+from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.recipe import Recipe
+from plantune_lite.records import ProblemError, RecipeError
 from plantune_lite.terminal import size
+from plantune_lite.typed import nearest
 
 _KEYS = {  # what each key is for; only whether it is set is ever said
     "GEMINI_API_KEY": "the Gemini teacher",
@@ -105,7 +109,9 @@ def _disk(recipe: Recipe) -> Iterator[Check]:
     preset = presets.find(recipe.student.model)
     copies = 1 + (recipe.export.formats != ("adapter",))  # the base, and a merged or converted model
     needed = 1e9 + (preset.parameters if preset else 0) * 2e9 * copies
-    if free < 1e9:
+    if not os.access(folder, os.W_OK):
+        yield Check("disk", "bad", f"{folder} cannot be written", "set PLANTUNE_RUNS to a folder of yours, or use --to")
+    elif free < 1e9:
         yield Check("disk", "bad", f"{size(free)} free in {folder}", "free some, or set PLANTUNE_RUNS to another disk")
     elif free < needed:
         fix = f"about {size(needed)} are wanted; export.formats=adapter needs the least"
@@ -165,15 +171,39 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
 
 def _problems(recipe: Recipe) -> Iterator[Check]:
     part = recipe.problems
-    path = Path(part.path) if part.path else None
-    if path and not path.is_file():
-        yield Check("problems", "bad", f"no file {path}", "set problems.path to your file")
-    elif path or part.source == "practice":
-        yield Check("problems", "ok", str(path or "practice: made here, no network needed"))
-    else:
-        data = os.environ.get("PLANTUNE_DATA")
-        where = f"from {data}, else the Hub" if data else "from the Hugging Face Hub, when the run starts"
-        yield Check("problems", "ok", f"{part.source}, {where}")
+    for name in [part.path] if part.path else part.source.split("+"):
+        yield _source(name.strip())
+    try:
+        suites = problems.suite_names(recipe.evaluate.suites)
+        yield Check("suites", "ok", ", ".join(suites))
+    except ProblemError as error:
+        yield Check("suites", "bad", str(error), "mend evaluate.suites")
+
+
+def _source(name: str) -> Check:
+    if tables.is_data_file(name):
+        found = Path(name).expanduser().is_file()
+        return Check("problems", "ok" if found else "bad", name if found else f"no file {name}", "" if found else _MEND)
+    if functions.is_reference(name):
+        try:
+            functions.source_hash(name)
+            return Check("problems", "ok", f"the function {name}: it is your code, and it will run")
+        except RecipeError as error:
+            return Check("problems", "bad", str(error), _MEND)
+    if name.startswith("gym:"):
+        there = find_spec("reasoning_gym") is not None
+        fix = "" if there else "pip install 'plantune-lite[gym]' (needs a C compiler)"
+        return Check("problems", "ok" if there else "bad", f"{name}, from reasoning-gym", fix)
+    if name == "practice":
+        return Check("problems", "ok", "practice: made here, no network needed")
+    if name not in BENCHMARKS:
+        return Check("problems", "bad", f"no source {name!r}{nearest(name, [*BENCHMARKS, 'practice'])}", _MEND)
+    data = os.environ.get("PLANTUNE_DATA")
+    where = f"from {data}, else the Hub" if data else "from the Hugging Face Hub, when the run starts"
+    return Check("problems", "ok", f"{name}, {where}")
+
+
+_MEND = "set problems.source or problems.path"
 
 
 def _teacher(recipe: Recipe) -> Iterator[Check]:
@@ -207,8 +237,6 @@ def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
 
 def find_llama_cpp() -> str | None:
     """Where a built llama.cpp is: beside us, where Unsloth keeps it, on the PATH, or as a Python package."""
-    from importlib.util import find_spec
-
     tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
     unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
     for folder in (Path("llama.cpp"), Path(unsloth)):

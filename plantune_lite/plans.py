@@ -15,7 +15,7 @@ from plantune_lite.records import Messages, Problem
 
 OPEN, CLOSE = "<plan>", "</plan>"
 _TAG = re.compile(r"</?\s*plan\s*>", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?:step\s+)?[0-9]{1,3}\s*[.):]\s+|[-*•]\s+", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?:(?:step\s+)?[0-9]{1,3}\s*[.):]\s+|[-*•]\s+)+", re.IGNORECASE)
 _EMPHASIS = re.compile(r"\*\*|__")
 
 

@@ -208,7 +208,7 @@ def read_records(kind: type[Record], path: Path) -> list[Record]:
 
 
 class JsonlWriter:
-    """Appends records, each line complete on disk before the next; drops the torn line an earlier kill left."""
+    """Appends records, each line handed to the system before the next; drops the torn line an earlier kill left."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

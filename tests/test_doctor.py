@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import Export, Problems, Student, doctor
+from plantune_lite import Evaluate, Export, Problems, Student, doctor
 from plantune_lite.recipe_files import load
 
 DEMO = load("smollm2_135m")
@@ -35,6 +35,19 @@ def test_a_large_student_without_a_gpu_is_bad_with_a_way_out():
 
 def test_a_missing_problem_file_is_bad():
     assert check(replace(DEMO, problems=Problems("gsm8k", path="nowhere.csv")), "problems").state == "bad"
+
+
+@pytest.mark.parametrize(
+    ("source", "state"),
+    [("gms8k", "bad"), ("gsm8k", "ok"), ("nofile.py:make", "bad"), ("practice", "ok"), ("nowhere.csv", "bad")],
+)
+def test_a_source_that_does_not_exist_is_bad_before_the_run_finds_out(source, state):
+    assert check(replace(DEMO, problems=Problems(source)), "problems").state == state
+
+
+def test_a_suite_that_does_not_exist_is_bad():
+    found = check(replace(DEMO, evaluate=Evaluate(("gsm9k",))), "suites")
+    assert found.state == "bad" and "did you mean 'gsm8k'" in found.found
 
 
 def test_versions_are_held_against_the_windows_of_our_own_metadata(monkeypatch):

@@ -16,23 +16,13 @@ FLOORS = [
     {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
     | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process"},
-    {
-        "recipe",
-        "presets",
-        "practice",
-        "compare",
-        "worked",
-        "own_function",
-        "benchmark_rows",
-        "prices",
-        "pace",
-        "batched",
-    },
+    {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
+    | {"prices", "pace", "batched", "mirror"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"},
-    {"problem_rows", "one_problem", "sift", "card", "corpus_stats"},
+    {"problem_rows", "one_problem", "sift", "card"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
-    | {"estimate", "doctor", "export", "gguf", "hub", "report"},
-    {"stage"},
+    | {"estimate", "export", "gguf", "hub", "report"},
+    {"stage", "doctor"},
     {"pipeline"},
     {"ablate"},
     {"cli"},
