@@ -25,9 +25,9 @@ FREE_REQUESTS_A_DAY = 250  # of a Flash model without billing; assumed: quotas d
 OTHERS = ("gemini-3.1-flash-lite", "gemini-3.8-flash", "gemini-2.5-pro")
 _LENGTHS = ", ".join(f"{count} ({kind})" for kind, count in REPLY_TOKENS.items())
 ASSUMED = (
-    f"Prompts are counted at {CHARACTERS_A_TOKEN} characters a token; replies are assumed to be {_LENGTHS} tokens long, "
-    f"and thoughts come on top where a model cannot do without; prices of {AS_OF}. The least is when every first plan is "
-    "kept, the most when none ever is. distill.max_usd is never passed."
+    f"Prompts are counted at {CHARACTERS_A_TOKEN} characters a token; replies are assumed to be {_LENGTHS} tokens "
+    f"long, and thoughts come on top where a model cannot do without; prices of {AS_OF}. The least is when every first "
+    "plan is kept, the most when none ever is. distill.max_usd is never passed."
 )
 _SAMPLE = 200  # problems the flow is run over; more are scaled up
 

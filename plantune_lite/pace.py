@@ -130,8 +130,8 @@ class Pace:
         if self._bad_rounds > len(PAUSES):
             self.stop(
                 TeacherError(
-                    f"the teacher gave no reply through {len(PAUSES)} pauses of up to {PAUSES[-1]:g} s; the last error: "
-                    f"{why}. What is done is kept: the same command goes on from here."
+                    f"the teacher gave no reply through {len(PAUSES)} pauses of up to {PAUSES[-1]:g} s; last error: {why}. "
+                    "What is done is kept: the same command goes on from here."
                 )
             )
         elif self._bad_rounds:

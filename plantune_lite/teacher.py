@@ -25,7 +25,7 @@ from plantune_lite.ledger import Ledger, call_key
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.pace import Pace
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Generate, Messages, Reply, Sampling
+from plantune_lite.records import Generate, Messages, NotBuiltError, Reply, Sampling
 
 _ATTEMPTS = 12  # of one request that does not come through; the circuit breaker mostly ends it sooner
 _BUSY_ATTEMPTS = 60  # of one request that meets a limit: others come through meanwhile
@@ -47,6 +47,8 @@ def open_teacher(
     pace: Pace | None = None,
 ) -> "Teacher":
     """The teacher a recipe names. `student` is the name of what `generate` asks; `seed` only spreads waiting times."""
+    if part.batch:
+        raise NotBuiltError("distill.batch is true, but this version asks one call at a time: set distill.batch=false")
     provider: Provider
     if part.teacher == "gemini":
         provider = Gemini(part.model, environ=environ, timeout_seconds=timeout_seconds)

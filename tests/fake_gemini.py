@@ -129,10 +129,12 @@ class FakeGemini(Loopback):
     def _checked(self, model: str, body: Any) -> dict[str, Any]:
         """The generation config, once nothing in the request is refused."""
         _known_fields(body, _TOP, "")
-        config = {camel(name): value for name, value in (body.get("generationConfig") or {}).items()}
+        config = body.get("generationConfig") or {}
         _known_fields(config, _CONFIG, "generation_config.")
-        thinking = {camel(name): value for name, value in (config.get("thinkingConfig") or {}).items()}
+        config = {camel(name): value for name, value in config.items()}
+        thinking = config.get("thinkingConfig") or {}
         _known_fields(thinking, _THINKING, "generation_config.thinking_config.")
+        thinking = {camel(name): value for name, value in thinking.items()}
         _check_schema(config.get("responseSchema"))
         contents = body.get("contents")
         if not contents or any(turn.get("role") not in ("user", "model") for turn in contents):

@@ -1,0 +1,375 @@
+"""Distillation against a Gemini on this machine: how fast, how many calls, how much memory, and what a storm leaves.
+
+The server is tests/fake_gemini.py in a process of its own, the client the real google-genai, the problems practice's.
+`python -m benchmarks.distill` runs all parts; `python -m benchmarks.distill speed storm` some of them.
+"""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from benchmarks.report import HERE, machine, markdown, write
+from plantune_lite import Distill, Problems, practice
+from plantune_lite.distill import distill
+from plantune_lite.ledger import Ledger
+from plantune_lite.one_problem import CONSTRAINTS, EXECUTE, PLAN, SCORE, shapes
+from plantune_lite.pace import Pace
+from plantune_lite.plans import question_text, render
+from plantune_lite.records import Problem, read_jsonl, write_records
+from plantune_lite.teacher import open_teacher
+
+MODEL = "gemini-2.5-flash"  # one that the paper's settings fit: a temperature counts, thinking can be off
+AT_ONCE = 32
+SERVER = HERE.parent / "tests" / "fake_gemini.py"
+
+
+# --- the server and a run against it ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def server(folder: Path, problems: list[Problem], **settings: Any) -> Iterator[str]:
+    """A fake Gemini that knows the answers; its address."""
+    known = folder / "known.jsonl"
+    write_records(known, problems)
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-u", str(SERVER), "--problems", str(known), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().split()[-1]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def environ(url: str) -> dict[str, str]:
+    return {"GOOGLE_GEMINI_BASE_URL": url, "GEMINI_API_KEY": "test-key"}
+
+
+def stats(url: str) -> dict[str, Any]:
+    with urlopen(f"{url}/_stats") as reply:
+        return json.load(reply)
+
+
+def run(out: Path, url: str, problems: list[Problem], record: list | None = None, **part: Any) -> dict[str, Any]:
+    """Distil as the stage does; wall seconds, summary and totals."""
+    part = Distill("gemini", model=MODEL, **part)
+
+    async def go() -> dict[str, Any]:
+        with Ledger(out.parent / "calls.sqlite", run=out.name) as ledger:
+            pace = Pace(start=AT_ONCE, most=AT_ONCE)
+            async with open_teacher(part, ledger, seed=0, environ=environ(url), pace=pace) as teacher:
+
+                async def ask(messages, sampling, schema):
+                    if record is not None:
+                        record.append((messages, sampling, schema))
+                    return await teacher(messages, sampling, schema)
+
+                began = time.monotonic()
+                found = await distill(problems, ask, part, out, teacher=MODEL)
+                return {**found, **ledger.totals(), "seconds": time.monotonic() - began}
+
+    out.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(go())
+
+
+# --- speed ------------------------------------------------------------------------------------------------------------
+
+
+async def bare(url: str, calls: list[tuple[str, str, float, type | None]]) -> float:
+    """The same calls by google-genai alone, AT_ONCE at a time; nothing is parsed or kept."""
+    from google import genai
+    from google.genai import types
+
+    client = genai.Client(api_key="test-key", http_options=types.HttpOptions(base_url=url, api_version="v1beta"))
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(system: str, text: str, temperature: float, schema: type | None) -> None:
+        config = types.GenerateContentConfig(
+            system_instruction=system,
+            temperature=temperature,
+            max_output_tokens=2048,
+            thinking_config=types.ThinkingConfig(thinking_budget=0),
+            **({"response_mime_type": "application/json", "response_schema": schema} if schema else {}),
+        )
+        async with slots:
+            await client.aio.models.generate_content(model=MODEL, contents=text, config=config)
+
+    began = time.monotonic()
+    await asyncio.gather(*(one(*call) for call in calls))
+    seconds = time.monotonic() - began
+    await client.aio.aclose()
+    return seconds
+
+
+def one_after_another(url: str, problems: list[Problem]) -> float:
+    """The paper's released loop: constraints, five plans, five scores, five executions, each awaited; seconds."""
+    from google import genai
+    from google.genai import types
+
+    client = genai.Client(api_key="test-key", http_options=types.HttpOptions(base_url=url, api_version="v1beta"))
+
+    def ask(text: str, temperature: float = 0.0, schema: type | None = None) -> str:
+        config = types.GenerateContentConfig(
+            temperature=temperature,
+            max_output_tokens=2048,
+            **({"response_mime_type": "application/json", "response_schema": schema} if schema else {}),
+        )
+        return client.models.generate_content(model=MODEL, contents=text, config=config).text
+
+    began = time.monotonic()
+    for problem in problems:
+        text = question_text(problem)
+        constraints = ask(CONSTRAINTS.format(problem=text))
+        plans = [ask(PLAN.format(problem=text), 0.7) for _ in range(5)]
+        for plan in plans:
+            ask(SCORE.format(problem=text, constraints=constraints, plans=render([plan])), schema=shapes()[0])
+        for plan in plans:
+            ask(EXECUTE.format(problem=text, plan=render([plan])))
+    return time.monotonic() - began
+
+
+def speed(folder: Path) -> tuple[dict[str, Any], str]:
+    """Wall time beside the sequential loop and beside the floor, alternating."""
+    problems = list(practice.generate("train", seed=1, limit=300))
+    few = problems[:8]
+    rounds = []
+    with server(folder, problems, latency_ms=200, jitter_ms=100, acceptance=0.6, requests_per_minute=12_000) as url:
+        for number in range(3):
+            record: list = []
+            ours = run(folder / f"speed{number}" / "r", url, problems, record)
+            calls = []
+            asked = Counter()
+            for messages, sampling, schema in record:  # n grows by one a call: one new sample each
+                for _ in range(sampling.n - asked[messages[1]["content"]]):
+                    calls.append((messages[0]["content"], messages[1]["content"], sampling.temperature, schema))
+                asked[messages[1]["content"]] = max(asked[messages[1]["content"]], sampling.n)
+            floor = asyncio.run(bare(url, calls))
+            rounds.append(
+                {
+                    "ours_seconds": ours["seconds"],
+                    "ours_calls": ours["calls"],
+                    "floor_seconds": floor,
+                    "floor_calls": len(calls),
+                    "of_floor": (ours["calls"] / ours["seconds"]) / (len(calls) / floor),
+                    "kept": ours["problems_kept"],
+                }
+            )
+        sequential = one_after_another(url, few) / len(few) * len(problems)
+    of_floor = sorted(one["of_floor"] for one in rounds)
+    seconds = sorted(one["ours_seconds"] for one in rounds)
+    found = {"rounds": rounds, "sequential_seconds": sequential, "sequential_measured_on": len(few)}
+    rows = [
+        ("the paper's loop, one call after another (8 problems, scaled to 300)", f"{sequential:.0f} s", "1"),
+        ("ours, ledger, limits and parsing on", f"{seconds[1]:.1f} s", f"{sequential / seconds[1]:.0f} times as fast"),
+        (
+            "ours beside the same calls by bare google-genai, 32 at a time",
+            f"{of_floor[1]:.3f} of its calls a second",
+            f"{of_floor[0]:.3f} to {of_floor[2]:.3f}",
+        ),
+    ]
+    return found, "## Speed\n\n" + markdown(("300 problems, 200 +- 100 ms a reply", "median of 3", ""), rows)
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def calls(folder: Path) -> tuple[dict[str, Any], str]:
+    """Calls and tokens a distinct kept problem, by keep rule, beside the paper's loop."""
+    problems = list(practice.generate("train", seed=2, limit=150))
+    rules = {
+        "paper's loop, all carried out": {"keep": "best", "execute": "all"},
+        "best": {"keep": "best"},
+        "first": {"keep": "first"},
+        "first, plans and scores in one call": {"keep": "first", "plans_per_call": 5},
+    }
+    rows, found = [], []
+    for acceptance in (0.3, 0.6, 0.9):
+        with server(folder, problems, acceptance=acceptance) as url:
+            base = None
+            for name, rule in rules.items():
+                out = folder / f"calls{acceptance}" / name.replace(" ", "_").replace(",", "").replace("'", "") / "r"
+                got = run(out, url, problems, **rule)
+                tokens = got["tokens_in"] + got["tokens_out"] + got["tokens_thought"]
+                kept = max(1, got["problems_kept"])
+                each = (got["calls"] / kept, tokens / kept)
+                base = base or each
+                found.append({"acceptance": acceptance, "rule": name, **got})
+                rows.append(
+                    (
+                        f"{acceptance:.0%}",
+                        name,
+                        f"{got['problems_kept']} of {len(problems)}",
+                        f"{each[0]:.1f}",
+                        f"{each[0] / base[0]:.2f}",
+                        f"{each[1]:.0f}",
+                        f"{each[1] / base[1]:.2f}",
+                    )
+                )
+    head = (
+        "plans accepted",
+        "rule",
+        "problems kept",
+        "calls a kept problem",
+        "of the paper's",
+        "tokens",
+        "of the paper's",
+    )
+    return {"runs": found}, "## Calls\n\n" + markdown(head, rows)
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def memory(folder: Path) -> tuple[dict[str, Any], str]:
+    """Peak memory of the distilling process at 1,000 and at 10,000 problems, and the ledger's share of the time."""
+    rows, found = [], []
+    for count in (1_000, 10_000):
+        problems = list(practice.generate("train", seed=3, limit=count))
+        with server(folder, problems, acceptance=0.9) as url:
+            out = folder / f"memory{count}" / "r"
+            command = [sys.executable, "-m", "benchmarks.distill", "--one", str(out), url, str(count)]
+            got = json.loads(
+                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+            )
+        found.append({"problems": count, **got})
+        rate = got["calls"] / got["seconds"]
+        ledger = f"{got['ledger_a_second']:.0f} a second could be written"
+        rows.append((f"{count:,}", f"{got['peak_mb']:.0f} MB", f"{got['calls']:,}", f"{rate:.0f} a second", ledger))
+    head = ("problems", "peak memory", "calls", "calls made", "calls the ledger alone")
+    return {"runs": found}, "## Memory\n\n" + markdown(head, rows)
+
+
+def one_run(out: str, url: str, count: str) -> None:
+    """The distilling process of `memory`."""
+    problems = list(practice.generate("train", seed=3, limit=int(count)))
+    got = run(Path(out), url, problems)
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+
+    async def ledger_alone() -> float:
+        with Ledger(Path(out).parent / "alone.sqlite", run="r") as ledger:
+            numbers = iter(range(5_000))
+
+            async def work() -> None:
+                for number in numbers:
+                    await ledger.reserve(str(number), model="m", worst_usd=0)
+                    await ledger.settle(str(number), None, outcome="x" * 500, usd=0, seconds=0)
+
+            began = time.monotonic()
+            await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+            return 5_000 / (time.monotonic() - began)
+
+    print(json.dumps({**got, "peak_mb": peak / 1024, "ledger_a_second": asyncio.run(ledger_alone())}))
+
+
+# --- storm ------------------------------------------------------------------------------------------------------------
+
+
+def storm(folder: Path) -> tuple[dict[str, Any], str]:
+    """Three replies in ten go wrong, ten SIGKILLs: the kept set beside that of an undisturbed run."""
+    problems = list(practice.generate("train", seed=4, limit=200))
+    kept, requests = {}, {}
+    rng = random.Random(0)
+    kills = 0
+    for name, faults in (("undisturbed", 0.0), ("storm", 0.3)):
+        out = folder / name / "r"
+        with server(folder, problems, acceptance=0.6, latency_ms=30, faults=faults, retry_seconds=0.02) as url:
+            command = [sys.executable, "-m", "benchmarks.distill", "--storm", str(out), url]
+            while True:
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                try:
+                    limit = rng.uniform(1.5, 4.0) if faults and kills < 10 else 300
+                    _, errors = process.communicate(timeout=limit)
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.communicate()
+                    kills += 1
+                    continue
+                if process.returncode:
+                    raise RuntimeError(errors)
+                break
+            requests[name] = stats(url)
+        rows = read_jsonl(out / "trajectories.jsonl")
+        kept[name] = sorted((row["problem_id"], row["sample"], tuple(row["plan"]), row["answer"]) for row in rows)
+    lost = [row for row in kept["undisturbed"] if row not in kept["storm"]]
+    more = [row for row in kept["storm"] if row not in kept["undisturbed"]]
+    found = {
+        "kills": kills,
+        "kept_undisturbed": len(kept["undisturbed"]),
+        "kept_storm": len(kept["storm"]),
+        "only_undisturbed": len(lost),
+        "only_storm": len(more),
+        "requests": requests,
+    }
+    lines = [
+        f"- killed {kills} times; kept undisturbed {len(kept['undisturbed'])}, in the storm {len(kept['storm'])}; "
+        f"only in the one {len(lost)}, only in the other {len(more)}"
+    ]
+    return found, "## Storm\n\n" + "\n".join(lines)
+
+
+def storm_run(out: str, url: str) -> None:
+    """The process that `storm` kills."""
+    run(Path(out), url, list(practice.generate("train", seed=4, limit=200)))
+
+
+# --- real problems ----------------------------------------------------------------------------------------------------
+
+
+def worked(folder: Path) -> tuple[dict[str, Any], str]:
+    """500 gsm8k train problems through their worked solutions; ten plans to read."""
+    if not os.environ.get("PLANTUNE_DATA"):
+        return {"left_out": "PLANTUNE_DATA is not set"}, "## Worked solutions\n\nNot run: PLANTUNE_DATA is not set."
+    from plantune_lite.problems import load
+
+    pool = load(Problems("gsm8k", limit=500), seed=0).pool
+    got = asyncio.run(distill(pool, None, Distill("worked"), folder, teacher="worked"))
+    rows = list(read_jsonl(folder / "trajectories.jsonl"))
+    ten = random.Random(0).sample(rows, 10)
+    texts = [f"{row['question']}\n\n{render(row['plan'], row['execution'])}" for row in ten]
+    shown = "\n\n".join(f"```text\n{text}\n```" for text in texts)
+    return {"summary": got}, f"## Worked solutions\n\n500 gsm8k train problems: {got['line']}. Ten to read:\n\n{shown}"
+
+
+PARTS = {"speed": speed, "calls": calls, "memory": memory, "storm": storm, "worked": worked}
+
+
+def main(names: list[str]) -> None:
+    saved = HERE / "distill.json"
+    before = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
+    parts, texts = dict(before.get("parts", {})), dict(before.get("texts", {}))
+    for name in names or PARTS:
+        folder = Path(tempfile.mkdtemp())
+        try:
+            parts[name], texts[name] = PARTS[name](folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    write(
+        "distill",
+        command="PLANTUNE_DATA=FOLDER python -m benchmarks.distill",
+        about="Distillation against tests/fake_gemini.py on this machine, through the real google-genai.",
+        found={"machine": machine("google-genai"), "parts": parts, "texts": texts},
+        text="\n\n".join(texts[name] for name in PARTS if name in texts),
+    )
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one_run(*sys.argv[2:])
+    elif sys.argv[1:2] == ["--storm"]:
+        storm_run(*sys.argv[2:])
+    else:
+        main(sys.argv[1:])
