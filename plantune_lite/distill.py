@@ -24,7 +24,7 @@ from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read
 from plantune_lite.sift import counted
 from plantune_lite.terminal import duration, printable
 
-AT_ONCE = 64  # problems; the teacher's own limits decide how many calls are in flight
+AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _EVERY_SECONDS = 10.0  # a line of progress
 
 

@@ -130,7 +130,7 @@ class Pace:
         if self._bad_rounds > len(PAUSES):
             self.stop(
                 TeacherError(
-                    f"the teacher gave no reply through {len(PAUSES)} pauses of up to {PAUSES[-1]:g} s; last error: {why}. "
+                    f"the teacher gave no reply through {len(PAUSES)} longer and longer pauses; the last error: {why}. "
                     "What is done is kept: the same command goes on from here."
                 )
             )
