@@ -186,11 +186,11 @@ def corpus(job: Job) -> dict[str, Any]:
 
 
 def _trajectories(run: Path) -> Iterator[Trajectory]:
-    """Everything that was executed, kept or not: which of it counts is the corpus's filter to say."""
-    yield from (from_row(Trajectory, row) for row in read_jsonl(run / "trajectories.jsonl"))
-    for row in read_jsonl(run / "rejected.jsonl"):
-        if row.get("execution"):
-            yield from_row(Trajectory, {name: value for name, value in row.items() if name != "reason"})
+    """Everything the teacher wrote, kept or not: which of it counts is the corpus's filter to say."""
+    for name in ("trajectories.jsonl", "rejected.jsonl"):
+        for row in read_jsonl(run / name):
+            row.pop("reason", None)
+            yield from_row(Trajectory, row)
 
 
 # What later stages are: the function each will call, agreed on so that they can be built apart. `out` is the stage's

@@ -29,6 +29,12 @@ def test_the_figures_are_those_of_the_benchmarks():
     rows = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| ")][2:]
     for _, _, _, _, _, median, spread, *_ in rows:
         assert f"{median} times" in README and f"({spread})" in README
+    parts = figures("distill")["parts"]
+    of_floor = sorted(one["of_floor"] for one in parts["speed"]["rounds"])
+    assert f"{of_floor[1]:.3f} of its calls a second ({of_floor[0]:.3f} to {of_floor[2]:.3f})" in README
+    assert "the same 196" in README and parts["storm"]["kept_storm"] == parts["storm"]["kept_undisturbed"] == 196
+    peaks = [f"{one['peak_mb']:.0f}" for one in parts["memory"]["runs"]]
+    assert " and ".join(peaks) + " MB" in README
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]

@@ -1,0 +1,133 @@
+"""The distil verb as a user runs it, against a Gemini and an OpenAI-compatible server on this machine."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+
+import pytest
+from fake_gemini import FakeGemini
+from fake_openai import FakeOpenAI
+from fake_teacher import Faults, Mind
+
+from plantune_lite import practice, runs
+from plantune_lite.records import read_jsonl
+
+SECRET = "a-key-that-must-stand-nowhere"
+PROBLEMS = [
+    {"question": problem.question, "answer": problem.answer} for problem in practice.generate("train", seed=0, limit=60)
+]
+SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3"]
+
+
+def gemini(**settings):
+    return FakeGemini(key=SECRET, mind=Mind(PROBLEMS, settings.pop("acceptance", 0.7)), **settings)
+
+
+def command(*settings):
+    return [sys.executable, "-m", "plantune_lite.cli", "distill", "smollm2_135m", *SETTINGS, *settings]
+
+
+def environ(folder, url, **more):
+    given = {"PLANTUNE_RUNS": str(folder), "GEMINI_API_KEY": SECRET, "GOOGLE_GEMINI_BASE_URL": url, **more}
+    return {**os.environ, **given}
+
+
+def distil(folder, url, *settings, **more):
+    return subprocess.run(
+        command(*settings), env=environ(folder, url, **more), capture_output=True, text=True, check=False
+    )
+
+
+def kept(folder):
+    rows = read_jsonl(folder / "smollm2_135m" / "trajectories.jsonl")
+    return sorted((row["problem_id"], row["sample"], row["answer"]) for row in rows)
+
+
+def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_path):
+    with gemini() as server:
+        done = distil(tmp_path, server.url)
+        assert done.returncode == 0, done.stdout + done.stderr
+        asked = server.stats()["requests"]
+        again = distil(tmp_path, server.url, "--again", "distill")
+        assert again.returncode == 0 and server.stats()["requests"] == asked, "a call was asked twice"
+    manifest = runs.read_manifest(tmp_path / "smollm2_135m")
+    summary = manifest["stages"]["distill"]["summary"]
+    assert summary["teacher"].startswith("gemini-") and summary["problems_kept"] >= 18 and manifest["usd"] > 0
+    assert "rows to learn from" in manifest["stages"]["corpus"]["summary"]["line"]
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_budget_stops_it_and_more_money_goes_on(tmp_path):
+    with gemini() as server:
+        poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
+        assert poor.returncode == 1 and "raise distill.max_usd" in poor.stderr, poor.stdout + poor.stderr
+        rich = distil(tmp_path, server.url, "distill.max_usd=5")
+        assert rich.returncode == 0, rich.stderr
+        assert server.stats()["answered_again"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"GEMINI_API_KEY": "wrong"}, "GEMINI_API_KEY"),
+        ({"setting": "distill.model=gemini-2.0-flash", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
+        ({"setting": "distill.model=gemini-99-nonsense", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
+        ({"setting": "distill.model=gemini-99-nonsense"}, "PLANTUNE_PRICE"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_is_one_sentence(tmp_path, change, words):
+    settings = [change.pop("setting")] if "setting" in change else []
+    with gemini() as server:
+        done = distil(tmp_path, server.url, *settings, **change)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stdout, done.stdout + done.stderr
+
+
+def test_all_rejected_is_a_sentence_with_the_reasons(tmp_path):
+    with gemini(acceptance=0.0) as server:
+        done = distil(tmp_path, server.url)
+    assert done.returncode == 1 and "corpus is empty" in done.stderr and "plan score" in done.stderr
+
+
+def test_an_openai_compatible_server_teaches_too(tmp_path):
+    with FakeOpenAI(key=SECRET, mind=Mind(PROBLEMS, 0.7)) as server:
+        settings = [f"distill.teacher={server.url}", "distill.model=tiny-1b"]
+        done = distil(tmp_path, "http://127.0.0.1:9", *settings, OPENAI_API_KEY=SECRET)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len({problem for problem, _, _ in kept(tmp_path)}) >= 18
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_storm_with_kills_keeps_what_a_calm_run_keeps_and_pays_for_little_twice(tmp_path):
+    lasting = {"blocked": 0.02, "safety": 0.02}
+    passing = dict.fromkeys(("429", "503", "reset", "torn", "html", "empty", "unfit"), 0.04)
+    latency = {"latency_seconds": (0.03, 0.09), "retry_seconds": 0.02}
+    with gemini(faults=Faults(lasting), **latency) as server:
+        assert distil(tmp_path / "calm", server.url, "problems.limit=60").returncode == 0
+    rng = random.Random(0)
+    with gemini(faults=Faults({**lasting, **passing}), **latency) as server:
+        for _ in range(8):
+            process = subprocess.Popen(
+                command("problems.limit=60"),
+                env=environ(tmp_path / "storm", server.url),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                process.wait(rng.uniform(0.8, 2.0))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+        done = distil(tmp_path / "storm", server.url, "problems.limit=60")
+        assert done.returncode == 0, done.stdout + done.stderr
+        again = server.stats()["answered_again"]
+    assert kept(tmp_path / "storm") == kept(tmp_path / "calm")
+    assert again <= 8 * 64, "a kill repeats at most the calls in flight"
+    assert (
+        json.loads((tmp_path / "storm/smollm2_135m/manifest.json").read_text())["stages"]["corpus"]["status"] == "done"
+    )
