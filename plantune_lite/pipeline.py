@@ -188,7 +188,9 @@ def _do(
             "seconds": 0.0,
         }
     entry = entries[stage.name]
-    entry["status"] = "running"
+    if entry.get("status") == "running":  # it was killed, and what it took until then counts against max_hours
+        entry["seconds"] += max(0.0, _last_written(folder, stage) - entry["began"])
+    entry.update(status="running", began=time.time())
     runs.write_manifest(folder, manifest)
     job = {
         "stage": stage.name,
@@ -211,6 +213,13 @@ def _do(
         entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
         _set_final(manifest, active)
         runs.write_manifest(folder, manifest)
+
+
+def _last_written(folder: Path, stage: Stage) -> float:
+    """When a stage last wrote anything; not when it was killed, but close to it, and never when it is gone on with."""
+    roots = [folder / name for name in (*stage.outputs, "log.txt", "metrics.jsonl")]
+    files = [file for root in roots for file in (root, *root.rglob("*")) if file.is_file()]
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:

@@ -290,6 +290,9 @@ def test_a_killed_run_leaves_no_stage_behind(tmp_path):
     process.wait()
     with runs.locked(folder / ".stage" / "lock", wait_seconds=5):
         pass
+    process = start(folder, tmp_path / "m", calls, seconds="0")
+    assert process.wait(60) == 0, process.stderr.read()
+    assert runs.read_manifest(folder)["stages"]["distill"]["seconds"] > 0.4, "the killed attempt was not counted"
 
 
 @posix
