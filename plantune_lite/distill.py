@@ -75,11 +75,15 @@ async def distill(
                 stopping = True  # no worker begins another problem
                 raise
 
-        results = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
+        telling = asyncio.create_task(live.tell())
+        try:
+            results = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
+        finally:
+            telling.cancel()
+            live.end()
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    live.end()
     return _summary(out, len(problems), teacher)
 
 
@@ -123,25 +127,31 @@ class Live:
     def __init__(self, problems: int, done: int, counts: Counter[str], status: Callable[[], str]) -> None:
         self._problems, self._done, self._began_with = problems, done, done
         self._counts, self._status = counts, status
-        self._began = self._last = time.monotonic()
+        self._began = time.monotonic()
+        self._shown = False
         self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
 
     def problem_done(self) -> None:
-        """Count one more problem, and show it when it is time."""
+        """Count one more problem."""
         self._done += 1
-        if time.monotonic() - self._last >= (0.2 if self._redraws else _EVERY_SECONDS):
+
+    async def tell(self) -> None:
+        """Show where it stands, again and again."""
+        while True:
+            await asyncio.sleep(0.3 if self._redraws else _EVERY_SECONDS)
             self._show("\r" if self._redraws else "\n")
 
     def end(self) -> None:
         """The last line, if there was one before."""
-        if self._last != self._began:
+        if self._shown:
             self._show("\n")
 
     def _show(self, end: str) -> None:
-        self._last = time.monotonic()
-        pace = (self._last - self._began) / max(1, self._done - self._began_with)
+        self._shown = True
+        made = self._done - self._began_with
+        pace = (time.monotonic() - self._began) / max(1, made)
         counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common() if count)
-        left = f"{duration(pace * (self._problems - self._done))} left"
+        left = f"{duration(pace * (self._problems - self._done))} left" if made else ""
         parts = [f"{self._done} of {self._problems} problems", counts, self._status(), left]
         clear = "\x1b[2K" if self._redraws else ""
         print(clear + printable("; ".join(part for part in parts if part)), end=end, flush=True)

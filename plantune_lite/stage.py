@@ -118,7 +118,10 @@ def distill(job: Job) -> dict[str, Any]:
             "this version loads no student yet, so it cannot be its own teacher. distill.teacher=worked needs no "
             "model, distill.teacher=gemini a key, and the base URL of an OpenAI-compatible server will do too."
         )
-    from plantune_lite import ledger, teacher
+    from plantune_lite import estimate, ledger, teacher
+
+    (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ))
+    job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
 
     async def ask_for_all() -> dict[str, Any]:
         path = job.run.parent / LEDGER
@@ -128,6 +131,10 @@ def distill(job: Job) -> dict[str, Any]:
             return {**found, **calls.totals()}
 
     return asyncio.run(ask_for_all())
+
+
+def _limit(max_usd: float | None) -> str:
+    return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
 
 
 @contextmanager
