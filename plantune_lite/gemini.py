@@ -10,7 +10,8 @@ server's 400 names the field, which is then left out for the rest of the process
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -122,25 +123,12 @@ class Gemini:
 
     async def attempt(self, request: Request) -> list[Outcome]:
         """Send the request once."""
-        import aiohttp
-        import httpx2
-        from google.genai import errors
-
         config = self._config(request)
-        try:
+        with self._in_our_words(config):
             response = await self._opened().aio.models.generate_content(
                 model=self.model, contents=self._contents(request), config=config
             )
-        except errors.APIError as error:
-            raise self._refused(error, config) from None
-        except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed("down", self._scrubbed(error)) from None
-        except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
-            raise Failed("lost", self._scrubbed(error)) from None
-        outcomes = self._outcomes(response, request)
-        if len(outcomes) < request.sampling.n:
-            self._habits.refuse("candidates")
-        return outcomes
+        return self._outcomes(response, request)
 
     async def close(self) -> None:
         """Close the client's sessions."""
@@ -227,6 +215,22 @@ class Gemini:
 
     # --- the reply
 
+    @contextmanager
+    def _in_our_words(self, config: Any) -> Iterator[None]:
+        """Around a call of the client: its errors leave as Failed."""
+        import aiohttp
+        import httpx2
+        from google.genai import errors
+
+        try:
+            yield
+        except errors.APIError as error:
+            raise self._refused(error, config) from None
+        except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Failed("down", self._scrubbed(error)) from None
+        except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
+            raise Failed("lost", self._scrubbed(error)) from None
+
     def _outcomes(self, response: Any, request: Request) -> list[Outcome]:
         used = response.usage_metadata
         usage = None
@@ -239,6 +243,8 @@ class Gemini:
             what: What = "blocked" if reason else "empty"
             return shared([Outcome(what=what, why=reason or "no candidates")] * request.sampling.n, usage)
         prefix = prefix_of(request.messages)
+        if len(response.candidates) < request.sampling.n:
+            self._habits.refuse("candidates")
         ordered = sorted(response.candidates, key=lambda candidate: candidate.index or 0)
         return shared([_outcome(candidate, prefix) for candidate in ordered[: request.sampling.n]], usage)
 
@@ -290,7 +296,7 @@ class Gemini:
             return "minimal"
         sent = {
             "candidates": (config.candidate_count, ("multiplecandidates", "candidatecount")),
-            "prefix": (True, ("endingwithamodelturn", "endswithauserrole")),
+            "prefix": ("prefix" not in self._habits, ("endingwithamodelturn", "endswithauserrole")),
             "thinking": (thinking, ("thinking",)),
             "temperature": (config.temperature is not None, ("temperature", "topp")),
             "seed": (config.seed is not None, ("seed",)),
@@ -298,8 +304,8 @@ class Gemini:
             "schema": (config.response_schema, ("responseschema", "responsemimetype", "jsonmode")),
         }
         for name, (was_sent, words) in sent.items():
-            if was_sent and name not in self._habits and any(word in text for word in words):
-                return name
+            if was_sent and any(word in text for word in words):
+                return name  # perhaps not news: calls that left together are refused together
         return None
 
     def _scrubbed(self, error: object) -> str:

@@ -32,7 +32,10 @@ CREATE TABLE IF NOT EXISTS calls (
 );
 CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL)
 """  # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
-_LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
+_LOSE = """
+INSERT INTO lost SELECT :id, run, usd FROM calls
+WHERE key = :key AND usd > 0 AND NOT (:under_way AND outcome = 'sent')
+"""
 _RESERVE = """
 INSERT INTO calls (key, run, model, outcome, usd) VALUES (:key, :run, :model, 'sent', :usd)
 ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', usd = :usd
@@ -79,6 +82,8 @@ class Ledger:
                 self._db.execute(table)
             self._db.execute("COMMIT")
             (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
+            # What a kill left: calls that may have cost, or that are still under way in a batch.
+            self._left = dict(self._db.execute("SELECT key, usd FROM calls WHERE run = ? AND outcome = 'sent'", (run,)))
         except sqlite3.OperationalError as error:
             self._db.close()
             raise RunError(f"the ledger {path} is in use by another plantune, or not writable ({error})") from None
@@ -104,16 +109,20 @@ class Ledger:
             row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
         return None if row is None else from_row(Reply, json.loads(row[0]))
 
-    async def reserve(self, key: str, *, model: str, worst_usd: float) -> None:
-        """Put a call's worst case on disk before it is sent; refuses where that could pass the budget."""
-        if self.max_usd is not None and self._spent + worst_usd > self.max_usd:
+    async def reserve(self, key: str, *, model: str, worst_usd: float, under_way: bool = False) -> None:
+        """Put a call's worst case on disk before it is sent; refuses where that could pass the budget. A call that is
+        under way since an earlier process takes over what was reserved for it there."""
+        left = self._left.get(key, 0.0) if under_way else 0.0
+        if self.max_usd is not None and self._spent - left + worst_usd > self.max_usd:
             raise BudgetError(
                 f"the next call may cost ${worst_usd:.4f}, which with ${self._spent:.4f} spent or reserved could pass "
                 f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
             )
-        self._spent += worst_usd
+        self._left.pop(key, None)
+        self._spent += worst_usd - left
         self._open[key] = self._open.get(key, 0.0) + worst_usd
         values = {"key": key, "run": self.run, "model": model, "usd": worst_usd, "id": uuid.uuid4().hex}
+        values["under_way"] = under_way
         await self._written((_LOSE, _RESERVE), values)
 
     async def settle(self, key: str, reply: Reply | None, *, outcome: str, usd: float, seconds: float) -> None:

@@ -21,11 +21,12 @@ from typing import Any, Self
 from plantune_lite.attempt import Failed, Outcome, Provider, Request, TeacherError, fitting, most_in
 from plantune_lite.batched import BATCH, Batched
 from plantune_lite.gemini import Gemini
+from plantune_lite.gemini_batch import BATCHES, IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger, call_key
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.pace import Pace
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Generate, Messages, NotBuiltError, Reply, Sampling
+from plantune_lite.records import Generate, Messages, Reply, Sampling
 
 _ATTEMPTS = 12  # of one request that does not come through; the circuit breaker mostly ends it sooner
 _BUSY_ATTEMPTS = 60  # of one request that meets a limit: others come through meanwhile
@@ -47,8 +48,15 @@ def open_teacher(
     pace: Pace | None = None,
 ) -> "Teacher":
     """The teacher a recipe names. `student` is the name of what `generate` asks; `seed` only spreads waiting times."""
+    if part.batch and part.teacher != "gemini":
+        raise TeacherError(
+            f"distill.batch is true, but only Gemini has a batch mode, and distill.teacher is {part.teacher!r}: "
+            "set distill.batch=false, or distill.teacher=gemini"
+        )
     if part.batch:
-        raise NotBuiltError("distill.batch is true, but this version asks one call at a time: set distill.batch=false")
+        batches = GeminiBatch(part.model, ledger.path.with_name(BATCHES), environ=environ, say=say)
+        pace = pace or Pace(start=IN_BATCHES, most=IN_BATCHES, seed=seed)  # a minute's limits are not a batch's
+        return Teacher(batches, ledger, pace, thinking=part.thinking, say=say, under_way=batches.under_way)
     provider: Provider
     if part.teacher == "gemini":
         provider = Gemini(part.model, environ=environ, timeout_seconds=timeout_seconds)
@@ -102,10 +110,11 @@ class Teacher:
         *,
         thinking: int | None,
         say: Callable[[str], object] = print,
+        under_way: Callable[[Request], bool] = lambda request: False,  # whether an earlier process sent it already
     ) -> None:
         self.stats = Stats()
         self._provider, self._ledger, self._pace = provider, ledger, pace
-        self._thinking, self._say = thinking, say
+        self._thinking, self._say, self._under_way = thinking, say, under_way
         self._noticed = not provider.notice
         self._asking: dict[str, asyncio.Task[dict[int, Reply]]] = {}  # key -> who is at it: a key is never asked twice
         self._reserved: set[str] = set()
@@ -254,7 +263,7 @@ class Teacher:
         failures = 0
         while True:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
-            await self._reserve(keys, worst)
+            await self._reserve(keys, worst, under_way=self._under_way(request))
             begun = time.monotonic()
             try:
                 outcomes = await self._through(request)
@@ -330,9 +339,9 @@ class Teacher:
 
     # --- money
 
-    async def _reserve(self, keys: Sequence[str], worst_usd: float) -> None:
+    async def _reserve(self, keys: Sequence[str], worst_usd: float, *, under_way: bool = False) -> None:
         """Reserve for all keys or none; a call that does not fit waits for what the calls in flight give back."""
-        ledger, wanted = self._ledger, worst_usd * len(keys)
+        ledger, wanted = self._ledger, 0.0 if under_way else worst_usd * len(keys)
         while True:
             if self._pace.stopped:
                 raise self._pace.stopped
@@ -341,7 +350,9 @@ class Teacher:
             if ledger.max_usd is None or spoken_for <= ledger.max_usd or not self._reserved:
                 self._claimed_usd += wanted  # reserving takes a trip to the disk, and others look meanwhile
                 self._reserved.update(keys)
-                reserve = (ledger.reserve(key, model=self.model, worst_usd=worst_usd) for key in keys)
+                reserve = (
+                    ledger.reserve(key, model=self.model, worst_usd=worst_usd, under_way=under_way) for key in keys
+                )
                 errors = await asyncio.gather(*reserve, return_exceptions=True)
                 self._claimed_usd -= wanted
                 if not any(errors):

@@ -77,6 +77,7 @@ class FakeGemini(Loopback):
 
     batch_seconds = 0.2
     batch_reads = True  # False: GET of a batch answers 503
+    batch_failures = 0  # of the next batches, how many end as failed
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -275,16 +276,27 @@ class FakeGemini(Loopback):
             "at": time.monotonic(),
             "title": batch.get("displayName", ""),
         }
+        if self.batch_failures > 0:
+            self.batch_failures -= 1
+            self.batches[name]["fails"] = True
         self.note("batch")
-        return self._batch("GET", name)
+        return self._about_batch(name)
 
     def _batch(self, method: str, name: str) -> Any:
         batch = self.batches.get(name.partition(":")[0])
         if batch is None:
             raise refusal(404, "NOT_FOUND", f"{name} is not found.")
+        if not self.batch_reads:
+            raise refusal(503, "UNAVAILABLE", "The service is currently unavailable.")
+        return self._about_batch(name)
+
+    def _about_batch(self, name: str) -> Any:
+        batch = self.batches[name]
         about = {"model": f"models/{batch['model']}", "displayName": batch["title"]}
         if time.monotonic() - batch["at"] < self.batch_seconds:
             return {"name": name, "metadata": {**about, "state": "BATCH_STATE_PENDING"}}
+        if batch.get("fails"):
+            return {"name": name, "metadata": {**about, "state": "BATCH_STATE_FAILED"}, "done": True}
         if "responses" not in batch:
             # Backwards on purpose: order is no promise of the real one either.
             batch["responses"] = [self._batched(batch["model"], one) for one in reversed(batch["requests"])]
@@ -295,8 +307,9 @@ class FakeGemini(Loopback):
         try:
             return {"response": self._generate(model, one["request"]), "metadata": one.get("metadata", {})}
         except Refusal as refused:
+            code = {400: 3, 404: 5, 429: 8, 500: 13, 503: 14}[refused.status]  # google.rpc.Code, not HTTP's
             return {
-                "error": {"code": 8, "message": refused.body["error"]["message"]},
+                "error": {"code": code, "message": refused.body["error"]["message"]},
                 "metadata": one.get("metadata", {}),
             }
 

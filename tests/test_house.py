@@ -19,7 +19,7 @@ FLOORS = [
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
     | {"prices", "pace", "batched", "mirror"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"},
-    {"problem_rows", "one_problem", "sift", "card"},
+    {"problem_rows", "one_problem", "sift", "card", "gemini_batch"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
     | {"estimate", "export", "gguf", "hub", "report"},
     {"stage", "doctor"},

@@ -20,7 +20,7 @@ from plantune_lite.pace import Pace
 from plantune_lite.plans import chat
 from plantune_lite.prices import price_of
 from plantune_lite.recipe import Distill
-from plantune_lite.records import NotBuiltError, Reply, Sampling
+from plantune_lite.records import Reply, Sampling
 from plantune_lite.teacher import Teacher, open_teacher
 
 KEY = "AIza-secret-of-the-test"
@@ -437,11 +437,6 @@ def test_a_far_server_needs_a_key_and_a_price_and_is_named_before_the_first_call
         assert "sk-x" not in repr(vars(teacher)["_provider"])
         with pytest.raises(TeacherError, match="price of 'big' is not known"):
             asyncio.run(teacher.__aenter__())
-
-
-def test_batch_mode_is_refused_rather_than_paid_in_full(tmp_path):
-    with Ledger(tmp_path / "c.sqlite", run="r") as ledger, pytest.raises(NotBuiltError, match=r"distill\.batch=false"):
-        open_teacher(Distill("gemini", batch=True), ledger, seed=0, environ={"GEMINI_API_KEY": KEY})
 
 
 def test_only_addresses_of_this_machine_are_loopback():
