@@ -25,7 +25,6 @@ from plantune_lite.gemini import Gemini
 from plantune_lite.ledger import call_key
 from plantune_lite.records import read_jsonl, write_whole
 
-BATCHES = "batches.jsonl"  # beside the ledger
 IN_BATCHES = 10_000  # calls that may wait for batches at once: all that are asked belong in the next one
 MOST = 1000  # calls in a batch; inlined requests may have 20 MB together
 _QUIET_SECONDS = 2.0  # nobody asked for so long: the batch goes

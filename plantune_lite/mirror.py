@@ -15,7 +15,7 @@ from pathlib import Path
 
 from plantune_lite.ledger import copy_ledger, merge_ledger
 from plantune_lite.records import RunError, write_whole
-from plantune_lite.runs import LEDGER, read_manifest
+from plantune_lite.runs import BATCHES, LEDGER, read_manifest
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
@@ -179,6 +179,8 @@ def bring_back(folder: Path, run: Path) -> int:
         raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
     if (folder / LEDGER).is_file():
         merge_ledger(folder / LEDGER, run.parent / LEDGER)
+    if (folder / BATCHES).is_file() and not (run.parent / BATCHES).exists():
+        shutil.copyfile(folder / BATCHES, run.parent / BATCHES)
     if not (source / "manifest.json").is_file():
         return 0
     if (run / "manifest.json").exists():

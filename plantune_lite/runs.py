@@ -22,6 +22,7 @@ from plantune_lite.records import RunError, write_whole
 
 FORMAT = 1
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
+BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 

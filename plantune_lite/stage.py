@@ -35,7 +35,7 @@ from plantune_lite.records import (
     write_records,
     write_whole,
 )
-from plantune_lite.runs import LEDGER
+from plantune_lite.runs import BATCHES, LEDGER
 from plantune_lite.terminal import printable
 
 INTERRUPTED = 130
@@ -148,6 +148,10 @@ def _mirrored(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
             last = ended.wait(every_seconds)
             try:
                 calls.backup(Path(mirror) / LEDGER)
+                if (batches := calls.path.with_name(BATCHES)).is_file():
+                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
+                else:
+                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
             except OSError as error:
                 print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
             if last:

@@ -21,12 +21,13 @@ from typing import Any, Self
 from plantune_lite.attempt import Failed, Outcome, Provider, Request, TeacherError, fitting, most_in
 from plantune_lite.batched import BATCH, Batched
 from plantune_lite.gemini import Gemini
-from plantune_lite.gemini_batch import BATCHES, IN_BATCHES, GeminiBatch
+from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger, call_key
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.pace import Pace
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Generate, Messages, Reply, Sampling
+from plantune_lite.runs import BATCHES
 
 _ATTEMPTS = 12  # of one request that does not come through; the circuit breaker mostly ends it sooner
 _BUSY_ATTEMPTS = 60  # of one request that meets a limit: others come through meanwhile

@@ -62,6 +62,16 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_while_it_works_the_mirror_gets_the_ledger_and_the_batches(tmp_path):
+    with gemini() as server:
+        done = distil(tmp_path / "runs", server.url, "problems.limit=3", "--mirror", str(tmp_path / "m"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "m" / "calls.sqlite").exists() and (tmp_path / "m/smollm2_135m/distilled.jsonl").exists()
+    with gemini() as server:
+        again = distil(tmp_path / "elsewhere", server.url, "problems.limit=3", "--mirror", str(tmp_path / "m"))
+        assert again.returncode == 0 and server.stats()["requests"] == 0, again.stdout + again.stderr
+
+
 def test_a_budget_stops_it_and_more_money_goes_on(tmp_path):
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")

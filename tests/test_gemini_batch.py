@@ -14,12 +14,13 @@ from pydantic import BaseModel
 
 from plantune_lite import attempt
 from plantune_lite.attempt import TeacherError
-from plantune_lite.gemini_batch import BATCHES, IN_BATCHES, GeminiBatch
+from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger
 from plantune_lite.pace import Pace
 from plantune_lite.plans import chat
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Sampling
+from plantune_lite.runs import BATCHES
 from plantune_lite.teacher import Teacher, open_teacher
 
 KEY = "AIza-secret-of-the-test"
