@@ -35,6 +35,8 @@ def test_the_figures_are_those_of_the_benchmarks():
     assert "the same 196" in README and parts["storm"]["kept_storm"] == parts["storm"]["kept_undisturbed"] == 196
     peaks = [f"{one['peak_mb']:.0f}" for one in parts["memory"]["runs"]]
     assert " and ".join(peaks) + " MB" in README
+    for gigabytes in figures("install")["gigabytes"].values():
+        assert f"{gigabytes:.1f} GB" in README
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]
