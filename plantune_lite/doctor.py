@@ -26,7 +26,6 @@ _KEYS = {  # what each key is for; only whether it is set is ever said
     "OPENAI_API_KEY": "an OpenAI-compatible teacher",
     "HF_TOKEN": "gated models and data sets, and pushing to the Hub",
 }
-_SMALL_ENOUGH_FOR_A_CPU = 0.5  # billions of parameters
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,7 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
     if preset is None:
         yield Check("student", "note", f"{recipe.student.model} is no preset: its own chat template is used as it is")
         return
-    if preset.parameters > _SMALL_ENOUGH_FOR_A_CPU and not has_gpu:
+    if preset.wants_gpu and not has_gpu:
         fix = "use a machine with an NVIDIA GPU (Colab's free one will do), or plantune run smollm2_135m"
         yield Check("student", "bad", f"{preset.title}: {preset.parameters:g}B parameters want a GPU", fix)
     else:

@@ -39,6 +39,14 @@ STAGES = (
         home="suites",
         outputs=("suites",),
     ),
+    # Nothing comes after it: what it says is for the person who decides whether to go on.
+    Stage(
+        name="headroom",
+        reads=("seed", "headroom", "student.model", "student.revision", "student.bits", "evaluate.max_tokens"),
+        after=("problems",),
+        home="headroom",
+        outputs=("headroom",),
+    ),
     Stage(
         name="distill",
         reads=("seed", "distill", "student.model", "student.revision", "student.bits"),

@@ -56,6 +56,11 @@ class Preset:
     aliases: tuple[str, ...] = ()  # Hub ids of the same weights, 4-bit ones among them
     float16: bool = True  # False: activations overflow in fp16, so a T4 computes in float32
 
+    @property
+    def wants_gpu(self) -> bool:
+        """Whether it is too large for a CPU."""
+        return self.parameters > 0.5
+
 
 _CHATML_TOKENS = {
     "chat_template": _with_system(_CHATML),

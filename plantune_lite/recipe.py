@@ -197,6 +197,7 @@ class Recipe:
     grpo: GRPO | None = None
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
+    headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
     max_hours: float | None = knob(None, low=0, pace=True)  # of the whole run; None = no limit
 
     def __post_init__(self) -> None:

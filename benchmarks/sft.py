@@ -1,0 +1,198 @@
+"""Our SFT beside the plain script of TRL's documentation: label tokens a second and peak memory, the same rows.
+
+    python -m benchmarks.sft        # CPU: a guard, about ten minutes; the machine must be idle
+
+Both sides train SmolLM2-135M with the same rows, weights' type, rank, batch, checkpointing, loss and optimiser, each in
+a process of its own, in turn. What differs is what ours adds: rows of about one length together, the longest first, its
+own encoder, checkpoints, metrics. The plain script is asked twice, also with TRL's own default loss. Peak memory is
+VmHWM.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+from benchmarks.report import machine, markdown, write
+
+ROUNDS, STEPS, BATCH, RANK, LENGTH = 3, 8, 4, 32, 512
+SIDES = ("ours", "plain", "plain, nll")
+
+
+def main() -> None:
+    """Each side in turn, several rounds."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--side", choices=SIDES)
+    side = parser.parse_args().side
+    if side is not None:
+        print(json.dumps(run(side)))
+        return
+    found: dict[str, list[dict]] = {side: [] for side in SIDES}
+    for number in range(ROUNDS):
+        for side in SIDES if number % 2 == 0 else reversed(SIDES):
+            command = [sys.executable, "-m", "benchmarks.sft", "--side", side]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            found[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(number, side, found[side][-1], flush=True)
+    write_down(found)
+
+
+def rows() -> list[dict]:
+    """Practice problems of mixed length with plans, as the corpus has them."""
+    from plantune_lite.plans import ask_plainly, render
+    from plantune_lite.practice import generate
+
+    return [
+        {"prompt": list(ask_plainly(problem)), "completion": render(problem.extra["plan"], problem.solution)}
+        for problem in generate("train", seed=0, limit=STEPS * BATCH)
+    ]
+
+
+def run(side: str) -> dict:
+    """One training; the seconds are of the steps alone, the first left out."""
+    import torch
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, learned = (ours if side == "ours" else plain)(Path(folder), "nll" if "nll" in side else "chunked_nll")
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return {"seconds": seconds, "learned": learned, "peak_mb": int(peak) / 1000}
+
+
+def ours(out: Path, loss: str) -> tuple[float, int]:
+    """Through sft.train, which says when each step ended."""
+    from plantune_lite import lessons, sft, student
+    from plantune_lite.recipe import SFT, Student
+
+    part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
+    loaded = student.load(part, training=True)
+    ended: list[float] = []
+    training = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
+    sft.train(
+        loaded,
+        rows(),
+        training,
+        out,
+        max_length=LENGTH,
+        metric=lambda step, **figures: ended.append(time.perf_counter()),
+        say=lambda line: None,
+    )
+    taught = lessons.lessons(loaded, rows(), LENGTH).kept
+    order = lessons.order([len(one.ids) for one in taught], BATCH, len(taught), 0)
+    return ended[STEPS - 1] - ended[0], sum(taught[place].learned for place in order[BATCH:])
+
+
+def plain(out: Path, loss: str) -> tuple[float, int]:
+    """As TRL's documentation has it: a data set of prompts and completions, a LoraConfig, SFTTrainer."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from plantune_lite import embedded
+
+    place = str(embedded.folder())
+    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(place)
+    data = [
+        {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": row["completion"]}]} for row in rows()
+    ]
+    ended: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_log(self, args, state, control, **_):
+            ended.append(time.perf_counter())
+
+    trainer = SFTTrainer(
+        model=model,
+        processing_class=tokenizer,
+        args=SFTConfig(
+            output_dir=str(out),
+            max_steps=STEPS,
+            per_device_train_batch_size=BATCH,
+            gradient_accumulation_steps=1,
+            learning_rate=2e-4,
+            optim="adamw_torch_fused",
+            max_length=LENGTH,
+            gradient_checkpointing=False,
+            loss_type=loss,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=1,
+            save_steps=STEPS,
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        ),
+        train_dataset=Dataset.from_list(data),
+        peft_config=LoraConfig(
+            r=RANK,
+            lora_alpha=RANK,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[Clock()],
+    )
+    learned: list[int] = []
+    together = trainer.data_collator
+
+    def counting(batch):
+        made = together(batch)
+        learned.append(int((made["labels"] != -100).sum()))
+        return made
+
+    trainer.data_collator = counting
+    trainer.train()
+    return ended[STEPS - 1] - ended[0], sum(learned[1:STEPS])
+
+
+def write_down(found: dict[str, list[dict]]) -> None:
+    """Ratios: machines are noisy, seconds mean little."""
+    speed = {side: [one["learned"] / one["seconds"] for one in runs] for side, runs in found.items()}
+    peak = {side: median(one["peak_mb"] for one in runs) for side, runs in found.items()}
+    ratio = {
+        side: sorted(ours / theirs for ours, theirs in zip(speed["ours"], speed[side], strict=True))
+        for side in SIDES[1:]
+    }
+    table = [
+        (
+            side,
+            f"{median(speed[side]):.1f}",
+            f"{median(ratio[side]):.2f} ({ratio[side][0]:.2f} to {ratio[side][-1]:.2f})" if side in ratio else "",
+            f"{peak[side]:.0f} MB",
+            f"{peak['ours'] / peak[side]:.2f}" if side in ratio else "",
+        )
+        for side in SIDES
+    ]
+    columns = ("side", "label tokens a second", "ours, times as fast (spread)", "peak memory", "ours of it")
+    write(
+        "sft",
+        command="python -m benchmarks.sft",
+        about="Our SFT beside the plain script of TRL's documentation, on a CPU.",
+        found={
+            "machine": {
+                **machine("torch", "transformers", "trl", "peft"),
+                "threads": os.environ.get("OMP_NUM_THREADS"),
+            },
+            "runs": found,
+            "ratio": ratio,
+            "peak_mb": peak,
+        },
+        text=markdown(columns, table)
+        + f"\n\nSmolLM2-135M, float32, batch {BATCH}, rows up to {LENGTH} tokens, no checkpointing, SDPA attention, "
+        f"LoRA rank {RANK} on seven projections, fused AdamW, {STEPS} steps of which the first is left out, {ROUNDS} "
+        "rounds in turn. 'plain' and ours use TRL's chunked_nll loss, 'plain, nll' TRL's default. Rows of about one "
+        "length together are part of what ours does; no sequence is packed on either side. Ours also answers eight "
+        "prompts in the end, which is in its peak memory.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The stages that make data: problems, test suites, plans from a teacher, training rows.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads, "usd" what it cost.
+"""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.job import Job
+from plantune_lite.model_stages import self_teacher
+from plantune_lite.recipe_files import to_json
+from plantune_lite.records import Problem, Trajectory, from_row, read_jsonl, read_records, write_records, write_whole
+from plantune_lite.runs import BATCHES, LEDGER
+
+_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
+
+
+def problems(job: Job) -> dict[str, Any]:
+    """Load the pool, hold out the recipe's own test problems."""
+    from plantune_lite import problems
+
+    revisions = job.earlier.get("problems", {}).get("revisions", {})
+    loaded = problems.load(job.recipe.problems, seed=job.recipe.seed, revisions=revisions)
+    write_records(job.out / "pool.jsonl", loaded.pool)
+    write_records(job.out / "own.jsonl", loaded.own)
+    for note in loaded.notes:
+        job.say(note)
+    return {
+        "line": f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
+        "pool": len(loaded.pool),
+        "own": len(loaded.own),
+        "origin": loaded.origin,
+        "revisions": loaded.revisions,
+    }
+
+
+def suites(job: Job) -> dict[str, Any]:
+    """Load what the recipe evaluates on, before anything is spent."""
+    from plantune_lite import problems
+
+    own = read_records(Problem, job.run / "problems" / "own.jsonl")
+    part = job.recipe.evaluate
+    known = job.earlier.get("suites", {}).get("revisions", {})
+    counts, origins, revisions = {}, {}, {}
+    for name in problems.suite_names(part.suites):
+        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, revisions=known)
+        write_records(job.out / f"{name}.jsonl", suite.problems)
+        for note in suite.notes:
+            job.say(note)
+        counts[name], origins[name] = len(suite.problems), suite.origin
+        revisions.update(suite.revisions)
+    line = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
+
+
+def distill(job: Job) -> dict[str, Any]:
+    """Ask the teacher for plans, or take them from worked solutions."""
+    from plantune_lite import distill
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    part = job.recipe.distill
+    if part.teacher == "worked":
+        return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked"))
+    from plantune_lite import estimate, ledger, teacher
+
+    (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ))
+    job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
+
+    generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
+
+    async def ask_for_all() -> dict[str, Any]:
+        path = job.run.parent / LEDGER
+        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, _mirrored(calls):
+            opened = teacher.open_teacher(
+                part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
+            )
+            async with opened as ask:
+                found = await distill.distill(pool, ask, part, job.out, teacher=ask.model, status=ask.status)
+            return {**found, **calls.totals()}
+
+    return asyncio.run(ask_for_all())
+
+
+def _limit(max_usd: float | None) -> str:
+    return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
+
+
+@contextmanager
+def _mirrored(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
+    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
+    mirror = os.environ.get("PLANTUNE_MIRROR")
+    ended = threading.Event()
+
+    def copy_now_and_then() -> None:
+        while True:
+            last = ended.wait(every_seconds)
+            try:
+                calls.backup(Path(mirror) / LEDGER)
+                if (batches := calls.path.with_name(BATCHES)).is_file():
+                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
+                else:
+                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
+            except OSError as error:
+                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
+            if last:
+                return
+
+    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
+    if mirror is not None:
+        copying.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if mirror is not None:
+            copying.join(_PATIENCE_SECONDS)
+            if copying.is_alive():
+                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
+
+
+def corpus(job: Job) -> dict[str, Any]:
+    """Filter the trajectories into training rows."""
+    from plantune_lite import corpus
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
+    suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
+    sft = job.recipe.sft
+    return corpus.build(
+        _trajectories(job.run),
+        pool,
+        suites,
+        job.recipe.corpus,
+        job.out,
+        target=sft.target if sft else "plan+solution",
+        solutions=sft.solutions if sft else "teacher",
+        seed=job.recipe.seed,
+        min_score=job.recipe.distill.min_score,
+        about={
+            "name": job.recipe.name,
+            "recipe": json.loads(to_json(job.recipe)),
+            "origin": job.earlier["problems"]["origin"],
+        },
+    )
+
+
+def _trajectories(run: Path) -> Iterator[Trajectory]:
+    """Everything the teacher wrote, kept or not: which of it counts is the corpus's filter to say."""
+    for name in ("trajectories.jsonl", "rejected.jsonl"):
+        for row in read_jsonl(run / name):
+            row.pop("reason", None)
+            yield from_row(Trajectory, row)
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "problems": problems,
+    "suites": suites,
+    "distill": distill,
+    "corpus": corpus,
+}

@@ -1,0 +1,63 @@
+"""What a stage is given: the run, its part of it, and how it speaks to the person who waits and to the report."""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.recipe import Recipe
+from plantune_lite.terminal import printable
+
+_EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage of one run."""
+
+    run: Path
+    stage: str
+    out: Path  # the stage's folder
+    recipe: Recipe
+    earlier: dict[str, dict[str, Any]]  # stage -> summary, from the manifest
+    hours_left: float | None  # of the whole run; None = no limit
+
+    def say(self, line: str) -> None:
+        """One line for the person who waits."""
+        if is_first():
+            print(printable(line), flush=True)
+
+    def metric(self, step: int, **values: float) -> None:
+        """One line for the report: loss, reward, seconds ..."""
+        if not is_first():
+            return
+        row = {"stage": self.stage, "step": step, "seconds": round(time.time(), 3), **values}
+        with open(self.run / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def progress(self) -> "Progress":
+        """A line that says where the stage stands, again and again."""
+        return Progress()
+
+
+class Progress:
+    """One line redrawn on a terminal, a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
+        self._last = float("-inf")
+
+    def __call__(self, line: str, last: bool = False) -> None:
+        """Show where it stands; the last line stays."""
+        due = self._redraws or time.monotonic() - self._last >= _EVERY_SECONDS
+        if is_first() and (due or last):
+            self._last = time.monotonic()
+            clear, end = ("\x1b[2K", "\n" if last else "\r") if self._redraws else ("", "\n")
+            print(clear + printable(line), end=end, flush=True)
+
+
+def is_first() -> bool:
+    """Under `accelerate launch` every rank works, one speaks."""
+    return os.environ.get("RANK", "0") == "0"

@@ -1,0 +1,70 @@
+r"""A reply's answer, found and judged as leniently as the harnesses do: to have learned our format must be no gain.
+
+grade(problem, "so he has 16 - 2 = 14 bikes left") -> Graded("14", Verdict(same=True, how="last number: same text"))
+grade(problem, r"... \boxed{14}") -> Graded("14", Verdict(same=True, how="same text"))
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from plantune_lite.plans import CLOSE, OPEN
+from plantune_lite.records import Problem, Verdict
+from plantune_lite.values import LongNumber, Number, read
+from plantune_lite.verify import final_answer, same_answer
+
+LAST_NUMBER = "last number: "  # how an answer was found that nothing marks as one
+
+
+class Graded(NamedTuple):
+    """The answer in a reply, and whether it is right."""
+
+    prediction: str | None
+    verdict: Verdict
+
+
+Grade = Callable[[Problem, str], Graded]
+
+_NUMBER = re.compile(r"(?<![\w.)])[-−]?[$€£]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
+
+
+def grade(problem: Problem, text: str) -> Graded:
+    """Judge a reply leniently, so that to have learned our format is no gain.
+
+    Where nothing marks an answer, the last number counts if the gold answer is one, as in the harnesses, and the choice
+    that the last line names if there are choices. The numbers of a plan's steps are no answers.
+    """
+    execution = _after_plan(text)
+    gold_is_number = not problem.choices and isinstance(read(problem.answer), Number | LongNumber)
+    if marked := final_answer(execution) or final_answer(text):
+        verdict = same_answer(marked, problem.answer, choices=problem.choices)
+        if verdict.same is None and gold_is_number and len(numbers := _numbers(marked)) == 1:
+            verdict = same_answer(numbers[0], problem.answer)  # "that he has 15 apples left", but not "5 or 6"
+        return Graded(marked, verdict)
+    if problem.choices:
+        named = _named_choice(execution.strip().rpartition("\n")[2], problem.choices)
+        return Graded(named, same_answer(named, problem.answer, choices=problem.choices))
+    if gold_is_number and (numbers := _numbers(execution)):
+        verdict = same_answer(numbers[-1], problem.answer)
+        return Graded(numbers[-1], Verdict(verdict.same, LAST_NUMBER + verdict.how))
+    return Graded(None, same_answer(None, problem.answer))
+
+
+def _numbers(text: str) -> list[str]:
+    return [number.rstrip(",") for number in _NUMBER.findall(text)]
+
+
+def _named_choice(line: str, choices: Sequence[str]) -> str | None:
+    """The letter of the one choice that a line names, by a letter in brackets or by its text."""
+    letters = [chr(ord("A") + number) for number in range(len(choices))]
+    named = {letter for letter in re.findall(r"(?:^|\()([A-Z])\)", line) if letter in letters}
+    if not named:
+        said = [bool(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", line, re.IGNORECASE)) for choice in choices]
+        named = {letter for letter, is_said in zip(letters, said, strict=True) if is_said}
+    return named.pop() if len(named) == 1 else None
+
+
+def _after_plan(text: str) -> str:
+    if CLOSE in text:
+        return text.rpartition(CLOSE)[2]
+    return "" if text.lstrip().startswith(OPEN) else text

@@ -1,0 +1,137 @@
+"""From a corpus's rows to what a trainer is fed: token ids, which of them are learned, and in which order.
+
+    taught = lessons(student, rows, max_length=1024)
+    taught.kept[0]     Lesson(ids=(1, 9690, ...), learned=57, row=0)   the last 57: the completion and its turn's end
+    taught.dropped     {"longer than 1024 tokens": 3}
+
+Only the completion is learned. Its last token ends the turn, so a student learns to stop; padding is another token, so
+that nothing masks this one.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plantune_lite import speech
+from plantune_lite.records import LoadedStudent, PlantuneError
+
+NOT_LEARNED = -100  # what cross entropy leaves out
+_SORTED_TOGETHER = 32  # batches whose rows are sorted by length; more would make the order less random
+
+
+class LessonError(PlantuneError, ValueError):
+    """Rows that nothing can be learned from."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One row in token ids."""
+
+    ids: tuple[int, ...]
+    learned: int  # so many at the end
+    row: int = 0  # its place among the rows it was made from
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The rows that can be learned from, and how many cannot, by reason."""
+
+    kept: tuple[Lesson, ...]
+    dropped: Mapping[str, int]
+
+
+def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_length: int) -> Taught:
+    """Encode rows {prompt, completion}; leave out the over-long and those that carry the chat's own control tokens."""
+    tokenizer, end = student.tokenizer, student.tokenizer.convert_tokens_to_ids(student.preset.turn_end)
+    if end == tokenizer.pad_token_id:
+        raise LessonError(f"{student.preset.turn_end!r} both ends a turn and pads: stopping would not be learned")
+    control = speech.control_tokens(tokenizer)
+    kept, dropped = [], Counter[str]()
+    for place, row in enumerate(rows):
+        prompt = student.encode_chat(tuple(row["prompt"]), for_reply=True)
+        completion = speech.encode(tokenizer, row["completion"].rstrip())
+        data = {id for message in row["prompt"] for id in speech.encode(tokenizer, message["content"])}
+        if not completion:
+            dropped["nothing to learn"] += 1
+        elif control & (data | set(completion)):  # a question that ends its own turn would speak as the student
+            dropped["control tokens in the text"] += 1
+        elif len(prompt) + len(completion) + 1 > max_length:
+            dropped[f"longer than {max_length} tokens"] += 1
+        else:
+            kept.append(Lesson((*prompt, *completion, end), len(completion) + 1, place))
+    return Taught(tuple(kept), dict(dropped))
+
+
+def labels_of(lesson: Lesson) -> list[int]:
+    """What each position is to be, NOT_LEARNED for the prompt."""
+    asked = len(lesson.ids) - lesson.learned
+    return [NOT_LEARNED] * asked + list(lesson.ids[asked:])
+
+
+def refuse_unlearnable(taught: Sequence[Lesson], tokenizer: Any, turn_end: str) -> None:
+    """Stop unless every row teaches its end of turn, with nothing but white space behind it."""
+    end = tokenizer.convert_tokens_to_ids(turn_end)
+    for lesson in taught:
+        learned = [label for label in labels_of(lesson) if label != NOT_LEARNED]
+        if end not in learned:
+            raise LessonError(f"row {lesson.row} does not teach {turn_end!r}: the student would never learn to stop")
+        if after := tokenizer.decode(learned[learned.index(end) + 1 :]).strip():
+            raise LessonError(f"row {lesson.row} goes on after {turn_end!r} with {after[:40]!r}")
+
+
+def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
+    """Which row comes when: epoch after epoch shuffled, rows of about one length together, the longest of all first.
+
+    The longest first, so that a batch which does not fit in memory is met at step 0 and not after an hour.
+    """
+    dice = random.Random(seed)
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    placed: list[int] = []
+    waiting: list[int] = []  # rows of an epoch that were too few for a batch: the next one begins with them
+    while len(placed) + len(waiting) < rows:
+        epoch = list(range(len(lengths)))
+        dice.shuffle(epoch)
+        if not placed:  # not among those that wait
+            epoch.remove(longest)
+            epoch.insert(0, longest)
+        waiting = (waiting + epoch)[: rows - len(placed)]
+        whole = len(waiting) // batch * batch
+        batches = []
+        for start in range(0, whole, batch * _SORTED_TOGETHER):
+            together = sorted(waiting[start : min(whole, start + batch * _SORTED_TOGETHER)], key=lengths.__getitem__)
+            batches += [together[at : at + batch] for at in range(0, len(together), batch)]
+        dice.shuffle(batches)
+        if not placed:
+            batches.sort(key=lambda one: longest not in one)
+        placed += [row for one in batches for row in one]
+        waiting = waiting[whole:]
+    return placed + waiting
+
+
+def collate(pad: int) -> Any:
+    """Rows as one padded batch, on the right: the causal mask alone keeps padding out of what comes before it."""
+
+    def together(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+        import torch
+
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(name: str, value: int) -> Any:
+            return torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows])
+
+        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
+        return {
+            "input_ids": padded("input_ids", pad),
+            "attention_mask": mask,
+            "labels": padded("labels", NOT_LEARNED),
+        }
+
+    return together
+
+
+def shown(tokenizer: Any, lesson: Lesson) -> str:
+    """One row for a person, what is learned between ⟦ and ⟧."""
+    asked = len(lesson.ids) - lesson.learned
+    return f"{tokenizer.decode(list(lesson.ids[:asked]))}⟦{tokenizer.decode(list(lesson.ids[asked:]))}⟧"

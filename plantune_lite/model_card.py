@@ -1,0 +1,454 @@
+"""A model in words: the card that goes to the Hub with an adapter, a merged model or GGUF files, from what a run left.
+
+    card(of_run(Path("runs/mine"), form="merged", repo="you/mine-merged", scores={"own": [untuned, baseline, tuned]}))
+        -> "---\\nlicense: \\"apache-2.0\\"\\n...---\\n\\n# `mine`\\n\\n**Not better than untuned** on `own`: ..."
+
+Nothing is claimed that was not measured: a card without scores says so in its first line, and where the intervals of
+untuned and tuned overlap, it says that. What a model, a teacher or a data set wrote stands in fences.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from plantune_lite import plans, runs
+from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.card import code, fence
+from plantune_lite.presets import Preset, find
+from plantune_lite.records import read_jsonl
+from plantune_lite.terminal import size
+
+Form = Literal["adapter", "merged", "gguf"]
+FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and how their repositories end
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
+_EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """A line of a table of scores: how many of how many were right, and the 95 % interval of the share."""
+
+    model: str
+    right: int
+    of: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        return self.right / self.of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a card is written from."""
+
+    name: str
+    form: Form
+    repo: str  # where it goes
+    siblings: Mapping[Form, str] = field(default_factory=dict)  # the other repositories of the same push
+    base: str | None = None  # on the Hub, 16-bit; None = a folder of the user's own
+    revision: str | None = None
+    licence: str | None = None  # None = nobody told us
+    licence_url: str | None = None
+    recipe: Mapping[str, Any]
+    stats: Mapping[str, Any] | None = None  # corpus/stats.json
+    example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
+    scores: Mapping[str, Sequence[Scored]] = field(default_factory=dict)  # suite -> untuned, baseline ..., this model
+    ahead: Mapping[str, bool] = field(
+        default_factory=dict
+    )  # suite -> whether a paired test shows it; else the intervals
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement, kl
+    agreement: str | None = None  # of the merged model with its adapter
+    plot: str | None = None  # a path in the repository
+    data_repo: str | None = None  # where the corpus was pushed
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def of_run(
+    run: Path,
+    *,
+    form: Form,
+    repo: str,
+    siblings: Mapping[Form, str] = {},
+    scores: Mapping[str, Sequence[Scored]] = {},
+    ahead: Mapping[str, bool] = {},
+    plot: str | None = None,
+    data_repo: str | None = None,
+) -> Facts:
+    """What a run's folder says of its model; the scores are evaluation's to hand in."""
+    manifest, recipe = runs.read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    preset = find(recipe["student"]["model"])
+    base, revision = base_of(adapter_folder(run, manifest), preset)
+    exported = manifest["stages"].get("export", {}).get("summary", {})
+    stats, rows = run / "corpus" / "stats.json", run / "corpus" / "train.jsonl"
+    return Facts(
+        name=recipe["name"],
+        form=form,
+        repo=repo,
+        siblings=siblings,
+        base=base,
+        revision=revision,
+        licence=preset.licence if preset else None,
+        licence_url=preset.licence_url if preset else None,
+        recipe=recipe,
+        stats=json.loads(stats.read_text(encoding="utf-8")) if stats.is_file() else None,
+        example=next(read_jsonl(rows), None) if rows.is_file() else None,
+        scores=scores,
+        ahead=ahead,
+        checks={
+            file.name: {"bytes": file.stat().st_size, **exported.get("gguf", {}).get(file.name, {})}
+            for file in sorted((run / "gguf").glob("*.gguf"))
+        },
+        agreement=_agreement(exported),
+        plot=plot,
+        data_repo=data_repo,
+        versions=manifest.get("versions", {}),
+    )
+
+
+def _agreement(exported: Mapping[str, Any]) -> str | None:
+    if not exported.keys() >= {"top1", "positions", "largest"}:
+        return None
+    same = f"the same likeliest token on {exported['top1']:.1%} of {exported['positions']} positions"
+    return f"{same}, largest logit difference {exported['largest']:.3g}"
+
+
+def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
+    """Where the adapter lies that the run ended with; None before training."""
+    for name in ("adapter", manifest.get("final")):
+        if name and (run / name / "adapter_config.json").is_file():
+            return run / name
+    return None
+
+
+def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
+    """The Hub's name and the revision of what an adapter was trained on; None for a folder of the user's own."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
+    named = config.get("base_model_name_or_path") or ""
+    base = preset.repo if preset else named if is_public(named) else None
+    return base, config.get("revision") if base else None
+
+
+def is_public(base: str) -> bool:
+    """Whether a base is a name on the Hub that others can load: no folder, and no quantised copy."""
+    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)
+
+
+def notice(facts: Facts) -> str | None:
+    """What a licence wants to stand beside the weights, in a file NOTICE."""
+    if facts.licence != "gemma":
+        return None
+    return (
+        "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
+        f"These files are modified: {facts.base} was trained further with plantune-lite.\n"
+    )
+
+
+def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as JSON with its folders cut off: where a user keeps files is nobody's business."""
+    cut = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
+    for part, name in (("problems", "path"), ("problems", "source"), ("student", "model")):
+        value = cut[part].get(name)
+        if isinstance(value, str) and (value.startswith(("/", "~", ".")) or "\\" in value or name == "path"):
+            cut[part][name] = _last_part(value)
+    return cut
+
+
+def card(facts: Facts) -> str:
+    """The README.md of a model's repository."""
+    sections = [
+        _front_matter(facts),
+        f"# {code(facts.name)}",
+        *_verdict(facts),
+        _what(facts),
+        *_scores(facts),
+        *_files(facts),
+        "## How to prompt it",
+        *_prompting(facts),
+        "## How to run it",
+        *_running(facts),
+        "## How it was made",
+        *_method(facts),
+        *_data(facts),
+        "## Recipe",
+        fence(json.dumps(without_paths(facts.recipe), indent=1, ensure_ascii=False), "json"),
+        "## Versions",
+        fence("\n".join(f"{name} {version}" for name, version in facts.versions.items()) or "not kept"),
+        "## Licence",
+        _licence(facts),
+        "## Citation",
+        fence(_CITATION, "bibtex"),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+_RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
+_LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
+
+
+def _front_matter(facts: Facts) -> str:
+    """YAML that the Hub reads; JSON is YAML, so every text is quoted as JSON has it."""
+    merged = facts.siblings.get("merged")
+    base, relation = facts.base, _RELATION[facts.form]
+    if facts.form == "gguf":  # quantised from our merged model; where that is not there, trained from the base
+        base, relation = (merged, relation) if merged else (base, "finetune")
+    sources = list(facts.stats["sources"]) if facts.stats else []
+    datasets = [BENCHMARKS[source].hub for source in sources if source in BENCHMARKS]
+    tags = ["planning", "reasoning", "plan-tuning", "plantune-lite", "arxiv:2507.07495"]
+    entries = {
+        "license": facts.licence or "unknown",
+        "license_link": facts.licence_url,
+        "base_model": base,
+        "base_model_relation": relation if base else None,
+        "library_name": _LIBRARY[facts.form],
+        "pipeline_tag": "text-generation",
+        "language": ["en"] if sources and set(sources) <= {*BENCHMARKS, "practice"} else None,
+        "tags": [*tags, *(["lora"] if facts.form == "adapter" else [])],
+        "datasets": list(dict.fromkeys([*([facts.data_repo] if facts.data_repo else []), *datasets])) or None,
+        "model-index": _results(facts),
+    }
+    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items() if value]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _results(facts: Facts) -> list[dict[str, Any]]:
+    """The scores as the Hub shows them: of what was evaluated, which a quantised file is not."""
+    if facts.form == "gguf" or not facts.scores:
+        return []
+    found = []
+    for suite, rows in facts.scores.items():
+        mine, known = rows[-1], BENCHMARKS.get(suite)
+        metric = {
+            "type": "accuracy",
+            "name": f"accuracy in %, {mine.right} of {mine.of}, 95 % interval {_interval(mine)}",
+            "value": round(100 * mine.share, 1),
+        }
+        dataset = {"name": suite, "type": known.hub if known else suite, **({"split": known.test} if known else {})}
+        found.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]})
+    return [{"name": facts.name, "results": found}]
+
+
+# --- what it can do ---------------------------------------------------------------------------------------------------
+
+
+def _verdict(facts: Facts) -> list[str]:
+    """The first line of the card: this model beside the untuned one at its best prompt, suite by suite."""
+    if not facts.scores:
+        return ["**Unmeasured:** nobody has compared this model with the untuned one."]
+    lines = []
+    for suite, (untuned, *_, mine) in facts.scores.items():
+        test, ahead = ("a paired test", facts.ahead[suite]) if suite in facts.ahead else ("intervals", None)
+        if mine.share <= untuned.share:
+            said = "**Not better than untuned**"
+        elif mine.low > untuned.high if ahead is None else ahead:
+            said = "**Better than untuned**"
+        else:
+            said = f"**Not shown to be better than untuned** (by {test})"
+        counts = f"{mine.right} of {mine.of} right, untuned at its best prompt {untuned.right} of {untuned.of}"
+        lines.append(f"{said} on {code(suite)}: {counts}.")
+    worst_first = sorted(lines, key=lambda line: ("**Better" in line, "**Not shown" in line))
+    return ["\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]]
+
+
+def _what(facts: Facts) -> str:
+    base = code(facts.base) if facts.base else "a model of its author's own"
+    forms = {
+        "adapter": "This is the adapter alone (LoRA): PEFT loads it over the base model.",
+        "merged": "The adapter is merged into the 16-bit weights: it runs wherever the base model runs.",
+        "gguf": "These are GGUF files of the merged model, for llama.cpp, Ollama, LM Studio and their kin.",
+    }
+    others = {form: repo for form, repo in facts.siblings.items() if form != facts.form}
+    also = (
+        " Also as " + ", ".join(f"{form}: [{repo}](/{repo})" for form, repo in others.items()) + "." if others else ""
+    )
+    compared = f" Beside its adapter: {facts.agreement}." if facts.form == "merged" and facts.agreement else ""
+    dequantised = (
+        " It was trained over weights out of a 4-bit release (Q4_1), so over the Hub's 16-bit weights it is not quite "
+        "the model that was measured."
+        if facts.form == "adapter" and facts.recipe["student"]["model"] == _EMBEDDED
+        else ""
+    )
+    what = f"{base}, trained to write a short plan before it solves. {forms[facts.form]}"
+    return what + compared + dequantised + also
+
+
+def _scores(facts: Facts) -> list[str]:
+    tables = []
+    for suite, rows in facts.scores.items():
+        lines = [
+            f"| {code(row.model)} | {row.right} of {row.of} | {row.share:.1%} | {_interval(row)} |" for row in rows
+        ]
+        head = f"| {code(suite)} | right | share | 95 % interval |\n| --- | --- | --- | --- |"
+        tables.append("\n".join([head, *lines]))
+    plot = [f"![Untuned, baseline and this model]({facts.plot})"] if facts.plot else []
+    if tables and facts.form != "adapter":
+        tables.append("Measured with the adapter over its base, before merging and quantising.")
+    return ["## Scores", *tables, *plot] if tables or plot else []
+
+
+def _interval(row: Scored) -> str:
+    return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+
+
+def _files(facts: Facts) -> list[str]:
+    if facts.form != "gguf":
+        return []
+    lines = ["| file | size | run by llama.cpp | beside the merged model |", "| --- | --- | --- | --- |"]
+    for name, check in facts.checks.items():
+        ran = {True: "yes", False: "**no: nobody has run this file**", None: "not said"}[check.get("ran")]
+        found = [str(check["agreement"])] if check.get("agreement") else []
+        found += [f"mean KL {check['kl']:.4f}"] if check.get("kl") is not None else []
+        lines.append(f"| {code(name)} | {size(check['bytes'])} | {ran} | {', '.join(found) or 'unmeasured'} |")
+    return ["## Files", "\n".join(lines)]
+
+
+# --- how to use it ----------------------------------------------------------------------------------------------------
+
+
+def _prompting(facts: Facts) -> list[str]:
+    carried = (
+        "It stands in the chat template already, so a program that renders the template need not send it."
+        if facts.form != "adapter"
+        else "The tokenizer here puts it in where a conversation has none."
+    )
+    lines = [f"The question is the user's turn, as it is. The system turn it was trained with is this. {carried}"]
+    lines.append(fence(plans.SYSTEM))
+    if (facts.recipe.get("sft") or {}).get("target") == "plan":
+        lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
+    if facts.example:
+        asked = facts.example["prompt"][-1]["content"]
+        lines += ["One row it learnt from, the question:", fence(asked), "and the reply:"]
+        lines.append(fence(facts.example["completion"]))
+    return lines
+
+
+def _running(facts: Facts) -> list[str]:
+    question = "A pen costs 3 dollars and a book 8. What do 2 pens and a book cost?"
+    repo, ask = facts.repo, f'messages = [{{"role": "user", "content": "{question}"}}]'
+    if facts.form == "adapter":
+        load = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}", dtype="auto")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n{ask}\n'
+            'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
+            "return_dict=True)\n"
+            "reply = model.generate(**inputs, max_new_tokens=512, do_sample=False)\n"
+            'print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
+        )
+        return ["PEFT:", fence(load, "python")]
+    if facts.form == "merged":
+        load = (
+            "from transformers import pipeline\n\n"
+            f'ask = pipeline("text-generation", "{repo}", dtype="auto")\n{ask}\n'
+            'print(ask(messages, max_new_tokens=512, do_sample=False)[0]["generated_text"][-1]["content"])'
+        )
+        return ["transformers:", fence(load, "python"), "vLLM:", fence(f"vllm serve {repo}", "bash")]
+    quants = [_quantisation(name) for name in facts.checks]
+    of = next((name for name in quants if name == "Q4_K_M"), quants[0] if quants else "Q8_0")
+    return [
+        "Ollama (template, system turn and stop tokens come along):",
+        fence(f"ollama run hf.co/{repo}:{of}", "bash"),
+        "llama.cpp:",
+        fence(f"llama-cli -hf {repo}:{of} -cnv --temp 0\nllama-server -hf {repo}:{of} --jinja", "bash"),
+    ]
+
+
+def _quantisation(file: str) -> str:
+    found = re.findall(r"(?i)(?<![a-z0-9])(?:q\d(?:_[a-z0-9]+)*|bf16|f16|f32)(?![a-z0-9])", Path(file).stem)
+    return found[-1].upper() if found else Path(file).stem
+
+
+# --- how it was made --------------------------------------------------------------------------------------------------
+
+_TARGETS = {
+    "solution": "to write the solution without a plan (a baseline)",
+    "plan+solution": "to write the plan and then the working that follows it (M1)",
+    "plan": "to write the plan alone, for another model to carry out (M2)",
+}
+_REWARDS = {
+    "answer": "rewarded for the right answer",
+    "answer+plan": "rewarded for the right answer and for a plan like the reference",
+    "guided": "in groups of several plans with several continuations each (PTA-GRPO, arXiv 2510.01833)",
+}
+_FILTERS = {
+    "none": "whatever their score and answer",
+    "plan": "where a verifier scored them {min_score} or more",
+    "answer": "where following them gave the right answer",
+    "both": "where a verifier scored them {min_score} or more and following them gave the right answer",
+}
+
+
+def _method(facts: Facts) -> list[str]:
+    """The method in two sentences."""
+    recipe, sft, grpo = facts.recipe, facts.recipe.get("sft"), facts.recipe.get("grpo")
+    from_solutions = recipe["distill"]["teacher"] == "worked"
+    came = "taken from each problem's worked solution" if from_solutions else "written for each problem"
+    passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=recipe["distill"]["min_score"])
+    ways = [f"by supervised learning on what was kept, {_TARGETS[sft['target']]}"] if sft else []
+    ways += ["by preferring some plan steps to others, as a search found them (Step-APO)"] if recipe.get("cpl") else []
+    ways += [f"by reinforcement (GRPO), {_REWARDS[grpo['reward']]}"] if grpo else []
+    return [
+        f"Plans were {came} and kept {passed}, after PLAN-TUNING (arXiv 2507.07495). A LoRA adapter of rank "
+        f"{recipe['student'].get('lora_rank')} was trained {', then '.join(ways) or 'not at all'}."
+    ]
+
+
+def _data(facts: Facts) -> list[str]:
+    if facts.stats is None:
+        return ["**Data:** the run's corpus was not there when this card was written."]
+    stats, funnel = facts.stats, facts.stats["funnel"]
+    teachers = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
+    sources = ", ".join(f"{code(_last_part(name) or 'unnamed')} ({count})" for name, count in stats["sources"].items())
+    rows = {
+        "problems": funnel["problems"],
+        "problems with plans": funnel["problems_with_trajectories"],
+        "plans": funnel["trajectories"],
+        **{f"left out: {code(reason)}": count for reason, count in stats["rejected"].items()},
+        "plans kept": funnel["kept"],
+        "rows to learn from": stats["train"],
+        "rows to validate": stats["validation"],
+    }
+    table = "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {count} |" for what, count in rows.items())])
+    unscored = " Nobody scored the plans." if stats["unscored"] == 1 else ""
+    tested = stats["in_test_set"]
+    clean = (
+        f"Training problems that share {tested['words']} words in a row with a test problem were left out: "
+        f"{tested['problems']}."
+        if tested["words"]
+        else "The training problems were **not** compared with any test set."
+    )
+    where = f" The rows are at [{facts.data_repo}](/datasets/{facts.data_repo})." if facts.data_repo else ""
+    return [f"Rows by source: {sources}. Plans by teacher: {teachers}.{unscored}{where}", table, clean]
+
+
+def _last_part(path: str) -> str:
+    return re.split(r"[/\\]", path)[-1]
+
+
+def _licence(facts: Facts) -> str:
+    if facts.licence is None:
+        return "Unknown to plantune-lite: what the base model's authors say holds for this one too."
+    link = f" ([terms]({facts.licence_url}))" if facts.licence_url else ""
+    revision = f" The base's revision: {code(facts.revision)}." if facts.revision else ""
+    return f"That of the base model: {code(facts.licence)}{link}.{revision}"
+
+
+_CITATION = """@inproceedings{plantuning2025,
+  title     = {{PLAN-TUNING}},
+  author    = {Parmar and others},
+  booktitle = {Proceedings of EMNLP},
+  year      = {2025},
+  note      = {arXiv:2507.07495}
+}
+
+@software{plantune_lite,
+  title  = {plantune-lite: small language models that plan before they solve},
+  year   = {2026}
+}"""

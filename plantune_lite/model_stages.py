@@ -1,0 +1,154 @@
+"""The stages that hold a model: is there headroom, training.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads. Each loads the student
+itself, because each is a process of its own: memory is given back, and Unsloth is imported before what it patches.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from plantune_lite import presets, runs
+from plantune_lite.job import Job
+from plantune_lite.records import (
+    Generate,
+    MissingError,
+    Problem,
+    RunError,
+    Sampling,
+    read_jsonl,
+    read_records,
+    write_records,
+    write_whole,
+)
+
+ENOUGH = 0.85  # solved untuned: above it there is little to learn
+_AT_ONCE = 32  # problems between two lines of progress
+
+
+def headroom(job: Job) -> dict[str, Any]:
+    """Before money or hours are spent: how many of these problems the untuned student solves already."""
+    pool = [one for one in read_records(Problem, job.run / "problems" / "pool.jsonl") if one.kind != "code"]
+    asked = Random(job.recipe.seed).sample(pool, min(job.recipe.headroom, len(pool)))
+    if not asked:
+        return {"line": "not looked at", "solved": None}
+    if why := _cannot_ask(job):
+        return {"line": f"not looked at: {why}", "solved": None}
+    from plantune_lite import student
+
+    part, most = job.recipe.student, job.recipe.evaluate.max_tokens
+    loaded = student.load(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
+    solved, rows = _solved(asked, loaded.generate, most, job)
+    write_records(job.out / "untuned.jsonl", rows)
+    line = f"untuned, the student solves {solved} of {len(asked)} problems like these"
+    if solved > ENOUGH * len(asked):
+        job.say(
+            f"warning: this model already solves {solved / len(asked):.0%} of these; expect little. Take harder "
+            "problems (problems.levels=3,4,5 or another problems.source) or another base (student.model)."
+        )
+        line += ": expect little"
+    return {"line": line, "solved": solved, "asked": len(asked)}
+
+
+def _cannot_ask(job: Job) -> str | None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return "no torch here, where plans are only distilled"
+    import torch
+
+    preset = presets.find(job.recipe.student.model)
+    if preset and preset.wants_gpu and not torch.cuda.is_available():
+        return f"{preset.title} wants a GPU"
+    return None
+
+
+def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tuple[int, list[dict[str, Any]]]:
+    from plantune_lite.plans import ask_step_by_step
+    from plantune_lite.verify import final_answer, same_answer
+
+    rows: list[dict[str, Any]] = []
+    progress = job.progress()
+    for start in range(0, len(asked), _AT_ONCE):
+        some = asked[start : start + _AT_ONCE]
+        replies = generate([ask_step_by_step(problem) for problem in some], Sampling(max_tokens=most))
+        for problem, [reply] in zip(some, replies, strict=True):
+            found = final_answer(reply.text)
+            same = found is not None and same_answer(found, problem.answer, choices=problem.choices).same
+            rows.append({"problem_id": problem.id, "text": reply.text, "prediction": found, "same": bool(same)})
+        right = sum(row["same"] for row in rows)
+        progress(f"untuned: {right} of {len(rows)} solved, {len(asked)} to ask", last=len(rows) == len(asked))
+    return sum(row["same"] for row in rows), rows
+
+
+def sft(job: Job) -> dict[str, Any]:
+    """Train an adapter on the corpus."""
+    from plantune_lite import sft, student
+
+    part, wanted = job.recipe.sft, job.recipe.student
+    base = job.out / "base.json"
+    pinned = json.loads(base.read_text(encoding="utf-8"))["revision"] if base.is_file() else None
+    loaded = student.load(
+        wanted,
+        adapter=adapter_of(part.start, job.run) if part.start else None,
+        training=True,
+        pinned=pinned,
+        seed=job.recipe.seed,
+        say=job.say,
+    )
+    if not base.is_file():  # what it starts from is what a merge starts from, whenever that is
+        write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
+    summary = sft.train(
+        loaded,
+        list(read_jsonl(job.run / "corpus" / "train.jsonl")),
+        part,
+        job.out,
+        validation=list(read_jsonl(job.run / "corpus" / "validation.jsonl")),
+        max_length=wanted.max_length,
+        checkpointing=wanted.checkpointing,
+        seed=job.recipe.seed,
+        hours=_hours(job),
+        metric=job.metric,
+        show=job.progress(),
+        say=job.say,
+    )
+    return {**summary, "base": asdict(loaded.source)}
+
+
+def _hours(job: Job) -> float | None:
+    """What of the run's time this training may take: the rest is for what comes after it."""
+    share = 0.3 if job.stage == "sft" and (job.recipe.grpo or job.recipe.cpl) else 0.7
+    return None if job.hours_left is None else share * job.hours_left
+
+
+def adapter_of(name: str, run: Path) -> Path:
+    """The adapter of another run, named or given as a folder."""
+    for folder in (Path(name).expanduser(), run.parent / name):
+        final = runs.read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
+        if final:
+            return folder / final
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    raise RunError(f"start is {name!r}, but no run or folder of that name has a finished adapter")
+
+
+def self_teacher(job: Job) -> tuple[Generate, str]:
+    """The untuned student, to plan for itself, and the name its calls are kept under."""
+    try:
+        from plantune_lite import student
+
+        part = job.recipe.student
+        loaded = student.load(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
+    except MissingError as error:
+        raise MissingError(
+            f"{error} (distill.teacher is 'self', and the student is its own teacher; 'worked' needs no model, "
+            "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
+        ) from None
+    revision = f"@{loaded.source.revision}" if loaded.source.revision else ""
+    return loaded.generate, f"{loaded.source.repo}{revision}:{part.bits}bit"
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"headroom": headroom, "sft": sft}

@@ -1,0 +1,278 @@
+"""The shapes of students, and what follows from a shape alone: parameters, bytes of weights, adapters and files.
+
+What comes in: a preset's name, a local folder, or a Hub id whose config.json is in the cache; nothing is downloaded.
+
+    of("qwen3_4b").parameters -> 4_022_468_096        of("qwen3_4b").weights(4) -> 2_653_000_000 or so
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import presets
+from plantune_lite.records import PlantuneError
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
+_QKV = ("q_proj", "k_proj", "v_proj")
+_TIED = {"gemma3_text": True}  # where config.json leaves it out
+_SMALLEST_8BIT = 4096  # bitsandbytes keeps the state of smaller tensors in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The sizes of a student's layers."""
+
+    family: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    tied: bool  # the head is the embedding
+    biased: tuple[str, ...] = ()  # linear layers with a bias
+    window: int | None = None  # tokens that a windowed layer looks back
+    windowed: int = 0  # how many layers are windowed
+
+    @cached_property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear layers of one block: name -> (in, out)."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "q_proj": (self.hidden, query),
+            "k_proj": (self.hidden, key),
+            "v_proj": (self.hidden, key),
+            "o_proj": (query, self.hidden),
+            "gate_proj": (self.hidden, self.intermediate),
+            "up_proj": (self.hidden, self.intermediate),
+            "down_proj": (self.intermediate, self.hidden),
+        }
+
+    @property
+    def norms(self) -> int:
+        """Norms over the hidden state in one block."""
+        return 4 if self.family == "gemma3_text" else 2
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether every head of query and key is normalised."""
+        return self.family in ("qwen3", "gemma3_text")
+
+    @property
+    def in_linears(self) -> int:
+        """Weights of all blocks' linear layers: what 4 bits apply to."""
+        return self.layers * sum(wide * high for wide, high in self.linears.values())
+
+    @property
+    def elsewhere(self) -> int:
+        """Embedding, head, norms and biases: never fewer than 16 bits."""
+        block = self.norms * self.hidden + 2 * self.head_dim * self.qk_norm
+        block += sum(self.linears[name][1] for name in self.biased)
+        return (2 - self.tied) * self.vocab * self.hidden + self.layers * block + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; a tied head is counted once."""
+        return self.in_linears + self.elsewhere
+
+    def weights(self, bits: int) -> int:
+        """Bytes of the weights; 4 bits is NF4 with double quantisation, of the linear layers alone."""
+        if bits != 4:
+            return self.parameters * bits // 8
+        blocks = sum(_nf4(wide * high) for wide, high in self.linears.values())
+        return self.layers * blocks + 2 * self.elsewhere
+
+    def adapter(self, rank: int, targets: Sequence[str]) -> list[int]:
+        """Parameters of every LoRA matrix."""
+        if unknown := [name for name in targets if name not in self.linears]:
+            raise PlantuneError(
+                f"student.lora_targets names {unknown[0]!r}, and what it needs is not known here: "
+                f"choose among {', '.join(self.linears)}"
+            )
+        once = [rank * side for name in targets for side in self.linears[name]]
+        return once * self.layers
+
+    def cache(self, sequences: int, length: int) -> int:
+        """Bytes of 16-bit keys and values; a windowed layer keeps no more than its window."""
+        tokens = (self.layers - self.windowed) * length + self.windowed * min(length, self.window or length)
+        return sequences * tokens * 2 * self.kv_heads * self.head_dim * 2
+
+    def gguf(self, format: str, adapter: int = 0) -> float:
+        """Bytes of a GGUF file; where a row is no multiple of 256 wide, llama.cpp takes a wider type."""
+        if format == "lora_gguf":
+            return 2 * adapter
+        if format in ("f16", "bf16"):
+            return 2 * self.parameters
+        base, better = _GGUF[format]
+        matrices = {name: (wide, self.layers * wide * high) for name, (wide, high) in self.linears.items()}
+        matrices |= {"head": (self.hidden, self.vocab * self.hidden)}
+        if not self.tied:
+            matrices |= {"embedding": (self.hidden, self.vocab * self.hidden)}
+        share = {"head": 1.0, "v_proj": 0.5, "down_proj": 0.5}  # of these, that much in the better type
+        total = 0.0
+        for name, (wide, weights) in matrices.items():
+            part = share.get(name, 0.0)
+            total += weights * (part * _a_weight(better, wide) + (1 - part) * _a_weight(base, wide))
+        return total + 4 * (self.elsewhere - (2 - self.tied) * self.vocab * self.hidden)  # norms in float32
+
+
+def _nf4(weights: int) -> int:
+    blocks = ceil(weights / 64)  # each with a scale of 8 bits, whose own scales are float32, one for 256 of them
+    tables = 4 * (16 + 256 + 1)  # the 16 values of NF4, the 256 of a scale, the scales' mean
+    return ceil(weights / 2) + blocks + 4 * ceil(blocks / 256) + tables
+
+
+# --- GGUF -------------------------------------------------------------------------------------------------------------
+
+_BITS_A_BLOCK = {"q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "q5_0": 22 / 32}
+_BITS_A_BLOCK["q5_1"] = 24 / 32
+_WIDER = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}  # for rows that are no multiple of 256
+_GGUF = {"q8_0": ("q8_0", "q8_0"), "q6_k": ("q6_k", "q6_k"), "q5_k_m": ("q5_k", "q6_k"), "q4_k_m": ("q4_k", "q6_k")}
+
+
+def _a_weight(kind: str, row: int) -> float:
+    return _BITS_A_BLOCK[kind if row % 256 == 0 else _WIDER.get(kind, kind)]
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def optimiser(matrices: Sequence[int], *, eight_bit: bool) -> int:
+    """Bytes of AdamW's two moments: float32, or 8 bits with a float32 scale for each 256."""
+    if not eight_bit:
+        return 8 * sum(matrices)
+    return sum(8 * n if n < _SMALLEST_8BIT else 2 * (n + 4 * ceil(n / 256)) for n in matrices)
+
+
+# --- from a configuration ---------------------------------------------------------------------------------------------
+
+
+def of(model: str) -> Shape:
+    """The shape of a preset, or of the config.json in a folder or in the Hub's cache."""
+    if preset := presets.find(model):
+        return _PRESETS[preset.repo]
+    file = Path(model).expanduser() / "config.json"
+    if not file.is_file():
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(model, "config.json") if model.count("/") == 1 else None
+        if not isinstance(cached, str):
+            raise PlantuneError(
+                f"what {model} needs cannot be estimated yet: it is no preset and its config.json is not here. "
+                f"Fetch that file first (hf download {model} config.json), or choose a preset: "
+                f"{', '.join(preset.name for preset in presets.PRESETS)}"
+            )
+        file = Path(cached)
+    try:
+        return from_config(json.loads(file.read_text(encoding="utf-8")), str(file))
+    except ValueError as error:
+        raise PlantuneError(f"{file} is no JSON ({error}): fetch it again") from None
+
+
+def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
+    """The shape that a model's config.json describes, with the family's defaults for what it leaves out."""
+    family = config.get("model_type")
+    if family not in FAMILIES:
+        raise PlantuneError(
+            f"{where}: what a model of the family {family!r} needs cannot be estimated. "
+            f"Known are {', '.join(FAMILIES)}; training may still work."
+        )
+    try:
+        heads, hidden, layers = (
+            int(config[name]) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
+        )
+        window, windowed = _windows(family, config, layers)
+        return Shape(
+            family=family,
+            layers=layers,
+            hidden=hidden,
+            intermediate=int(config["intermediate_size"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads") or heads),
+            head_dim=int(config.get("head_dim") or hidden // heads),
+            vocab=int(config["vocab_size"]),
+            tied=bool(config.get("tie_word_embeddings", _TIED.get(family, False))),
+            biased=_biased(family, config),
+            window=window,
+            windowed=windowed,
+        )
+    except KeyError as error:
+        raise PlantuneError(f"{where} has no {error}: it is not a whole configuration of a {family} model") from None
+
+
+def _biased(family: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+    if family == "qwen2":
+        return _QKV
+    attention = (*_QKV, "o_proj") if config.get("attention_bias") else ()
+    return attention + (("gate_proj", "up_proj", "down_proj") if config.get("mlp_bias") else ())
+
+
+def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
+    window = config.get("sliding_window")
+    if kinds := config.get("layer_types"):
+        windowed = sum(kind == "sliding_attention" for kind in kinds)
+    elif family == "gemma3_text":
+        windowed = layers - layers // int(config.get("sliding_window_pattern") or 6)
+    elif config.get("use_sliding_window"):
+        windowed = layers - min(layers, int(config.get("max_window_layers") or 0))
+    else:
+        windowed = 0
+    return (int(window), windowed) if window and windowed else (None, 0)
+
+
+# As published in each repository's config.json.
+_SMOLLM2 = Shape(
+    family="llama",
+    layers=30,
+    hidden=576,
+    intermediate=1536,
+    heads=9,
+    kv_heads=3,
+    head_dim=64,
+    vocab=49152,
+    tied=True,
+)
+_PRESETS = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
+    "google/gemma-3-1b-it": Shape(
+        family="gemma3_text",
+        layers=26,
+        hidden=1152,
+        intermediate=6912,
+        heads=4,
+        kv_heads=1,
+        head_dim=256,
+        vocab=262144,
+        tied=True,
+        window=512,
+        windowed=22,
+    ),
+    "Qwen/Qwen3-4B-Instruct-2507": Shape(
+        family="qwen3",
+        layers=36,
+        hidden=2560,
+        intermediate=9728,
+        heads=32,
+        kv_heads=8,
+        head_dim=128,
+        vocab=151936,
+        tied=True,
+    ),
+    "Qwen/Qwen2.5-7B-Instruct": Shape(
+        family="qwen2",
+        layers=28,
+        hidden=3584,
+        intermediate=18944,
+        heads=28,
+        kv_heads=4,
+        head_dim=128,
+        vocab=152064,
+        tied=False,
+        biased=_QKV,
+    ),
+}

@@ -1,0 +1,115 @@
+"""What `plantune show` and --dry-run print: a recipe, a run folder, a file of problems."""
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_recipe(wanted: Any, as_json: bool) -> None:
+    """Every field of a recipe, as an override would write it."""
+    from plantune_lite.recipe import leaves
+    from plantune_lite.recipe_files import to_json
+    from plantune_lite.terminal import printable
+    from plantune_lite.typed import written
+
+    if as_json:
+        click.echo(to_json(wanted), nl=False)
+        return
+    for name, value in leaves(wanted):
+        click.echo(f"{name}={printable(written(value))}")
+
+
+def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
+    """What a run would do with each stage."""
+    from plantune_lite import pipeline, runs
+    from plantune_lite.terminal import duration, table
+
+    folder = folder or runs.runs_folder() / wanted.name
+    manifest = runs.read_manifest(folder)
+    rows = []
+    for stage, state, why in pipeline.plan(folder, wanted, manifest, options.get("again"))[0]:
+        entry = manifest["stages"].get(stage.name, {})
+        line = why or entry.get("summary", {}).get("line", "")
+        rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
+    if as_json:
+        names = ("stage", "state", "time", "line")
+        print_json(
+            {"run": str(folder), "stages": [dict(zip(names, row, strict=True)) for row in rows], "manifest": manifest}
+        )
+    else:
+        click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
+
+
+def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """What a file of problems holds."""
+    from dataclasses import asdict, replace
+
+    from plantune_lite.recipe_files import load, override
+    from plantune_lite.survey import survey
+
+    asked = override(load("smollm2_135m"), ["corpus.filter=answer", *settings])  # any recipe: only its problems count
+    found = survey(replace(asked.problems, source=what), seed=asked.seed)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in _survey_lines(found):
+        click.echo(line)
+
+
+def _survey_lines(found: Any) -> Iterator[str]:
+    from plantune_lite.terminal import printable, table
+
+    shown = functools.partial(printable, limit=300)
+    yield f"{found.file}: {found.rows} rows, {found.problems} problems"
+    for role, column in found.roles.items():
+        yield f"  {role:<9} column {shown(column)!r}, {found.how[role]}"
+    rest = [column for column in found.columns if column not in found.roles.values()]
+    if rest:
+        yield f"  kept      {', '.join(map(shown, rest))}"
+    yield table("", ("question", "answer"), [(shown(one.question), shown(one.answer)) for one in found.samples])
+    checkable = sum(found.checkable.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
+    yield f"{checkable} of {found.problems} answers can be checked" + (f": {kinds}" if kinds else "")
+    if found.untried:
+        yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
+    yield from _listed(
+        f"{_count(found.uncheckable, 'answer')} cannot be checked",
+        [f"{where}: {shown(answer)} ({why})" for where, answer, why in found.unchecked],
+        found.uncheckable,
+    )
+    if found.duplicates:
+        yield f"{_count(found.duplicates, 'duplicate')}: an earlier row asks the same question"
+    yield from _listed("the same question with two answers", [f"{one} and {other}" for one, other in found.conflicts])
+    yield from _listed(
+        f"{_count(found.bad, 'bad row')}; a run stops at them, or with problems.bad_rows=skip leaves them out",
+        [f"{where}: {why}" for where, why in found.bad_rows],
+        found.bad,
+    )
+    for note in found.notes:
+        yield f"note: {shown(note)}"
+    yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
+    yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
+        f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:
+    if lines:
+        yield f"{title}:"
+        yield from (f"  {line}" for line in lines)
+        if count and count > len(lines):
+            yield f"  ... and {count - len(lines)} more"

@@ -1,0 +1,283 @@
+"""Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
+
+What comes in: run folders, of which only eval/SUITE.MODEL.jsonl is read. What goes out: who answered how much, who is
+better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
+
+    own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost
+
+The best prompt is chosen on the test problems themselves, which favours the untuned model: the strict choice.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from plantune_lite import intervals, tally
+from plantune_lite.intervals import Estimate, Paired, p_text
+from plantune_lite.records import PlantuneError, Score, read_records
+from plantune_lite.terminal import table
+
+UNTUNED, BASELINE = "untuned", "baseline"
+_ORDER = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", "grpo")  # of models in a table; others follow
+_SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model in one mode on one suite."""
+
+    suite: str
+    run: str
+    model: str
+    mode: str
+    problems: int
+    samples: int
+    accuracy: Estimate
+    truncated: float
+    unparsable: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One model beside another on the problems that both answered."""
+
+    suite: str
+    model: str
+    mode: str
+    reference: str
+    reference_mode: str
+    beside_untuned: bool  # at its best prompt
+    asked: int  # problems that at least one of the two answered
+    paired: Paired
+    p: float  # corrected for all comparisons of the table
+    verdict: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        better = "better" if self.paired.difference.value > 0 else "worse"
+        object.__setattr__(self, "verdict", better if self.p < _SIGNIFICANT else "not better")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All rows, all comparisons, and what is to be known beside them; the sentences come first wherever it is shown."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+
+def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
+    """Compare all models of these runs, suite by suite."""
+    answers = [one for run, where in zip(runs, _places(runs), strict=True) for one in _answers(run, where)]
+    if not answers:
+        raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
+    rows, found = [], []
+    for suite in dict.fromkeys(one.suite for one in answers):
+        here = _in_order([one for one in answers if one.suite == suite])
+        rows += [one.row(seed) for one in here]
+        found += [compared for one in here for compared in _comparisons(one, here, seed)]
+    corrected = intervals.holm([compared.p for compared in found])
+    comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
+    return Standing(tuple(_sentences(rows, comparisons)), tuple(rows), comparisons, tuple(_notes(comparisons)))
+
+
+# --- what was answered ------------------------------------------------------------------------------------------------
+
+
+class _Answers(NamedTuple):
+    suite: str
+    run: str
+    model: str
+    mode: str
+    where: str  # "" or "RUN/", where there are several
+    scores: list[Score]
+
+    @property
+    def name(self) -> str:
+        return self.where + self.model
+
+    @property
+    def share(self) -> float:
+        return fmean(tally.shares(self.scores).values())
+
+    def row(self, seed: int) -> Row:
+        samples = tally.by_problem(self.scores)
+        return Row(
+            suite=self.suite,
+            run=self.run,
+            model=self.name,
+            mode=self.mode,
+            problems=len(samples),
+            samples=min(map(len, samples.values())),
+            accuracy=tally.accuracy(self.scores, seed=seed),
+            truncated=fmean(one.finish == "length" for one in self.scores),
+            unparsable=fmean(one.same is None for one in self.scores),
+        )
+
+
+def _places(runs: Sequence[Path]) -> list[str]:
+    """What stands before a model's name: nothing for one run, the folder's name, the path where names are alike."""
+    names = [run.resolve().name for run in runs]
+    if len(runs) == 1:
+        return [""]
+    return [f"{name if names.count(name) == 1 else run}/" for run, name in zip(runs, names, strict=True)]
+
+
+def _answers(run: Path, where: str) -> Iterator[_Answers]:
+    for path in sorted((run / "eval").glob("*.jsonl")):
+        suite, _, model = path.stem.partition(".")
+        modes: dict[str, list[Score]] = {}
+        for one in read_records(Score, path):
+            modes.setdefault(one.mode, []).append(one)
+        for mode, scores in modes.items():
+            yield _Answers(suite, str(run), model, mode, where, scores)
+
+
+def _best_untuned(answers: Iterable[_Answers]) -> _Answers | None:
+    return max((one for one in answers if one.model == UNTUNED), key=lambda one: one.share, default=None)
+
+
+def _in_order(answers: Sequence[_Answers]) -> list[_Answers]:
+    """The best untuned first, then as models are trained."""
+    best = _best_untuned(answers)
+
+    def place(one: _Answers) -> tuple[bool, int]:
+        return one is not best, _ORDER.index(one.model) if one.model in _ORDER else len(_ORDER)
+
+    return sorted(answers, key=place)
+
+
+# --- who beside whom --------------------------------------------------------------------------------------------------
+
+
+def _comparisons(one: _Answers, answers: Sequence[_Answers], seed: int) -> Iterator[Comparison]:
+    """A tuned model beside the untuned one, the baseline, and the first of the other tuned ones."""
+    if one.model == UNTUNED:
+        return
+    own = [other for other in answers if other.run == one.run]  # first: another run may be of another student
+    untuned = _best_untuned(own) or _best_untuned(answers)
+    baseline = next((other for other in [*own, *answers] if other.model == BASELINE), None)
+    tuned = next((other for other in answers if other.model not in (UNTUNED, BASELINE)), None)
+    references = [untuned, *(() if one.model == BASELINE else (baseline, tuned))]
+    for reference in references:
+        if reference and reference is not one and (paired := _paired(one, reference, seed)):
+            yield Comparison(
+                suite=one.suite,
+                model=one.name,
+                mode=one.mode,
+                reference=reference.name,
+                reference_mode=reference.mode,
+                beside_untuned=reference is untuned,
+                asked=len({score.problem_id for score in (*one.scores, *reference.scores)}),
+                paired=paired,
+                p=paired.p,
+            )
+
+
+def _paired(one: _Answers, reference: _Answers, seed: int) -> Paired | None:
+    """The comparison on common problems: same id, same gold answer."""
+    ours, theirs = tally.shares(one.scores), tally.shares(reference.scores)
+    gold = {(score.problem_id, score.gold) for score in reference.scores}
+    common = list(dict.fromkeys(s.problem_id for s in one.scores if (s.problem_id, s.gold) in gold))
+    if not common:
+        return None
+    return intervals.paired([ours[id] for id in common], [theirs[id] for id in common], seed=seed)
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Who is not better than the untuned model, then who is; of equals the baseline last."""
+    beside = [one for one in comparisons if one.beside_untuned]
+    compared = {(one.suite, one.model) for one in beside}
+    for row in rows:
+        if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
+            yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
+    for one in sorted(beside, key=lambda one: (one.verdict == "better", _is(BASELINE, one.model))):
+        paired = one.paired
+        yield (
+            f"{one.suite}: {_named(one.model, one.mode)} is {one.verdict} than {one.reference} at its best prompt "
+            f"({one.reference_mode}): {paired.difference.points()}, p {p_text(one.p)}, {paired.won} won, "
+            f"{paired.lost} lost"
+        )
+
+
+def _is(kind: str, model: str) -> bool:
+    return model.rpartition("/")[2] == kind
+
+
+def _named(model: str, mode: str) -> str:
+    return model if _is(mode, model) else f"{model} ({mode})"
+
+
+def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    if any(one.beside_untuned for one in comparisons):
+        yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    if len(comparisons) > 1:
+        yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
+    for one in comparisons:
+        if one.paired.problems < one.asked:
+            common = f"{one.paired.problems} of {one.asked} problems in common"
+            yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
+
+
+_ROWS = ("model", "prompt", "problems", "right", "95 %", "cut off", "unreadable")
+_COMPARISONS = ("model", "beside", "difference", "p", "won", "lost")
+
+
+def _row_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    found = []
+    for row in rows:
+        share, _, interval = row.accuracy.percent().partition(" (")
+        shares = (f"{100 * row.truncated:.0f} %", f"{100 * row.unparsable:.0f} %")
+        problems = str(row.problems) if row.samples == 1 else f"{row.problems} x {row.samples}"
+        found.append((row.model, row.mode, problems, share, interval.rstrip(")"), *shares))
+    return found
+
+
+def _comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
+    return [
+        (
+            _named(one.model, one.mode),
+            _named(one.reference, one.reference_mode),
+            one.paired.difference.points(),
+            p_text(one.p),
+            str(one.paired.won),
+            str(one.paired.lost),
+        )
+        for one in comparisons
+    ]
+
+
+def as_text(found: Standing, *, width: int | None = None) -> str:
+    """For a terminal."""
+    parts = ["\n".join(found.sentences)] if found.sentences else []
+    for suite in dict.fromkeys(row.suite for row in found.rows):
+        parts.append(table(suite, _ROWS, _row_cells(row for row in found.rows if row.suite == suite), width=width))
+        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+            parts.append(table("", _COMPARISONS, _comparison_cells(comparisons), width=width))
+    return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
+
+
+def as_markdown(found: Standing) -> str:
+    """For a card or a report."""
+    parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
+    for suite in dict.fromkeys(row.suite for row in found.rows):
+        parts += [f"### {suite}", _markdown(_ROWS, _row_cells(row for row in found.rows if row.suite == suite))]
+        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+            parts.append(_markdown(_COMPARISONS, _comparison_cells(comparisons)))
+    return "\n\n".join([*parts, *found.notes]) + "\n"
+
+
+def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (columns, ("---",) * len(columns), *rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def as_json(found: Standing) -> dict[str, Any]:
+    """For programs."""
+    return asdict(found)

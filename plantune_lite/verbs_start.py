@@ -1,0 +1,137 @@
+"""The verbs that one begins with: run, doctor, estimate, recipes, copy, show."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.command import cli, do_stages, going_on, json_option, load_asked, recipe_argument, settings_argument
+from plantune_lite.shown import print_json, show_problem_file, show_recipe, show_states
+
+
+@cli.command()
+@going_on
+@click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Run a recipe to its end, or go on where it was cut off."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, **options)
+
+
+@cli.command()
+@click.argument("recipe", metavar="[RECIPE]", default="smollm2_135m")
+@settings_argument
+@json_option
+def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong here, one fix a line; the exit status says whether RECIPE can run."""
+    from dataclasses import asdict
+
+    from plantune_lite import doctor as surgery
+    from plantune_lite.terminal import printable
+
+    wanted, _ = load_asked(recipe, settings, None)
+    checks = surgery.examine(wanted)
+    bad = [check for check in checks if check.state == "bad"]
+    if as_json:
+        print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
+    else:
+        mark = {
+            "ok": click.style("ok  ", fg="green"),
+            "note": click.style("note", fg="yellow"),
+            "bad": click.style("BAD ", fg="red"),
+        }
+        for check in checks:
+            fix = f"  -> {check.fix}" if check.fix else ""
+            click.echo(f"{mark[check.state]}  {check.name:<16} {printable(check.found)}{fix}")
+        click.echo(
+            f"{wanted.name} can run here."
+            if not bad
+            else f"{wanted.name} cannot run here: {len(bad)} to mend, marked BAD."
+        )
+    sys.exit(1 if bad else 0)
+
+
+@cli.command()
+@recipe_argument
+@settings_argument
+@json_option
+def estimate(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Say what the teacher will cost, and what others would: calls, tokens, money."""
+    from dataclasses import asdict
+
+    from plantune_lite import estimate as bills
+    from plantune_lite import problems
+    from plantune_lite.terminal import table
+
+    wanted, _ = load_asked(recipe, settings, None)
+    pool = problems.load(wanted.problems, seed=wanted.seed).pool
+    costs = bills.distillation(pool, wanted.distill, os.environ)
+    if as_json:
+        print_json([asdict(cost) for cost in costs])
+        return
+    click.echo(table(f"{len(pool)} problems", ("teacher", "calls", "tokens", "USD", ""), bills.rows(costs)))
+    click.echo(bills.ASSUMED)
+
+
+@cli.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the recipes that come with plantune."""
+    import ast
+
+    from plantune_lite.recipe_files import shipped
+
+    about = {}
+    for name, path in shipped().items():
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        about[name] = words.split("\n\n")[0].replace("\n", " ")
+    if as_json:
+        print_json(about)
+    else:
+        for name, words in about.items():
+            click.echo(f"{name}\n    {words}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("dest", required=False, type=click.Path(path_type=Path))
+def copy(name: str, dest: Path | None) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from plantune_lite.recipe_files import shipped
+    from plantune_lite.records import RecipeError
+    from plantune_lite.typed import nearest
+
+    files = shipped()
+    if name not in files:
+        raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
+    target = dest or Path(f"{name}.py")
+    if target.is_dir():
+        target = target / f"{name}.py"
+    elif not target.suffix:
+        target = target.with_name(f"{target.name}.py")  # else no verb would take it for a recipe
+    try:
+        with open(target, "x", encoding="utf-8", newline="\n") as file:
+            file.write(files[name].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written ({error.strerror})") from None
+    click.echo(f"wrote {target}; edit it, then: plantune run {target}")
+
+
+@cli.command()
+@click.argument("what", metavar="X")
+@settings_argument
+@json_option
+def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show a recipe, a run folder, or a problem file before anything is spent on it."""
+    path = Path(what)
+    if (path / "recipe.json").is_file():
+        wanted, folder = load_asked(what, settings, None)
+        show_states(wanted, folder, as_json)
+    elif path.is_file() and path.suffix != ".py":
+        show_problem_file(what, settings, as_json)
+    else:
+        show_recipe(load_asked(what, settings, None)[0], as_json)

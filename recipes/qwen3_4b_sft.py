@@ -1,0 +1,29 @@
+"""Qwen3-4B learns to plan before it solves (M1): QLoRA SFT, one 12 GB GPU, batch 2 x 1024 tokens. Gain: unmeasured.
+
+Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate qwen3_4b_sft` says how much, before the first);
+without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
+Expect: little on easy problems. Untuned, this model solves nearly all of GSM8K, so the recipe trains on MATH levels 3 to
+5, where there may be headroom; before anything is spent it answers 64 of them and says how many it solves already.
+PLAN-TUNING reports no SFT figure for this model.
+
+Out of memory? Turn down in this order: sft.batch_size=1 sft.accumulate=8, student.max_length=768, student.lora_rank=16.
+The paper's size: problems.limit=none sft.learning_rate=5e-6 distill.keep=best evaluate.suites=paper evaluate.limit=none
+"""
+
+from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run
+
+RECIPE = Recipe(
+    name="qwen3_4b_sft",
+    seed=0,
+    problems=Problems("math", split="train", levels=(3, 4, 5), limit=1_000),
+    distill=Distill(teacher="gemini", plans=5, min_score=80, max_usd=5.0),  # no key set: teacher="self"
+    corpus=Corpus(filter="both"),
+    student=Student("qwen3_4b", bits=4, max_length=1024, lora_rank=32, checkpointing=True),
+    sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=2, accumulate=4),
+    evaluate=Evaluate(("own", "math500"), limit=300, max_tokens=2048),
+    export=Export(("adapter", "merged", "q8_0")),
+    max_hours=8.0,
+)
+
+if __name__ == "__main__":
+    run(RECIPE)

@@ -1,0 +1,540 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_student, tiny_tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from plantune_lite import presets
+from plantune_lite.adapters import AdapterError, open_adapter
+from plantune_lite.agreement import compare
+from plantune_lite.companions import publish_adapter
+from plantune_lite.export import PROGRESS, ExportError, merge
+from plantune_lite.records import PlantuneError
+from plantune_lite.shards import ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
+
+SOME = ["q_proj", "v_proj", "down_proj"]
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+KINDS = {
+    "plain": {"target_modules": ALL, "r": 8, "lora_alpha": 16},
+    "rslora": {"target_modules": SOME, "use_rslora": True},
+    "dora": {"target_modules": ALL, "use_dora": True},
+    "patterns": {"target_modules": SOME, "rank_pattern": {"q_proj": 2}, "alpha_pattern": {"layers.1.mlp": 32}},
+    "one layer": {"target_modules": SOME, "layers_to_transform": [1]},
+    "norms saved": {"target_modules": SOME, "modules_to_save": ["norm", "input_layernorm"]},
+}
+ENDS = {  # one of the two ends of a model is changed: where they were one tensor, they are two now
+    "embedding": {"target_modules": [*SOME, "embed_tokens"]},
+    "output": {"target_modules": [*SOME, "lm_head"]},
+    "embedding, dora": {"target_modules": ["embed_tokens"], "use_dora": True},
+    "embedding saved": {"target_modules": SOME, "modules_to_save": ["embed_tokens"]},
+    "output saved": {"target_modules": SOME, "modules_to_save": ["lm_head"]},
+}
+IDS = torch.arange(40).reshape(2, 20) + 8
+PROMPTS = [[(7 * row + place * place) % VOCABULARY for place in range(24 + row % 5)] for row in range(32)]
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT about tied tensors
+        yield
+
+
+def trained(base, adapter, *, seed=1, kind=LoraConfig, **config):
+    """An adapter of that base whose every number moved; PEFT's own model of it in float32."""
+    tuned = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    tuned = get_peft_model(tuned, kind(**{"r": 4, "task_type": "CAUSAL_LM", **config}))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for values in tuned.parameters():
+            if values.requires_grad:
+                values += 0.05 * torch.randn(values.shape, generator=generator)
+    tuned.save_pretrained(adapter)
+    return tuned.eval()
+
+
+def loaded(folder, dtype=torch.float32):
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert not any(info.values()), info
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+def weights(folder):
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: values for file in files for name, values in load_file(file).items()}
+
+
+def same(given, wanted):
+    torch.testing.assert_close(given, wanted, rtol=1e-5, atol=2e-6)
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory):
+    """A base in bf16, an adapter of all its projections, and what PEFT makes of them."""
+    root = tmp_path_factory.mktemp("qwen2")
+    base = tiny_student(root / "base", "qwen2")
+    return base, root / "adapter", trained(base, root / "adapter", **KINDS["plain"])
+
+
+# --- what is merged is what PEFT merges -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_model_equals_peft_s_own(family, kind, tmp_path):
+    base = tiny_student(tmp_path / "base", family, dtype=torch.float32)
+    tuned = trained(base, tmp_path / "adapter", **KINDS[kind])
+    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    merged = loaded(tmp_path / "merged")
+    same(logits(merged), logits(tuned))
+    peft = dict(tuned.merge_and_unload().named_parameters())
+    for name, values in merged.named_parameters():
+        same(values, peft[name])
+
+
+@pytest.mark.parametrize("kind", ENDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_changing_one_end_of_a_tied_model_leaves_the_other_as_it_was(family, kind, tmp_path):
+    """PEFT's own merge changes both, so that its merged model is not its adapter: ours is."""
+    base = tiny_student(tmp_path / "base", family, dtype=torch.float32)
+    tuned = trained(base, tmp_path / "adapter", **ENDS[kind])
+    summary = merge(tmp_path / "adapter", base, tmp_path / "merged")
+    same(logits(loaded(tmp_path / "merged")), logits(tuned))
+    assert summary["untied"] == tuned.config.tie_word_embeddings
+
+
+def test_tied_ends_that_nothing_changes_stay_one_tensor(tmp_path):
+    base = tiny_student(tmp_path / "base", "gemma3_text")
+    trained(base, tmp_path / "adapter", target_modules=SOME)
+    assert not merge(tmp_path / "adapter", base, tmp_path / "merged")["untied"]
+    assert "lm_head.weight" not in weights(tmp_path / "merged")
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_layers_stored_by_input_are_merged_too(dora, tmp_path):
+    """GPT-2's Conv1D is stored transposed, its c_proj is square: no shape says so."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=64, n_layer=2, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    tuned = trained(tmp_path / "base", tmp_path / "adapter", target_modules=["c_attn", "c_proj"], use_dora=dora)
+    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
+    same(logits(loaded(tmp_path / "merged")), logits(tuned))
+
+
+def test_biases_that_were_trained_come_along(tmp_path):
+    base = tiny_student(tmp_path / "base", "qwen2", dtype=torch.float32)
+    tuned = trained(base, tmp_path / "adapter", target_modules=SOME, bias="all")
+    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    same(logits(loaded(tmp_path / "merged")), logits(tuned))
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16])
+def test_a_16_bit_base_is_added_to_in_float32_and_rounded_once(stored, tmp_path):
+    base = tiny_student(tmp_path / "base", "qwen3", dtype=stored)
+    tuned = trained(base, tmp_path / "adapter", **KINDS["plain"])
+    assert merge(tmp_path / "adapter", base, tmp_path / "merged")["dtype"] == str(stored).removeprefix("torch.")
+    peft = dict(tuned.merge_and_unload().named_parameters())
+    for name, values in weights(tmp_path / "merged").items():
+        assert values.dtype == stored
+        rounded = peft[name].to(stored)
+        # The sums may differ in float32's last bit, which now and then lies on the edge between two 16-bit numbers.
+        assert (values == rounded).double().mean() > 0.999
+        torch.testing.assert_close(values, rounded)
+
+
+def test_another_type_is_a_request_away(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    merge(adapter, base, tmp_path / "merged", dtype="float16")
+    assert {values.dtype for values in weights(tmp_path / "merged").values()} == {torch.float16}
+    assert loaded(tmp_path / "merged", dtype="auto").dtype == torch.float16
+
+
+def test_what_float16_cannot_hold_is_named(tmp_path):
+    base = tiny_student(tmp_path / "base", "qwen2")
+    trained(base, tmp_path / "adapter", target_modules=["k_proj"], lora_alpha=10_000_000)
+    with pytest.raises(ExportError, match=r"k_proj.weight does not fit into float16.*merge to bfloat16"):
+        merge(tmp_path / "adapter", base, tmp_path / "merged", dtype="float16")
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_sharded_and_single_bases_give_the_same_tensors(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    sharded = tiny_student(tmp_path / "base", "qwen2", shard_size="40KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 3
+    merge(adapter, base, tmp_path / "one")
+    summary = merge(adapter, sharded, tmp_path / "many", shard_bytes=60_000)
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
+    assert [path.name for path in (tmp_path / "one").glob("*.safetensors*")] == ["model.safetensors"]
+    assert len(summary["files"]) > 3 and all(
+        file["bytes"] < 60_000 + 1_000 for name, file in summary["files"].items() if "embed" not in name
+    )
+    loaded(tmp_path / "many")
+
+
+@given(sizes=st.lists(st.integers(0, 50), min_size=1), limit=st.integers(1, 60))
+def test_shards_keep_the_order_and_the_limit(sizes, limit):
+    tensors = [Tensor(name=str(place), dtype="U8", shape=(size,)) for place, size in enumerate(sizes)]
+    shards = shards_of(tensors, limit)
+    assert [tensor for shard in shards for tensor in shard.tensors] == tensors
+    for shard in shards:
+        assert sum(tensor.size for tensor in shard.tensors) <= limit or len(shard.tensors) == 1
+
+
+@pytest.mark.parametrize("stage", ["read", "work", "write"])
+def test_a_failure_anywhere_in_the_stream_ends_it(stage):
+    done = []
+
+    def step(name):
+        def run(piece, data):
+            if name == stage and piece == 5:
+                raise ZeroDivisionError
+            if name == "write":
+                done.append(piece)
+            return memoryview(data)
+
+        return run
+
+    with pytest.raises(ZeroDivisionError):
+        stream(range(100), read=step("read"), work=step("work"), write=step("write"))
+    assert done == list(range(len(done))) and len(done) <= 5
+
+
+# --- interrupted ------------------------------------------------------------------------------------------------------
+
+
+def fail_after(monkeypatch, files, error):
+    """Have the writing of a later file fail in its middle."""
+    write, begun = ShardFile.write, []
+
+    def failing(self, data):
+        if self not in begun:
+            begun.append(self)
+        elif len(begun) > files:
+            raise error
+        write(self, data)
+
+    monkeypatch.setattr(ShardFile, "write", failing)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != PROGRESS}
+
+
+def test_an_interrupted_merge_goes_on_at_the_next_file_to_the_same_bytes(qwen2, tmp_path, monkeypatch):
+    base, adapter, _ = qwen2
+    whole = merge(adapter, base, tmp_path / "calm", shard_bytes=40_000)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        fail_after(patched, 2, KeyboardInterrupt())
+        merge(adapter, base, tmp_path / "cut", shard_bytes=40_000)
+    (tmp_path / "cut" / ".model-00003-of-00007.safetensors.part").write_bytes(b"of a merge that was killed")
+    resumed = merge(adapter, base, tmp_path / "cut", shard_bytes=40_000)
+    assert resumed["kept"] == 2 and len(resumed["files"]) > 4
+    assert resumed["files"] == whole["files"]
+    assert contents(tmp_path / "cut") == contents(tmp_path / "calm")
+
+
+def test_a_finished_merge_is_not_done_again_unless_its_bytes_changed(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    before = contents(tmp_path / "merged")
+    files = sorted((tmp_path / "merged").glob("*.safetensors"))
+    damaged = bytearray(files[1].read_bytes())
+    damaged[-1] ^= 1
+    files[1].write_bytes(damaged)
+    files[2].unlink()
+    again = merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    assert again["kept"] == len(files) - 2
+    assert contents(tmp_path / "merged") == before
+
+
+def test_another_adapter_begins_anew(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    trained(base, tmp_path / "other", seed=2, **KINDS["plain"])
+    assert merge(tmp_path / "other", base, tmp_path / "merged")["kept"] == 0
+    assert [path.name for path in (tmp_path / "merged").glob("*.safetensors*")] == ["model.safetensors"]
+
+
+def test_files_of_somebody_else_are_never_written_over(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    (tmp_path / "thesis.md").write_text("mine")
+    with pytest.raises(ExportError, match="holds files that no merge wrote"):
+        merge(adapter, base, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.md"]
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(path, megabytes):
+    """A disk of that size, where we may mount one (as root, or in a CI machine's own way); else None."""
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path], capture_output=True)
+    try:
+        yield path if mounted.returncode == 0 else None
+    finally:
+        if mounted.returncode == 0:
+            subprocess.run(["umount", path], check=True)
+
+
+def test_needed_and_free_bytes_are_said_and_too_few_are_a_sentence(qwen2, tmp_path, monkeypatch):
+    base, adapter, _ = qwen2
+    said = []
+    usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ExportError, match=r"has 1.0 MB free and the merged model needs 64.2 MB more: free 63.2 MB"):
+        merge(adapter, base, tmp_path / "merged", say=said.append)
+    assert said == [f"merging needs 64.2 MB in {tmp_path / 'merged'}, where 1.0 MB are free"]
+
+
+def test_a_disk_that_becomes_full_keeps_the_finished_files_and_goes_on(qwen2, tmp_path, monkeypatch):
+    base, adapter, _ = qwen2
+    merge(adapter, base, tmp_path / "calm", shard_bytes=40_000)
+    with small_disk(tmp_path / "disk", 66) as disk:
+        out = (disk or tmp_path) / "merged"
+
+        def fill(line):
+            """Somebody else fills the disk while we merge."""
+            if disk:
+                (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 110_000))
+
+        with monkeypatch.context() as patched, pytest.raises(ExportError) as error:
+            if not disk:
+                fail_after(patched, 2, OSError(28, os.strerror(28)))
+            merge(adapter, base, out, shard_bytes=40_000, say=fill)
+        assert "became full. 2 of 7 files are finished and kept: free some space" in str(error.value)
+        assert len(list(out.glob("*.safetensors"))) == 2 and not list(out.glob(".*.part"))
+        if disk:
+            (disk / "ballast").unlink()
+        assert merge(adapter, base, out, shard_bytes=40_000)["kept"] == 2
+        assert contents(out) == contents(tmp_path / "calm")
+
+
+# --- what cannot be merged --------------------------------------------------------------------------------------------
+
+
+def edited(adapter, folder, **config):
+    """A copy of an adapter with other words in its config."""
+    shutil.copytree(adapter, folder)
+    known = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**known, **config}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("trainable_token_indices", [3, 4]),
+        ("target_parameters", ["mlp.experts.gate_up_proj"]),
+        ("layer_replication", [[0, 2], [1, 2]]),
+        ("lora_bias", True),
+        ("use_qalora", True),
+        ("alora_invocation_tokens", [1, 2]),
+        ("kasa_config", {"beta": 0.1}),
+        ("a_kind_of_the_year_2030", {"rank": 3}),
+        ("init_lora_weights", "pissa_niter_16"),
+        ("init_lora_weights", "loftq"),
+    ],
+)
+def test_a_kind_that_cannot_be_merged_is_refused_by_name(field, value, qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    with pytest.raises(AdapterError, match=f"{field}={str(value)[:5]!r}".replace("'", ".").replace("[", r"\[")[:20]):
+        open_adapter(edited(adapter, tmp_path / "kind", **{field: value}), base)
+
+
+def test_real_adapters_of_other_kinds_are_refused(qwen2, tmp_path):
+    base, _, _ = qwen2
+    trained(base, tmp_path / "loha", kind=LoHaConfig, target_modules=SOME)
+    with pytest.raises(AdapterError, match="is of the kind 'LOHA', and only LoRA can be merged here"):
+        open_adapter(tmp_path / "loha", base)
+    trained(base, tmp_path / "tokens", target_modules=SOME, trainable_token_indices=[3])
+    with pytest.raises(AdapterError, match=r"trainable_token_indices=.*merge_and_unload"):
+        open_adapter(tmp_path / "tokens", base)
+
+
+def test_an_adapter_of_another_model_is_refused_by_its_first_wrong_layer(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    wider = tiny_student(tmp_path / "wider", "qwen2", intermediate_size=256)
+    with pytest.raises(AdapterError, match=r"mlp.gate_proj, which is 256 x 64 in the base: it is of another model"):
+        open_adapter(adapter, wider)
+    deeper = tiny_student(tmp_path / "deeper", "qwen2", num_hidden_layers=3)
+    with pytest.raises(AdapterError, match=r"lacks lora_A.weight for model.layers.2.self_attn.q_proj"):
+        open_adapter(adapter, deeper)
+    flatter = tiny_student(tmp_path / "flatter", "qwen2", num_hidden_layers=1)
+    with pytest.raises(AdapterError, match=r"has base_model.model.model.layers.1.*for which the base has no place"):
+        open_adapter(adapter, flatter)
+
+
+def test_an_adapter_whose_training_went_wrong_is_refused(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    broken = edited(adapter, tmp_path / "broken")
+    tensors = load_file(broken / "adapter_model.safetensors")
+    tensors["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"][3, 1] = float("nan")
+    save_file(tensors, broken / "adapter_model.safetensors")
+    with pytest.raises(AdapterError, match=r"layers.1.mlp.up_proj.lora_B.weight holds numbers that are not finite"):
+        merge(broken, base, tmp_path / "merged")
+
+
+def test_a_quantised_base_is_refused(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    four = Path(shutil.copytree(base, tmp_path / "four"))
+    tensors = load_file(four / "model.safetensors")
+    packed = tensors["model.layers.0.mlp.up_proj.weight"]
+    tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(packed.numel() // 2, 1, dtype=torch.uint8)
+    save_file(tensors, four / "model.safetensors")
+    with pytest.raises(AdapterError, match=r"up_proj.weight as U8 .*: it is quantised.*original 16-bit model"):
+        merge(adapter, four, tmp_path / "merged")
+
+
+def test_pickles_and_torn_files_are_refused(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    for folder, keep in ((base, "config.json"), (adapter, "adapter_config.json")):
+        (tmp_path / folder.name).mkdir()
+        shutil.copy(folder / keep, tmp_path / folder.name)
+    with pytest.raises(WeightsFileError, match=r"no model.safetensors.*Pickles .* are not read"):
+        open_adapter(adapter, tmp_path / "base")
+    with pytest.raises(AdapterError, match=r"no adapter_model.safetensors. Pickles .* are not read"):
+        open_adapter(tmp_path / "adapter", base)
+    with pytest.raises(AdapterError, match="no adapter_config.json"):
+        open_adapter(base, base)
+    file = shutil.copy(base / "model.safetensors", tmp_path / "base")
+    os.truncate(file, 100_000)
+    with pytest.raises(WeightsFileError, match="should have .* bytes and has 100000: fetch the model again"):
+        tensors_in(tmp_path / "base")
+    Path(file).write_bytes(b"<html>404</html>")
+    with pytest.raises(WeightsFileError, match="is no safetensors file"):
+        tensors_in(tmp_path / "base")
+
+
+# --- beside its adapter -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_merged_model_agrees_with_its_adapter(family, tmp_path):
+    base = tiny_student(tmp_path / "base", family)
+    tuned = trained(base, tmp_path / "adapter", **KINDS["dora"])
+    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    found = compare(tmp_path / "adapter", base, tmp_path / "merged", PROMPTS)
+    assert found["verified"] and found["top1"] > 0.97 and found["positions"] == 32 * 16
+    ids = torch.tensor([[prompt[0], *prompt[-23:]] for prompt in PROMPTS])
+    with torch.no_grad():
+        by_hand = tuned(ids).logits - loaded(tmp_path / "merged")(ids).logits
+    assert found["largest"] == pytest.approx(by_hand[:, -16:].abs().max().item(), rel=0.01)
+
+
+def test_a_model_that_is_not_its_adapter_is_not_verified(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    half = edited(adapter, tmp_path / "half", lora_alpha=8)
+    merge(half, base, tmp_path / "merged")
+    for wrong in (base, tmp_path / "merged"):
+        found = compare(adapter, base, wrong, PROMPTS)
+        assert not found["verified"], found
+    tensors = weights(tmp_path / "merged")
+    tensors["model.norm.weight"][:] = float("nan")
+    save_file(tensors, tmp_path / "merged" / "model.safetensors", metadata={"format": "pt"})
+    assert not compare(adapter, base, tmp_path / "merged", PROMPTS)["verified"]
+
+
+# --- the files beside the weights -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "name"), [("qwen2", "qwen2_5_7b"), ("gemma3_text", "gemma3_1b")])
+def test_a_merged_model_plans_without_being_told(family, name, tmp_path):
+    preset = presets.find(name)
+    base = tiny_student(tmp_path / "base", family)
+    (base / "generation_config.json").write_text('{"repetition_penalty": 1.05, "eos_token_id": [4], "do_sample": true}')
+    trained(base, tmp_path / "adapter", target_modules=SOME)
+    merge(tmp_path / "adapter", base, tmp_path / "merged", preset=preset)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    question = [{"role": "user", "content": "What is 2+3?"}]
+    reference = tiny_tokenizer(family)
+    reference.chat_template = preset.chat_template
+    for turns in (question, [{"role": "system", "content": "Be brief."}, *question]):
+        rendered = [one.apply_chat_template(turns, tokenize=False) for one in (tokenizer, reference)]
+        assert rendered[0] == rendered[1]
+    assert presets.SYSTEM in tokenizer.apply_chat_template(question, tokenize=False)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (preset.turn_end, preset.pad)
+    settings = loaded(tmp_path / "merged").generation_config
+    ends = tokenizer.convert_tokens_to_ids([preset.turn_end, *preset.stops])
+    assert settings.eos_token_id == ends and settings.pad_token_id == tokenizer.pad_token_id
+    assert not settings.do_sample and settings.repetition_penalty in (None, 1.0)
+
+
+def test_the_config_is_the_base_s_without_what_no_longer_holds(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    odd = Path(shutil.copytree(base, tmp_path / "base"))
+    config = json.loads((odd / "config.json").read_text())
+    del config["dtype"]
+    config |= {"torch_dtype": "float32", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (odd / "config.json").write_text(json.dumps(config))
+    merge(adapter, odd, tmp_path / "merged")
+    written = json.loads((tmp_path / "merged" / "config.json").read_text())
+    del config["quantization_config"]
+    assert written == {**config, "torch_dtype": "bfloat16"}
+
+
+def test_the_tokenizer_is_the_adapter_s_where_it_has_one_and_older_programs_read_it(qwen2, tmp_path):
+    base, adapter, _ = qwen2
+    own = edited(adapter, tmp_path / "own")
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
+    tokenizer.chat_template = "mine"
+    tokenizer.save_pretrained(own)
+    merge(own, base, tmp_path / "merged")
+    assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == "mine"
+    config = json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert config["additional_special_tokens"] == ["<start_of_turn>"] and "extra_special_tokens" not in config
+
+
+# --- an adapter for others --------------------------------------------------------------------------------------------
+
+
+def test_a_published_adapter_loads_with_plain_peft_in_a_fresh_process(qwen2, tmp_path):
+    base, adapter, tuned = qwen2
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    publish_adapter(adapter, tmp_path / "out", repo="tiny/original", revision=revision)
+    shutil.copytree(base, tmp_path / "tiny" / "original")  # stands for the Hub: a folder of that name is taken first
+    code = """
+import torch
+from peft import AutoPeftModelForCausalLM
+model = AutoPeftModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
+print(model.peft_config["default"].base_model_name_or_path, model.peft_config["default"].revision)
+torch.save(model(torch.arange(40).reshape(2, 20) + 8).logits, "logits.pt")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tiny/original", revision]
+    same(torch.load(tmp_path / "logits.pt"), logits(tuned))
+    for file in (tmp_path / "out").iterdir():
+        assert str(tmp_path.parent).encode() not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize(
+    "repo", ["/home/me/model", "./model", "C:\\models\\qwen", "qwen", "unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit"]
+)
+def test_an_adapter_never_names_a_folder_or_a_quantised_copy(repo, qwen2, tmp_path):
+    with pytest.raises(PlantuneError, match="public base as OWNER/NAME|name the 16-bit original"):
+        publish_adapter(qwen2[1], tmp_path / "out", repo=repo, revision=None)
+    assert not (tmp_path / "out").exists()

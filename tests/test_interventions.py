@@ -1,0 +1,154 @@
+import pytest
+
+from plantune_lite import plans, practice
+from plantune_lite.evaluate import evaluate
+from plantune_lite.interventions import agreement, as_order, intervene
+from plantune_lite.records import PlantuneError, Reply, Score, read_records
+from plantune_lite.tally import written_plan
+
+PROBLEMS = list(practice.generate("test", seed=0, limit=60))
+OF_QUESTION = {problem.question: problem for problem in PROBLEMS}
+
+
+def plan_of(problem):
+    return tuple(problem.extra["plan"])
+
+
+def obedient(prompts, sampling):
+    """Right where the plan it follows, its own or a forced one, is the problem's."""
+    return [[Reply(text=text_after(messages, heeds=True))] for messages in prompts]
+
+
+def deaf(prompts, sampling):
+    """Writes a plan and pays no heed to any."""
+    return [[Reply(text=text_after(messages, heeds=False))] for messages in prompts]
+
+
+def text_after(messages, heeds):
+    problem = OF_QUESTION[messages[1]["content"].split("\n\n")[0]]
+    followed = written_plan(messages[-1]["content"]) if "<plan>" in messages[-1]["content"] else None
+    if messages[-1]["role"] == "user" and followed is None:
+        return plans.render(plan_of(problem), problem.solution)
+    return problem.solution if not heeds or followed == plan_of(problem) else "so it is \\boxed{-7}"
+
+
+def intervened(model, tmp_path, **more):
+    out = tmp_path / "own.m1.jsonl"
+    evaluate(obedient, PROBLEMS, mode="m1", out=out)
+    return intervene(model, PROBLEMS, read_records(Score, out), out=tmp_path / "interventions/own.m1.jsonl", **more)
+
+
+def test_a_student_that_follows_plans_needs_its_own(tmp_path):
+    found = intervened(obedient, tmp_path)
+    shares = {name: figures["value"] for name, figures in found["conditions"].items()}
+    assert shares == {"own": 1, "none": 0, "swapped": 0, "reference": 1, "dropped": 0}
+    use = found["own_minus"]["swapped"]
+    assert (use["difference"]["value"], use["won"], use["lost"]) == (1, 60, 0) and use["p"] < 1e-6
+    assert "plan use (own minus swapped) +100.0 points (" in found["line"]
+
+
+def test_a_student_that_heeds_no_plan_uses_none(tmp_path):
+    found = intervened(deaf, tmp_path)
+    assert {figures["value"] for figures in found["conditions"].values()} == {1}
+    use = found["own_minus"]["swapped"]
+    assert (use["won"], use["lost"], use["p"]) == (0, 0, 1)
+    assert use["difference"]["low"] < 0 < use["difference"]["high"]
+
+
+def test_the_plan_is_forced_as_the_beginning_of_the_reply(tmp_path):
+    heard = []
+
+    def generate(prompts, sampling):
+        heard.extend(prompts)
+        return obedient(prompts, sampling)
+
+    intervened(generate, tmp_path)
+    assert {tuple(turn["role"] for turn in messages) for messages in heard} == {("system", "user", "assistant")}
+    forced = [messages[-1]["content"] for messages in heard]
+    assert forced[0] == plans.render(plan_of(PROBLEMS[0])) and "<plan>\n</plan>\n" in forced
+
+
+def test_a_swapped_plan_is_really_another_one(tmp_path):
+    found = intervened(obedient, tmp_path)
+    rows = [one for one in read_records(Score, tmp_path / "interventions/own.m1.jsonl") if one.mode == "swapped"]
+    own = {problem.id: plan_of(problem) for problem in PROBLEMS}
+    assert all(plans.parse(one.text).plan != own[one.problem_id] for one in rows) and len(rows) == 60
+    assert found["swapped_alike"] < 0.4
+
+
+def test_a_dropped_plan_is_ones_own_less_one_step(tmp_path):
+    intervened(obedient, tmp_path)
+    rows = [one for one in read_records(Score, tmp_path / "interventions/own.m1.jsonl") if one.mode == "dropped"]
+    own = {problem.id: plan_of(problem) for problem in PROBLEMS}
+    for one in rows:
+        left = plans.parse(one.text).plan
+        assert len(left) == len(own[one.problem_id]) - 1 and set(left) < set(own[one.problem_id])
+
+
+def test_in_m2_the_executor_is_told_another_plan(tmp_path):
+    found = intervened(obedient, tmp_path, give=as_order)
+    assert found["conditions"]["own"]["value"] == 1 and found["conditions"]["swapped"]["value"] == 0
+
+
+def test_reference_plans_may_be_handed_in(tmp_path):
+    found = intervened(obedient, tmp_path, references={PROBLEMS[3].id: plan_of(PROBLEMS[3])})
+    assert found["conditions"]["reference"]["problems"] == 1
+    assert found["own_minus"]["reference"]["problems"] == 1
+
+
+def test_problems_without_a_plan_are_left_out_and_counted(tmp_path):
+    def sometimes(prompts, sampling):
+        replies = obedient(prompts, sampling)
+        return [[Reply(text="\\boxed{1}")] if number % 4 == 0 else reply for number, reply in enumerate(replies)]
+
+    out = tmp_path / "own.m1.jsonl"
+    evaluate(sometimes, PROBLEMS, mode="m1", out=out)
+    found = intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
+    assert (found["problems"], found["planned"]) == (45, 0.75)
+
+
+def test_a_student_that_never_plans_cannot_be_intervened_on(tmp_path):
+    out = tmp_path / "own.m1.jsonl"
+    evaluate(lambda prompts, _: [[Reply(text="1")] for _ in prompts], PROBLEMS, mode="m1", out=out)
+    with pytest.raises(PlantuneError, match="the student wrote 0 in 60 answers"):
+        intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
+
+
+def test_interventions_go_on_and_do_not_mix_plans_of_another_student(tmp_path):
+    first = intervened(obedient, tmp_path)
+    silent = lambda prompts, sampling: pytest.fail("asked again")  # noqa: E731
+    assert intervened(silent, tmp_path) == first
+    with pytest.raises(PlantuneError, match="mode reference made with plans="):
+        intervened(obedient, tmp_path, references={PROBLEMS[0].id: ("Guess.",)})
+
+
+def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):
+    def stubborn(prompts, sampling):
+        return [[Reply(text="<plan>\n1. My own.\n</plan>\nso \\boxed{1}")] for _ in prompts]
+
+    assert intervened(stubborn, tmp_path)["planned_anyway"] == 1
+    assert intervened(deaf, tmp_path / "other")["planned_anyway"] == 0
+
+
+def test_what_the_student_did_unforced_stands_beside(tmp_path):
+    found = intervened(lambda prompts, _: [[Reply(text="so 0.5")] for _ in prompts], tmp_path)
+    assert (found["unforced"], found["conditions"]["own"]["value"]) == (1, 0)
+
+
+def test_plans_agree_with_their_own_executions_more_than_with_others(tmp_path):
+    found = intervened(obedient, tmp_path)
+    assert found["agreement"]["value"] > 0.8 > 0.2 > found["agreement_by_chance"]["value"]
+
+
+@pytest.mark.parametrize(
+    ("execution", "share"),
+    [
+        ("After Monday there are 16 - 2 = 14 bikes left.\nThen 14 + 9 = 23 new bikes.", 1),
+        ("After Monday there are 16 - 2 = 14 bikes left.", 0.5),
+        ("The train takes 3 hours to reach Rome.", 0),
+        ("", 0),
+    ],
+)
+def test_a_step_agrees_when_something_was_done_about_it(execution, share):
+    plan = ("Subtract the bikes sold on Monday to find what is left.", "Add the new bikes.")
+    assert agreement(plan, execution) == share

@@ -1,0 +1,272 @@
+"""A model card says what was measured and made, is valid on the Hub, and nothing in it can break out of its fence."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from huggingface_hub import ModelCard, metadata_load
+from loopback_hub import LoopbackHub
+
+from plantune_lite import corpus, model_card, practice, presets, runs, worked
+from plantune_lite.model_card import Scored, card, of_run
+from plantune_lite.recipe import Corpus
+from plantune_lite.recipe_files import load, override, to_json
+from plantune_lite.records import Trajectory
+
+UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
+BASELINE = Scored(model="baseline", right=58, of=200, low=0.231, high=0.356)
+EQUAL = Scored(model="plan-tuned", right=60, of=200, low=0.240, high=0.367)
+CLOSE = Scored(model="plan-tuned", right=70, of=200, low=0.287, high=0.418)
+BETTER = Scored(model="plan-tuned", right=110, of=200, low=0.481, high=0.617)
+
+
+def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Path:
+    """A run folder as training and export leave it, with a real corpus and weights that are none."""
+    recipe = override(load("smollm2_135m"), settings)
+    adapter = {"base_model_name_or_path": presets.find(recipe.student.model).repo, "revision": "5" * 40}
+    files = {
+        "sft/adapter_model.safetensors": "adapter",
+        "sft/adapter_config.json": json.dumps(adapter),
+        "sft/checkpoint-3/optimizer.pt": "pickle",
+        "merged/model.safetensors": "merged",
+        "merged/config.json": "{}",
+        "gguf/mine-q8_0.gguf": "gguf",
+        "gguf/Modelfile": "FROM mine-q8_0.gguf",
+        "recipe.json": to_json(recipe),
+    }
+    for name, text in files.items():
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text(text)
+    problems = list(practice.generate("train", seed=0, limit=12))
+    corpus.build(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
+    checked = {"verified": verified, "top1": 0.994, "positions": 512, "largest": 0.125}
+    export = {
+        "status": "done",
+        "summary": {**checked, "gguf": {"mine-q8_0.gguf": {"ran": True, "agreement": "12 of 12"}}},
+        "outputs": runs.outputs_of(run, ("merged", "gguf")),
+    }
+    manifest = {
+        **runs.read_manifest(run),
+        "final": "sft",
+        "versions": {"torch": "2.13.0"},
+        "stages": {"export": export},
+    }
+    runs.write_manifest(run, manifest)
+    return run
+
+
+def _worked(problems):
+    for one in problems:
+        taken = worked.plan_of(one)
+        yield Trajectory(
+            problem_id=one.id,
+            sample=0,
+            question=one.question,
+            plan=taken.plan,
+            execution=taken.execution,
+            answer=one.answer,
+            teacher="worked",
+        )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return finished_run(tmp_path_factory.mktemp("runs") / "mine")
+
+
+@pytest.fixture(scope="module")
+def hub():
+    with LoopbackHub() as server:
+        yield server
+
+
+def facts(run, form="merged", **named):
+    return of_run(run, form=form, repo=f"alice/mine{model_card.FORMS[form]}", **named)
+
+
+def first_line(text: str) -> str:
+    return text.split("\n# ", 1)[1].split("\n\n")[1]
+
+
+# --- the metadata -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "library", "relation"),
+    [("adapter", "peft", "adapter"), ("merged", "transformers", "finetune"), ("gguf", "gguf", "quantized")],
+)
+def test_the_hub_takes_the_card_of_every_form(run, hub, tmp_path, form, library, relation):
+    names = {one: f"alice/mine{end}" for one, end in model_card.FORMS.items()}
+    scores = {"own": [UNTUNED, BASELINE, EQUAL], "gsm8k": [UNTUNED, BETTER]}
+    text = card(facts(run, form, siblings=names, scores=scores, data_repo="alice/mine-data"))
+    asked = {"content": text, "repoType": "model"}
+    reply = httpx.post(f"{hub.url}/api/validate-yaml", json=asked)
+    assert (reply.status_code, reply.json()) == (200, {"errors": [], "warnings": []})
+    (tmp_path / "README.md").write_text(text)
+    metadata = metadata_load(tmp_path / "README.md")
+    assert (metadata["library_name"], metadata["base_model_relation"]) == (library, relation)
+    assert metadata["base_model"] == (names["merged"] if form == "gguf" else "HuggingFaceTB/SmolLM2-135M-Instruct")
+    assert metadata["license"] == "apache-2.0" and metadata["language"] == ["en"]
+    assert metadata["datasets"] == ["alice/mine-data"] and metadata["pipeline_tag"] == "text-generation"
+
+
+def test_the_scores_come_back_from_the_model_index(run):
+    found = ModelCard(card(facts(run, scores={"own": [UNTUNED, EQUAL], "gsm8k": [UNTUNED, BETTER]}))).data.eval_results
+    assert [(one.dataset_type, one.metric_type, one.metric_value) for one in found] == [
+        ("own", "accuracy", 30.0),
+        ("openai/gsm8k", "accuracy", 55.0),
+    ]
+    assert "60 of 200" in found[0].metric_name and "24.0 to 36.7" in found[0].metric_name
+
+
+def test_gguf_files_of_a_merged_model_that_was_not_pushed_come_from_the_base(run):
+    metadata = ModelCard(card(facts(run, "gguf", siblings={"gguf": "alice/mine-GGUF"}))).data
+    assert (metadata.base_model, metadata.base_model_relation) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "finetune")
+
+
+def test_gemma_keeps_its_own_licence_and_its_notice(tmp_path):
+    known = facts(finished_run(tmp_path, "student.model=gemma3_1b"))
+    text = card(known)
+    assert ModelCard(text).data.license == "gemma" and "https://ai.google.dev/gemma/terms" in text
+    assert "apache" not in text.split("## Licence")[1]
+    assert "Gemma Terms of Use" in model_card.notice(known) and "google/gemma-3-1b-it" in model_card.notice(known)
+
+
+def test_another_model_needs_no_notice_and_an_unknown_one_has_no_licence(run, hub):
+    known = replace(facts(run), base=None, licence=None)
+    text = card(known)
+    assert model_card.notice(facts(run)) is None and ModelCard(text).data.license == "unknown"
+    assert ModelCard(text).data.base_model is None and "what the base model's authors say" in text
+    reply = httpx.post(f"{hub.url}/api/validate-yaml", json={"content": text, "repoType": "model"})
+    assert reply.status_code == 200
+
+
+# --- what was measured ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mine", "ahead", "said"),
+    [
+        (EQUAL, {}, "**Not better than untuned** on `own`: 60 of 200 right, untuned at its best prompt 62 of 200."),
+        (EQUAL, {"own": True}, "**Not better than untuned**"),
+        (CLOSE, {}, "**Not shown to be better than untuned** (by intervals)"),
+        (CLOSE, {"own": False}, "**Not shown to be better than untuned** (by a paired test)"),
+        (CLOSE, {"own": True}, "**Better than untuned**"),
+        (BETTER, {}, "**Better than untuned**"),
+    ],
+)
+def test_the_first_line_says_whether_it_is_better(run, mine, ahead, said):
+    assert first_line(card(facts(run, scores={"own": [UNTUNED, BASELINE, mine]}, ahead=ahead))).startswith(said)
+
+
+def test_of_several_suites_the_bad_news_comes_first(run):
+    lines = first_line(card(facts(run, scores={"own": [UNTUNED, BETTER], "gsm8k": [UNTUNED, EQUAL]}))).splitlines()
+    assert lines[0].startswith("- **Not better than untuned** on `gsm8k`") and "**Better" in lines[1]
+
+
+def test_every_row_stands_in_the_table_with_its_interval(run):
+    text = card(facts(run, scores={"own": [UNTUNED, BASELINE, EQUAL]}, plot="scores.svg"))
+    rows = [line for line in text.splitlines() if re.match(r"\| `.*of 200", line)]
+    assert rows == [
+        "| `untuned, zero_shot_cot` | 62 of 200 | 31.0% | 25.0 to 37.7 |",
+        "| `baseline` | 58 of 200 | 29.0% | 23.1 to 35.6 |",
+        "| `plan-tuned` | 60 of 200 | 30.0% | 24.0 to 36.7 |",
+    ]
+    assert "(scores.svg)" in text
+
+
+def test_a_model_that_nobody_measured_is_called_so(run):
+    text = card(facts(run))
+    assert first_line(text).startswith("**Unmeasured:**")
+    assert "## Scores" not in text and ModelCard(text).data.eval_results is None
+
+
+def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
+    scores = {"own": [UNTUNED, BETTER]}
+    assert "with the adapter over its base" in card(facts(run, "gguf", scores=scores))
+    assert ModelCard(card(facts(run, "gguf", scores=scores))).data.eval_results is None
+    assert "with the adapter over its base" not in card(facts(run, "adapter", scores=scores))
+
+
+def test_a_merged_model_says_how_alike_it_is_to_its_adapter(run):
+    assert "the same likeliest token on 99.4% of 512 positions, largest logit difference 0.125." in card(facts(run))
+
+
+def test_an_adapter_of_the_embedded_student_says_that_the_hubs_weights_are_others(run, tmp_path):
+    assert "4-bit release (Q4_1)" in card(facts(run, "adapter")) and "Q4_1" not in card(facts(run))
+    of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
+    assert "Q4_1" not in card(facts(of_the_hub, "adapter"))
+
+
+def test_a_file_that_nobody_ran_is_called_so(run):
+    known = facts(run, "gguf")
+    assert "| `mine-q8_0.gguf` | 4 B | yes | 12 of 12 |" in card(known)
+    unrun = replace(known, checks={"mine-q4_k_m.gguf": {"bytes": 4, "ran": False}})
+    assert "**no: nobody has run this file** | unmeasured" in card(unrun)
+
+
+# --- what it says of the making ---------------------------------------------------------------------------------------
+
+
+def test_the_funnel_is_the_corpuss_own(run):
+    text, stats = card(facts(run)), json.loads((run / "corpus" / "stats.json").read_text())
+    assert (
+        f"| plans kept | {stats['funnel']['kept']} |" in text and f"| rows to learn from | {stats['train']} |" in text
+    )
+    assert "| left out: `in test set" in text and "Nobody scored the plans." in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "by supervised learning on what was kept, to write the plan and then the working that follows it (M1)."),
+        (("sft.target=plan",), "to write the plan alone, for another model to carry out (M2)"),
+        (
+            ("grpo=default",),
+            "then by reinforcement (GRPO), rewarded for the right answer and for a plan like the reference",
+        ),
+        (("grpo=default", "grpo.reward=guided", "grpo.group=12"), "PTA-GRPO, arXiv 2510.01833"),
+    ],
+)
+def test_the_method_is_the_recipes(run, settings, said):
+    recipe = json.loads(to_json(override(load("smollm2_135m"), settings)))
+    text = card(replace(facts(run), recipe=recipe))
+    assert said in text and "where following them gave the right answer" in text
+
+
+def test_where_a_user_keeps_files_is_not_said(tmp_path):
+    run = finished_run(tmp_path)
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["problems"]["path"], recipe["student"]["model"] = "/home/ada/secret/mine.csv", "/home/ada/models/tiny"
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    text = card(facts(run))
+    assert "/home" not in text and '"path": "mine.csv"' in text and '"model": "tiny"' in text
+
+
+def test_an_example_that_looks_like_markdown_stays_in_its_fence(run):
+    example = {"prompt": [{"role": "user", "content": "# big\n```\nout"}], "completion": "````\n<script>"}
+    text = card(replace(facts(run), example=example))
+    assert "`" * 5 + "\n````\n<script>\n" + "`" * 5 in text and "````\n# big\n```\nout\n````" in text
+
+
+def test_the_lines_to_run_it_name_what_was_pushed(run):
+    assert "ollama run hf.co/alice/mine-GGUF:Q8_0" in card(facts(run, "gguf"))
+    assert "llama-cli -hf alice/mine-GGUF:Q8_0" in card(facts(run, "gguf"))
+    assert 'AutoPeftModelForCausalLM.from_pretrained("alice/mine"' in card(facts(run, "adapter"))
+    assert 'pipeline("text-generation", "alice/mine-merged"' in card(facts(run))
+    for form in model_card.FORMS:
+        for block in re.findall(r"```python\n(.*?)```", card(facts(run, form)), re.DOTALL):
+            compile(block, form, "exec")
+
+
+@pytest.mark.parametrize("file", ["mine-q4_k_m.gguf", "mine.Q4_K_M.gguf", "q4-model-Q4_K_M.gguf"])
+def test_a_quantisation_is_read_from_its_file(file):
+    assert model_card._quantisation(file) == "Q4_K_M"
+
+
+def test_the_papers_and_this_project_are_cited(run):
+    text = card(facts(run))
+    assert "arXiv:2507.07495" in text and "plantune-lite: small language models" in text and "torch 2.13.0" in text

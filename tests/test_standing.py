@@ -1,0 +1,150 @@
+import json
+
+import pytest
+
+from plantune_lite.records import PlantuneError, Score, write_records
+from plantune_lite.standing import as_json, as_markdown, as_text, standing
+
+
+def answers(run, name, *modes):
+    """Write eval/NAME.jsonl: each mode with the problems, of 60, that it is right on."""
+    rows = [
+        Score(
+            problem_id=f"p/{number}",
+            sample=0,
+            mode=mode,
+            text="...",
+            prediction="1",
+            gold="1",
+            same=number in right,
+            how="",
+            finish="length" if number == 0 else "stop",
+        )
+        for mode, right in modes
+        for number in range(60)
+    ]
+    write_records(run / "eval" / f"{name}.jsonl", rows)
+    return run
+
+
+def with_untuned(run):
+    return answers(run, "own.untuned", ("zero_shot_cot", range(6)), ("few_shot", range(20)), ("m1", range(3)))
+
+
+def test_the_untuned_model_at_its_best_prompt_is_the_first_row(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
+    answers(tmp_path, "own.baseline", ("plain", range(30)))
+    rows = standing([tmp_path]).rows
+    assert [(row.model, row.mode) for row in rows] == [
+        ("untuned", "few_shot"),
+        ("untuned", "zero_shot_cot"),
+        ("untuned", "m1"),
+        ("baseline", "plain"),
+        ("m1", "m1"),
+    ]
+    assert (rows[0].accuracy.percent(), rows[0].truncated) == ("33.3 % (22.7 to 45.9)", 1 / 60)
+
+
+def test_not_better_is_said_in_the_first_line(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(19, 41)))
+    answers(tmp_path, "own.grpo", ("m1", range(50)))
+    found = standing([tmp_path])
+    first, second = found.sentences
+    assert first.startswith("own: m1 is not better than untuned at its best prompt (few_shot): +3.3 points (")
+    assert second.startswith("own: grpo (m1) is better than untuned at its best prompt (few_shot): +50.0 points (")
+    assert second.endswith("p < 0.001, 30 won, 0 lost")
+    assert as_text(found).startswith(first) and as_markdown(found).startswith(f"- {first}")
+    assert as_json(found)["sentences"][0] == first
+
+
+def test_a_model_that_lost_is_called_worse(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(2)))
+    assert "own: m1 is worse than untuned" in standing([tmp_path]).sentences[0]
+
+
+def test_better_than_a_bad_prompt_is_not_better(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(20)))
+    [comparison] = standing([tmp_path]).comparisons
+    assert (comparison.reference_mode, comparison.paired.difference.value) == ("few_shot", 0)
+
+
+def test_a_tuned_model_is_compared_with_untuned_baseline_and_the_first_tuned(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
+    answers(tmp_path, "own.baseline", ("plain", range(30)))
+    answers(tmp_path, "own.grpo", ("m1", range(45)))
+    found = [(one.model, one.reference, one.paired.won) for one in standing([tmp_path]).comparisons]
+    assert found == [
+        ("baseline", "untuned", 10),
+        ("m1", "untuned", 20),
+        ("m1", "baseline", 10),
+        ("grpo", "untuned", 25),
+        ("grpo", "baseline", 15),
+        ("grpo", "m1", 5),
+    ]
+
+
+def test_p_values_are_corrected_for_the_whole_table(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(26)))
+    alone = standing([tmp_path]).comparisons[0]
+    answers(tmp_path, "other.untuned", ("few_shot", range(20)))
+    answers(tmp_path, "other.m1", ("m1", range(20)))
+    both = standing([tmp_path])
+    assert alone.p == alone.paired.p < 0.05 and alone.verdict == "better"
+    assert both.comparisons[1].p == 2 * alone.p > 0.05
+    assert [one.verdict for one in both.comparisons] == ["not better", "not better"]
+
+
+def test_two_runs_each_have_their_own_untuned_model(tmp_path):
+    one, other = tmp_path / "small", tmp_path / "large"
+    answers(with_untuned(one), "own.m1", ("m1", range(40)))
+    answers(other, "own.untuned", ("zero_shot_cot", range(50)))
+    answers(other, "own.m1", ("m1", range(52)))
+    found = {(one.model, one.reference): one.paired.won for one in standing([one, other]).comparisons}
+    assert found == {
+        ("small/m1", "small/untuned"): 20,
+        ("large/m1", "large/untuned"): 2,
+        ("large/m1", "small/m1"): 12,
+    }
+
+
+def test_runs_of_one_name_are_told_apart_by_their_paths(tmp_path):
+    runs = [answers(tmp_path / place / "mine", "own.m1", ("m1", range(9))) for place in ("a", "b")]
+    assert [row.model for row in standing(runs).rows] == [f"{run}/m1" for run in runs]
+
+
+def test_only_problems_that_both_answered_are_compared(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
+    path = tmp_path / "eval/own.m1.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()][:50]
+    rows[0]["gold"] = "another problem of that id"
+    write_records(path, rows)
+    found = standing([tmp_path])
+    assert found.comparisons[0].paired.problems == 49
+    assert "own: m1 and untuned have 49 of 60 problems in common, and are compared on those." in found.notes
+
+
+def test_without_an_untuned_model_nobody_knows(tmp_path):
+    answers(tmp_path, "own.m1", ("m1", range(40)))
+    found = standing([tmp_path])
+    assert found.sentences == ("own: nobody knows whether m1 gained anything: the untuned model was not asked",)
+    assert found.comparisons == ()
+
+
+def test_no_answers_is_a_sentence(tmp_path):
+    with pytest.raises(PlantuneError, match="no answers in .*plantune evaluate comes first"):
+        standing([tmp_path])
+
+
+def test_the_table_fits_a_narrow_terminal(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
+    lines = as_text(standing([tmp_path]), width=90).splitlines()
+    assert " untuned   few_shot        60         33.3 %   22.7 to 45.9   2 %       0 %" in lines
+    assert "The untuned model's prompt was chosen on these same problems, which favours it." in lines
+
+
+def test_markdown_is_a_table_whatever_the_names_hold(tmp_path):
+    run = answers(tmp_path / "a|b", "own.m1", ("m1", range(40)))
+    other = answers(tmp_path / "c", "own.m1", ("m1", range(41)))
+    page = as_markdown(standing([run, other]))
+    assert "| a\\|b/m1 | m1 | 60 | 66.7 % | 54.1 to 77.3 | 2 % | 0 % |" in page.splitlines()
+    assert json.loads(json.dumps(as_json(standing([run, other]))))["rows"][0]["model"] == "a|b/m1"

@@ -1,0 +1,109 @@
+"""Students small enough for a test: a random model of each family, and a tokenizer that knows every family's turns.
+
+model = tiny_model("qwen2")     # 2 layers, hidden 64, vocabulary 320, the same weights every time
+tokenizer = tiny_tokenizer()    # byte-level: any text goes in and comes out again
+folder = tiny_student(tmp_path / "base", "gemma3_text", shard_size="200KB")
+"""
+
+from functools import cache
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+SPECIAL = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+)
+VOCABULARY = 320
+_LINES = (
+    "A pen costs 3 dollars and a book costs 12 dollars. How much do 4 pens and 2 books cost?",
+    "<plan>\n1. Multiply the price of a pen by the number of pens.\n2. Add the price of the books.\n</plan>\n",
+    "The answer is \\boxed{36}. You are a careful solver: first write a short numbered plan, then carry it out.",
+)
+_PIECES = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+}
+_OF_A_FAMILY = {
+    "llama": {"tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
+    "qwen2": {"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0},
+    "qwen3": {"tie_word_embeddings": True, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0},
+    "gemma3_text": {"tie_word_embeddings": True, "bos_token_id": 5, "eos_token_id": 4, "pad_token_id": 3},
+}
+FAMILIES = tuple(_OF_A_FAMILY)
+
+
+def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **shape: object) -> PreTrainedModel:
+    """A model with random weights, in eval mode; what the shape says goes into its config."""
+    config = AutoConfig.for_model(family, **{**_SHAPE, **_OF_A_FAMILY[family], **shape})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        for name, values in model.named_parameters():
+            # The usual start: norms of one, biases of zero. Then nothing shows whether they were kept.
+            if name.endswith(("norm.weight", "bias")):
+                values.data += 0.1 * torch.randn_like(values)
+    model.generation_config = GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
+    )
+    return model.eval()
+
+
+@cache
+def _vocabulary() -> str:
+    tokenizer = Tokenizer(models.BPE())
+    # Qwen's way of cutting, because transformers gives it to any tokenizer that it loads beside a qwen2 config.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[AddedToken(token, special=True, normalized=False) for token in SPECIAL],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_LINES, trainer)
+    assert tokenizer.get_vocab_size() == VOCABULARY
+    return tokenizer.to_str()
+
+
+def tiny_tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
+    """A tokenizer that ends and pads as the family does; it adds no BOS, that is the template's to write."""
+    gemma = family == "gemma3_text"
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(_vocabulary()),
+        bos_token="<bos>" if gemma else None,
+        eos_token="<eos>" if gemma else "<|im_end|>",
+        pad_token="<pad>" if gemma else "<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def tiny_student(
+    folder: Path, family: str, *, dtype: torch.dtype = torch.bfloat16, shard_size: str = "5GB", **shape: object
+) -> Path:
+    """A tiny model and tokenizer on the disk, as a Hub download would lie there."""
+    tiny_model(family, dtype=dtype, **shape).save_pretrained(folder, max_shard_size=shard_size)
+    tiny_tokenizer(family).save_pretrained(folder)
+    return folder
