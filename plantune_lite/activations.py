@@ -1,11 +1,11 @@
-"""What one training step holds beyond weights and optimiser: the tensors autograd saves, counted from a student's shape.
+"""What a training step holds beyond weights and optimiser: the tensors autograd saves, counted from a student's shape.
 
     batch = Batch(rows=2, length=1024, rank=32, targets=Student("qwen3_4b").lora_targets)
-    peak(shapes.of("qwen3_4b"), batch) -> 2_050_000_000 or so, for CUDA's bf16 with checkpointing
+    peak(shapes.of("qwen3_4b"), batch) -> 1_030_000_000 or so, under autocast with checkpointing
 
-What is counted is transformers' own code with PEFT's: on a CPU the tests hold both figures to what autograd really
-saves. Unsloth's kernels hold less, so on CUDA this is an upper bound (unmeasured). The first block, where nothing trained
-comes before, is counted as whole.
+What is counted is what transformers' and PEFT's own code keeps; tests hold it to what autograd really saves, on a CPU.
+Unsloth's kernels keep less, so on CUDA this is an upper bound, unmeasured. The first block, where nothing trained comes
+before, is counted as whole.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,17 @@ class Batch:
     eager: bool = False  # attention that keeps its scores
     dropout: bool = False
     chunked: bool = True  # the loss: a chunk of logits at a time; False: all of them
+    answer: int | None = None  # tokens of a row whose logits are wanted; None = all
 
     @property
     def tokens(self) -> int:
         """All tokens of the batch."""
         return self.rows * self.length
+
+    @property
+    def answers(self) -> int:
+        """The tokens whose logits are wanted."""
+        return self.rows * (self.length if self.answer is None else self.answer)
 
     @property
     def wide(self) -> int:
@@ -67,7 +73,7 @@ def block(shape: Shape, batch: Batch) -> int:
 
 
 def _adapters(shape: Shape, batch: Batch) -> tuple[int, int]:
-    """Bytes a token, and bytes in all, that LoRA adds to a block: a frozen layer keeps no input, an adapted one does."""
+    """Bytes a token, and bytes in all, that LoRA adds to a block: only an adapted layer keeps its input."""
     computed = 2 if batch.precision == "autocast" else 4  # bytes in which A and B are multiplied
     own_input = batch.dropout or batch.precision != "float32"  # else q, k and v share what the norm made
     inputs = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "gate_proj": "mlp", "up_proj": "mlp"}
@@ -87,29 +93,34 @@ def _adapters(shape: Shape, batch: Batch) -> tuple[int, int]:
 
 def saved(shape: Shape, batch: Batch) -> int:
     """Bytes that autograd holds when the forward pass is done."""
+    return held(shape, batch) + (0 if batch.chunked else 4 * shape.vocab * batch.answers)
+
+
+def held(shape: Shape, batch: Batch) -> int:
+    """The same without logits: what is there through the whole backward pass."""
     stream = batch.tokens * shape.hidden
-    blocks = shape.layers * (batch.wide * stream if batch.checkpointing else block(shape, batch))
-    if not batch.checkpointing:  # nothing before the first adapter is saved: its norm's input takes the last one's place
-        blocks -= 4 * (stream + batch.tokens)
     last_norm = 4 * (stream + batch.tokens)
-    if batch.chunked:
-        return blocks + last_norm + batch.wide * stream + 16 * batch.tokens  # what each chunk starts from, and labels
-    return blocks + last_norm + (4 * shape.vocab + 8) * batch.tokens
+    blocks = shape.layers * (batch.wide * stream if batch.checkpointing else block(shape, batch))
+    if not batch.checkpointing:  # before the first adapter nothing is saved: its norm's place is the last norm's
+        blocks -= last_norm
+    loss = batch.wide * stream + 16 * batch.tokens if batch.chunked else 8 * batch.tokens
+    return blocks + last_norm + loss
 
 
 def logits(shape: Shape, batch: Batch) -> int:
-    """Bytes of logits and what is made of them, when most of it is there: float32 logits, log-probabilities, gradients."""
+    """Bytes of logits and what comes of them at their worst: log-probabilities and gradients, in float32."""
     if batch.chunked:
         return 4 * 4 * shape.vocab * min(LOGITS_AT_ONCE, batch.tokens)
-    return 3 * 4 * shape.vocab * batch.tokens
+    return 3 * 4 * shape.vocab * batch.answers
+
+
+def backward(shape: Shape, batch: Batch) -> int:
+    """Bytes that come and go while one block is gone through backward: through down_proj there are most."""
+    gradients = 2 * batch.wide + (0 if batch.precision == "float32" else 4)
+    recomputed = block(shape, batch) if batch.checkpointing else 0
+    return recomputed + batch.tokens * shape.intermediate * gradients
 
 
 def peak(shape: Shape, batch: Batch) -> int:
-    """The most bytes there are at once in a step: while the loss is made, or while a block goes backward."""
-    held = saved(shape, batch) - (0 if batch.chunked else 4 * shape.vocab * batch.tokens)
-    # Going backward through down_proj: gradients of its input and of the two that it was made of.
-    gradients = 2 * batch.wide + (0 if batch.precision == "float32" else 4)
-    backward = batch.tokens * shape.intermediate * gradients
-    if batch.checkpointing:
-        backward += block(shape, batch)
-    return held + max(logits(shape, batch), backward)
+    """The most bytes there are at once in a step: while the loss is made, or in a block's backward pass."""
+    return held(shape, batch) + max(logits(shape, batch), backward(shape, batch))

@@ -162,6 +162,8 @@ class _Live:
 
     def tell(self, scores: Sequence[Score], more: int) -> None:
         self._done += more
+        if self._done == self.todo:
+            return  # whoever asked has the last line
         left = (time.monotonic() - self._began) / self._done * (self.todo - self._done)
         done = self.problems - self.todo + self._done
         asked = Counter(one.problem_id for one in scores)

@@ -4,7 +4,7 @@
                 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
 What comes in: smollm2.gguf_path(). What goes out: a folder that from_pretrained and llama.cpp's converter read like one
-from the Hub, in bfloat16. transformers opens a GGUF by itself, but its tokenizer loses the single digits, the special
+from the Hub, in bfloat16. transformers opens a GGUF by itself, but its tokenizer loses the pre-tokenizer, special
 tokens and the end of a turn; so all of it is made here from the file's own metadata.
 """
 
@@ -188,7 +188,7 @@ def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]
     )
     tokenizer.decoder = decoders.ByteLevel()
     special = [word for word, kind in zip(words, kinds, strict=True) if kind == TokenType.CONTROL]
-    tokenizer.add_special_tokens([AddedToken(word, special=True, normalized=False) for word in special])
+    tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in special])
     return tokenizer
 
 

@@ -128,9 +128,8 @@ def _in_one_go(generate: Generate, ask: Callable[[Problem], Messages]) -> Answer
 
 def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: int) -> Callable[[Problem], Messages]:
     """Worked examples as earlier turns, none of them a test problem."""
-    ids, questions = {problem.id for problem in problems}, set(map(normalised, problems))
-    solved = [one for one in examples if one.solution or one.steps]
-    fit = [one for one in solved if one.id not in ids and normalised(one) not in questions]
+    tested = set(map(normalised, problems))
+    fit = [one for one in examples if (one.solution or one.steps) and normalised(one) not in tested]
     if len(fit) < SHOTS:
         raise PlantuneError(
             f"mode few_shot needs {SHOTS} solved examples that are not test problems, and of {len(examples)} there are "

@@ -121,14 +121,12 @@ class _Progress:
         known = self._known()
         if known is None and any(out.iterdir()):
             raise ExportError(f"{out} holds files that no merge wrote: name a new folder, or empty this one")
-        if known is None:
-            return
-        if known["fingerprint"] == fingerprint:
+        if known is not None and known["fingerprint"] == fingerprint:
             self.done = known["files"]
-        else:
+        elif known is not None:
             for name in [*known["files"], "model.safetensors.index.json"]:
                 (out / name).unlink(missing_ok=True)
-        self._keep()
+        self.keep()
 
     def _known(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, ValueError):
@@ -151,9 +149,10 @@ class _Progress:
         """Bring a file to the disk and write down that it is there."""
         digest = file.finish()
         self.done[file.shard.name] = {"bytes": file.shard.size, "sha256": digest}
-        self._keep()
+        self.keep()
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
+        """Write down what is finished."""
         write_whole(self._path, json.dumps({"fingerprint": self._fingerprint, "files": self.done}, indent=1) + "\n")
 
 
@@ -261,6 +260,8 @@ def _write(todo: Sequence[Shard], parts: dict[str, Part], out: Path, progress: _
             wait(closing)  # what is whole is kept, whatever happened to the file after it
             for file in open_files:
                 file.drop()
+            with suppress(OSError):
+                progress.keep()  # again: on a full disk there is room for it only now
             reader.close()
             merger.close()
 

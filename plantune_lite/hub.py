@@ -12,9 +12,7 @@ repository would show a model half replaced. Both send by hf_xet where it is the
 again) and by LFS where it is not (files the Hub has are not sent again), so that the same call goes on after a cut.
 """
 
-import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -23,235 +21,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from plantune_lite import model_card, runs
-from plantune_lite.model_card import Form, Scored
+from plantune_lite.pushable import MARKER, Content, File, Kind, gather, marker, refuse_keys
 from plantune_lite.records import PlantuneError
 from plantune_lite.terminal import printable, size
 
-Kind = Literal["model", "dataset"]
-Content = Path | bytes
 Say = Callable[[str], None]
 Result = TypeVar("Result")
 
-MARKER = "plantune.json"  # in every repository that we filled
 _A_TOKEN = (
     "make one with the right to write (on the Hub: Settings, Access Tokens), then set HF_TOKEN or run `hf auth login`"
 )
 _PAUSES = (2.0, 10.0, 30.0)  # seconds between attempts, after those of the library itself
-
-# --- what may go ------------------------------------------------------------------------------------------------------
-
-_TEXTS = {".json", ".md", ".txt", ".jinja", ".jsonl", ".svg"}
-_SUFFIXES = {
-    "model": _TEXTS - {".jsonl"} | {".safetensors", ".gguf", ".model", ".png"},
-    "dataset": _TEXTS - {".jinja"} | {".parquet", ".png"},
-}
-_BARE = {"LICENSE", "NOTICE", "Modelfile", "template", "system", "params"}  # the last four are Ollama's
-_NEVER = {"manifest.json", "trainer_state.json", "log.txt", "metrics.jsonl", "rejected.jsonl"}
-_KEYS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bsk-(?:proj-|or-v1-)?[A-Za-z0-9]{32,}")
-_SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how variables end whose value is nobody's business
-
-
-def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
-    """The files of a folder that may be pushed, by their path in the repository; and those that stay here."""
-    chosen, left_out = {}, []
-    for file in sorted(folder.rglob("*")):
-        inside = file.relative_to(folder)
-        if not file.is_file():
-            continue
-        fits = file.suffix in _SUFFIXES[kind] or kind == "model" and file.name in _BARE
-        held_back = file.name in _NEVER or any(part.startswith(("checkpoint-", ".")) for part in inside.parts)
-        if fits and not held_back and not file.is_symlink() and file.stat().st_size:  # the Hub stumbles over empty ones
-            chosen[inside.as_posix()] = file
-        else:
-            left_out.append(inside.as_posix())
-    return chosen, left_out
-
-
-@dataclass(frozen=True)
-class _File:
-    path: str  # in the repository
-    content: Content
-
-    @cached_property
-    def size(self) -> int:
-        return self.content.stat().st_size if isinstance(self.content, Path) else len(self.content)
-
-    @cached_property
-    def sha256(self) -> str:
-        if isinstance(self.content, bytes):
-            return hashlib.sha256(self.content).hexdigest()
-        with open(self.content, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
-    @cached_property
-    def git_oid(self) -> str:
-        """What git calls a small file; a large one it knows by its sha256."""
-        data = self.content if isinstance(self.content, bytes) else self.content.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-
-    def differs(self, there: Any) -> str | None:
-        """Why what the Hub lists under this path is not this file; None where it is."""
-        if there is None:
-            return "is not there"
-        if there.size != self.size:
-            return f"has {there.size} bytes there and {self.size} here"
-        same = there.lfs.sha256 == self.sha256 if there.lfs else there.blob_id == self.git_oid
-        return None if same else "has another hash there than here"
-
-
-def _refuse_keys(files: Sequence[_File], token: str | None) -> None:
-    """Stop before a key is published: one of this machine's, or anything that looks like one."""
-    secrets = {value for name, value in os.environ.items() if name.endswith(_SECRET) and len(value) >= 16}
-    known = [re.escape(secret.encode()) for secret in secrets | ({token} if token else set())]
-    pattern = re.compile(b"|".join([_KEYS.pattern, *known]))
-    for file in files:
-        if Path(file.path).suffix in _TEXTS or Path(file.path).name in _BARE:
-            for number, line in enumerate(_lines(file.content), 1):
-                if pattern.search(line):
-                    raise PlantuneError(
-                        f"{file.path} line {number} holds a key or what looks like one, so nothing was pushed. "
-                        "Take it out (and have the key replaced if it has been anywhere else)."
-                    )
-
-
-def _lines(content: Content) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield from content.splitlines()
-    else:
-        with open(content, "rb") as file:
-            yield from file
-
-
-# --- what of a run goes where -----------------------------------------------------------------------------------------
-
-
-def push_run(
-    run: Path,
-    repo: str,
-    *,
-    data: bool = False,
-    what: Form | None = None,
-    public: bool = False,
-    dry_run: Path | None = None,
-    scores: Mapping[str, Sequence[Scored]] = {},
-    ahead: Mapping[str, bool] = {},
-    plot: Path | None = None,
-    data_repo: str | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
-    say: Say = lambda line: None,
-) -> list[dict[str, Any]]:
-    """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
-
-    The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
-    """
-    refuse_name(repo)
-    if not (run / "recipe.json").is_file():
-        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
-    manifest = runs.read_manifest(run)
-    how = {"public": public, "token": token, "endpoint": endpoint, "say": say}
-    if data:
-        about, also = _about(run, "corpus"), {"README.md": _card_of_corpus(run).encode()}
-        return [push(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)]
-    there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
-    if not there:
-        raise PlantuneError(
-            f"{run} has no {what or 'model'} to push yet: `plantune run {run}` trains and exports what its recipe's "
-            "export.formats names"
-        )
-    names = {form: repo + model_card.FORMS[form] for form in there}
-    prepared = {}
-    for form, folder in there.items():  # all before the first one goes: a refusal leaves nothing half done
-        refuse_name(names[form])
-        _refuse_unchecked(run, manifest, form)
-        facts = model_card.of_run(
-            run,
-            form=form,
-            repo=names[form],
-            siblings=names,
-            scores=scores,
-            ahead=ahead,
-            plot=plot.name if plot else None,
-            data_repo=data_repo,
-        )
-        also: dict[str, Content] = {"README.md": model_card.card(facts).encode()}
-        if text := model_card.notice(facts):
-            also["NOTICE"] = text.encode()
-        prepared[form] = (folder, also | ({plot.name: plot} if plot else {}))
-    return [
-        push(
-            folder,
-            names[form],
-            dry_run=dry_run / names[form].split("/")[1] if dry_run else None,
-            also=also,
-            about=_about(run, form),
-            **how,
-        )
-        for form, (folder, also) in prepared.items()
-    ]
-
-
-def _about(run: Path, what: str) -> dict[str, str]:
-    return {"run": _recipe(run)["name"], "what": what}
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-
-
-def _card_of_corpus(run: Path) -> str:
-    """The card that the corpus stage wrote for this machine, without the folders of this machine."""
-    file, recipe = run / "corpus" / "README.md", _recipe(run)
-    if not file.is_file():
-        raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
-    text, cut = file.read_text(encoding="utf-8"), model_card.without_paths(recipe)
-    for part in ("problems", "student"):
-        for name, value in recipe[part].items():
-            if value != cut[part][name]:
-                text = text.replace(json.dumps(value, ensure_ascii=False), json.dumps(cut[part][name]))
-    return text
-
-
-def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
-    found: dict[Form, Path] = {}
-    if adapter := model_card.adapter_folder(run, manifest):
-        found["adapter"] = adapter
-    for form, suffix in (("merged", "safetensors"), ("gguf", "gguf")):
-        if any((run / form).glob(f"*.{suffix}")):
-            found[form] = run / form
-    return found
-
-
-def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
-    """A merged model, and what was made of it, goes only where it was found to be its adapter's equal."""
-    if form == "adapter":
-        config = json.loads((model_card.adapter_folder(run, manifest) / "adapter_config.json").read_bytes())
-        base = config.get("base_model_name_or_path") or ""
-        if not model_card.is_public(base):
-            raise PlantuneError(
-                f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
-                "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
-            )
-        return
-    entry = manifest["stages"].get("export", {})
-    verified = entry.get("summary", {}).get("verified")
-    if entry.get("status") != "done" or verified is not True:
-        why = "was found to differ from its adapter" if verified is False else "was not compared with its adapter"
-        raise PlantuneError(
-            f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
-            f"alone, and `plantune run {run} --again export` merges anew"
-        )
-    of_form = {name: known for name, known in entry["outputs"].items() if name.startswith(f"{form}/")}
-    missing, different = runs.changed_outputs(run, of_form)
-    if changed := [*missing, *different]:
-        raise PlantuneError(
-            f"{changed[0]} is not what export wrote and compared: `plantune run {run} --again export` makes it anew"
-        )
-
 
 # --- a push -----------------------------------------------------------------------------------------------------------
 
@@ -274,29 +58,63 @@ def push(
 
     Without a token the library's own ways of finding one are taken: HF_TOKEN, `hf auth login`, Colab's secrets.
     """
+    upload = prepare(
+        folder,
+        repo,
+        kind=kind,
+        dry_run=dry_run,
+        also=also,
+        about=about,
+        token=token,
+        endpoint=endpoint,
+        say=say,
+        pauses=pauses,
+    )
+    return bring([upload], public)[0]
+
+
+def prepare(
+    folder: Path,
+    repo: str,
+    *,
+    kind: Kind = "model",
+    dry_run: Path | None,
+    also: Mapping[str, Content],
+    about: Mapping[str, str],
+    token: str | None,
+    endpoint: str | None,
+    say: Say,
+    pauses: Sequence[float] = _PAUSES,
+) -> "_Upload":
+    """All that can be refused without asking the Hub is refused here."""
     refuse_name(repo)
     chosen, left_out = gather(folder, kind)
-    files = [_File(path, content) for path, content in sorted({**chosen, **also}.items()) if path != MARKER]
+    files = [File(path, content) for path, content in sorted({**chosen, **also}.items()) if path != MARKER]
     if not files:
         raise PlantuneError(f"{folder} has nothing that may be pushed as a {kind}; look at what is in it")
     token = token or _found_token()
-    _refuse_keys(files, token)
+    refuse_keys(files, token)
     if token is None and dry_run is None:
         raise PlantuneError(f"no token for the Hugging Face Hub: {_A_TOKEN}. --dry-run DIR needs none.")
     if left_out:
         say(f"stays here: {', '.join(left_out[:8])}{f' and {len(left_out) - 8} more' if len(left_out) > 8 else ''}")
-    bytes_in_all = sum(file.size for file in files)
-    counted = f"{repo}: {len(files) + 1} files, {size(bytes_in_all)}"
-    say(counted)
-    files.append(_marker(files, about))  # reads and hashes all of them
-    summary = {"repo": repo, "kind": kind, "files": len(files), "bytes": bytes_in_all, "left_out": left_out}
-    if dry_run is not None:
-        _write_out(files, dry_run)
-        return {**summary, "line": f"{counted}, not pushed: they are in {dry_run}", "dry_run": str(dry_run)}
-    upload = _Upload(repo, kind, files, about, token, endpoint, say, pauses)
-    with upload.in_a_sentence():
-        done = upload.run(public)
-    return {**summary, **done, "line": f"{counted}, {'public' if public else 'private'}: {done['url']}"}
+    say(f"{repo}: {len(files) + 1} files, {size(sum(file.size for file in files))}")
+    files.append(marker(files, about))  # reads and hashes all of them
+    return _Upload(repo, kind, files, left_out, about, dry_run, token or "", endpoint, say, pauses)
+
+
+def bring(uploads: Sequence["_Upload"], public: bool) -> list[dict[str, Any]]:
+    """Bring all of them and open them only then, so that no page links to one that failed; what each did."""
+    if any(one.dry_run for one in uploads):
+        return [one.written_out() for one in uploads]
+    done = []
+    for one in uploads:
+        with one.in_a_sentence():
+            done.append(one.brought(public))
+    for one in uploads:
+        with one.in_a_sentence():
+            one.open(public)
+    return done
 
 
 def refuse_name(repo: str) -> None:
@@ -322,70 +140,74 @@ def _found_token() -> str | None:
     return get_token()
 
 
-def _marker(files: Sequence[_File], about: Mapping[str, str]) -> _File:
-    """What we pushed, and no time in it: the same push twice is the same file."""
-    from plantune_lite import __version__
-
-    brought = {file.path: {"size": file.size, "sha256": file.sha256} for file in files}
-    content = {"made_by": "plantune-lite", "version": __version__, **about, "files": brought}
-    return _File(MARKER, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _write_out(files: Sequence[_File], to: Path) -> None:
-    """Exactly what would be pushed, as copies that may be changed without changing the run."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
-    try:
-        to.mkdir(parents=True, exist_ok=True)
-        needed, free = sum(file.size for file in files), shutil.disk_usage(to).free
-        if needed > free:
-            raise PlantuneError(
-                f"{to} has {size(free)} free and this needs {size(needed)}: give --dry-run a folder on another disk"
-            )
-        for file in files:
-            target = to / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(file.content, bytes):
-                target.write_bytes(file.content)
-            else:
-                shutil.copyfile(file.content, target)
-    except OSError as error:
-        raise PlantuneError(f"{to} cannot be written ({error.strerror}); give --dry-run another folder") from None
-
-
 @dataclass
 class _Upload:
     repo: str
     kind: Kind
-    files: Sequence[_File]
+    files: Sequence[File]
+    left_out: Sequence[str]
     about: Mapping[str, str]
+    dry_run: Path | None
     token: str
     endpoint: str | None
     say: Say
     pauses: Sequence[float]
+    was_public: bool = False
     state: str = "Nothing was uploaded."  # what a sentence about a failure ends with
 
-    def run(self, public: bool) -> dict[str, Any]:
-        """Create, upload, compare, open."""
+    def written_out(self) -> dict[str, Any]:
+        """Exactly what would be pushed, as copies that may be changed without changing the run."""
+        to = self.dry_run
+        if to.exists() and (not to.is_dir() or any(to.iterdir())):
+            raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
+        try:
+            to.mkdir(parents=True, exist_ok=True)
+            needed, free = sum(file.size for file in self.files), shutil.disk_usage(to).free
+            if needed > free:
+                raise PlantuneError(
+                    f"{to} has {size(free)} free and this needs {size(needed)}: give --dry-run a folder on another disk"
+                )
+            for file in self.files:
+                target = to / file.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if isinstance(file.content, bytes):
+                    target.write_bytes(file.content)
+                else:
+                    shutil.copyfile(file.content, target)
+        except OSError as error:
+            raise PlantuneError(f"{to} cannot be written ({error.strerror}); give --dry-run another folder") from None
+        return self._summary(f"not pushed: it is in {to}", dry_run=str(to))
+
+    def brought(self, public: bool) -> dict[str, Any]:
+        """Create, upload, compare."""
         self._refuse_elsewhere(self._patiently(self.api.whoami))
-        was_public = self._patiently(lambda: self._ready(public))
+        self.was_public = self._patiently(lambda: self._ready(public))
         sent, removed, commit = self._patiently(self._bring)
         self.state = "It was not made public by this push."
         self._compare(self._patiently(lambda: self._listed(commit)))
         self.state = "All of it is there and still private."
-        if public and not was_public:
-            self._patiently(lambda: self._set_private(False))
-            self.say("what the Hub lists is what is here: made public")
         url = f"{self.api.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
-        return {"url": url, "commit": commit, "public": public, "sent": sent, "removed": removed}
+        did = {"url": url, "commit": commit, "public": public, "sent": sent, "removed": removed}
+        return self._summary(f"{'public' if public else 'private'}: {url}", **did)
+
+    def open(self, public: bool) -> None:
+        """Make it public, where that is asked for and it is not."""
+        if public and not self.was_public:
+            self._patiently(lambda: self._set_private(False))
+            self.say(f"{self.repo}: what the Hub lists is what is here; made public")
+
+    def _summary(self, said: str, **did: Any) -> dict[str, Any]:
+        total = sum(file.size for file in self.files)
+        counted = {"files": len(self.files), "bytes": total, "left_out": list(self.left_out)}
+        line = f"{self.repo}: {len(self.files)} files, {size(total)}, {said}"
+        return {"line": line, "repo": self.repo, "kind": self.kind, **counted, **did}
 
     @cached_property
     def api(self) -> Any:
         from huggingface_hub import HfApi
 
-        from plantune_lite import __version__
-
-        return HfApi(self.endpoint, token=self.token, library_name="plantune-lite", library_version=__version__)
+        ours = {"library_name": "plantune-lite", "library_version": version("plantune-lite")}
+        return HfApi(self.endpoint, token=self.token, **ours)
 
     def _refuse_elsewhere(self, who: Mapping[str, Any]) -> None:
         """Stop before anything is created where the token cannot write."""
@@ -447,8 +269,8 @@ class _Upload:
         head = self.api.repo_info(self.repo, repo_type=self.kind).sha
         listed = self._listed(head)
         wanted = [file for file in self.files if file.differs(listed.get(file.path))]
-        marker = self._their_marker(listed, head) or {}
-        stale = sorted((marker.get("files", {}).keys() & listed.keys()) - {file.path for file in self.files})
+        before = self._their_marker(listed, head) or {}
+        stale = sorted((before.get("files", {}).keys() & listed.keys()) - {file.path for file in self.files})
         if not wanted and not stale:
             self.say("all of it is on the Hub already")
             return 0, [], head
@@ -518,7 +340,7 @@ class _Upload:
         except PlantuneError:
             raise
         except KeyboardInterrupt:
-            self.say(f"stopped. {self.state} The same command goes on.")
+            self.say(self.state)
             raise
         except Exception as error:
             sentence = self._sentence(error)

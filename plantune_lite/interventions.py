@@ -9,7 +9,7 @@ eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the fi
 In m1 the plan is forced as the beginning of the student's own reply; in m2 it is what the executor is told to follow.
 They are asked of the problems for which the student wrote a plan; `reference` where there is one, `dropped` where the
 plan has two steps. `unforced` is what the student's own replies came to, and `planned_anyway` the share that planned
-once more where it was given an empty plan.
+once more where it was given an empty plan. A student without plans is no error: the line says so.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from typing import Any
 from plantune_lite import intervals, plans, tally, worked
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.lenient import Grade, grade
-from plantune_lite.records import Generate, Messages, PlantuneError, Problem, Reply, Sampling, Score
+from plantune_lite.records import Generate, Messages, Problem, Reply, Sampling, Score
 
 Plan = tuple[str, ...]
 Give = Callable[[Problem, Plan], Messages]
@@ -64,10 +64,11 @@ def intervene(
     written = {one.problem_id: tally.written_plan(one.text) for one in scores if one.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
     if len(own) < 2:
-        raise PlantuneError(
-            f"interventions need plans to exchange, and the student wrote {len(own)} in {len(written)} answers: "
-            "evaluate a student that plans (mode m1 or m2), or set evaluate.interventions=false"
+        why = (
+            f"no interventions: the student wrote {len(own)} plans in {len(written)} answers, so none can be exchanged"
         )
+        show(why, True)
+        return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
     partner = _partners(own, seed)
     given = {
         "own": own,

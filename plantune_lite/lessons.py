@@ -47,7 +47,7 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
     tokenizer, end = student.tokenizer, student.tokenizer.convert_tokens_to_ids(student.preset.turn_end)
     if end == tokenizer.pad_token_id:
         raise LessonError(f"{student.preset.turn_end!r} both ends a turn and pads: stopping would not be learned")
-    control = speech.control_tokens(tokenizer)
+    control = _control_tokens(tokenizer)
     kept, dropped = [], Counter[str]()
     for place, row in enumerate(rows):
         prompt = student.encode_chat(tuple(row["prompt"]), for_reply=True)
@@ -62,6 +62,12 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
         else:
             kept.append(Lesson((*prompt, *completion, end), len(completion) + 1, place))
     return Taught(tuple(kept), dict(dropped))
+
+
+def _control_tokens(tokenizer: Any) -> set[int]:
+    """Tokens that end turns, begin them or pad: data that holds one would be read as more than text."""
+    marked = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return marked | set(tokenizer.all_special_ids)
 
 
 def labels_of(lesson: Lesson) -> list[int]:

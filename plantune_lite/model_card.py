@@ -9,134 +9,14 @@ untuned and tuned overlap, it says that. What a model, a teacher or a data set w
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from plantune_lite import plans, runs
+from plantune_lite import plans
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.card import code, fence
-from plantune_lite.presets import Preset, find
-from plantune_lite.records import read_jsonl
+from plantune_lite.model_facts import EMBEDDED, Facts, Scored, last_part, without_paths
 from plantune_lite.terminal import size
-
-Form = Literal["adapter", "merged", "gguf"]
-FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and how their repositories end
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
-_EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A line of a table of scores: how many of how many were right, and the 95 % interval of the share."""
-
-    model: str
-    right: int
-    of: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.right / self.of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What a card is written from."""
-
-    name: str
-    form: Form
-    repo: str  # where it goes
-    siblings: Mapping[Form, str] = field(default_factory=dict)  # the other repositories of the same push
-    base: str | None = None  # on the Hub, 16-bit; None = a folder of the user's own
-    revision: str | None = None
-    licence: str | None = None  # None = nobody told us
-    licence_url: str | None = None
-    recipe: Mapping[str, Any]
-    stats: Mapping[str, Any] | None = None  # corpus/stats.json
-    example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
-    scores: Mapping[str, Sequence[Scored]] = field(default_factory=dict)  # suite -> untuned, baseline ..., this model
-    ahead: Mapping[str, bool] = field(
-        default_factory=dict
-    )  # suite -> whether a paired test shows it; else the intervals
-    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement, kl
-    agreement: str | None = None  # of the merged model with its adapter
-    plot: str | None = None  # a path in the repository
-    data_repo: str | None = None  # where the corpus was pushed
-    versions: Mapping[str, str] = field(default_factory=dict)
-
-
-def of_run(
-    run: Path,
-    *,
-    form: Form,
-    repo: str,
-    siblings: Mapping[Form, str] = {},
-    scores: Mapping[str, Sequence[Scored]] = {},
-    ahead: Mapping[str, bool] = {},
-    plot: str | None = None,
-    data_repo: str | None = None,
-) -> Facts:
-    """What a run's folder says of its model; the scores are evaluation's to hand in."""
-    manifest, recipe = runs.read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    preset = find(recipe["student"]["model"])
-    base, revision = base_of(adapter_folder(run, manifest), preset)
-    exported = manifest["stages"].get("export", {}).get("summary", {})
-    stats, rows = run / "corpus" / "stats.json", run / "corpus" / "train.jsonl"
-    return Facts(
-        name=recipe["name"],
-        form=form,
-        repo=repo,
-        siblings=siblings,
-        base=base,
-        revision=revision,
-        licence=preset.licence if preset else None,
-        licence_url=preset.licence_url if preset else None,
-        recipe=recipe,
-        stats=json.loads(stats.read_text(encoding="utf-8")) if stats.is_file() else None,
-        example=next(read_jsonl(rows), None) if rows.is_file() else None,
-        scores=scores,
-        ahead=ahead,
-        checks={
-            file.name: {"bytes": file.stat().st_size, **exported.get("gguf", {}).get(file.name, {})}
-            for file in sorted((run / "gguf").glob("*.gguf"))
-        },
-        agreement=_agreement(exported),
-        plot=plot,
-        data_repo=data_repo,
-        versions=manifest.get("versions", {}),
-    )
-
-
-def _agreement(exported: Mapping[str, Any]) -> str | None:
-    if not exported.keys() >= {"top1", "positions", "largest"}:
-        return None
-    same = f"the same likeliest token on {exported['top1']:.1%} of {exported['positions']} positions"
-    return f"{same}, largest logit difference {exported['largest']:.3g}"
-
-
-def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Where the adapter lies that the run ended with; None before training."""
-    for name in ("adapter", manifest.get("final")):
-        if name and (run / name / "adapter_config.json").is_file():
-            return run / name
-    return None
-
-
-def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
-    """The Hub's name and the revision of what an adapter was trained on; None for a folder of the user's own."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
-    named = config.get("base_model_name_or_path") or ""
-    base = preset.repo if preset else named if is_public(named) else None
-    return base, config.get("revision") if base else None
-
-
-def is_public(base: str) -> bool:
-    """Whether a base is a name on the Hub that others can load: no folder, and no quantised copy."""
-    return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)
 
 
 def notice(facts: Facts) -> str | None:
@@ -147,16 +27,6 @@ def notice(facts: Facts) -> str | None:
         "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n"
         f"These files are modified: {facts.base} was trained further with plantune-lite.\n"
     )
-
-
-def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON with its folders cut off: where a user keeps files is nobody's business."""
-    cut = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
-    for part, name in (("problems", "path"), ("problems", "source"), ("student", "model")):
-        value = cut[part].get(name)
-        if isinstance(value, str) and (value.startswith(("/", "~", ".")) or "\\" in value or name == "path"):
-            cut[part][name] = _last_part(value)
-    return cut
 
 
 def card(facts: Facts) -> str:
@@ -272,7 +142,7 @@ def _what(facts: Facts) -> str:
     dequantised = (
         " It was trained over weights out of a 4-bit release (Q4_1), so over the Hub's 16-bit weights it is not quite "
         "the model that was measured."
-        if facts.form == "adapter" and facts.recipe["student"]["model"] == _EMBEDDED
+        if facts.form == "adapter" and facts.recipe["student"]["model"] == EMBEDDED
         else ""
     )
     what = f"{base}, trained to write a short plan before it solves. {forms[facts.form]}"
@@ -405,7 +275,7 @@ def _data(facts: Facts) -> list[str]:
         return ["**Data:** the run's corpus was not there when this card was written."]
     stats, funnel = facts.stats, facts.stats["funnel"]
     teachers = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
-    sources = ", ".join(f"{code(_last_part(name) or 'unnamed')} ({count})" for name, count in stats["sources"].items())
+    sources = ", ".join(f"{code(last_part(name) or 'unnamed')} ({count})" for name, count in stats["sources"].items())
     rows = {
         "problems": funnel["problems"],
         "problems with plans": funnel["problems_with_trajectories"],
@@ -426,10 +296,6 @@ def _data(facts: Facts) -> list[str]:
     )
     where = f" The rows are at [{facts.data_repo}](/datasets/{facts.data_repo})." if facts.data_repo else ""
     return [f"Rows by source: {sources}. Plans by teacher: {teachers}.{unscored}{where}", table, clean]
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[/\\]", path)[-1]
 
 
 def _licence(facts: Facts) -> str:

@@ -1,9 +1,10 @@
-"""The stages that hold a model: is there headroom, training.
+"""The stages that hold a model: is there headroom, training, evaluation.
 
 A stage is a function of a Job whose return value is its summary: "line" is what a person reads. Each loads the student
 itself, because each is a process of its own: memory is given back, and Unsloth is imported before what it patches.
 """
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,13 +13,14 @@ from random import Random
 from typing import Any
 
 from plantune_lite import presets, runs
-from plantune_lite.job import Job
+from plantune_lite.job import Job, is_first
 from plantune_lite.records import (
     Generate,
     MissingError,
     Problem,
     RunError,
     Sampling,
+    Score,
     read_jsonl,
     read_records,
     write_records,
@@ -99,7 +101,7 @@ def sft(job: Job) -> dict[str, Any]:
         seed=job.recipe.seed,
         say=job.say,
     )
-    if not base.is_file():  # what it starts from is what a merge starts from, whenever that is
+    if not base.is_file() and is_first():  # what it starts from is what a merge starts from, whenever that is
         write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
     summary = sft.train(
         loaded,
@@ -151,4 +153,108 @@ def self_teacher(job: Job) -> tuple[Generate, str]:
     return loaded.generate, f"{loaded.source.repo}{revision}:{part.bits}bit"
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"headroom": headroom, "sft": sft}
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+_MODE = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}  # how a student answers what it was trained for
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """The untuned student at its best prompt, then the tuned one, on every suite."""
+    from plantune_lite import standing, student
+
+    part, wanted = job.recipe.evaluate, job.recipe.student
+    trained = last_trained(job)
+    loaded = student.load(
+        wanted,
+        adapter=job.run / trained if trained else None,
+        pinned=job.earlier.get(trained or "", {}).get("base", {}).get("revision"),
+        room=wanted.max_length + part.max_tokens,
+        seed=job.recipe.seed,
+        say=job.say,
+    )
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    for path in sorted((job.run / "suites").glob("*.jsonl")):
+        suite = read_records(Problem, path)
+        if any(problem.kind == "code" for problem in suite):
+            job.say(
+                f"{path.stem} is left out: its answers are programs, and this version has no sandbox to run them in"
+            )
+            continue
+        _answer_suite(job, loaded, path.stem, suite, pool, trained)
+    found = standing.standing([job.run], seed=job.recipe.seed)
+    write_whole(job.out / "standing.json", json.dumps(standing.as_json(found), indent=1, ensure_ascii=False) + "\n")
+    write_whole(job.out / "standing.md", standing.as_markdown(found) + "\n")
+    job.say(standing.as_text(found))
+    return {"line": found.sentences[0], "sentences": list(found.sentences)}
+
+
+def last_trained(job: Job) -> str | None:
+    """The stage whose adapter is the run's model; each training stage's folder has its name."""
+    return next((name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier), None)
+
+
+def _answer_suite(
+    job: Job, loaded: Any, name: str, suite: list[Problem], pool: list[Problem], trained: str | None
+) -> None:
+    from plantune_lite import evaluate, harness_json, interventions
+
+    part = job.recipe.evaluate
+    weights = f"{loaded.source.repo}@{loaded.source.revision}:{job.recipe.student.bits}bit"
+    settings: dict[str, Any] = {
+        "samples": part.samples,
+        "temperature": part.temperature,
+        "max_tokens": part.max_tokens,
+        "seed": job.recipe.seed,
+        "show": job.progress(),
+    }
+    modes = ["zero_shot_cot", "plan_then_solve"]
+    if not loaded.preset.wants_gpu and sum(bool(one.solution or one.steps) for one in pool) >= evaluate.SHOTS:
+        modes.append("few_shot")  # the small ones need to be shown what is wanted
+    untuned = job.out / f"{name}.untuned.jsonl"
+    evaluate.at_best_prompt(
+        loaded.generate_untuned, suite, modes=modes, out=untuned, examples=pool, model=weights, **settings
+    )
+    harness_json.write(untuned, model=loaded.source.repo)
+    if trained is None:
+        return
+    target = job.recipe.sft.target if job.recipe.sft else "plan+solution"
+    tuned = job.out / f"{name}.{_arm(job, trained)}.jsonl"
+    weights = f"{weights}+{_identity(job.run / trained)}"
+    executor = {"executor": loaded.generate_untuned} if target == "plan" else {}
+    evaluate.evaluate(loaded.generate, suite, mode=_MODE[target], out=tuned, model=weights, **executor, **settings)
+    harness_json.write(tuned, model=f"{loaded.source.repo}+{job.recipe.name}")
+    if part.interventions and target != "solution":
+        out = job.out / "interventions" / tuned.name
+        generate, give = (
+            (loaded.generate_untuned, interventions.as_order)
+            if target == "plan"
+            else (loaded.generate, interventions.as_beginning)
+        )
+        found = interventions.intervene(
+            generate,
+            suite,
+            read_records(Score, tuned),
+            out=out,
+            give=give,
+            max_tokens=part.max_tokens,
+            seed=job.recipe.seed,
+            model=weights,
+            show=job.progress(),
+        )
+        write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def _arm(job: Job, trained: str) -> str:
+    """What the tuned model is called beside others: the arms of the paper's comparison by their names."""
+    part = job.recipe.sft
+    if trained != "sft":
+        return trained
+    solved = "baseline" if part.solutions == "dataset" else "control"
+    return {"solution": solved, "plan+solution": "m1", "plan": "m2"}[part.target]
+
+
+def _identity(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"headroom": headroom, "sft": sft, "evaluate": evaluate}

@@ -1,7 +1,8 @@
 """The parent's side of a stage: start `python -m plantune_lite.stage RUN STAGE`, stream its lines, read its result.
 
 A stage gets memory of its own that is given back, imports in its own order, and an end of its own: killed for memory it
-leaves a sentence and a folder that goes on. The child's side is stage.py.
+leaves a sentence and a folder that goes on. The child's side is stage.py. With $PLANTUNE_PROCESSES=2 a training stage
+is two such processes under `accelerate launch`, one a card, which share every step's rows.
 """
 
 import codecs
@@ -10,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,15 +19,25 @@ from plantune_lite.records import NotBuiltError, RunError
 
 
 def run_stage(
-    folder: Path, stage: str, *, work: str | None = None, mirror: Path | None = None, stream: TextIO | None = None
+    folder: Path,
+    stage: str,
+    *,
+    work: str | None = None,
+    processes: int = 1,
+    mirror: Path | None = None,
+    stream: TextIO | None = None,
 ) -> dict[str, Any]:
     """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
     result = folder / ".stage" / f"{stage}.json"
     result.unlink(missing_ok=True)
-    command = [sys.executable, "-u", "-m", "plantune_lite.stage", str(folder), stage, *([work] if work else [])]
+    launch = [] if processes == 1 else [*_LAUNCH, "--num_processes", str(processes)]
+    module = ["-m", "plantune_lite.stage", str(folder), stage, *([work] if work else [])]
+    command = [sys.executable, "-u", *launch, *module]
     environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
     if (stream or sys.stdout).isatty():
         environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress
+    if processes == 1:  # a trainer spreads over all the cards it sees, and 4-bit weights cannot be spread
+        environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     if mirror is not None:
         environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
     own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us
@@ -49,6 +61,20 @@ def run_stage(
             return outcome["summary"]
         raise (NotBuiltError if outcome["kind"] == "NotBuiltError" else RunError)(outcome["error"])
     raise RunError(_how_it_died(stage, code, folder))
+
+
+# All said, so that it neither warns of defaults nor takes them from a file of another project; --multi_gpu is what it
+# calls several processes, on a CPU too.
+_LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--main_process_port", "0"]
+_LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes share a training, one a card."""
+    asked = environ.get("PLANTUNE_PROCESSES") or "1"
+    if not asked.isdecimal() or int(asked) < 1:
+        raise RunError(f"PLANTUNE_PROCESSES is {asked!r}, but must be a number of cards, say 2")
+    return int(asked)
 
 
 def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None:

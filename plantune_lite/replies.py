@@ -1,21 +1,30 @@
 """What a model in memory answers: batches sorted by length, padded on the left, ended at the end of the turn.
 
-Replies(student)([chat("What is 2+3?")], Sampling(n=3, temperature=1.0)) -> [[Reply, Reply, Reply]]
+    Replies(student)([chat("What is 2+3?")], Sampling(n=3, temperature=1.0)) -> [[Reply, Reply, Reply]]
 
 The longest prompts go first, so that memory runs out in the first batch or never; then the batch is halved and it goes
-on. Seeds come from the request, not from what was asked before: a run that goes on draws what it would have drawn.
+on. Every reply has dice of its own, thrown from the seed and its prompt: what else is asked, before it or beside it,
+and how much memory is free, changes nothing.
 """
 
-import os
 import zlib
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from plantune_lite.records import Messages, Reply, Sampling
+from plantune_lite.records import Messages, PlantuneError, Reply, Sampling
 
 AT_ONCE_ON_A_CPU = 32  # replies; more gain nothing on a few cores
 AT_ONCE_ON_A_GPU = 128
 _SHARE = 0.6  # of the free memory for what a batch remembers
+
+
+class Row(NamedTuple):
+    """One reply to be made."""
+
+    place: int  # of its prompt among those asked
+    ids: list[int]
+    seed: int
 
 
 class Replies:
@@ -28,83 +37,94 @@ class Replies:
     def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
         import torch
 
-        ids_P = [self._student.encode_chat(messages) for messages in prompts]
         copies = sampling.n if sampling.temperature == 0 else 1  # greedy: the same reply n times, made once
-        drawn = sampling.n // copies
+        todo = self._rows(prompts, sampling, sampling.n // copies)
         replies_P_n: list[list[Reply]] = [[] for _ in prompts]
-        todo = sorted(range(len(prompts)), key=lambda place: -len(ids_P[place]))
-        with torch.inference_mode(), torch.random.fork_rng():
-            while todo:
-                longest = len(ids_P[todo[0]])
-                batch = todo[: max(1, self._rows_at_once(longest + sampling.max_tokens) // drawn)]
-                try:
-                    made = self._batch([ids_P[place] for place in batch], sampling, drawn)
-                except torch.OutOfMemoryError:
-                    if len(batch) == 1:
-                        raise
-                    self._most = len(batch) * drawn // 2
-                    torch.cuda.empty_cache()
-                    continue
-                for number, place in enumerate(batch):
-                    replies_P_n[place] = made[number * drawn : (number + 1) * drawn] * copies
-                todo = todo[len(batch) :]
+        while todo:
+            batch = todo[: self._rows_at_once(len(todo[0].ids) + sampling.max_tokens)]
+            try:
+                made = self._batch(batch, sampling)
+            except torch.OutOfMemoryError:
+                made = None
+            if made is None:  # no longer in the handler, whose traceback holds on to what the batch took
+                self._halve(batch, sampling)
+                continue
+            for row, reply in zip(batch, made, strict=True):
+                replies_P_n[row.place] += [reply] * copies
+            todo = todo[len(batch) :]
         return replies_P_n
 
-    def _batch(self, ids_B: Sequence[Sequence[int]], sampling: Sampling, drawn: int) -> list[Reply]:
+    def _rows(self, prompts: Sequence[Messages], sampling: Sampling, draws: int) -> list[Row]:
+        """Every reply to be made, the longest prompt first."""
+        rows, asked = [], Counter[tuple[int, ...]]()
+        for place, messages in enumerate(prompts):
+            ids = self._student.encode_chat(messages)
+            for _ in range(draws):
+                again = asked[tuple(ids)]  # a prompt that is asked twice is drawn for twice
+                asked[tuple(ids)] += 1
+                rows.append(Row(place, ids, zlib.crc32(repr((sampling.seed, again, ids)).encode())))
+        return sorted(rows, key=lambda row: -len(row.ids))
+
+    def _batch(self, rows: Sequence[Row], sampling: Sampling) -> list[Reply]:
         import torch
         from transformers import GenerationConfig
 
         model, tokenizer = self._student.model, self._student.tokenizer
-        width = max(map(len, ids_B))
-        pad = tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in ids_B], device=model.device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in ids_B], device=model.device)
-        greedy = sampling.temperature == 0
+        width, pad = len(rows[0].ids), tokenizer.pad_token_id
+        input_ids = torch.tensor([[pad] * (width - len(row.ids)) + row.ids for row in rows], device=model.device)
+        mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows], device=model.device)
+        ends = model.generation_config.eos_token_id
         settings = GenerationConfig(  # all of it said: what is left out would come from the model's own settings
             max_new_tokens=sampling.max_tokens,
-            do_sample=not greedy,
-            temperature=None if greedy else sampling.temperature,
-            top_p=None if greedy else sampling.top_p,
-            top_k=None if greedy else 0,
-            num_return_sequences=drawn,
+            do_sample=False,  # the drawing is done by _Dice
             repetition_penalty=1.0,
             use_cache=True,
             stop_strings=list(sampling.stop) or None,
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=model.generation_config.eos_token_id,
+            eos_token_id=ends,
             pad_token_id=pad,
         )
-        torch.manual_seed(zlib.crc32(repr((sampling.seed, [list(ids) for ids in ids_B])).encode()))
         out = model.generate(
             input_ids=input_ids,
             attention_mask=mask,
             generation_config=settings,
+            logits_processor=_processors(rows, sampling, model.device),
             tokenizer=tokenizer if sampling.stop else None,
         )
-        ends = set(model.generation_config.eos_token_id)
-        lengths = [len(ids) for ids in ids_B for _ in range(drawn)]
         return [
-            self._reply(row, length, ends, sampling.stop)
-            for row, length in zip(out[:, width:].tolist(), lengths, strict=True)
+            self._reply(ids, len(row.ids), set(ends), sampling.stop)
+            for ids, row in zip(out[:, width:].tolist(), rows, strict=True)
         ]
 
     def _reply(self, ids: list[int], tokens_in: int, ends: set[int], stop: Sequence[str]) -> Reply:
+        tokenizer = self._student.tokenizer
         end = next((place for place, id in enumerate(ids) if id in ends), None)
-        said = ids if end is None else ids[:end]
-        text = self._student.tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        said = ids[:end]
+        while said and said[-1] == tokenizer.pad_token_id:  # a stop string ended it while other rows went on
+            said.pop()
+        text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         stopped = min((place for word in stop if (place := text.find(word)) >= 0), default=None)
-        if stopped is not None:
-            pad = self._student.tokenizer.pad_token_id
-            while said and said[-1] == pad:  # other rows of the batch went on
-                said = said[:-1]
-            text = text[:stopped]
         return Reply(
-            text=text,
+            text=text[:stopped],
             token_ids=tuple(said),
             finish="length" if end is None and stopped is None else "stop",
             tokens_in=tokens_in,
-            tokens_out=len(said) + (end is not None),
+            tokens_out=len(said) + (end is not None and stopped is None),
         )
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _halve(self, batch: Sequence[Row], sampling: Sampling) -> None:
+        """Fewer rows from now on."""
+        import torch
+
+        if len(batch) == 1:
+            raise PlantuneError(
+                f"memory ran out over one prompt of {len(batch[0].ids)} tokens and up to {sampling.max_tokens} of "
+                "reply: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
+            )
+        self._most = len(batch) // 2
+        torch.cuda.empty_cache()
 
     def _rows_at_once(self, length: int) -> int:
         """How many rows of this length memory has room for."""
@@ -124,6 +144,40 @@ class Replies:
         return 2 * config.num_hidden_layers * heads * width * element
 
 
+def _processors(rows: Sequence[Row], sampling: Sampling, device: Any) -> Any:
+    """What turns a row's scores into its next token; nothing where the highest is taken."""
+    from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+
+    processors = LogitsProcessorList()
+    if sampling.temperature > 0:
+        processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
+        if sampling.top_p < 1:
+            processors.append(TopPLogitsWarper(float(sampling.top_p)))
+        processors.append(_Dice(rows, sampling.max_tokens, device))
+    return processors
+
+
+class _Dice:
+    """Leaves of each row's scores the one token that is drawn, by throws made for that row alone."""
+
+    def __init__(self, rows: Sequence[Row], throws: int, device: Any) -> None:
+        import torch
+
+        # In double precision a throw never comes out as one, behind the last token that has a chance.
+        made = [
+            torch.rand(throws, generator=torch.Generator().manual_seed(row.seed), dtype=torch.double) for row in rows
+        ]
+        self._throws_B_T, self._width = torch.stack(made).to(device), len(rows[0].ids)
+
+    def __call__(self, ids_B_L: Any, scores_B_V: Any) -> Any:
+        import torch
+
+        thrown_B_1 = self._throws_B_T[:, ids_B_L.shape[1] - self._width, None]
+        sums_B_V = scores_B_V.softmax(-1, dtype=torch.double).cumsum(-1)
+        drawn_B_1 = torch.searchsorted(sums_B_V, thrown_B_1 * sums_B_V[:, -1:], right=True)
+        return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B_1, 0)
+
+
 def _free_on_gpu() -> int:
     import torch
 
@@ -132,7 +186,8 @@ def _free_on_gpu() -> int:
 
 
 def _free_here() -> int:
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 4 << 30  # Windows has no sysconf
+    try:  # what the system could give: far more than lies unused, since old files fill that
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 << 30  # not Linux

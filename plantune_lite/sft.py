@@ -6,19 +6,17 @@ Which arm this is (baseline, control, M1, M2) is what the rows say, not the trai
 is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from random import Random
 from typing import Any
 
-from plantune_lite import lessons, watch
+from plantune_lite import lessons, trl_config, watch
 from plantune_lite.lessons import Lesson, LessonError
 from plantune_lite.recipe import SFT
 from plantune_lite.records import LoadedStudent, Sampling
 from plantune_lite.terminal import printable
-from plantune_lite.typed import nearest
 
 VALIDATED = 64  # rows at most: a validation is a pause in the training
 SAMPLED = 8  # replies looked at in the end
@@ -32,7 +30,24 @@ _NAMES = {
     "eval_loss": "validation_loss",
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
-_ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a card without bf16."
+_OURS = {  # TRL's name -> what decides it
+    "max_steps": "sft.max_steps",
+    "num_train_epochs": "sft.epochs",
+    "per_device_train_batch_size": "sft.batch_size",
+    "gradient_accumulation_steps": "sft.accumulate",
+    "learning_rate": "sft.learning_rate",
+    "lr_scheduler_type": "max_hours, which can shorten our own schedule and no other,",
+    "warmup_steps": "sft.warmup",
+    "warmup_ratio": "sft.warmup",
+    "weight_decay": "sft.weight_decay",
+    "save_steps": "sft.save_steps",
+    "report_to": "sft.logger",
+    "max_length": "student.max_length",
+    "gradient_checkpointing": "student.checkpointing",
+    "seed": "the recipe's seed",
+    "output_dir": "the name of the run",
+}
+_ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a card without bf16, with --again sft."
 
 
 def train(
@@ -56,43 +71,63 @@ def train(
     taught = lessons.lessons(student, rows, max_length)
     _say_dropped(taught, len(rows), max_length, say)
     lessons.refuse_unlearnable(taught.kept, student.tokenizer, student.preset.turn_end)
-    validated = lessons.lessons(student, validation, max_length).kept[:VALIDATED]
+    validated = _validated(lessons.lessons(student, validation, max_length).kept, part.batch_size, seed)
     example = min(taught.kept, key=lambda one: len(one.ids))
     say("one row, what is learned in ⟦ ⟧:\n" + printable(lessons.shown(student.tokenizer, example), limit=2000))
 
-    trainer, schedule = _trainer(student, taught.kept, validated, part, out, max_length, checkpointing, seed)
-    trainer.remove_callback(PrinterCallback)  # the lines are ours
-    trainer.add_callback(watch.callback(watch.Clock(schedule, hours, say)))
-    trainer.add_callback(watch.callback(watch.Figures(schedule, metric, show, _NAMES, _ADVICE)))
     checkpoint = watch.last_checkpoint(out)
+    trainer, schedule = _trainer(
+        student, taught.kept, validated, part, out, max_length, checkpointing, seed, checkpoint
+    )
+    a_step = part.batch_size * part.accumulate
+    clock = watch.Clock(schedule, hours, say, validation=len(validated) / a_step, agree=trl_config.first_says)
+    trainer.remove_callback(PrinterCallback)  # the lines are ours
+    trainer.add_callback(watch.callback(clock))
+    trainer.add_callback(watch.callback(watch.Figures(schedule, metric, show, _NAMES, _ADVICE)))
     if checkpoint is not None:
-        say(f"goes on from {checkpoint.name.replace('-', ' at step ')}")
+        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
     except Exception as error:
         if watch.out_of_memory(error):
-            raise watch.TrainingError(
-                _less_memory(part, max_length, checkpointing, trainer.state.global_step)
-            ) from error
+            step = trainer.state.global_step
+            raise watch.TrainingError(_less_memory(part, max_length, checkpointing, step)) from error
         raise
     summary = _summary(trainer, taught, schedule, len(validated))
+    trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
     if trainer.is_world_process_zero():
-        _stops(student, rows, taught.kept, summary, say)
+        _stops(student, [rows[one.row] for one in taught.kept[:SAMPLED]], taught.kept, summary, say)
         student.save(out)
-        for folder in out.glob("checkpoint-*"):
-            shutil.rmtree(folder)  # what they were for is done
+        for folder in sorted(out.glob("checkpoint-*"), key=_step_of, reverse=True):
+            shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
     return summary
+
+
+def _validated(kept: Sequence[Lesson], batch: int, seed: int) -> list[Lesson]:
+    """Some of the rows that are kept apart; where processes share them, whole batches, or one would count twice."""
+    count = min(VALIDATED, len(kept))
+    if (processes := trl_config.processes()) > 1:
+        count -= count % (batch * processes)
+    return Random(seed).sample(kept, count)
 
 
 def _say_dropped(taught: lessons.Taught, count: int, max_length: int, say: Callable[[str], object]) -> None:
     reasons = ", ".join(f"{number} {reason}" for reason, number in taught.dropped.items())
     if not taught.kept:
-        raise LessonError(f"none of the {count} rows can be learned from: {reasons}. Raise student.max_length.")
+        advice = "Raise student.max_length." if "longer" in reasons else "Look at what is in corpus/train.jsonl."
+        raise LessonError(f"none of the {count} rows can be learned from: {reasons or 'there are none'}. {advice}")
     if taught.dropped:
         longest = max(len(one.ids) for one in taught.kept)
         say(
             f"{sum(taught.dropped.values())} of {count} rows left out: {reasons}; the longest kept has {longest} tokens"
         )
+
+
+def planned(part: SFT, rows: int) -> tuple[int, int]:
+    """How many rows a training of so many takes, one by one, and in how many steps."""
+    a_step = part.batch_size * part.accumulate
+    count = part.max_steps * a_step if part.max_steps else max(1, round(part.epochs * rows))
+    return count, -(-count // a_step)
 
 
 # --- the trainer ------------------------------------------------------------------------------------------------------
@@ -107,31 +142,29 @@ def _trainer(
     max_length: int,
     checkpointing: bool,
     seed: int,
+    checkpoint: watch.Checkpoint | None,
 ) -> tuple[Any, watch.Schedule]:
     """TRL's trainer over our rows in our order, and the schedule of its learning rate."""
-    import torch
     from torch.optim.lr_scheduler import LambdaLR
     from trl import SFTTrainer
 
-    workers = int(os.environ.get("WORLD_SIZE", "1"))
-    a_step = part.batch_size * part.accumulate
-    accumulate = max(1, part.accumulate // workers)  # more cards: the same rows a step, each its share
-    wanted = part.max_steps * a_step if part.max_steps else round(part.epochs * len(taught))
-    steps = max(1, part.max_steps or -(-wanted // a_step))
-    lengths = [len(one.ids) for one in taught]
-    places = lessons.order(lengths, part.batch_size, max(1, wanted), seed)
+    count, steps = planned(part, len(taught))
+    places = lessons.order([len(one.ids) for one in taught], part.batch_size, count, seed)
+    schedule = watch.Schedule(steps, warmup=round(part.warmup * steps))
+    if checkpoint is not None and checkpoint.planned < steps:
+        schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
+        places = places[: schedule.steps * part.batch_size * part.accumulate]
+    weights = {one: one.data for one in student.model.parameters() if one.requires_grad}
     trainer = SFTTrainer(
         model=student.model,
-        args=_settings(part, out, max_length, checkpointing, seed, steps, accumulate, bool(validated)),
+        args=_settings(student.model, part, out, max_length, checkpointing, seed, schedule.steps, bool(validated)),
         train_dataset=_dataset(taught).select(places),
         eval_dataset=_dataset(validated) if validated else None,
         data_collator=lessons.collate(student.tokenizer.pad_token_id),
         processing_class=student.tokenizer,
     )
-    for weights in trainer.model.parameters():
-        if weights.requires_grad and weights.dtype != torch.float32:
-            weights.data = weights.data.float()  # TRL leaves bf16 in 4-bit runs, where small updates round to nothing
-    schedule = watch.Schedule(steps, warmup=round(part.warmup * steps))
+    for one, was in weights.items():
+        one.data = was.float()  # TRL makes them bf16 in 4-bit runs, where small updates round to nothing
     trainer.create_optimizer()
     trainer.lr_scheduler = LambdaLR(trainer.optimizer, schedule)
     return trainer, schedule
@@ -146,66 +179,45 @@ def _dataset(taught: Sequence[Lesson]) -> Any:
 
 
 def _settings(
-    part: SFT, out: Path, max_length: int, checkpointing: bool, seed: int, steps: int, accumulate: int, validates: bool
+    model: Any,
+    part: SFT,
+    out: Path,
+    max_length: int,
+    checkpointing: bool,
+    seed: int,
+    steps: int,
+    validates: bool,
 ) -> Any:
-    """TRL's config with every knob that differs between backends or versions said."""
-    import torch
     from trl import SFTConfig
 
-    on_gpu = torch.cuda.is_available()
-    bf16 = on_gpu and torch.cuda.is_bf16_supported()
-    settings: dict[str, Any] = {
-        "output_dir": str(out),
-        "max_steps": steps,
+    settings = {
+        **trl_config.common(
+            model,
+            out,
+            steps=steps,
+            learning_rate=part.learning_rate,
+            weight_decay=part.weight_decay,
+            checkpointing=checkpointing,
+            save_steps=part.save_steps,
+            logger=part.logger,
+            seed=seed,
+        ),
         "per_device_train_batch_size": part.batch_size,
         "per_device_eval_batch_size": part.batch_size,
-        "gradient_accumulation_steps": accumulate,
-        "learning_rate": part.learning_rate,
-        "weight_decay": part.weight_decay,
-        "optim": "adamw_8bit" if on_gpu else "adamw_torch_fused",
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "adam_epsilon": 1e-8,
-        "max_grad_norm": 1.0,
-        "bf16": bf16,
-        "fp16": on_gpu and not bf16,
-        "use_cpu": not on_gpu,
-        "gradient_checkpointing": checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+        "gradient_accumulation_steps": trl_config.accumulated_by_each("sft", part.accumulate),
         "loss_type": loss_type(),
         "max_length": max_length,
         "packing": False,
         "padding_free": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
-        "remove_unused_columns": False,
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": on_gpu,
-        "average_tokens_across_devices": True,
-        "ddp_find_unused_parameters": False,
-        "seed": seed,
-        "data_seed": seed,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would hide what we stop at
-        "disable_tqdm": True,
-        "report_to": [] if part.logger == "none" else [part.logger],
-        "run_name": out.parent.name,
-        "save_strategy": "steps",
-        "save_steps": part.save_steps,
-        "save_total_limit": 2,
         "eval_strategy": "steps" if validates else "no",
         "eval_steps": part.save_steps,
         "load_best_model_at_end": validates,
         "metric_for_best_model": "eval_loss" if validates else None,
         "greater_is_better": False if validates else None,
-        "push_to_hub": False,
     }
-    known = set(SFTConfig.__dataclass_fields__)
-    for name, value in part.extra.items():
-        if name not in known:
-            raise LessonError(f"sft.extra has {name!r}, which TRL's SFTConfig does not know{nearest(name, known)}")
-        settings[name] = value
-    return SFTConfig(**settings)
+    return trl_config.config(SFTConfig, settings, part.extra, "sft", _OURS)
 
 
 def loss_type() -> str:
@@ -220,10 +232,14 @@ def _less_memory(part: SFT, max_length: int, checkpointing: bool, step: int) -> 
     if not checkpointing:
         ways.append("student.checkpointing=true")
     if part.batch_size > 1:
-        ways.append(f"sft.batch_size={part.batch_size // 2} sft.accumulate={part.accumulate * 2} (the same steps)")
-    ways.append(f"student.max_length={max_length * 3 // 4 // 64 * 64} (longer rows are left out and counted)")
+        smaller = part.batch_size // 2 if part.batch_size % 2 == 0 else 1
+        same = part.accumulate * part.batch_size // smaller
+        ways.append(f"sft.batch_size={smaller} sft.accumulate={same} (the same steps)")
+    if (shorter := max_length * 3 // 4 // 64 * 64) >= 64:
+        ways.append(f"student.max_length={shorter} (longer rows are left out and counted)")
+    where = ", where the longest batch is" if step == 0 else ""
     return (
-        f"memory ran out at step {step}, where the longest batch is. With less of it: {', or '.join(ways)}, "
+        f"memory ran out at step {step}{where}. With less of it: {', or '.join(ways) or 'a smaller student.model'}, "
         "together with --again sft. plantune estimate says what fits."
     )
 
@@ -251,12 +267,12 @@ def _summary(trainer: Any, taught: lessons.Taught, schedule: watch.Schedule, val
         "loss_first": first,
         "loss_last": last,
         "validation_loss": min(checked) if checked else None,
-        "best_step": _step_of(trainer.state.best_model_checkpoint),
+        "best_step": _step_of(best) if (best := trainer.state.best_model_checkpoint) else None,
     }
 
 
-def _step_of(checkpoint: str | None) -> int | None:
-    return int(Path(checkpoint).name.rpartition("-")[2]) if checkpoint else None
+def _step_of(checkpoint: str | Path) -> int:
+    return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def _stops(
@@ -268,10 +284,9 @@ def _stops(
 ) -> None:
     """Whether the tuned student ends its turns: a few replies to what it was trained on."""
     most = 2 * max(one.learned for one in taught)
-    prompts = [tuple(row["prompt"]) for row in rows[:SAMPLED]]
-    replies = [reply for [reply] in student.generate(prompts, Sampling(max_tokens=most))]
+    replies = [reply for [reply] in student.generate([tuple(row["prompt"]) for row in rows], Sampling(max_tokens=most))]
     ended = sum(reply.finish == "stop" for reply in replies)
-    summary.update(sampled=len(replies), ended=ended, sample=asdict(replies[0])["text"])
+    summary.update(sampled=len(replies), ended=ended, sample=replies[0].text)
     if ended * 2 < len(replies):
         say(
             f"warning: {len(replies) - ended} of {len(replies)} sampled replies did not end within {most} tokens, "

@@ -7,7 +7,7 @@ What comes in: a preset's name, a local folder, or a Hub id whose config.json is
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from math import ceil
 from pathlib import Path
@@ -22,7 +22,7 @@ _TIED = {"gemma3_text": True}  # where config.json leaves it out
 _SMALLEST_8BIT = 4096  # bitsandbytes keeps the state of smaller tensors in float32
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Shape:
     """The sizes of a student's layers."""
 
@@ -34,6 +34,7 @@ class Shape:
     kv_heads: int
     head_dim: int
     vocab: int
+    _: KW_ONLY
     tied: bool  # the head is the embedding
     biased: tuple[str, ...] = ()  # linear layers with a bias
     window: int | None = None  # tokens that a windowed layer looks back
@@ -117,7 +118,7 @@ class Shape:
         total = 0.0
         for name, (wide, weights) in matrices.items():
             part = share.get(name, 0.0)
-            total += weights * (part * _a_weight(better, wide) + (1 - part) * _a_weight(base, wide))
+            total += weights * (part * _bytes(better, wide) + (1 - part) * _bytes(base, wide))
         return total + 4 * (self.elsewhere - (2 - self.tied) * self.vocab * self.hidden)  # norms in float32
 
 
@@ -129,14 +130,14 @@ def _nf4(weights: int) -> int:
 
 # --- GGUF -------------------------------------------------------------------------------------------------------------
 
-_BITS_A_BLOCK = {"q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "q5_0": 22 / 32}
-_BITS_A_BLOCK["q5_1"] = 24 / 32
+_A_WEIGHT = {"q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "q5_0": 22 / 32}
+_A_WEIGHT["q5_1"] = 24 / 32
 _WIDER = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}  # for rows that are no multiple of 256
 _GGUF = {"q8_0": ("q8_0", "q8_0"), "q6_k": ("q6_k", "q6_k"), "q5_k_m": ("q5_k", "q6_k"), "q4_k_m": ("q4_k", "q6_k")}
 
 
-def _a_weight(kind: str, row: int) -> float:
-    return _BITS_A_BLOCK[kind if row % 256 == 0 else _WIDER.get(kind, kind)]
+def _bytes(kind: str, row: int) -> float:
+    return _A_WEIGHT[kind if row % 256 == 0 else _WIDER.get(kind, kind)]
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -225,54 +226,10 @@ def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int |
     return (int(window), windowed) if window and windowed else (None, 0)
 
 
-# As published in each repository's config.json.
-_SMOLLM2 = Shape(
-    family="llama",
-    layers=30,
-    hidden=576,
-    intermediate=1536,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    vocab=49152,
-    tied=True,
-)
+# family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab: as each repository's config.json has them
 _PRESETS = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOLLM2,
-    "google/gemma-3-1b-it": Shape(
-        family="gemma3_text",
-        layers=26,
-        hidden=1152,
-        intermediate=6912,
-        heads=4,
-        kv_heads=1,
-        head_dim=256,
-        vocab=262144,
-        tied=True,
-        window=512,
-        windowed=22,
-    ),
-    "Qwen/Qwen3-4B-Instruct-2507": Shape(
-        family="qwen3",
-        layers=36,
-        hidden=2560,
-        intermediate=9728,
-        heads=32,
-        kv_heads=8,
-        head_dim=128,
-        vocab=151936,
-        tied=True,
-    ),
-    "Qwen/Qwen2.5-7B-Instruct": Shape(
-        family="qwen2",
-        layers=28,
-        hidden=3584,
-        intermediate=18944,
-        heads=28,
-        kv_heads=4,
-        head_dim=128,
-        vocab=152064,
-        tied=False,
-        biased=_QKV,
-    ),
+    "HuggingFaceTB/SmolLM2-135M-Instruct": Shape("llama", 30, 576, 1536, 9, 3, 64, 49152, tied=True),
+    "google/gemma-3-1b-it": Shape("gemma3_text", 26, 1152, 6912, 4, 1, 256, 262144, tied=True, window=512, windowed=22),
+    "Qwen/Qwen3-4B-Instruct-2507": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 151936, tied=True),
+    "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, tied=False, biased=_QKV),
 }

@@ -4,12 +4,27 @@ encode_chat(tokenizer, chat("What is 2+3?")) -> [1, 9690, 198, ...]: exactly one
 where not, our own system turn, no thinking. What a template has rendered is never given a second BOS.
 """
 
+import json
 from typing import Any
 
+from plantune_lite.plans import SYSTEM
 from plantune_lite.presets import Preset
 from plantune_lite.records import Messages, PlantuneError
 
 _PROBE = "plantune-turn"
+_USER, _ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE}
+
+# Put before a model's own template, so that the turns of its family open as ours do in any program that renders them.
+_OUR_SYSTEM = (
+    "{%- if messages[0]['role'] != 'system' -%}"
+    f"{{%- set messages = [{{'role': 'system', 'content': {json.dumps(SYSTEM)}}}] + messages -%}}"
+    "{%- endif -%}"
+)
+_SYSTEM_IN_USER = (
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + messages[1]['content']}]"
+    " + messages[2:] -%}"
+)
+_NO_THINKING = "{%- set enable_thinking = false -%}"
 
 
 def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -> list[int]:
@@ -20,8 +35,7 @@ def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -
     begun = ""
     if for_reply and messages[-1]["role"] == "assistant":
         messages, begun = messages[:-1], messages[-1]["content"]
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=for_reply)
-    ids = encode(tokenizer, text)
+    ids = encode(tokenizer, _rendered(tokenizer, messages, add_generation_prompt=for_reply))
     # A reply is generated token by token behind these ids, so its beginning is encoded behind them too.
     return ids + encode(tokenizer, begun) if begun else ids
 
@@ -31,11 +45,15 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
+def _rendered(tokenizer: Any, messages: Messages, **how: Any) -> str:
+    return tokenizer.apply_chat_template(list(messages), tokenize=False, **how)
+
+
 def prepare(tokenizer: Any, preset: Preset) -> Preset:
     """Give the tokenizer the preset's template and pad token; refuse one that lacks the preset's tokens."""
     known = tokenizer.get_vocab()
-    for name, token in (("turn end", preset.turn_end), ("pad", preset.pad)):
-        if token not in known:
+    for name, token in (("turn end", preset.turn_end), ("pad", preset.pad), ("BOS", preset.bos)):
+        if token is not None and token not in known:
             raise PlantuneError(
                 f"{preset.title}: its tokenizer has no {token!r}, the {name} token of this preset. Is this the model "
                 "it says it is? A model of your own is given by its folder or Hub id."
@@ -64,31 +82,64 @@ def settle(model: Any, tokenizer: Any, preset: Preset) -> None:
 # --- a model that is no preset ----------------------------------------------------------------------------------------
 
 
+def stranger(name: str, model: Any, tokenizer: Any) -> Preset:
+    """A preset for a model we do not know, from what its own tokenizer says."""
+    if not tokenizer.chat_template:
+        raise PlantuneError(
+            f"student.model is {name}, which has no chat template: use an instruct model, not a base one"
+        )
+    turn_end = end_of_turn(tokenizer)
+    return Preset(
+        name=name,
+        title=name,
+        repo=name,
+        family=model.config.model_type,
+        parameters=model.num_parameters() / 1e9,
+        licence="unknown",
+        chat_template=template_of(tokenizer),
+        turn_end=turn_end,
+        bos=beginning(tokenizer),
+        pad=padding(tokenizer, turn_end),
+        stops=(tokenizer.eos_token,) if tokenizer.eos_token not in (None, turn_end) else (),
+    )
+
+
+def template_of(tokenizer: Any) -> str:
+    """The model's own template, opening with our system turn and not thinking aloud."""
+    from jinja2 import TemplateError
+
+    template = tokenizer.get_chat_template()
+    if SYSTEM in _rendered(tokenizer, (_USER,)):  # a student of ours, put right before
+        return template
+    try:
+        told = _PROBE in _rendered(tokenizer, ({"role": "system", "content": _PROBE}, _USER))
+    except TemplateError:  # "System role not supported"
+        told = False
+    thinking = _NO_THINKING if "enable_thinking" in template else ""
+    return thinking + _OUR_SYSTEM + ("" if told else _SYSTEM_IN_USER) + template
+
+
 def end_of_turn(tokenizer: Any) -> str:
-    """The token that closes an assistant's turn: the first special one that the template writes after its text."""
-    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE}]
-    rendered = tokenizer.apply_chat_template(turns, tokenize=False)
-    after = encode(tokenizer, rendered.partition(_PROBE)[2])
-    special = set(tokenizer.all_special_ids) | {id for id, one in tokenizer.added_tokens_decoder.items() if one.special}
-    ends = [id for id in after if id in special]
-    if not ends and tokenizer.eos_token_id is None:
+    """The token that closes an assistant's turn: the first added one that the template writes after its text."""
+    added = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if not str(token).isspace()}
+    after = encode(tokenizer, _rendered(tokenizer, (_USER, _ASSISTANT)).partition(_PROBE)[2])
+    end = next((added[id] for id in after if id in added), tokenizer.eos_token)
+    if end is None:
         raise PlantuneError("this tokenizer has no token that ends a turn: a model trained on it would never stop")
-    return tokenizer.convert_ids_to_tokens(ends[0] if ends else tokenizer.eos_token_id)
+    return end
 
 
 def beginning(tokenizer: Any) -> str | None:
     """The BOS token where the template writes one."""
-    ids = encode_chat(tokenizer, ({"role": "user", "content": "hi"},))
-    return tokenizer.bos_token if ids and ids[0] == tokenizer.bos_token_id else None
+    ids = encode_chat(tokenizer, (_USER,))
+    return tokenizer.bos_token if ids[0] == tokenizer.bos_token_id else None
 
 
 def padding(tokenizer: Any, turn_end: str) -> str:
-    """A pad token that is no end of a turn: the tokenizer's own, else a special one that nothing else uses."""
-    used = {turn_end, tokenizer.eos_token, tokenizer.bos_token}
-    candidates = [tokenizer.pad_token, *(str(one) for one in tokenizer.added_tokens_decoder.values() if one.special)]
-    free = [token for token in candidates if token is not None and token not in used]
-    reserved = [token for token in free if any(word in token.lower() for word in ("pad", "reserved", "unused"))]
-    for token in (*reserved, *free, tokenizer.unk_token):
-        if token is not None and token not in used:
+    """A pad token that is no end of a turn: the tokenizer's own, else an added one that is for nothing else."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    spare = [token for token in added if any(word in token.lower() for word in ("pad", "reserved", "unused"))]
+    for token in (tokenizer.pad_token, *spare, tokenizer.unk_token, *added):
+        if token not in (None, turn_end, tokenizer.bos_token):
             return token
     raise PlantuneError(f"this tokenizer has no token to pad with besides {turn_end!r}: add one to it first")

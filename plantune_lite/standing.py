@@ -197,6 +197,8 @@ def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterat
     for row in rows:
         if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
             yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
+    if all(_is(UNTUNED, row.model) for row in rows):
+        yield f"{rows[0].suite}: {_named(rows[0].model, rows[0].mode)} is right on {rows[0].accuracy.percent()}"
     for one in sorted(beside, key=lambda one: (one.verdict == "better", _is(BASELINE, one.model))):
         paired = one.paired
         yield (
@@ -225,8 +227,8 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
             yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
 
 
-_ROWS = ("model", "prompt", "problems", "right", "95 %", "cut off", "unreadable")
-_COMPARISONS = ("model", "beside", "difference", "p", "won", "lost")
+_ROWS = ("model", "prompt", "of", "right", "95 %", "cut off", "unread")
+_COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
 def _row_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
@@ -244,7 +246,7 @@ def _comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]
         (
             _named(one.model, one.mode),
             _named(one.reference, one.reference_mode),
-            one.paired.difference.points(),
+            one.paired.difference.points().replace(" points", ""),
             p_text(one.p),
             str(one.paired.won),
             str(one.paired.lost),

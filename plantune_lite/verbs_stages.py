@@ -1,8 +1,12 @@
 """The verbs that do some stages of a run and no more."""
 
+from pathlib import Path
 from typing import Any
 
-from plantune_lite.command import cli, do_stages, going_on, load_asked
+import click
+
+from plantune_lite.command import PATH, cli, do_stages, going_on, json_option, load_asked, say_to_stderr
+from plantune_lite.shown import print_json
 
 
 @cli.command()
@@ -25,3 +29,64 @@ def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 
 
 train.group = "Stages"
+
+
+@cli.command()
+@going_on
+def evaluate(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """The untuned model at its best prompt, then the tuned one, with intervals."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, only=("suites", "evaluate"), **options)
+
+
+evaluate.group = "Stages"
+
+
+@cli.command()
+@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("repo", metavar="USER/NAME")
+@click.option("--data", is_flag=True, help="The corpus, as a data set.")
+@click.option("--what", type=click.Choice(["adapter", "merged", "gguf"]), help="One form (default: all there are).")
+@click.option("--public", is_flag=True, help="Public, once the Hub lists what is here (default: private).")
+@click.option("--dry-run", type=PATH, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
+@json_option
+def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
+    """Bring a run's model, or its corpus, to the Hugging Face Hub."""
+    from plantune_lite import publish, runs
+    from plantune_lite.terminal import printable
+
+    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
+    say = say_to_stderr if as_json else click.echo
+    scores, ahead = ({}, {}) if options["data"] else _scores(folder)
+    done = publish.push_run(folder, repo, scores=scores, ahead=ahead, say=lambda line: say(printable(line)), **options)
+    if as_json:
+        print_json(done)
+    else:
+        for one in done:
+            click.echo(printable(one["line"]))
+
+
+push.group = "Stages"
+
+
+def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
+    """What a card says of each suite: the best untuned row first, the run's model last; and whether it is better."""
+    from plantune_lite.model_facts import Scored
+    from plantune_lite.standing import standing
+
+    if not any((run / "eval").glob("*.jsonl")):
+        return {}, {}
+    found = standing([run])
+    scores: dict[str, list[Any]] = {}
+    for row in found.rows:
+        right = round(row.accuracy.value * row.problems)
+        scores.setdefault(row.suite, []).append(
+            Scored(
+                model=f"{row.model}, {row.mode}",
+                right=right,
+                of=row.problems,
+                low=row.accuracy.low,
+                high=row.accuracy.high,
+            )
+        )
+    return scores, {one.suite: one.verdict == "better" for one in found.comparisons if one.beside_untuned}

@@ -2,6 +2,7 @@
 
     schedule = Schedule(steps=60, warmup=6)                 the learning rate's share at each step, for LambdaLR
     trainer.add_callback(callback(Clock(schedule, hours=2.0, say=say)))
+    last_checkpoint(out)                                    Checkpoint(folder=.../checkpoint-50, step=50, planned=60)
 
 Time is planned from the first steps: where all of them will not fit, the schedule is made shorter as a whole, so that
 the learning rate still comes down to nothing and the last step is a good place to stop.
@@ -12,6 +13,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ class TrainingError(PlantuneError, RuntimeError):
 
 
 class Schedule:
-    """The learning rate's share: up in a line, down along a cosine. Its state is kept with the optimiser's."""
+    """The learning rate's share: up in a line, down along a cosine. LambdaLR keeps its fields in a checkpoint."""
 
     def __init__(self, steps: int, warmup: int) -> None:
         self.steps, self.warmup = steps, warmup
@@ -38,6 +40,11 @@ class Schedule:
         done = (step - self.warmup) / max(1, self.steps - self.warmup)
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
+    def shorten(self, steps: int) -> None:
+        """What it would have been with so many steps from the start."""
+        self.warmup = round(self.warmup * steps / self.steps)
+        self.steps = steps
+
 
 class Clock:
     """Ends a training in time: shortens the schedule once its pace is known."""
@@ -47,40 +54,44 @@ class Clock:
         schedule: Schedule,
         hours: float | None,
         say: Callable[[str], object],
+        *,
+        validation: float = 0.0,  # what one takes, in steps
+        agree: Callable[[int], int] = lambda count: count,  # the first process's count, where there are several
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._schedule, self._say, self._now = schedule, say, now
+        self._schedule, self._say, self._agree, self._now = schedule, say, agree, now
         self._deadline = None if hours is None else now() + hours * 3600
-        self._first = self._second = 0.0
-        self._steps = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """A run that goes on keeps the schedule it was on."""
-        state.max_steps = self._schedule.steps
+        self._reserve = _SAVING + validation
+        self._steps, self._planning = 0, PLANNED_AFTER
+        self._second = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Plan once enough steps are known; end when the time is up all the same."""
         self._steps += 1
         if self._steps == 1:
             self._second = self._now()  # the first step compiles and takes the longest batch: it says nothing of pace
-        elif self._deadline is not None:
+        elif self._deadline is not None and state.global_step < self._schedule.steps:
             pace = (self._now() - self._second) / (self._steps - 1)
-            left = self._schedule.steps - state.global_step
-            fits = int((self._deadline - self._now()) / pace - _SAVING)
-            planned = self._steps in (PLANNED_AFTER, 4 * PLANNED_AFTER)  # twice: the pace of 20 steps may be off
-            if (planned or fits <= 0) and fits < left:
-                self._shorten(state.global_step + max(0, fits))
-                state.max_steps = self._schedule.steps
-        if state.global_step >= self._schedule.steps:
-            control.should_training_stop = True
+            fits = self._agree(max(0, int((self._deadline - self._now()) / max(pace, 1e-9) - self._reserve)))
+            if self._steps == self._planning or not fits:
+                self._planning *= 2  # again later: a pace may change
+                self._keep_to(state.global_step + fits)
+        state.max_steps = self._schedule.steps  # a checkpoint keeps it, so that who goes on knows
+        if state.global_step >= self._schedule.steps:  # the last step is looked at and kept, wherever it falls
+            control.should_training_stop = control.should_save = True
+            control.should_evaluate = args.eval_strategy != "no"
 
-    def _shorten(self, steps: int) -> None:
-        self._say(f"max_hours leaves time for {steps} of {self._schedule.steps} steps: the schedule ends there")
-        self._schedule.steps = steps
+    def _keep_to(self, steps: int) -> None:
+        if steps < self._schedule.steps:
+            self._say(f"max_hours leaves time for {steps} of {self._schedule.steps} steps: the schedule ends there")
+            self._schedule.shorten(steps)
 
 
 class Figures:
-    """Every logged figure to metrics.jsonl, and a line now and then for the person who waits."""
+    """Every logged figure to metrics.jsonl, and a line now and then for the person who waits.
+
+    Steps that a kill threw away are logged again when they are made again: of two rows of a step the later counts.
+    """
 
     def __init__(
         self,
@@ -92,32 +103,30 @@ class Figures:
     ) -> None:
         self._schedule, self._metric, self._show = schedule, metric, show
         self._names, self._advice = names, advice
-        self._began = time.monotonic()
-        self._first: int | None = None
-        self._logged_before = 0
+        self._began, self._first = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Where it goes on, what is logged already stays as it is."""
-        self._began, self._first, self._logged_before = time.monotonic(), state.global_step, state.global_step
+        """Its pace is that of the steps it makes itself."""
+        self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        """Stop where the loss is no number any more; else write down and show."""
+        """Stop where the loss is no number any more, before that is saved; else write down and show."""
         figures = {self._names[name]: value for name, value in logs.items() if name in self._names}
-        if not figures:
-            return
-        for name in ("loss", "validation_loss"):
+        if args.fp16 and not math.isfinite(figures.get("grad_norm", 0.0)):
+            del figures["grad_norm"]  # the scaler found its limit and left this step out
+        for name in ("loss", "grad_norm", "validation_loss"):
             if not math.isfinite(figures.get(name, 0.0)):
                 raise TrainingError(
-                    f"{name} is {figures[name]} at step {state.global_step}: the training has gone wrong, and the last "
-                    f"checkpoint is from before it. {self._advice}"
+                    f"{name} is {figures[name]} at step {state.global_step}: the training has gone wrong; what it has "
+                    f"saved is from before that. {self._advice}"
                 )
-        self._metric(state.global_step, **figures)
+        if figures:
+            self._metric(state.global_step, **figures)
         if "loss" in figures:
             self._show(self._line(state.global_step, figures), state.global_step >= self._schedule.steps)
 
     def _line(self, step: int, figures: Mapping[str, float]) -> str:
-        done = step - (self._first or 0)
-        pace = (time.monotonic() - self._began) / max(1, done)
+        pace = (time.monotonic() - self._began) / max(1, step - self._first)
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items() if name in _SHOWN)
         return f"step {step} of {self._schedule.steps}: {shown}, {duration(pace * (self._schedule.steps - step))} left"
 
@@ -134,21 +143,39 @@ def callback(watcher: Any) -> Any:
     return type(kind, (TrainerCallback,), {name: staticmethod(method) for name, method in methods.items()})()
 
 
-def last_checkpoint(out: Path) -> Path | None:
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training stood."""
+
+    folder: Path
+    step: int
+    planned: int  # steps of the schedule it was on
+
+
+_NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
+
+
+def last_checkpoint(out: Path) -> Checkpoint | None:
     """The newest whole checkpoint; those that a kill left half written are removed."""
-    found: list[tuple[int, Path]] = []
+    found: list[Checkpoint] = []
     for folder in out.glob("checkpoint-*"):
         try:
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            found.append((state["global_step"], folder))
+            if not all((folder / name).stat().st_size for name in _NEEDED):
+                raise ValueError(folder)
+            found.append(Checkpoint(folder, state["global_step"], state["max_steps"]))
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found)[1] if found else None
+    return max(found, key=lambda one: one.step, default=None)
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether this is memory that ran out, on the card or on the machine."""
     import torch
 
-    text = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text
+    text = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)

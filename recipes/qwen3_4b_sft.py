@@ -1,9 +1,9 @@
 """Qwen3-4B learns to plan before it solves (M1): QLoRA SFT, one 12 GB GPU, batch 2 x 1024 tokens. Gain: unmeasured.
 
-Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate qwen3_4b_sft` says how much, before the first);
-without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
-Expect: little on easy problems. Untuned, this model solves nearly all of GSM8K, so the recipe trains on MATH levels 3 to
-5, where there may be headroom; before anything is spent it answers 64 of them and says how many it solves already.
+Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate qwen3_4b_sft` says how much, before the
+first); without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
+Expect: little on easy problems. Untuned, this model solves nearly all of GSM8K, so the recipe trains on MATH levels 3
+to 5, where there may be headroom; before anything is spent it answers 64 of them and says how many it solves already.
 PLAN-TUNING reports no SFT figure for this model.
 
 Out of memory? Turn down in this order: sft.batch_size=1 sft.accumulate=8, student.max_length=768, student.lora_rank=16.

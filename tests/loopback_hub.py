@@ -24,6 +24,7 @@ import socket
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -40,7 +41,7 @@ LARGE = 1 << 20  # the real one: 10 MB
 class Lfs(bytes):
     """The content of a file that git knows by a pointer."""
 
-    @property
+    @cached_property
     def oid(self) -> str:
         return hashlib.sha256(self).hexdigest()
 
@@ -126,10 +127,11 @@ class LoopbackHub:
         return self.repositories[f"{kind}s/{name}"].files("main")[1]
 
     def fail(self, where: str, how: str, times: int = 1) -> None:
-        """The next requests like that ("PUT /lfs/") go wrong: a status ("503"), "cut", "lost", "stall" or "damage".
+        """The next requests like that ("PUT /lfs/") go wrong: a status ("503"), or one of these words.
 
-        A cut connection ends half way through what the client sends; of a lost one the work is done and only the reply
-        never comes; a stalled one waits until the Hub is closed; a damaged commit's files lack their last byte.
+        "cut": the connection ends half way through what the client sends. "lost": the work is done and only the reply
+        never comes. "stall": it waits until the Hub is closed. "overtaken": somebody else commits first. "damage": the
+        files of the commit have another last byte.
         """
         self._faults += [(where, how)] * times
 
@@ -179,9 +181,11 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("cut", "stall"):
             return self._hang_up(int(self.headers.get("Content-Length") or 0) // 2)
         body, path = self._body(), unquote(urlsplit(self.path).path)
+        if fault == "overtaken":
+            self._committed_to(path).add({"model.safetensors": b"somebody else's"})
         try:
             if fault.isdigit():
-                raise Refusal(int(fault), "", "Slow down" if fault == "429" else "Something went wrong")
+                raise Refusal(int(fault), "", f"Something went wrong with {self._token()}")
             status, content, headers = self._reply(path, body)
         except Refusal as refusal:
             self.hub.refused.append((refusal.status, refusal.code))
@@ -190,8 +194,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lost":
             return self._hang_up(0)
         if fault == "damage":
-            _, files = self._repository(f"models/{path.split('/')[3]}/{path.split('/')[4]}").files("main")
-            files.update({name: type(data)(data[:-1]) for name, data in files.items()})
+            files = self._committed_to(path).files("main")[1]
+            files.update({name: type(data)(data[:-1] + b"?") for name, data in files.items()})
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         for key, value in {"Content-Type": "application/json", **headers, "Content-Length": str(len(data))}.items():
@@ -199,6 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
+
+    def _committed_to(self, path: str) -> Repository:
+        return self.hub.repositories[path.removeprefix("/api/").partition("/commit/")[0]]
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import tiny_student
+from transformers import AutoTokenizer
 
-from plantune_lite import runs
+from plantune_lite import presets, runs
 from plantune_lite.recipe_files import load
 
 
@@ -82,22 +85,35 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_demo_runs_as_far_as_this_version_goes_and_says_so(tmp_path):
+def test_a_run_goes_as_far_as_this_version_does_and_says_so(tmp_path):
+    tiny = tiny_student(tmp_path / "tiny", "llama", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = presets.find("smollm2_135m").chat_template
+    tokenizer.save_pretrained(tiny)
+    small = ("problems.limit=20", "evaluate.limit=3", "headroom=2", "evaluate.max_tokens=16", "sft.max_steps=2")
+    student = (f"student.model={tiny}", "student.bits=32", "student.max_length=500")
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
-    done = plantune("run", "smollm2_135m", "problems.limit=20", "evaluate.limit=5", env=environ)
-    assert "20 problems to learn from" in done.stdout and "Traceback" not in done.stderr
-    assert done.returncode == 1 and "no 'sft' stage yet" in done.stderr
-    assert runs.read_manifest(tmp_path / "smollm2_135m")["stages"]["problems"]["status"] == "done"
+    done = plantune("run", "smollm2_135m", *small, *student, env=environ)
+    assert "20 problems to learn from" in done.stdout and "Traceback" not in done.stdout + done.stderr
+    assert done.returncode == 1 and "no 'export' stage yet" in done.stderr
+    manifest = runs.read_manifest(tmp_path / "smollm2_135m")
+    assert manifest["final"] == "sft" and manifest["stages"]["sft"]["summary"]["steps"] == 2
+    assert {path.name for path in (tmp_path / "smollm2_135m" / "eval").glob("*.jsonl")} == {
+        "own.untuned.jsonl",
+        "own.m1.jsonl",
+    }
     shown = plantune("show", tmp_path / "smollm2_135m").stdout
     assert "20 problems to learn from" in shown and "19 rows to learn from" in shown
+    compared = plantune("compare", tmp_path / "smollm2_135m")
+    assert compared.returncode == 0 and "untuned" in compared.stdout.splitlines()[0]
 
 
 def test_a_run_folder_goes_on_with_its_own_settings(tmp_path):
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
-    plantune("run", "smollm2_135m", "problems.limit=20", env=environ)
-    again = plantune("run", tmp_path / "smollm2_135m", env=environ)
+    plantune("distill", "smollm2_135m", "problems.limit=20", env=environ)
+    again = plantune("distill", tmp_path / "smollm2_135m", env=environ)
     assert "done before: 20 problems" in again.stdout
-    other = plantune("run", "smollm2_135m", "problems.limit=30", env=environ)
+    other = plantune("distill", "smollm2_135m", "problems.limit=30", env=environ)
     assert "problems.limit was 20 and is now 30" in other.stderr
 
 

@@ -3,7 +3,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoHaConfig, LoraConfig, PeftModel, get_peft_model
+from peft import LoHaConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from tiny import FAMILIES, VOCABULARY, tiny_model, tiny_student, tiny_tokenizer
+from tiny import FAMILIES, VOCABULARY, tiny_student, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from plantune_lite import presets
@@ -360,8 +359,9 @@ def edited(adapter, folder, **config):
 )
 def test_a_kind_that_cannot_be_merged_is_refused_by_name(field, value, qwen2, tmp_path):
     base, adapter, _ = qwen2
-    with pytest.raises(AdapterError, match=f"{field}={str(value)[:5]!r}".replace("'", ".").replace("[", r"\[")[:20]):
+    with pytest.raises(AdapterError) as error:
         open_adapter(edited(adapter, tmp_path / "kind", **{field: value}), base)
+    assert f"{field}={value!r}" in str(error.value)
 
 
 def test_real_adapters_of_other_kinds_are_refused(qwen2, tmp_path):
@@ -437,18 +437,28 @@ def test_a_merged_model_agrees_with_its_adapter(family, tmp_path):
     tuned = trained(base, tmp_path / "adapter", **KINDS["dora"])
     merge(tmp_path / "adapter", base, tmp_path / "merged")
     found = compare(tmp_path / "adapter", base, tmp_path / "merged", PROMPTS)
-    assert found["verified"] and found["top1"] > 0.97 and found["positions"] == 32 * 16
+    assert found["verified"] and found["top1"] > 0.95 and found["positions"] == 32 * 16
+    assert found["rounded_top1"] == 1.0 and found["rounded_largest"] < 0.1 * found["largest"]
     ids = torch.tensor([[prompt[0], *prompt[-23:]] for prompt in PROMPTS])
     with torch.no_grad():
         by_hand = tuned(ids).logits - loaded(tmp_path / "merged")(ids).logits
     assert found["largest"] == pytest.approx(by_hand[:, -16:].abs().max().item(), rel=0.01)
 
 
+@pytest.mark.parametrize("kind", ENDS)
+def test_it_agrees_where_tied_ends_came_apart_and_the_base_was_in_float32(kind, tmp_path):
+    base = tiny_student(tmp_path / "base", "gemma3_text", dtype=torch.float32)
+    trained(base, tmp_path / "adapter", **ENDS[kind])
+    merge(tmp_path / "adapter", base, tmp_path / "merged", dtype="bfloat16")
+    assert compare(tmp_path / "adapter", base, tmp_path / "merged", PROMPTS)["verified"]
+
+
 def test_a_model_that_is_not_its_adapter_is_not_verified(qwen2, tmp_path):
     base, adapter, _ = qwen2
-    half = edited(adapter, tmp_path / "half", lora_alpha=8)
-    merge(half, base, tmp_path / "merged")
-    for wrong in (base, tmp_path / "merged"):
+    merge(edited(adapter, tmp_path / "half", lora_alpha=8), base, tmp_path / "half scale")
+    merge(edited(adapter, tmp_path / "lost", alpha_pattern={"layers.1.self_attn.v_proj": 0}), base, tmp_path / "v lost")
+    merge(adapter, base, tmp_path / "merged")
+    for wrong in (base, tmp_path / "half scale", tmp_path / "v lost"):
         found = compare(adapter, base, wrong, PROMPTS)
         assert not found["verified"], found
     tensors = weights(tmp_path / "merged")

@@ -13,16 +13,18 @@ ROOT = PACKAGE.parent
 # From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
 # looks into it.
 FLOORS = [
-    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts"},
+    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
-    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process"},
+    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"},
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
-    | {"prices", "pace", "batched", "mirror", "replies", "watch"},
+    | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
-    | {"embedded", "speech", "job"},
-    {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons"},
-    {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards", "evaluate"}
-    | {"estimate", "export", "gguf", "hub", "report"},
+    | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts"},
+    {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient", "activations"},
+    {"answers", "tally", "model_card", "memory", "hub"},
+    {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
+    | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
+    | {"export", "gguf", "publish", "report"},
     {"model_stages"},
     {"data_stages"},
     {"stage", "doctor"},
@@ -86,7 +88,8 @@ def test_a_wheel_carries_the_recipes(tmp_path):
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert shipped_by(tmp_path / "site", tmp_path) == [tmp_path / "site/plantune_lite/_recipes/smollm2_135m.py"]
+    carried = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
+    assert shipped_by(tmp_path / "site", tmp_path) == [tmp_path / "site/plantune_lite/_recipes" / name for name in carried]
 
 
 def test_an_editable_install_finds_the_recipes_beside_it(tmp_path):

@@ -19,7 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, LoopbackHub, card_errors
 from test_model_card import finished_run
 
-from plantune_lite.hub import push, push_run
+from plantune_lite import runs
+from plantune_lite.hub import push
+from plantune_lite.publish import push_run
 from plantune_lite.records import PlantuneError
 
 CARD = "---\nlicense: mit\n---\n# x\n"
@@ -86,7 +88,7 @@ def test_a_push_brings_every_file_to_a_private_repository(hub, folder):
         "README.md": CARD.encode(),
     }
     assert hub.repositories["models/alice/mine"].private and not asked(hub, "PUT /api/models/alice/mine/settings")
-    assert done.line == f"alice/mine: 4 files, 100.0 kB, private: {hub.url}/alice/mine"
+    assert done.line == f"alice/mine: 4 files, 100.5 kB, private: {hub.url}/alice/mine"
 
 
 def test_it_is_public_only_after_the_listing_was_compared(hub, folder):
@@ -187,10 +189,11 @@ def test_an_organisation_that_one_belongs_to_is_written_to(hub, folder):
     assert "private" in pushed(hub, folder, "planners/mine").line
 
 
-def test_a_repository_with_something_else_in_it_is_left_alone(hub, folder):
-    hub.commit("alice/mine", {"model.safetensors": b"other", "README.md": CARD}, kind="model")
-    said = refused(hub, folder)
-    assert "was not pushed by plantune (it holds README.md, model.safetensors)" in said
+@pytest.mark.parametrize("marker", [None, "not JSON", "[]", '{"made_by": "another", "what": "merged", "files": {}}'])
+def test_a_repository_with_something_else_in_it_is_left_alone(hub, folder, marker):
+    files = {"model.safetensors": b"other", "README.md": CARD, **({"plantune.json": marker} if marker else {})}
+    hub.commit("alice/mine", files, kind="model")
+    assert "was not pushed by plantune (it holds README.md, model.safetensors" in refused(hub, folder)
     assert hub.files("alice/mine")["model.safetensors"] == b"other"
 
 
@@ -243,7 +246,9 @@ def test_what_passes_is_waited_for_and_nothing_is_done_twice(hub, folder, where,
     hub.fail(where, fault)
     done = pushed(hub, folder, public=True)
     repository = hub.repositories["models/alice/mine"]
-    assert "again in" in done.said and len(repository.commits) == 2 and not repository.private
+    assert (
+        "again in" in done.said and TOKEN not in done.said and len(repository.commits) == 2 and not repository.private
+    )
 
 
 def test_an_upload_that_breaks_off_once_is_begun_again(hub, folder, impatient):
@@ -283,17 +288,20 @@ def test_no_room_on_the_hub_is_a_sentence(hub, folder):
 def test_what_the_hub_lists_otherwise_is_not_made_public(hub, folder):
     hub.fail("POST /api/models/alice/mine/commit", "damage")
     said = refused(hub, folder, public=True)
-    assert "README.md has 24 bytes there and 25 here" in said and hub.repositories["models/alice/mine"].private
+    for name in ("README.md", "model.safetensors"):  # one that git holds, one that LFS holds
+        assert f"{name} has another hash there than here" in said
+    assert hub.repositories["models/alice/mine"].private
 
 
 def test_somebody_elses_commit_in_between_is_never_written_over(hub, folder):
-    hub.fail("POST /api/models/alice/mine/commit", "412")
+    hub.fail("POST /api/models/alice/mine/commit", "overtaken")
     assert "was changed by somebody else meanwhile" in refused(hub, folder)
+    assert hub.files("alice/mine") == {"model.safetensors": b"somebody else's"}
 
 
 def test_a_refusal_nobody_foresaw_is_still_a_sentence(hub, folder):
     hub.fail("POST /api/models/alice/mine/preupload", "418")
-    assert "the Hub refused alice/mine (Something went wrong)" in refused(hub, folder)
+    assert "the Hub refused alice/mine (Something went wrong with ***)" in refused(hub, folder)
 
 
 def in_a_child(hub, folder, home, **environment) -> subprocess.Popen:
@@ -372,6 +380,24 @@ def test_a_run_goes_in_every_form_to_a_repository_of_its_own(hub, run):
     assert set(hub.files("alice/mine-GGUF")) == common | {"mine-q8_0.gguf", "Modelfile"}
     assert b"[alice/mine-GGUF](/alice/mine-GGUF)" in hub.files("alice/mine-merged")["README.md"]
     assert all(repository.private for repository in hub.repositories.values())
+
+
+def test_no_form_is_public_before_all_are_there(hub, run):
+    hub.quota = 10_000
+    (run / "gguf" / "mine-q8_0.gguf").write_bytes(WEIGHTS)
+    runs.write_manifest(run, exported_anew(run))
+    with pytest.raises(PlantuneError, match="there is no room for alice/mine-GGUF"):
+        run_pushed(hub, run, public=True)
+    assert [repository.private for repository in hub.repositories.values()] == [True, True, True]
+    hub.quota = 1 << 40
+    run_pushed(hub, run, public=True)
+    assert not any(repository.private for repository in hub.repositories.values())
+
+
+def exported_anew(run: Path) -> dict:
+    manifest = runs.read_manifest(run)
+    manifest["stages"]["export"]["outputs"] = runs.outputs_of(run, ("merged", "gguf"))
+    return manifest
 
 
 def test_one_form_alone_goes_where_it_would_have_gone_with_the_others(hub, run):

@@ -11,7 +11,8 @@ from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
 from plantune_lite import corpus, model_card, practice, presets, runs, worked
-from plantune_lite.model_card import Scored, card, of_run
+from plantune_lite.model_card import card
+from plantune_lite.model_facts import FORMS, Scored, of_run
 from plantune_lite.recipe import Corpus
 from plantune_lite.recipe_files import load, override, to_json
 from plantune_lite.records import Trajectory
@@ -84,7 +85,7 @@ def hub():
 
 
 def facts(run, form="merged", **named):
-    return of_run(run, form=form, repo=f"alice/mine{model_card.FORMS[form]}", **named)
+    return of_run(run, form=form, repo=f"alice/mine{FORMS[form]}", **named)
 
 
 def first_line(text: str) -> str:
@@ -99,7 +100,7 @@ def first_line(text: str) -> str:
     [("adapter", "peft", "adapter"), ("merged", "transformers", "finetune"), ("gguf", "gguf", "quantized")],
 )
 def test_the_hub_takes_the_card_of_every_form(run, hub, tmp_path, form, library, relation):
-    names = {one: f"alice/mine{end}" for one, end in model_card.FORMS.items()}
+    names = {one: f"alice/mine{end}" for one, end in FORMS.items()}
     scores = {"own": [UNTUNED, BASELINE, EQUAL], "gsm8k": [UNTUNED, BETTER]}
     text = card(facts(run, form, siblings=names, scores=scores, data_repo="alice/mine-data"))
     asked = {"content": text, "repoType": "model"}
@@ -257,7 +258,7 @@ def test_the_lines_to_run_it_name_what_was_pushed(run):
     assert "llama-cli -hf alice/mine-GGUF:Q8_0" in card(facts(run, "gguf"))
     assert 'AutoPeftModelForCausalLM.from_pretrained("alice/mine"' in card(facts(run, "adapter"))
     assert 'pipeline("text-generation", "alice/mine-merged"' in card(facts(run))
-    for form in model_card.FORMS:
+    for form in FORMS:
         for block in re.findall(r"```python\n(.*?)```", card(facts(run, form)), re.DOTALL):
             compile(block, form, "exec")
 

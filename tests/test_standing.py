@@ -130,6 +130,12 @@ def test_without_an_untuned_model_nobody_knows(tmp_path):
     assert found.comparisons == ()
 
 
+def test_an_untuned_model_alone_is_said_at_its_best_prompt(tmp_path):
+    assert standing([with_untuned(tmp_path)]).sentences == (
+        "own: untuned (few_shot) is right on 33.3 % (22.7 to 45.9)",
+    )
+
+
 def test_no_answers_is_a_sentence(tmp_path):
     with pytest.raises(PlantuneError, match="no answers in .*plantune evaluate comes first"):
         standing([tmp_path])
@@ -137,8 +143,8 @@ def test_no_answers_is_a_sentence(tmp_path):
 
 def test_the_table_fits_a_narrow_terminal(tmp_path):
     answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
-    lines = as_text(standing([tmp_path]), width=90).splitlines()
-    assert " untuned   few_shot        60         33.3 %   22.7 to 45.9   2 %       0 %" in lines
+    lines = as_text(standing([tmp_path]), width=80).splitlines()
+    assert " untuned   few_shot        60   33.3 %   22.7 to 45.9   2 %       0 %" in lines
     assert "The untuned model's prompt was chosen on these same problems, which favours it." in lines
 
 

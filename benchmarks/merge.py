@@ -1,0 +1,286 @@
+"""What a merge costs: memory and time of ours, beside PEFT's own merge_and_unload and beside a mere copy of the files.
+
+    python -m benchmarks.merge --work FOLDER              # Qwen2.5-7B's shape: 15 GB, needs 46 GB free in FOLDER
+    python -m benchmarks.merge --work FOLDER --layers 1   # 2.6 GB: two thirds of it embedding and output layer
+    python -m benchmarks.merge --work FOLDER --write      # and write the results down
+
+Random weights in bfloat16, in files of 4 GB as on the Hub, and an adapter of rank 32 on all seven projections. Each
+contestant is a process of its own that begins with nothing of the files in memory; its time runs until all it wrote is
+on the disk (for the copy: `cp --reflink=never` and `sync`). Memory is VmHWM: the process's largest resident size, mapped
+files included. What was written is compared with base + scale x B x A on rows drawn at random, in float64.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.report import machine, markdown, write
+from plantune_lite.shards import Reader, ShardFile, Tensor, index_of, shards_of, tensors_in, tensors_of
+
+SEED, RANK, ALPHA = 0, 32, 64
+CONFIG = {  # Qwen2.5-7B-Instruct's
+    "architectures": ["Qwen2ForCausalLM"],
+    "model_type": "qwen2",
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+}
+HEADROOM = 1.25  # of the model's size, that merge_and_unload is given
+
+
+def main() -> None:
+    """Make the model, run the contestants in turn, check, write down."""
+    arguments = parsed()
+    if arguments.child:
+        return child(arguments)
+    work = arguments.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    base, adapter = work / "base", work / "adapter"
+    try:
+        make_base(base, arguments.layers)
+        make_adapter(adapter, base, arguments.layers)
+        total = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+        found = {"bytes": total, "layers": arguments.layers, "rounds": measure(work, arguments, total)}
+        found["peft"] = peft(work, total)
+        report(found, arguments)
+    finally:
+        for folder in (base, adapter, work / "copy", work / "merged", work / "peft"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder on the disk that is measured")
+    parser.add_argument("--layers", type=int, default=28, help="28 is the real model")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", action="store_true", help="write benchmarks/merge.json and .md")
+    parser.add_argument("--child", choices=("ours", "peft"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Every tensor of the model."""
+    hidden, inner, head = CONFIG["hidden_size"], CONFIG["intermediate_size"], 128
+    queries, keys = CONFIG["num_attention_heads"] * head, CONFIG["num_key_value_heads"] * head
+    yield "model.embed_tokens.weight", (CONFIG["vocab_size"], hidden)
+    for layer in range(layers):
+        for name, shape in projections(layer):
+            yield f"{name}.weight", shape
+        for part, width in (("q", queries), ("k", keys), ("v", keys)):
+            yield f"model.layers.{layer}.self_attn.{part}_proj.bias", (width,)
+        for norm in ("input_layernorm", "post_attention_layernorm"):
+            yield f"model.layers.{layer}.{norm}.weight", (hidden,)
+    yield "model.norm.weight", (hidden,)
+    yield "lm_head.weight", (CONFIG["vocab_size"], hidden)
+    assert inner
+
+
+def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
+    """The layers that the adapter changes: outputs and inputs."""
+    hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
+    for name, outputs in (("q", hidden), ("k", 512), ("v", 512), ("o", hidden)):
+        yield f"model.layers.{layer}.self_attn.{name}_proj", (outputs, hidden)
+    for name, shape in (("gate", (inner, hidden)), ("up", (inner, hidden)), ("down", (hidden, inner))):
+        yield f"model.layers.{layer}.mlp.{name}_proj", shape
+
+
+def make_base(folder: Path, layers: int) -> None:
+    """A checkpoint of random numbers; drawn once and cut at random places, because drawing 7.6 billion takes minutes."""
+    import torch
+
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = (0.02 * torch.randn(1 << 26, generator=generator)).bfloat16().view(torch.uint8).numpy()
+    cut = random.Random(SEED)
+    shards = shards_of([Tensor(name=name, dtype="BF16", shape=shape) for name, shape in shapes(layers)], 4_000_000_000)
+    for shard in shards:
+        file = ShardFile(folder, shard)
+        for tensor in shard.tensors:
+            left = tensor.size
+            while left:
+                start = 2 * cut.randrange(len(drawn) // 4)
+                count = min(left, len(drawn) - start)
+                file.write(memoryview(drawn[start : start + count]))
+                left -= count
+        file.finish()
+    (folder / "model.safetensors.index.json").write_text(index_of(shards))
+
+
+def make_adapter(folder: Path, base: Path, layers: int) -> None:
+    """An adapter as training leaves it: float32."""
+    import torch
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    generator = torch.Generator().manual_seed(SEED + 1)
+    tensors = {}
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    for layer in range(layers):
+        for name, (outputs, inputs) in projections(layer):
+            prefix = f"base_model.model.{name}"
+            tensors[f"{prefix}.lora_A.weight"] = 0.02 * torch.randn(RANK, inputs, generator=generator)
+            tensors[f"{prefix}.lora_B.weight"] = 0.02 * torch.randn(outputs, RANK, generator=generator)
+    LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=names, task_type="CAUSAL_LM").save_pretrained(folder)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+# --- the contestants --------------------------------------------------------------------------------------------------
+
+
+def measure(work: Path, arguments: argparse.Namespace, total: int) -> list[dict[str, float]]:
+    """A copy and a merge in turn, so that what else the machine does meets both."""
+    rounds = []
+    for number in range(arguments.rounds):
+        copied = timed(work, ["sh", "-c", f"cp -r --reflink=never '{work}/base' '{work}/copy' && sync"])
+        shutil.rmtree(work / "copy")
+        ours = {**timed(work, itself("ours", work))}
+        if number == 0:
+            check(work, arguments.layers)
+        shutil.rmtree(work / "merged")
+        rounds.append({"copy": copied["seconds"], "ours": ours["seconds"], **ours["said"], "load": os.getloadavg()[0]})
+        print(f"round {number + 1}: {json.dumps(rounds[-1])}", flush=True)
+    return rounds
+
+
+def peft(work: Path, total: int) -> dict[str, float] | None:
+    """PEFT's own way once, where the model fits into memory."""
+    available = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    if available < HEADROOM * total:
+        print(
+            f"merge_and_unload is left out: {available / 1e9:.1f} GB are available, it needs {HEADROOM * total / 1e9:.1f}"
+        )
+        return None
+    done = timed(work, itself("peft", work))
+    return {"seconds": done["seconds"], **done["said"]}
+
+
+def itself(child: str, work: Path) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.merge", "--work", str(work), "--child", child]
+
+
+def timed(work: Path, command: list[str]) -> dict:
+    """Run with nothing of the files in memory; the seconds, and what it said last."""
+    forget(work)
+    began = time.perf_counter()
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
+    seconds = round(time.perf_counter() - began, 2)
+    return {"seconds": seconds, "said": json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}}
+
+
+def forget(work: Path) -> None:
+    """Bring everything to the disk and empty the page cache: of all files as root, else of ours."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3\n")
+    except OSError:
+        for file in work.rglob("*.safetensors"):
+            with open(file, "rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def child(arguments: argparse.Namespace) -> None:
+    """One contestant; says its peak and the seconds without starting Python and importing."""
+    base, adapter, work = arguments.work / "base", arguments.work / "adapter", arguments.work
+    if arguments.child == "ours":
+        import peft  # noqa: F401 - what a stage has imported anyway
+        import torch  # noqa: F401
+
+        from plantune_lite.export import merge
+
+        began = time.perf_counter()
+        merge(adapter, base, work / "merged")
+    else:
+        import torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+
+        began = time.perf_counter()
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
+        PeftModel.from_pretrained(model, adapter).merge_and_unload().save_pretrained(work / "peft")
+    os.sync()
+    seconds = round(time.perf_counter() - began, 2)
+    status = Path("/proc/self/status").read_text()
+    peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
+    print(json.dumps({"alone": seconds, "peak": peak}))
+
+
+def check(work: Path, layers: int) -> None:
+    """Rows of every layer against base + scale x B x A; a bfloat16 holds 8 bits, so half a step of 2 ** -8."""
+    import torch
+
+    before, after = tensors_in(work / "base"), tensors_in(work / "merged")
+    lora = {tensor.name: tensor for tensor in tensors_of(work / "adapter" / "adapter_model.safetensors")}
+    assert before.keys() == after.keys()
+    reader, draw = Reader(), random.Random(SEED)
+    for layer in range(layers):
+        for name, (outputs, inputs) in projections(layer):
+            row = draw.randrange(outputs)
+            pair = []
+            for tensors in (before, after):
+                buffer = bytearray(2 * inputs)
+                reader.into(memoryview(buffer), tensors[f"{name}.weight"], 2 * row * inputs)
+                pair.append(torch.frombuffer(buffer, dtype=torch.bfloat16).double())
+            down, up = (reader.whole(lora[f"base_model.model.{name}.lora_{part}.weight"]).double() for part in "AB")
+            wanted = pair[0] + ALPHA / RANK * (up[row] @ down)
+            worst = ((pair[1] - wanted).abs() / wanted.abs().clamp(min=1e-6)).max().item()
+            assert worst <= 2**-8, f"{name} row {row}: {worst}"
+    reader.close()
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def report(found: dict, arguments: argparse.Namespace) -> None:
+    """A table; written down only when asked, so that a small try does not replace the real figures."""
+    rounds = found["rounds"]
+    spans = {key: spread([one[key] for one in rounds]) for key in ("copy", "ours", "alone")}
+    ratio = statistics.median(one["ours"] / one["copy"] for one in rounds)
+    peak = max(one["peak"] for one in rounds)
+    found |= {"ratio": round(ratio, 3), "peak": peak, "machine": machine("torch", "peft", "transformers")}
+    rows = [
+        ("merge, its process from start to end", spans["ours"], f"{peak / 1e9:.2f} GB"),
+        ("the same without starting and importing", spans["alone"], ""),
+        ("`cp --reflink=never` and `sync`", spans["copy"], ""),
+        (f"merge takes, of the copy's time: {ratio:.2f}", "", ""),
+    ]
+    if found["peft"]:
+        rows.append(("merge_and_unload", f"{found['peft']['seconds']:.1f} s", f"{found['peft']['peak'] / 1e9:.2f} GB"))
+    else:
+        rows.append(("merge_and_unload", "does not fit into this machine's memory", ""))
+    text = markdown(("what", f"time (median of {len(rounds)}, range)", "peak memory"), rows)
+    about = (
+        f"A model of Qwen2.5-7B's shape with {found['layers']} of its 28 layers and random weights, {found['bytes'] / 1e9:.1f} GB in "
+        "bfloat16, and an adapter of rank 32 on all seven projections; cold page cache, everything brought to the disk."
+    )
+    if not arguments.write:
+        print(f"{about}\n\n{text}")
+        return
+    command = f"python -m benchmarks.merge --work FOLDER --layers {found['layers']} --rounds {len(rounds)} --write"
+    write("merge", command=command, about=about, found=found, text=text)
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
+
+
+if __name__ == "__main__":
+    main()

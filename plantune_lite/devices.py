@@ -1,0 +1,100 @@
+"""What a run is going to be on: what its makers say of the device, and how much of its memory is free.
+
+    here()        -> Machine("Tesla T4", on="cuda", free=15_600_000_000, bf16=False, speed=Device("T4", 65, 320, ...))
+    here(gpu=12)  -> Machine("a 12 GB card such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
+
+Nothing here is measured: arithmetic is 16-bit with float32 sums, as in the makers' data sheets.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+AS_OF = "2026-11"
+_FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # of a card sold as that many gigabytes
+_OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # the slow one of that size
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a maker says of a device."""
+
+    name: str  # as its driver spells it, without the maker
+    teraflops: float
+    gigabytes_a_second: float  # memory traffic
+    bf16: bool = True
+    together: int = 32  # replies that are written as fast as one
+
+
+DEVICES = (
+    Device("T4", 65, 320, bf16=False),
+    Device("P100", 19, 732, bf16=False),
+    Device("V100", 112, 900, bf16=False),
+    Device("L4", 121, 300),
+    Device("A10G", 70, 600),
+    Device("RTX 3060", 25, 360),
+    Device("RTX 3090", 71, 936),
+    Device("RTX 4060", 30, 272),
+    Device("RTX 4070", 58, 504),
+    Device("RTX 4090", 165, 1008),
+    Device("A100", 312, 1555),
+    Device("H100", 989, 3350),
+    Device("H200", 989, 4800),
+)
+# SmolLM2 on two cores took 5.5 s for a step of 2,800 tokens, and wrote 25 tokens a second alone and 80 in a batch
+# (2026-10): about a third of this.
+_A_CORE = (0.4, 10.0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A device with what is free of its memory."""
+
+    name: str
+    on: Literal["cuda", "cpu"]
+    free: float  # bytes
+    bf16: bool
+    speed: Device | None  # None: nobody described it
+
+
+def device(name: str) -> Device | None:
+    """The device that a driver calls so."""
+    return next((one for one in DEVICES if f" {one.name} " in f" {name.replace('-', ' ')} "), None)
+
+
+def card(gigabytes: float) -> Machine:
+    """A card sold as so many gigabytes, as it usually is."""
+    usual = device(_OF_A_SIZE.get(round(gigabytes), ""))
+    name = f"a {gigabytes:g} GB card" + (f" such as the {usual.name}" if usual else "")
+    free = _FREE_GIB.get(round(gigabytes), 0.91 * gigabytes) * 2**30
+    return Machine(name, "cuda", free, usual.bf16 if usual else True, usual)
+
+
+def processor(cores: int) -> Device:
+    """So many cores of a processor."""
+    teraflops, traffic = _A_CORE
+    return Device("CPU", teraflops * cores, traffic * min(cores, 4), together=4)
+
+
+def here(gpu: float | None = None) -> Machine:
+    """The GPU at hand, or a card of that many gigabytes; where there is neither, the processor."""
+    if gpu is not None:
+        return card(gpu)
+    cores = os.cpu_count() or 1
+    try:
+        import torch
+    except ImportError:
+        return Machine(f"{cores} cores", "cpu", _free_here(), True, processor(cores))
+    if torch.cuda.is_available():
+        name, (free, _) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
+        return Machine(name, "cuda", free, torch.cuda.get_device_capability()[0] >= 8, device(name))
+    bf16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return Machine(f"{cores} cores", "cpu", _free_here(), bf16, processor(cores))
+
+
+def _free_here() -> float:
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 8e9  # not Linux: a guess, of a machine that is in use

@@ -1,0 +1,167 @@
+"""Where a student's weights come from: a preset, a Hub id or a folder becomes a folder whose commit is known.
+
+    source(Student("gemma3_1b", bits=16), preset, "plain", None, print)
+        -> Source(repo="google/gemma-3-1b-it", revision="dcc83ea8...", place="~/.cache/.../snapshots/dcc83ea8...")
+
+A branch moves and a commit does not: a merge next month starts from the weights that the adapter was trained on.
+Without a network, what was fetched before is taken; nobody waits for retries.
+"""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from plantune_lite import embedded, presets
+from plantune_lite.presets import Preset
+from plantune_lite.recipe import Student
+from plantune_lite.records import PlantuneError
+from plantune_lite.typed import nearest
+
+Backend = Literal["unsloth", "plain"]
+
+PATIENCE_SECONDS = 10  # with a Hub that does not answer
+# Of a repository: not the copies of its weights that lie in folders or in other formats beside them.
+_WANTED = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
+    "ignore_patterns": ["*/*", "consolidated*"],
+}
+
+
+class StudentError(PlantuneError, ValueError):
+    """A model that cannot be loaded as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the weights came from, and what an adapter of them says its base is."""
+
+    repo: str  # the public 16-bit original, or the user's own folder
+    revision: str | None  # its commit; None: a folder, or the Hub could not be asked
+    place: str  # what was really loaded: a folder, or the name that Unsloth finds its 4-bit copy by
+    backend: Backend
+
+
+def source(
+    part: Student, preset: Preset | None, backend: Backend, pinned: str | None, say: Callable[[str], object]
+) -> Source:
+    """Where the recipe's student is, fetched if need be; `pinned` is the commit that an earlier stage came to."""
+    if preset is not None and preset.name == embedded.PRESET:
+        return Source(repo=preset.repo, revision=None, place=str(embedded.folder(say=say)), backend=backend)
+    folder = Path(part.model).expanduser()
+    if folder.is_dir():
+        _refuse_unloadable(part.model, [path.name for path in folder.iterdir()])
+        return Source(repo=str(folder.resolve()), revision=None, place=str(folder.resolve()), backend=backend)
+    repo = _original(part.model, preset)
+    revision = pinned or part.revision
+    commit = _commit(repo, revision)
+    # Unsloth keeps 4-bit copies of the well-known models, a quarter of the download, under names of their own; a
+    # revision that the user asks for is one of the original's.
+    if backend == "unsloth" and part.bits == 4 and part.revision is None:
+        return Source(repo=repo, revision=commit or revision, place=repo, backend=backend)
+    place = _fetched(repo, revision, commit, say) if commit else _kept(repo, revision)
+    return Source(repo=repo, revision=place.name, place=str(place), backend=backend)
+
+
+def _original(model: str, preset: Preset | None) -> str:
+    """The repository of 16-bit weights: a copy's own, which may be the one without a gate; a 4-bit copy's original."""
+    if preset is None:
+        if model.count("/") != 1:
+            known = [one.name for one in presets.PRESETS]
+            raise StudentError(
+                f"student.model is {model!r}, which is no preset, no folder here and no Hub id{nearest(model, known)}"
+            )
+        return model
+    named = next((alias for alias in preset.aliases if alias.casefold() == model.casefold()), preset.repo)
+    return preset.repo if "4bit" in named else named
+
+
+def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
+    """The folder of the 16-bit weights that a merge starts from, fetched where only a 4-bit copy was."""
+    place = Path(source.place)
+    if place.is_dir():
+        return place
+    commit = _commit(source.repo, source.revision)
+    return _fetched(source.repo, commit, commit, say) if commit else _kept(source.repo, source.revision)
+
+
+def _commit(repo: str, revision: str | None) -> str | None:
+    """The commit that a branch or nothing stands for, so that a merge next month starts from the same weights.
+
+    None where the Hub is out of reach.
+    """
+    import httpx
+    from huggingface_hub import HfApi, errors
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=PATIENCE_SECONDS)
+    except errors.RevisionNotFoundError:
+        raise StudentError(
+            f"student.revision is {revision!r}, which {repo} does not have: a branch, tag or commit of it, or none"
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise StudentError(
+            f"student.model is {repo!r}, which is neither a folder here nor a model the Hub shows you: look at its "
+            "spelling, and set HF_TOKEN where it is private"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        if error.response.status_code >= 500 or error.response.status_code == 429:
+            return None
+        raise StudentError(f"the Hub refuses to show {repo}: {short(error)}. Is HF_TOKEN right?") from None
+    except (httpx.HTTPError, OSError):  # OfflineModeIsEnabled among them
+        return None
+    _refuse_unloadable(repo, [one.rfilename for one in info.siblings or ()])
+    return info.sha
+
+
+def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
+    files = set(files)
+    if "adapter_config.json" in files:
+        raise StudentError(
+            f"student.model is {name}, an adapter: name its base there, and the adapter's folder as sft.start"
+        )
+    if "config.json" not in files:
+        raise StudentError(
+            f"student.model is {name}, which has no config.json: give a whole model, not a GGUF or a part"
+        )
+    if not any(file.endswith(".safetensors") for file in files):
+        raise StudentError(f"student.model is {name}, which has no safetensors files: nothing else is loaded")
+
+
+def _fetched(repo: str, revision: str | None, commit: str, say: Callable[[str], object]) -> Path:
+    """The folder of a revision, downloaded where it is not in the cache."""
+    import httpx
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        try:
+            _kept(repo, commit)
+        except StudentError:
+            say(f"fetching {repo} from the Hub")
+        # By its branch: the cache remembers which commit that was, for when there is no network.
+        return Path(snapshot_download(repo, revision=revision, **_WANTED))
+    except errors.GatedRepoError:
+        raise StudentError(
+            f"{repo} is gated: accept its terms on its page and set HF_TOKEN, or use a copy of it without a gate"
+        ) from None
+    except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+        raise StudentError(f"{repo} cannot be fetched: {short(error)}. The same command goes on from here.") from error
+
+
+def _kept(repo: str, revision: str | None) -> Path:
+    """The folder of a revision that was fetched before."""
+    from huggingface_hub import errors, snapshot_download
+
+    with suppress(errors.LocalEntryNotFoundError):
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True, **_WANTED))
+        if any(folder.glob("*.safetensors")):
+            return folder
+    raise StudentError(
+        f"the Hub cannot be reached, and {repo} is not in the cache: go online once, or give student.model as a folder"
+    )
+
+
+def short(error: Exception) -> str:
+    """An error in a line."""
+    return " ".join(str(error).split())[:300].rstrip(".")

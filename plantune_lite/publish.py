@@ -1,0 +1,136 @@
+"""What of a run goes where: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
+
+    push_run(Path("runs/mine"), "you/mine", public=True, say=print)
+        -> [{"line": "you/mine: 9 files, 20.1 MB, public: ...", ...}, {"line": "you/mine-merged: ...
+
+What comes in: a finished run folder, and evaluation's scores for the cards. A merged model that was not found to be its
+adapter's equal never goes, nor do GGUF files of it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import hub, model_card, model_facts, runs
+from plantune_lite.model_facts import Form, Scored
+from plantune_lite.pushable import Content
+from plantune_lite.records import PlantuneError
+from plantune_lite.terminal import printable
+
+
+def push_run(
+    run: Path,
+    repo: str,
+    *,
+    data: bool = False,
+    what: Form | None = None,
+    public: bool = False,
+    dry_run: Path | None = None,
+    scores: Mapping[str, Sequence[Scored]] = {},
+    ahead: Mapping[str, bool] = {},
+    plot: Path | None = None,
+    data_repo: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    say: hub.Say = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
+
+    The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
+    """
+    hub.refuse_name(repo)
+    if not (run / "recipe.json").is_file():
+        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
+    manifest = runs.read_manifest(run)
+    how = {"token": token, "endpoint": endpoint, "say": say}
+    if data:
+        about, also = _about(run, "corpus"), {"README.md": _card_of_corpus(run).encode()}
+        corpus = hub.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)
+        return hub.bring([corpus], public)
+    there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
+    if not there:
+        raise PlantuneError(
+            f"{run} has no {what or 'model'} to push yet: `plantune run {run}` trains and exports what its recipe's "
+            "export.formats names"
+        )
+    names = {form: repo + model_facts.FORMS[form] for form in there}
+    uploads = []
+    for form, folder in there.items():
+        _refuse_unchecked(run, manifest, form)
+        facts = model_facts.of_run(
+            run,
+            form=form,
+            repo=names[form],
+            siblings=names,
+            scores=scores,
+            ahead=ahead,
+            plot=plot.name if plot else None,
+            data_repo=data_repo,
+        )
+        also: dict[str, Content] = {"README.md": model_card.card(facts).encode()}
+        if text := model_card.notice(facts):
+            also["NOTICE"] = text.encode()
+        if plot:
+            also[plot.name] = plot
+        dry = dry_run / names[form].split("/")[1] if dry_run else None
+        uploads.append(hub.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), **how))
+    return hub.bring(uploads, public)
+
+
+def _about(run: Path, what: str) -> dict[str, str]:
+    return {"run": _recipe(run)["name"], "what": what}
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _card_of_corpus(run: Path) -> str:
+    """The card that the corpus stage wrote for this machine, without the folders of this machine."""
+    file, recipe = run / "corpus" / "README.md", _recipe(run)
+    if not file.is_file():
+        raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
+    text, cut = file.read_text(encoding="utf-8"), model_facts.without_paths(recipe)
+    for part in ("problems", "student"):
+        for name, value in recipe[part].items():
+            if value != cut[part][name]:
+                text = text.replace(json.dumps(value, ensure_ascii=False), json.dumps(cut[part][name]))
+    return text
+
+
+def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
+    found: dict[Form, Path] = {}
+    if adapter := model_facts.adapter_folder(run, manifest):
+        found["adapter"] = adapter
+    for form, suffix in (("merged", "safetensors"), ("gguf", "gguf")):
+        if any((run / form).glob(f"*.{suffix}")):
+            found[form] = run / form
+    return found
+
+
+def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
+    """A merged model, and what was made of it, goes only where it was found to be its adapter's equal."""
+    if form == "adapter":
+        config = json.loads((model_facts.adapter_folder(run, manifest) / "adapter_config.json").read_bytes())
+        base = config.get("base_model_name_or_path") or ""
+        if not model_facts.is_public(base):
+            raise PlantuneError(
+                f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
+                "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
+            )
+        return
+    entry = manifest["stages"].get("export", {})
+    verified = entry.get("summary", {}).get("verified")
+    if entry.get("status") != "done" or verified is not True:
+        why = "was found to differ from its adapter" if verified is False else "was not compared with its adapter"
+        raise PlantuneError(
+            f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
+            f"alone, and `plantune run {run} --again export` merges anew"
+        )
+    of_form = {name: known for name, known in entry["outputs"].items() if name.startswith(f"{form}/")}
+    missing, different = runs.changed_outputs(run, of_form)
+    if changed := [*missing, *different]:
+        raise PlantuneError(
+            f"{changed[0]} is not what export wrote and compared: `plantune run {run} --again export` makes it anew"
+        )

@@ -1,0 +1,117 @@
+"""A tiny student and rows for it; `python sft_child.py MODEL OUT SETTINGS KILL...` trains one twice.
+
+OUT/whole is trained undisturbed, OUT/killed is killed at each point and gone on with: a step's number, or a file that
+has just appeared, say checkpoint-4/optimizer.pt. Each attempt is forked from one process that has imported torch and
+trl, which takes seconds. SETTINGS is JSON: {"student": {...}, "sft": {...}, "rows": 20, "hours": [null, ...]}.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import torch
+from tiny import tiny_student, tiny_tokenizer
+
+from plantune_lite import plans, presets, sft, speech, student
+from plantune_lite.recipe import SFT, Student
+from plantune_lite.records import Problem
+
+PRESET = {
+    "llama": presets.find("smollm2_135m"),
+    "gemma3_text": presets.find("gemma3_1b"),
+    "qwen3": presets.find("qwen3_4b"),
+    "qwen2": presets.find("qwen2_5_7b"),
+}
+
+
+def make_base(folder, family):
+    """A tiny base on the disk that speaks as its family's preset does."""
+    tiny_student(folder, family, dtype=torch.float32)
+    tokenizer = tiny_tokenizer(family)
+    speech.prepare(tokenizer, PRESET[family])
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def learner(base, **settings):
+    """A base on the disk with a new adapter."""
+    part = Student(str(base), **{"bits": 32, "lora_rank": 4, "checkpointing": False, **settings})
+    return student.load(part, training=True, seed=0, say=lambda line: None)
+
+
+def rows(count, start=0):
+    """Sums, of many lengths."""
+    found = []
+    for number in range(start, start + count):
+        left, right = number * 7 % 90, number * 13 % 80
+        asked = Problem(id=str(number), question=f"How much is {left} + {right}?", answer=str(left + right))
+        text = "Add them. " * (number % 4) + f"\\boxed{{{left + right}}}"
+        found.append({"problem_id": asked.id, "prompt": list(plans.ask_plainly(asked)), "completion": text})
+    return found
+
+
+def train(model, out, settings, hours, kill):
+    """One attempt, in this process."""
+    if kill and not kill.isdigit():
+        threading.Thread(target=_kill_when, args=(out / "sft" / kill,), daemon=True).start()
+
+    def metric(step, **figures):
+        with open(out / "metrics.jsonl", "a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        if str(step) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    out.mkdir(parents=True, exist_ok=True)
+    validation = rows(4, start=1000)
+    part = SFT(**settings["sft"])
+    found = sft.train(
+        learner(model, **settings.get("student", {})),
+        rows(settings["rows"]),
+        part,
+        out / "sft",
+        validation=validation,
+        hours=hours,
+        metric=metric,
+    )
+    (out / "summary.json").write_text(json.dumps(found))
+
+
+def _kill_when(file):
+    while not file.exists():
+        pass
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def attempt(*arguments):
+    """One attempt in a process of its own; the signal that ended it, 0 for none."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            train(*arguments)
+            sys.stdout.flush()
+            os._exit(0)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status > 0:
+        sys.exit("an attempt failed")
+    return -status
+
+
+if __name__ == "__main__":
+    import trl  # noqa: F401 - before the forks
+
+    torch.set_num_threads(1)
+    model, out, text, *kills = sys.argv[1:]
+    settings = json.loads(text)
+    hours = [*settings.get("hours", []), *[None] * (len(kills) + 1)]
+    attempt(model, Path(out, "whole"), settings, hours[0], None)
+    ends = [attempt(model, Path(out, "killed"), settings, *one) for one in zip(hours, [*kills, None], strict=False)]
+    print("ends:", *ends)

@@ -1,0 +1,469 @@
+import json
+import weakref
+from dataclasses import replace
+from functools import cache
+
+import pytest
+
+from plantune_lite import (
+    GRPO,
+    SFT,
+    Distill,
+    Evaluate,
+    Export,
+    Problems,
+    Recipe,
+    Student,
+    activations,
+    devices,
+    fitting,
+    memory,
+    minutes,
+    presets,
+    shapes,
+)
+from plantune_lite.activations import Batch
+from plantune_lite.recipe_files import load, override, shipped
+from plantune_lite.records import PlantuneError
+
+ALL = Student("x").lora_targets
+ATTENTION = ALL[:4]
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
+
+
+# --- shapes: counts that can be exact ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("smollm2_135m", 134_515_008),
+        ("gemma3_1b", 999_885_952),
+        ("qwen3_4b", 4_022_468_096),
+        ("qwen2_5_7b", 7_615_616_512),
+    ],
+)
+def test_the_presets_have_the_parameters_their_makers_count(name, parameters):
+    assert shapes.of(name).parameters == parameters
+    assert shapes.of(name).weights(16) == 2 * parameters
+    assert shapes.of(presets.find(name).repo) is shapes.of(name)
+
+
+@cache
+def tiny(family, layers=3, dtype="float32", rank=8, targets=ALL, dropout=0.0, attention="sdpa", **other):
+    """A small random model of the family with an adapter, and its shape as its own configuration has it."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config, Qwen3Config
+
+    torch.manual_seed(0)
+    kinds = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config, "gemma3_text": Gemma3TextConfig}
+    sizes = {"hidden_size": 96, "intermediate_size": 288, "num_attention_heads": 4, "num_key_value_heads": 2}
+    head = {"head_dim": 24, "vocab_size": 160, "attn_implementation": attention}
+    head |= {"sliding_window": 32} if family == "gemma3_text" else {}
+    config = kinds[family](**(sizes | head | {"num_hidden_layers": layers} | other))
+    base = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    lora = LoraConfig(r=rank, target_modules=list(targets), lora_dropout=dropout, task_type="CAUSAL_LM")
+    return get_peft_model(base, lora), shapes.from_config(json.loads(config.to_json_string(use_diff=False)))
+
+
+def numbers(model, *, lora):
+    return [one.numel() for name, one in model.named_parameters() if ("lora_" in name) == lora]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_of_model_and_adapter_are_counted_exactly(family, tied):
+    model, shape = tiny(family, rank=5, targets=("q_proj", "down_proj"), tie_word_embeddings=tied)
+    assert sum(numbers(model, lora=False)) == shape.parameters
+    assert sorted(numbers(model, lora=True)) == sorted(shape.adapter(5, ("q_proj", "down_proj")))
+
+
+def test_biases_count_where_a_configuration_asks_for_them():
+    model, shape = tiny("llama", attention_bias=True, mlp_bias=True, targets=("v_proj",))
+    assert sum(numbers(model, lora=False)) == shape.parameters
+
+
+def test_four_bits_are_counted_as_bitsandbytes_stores_them():
+    import torch
+    from bitsandbytes.nn import Params4bit
+
+    wide, high = 200, 328
+    weight = Params4bit(torch.randn(high, wide), requires_grad=False, quant_type="nf4", compress_statistics=True)
+    state = weight.to("cpu").quant_state
+    second = state.state2
+    held = [weight.data, state.absmax, state.code, state.offset, second.absmax, second.code]
+    stored = sum(one.numel() * one.element_size() for one in held)
+    assert shapes._nf4(wide * high) == stored
+    shape = shapes.of("qwen2_5_7b")
+    assert shape.weights(4) == pytest.approx(0.516 * shape.in_linears + 2 * shape.elsewhere, rel=1e-3)
+
+
+def test_the_optimisers_bytes_are_what_adamw_keeps():
+    import torch
+
+    model, shape = tiny("qwen3")
+    trained = [one for one in model.parameters() if one.requires_grad]
+    optimiser = torch.optim.AdamW(trained)
+    for one in trained:
+        one.grad = torch.zeros_like(one)
+    optimiser.step()
+    kept = [one for state in optimiser.state.values() for one in state.values()]
+    moments = sum(one.numel() * one.element_size() for one in kept if one.dim())
+    assert shapes.optimiser(shape.adapter(8, ALL), eight_bit=False) == moments
+    for one in trained:
+        one.grad = None
+
+
+def test_eight_bits_keep_a_scale_for_each_256_and_small_tensors_whole():
+    assert shapes.optimiser([8192], eight_bit=True) == 2 * (8192 + 4 * 32)
+    assert shapes.optimiser([4000], eight_bit=True) == 8 * 4000
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_the_cache_is_what_generation_remembers(family):
+    import torch
+
+    model, shape = tiny(family, layers=7, dtype="bfloat16")
+    ids = torch.ones((2, 100), dtype=torch.long)
+    with torch.inference_mode():
+        remembered = model.eval()(input_ids=ids, use_cache=True).past_key_values
+        model(input_ids=ids[:, :1], past_key_values=remembered, use_cache=True)  # only now the windows are cut
+    held = sum(2 * layer.keys.untyped_storage().nbytes() for layer in remembered.layers)
+    assert shape.windowed == (6 if family == "gemma3_text" else 0)
+    assert held == shape.cache(2, 101)
+
+
+def test_gguf_blocks_are_as_large_as_llama_cpp_says():
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    for name, bytes_a_weight in shapes._A_WEIGHT.items():
+        weights, stored = GGML_QUANT_SIZES[GGMLQuantizationType[name.upper()]]
+        assert bytes_a_weight == stored / weights
+
+
+def test_gguf_files_are_as_large_as_those_people_download():
+    published = {"gemma3_1b": 0.806, "qwen3_4b": 2.50, "qwen2_5_7b": 4.68, "smollm2_135m": 0.105}
+    for name, gigabytes in published.items():
+        assert shapes.of(name).gguf("q4_k_m") / 1e9 == pytest.approx(gigabytes, rel=0.02)
+    assert shapes.of("qwen3_4b").gguf("q8_0") / 1e9 == pytest.approx(4.28, rel=0.01)
+
+
+# --- shapes: from a configuration -------------------------------------------------------------------------------------
+
+
+def test_a_folder_and_the_hubs_cache_are_read_and_nothing_is_fetched(tmp_path, monkeypatch):
+    _, shape = tiny("qwen3")
+    model, _ = tiny("qwen3")
+    model.get_base_model().config.save_pretrained(tmp_path / "own")
+    assert shapes.of(str(tmp_path / "own")) == shape
+    cached = tmp_path / "hub" / "models--some--one" / "snapshots" / "abc"
+    model.get_base_model().config.save_pretrained(cached)
+    (tmp_path / "hub" / "models--some--one" / "refs").mkdir()
+    (tmp_path / "hub" / "models--some--one" / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    assert shapes.of("some/one") == shape
+    with pytest.raises(
+        PlantuneError, match="other/one needs cannot be estimated yet.*hf download other/one config.json"
+    ):
+        shapes.of("other/one")
+
+
+def test_what_old_configurations_leave_out_is_the_familys_default():
+    said = {"hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 8}
+    gemma = shapes.from_config(said | {"model_type": "gemma3_text", "vocab_size": 9, "sliding_window": 512})
+    assert (gemma.tied, gemma.window, gemma.windowed, gemma.kv_heads, gemma.head_dim) == (True, 512, 10, 4, 16)
+    qwen = shapes.from_config(said | {"model_type": "qwen2", "vocab_size": 9, "sliding_window": 512})
+    assert (qwen.tied, qwen.windowed, qwen.biased) == (False, 0, ("q_proj", "k_proj", "v_proj"))
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"model_type": "phi3"}, "family 'phi3' needs cannot be estimated"),
+        ({"model_type": "gemma3"}, "family 'gemma3' needs cannot be estimated"),
+        ({}, "family None"),
+        ({"model_type": "llama", "hidden_size": 8}, "has no 'num_attention_heads'"),
+    ],
+)
+def test_what_cannot_be_estimated_is_said(config, words):
+    with pytest.raises(PlantuneError, match=words):
+        shapes.from_config(config)
+
+
+def test_a_target_that_is_no_linear_layer_is_refused():
+    with pytest.raises(PlantuneError, match="lora_targets names 'lm_head'.*q_proj"):
+        shapes.of("qwen3_4b").adapter(8, ("q_proj", "lm_head"))
+
+
+# --- activations: held to autograd ------------------------------------------------------------------------------------
+
+
+class Alive:
+    """The bytes of all tensors that torch makes while it is on, now and at most."""
+
+    def __init__(self, besides):
+        from torch.utils._python_dispatch import TorchDispatchMode
+        from torch.utils._pytree import tree_iter
+
+        self.now = self.most = 0
+        known = {one.untyped_storage()._cdata for one in besides}
+
+        def forget(key, size):
+            known.discard(key)
+            self.now -= size
+
+        class Mode(TorchDispatchMode):
+            def __torch_dispatch__(mode, function, types, args=(), kwargs=None):
+                out = function(*args, **(kwargs or {}))
+                for one in tree_iter(out):
+                    if not hasattr(one, "untyped_storage"):
+                        continue
+                    storage = one.untyped_storage()
+                    if (key := storage._cdata) not in known:
+                        known.add(key)
+                        self.now += storage.nbytes()
+                        self.most = max(self.most, self.now)
+                        weakref.finalize(storage, forget, key, storage.nbytes())
+                return out
+
+        self.mode = Mode()
+
+
+def measured(model, batch, vocab, *, peak=False):
+    """What a real forward pass saves, and with `peak` the most there is while a step goes forward and backward."""
+    import torch
+
+    base = model.get_base_model()
+    base.gradient_checkpointing_disable()
+    if batch.checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    else:
+        model.disable_input_require_grads()
+    model.train()
+    ids = torch.randint(0, vocab, (batch.rows, batch.length), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, -3:] = 0 if batch.padded else 1
+    owned = {one.untyped_storage()._cdata for one in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in owned:
+            kept[storage._cdata] = storage
+        return tensor
+
+    def forward():
+        with torch.autocast("cpu", torch.bfloat16, enabled=batch.precision == "autocast"):
+            return model(input_ids=ids, attention_mask=mask, labels=ids, use_cache=False).loss
+
+    if not peak:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = forward()
+        return loss is not None and sum(storage.nbytes() for storage in kept.values())
+    for one in model.parameters():
+        one.grad = torch.zeros_like(one) if one.requires_grad else None
+    alive = Alive([*model.parameters(), *(one.grad for one in model.parameters() if one.grad is not None)])
+    with alive.mode:
+        forward().backward()
+    return alive.most
+
+
+BATCHES = [
+    Batch(rows=2, length=48, rank=8, targets=ALL, checkpointing=False),
+    Batch(rows=3, length=33, rank=8, targets=ALL, checkpointing=False, padded=False),
+    Batch(rows=1, length=96, rank=8, targets=ATTENTION, checkpointing=False),
+    Batch(rows=2, length=64, rank=8, targets=("q_proj", "v_proj"), checkpointing=False),
+    Batch(rows=2, length=64, rank=8, targets=ALL, checkpointing=True),
+    Batch(rows=2, length=64, rank=8, targets=ALL, checkpointing=False, eager=True),
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("precision", ["float32", "mixed", "autocast"])
+def test_saved_activations_are_within_five_per_cent_of_autograds(family, precision):
+    for batch in BATCHES:
+        batch = replace(batch, precision=precision, chunked=False, padded=batch.padded or family == "gemma3_text")
+        dtype = "float32" if precision == "float32" else "bfloat16"
+        attention = "eager" if batch.eager else "sdpa"
+        model, shape = tiny(family, 4, dtype, targets=batch.targets, attention=attention)
+        assert activations.saved(shape, batch) == pytest.approx(measured(model, batch, 160), rel=0.05), batch
+
+
+def test_wider_models_and_dropout_are_counted_alike():
+    batch = Batch(rows=2, length=40, rank=16, targets=ALL, precision="float32", checkpointing=False, chunked=False)
+    wide = {"hidden_size": 256, "intermediate_size": 640, "head_dim": 64, "num_attention_heads": 8, "rank": 16}
+    model, shape = tiny("qwen3", 4, **wide)
+    assert activations.saved(shape, batch) == pytest.approx(measured(model, batch, 160), rel=0.05)
+    model, shape = tiny("qwen3", 6, dropout=0.1, rank=16)
+    batch = replace(batch, dropout=True)
+    assert activations.saved(shape, batch) == pytest.approx(measured(model, batch, 160), rel=0.05)
+
+
+def test_trls_chunked_loss_keeps_a_chunk_of_logits_and_the_plain_one_keeps_all():
+    from trl.trainer.sft_trainer import _patch_chunked_ce_lm_head
+
+    batch = Batch(rows=4, length=128, rank=8, targets=ALL, precision="float32", checkpointing=True, chunked=False)
+    sizes = {"vocab_size": 6000, "hidden_size": 48, "intermediate_size": 96}
+    model, shape = tiny("qwen3", 2, **sizes)
+    assert activations.peak(shape, batch) == pytest.approx(measured(model, batch, 6000, peak=True), rel=0.05)
+    _patch_chunked_ce_lm_head(model.get_base_model(), activations.LOGITS_AT_ONCE)
+    batch = replace(batch, chunked=True)
+    assert activations.peak(shape, batch) == pytest.approx(measured(model, batch, 6000, peak=True), rel=0.05)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_the_peak_of_a_step_is_within_ten_per_cent(family, checkpointing):
+    model, shape = tiny(family, 6)
+    batch = Batch(rows=2, length=128, rank=8, targets=ALL, precision="float32", chunked=False)
+    batch = replace(batch, checkpointing=checkpointing)
+    assert activations.peak(shape, batch) == pytest.approx(measured(model, batch, 160, peak=True), rel=0.1)
+
+
+# --- a whole recipe ---------------------------------------------------------------------------------------------------
+
+
+def recipe(model="qwen3_4b", **parts):
+    parts = {"distill": Distill("gemini"), "sft": SFT(), "student": Student(model), "headroom": 0} | parts
+    return Recipe(name="r", problems=Problems("practice"), **parts)
+
+
+def need_of(stage, one, **how):
+    return next(need for need in memory.needs(one, **how) if need.stage == stage)
+
+
+def test_a_need_is_the_sum_of_what_it_is_made_of():
+    one = recipe("qwen2_5_7b", student=Student("qwen2_5_7b", bits=16))
+    need, lora = need_of("sft", one), 80_740_352
+    assert need.parts["weights"] == 2 * 7_615_616_512 and need.parts["adapter"] == 8 * lora
+    assert 2 * lora < need.parts["optimiser"] < 2.1 * lora
+    assert need.memory == sum(need.parts.values()) and need.most == "weights"
+
+
+def test_four_bits_checkpointing_and_shorter_rows_need_less():
+    def memory_of(**student):
+        return need_of("sft", recipe(student=Student("qwen3_4b", **student))).memory
+
+    assert memory_of(bits=4) < memory_of(bits=16) < memory_of(bits=32)
+    assert memory_of() < memory_of(checkpointing=False)
+    assert memory_of(max_length=512) < memory_of() < memory_of(max_length=2048)
+    assert memory_of(lora_rank=8, lora_alpha=8) < memory_of()
+    known = memory.needs(recipe(), longest=300)[0].memory
+    assert known == need_of("sft", recipe(student=Student("qwen3_4b", max_length=300))).memory
+
+
+def test_a_card_without_bf16_computes_gemma_in_float32_and_qwen_in_float16():
+    gemma, qwen = recipe("gemma3_1b"), recipe("qwen3_4b")
+    assert need_of("sft", gemma, bf16=False).memory > need_of("sft", gemma).memory
+    assert need_of("sft", qwen, bf16=False).memory == need_of("sft", qwen).memory
+    assert need_of("sft", qwen, on="cpu", bf16=False).memory > need_of("sft", qwen, on="cpu").memory
+
+
+def test_grpo_needs_room_for_its_completions_while_they_are_written_or_while_they_are_learned():
+    many = recipe(grpo=GRPO(group=16, prompts_per_step=8, max_completion=512))
+    few = recipe(grpo=GRPO(group=4, prompts_per_step=1, max_completion=512))
+    assert need_of("grpo", many).most == "cache" and "activations" in need_of("grpo", few).parts
+    assert need_of("grpo", few).memory < need_of("grpo", many).memory
+
+
+def test_disk_holds_the_download_the_checkpoints_and_what_is_exported():
+    one = recipe("gemma3_1b", export=Export(("merged", "q8_0")))
+    by_stage = {need.stage: need.disk for need in memory.needs(one)}
+    assert by_stage["sft"] > shapes.of("gemma3_1b").weights(4) and by_stage["evaluate"] == 0
+    merged, base, gguf = 2.0e9, 2.0e9, 1.06e9
+    assert by_stage["export"] == pytest.approx(merged + base + gguf, rel=0.01)
+    assert "export" not in {need.stage for need in memory.needs(recipe(export=Export(("adapter",))))}
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_can_be_estimated(name):
+    one = load(name)
+    found = memory.needs(one, on="cuda") + memory.needs(one, on="cpu")
+    assert all(need.memory > 0 and need.disk >= 0 for need in found)
+    table = memory.rows(found, {"sft": "9 to 27 min"}, "$2")
+    assert all(len(row) == 6 for row in table) and any(row[1] == "9 to 27 min" for row in table)
+
+
+# --- what fits --------------------------------------------------------------------------------------------------------
+
+TOO_MUCH = [
+    (recipe("gemma3_1b", student=Student("gemma3_1b", bits=16, max_length=4096, checkpointing=False)), 8),
+    (recipe("qwen3_4b", sft=SFT(batch_size=24, accumulate=1), student=Student("qwen3_4b", max_length=2048)), 8),
+    (recipe("qwen3_4b", grpo=GRPO(group=16, prompts_per_step=8), student=Student("qwen3_4b", max_length=2048)), 8),
+    (recipe("qwen3_4b", grpo=GRPO(reward="guided", group=12, prompts_per_step=1, max_completion=2048)), 8),
+    (recipe("qwen2_5_7b", sft=SFT(batch_size=8, accumulate=3), student=Student("qwen2_5_7b", bits=16)), 12),
+    (recipe("qwen2_5_7b", evaluate=Evaluate(samples=64, max_tokens=4096)), 12),
+    (recipe("qwen2_5_7b", distill=Distill("self"), student=Student("qwen2_5_7b", bits=32)), 16),
+]
+
+
+@pytest.mark.parametrize("one, gigabytes", TOO_MUCH)
+def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
+    free = devices.card(gigabytes).free
+    found = fitting.fit(one, free)
+    assert not found.fits and found.overrides and " ".join(found.overrides) in found.sentence
+    smaller = override(one, found.overrides)
+    assert fitting.fit(smaller, free).fits
+    if one.sft:  # as many rows a step as before
+        assert smaller.sft.batch_size * smaller.sft.accumulate == one.sft.batch_size * one.sft.accumulate
+
+
+def test_what_hurts_least_is_named_first_and_alone_where_it_is_enough():
+    one = recipe(sft=SFT(batch_size=4, accumulate=2), student=Student("qwen3_4b", bits=16, checkpointing=False))
+    all_it_needs = need_of("sft", one).memory
+    assert fitting.fit(one, all_it_needs).fits
+    assert fitting.fit(one, all_it_needs - 1).overrides == ("student.checkpointing=true",)
+    checkpointed = override(one, ["student.checkpointing=true"])
+    less = need_of("sft", checkpointed).memory - 1
+    assert fitting.fit(checkpointed, less).overrides == ("sft.accumulate=4", "sft.batch_size=2")
+
+
+def test_what_fits_nowhere_is_refused_with_advice():
+    found = fitting.fit(recipe("qwen2_5_7b"), devices.card(4).free)
+    assert (found.fits, found.overrides) == (False, ())
+    assert "choose a smaller student.model" in found.sentence and "weights" in found.sentence
+
+
+# --- minutes ----------------------------------------------------------------------------------------------------------
+
+
+def test_minutes_are_a_range_and_unmeasured_where_nobody_described_the_device():
+    found = minutes.minutes(recipe(grpo=GRPO()), devices.device("Tesla T4"), problems=1000)
+    assert list(found) == ["sft", "grpo", "evaluate"] and all(least < most for least, most in found.values())
+    assert devices.device("NVIDIA Q9000") is None and minutes.in_words(None) == "unmeasured"
+    assert minutes.in_words((9.2, 27.0)) == "9 to 27 min" and minutes.in_words((72, 240)) == "1.2 to 4.0 h"
+
+
+def test_cards_are_known_by_what_their_drivers_call_them():
+    names = ["NVIDIA GeForce RTX 4060 Ti", "NVIDIA A100-SXM4-40GB", "Tesla T4", "NVIDIA L4", "NVIDIA H200"]
+    assert [devices.device(name).name for name in names] == ["RTX 4060", "A100", "T4", "L4", "H200"]
+    assert devices.device("NVIDIA L40S") is None and devices.card(16).speed.name == "T4"
+
+
+def test_a_machine_is_the_one_at_hand_or_a_card_of_a_size():
+    import torch
+
+    found = devices.here()
+    assert (found.on == "cuda") == torch.cuda.is_available() and found.free > 1e8 and found.name
+    small, odd = devices.here(gpu=12), devices.here(gpu=10)
+    assert (small.on, small.free, small.bf16, small.speed.name) == ("cuda", 11.0 * 2**30, True, "RTX 3060")
+    assert 9 * 2**30 < odd.free < 10 * 2**30 and odd.speed is None and not devices.here(gpu=16).bf16
+
+
+def test_a_faster_card_and_fewer_rows_take_no_longer():
+    def most(card, **parts):
+        return minutes.minutes(recipe(**parts), devices.device(card), problems=1000)["sft"][1]
+
+    assert most("H100") < most("T4")
+    assert most("T4", sft=SFT(max_steps=10)) < most("T4")
+    assert most("T4", student=Student("qwen3_4b", checkpointing=False)) < most("T4")
+
+
+def test_a_cpus_minutes_hold_what_was_seen_on_one():
+    part = Student("smollm2_135m", bits=16, max_length=512, checkpointing=False)
+    seen = recipe(student=part, sft=SFT(batch_size=8, accumulate=1, max_steps=60), evaluate=Evaluate(limit=64))
+    found = minutes.minutes(seen, devices.processor(2), problems=1000)
+    assert found["sft"][0] < 60 * 5.5 / 60 < found["sft"][1]  # 5.5 s a step
+    assert found["evaluate"][0] < 4 * 4 < found["evaluate"][1]  # 4 min for 64 problems, four times

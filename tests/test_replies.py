@@ -1,0 +1,256 @@
+"""What a model in memory answers, on tiny random models beside a loop of one token after another, and on SmolLM2."""
+
+from collections import Counter
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny_student
+from transformers import GenerationConfig
+
+from plantune_lite import presets, replies, student
+from plantune_lite.plans import SYSTEM, chat
+from plantune_lite.recipe import Student
+from plantune_lite.records import PlantuneError, Sampling
+
+QUESTIONS = ["Two?", "A pen costs 3 dollars and a book costs 12. What do 4 pens cost?", "?", "How many " * 9]
+BEGUN = {"role": "assistant", "content": "<plan>\n1. "}
+PROMPTS = [*(chat(question) for question in QUESTIONS), (*chat("Two?"), BEGUN)]
+TEMPLATES = {preset.family: preset.chat_template for preset in presets.PRESETS}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {family: folder_of(family, tmp_path_factory.mktemp(family)) for family in FAMILIES}
+
+
+def folder_of(family, folder):
+    tiny_student(folder, family, dtype=torch.float32)
+    (folder / "chat_template.jinja").write_text(TEMPLATES[family], encoding="utf-8")
+    return folder
+
+
+def loaded(folder):
+    return student.load(Student(str(folder), bits=32), environ={})
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def tiny(request, folders):
+    return loaded(folders[request.param])
+
+
+@pytest.fixture(scope="module")
+def qwen(folders):
+    return loaded(folders["qwen2"])
+
+
+def one_token_after_another(student, messages, most):
+    """Greedy, without batch, padding or memory: what any other way must come to."""
+    ids = student.encode_chat(messages)
+    said = []
+    while len(said) < most:
+        with torch.no_grad():
+            scores = student.model(torch.tensor([ids + said])).logits[0, -1]
+        said.append(int(scores.argmax()))
+        if said[-1] in student.model.generation_config.eos_token_id:
+            break
+    return said
+
+
+def drawn_long(student):
+    """Many replies: a random model stumbles over the end of a turn now and then."""
+    some = student.generate(PROMPTS, Sampling(temperature=1.0, n=6, max_tokens=60))
+    return [reply for replies in some for reply in replies]
+
+
+# --- greedy -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 32])
+def test_greedy_replies_are_those_of_one_token_after_another_whatever_the_batch(tiny, at_once, monkeypatch):
+    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", at_once)
+    for messages, [reply] in zip(PROMPTS, tiny.generate(PROMPTS, Sampling(max_tokens=12)), strict=True):
+        ids = one_token_after_another(tiny, messages, 12)
+        said = [id for id in ids if id not in tiny.model.generation_config.eos_token_id]
+        assert list(reply.token_ids) == said
+        assert reply.text == tiny.tokenizer.decode(said, skip_special_tokens=True)
+        assert (reply.tokens_in, reply.tokens_out) == (len(tiny.encode_chat(messages)), len(ids))
+
+
+def test_greedy_samples_are_one_reply_made_once(qwen):
+    [some] = qwen.generate([chat("Two?")], Sampling(n=3, max_tokens=6))
+    assert len(some) == 3 and len({id(reply) for reply in some}) == 1
+
+
+def test_nothing_asked_is_nothing_answered(qwen):
+    assert qwen.generate([], Sampling(n=3)) == []
+
+
+# --- ends -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reply_that_ends_says_so_and_holds_no_end_of_turn(tiny):
+    made = drawn_long(tiny)
+    ended, cut = ([reply for reply in made if reply.finish == finish] for finish in ("stop", "length"))
+    assert ended and cut
+    ends = set(tiny.model.generation_config.eos_token_id)
+    for reply in ended:
+        assert not ends & set(reply.token_ids) and reply.tokens_out == len(reply.token_ids) + 1
+        assert tiny.preset.turn_end not in reply.text
+    assert {reply.tokens_out for reply in cut} == {60}
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma3_text"])  # one pads with a token that also ends, one does not
+def test_a_stop_string_ends_a_reply_and_is_not_in_it(folders, family):
+    tiny = loaded(folders[family])
+    free = [reply.text for [reply] in tiny.generate(PROMPTS, Sampling(max_tokens=40))]
+    stop = max(Counter(letter for text in free for letter in set(text)).items(), key=lambda one: one[1])[0]
+    for text, [reply] in zip(free, tiny.generate(PROMPTS, Sampling(max_tokens=40, stop=(stop, "never"))), strict=True):
+        assert reply.text == text.partition(stop)[0]
+        assert reply.finish == ("stop" if stop in text else "length")
+        assert reply.tokens_out == len(reply.token_ids) <= 40
+        assert tiny.tokenizer.pad_token_id not in reply.token_ids
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_samples_differ_and_come_again_with_the_same_seed(qwen):
+    drawn = Sampling(temperature=1.0, n=4, max_tokens=10, seed=3)
+    first, again = qwen.generate(PROMPTS, drawn), qwen.generate(PROMPTS, drawn)
+    assert first == again and [len(some) for some in first] == [4] * len(PROMPTS)
+    assert all(len({reply.text for reply in some}) == 4 for some in first)
+    assert qwen.generate(PROMPTS, Sampling(temperature=1.0, n=4, max_tokens=10, seed=4)) != first
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+def test_a_draw_does_not_depend_on_what_else_is_asked(tiny, at_once, monkeypatch):
+    drawn = Sampling(temperature=0.8, top_p=0.9, n=3, max_tokens=10)
+    together = tiny.generate(PROMPTS, drawn)
+    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", at_once)
+    assert tiny.generate(PROMPTS[2:], drawn) == together[2:]
+    assert tiny.generate(PROMPTS[::-1], drawn) == together[::-1]
+
+
+def test_the_same_prompt_twice_is_drawn_for_twice(qwen):
+    [[one], [other]] = qwen.generate([PROMPTS[0]] * 2, Sampling(temperature=1.0, max_tokens=10))
+    assert one != other
+
+
+def test_drawing_leaves_the_random_numbers_of_others_alone(qwen):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    qwen.generate(PROMPTS, Sampling(temperature=1.0, max_tokens=3))
+    assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.5, 0.6)])
+def test_tokens_are_drawn_as_often_as_the_model_says(qwen, temperature, top_p, monkeypatch):
+    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", 1_000)
+    with torch.no_grad():
+        scores = qwen.model(torch.tensor([qwen.encode_chat(PROMPTS[0])])).logits[0, -1].double()
+    chances, order = (scores / temperature).softmax(-1).sort(descending=True)
+    inside = chances.cumsum(-1) - chances < top_p  # the one that crosses the line is in
+    expected = torch.zeros(len(scores), dtype=torch.double)
+    expected[order[inside]] = chances[inside] / chances[inside].sum()
+    drawn = qwen.generate(PROMPTS[:1], Sampling(temperature=temperature, top_p=top_p, n=1_000, max_tokens=1))[0]
+    # The end of a turn is no part of a reply.
+    expected[torch.tensor(qwen.model.generation_config.eos_token_id)] = 0
+    tokens = torch.tensor([token for reply in drawn for token in reply.token_ids])
+    seen = tokens.bincount(minlength=len(scores)) / len(drawn)
+    assert not seen[expected == 0].any()
+    chance = (2 / torch.pi * expected * (1 - expected) / len(drawn)).sqrt().sum()  # what the differences add up to
+    assert (seen - expected).abs().sum() < 1.3 * chance
+
+
+def test_the_bases_own_settings_stay_out_of_it(folders, tmp_path):
+    plain, greedy = loaded(folders["qwen2"]), Sampling(max_tokens=20)
+    drawn = Sampling(temperature=1.0, n=4, max_tokens=20)
+    folder = folder_of("qwen2", tmp_path / "own")
+    own = {"repetition_penalty": 1.7, "temperature": 0.1, "top_k": 2, "top_p": 0.3, "do_sample": True}
+    GenerationConfig(**own, eos_token_id=7, max_length=9).save_pretrained(folder)
+    insistent = loaded(folder)
+    assert insistent.generate(PROMPTS, greedy) == plain.generate(PROMPTS, greedy)
+    assert insistent.generate(PROMPTS, drawn) == plain.generate(PROMPTS, drawn)
+
+
+# --- memory, and what is left behind ----------------------------------------------------------------------------------
+
+
+class Cramped:
+    """A model whose memory runs out over more than so many rows."""
+
+    def __init__(self, model, most):
+        self._model, self._most, self.batches = model, most, []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def generate(self, input_ids, **how):
+        self.batches.append(len(input_ids))
+        if len(input_ids) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model.generate(input_ids=input_ids, **how)
+
+
+def test_where_memory_runs_out_the_batch_is_halved_and_no_reply_changes(folders):
+    drawn = Sampling(temperature=1.0, n=3, max_tokens=6)
+    roomy, cramped = loaded(folders["llama"]), loaded(folders["llama"])
+    cramped.model = Cramped(cramped.model, most=4)
+    assert cramped.generate(PROMPTS, drawn) == roomy.generate(PROMPTS, drawn)
+    assert cramped.model.batches == [15, 7, 3, 3, 3, 3, 3]
+    cramped.generate(PROMPTS, drawn)
+    assert cramped.model.batches[7:] == [3] * 5  # it has learned
+
+
+def test_a_prompt_that_alone_is_too_much_is_one_sentence(folders):
+    cramped = loaded(folders["llama"])
+    cramped.model = Cramped(cramped.model, most=0)
+    with pytest.raises(PlantuneError, match=r"memory ran out over one prompt of \d+ tokens and up to 5 of reply"):
+        cramped.generate(PROMPTS[:1], Sampling(max_tokens=5))
+
+
+def test_the_longest_prompts_are_answered_first(folders):
+    tiny = loaded(folders["llama"])
+    tiny.model = Cramped(tiny.model, most=1)
+    widths, plain = [], tiny.model.generate
+    tiny.model.generate = lambda input_ids, **how: (widths.append(input_ids.shape[1]), plain(input_ids, **how))[1]
+    tiny.generate(PROMPTS, Sampling(max_tokens=2))
+    assert widths[-5:] == sorted(widths, reverse=True)[-5:] and len(set(widths)) > 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_model_in_training_goes_on_training(folders, training):
+    tiny = student.load(Student(str(folders["qwen3"]), bits=32, lora_dropout=0.5), training=training, environ={})
+    said = tiny.generate(PROMPTS, Sampling(max_tokens=5))
+    assert tiny.model.training is training
+    assert tiny.generate(PROMPTS, Sampling(max_tokens=5)) == said  # and no dropout while it answered
+
+
+# --- SmolLM2 ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    return student.load(Student("smollm2_135m", bits=32), environ={}, say=lambda line: None)
+
+
+def test_smollm2_is_spoken_to_like_this(smollm2):
+    ids = smollm2.encode_chat(chat("What is the capital of France?"))
+    assert smollm2.tokenizer.decode(ids) == (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n"
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert ids[:4] == [1, 9690, 198, 2683] and len(ids) == 37
+
+
+def test_smollm2_answers_sensibly_and_ends_by_itself(smollm2):
+    asked = ["What is the capital of France?", "Name a colour."]
+    [[paris], [colour]] = smollm2.generate([chat(one) for one in asked], Sampling(max_tokens=64))
+    assert "Paris" in paris.text and paris.finish == "stop"
+    assert colour.finish == "stop" and "<|im_end|>" not in paris.text + colour.text
+
+
+def test_smollm2_stops_where_it_is_told(smollm2):
+    [[reply]] = smollm2.generate([chat("What is the capital of France?")], Sampling(max_tokens=64, stop=("Paris",)))
+    assert "Paris" not in reply.text and reply.finish == "stop" and reply.tokens_out < 64

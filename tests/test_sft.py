@@ -1,0 +1,386 @@
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from sft_child import learner, make_base, rows
+from tiny import FAMILIES
+
+from plantune_lite import sft, student, watch
+from plantune_lite.lessons import LessonError
+from plantune_lite.recipe import SFT, Student
+from plantune_lite.records import MissingError, RecipeError, Sampling
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """A tiny base of each family on the disk."""
+    folder = tmp_path_factory.mktemp("bases")
+    return {family: make_base(folder / family, family) for family in FAMILIES}
+
+
+@pytest.fixture
+def base(bases):
+    return bases["llama"]
+
+
+def train(learns, found, part, out, **settings):
+    """What a training leaves: its summary, its figures by step, what it said."""
+    figures, said = {}, []
+    settings = {"metric": lambda step, **named: figures.setdefault(step, {}).update(named), **settings}
+    summary = sft.train(learns, found, part, out, say=said.append, **settings)
+    return SimpleNamespace(summary=summary, figures=figures, said=said, student=learns, out=out)
+
+
+def losses(done):
+    return [named["loss"] for _, named in sorted(done.figures.items()) if "loss" in named]
+
+
+def adapter(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_close(these, those, atol):
+    assert these.keys() == those.keys()
+    for name in these:
+        torch.testing.assert_close(these[name], those[name], atol=atol, rtol=0)
+
+
+# --- a whole training, each family ------------------------------------------------------------------------------------
+
+PART = SFT(max_steps=12, batch_size=4, accumulate=1, learning_rate=2e-2, warmup=0.25, save_steps=5)
+
+
+@pytest.fixture(scope="module")
+def trained(bases, tmp_path_factory):
+    """One training of each family, made when it is first asked for."""
+    made = {}
+
+    def of(family):
+        if family not in made:
+            out = tmp_path_factory.mktemp(family) / "sft"
+            made[family] = train(learner(bases[family]), rows(48), PART, out, validation=rows(100, start=500))
+        return made[family]
+
+    return of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_falls(trained, family):
+    done = trained(family)
+    assert losses(done)[-1] < losses(done)[0] - 0.2
+    assert done.summary["loss_last"] < done.summary["loss_first"]
+    assert done.summary["validation_loss"] < losses(done)[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_adapter_with_its_tokenizer_is_left_and_nothing_else(trained, family):
+    left = {file.name for file in trained(family).out.iterdir()}
+    assert left == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_adapter_on_the_disk_answers_as_the_one_in_memory(trained, bases, family):
+    done = trained(family)
+    part = Student(str(bases[family]), bits=32, lora_rank=4)
+    again = student.load(part, adapter=done.out, say=lambda line: None)
+    ids = torch.tensor([done.student.encode_chat(tuple(rows(1)[0]["prompt"]))])
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(ids).logits, done.student.model.eval()(ids).logits, atol=1e-5, rtol=0)
+        with again.untuned():
+            assert (again.model(ids).logits - done.student.model(ids).logits).abs().max() > 0.1
+
+
+def test_the_figures_of_every_step_are_kept(trained):
+    done = trained("llama")
+    assert sorted(done.figures) == list(range(1, 13))
+    for named in done.figures.values():
+        assert {"loss", "token_accuracy", "learning_rate", "grad_norm", "tokens"} <= named.keys()
+        assert 0 <= named["token_accuracy"] <= 1
+    assert [step for step, named in done.figures.items() if "validation_loss" in named] == [5, 10, 12]
+
+
+def test_the_learning_rate_is_the_schedules_at_every_step(trained):
+    schedule = watch.Schedule(12, 3)
+    rates = [named["learning_rate"] for _, named in sorted(trained("llama").figures.items())]
+    assert rates == pytest.approx([2e-2 * schedule(step) for step in range(12)])
+
+
+def test_the_summary_says_what_was_done(trained):
+    summary = trained("llama").summary
+    assert summary["line"].startswith("12 steps on 48 rows, loss 5.") and "validation loss" in summary["line"]
+    assert (summary["steps"], summary["planned_steps"], summary["rows"]) == (12, 12, 48)
+    assert (summary["validated"], summary["sampled"], summary["dropped"]) == (sft.VALIDATED, 8, {})
+    json.dumps(summary)
+
+
+def test_one_row_is_shown_with_what_is_learned(trained):
+    assert any(line.endswith("<|im_start|>assistant\n⟦\\boxed{0}<|im_end|>⟧") for line in trained("llama").said)
+
+
+def test_only_the_adapter_is_trained(trained, bases):
+    weights = dict(trained("llama").student.model.get_base_model().named_parameters())
+    before = load_file(bases["llama"] / "model.safetensors")
+    names = [name for name in weights if "lora" not in name and "lm_head" not in name]
+    assert names and all(torch.equal(weights[name], before[name.replace("base_layer.", "")]) for name in names)
+
+
+def test_a_student_that_was_taught_to_stop_stops(base, tmp_path):
+    short = [{**row, "completion": "no"} for row in rows(8)]
+    part = SFT(max_steps=30, batch_size=4, accumulate=1, learning_rate=1e-2)
+    done = train(learner(base), short, part, tmp_path / "sft")
+    assert (done.summary["ended"], done.summary["sample"]) == (8, "no")
+    assert not any("did not end" in line for line in done.said)
+
+
+def test_a_student_that_does_not_stop_is_warned_of(base, tmp_path):
+    done = train(learner(base), rows(4), SFT(max_steps=1, learning_rate=0.0), tmp_path / "sft")
+    assert done.summary["ended"] == 0
+    assert any("4 of 4 sampled replies did not end within" in line for line in done.said)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "count", "steps"),
+    [
+        (SFT(epochs=1, batch_size=2, accumulate=2), 10, 3),
+        (SFT(epochs=2, batch_size=2, accumulate=2), 20, 5),
+        (SFT(epochs=0.5, batch_size=2, accumulate=2), 5, 2),
+        (SFT(epochs=0.001, batch_size=2, accumulate=2), 1, 1),
+        (SFT(max_steps=7, batch_size=2, accumulate=2), 28, 7),
+    ],
+)
+def test_epochs_and_steps_are_planned(part, count, steps):
+    assert sft.planned(part, 10) == (count, steps)
+
+
+@pytest.mark.parametrize("part", [SFT(epochs=1.5, batch_size=2, accumulate=2), SFT(max_steps=3, batch_size=1)])
+def test_as_many_steps_are_made_as_planned(base, tmp_path, part):
+    done = train(learner(base), rows(6), part, tmp_path / "sft")
+    assert len(losses(done)) == done.summary["steps"] == sft.planned(part, 6)[1] == 3
+
+
+def test_time_that_is_up_ends_the_training_with_an_adapter(base, tmp_path):
+    done = train(learner(base), rows(8), SFT(max_steps=40), tmp_path / "sft", hours=0.0)
+    assert (done.summary["steps"], done.summary["planned_steps"]) == (2, 2)
+    assert "max_hours leaves time for 2 of 40 steps: the schedule ends there" in done.said
+    assert (tmp_path / "sft/adapter_model.safetensors").is_file()
+
+
+# --- the same loss, however it is computed ----------------------------------------------------------------------------
+
+
+def one_step(base, out, part=None, *, extra=None, **settings):
+    """A step of plain gradient descent, so that the adapter shows the gradient itself."""
+    asked = {"batch_size": 4, "accumulate": 1, **(part or {})}
+    part = SFT(max_steps=1, learning_rate=1.0, warmup=0.0, extra={"optim": "sgd", **(extra or {})}, **asked)
+    return train(learner(base), rows(4), part, out, **settings)
+
+
+def assert_same(these, those, atol=1e-5):
+    assert losses(these) == pytest.approx(losses(those), abs=atol)
+    assert_close(adapter(these.out), adapter(those.out), atol)
+
+
+def test_accumulated_batches_are_one_large_batch(base, tmp_path):
+    large = one_step(base, tmp_path / "large")
+    small = one_step(base, tmp_path / "small", {"batch_size": 1, "accumulate": 4})
+    assert_same(large, small)  # the rows are of different lengths: each token counts the same
+
+
+def test_recomputed_activations_give_the_same_step(base, tmp_path):
+    assert_same(one_step(base, tmp_path / "kept"), one_step(base, tmp_path / "recomputed", checkpointing=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_chunked_loss_is_the_plain_one(bases, tmp_path, family):
+    chunked = one_step(bases[family], tmp_path / "chunked", extra={"loss_type": "chunked_nll"})
+    assert_same(chunked, one_step(bases[family], tmp_path / "plain", extra={"loss_type": "nll"}))
+
+
+def test_the_loss_is_that_of_the_learned_tokens(base, tmp_path):
+    done = one_step(base, tmp_path / "sft")
+    untrained, total, count = learner(base), 0.0, 0
+    for one in sft.lessons.lessons(untrained, rows(4), 1024).kept:
+        with torch.no_grad():
+            said = untrained.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
+        for place in range(len(one.ids) - one.learned, len(one.ids)):
+            total, count = total - said[place - 1, one.ids[place]].item(), count + 1
+    assert losses(done) == pytest.approx([total / count], abs=1e-5)
+
+
+# --- 4 bit ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_adapter_over_4_bit_weights_is_trained_in_float32(base, tmp_path):
+    learns = learner(base, bits=4)
+    before = {name: one.clone() for name, one in learns.model.named_parameters() if one.requires_grad}
+    train(learns, rows(4), SFT(max_steps=1, learning_rate=0.0), tmp_path / "sft")
+    after = {name: one for name, one in learns.model.named_parameters() if one.requires_grad}
+    assert_close(before, after, atol=0)  # not even rounded to bf16 on the way
+    assert {one.dtype for one in after.values()} == {torch.float32}
+    assert {one.dtype for one in adapter(tmp_path / "sft").values()} == {torch.float32}
+
+
+def test_the_loss_falls_over_4_bit_weights(base, tmp_path):
+    done = train(learner(base, bits=4), rows(48), PART, tmp_path / "sft")
+    assert losses(done)[-1] < losses(done)[0] - 0.2
+
+
+# --- validation -------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_checkpoint_is_kept_where_the_last_is_worse(base, tmp_path):
+    learns = learner(base)
+    rare = [{**row, "completion": "zq" * 20} for row in rows(4, start=50)]
+    part = SFT(max_steps=9, batch_size=2, accumulate=1, learning_rate=5e-2, warmup=0.0, save_steps=2)
+    done = train(learns, rows(18), part, tmp_path / "sft", validation=rare)
+    checked = {step: named["validation_loss"] for step, named in done.figures.items() if "validation_loss" in named}
+    assert sorted(checked) == [2, 4, 6, 8, 9]
+    best = min(checked, key=checked.get)
+    assert done.summary["best_step"] == best < 9
+    assert done.summary["validation_loss"] == checked[best]
+    again = train(learner(base), rows(4), SFT(max_steps=1, learning_rate=0.0), tmp_path / "again", validation=rare)
+    student._fill(again.student.model, tmp_path / "sft")
+    last = train(again.student, rows(4), SFT(max_steps=1, learning_rate=0.0), tmp_path / "last", validation=rare)
+    assert last.summary["validation_loss"] == pytest.approx(checked[best], abs=1e-4)
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_a_training_that_goes_wrong_stops_with_advice_and_keeps_what_was_good(base, tmp_path):
+    learns = learner(base)
+
+    def spoil(step, **figures):
+        if step == 5:
+            next(one for one in learns.model.parameters() if one.requires_grad).data.fill_(float("nan"))
+
+    part = SFT(max_steps=9, batch_size=2, accumulate=1, save_steps=2)
+    with pytest.raises(watch.TrainingError, match=r"is nan at step 6: .* Try a lower sft.learning_rate"):
+        train(learns, rows(18), part, tmp_path / "sft", metric=spoil)
+    kept = watch.last_checkpoint(tmp_path / "sft")
+    assert kept.step == 4
+    assert all(one.isfinite().all() for one in adapter(kept.folder).values())
+    done = train(learner(base), rows(18), part, tmp_path / "sft")
+    assert "goes on from step 4 of 9" in done.said and done.summary["steps"] == 9
+
+
+def test_memory_that_runs_out_gives_advice(base, tmp_path):
+    learns = learner(base)
+    layer = learns.model.get_base_model().model.layers[1]
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    layer.forward = full
+    with pytest.raises(watch.TrainingError) as caught:
+        train(learns, rows(9), SFT(batch_size=6, accumulate=2), tmp_path / "sft", max_length=512)
+    assert str(caught.value) == (
+        "memory ran out at step 0, where the longest batch is. With less of it: student.checkpointing=true, or "
+        "sft.batch_size=3 sft.accumulate=4 (the same steps), or student.max_length=384 (longer rows are left out and "
+        "counted), together with --again sft. plantune estimate says what fits."
+    )
+
+
+def test_rows_that_are_left_out_are_counted(base, tmp_path):
+    long = {**rows(1)[0], "completion": "Add them. " * 100}
+    done = train(learner(base), [long, *rows(4)], SFT(max_steps=1), tmp_path / "sft", max_length=200)
+    assert done.summary["dropped"] == {"longer than 200 tokens": 1} and done.summary["rows"] == 4
+    assert any(
+        line.startswith("1 of 5 rows left out: 1 longer than 200 tokens; the longest kept") for line in done.said
+    )
+
+
+def test_nothing_left_to_learn_is_an_error(base, tmp_path):
+    with pytest.raises(LessonError, match=r"none of the 3 rows .*: 3 longer than 64 tokens. Raise student.max_length."):
+        train(learner(base), rows(3), SFT(), tmp_path / "sft", max_length=64)
+    bad = [{**row, "completion": "<|im_start|>"} for row in rows(3)]
+    with pytest.raises(LessonError, match="3 control tokens in the text. Look at what is in corpus/train.jsonl"):
+        train(learner(base), bad, SFT(), tmp_path / "sft")
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        ({"neftune_noise_alpa": 5}, "sft.extra has 'neftune_noise_alpa', .* did you mean 'neftune_noise_alpha'"),
+        ({"max_steps": 5}, "sft.extra has 'max_steps', but sft.max_steps decides that"),
+        ({"lr_scheduler_type": "linear"}, "sft.extra has 'lr_scheduler_type', but max_hours"),
+        ({"optim": "adamm"}, "sft.extra is {'optim': 'adamm'}, which TRL refuses: .*adamm"),
+    ],
+)
+def test_an_extra_setting_that_cannot_be_is_a_sentence(base, tmp_path, extra, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        train(learner(base), rows(4), SFT(extra=extra), tmp_path / "sft")
+
+
+@pytest.mark.parametrize("logger", ["trackio", "tensorboard", "wandb"])
+def test_a_logger_that_is_not_installed_is_named_before_anything_is_trained(base, tmp_path, logger):
+    pytest.importorskip(logger) if False else None
+    with pytest.raises(MissingError, match=f"sft.logger is '{logger}', which is not installed: pip install {logger}"):
+        train(learner(base), rows(4), SFT(logger=logger), tmp_path / "sft")
+    assert not (tmp_path / "sft").exists()
+
+
+def test_processes_that_cannot_share_a_step_are_refused(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="sft.accumulate is 4, but 3 processes share .* a multiple of 3"):
+        train(learner(base), rows(4), SFT(accumulate=4), tmp_path / "sft")
+
+
+# --- killed and gone on with ------------------------------------------------------------------------------------------
+
+
+def killed_and_whole(model, out, settings, *kills):
+    """What is left of an undisturbed training and of one killed at each of these points: figures and adapter."""
+    command = [sys.executable, str(HERE / "sft_child.py"), str(model), str(out), json.dumps(settings), *kills]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"ends: {' '.join(['9'] * len(kills))} 0" in done.stdout
+    return [
+        (
+            {row["step"]: row["loss"] for row in map(json.loads, open(out / name / "metrics.jsonl")) if "loss" in row},
+            adapter(out / name / "sft"),
+            json.loads((out / name / "summary.json").read_text()),
+        )
+        for name in ("whole", "killed")
+    ]
+
+
+def assert_the_same_end(whole, killed, atol=1e-6):
+    assert whole[0].keys() == killed[0].keys()
+    assert list(whole[0].values()) == pytest.approx([killed[0][step] for step in whole[0]], abs=atol)
+    assert_close(whole[1], killed[1], atol)
+    assert {**whole[2], "sample": ""} == pytest.approx({**killed[2], "sample": ""}, abs=1e-4)
+
+
+def test_a_training_killed_anywhere_ends_as_an_undisturbed_one(base, tmp_path):
+    sizes = {"max_steps": 10, "batch_size": 2, "accumulate": 2, "learning_rate": 1e-2, "save_steps": 3}
+    settings = {"rows": 17, "sft": sizes, "student": {"lora_dropout": 0.2}}  # dropout: the dice go on too
+    kills = ["2", "checkpoint-3/trainer_state.json", "5", "checkpoint-6/optimizer.pt", "checkpoint-9/optimizer.pt"]
+    kills += ["10", "checkpoint-10/trainer_state.json", "adapter_model.safetensors"]
+    whole, killed = killed_and_whole(base, tmp_path, settings, *kills)
+    assert_the_same_end(whole, killed)
+    assert sorted(whole[0]) == list(range(1, 11))
+
+
+def test_a_schedule_that_was_shortened_stays_so_when_the_training_goes_on(base, tmp_path):
+    settings = {"rows": 12, "sft": {"max_steps": 9, "save_steps": 1}, "hours": [0.0]}
+    whole, killed = killed_and_whole(base, tmp_path, settings, "checkpoint-2/trainer_state.json")
+    assert_the_same_end(whole, killed)
+    assert sorted(killed[0]) == [1, 2] and killed[2]["planned_steps"] == 2
