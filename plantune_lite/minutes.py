@@ -1,6 +1,6 @@
 """How long a run will take, roughly: arithmetic and memory traffic over what a device is said to do.
 
-    minutes(RECIPE, device("Tesla T4"), problems=1000) -> {"sft": (4.8, 14.4), "evaluate": (5.3, 15.8)}
+    minutes(RECIPE, device("Tesla T4"), problems=1000) -> {"sft": (4.8, 14.4), "evaluate": (2.7, 8.1)}
 
 Nothing here is measured on the cards: their figures are their makers', the share of them that is reached is a wide
 guess, and so is how much a student writes. What comes out is whether it is minutes, an evening or a night.

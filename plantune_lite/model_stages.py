@@ -17,6 +17,7 @@ from plantune_lite.job import Job, is_first
 from plantune_lite.records import (
     Generate,
     MissingError,
+    NotBuiltError,
     Problem,
     RunError,
     Sampling,
@@ -257,4 +258,42 @@ def _identity(adapter: Path) -> str:
     return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"headroom": headroom, "sft": sft, "evaluate": evaluate}
+# --- export -----------------------------------------------------------------------------------------------------------
+
+_COMPARED = 32  # prompts on which a merged model and its adapter are to agree
+
+
+def export(job: Job) -> dict[str, Any]:
+    """The adapter merged into its 16-bit base, and checked; the adapter alone needs nothing done."""
+    formats = job.recipe.export.formats
+    trained = last_trained(job)
+    if trained is None or set(formats) <= {"adapter"}:
+        return {"line": "the adapter is what there is" if trained else "nothing was trained: nothing to export"}
+    from transformers import AutoTokenizer
+
+    from plantune_lite import agreement, origin, speech
+    from plantune_lite import export as merging
+
+    base = origin.Source(**job.earlier[trained]["base"])
+    place = origin.base_folder(base, job.say)
+    adapter, merged = job.run / trained, job.run / "merged"
+    done = merging.merge(adapter, place, merged, preset=presets.find(job.recipe.student.model), say=job.say)
+    tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
+    rows = list(read_jsonl(job.run / "corpus" / "train.jsonl"))[:_COMPARED]
+    prompts = [speech.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
+    checked = agreement.compare(adapter, place, merged, prompts)
+    job.say(checked["line"])
+    if files := [one for one in formats if one not in ("adapter", "merged")]:
+        raise NotBuiltError(
+            f"{merged} is there, but this version writes no GGUF files yet, and export.formats asks for "
+            f"{', '.join(files)}; with export.formats=merged the run goes on"
+        )
+    return {**done, **checked, "line": f"{done['line']}; {checked['line']}"}
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "headroom": headroom,
+    "sft": sft,
+    "evaluate": evaluate,
+    "export": export,
+}

@@ -27,7 +27,7 @@ from plantune_lite.order import (
     stale_after,
     states,
 )
-from plantune_lite.process import run_stage
+from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import to_json
 from plantune_lite.records import NotBuiltError, RunError, write_whole
@@ -201,7 +201,8 @@ def _do(
     write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
     try:
-        summary = run_stage(folder, stage.name, work=stage.work, mirror=mirror, stream=stream)
+        processes = processes_asked() if stage.trains else 1
+        summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=mirror, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
     except NotBuiltError:
         del entries[stage.name]

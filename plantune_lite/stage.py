@@ -27,7 +27,6 @@ INTERRUPTED = 130
 SEAMS = {
     "cpl": "plantune_lite.lab: a Generate for search, then the sft seam and Step-APO, round by round",
     "grpo": "plantune_lite.grpo: train(student, prompts, rewards, part, out)",
-    "export": "plantune_lite.export: export(student, part, out)",
     "report": "plantune_lite.report: report(run)",
 }
 

@@ -43,6 +43,17 @@ evaluate.group = "Stages"
 
 
 @cli.command()
+@going_on
+def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """The adapter merged into its 16-bit base, and checked."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, only=("export",), **options)
+
+
+export.group = "Stages"
+
+
+@cli.command()
 @click.argument("run", type=PATH, metavar="RUN")
 @click.argument("repo", metavar="USER/NAME")
 @click.option("--data", is_flag=True, help="The corpus, as a data set.")

@@ -2,22 +2,24 @@
 
 OUT/whole is trained undisturbed, OUT/killed is killed at each point and gone on with: a step's number, or a file that
 has just appeared, say checkpoint-4/optimizer.pt. Each attempt is forked from one process that has imported torch and
-trl, which takes seconds. SETTINGS is JSON: {"student": {...}, "sft": {...}, "rows": 20, "hours": [null, ...]}.
+trl, which takes seconds. SETTINGS is JSON: {"student": {...}, "sft": {...}, "rows": 20}.
 """
 
+import gc
 import json
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import plans, presets, sft, speech, student
+from plantune_lite import model_stages, plans, presets, sft, speech, student, watch
 from plantune_lite.recipe import SFT, Student
-from plantune_lite.records import Problem
+from plantune_lite.records import Problem, RunError
 
 PRESET = {
     "llama": presets.find("smollm2_135m"),
@@ -53,7 +55,7 @@ def rows(count, start=0):
     return found
 
 
-def train(model, out, settings, hours, kill):
+def train(model, out, settings, kill):
     """One attempt, in this process."""
     if kill and not kill.isdigit():
         threading.Thread(target=_kill_when, args=(out / "sft" / kill,), daemon=True).start()
@@ -73,7 +75,6 @@ def train(model, out, settings, hours, kill):
         part,
         out / "sft",
         validation=validation,
-        hours=hours,
         metric=metric,
     )
     (out / "summary.json").write_text(json.dumps(found))
@@ -81,8 +82,21 @@ def train(model, out, settings, hours, kill):
 
 def _kill_when(file):
     while not file.exists():
-        pass
+        time.sleep(0.0005)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def second_fails(job):
+    """The sft stage, in which the second of two processes breaks at step 3."""
+    log = watch.Figures.on_log
+
+    def on_log(self, args, state, control, **named):
+        if os.environ["RANK"] == "1" and state.global_step == 3:
+            raise RunError("the second card broke")
+        log(self, args, state, control, **named)
+
+    watch.Figures.on_log = on_log
+    return model_stages.sft(job)
 
 
 def attempt(*arguments):
@@ -109,9 +123,8 @@ if __name__ == "__main__":
     import trl  # noqa: F401 - before the forks
 
     torch.set_num_threads(1)
+    gc.freeze()  # every training collects garbage, and need not look through the libraries
     model, out, text, *kills = sys.argv[1:]
     settings = json.loads(text)
-    hours = [*settings.get("hours", []), *[None] * (len(kills) + 1)]
-    attempt(model, Path(out, "whole"), settings, hours[0], None)
-    ends = [attempt(model, Path(out, "killed"), settings, *one) for one in zip(hours, [*kills, None], strict=False)]
-    print("ends:", *ends)
+    attempt(model, Path(out, "whole"), settings, None)
+    print("ends:", *(attempt(model, Path(out, "killed"), settings, kill) for kill in (*kills, None)))

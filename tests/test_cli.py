@@ -91,13 +91,14 @@ def test_a_run_goes_as_far_as_this_version_does_and_says_so(tmp_path):
     tokenizer.chat_template = presets.find("smollm2_135m").chat_template
     tokenizer.save_pretrained(tiny)
     small = ("problems.limit=20", "evaluate.limit=3", "headroom=2", "evaluate.max_tokens=16", "sft.max_steps=2")
-    student = (f"student.model={tiny}", "student.bits=32", "student.max_length=500")
+    student = (f"student.model={tiny}", "student.bits=32", "student.max_length=500", "export.formats=merged")
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
     done = plantune("run", "smollm2_135m", *small, *student, env=environ)
     assert "20 problems to learn from" in done.stdout and "Traceback" not in done.stdout + done.stderr
-    assert done.returncode == 1 and "no 'export' stage yet" in done.stderr
+    assert done.returncode == 1 and "no 'report' stage yet" in done.stderr
     manifest = runs.read_manifest(tmp_path / "smollm2_135m")
     assert manifest["final"] == "sft" and manifest["stages"]["sft"]["summary"]["steps"] == 2
+    assert manifest["stages"]["export"]["summary"]["verified"] is True
     assert {path.name for path in (tmp_path / "smollm2_135m" / "eval").glob("*.jsonl")} == {
         "own.untuned.jsonl",
         "own.m1.jsonl",

@@ -13,7 +13,7 @@ ROOT = PACKAGE.parent
 # From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
 # looks into it.
 FLOORS = [
-    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals"},
+    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals", "devices"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
     | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"},
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
@@ -48,6 +48,10 @@ HEAVY = {
     "math_verify",
     "sympy",
     "rich",
+    "gguf",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
 }
 
 
