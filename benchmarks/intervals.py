@@ -179,21 +179,22 @@ def in_words(found: dict) -> str:
         (one["problems"], f"{one['share']:.0%}", f"{one['paired_0']['p_below_5_percent']:.1%}")
         for one in found["coverage"]
     ]
-    outside = {
-        name: sum(not LEAST <= value <= MOST for value in values)
-        for name, values in {
-            "Wilson": [one["wilson"] for one in found["coverage"]],
-            "bootstrap": [one["bootstrap"]["ours"] for one in found["coverage"]],
-            "paired": [one[name]["ours"] for one in found["coverage"] for name in ("paired_0", "paired_5")],
-        }.items()
+    shown = {
+        "Wilson": [one["wilson"] for one in found["coverage"]],
+        "our bootstrap": [one["bootstrap"]["ours"] for one in found["coverage"]],
+        "our paired difference": [one[name]["ours"] for one in found["coverage"] for name in ("paired_0", "paired_5")],
     }
+    outside = ", ".join(
+        f"{sum(value < LEAST for value in values)} too narrow and {sum(value > MOST for value in values)} too wide of "
+        f"{len(values)} for {name}"
+        for name, values in shown.items()
+    )
     return "\n\n".join(
         [
             "## How often a 95 % interval holds the truth",
             markdown(columns, rows),
             f"Each simulated figure is of {SETS:,} sets, so it is known to about a point; Wilson's are exact. Bold: "
-            f"outside 93 to 97 %. Outside are {outside['Wilson']} of 12 for Wilson, {outside['bootstrap']} of 12 for "
-            f"our bootstrap, {outside['paired']} of 24 for our paired difference.",
+            f"outside 93 to 97 %: {outside}.",
             "## False alarms of exact McNemar between equal models (5 % are allowed)",
             markdown(("problems", "true share", "p below 0.05"), equal),
             f"## False alarms in a table of {FAMILY} comparisons, and of sign flips on {SAMPLES} samples a problem",

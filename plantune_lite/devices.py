@@ -1,7 +1,7 @@
 """What a run is going to be on: what its makers say of the device, and how much of its memory is free.
 
     here()        -> Machine("Tesla T4", on="cuda", free=15_600_000_000, bf16=False, speed=Device("T4", 65, 320, ...))
-    here(gpu=12)  -> Machine("a 12 GB card such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
+    here(gpu=12)  -> Machine("a card of 12 GB such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
 
 Nothing here is measured: arithmetic is 16-bit with float32 sums, as in the makers' data sheets.
 """
@@ -65,7 +65,7 @@ def device(name: str) -> Device | None:
 def card(gigabytes: float) -> Machine:
     """A card sold as so many gigabytes, as it usually is."""
     usual = device(_OF_A_SIZE.get(round(gigabytes), ""))
-    name = f"a {gigabytes:g} GB card" + (f" such as the {usual.name}" if usual else "")
+    name = f"a card of {gigabytes:g} GB" + (f" such as the {usual.name}" if usual else "")
     free = _FREE_GIB.get(round(gigabytes), 0.91 * gigabytes) * 2**30
     return Machine(name, "cuda", free, usual.bf16 if usual else True, usual)
 

@@ -67,7 +67,7 @@ def mean(
     """The mean of one value a problem, by Rubin's Bayesian bootstrap: each draw weighs the problems anew.
 
     One more problem at either bound keeps it honest where nearly all problems agree: without, 20 of 20 would be
-    certain. Resampling whole problems, the usual bootstrap, is too narrow there as well (benchmarks/intervals).
+    certain. Resampling whole problems, the usual bootstrap, can be too narrow there (benchmarks/intervals).
     """
     if not values:
         return Estimate(math.nan, *(bounds or (math.nan, math.nan)))

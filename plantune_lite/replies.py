@@ -74,11 +74,10 @@ class Replies:
         input_ids = torch.tensor([[pad] * (width - len(row.ids)) + row.ids for row in rows], device=model.device)
         mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows], device=model.device)
         ends = model.generation_config.eos_token_id
-        settings = GenerationConfig(  # all of it said: what is left out would come from the model's own settings
+        settings = GenerationConfig(  # what is not said comes from the model's own, of which speech.settle left nothing
             max_new_tokens=sampling.max_tokens,
             do_sample=False,  # the drawing is done by _Dice
-            repetition_penalty=1.0,
-            use_cache=True,
+            use_cache=True,  # a trainer that recomputes activations switches it off
             stop_strings=list(sampling.stop) or None,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=ends,

@@ -50,6 +50,56 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
         click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
 
 
+def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, as_json: bool) -> bool:
+    """One table for the whole run, the teachers' bills below it; whether the run fits."""
+    from dataclasses import asdict
+
+    from plantune_lite import devices, fitting, memory, minutes, presets
+    from plantune_lite import estimate as bills
+    from plantune_lite.records import PlantuneError
+    from plantune_lite.terminal import size, table
+
+    machine = devices.here(gpu)
+    preset = presets.find(wanted.student.model)
+    if machine.on == "cpu" and preset is not None and preset.wants_gpu:
+        machine = devices.here(16)  # the free card of a notebook: what most will train it on
+    how = {"on": machine.on, "bf16": machine.bf16}
+    why, needs, spans, verdict = "", [], {}, None
+    try:
+        needs = memory.needs(wanted, **how)
+        spans = minutes.minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
+        verdict = fitting.fit(wanted, machine.free, **how)
+    except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
+        why = str(error)
+    bill = bills.rows(costs)
+    if as_json:
+        found = {
+            "machine": asdict(machine),
+            "stages": [asdict(need) for need in needs],
+            "minutes": spans,
+            "why_not": why,
+        }
+        fit = asdict(verdict) if verdict else None
+        print_json({**found, "fit": fit, "teachers": [asdict(cost) for cost in costs]})
+        return verdict is None or verdict.fits
+    if verdict is not None:
+        words = {stage: minutes.in_words(span) for stage, span in spans.items()}
+        click.echo(
+            table(
+                f"{wanted.name} on {machine.name}, {size(machine.free)} free",
+                ("stage", "minutes (rough)", "money", "memory", "most of it", "disk"),
+                memory.rows(needs, words, bill[0][3]),
+            )
+        )
+        click.echo(verdict.sentence)
+    else:
+        click.echo(why)
+    click.echo(table(f"teachers, {pool} problems", ("teacher", "calls", "tokens", "USD", ""), bill))
+    for assumed in (bills.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
+        click.echo(assumed)
+    return verdict is None or verdict.fits
+
+
 def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
     """What a file of problems holds."""
     from dataclasses import asdict, replace

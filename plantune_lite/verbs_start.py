@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from plantune_lite.command import cli, do_stages, going_on, json_option, load_asked, recipe_argument, settings_argument
-from plantune_lite.shown import print_json, show_problem_file, show_recipe, show_states
+from plantune_lite.shown import print_json, show_estimate, show_problem_file, show_recipe, show_states
 
 
 @cli.command()
@@ -57,22 +57,17 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @settings_argument
 @json_option
-def estimate(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Say what the teacher will cost, and what others would: calls, tokens, money."""
-    from dataclasses import asdict
-
+@click.option("--gpu", type=float, metavar="GB", help="For a card of so many gigabytes, in place of what is here.")
+def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
+    """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite import estimate as bills
     from plantune_lite import problems
-    from plantune_lite.terminal import table
 
     wanted, _ = load_asked(recipe, settings, None)
     pool = problems.load(wanted.problems, seed=wanted.seed).pool
     costs = bills.distillation(pool, wanted.distill, os.environ)
-    if as_json:
-        print_json([asdict(cost) for cost in costs])
-        return
-    click.echo(table(f"{len(pool)} problems", ("teacher", "calls", "tokens", "USD", ""), bills.rows(costs)))
-    click.echo(bills.ASSUMED)
+    fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
+    sys.exit(0 if fits else 1)
 
 
 @cli.command()

@@ -1,21 +1,28 @@
 import gc
+import io
 import json
 import subprocess
 import sys
+import threading
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from sft_child import learner, make_base, rows
 from tiny import FAMILIES
 
-from plantune_lite import sft, student, watch
+from plantune_lite import Corpus, Distill, Problems, Recipe, run, sft, student, watch
 from plantune_lite.lessons import LessonError
+from plantune_lite.order import STAGES
+from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe import SFT, Student
-from plantune_lite.records import MissingError, RecipeError
+from plantune_lite.recipe_files import to_json
+from plantune_lite.records import MissingError, RecipeError, RunError, read_jsonl, write_records, write_whole
 
 HERE = Path(__file__).parent
 
@@ -391,3 +398,86 @@ def test_a_training_killed_anywhere_ends_as_an_undisturbed_one(base, tmp_path):
     whole, killed = killed_and_whole(base, tmp_path, settings, kills)
     assert_the_same_end(whole, killed)
     assert sorted(whole[0]) == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_the_embedded_student_killed_ends_as_undisturbed(tmp_path):
+    sizes = {"max_steps": 4, "batch_size": 2, "accumulate": 1, "save_steps": 1}
+    settings = {"rows": 8, "sft": sizes, "student": {"lora_rank": 8}}
+    whole, killed = killed_and_whole("smollm2_135m", tmp_path, settings, ["3", "adapter_model.safetensors"])
+    assert_the_same_end(whole, killed, atol=1e-5)
+    assert max(whole[0].values()) < 10  # it speaks
+
+
+# --- as a stage -------------------------------------------------------------------------------------------------------
+
+
+def recipe_for(base):
+    return Recipe(
+        name="tiny",
+        problems=Problems("practice", limit=40),
+        distill=Distill("worked"),
+        corpus=Corpus(filter="answer", validation=0.2),
+        student=Student(str(base), bits=32, lora_rank=4, max_length=512, checkpointing=False),
+        sft=SFT(max_steps=8, batch_size=2, accumulate=2, learning_rate=1e-2, save_steps=2),
+        headroom=0,
+    )
+
+
+def stage_at_work(run, base, **settings):
+    """The sft stage of a run whose corpus lies there already; its summary and figures."""
+    write_whole(run / "recipe.json", to_json(recipe_for(base)))
+    write_records(run / "corpus/train.jsonl", rows(32))
+    write_records(run / "corpus/validation.jsonl", rows(8, start=900))
+    job = {"stage": "sft", "home": "sft", "earlier": {}, "hours_left": None}
+    write_whole(run / ".stage/job.json", json.dumps(job))
+    summary = run_stage(run, "sft", stream=io.StringIO(), **settings)
+    return summary, list(read_jsonl(run / "metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(base, tmp_path):
+    alone, alone_figures = stage_at_work(tmp_path / "one", base)
+    shared, shared_figures = stage_at_work(tmp_path / "two", base, processes=2)
+    assert [row["step"] for row in shared_figures] == [row["step"] for row in alone_figures]  # one of the two writes
+    for name, atol in (("loss", 1e-4), ("grad_norm", 1e-3), ("validation_loss", 0.02)):
+        ours, theirs = ([row[name] for row in found if name in row] for found in (alone_figures, shared_figures))
+        assert len(ours) >= 4 and ours == pytest.approx(theirs, abs=atol)
+    assert_close(adapter(tmp_path / "one/sft"), adapter(tmp_path / "two/sft"), atol=1e-3)
+    assert (shared["steps"], shared["rows"]) == (alone["steps"], alone["rows"])
+    assert not list((tmp_path / "two/sft").glob("checkpoint-*"))
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_that_breaks_ends_both_and_says_why(base, tmp_path):
+    with pytest.raises(RunError, match="the second card broke"):
+        stage_at_work(tmp_path, base, processes=2, work=f"{HERE / 'sft_child.py'}:second_fails")
+
+
+def test_the_number_of_processes_is_a_number():
+    assert [processes_asked({}), processes_asked({"PLANTUNE_PROCESSES": "2"})] == [1, 2]
+    with pytest.raises(RunError, match="PLANTUNE_PROCESSES is 'all', but must be a number of cards, say 2"):
+        processes_asked({"PLANTUNE_PROCESSES": "all"})
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_trains_goes_on_to_the_same_adapter(base, tmp_path):
+    some = [stage for stage in STAGES if stage.name in ("problems", "suites", "distill", "corpus", "sft")]
+
+    def whole_run(folder):
+        run(recipe_for(base), to=folder, stages=some, say=lambda line: None, stream=io.StringIO())
+
+    def kill():
+        while not (tmp_path / "killed/sft/checkpoint-4/trainer_state.json").exists():
+            time.sleep(0.01)
+        for child in psutil.Process().children():
+            if "plantune_lite.stage" in child.cmdline():
+                child.kill()
+
+    whole_run(tmp_path / "whole")
+    threading.Thread(target=kill, daemon=True).start()
+    with pytest.raises(RunError, match="sft was killed from outside"):
+        whole_run(tmp_path / "killed")
+    whole_run(tmp_path / "killed")
+    assert "goes on from step" in (tmp_path / "killed/log.txt").read_text()
+    assert_close(adapter(tmp_path / "whole/sft"), adapter(tmp_path / "killed/sft"), atol=1e-6)
