@@ -6,14 +6,15 @@
 
 Random weights in bfloat16, in files of 4 GB as on the Hub, and an adapter of rank 32 on all seven projections. Each
 contestant is a process of its own that begins with nothing of the files in memory; its time runs until all it wrote is
-on the disk (for the copy: `cp --reflink=never` and `sync`). Memory is VmHWM: the process's largest resident size, mapped
-files included. What was written is compared with base + scale x B x A on rows drawn at random, in float64.
+on the disk (for the copy: `cp --reflink=never` and `sync`). Memory is VmHWM: the process's largest resident size, maps
+included. What was written is compared with base + scale x B x A on rows drawn at random, in float64.
 """
 
 import argparse
 import json
 import os
 import random
+import resource
 import shutil
 import statistics
 import subprocess
@@ -55,7 +56,7 @@ def main() -> None:
         make_base(base, arguments.layers)
         make_adapter(adapter, base, arguments.layers)
         total = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-        found = {"bytes": total, "layers": arguments.layers, "rounds": measure(work, arguments, total)}
+        found = {"bytes": total, "layers": arguments.layers, "rounds": measure(work, arguments)}
         found["peft"] = peft(work, total)
         report(found, arguments)
     finally:
@@ -78,19 +79,17 @@ def parsed() -> argparse.Namespace:
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Every tensor of the model."""
-    hidden, inner, head = CONFIG["hidden_size"], CONFIG["intermediate_size"], 128
-    queries, keys = CONFIG["num_attention_heads"] * head, CONFIG["num_key_value_heads"] * head
+    hidden = CONFIG["hidden_size"]
     yield "model.embed_tokens.weight", (CONFIG["vocab_size"], hidden)
     for layer in range(layers):
         for name, shape in projections(layer):
             yield f"{name}.weight", shape
-        for part, width in (("q", queries), ("k", keys), ("v", keys)):
+        for part, width in (("q", hidden), ("k", 512), ("v", 512)):
             yield f"model.layers.{layer}.self_attn.{part}_proj.bias", (width,)
         for norm in ("input_layernorm", "post_attention_layernorm"):
             yield f"model.layers.{layer}.{norm}.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
     yield "lm_head.weight", (CONFIG["vocab_size"], hidden)
-    assert inner
 
 
 def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -103,7 +102,7 @@ def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def make_base(folder: Path, layers: int) -> None:
-    """A checkpoint of random numbers; drawn once and cut at random places, because drawing 7.6 billion takes minutes."""
+    """A checkpoint of random numbers: drawn once and cut at random places, as drawing 7.6 billion takes minutes."""
     import torch
 
     folder.mkdir()
@@ -146,17 +145,17 @@ def make_adapter(folder: Path, base: Path, layers: int) -> None:
 # --- the contestants --------------------------------------------------------------------------------------------------
 
 
-def measure(work: Path, arguments: argparse.Namespace, total: int) -> list[dict[str, float]]:
+def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """A copy and a merge in turn, so that what else the machine does meets both."""
     rounds = []
     for number in range(arguments.rounds):
         copied = timed(work, ["sh", "-c", f"cp -r --reflink=never '{work}/base' '{work}/copy' && sync"])
         shutil.rmtree(work / "copy")
-        ours = {**timed(work, itself("ours", work))}
+        ours = timed(work, itself("ours", work))
         if number == 0:
             check(work, arguments.layers)
         shutil.rmtree(work / "merged")
-        rounds.append({"copy": copied["seconds"], "ours": ours["seconds"], **ours["said"], "load": os.getloadavg()[0]})
+        rounds.append({"copy": copied, "ours": ours, "load": os.getloadavg()[0]})
         print(f"round {number + 1}: {json.dumps(rounds[-1])}", flush=True)
     return rounds
 
@@ -165,25 +164,24 @@ def peft(work: Path, total: int) -> dict[str, float] | None:
     """PEFT's own way once, where the model fits into memory."""
     available = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
     if available < HEADROOM * total:
-        print(
-            f"merge_and_unload is left out: {available / 1e9:.1f} GB are available, it needs {HEADROOM * total / 1e9:.1f}"
-        )
+        print(f"no merge_and_unload: of {HEADROOM * total / 1e9:.1f} GB are {available / 1e9:.1f} available")
         return None
-    done = timed(work, itself("peft", work))
-    return {"seconds": done["seconds"], **done["said"]}
+    return timed(work, itself("peft", work))
 
 
 def itself(child: str, work: Path) -> list[str]:
     return [sys.executable, "-m", "benchmarks.merge", "--work", str(work), "--child", child]
 
 
-def timed(work: Path, command: list[str]) -> dict:
-    """Run with nothing of the files in memory; the seconds, and what it said last."""
+def timed(work: Path, command: list[str]) -> dict[str, float]:
+    """Run with nothing of the files in memory; its seconds, its processors' seconds, and what it says of itself."""
     forget(work)
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
-    seconds = round(time.perf_counter() - began, 2)
-    return {"seconds": seconds, "said": json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}}
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    said = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    return {"seconds": round(seconds, 2), "processor": round(processor, 2), **said}
 
 
 def forget(work: Path) -> None:
@@ -201,8 +199,8 @@ def child(arguments: argparse.Namespace) -> None:
     """One contestant; says its peak and the seconds without starting Python and importing."""
     base, adapter, work = arguments.work / "base", arguments.work / "adapter", arguments.work
     if arguments.child == "ours":
-        import peft  # noqa: F401 - what a stage has imported anyway
-        import torch  # noqa: F401
+        import peft  # noqa: F401 - which a stage has imported before
+        import torch
 
         from plantune_lite.export import merge
 
@@ -252,24 +250,23 @@ def check(work: Path, layers: int) -> None:
 def report(found: dict, arguments: argparse.Namespace) -> None:
     """A table; written down only when asked, so that a small try does not replace the real figures."""
     rounds = found["rounds"]
-    spans = {key: spread([one[key] for one in rounds]) for key in ("copy", "ours", "alone")}
-    ratio = statistics.median(one["ours"] / one["copy"] for one in rounds)
-    peak = max(one["peak"] for one in rounds)
+    ratio = statistics.median(one["ours"]["seconds"] / one["copy"]["seconds"] for one in rounds)
+    peak = max(one["ours"]["peak"] for one in rounds)
     found |= {"ratio": round(ratio, 3), "peak": peak, "machine": machine("torch", "peft", "transformers")}
     rows = [
-        ("merge, its process from start to end", spans["ours"], f"{peak / 1e9:.2f} GB"),
-        ("the same without starting and importing", spans["alone"], ""),
-        ("`cp --reflink=never` and `sync`", spans["copy"], ""),
-        (f"merge takes, of the copy's time: {ratio:.2f}", "", ""),
+        ("merge: its process, from start to end", *spreads(rounds, "ours"), f"{peak / 1e9:.2f} GB"),
+        ("merge: without starting and importing", spread([one["ours"]["alone"] for one in rounds]), "", ""),
+        ("`cp --reflink=never` and `sync`", *spreads(rounds, "copy"), ""),
+        ("merge_and_unload", "does not fit into this machine's memory", "", ""),
     ]
-    if found["peft"]:
-        rows.append(("merge_and_unload", f"{found['peft']['seconds']:.1f} s", f"{found['peft']['peak'] / 1e9:.2f} GB"))
-    else:
-        rows.append(("merge_and_unload", "does not fit into this machine's memory", ""))
-    text = markdown(("what", f"time (median of {len(rounds)}, range)", "peak memory"), rows)
+    if one := found["peft"]:
+        rows[-1] = ("merge_and_unload", f"{one['seconds']} s", f"{one['processor']} s", f"{one['peak'] / 1e9:.2f} GB")
+    columns = ("what", f"time (median of {len(rounds)}, range)", "of the processors", "peak memory")
+    text = f"{markdown(columns, rows)}\n\nThe merge takes {ratio:.2f} times the copy's time."
     about = (
-        f"A model of Qwen2.5-7B's shape with {found['layers']} of its 28 layers and random weights, {found['bytes'] / 1e9:.1f} GB in "
-        "bfloat16, and an adapter of rank 32 on all seven projections; cold page cache, everything brought to the disk."
+        f"A model of Qwen2.5-7B's shape with {found['layers']} of its 28 layers and random weights, "
+        f"{found['bytes'] / 1e9:.1f} GB in bfloat16, and an adapter of rank 32 on all seven projections. Cold page "
+        "cache, everything brought to the disk, each a process of its own."
     )
     if not arguments.write:
         print(f"{about}\n\n{text}")
@@ -278,7 +275,13 @@ def report(found: dict, arguments: argparse.Namespace) -> None:
     write("merge", command=command, about=about, found=found, text=text)
 
 
+def spreads(rounds: list[dict], who: str) -> tuple[str, str]:
+    """The seconds, on the clock and of the processors."""
+    return tuple(spread([one[who][key] for one in rounds]) for key in ("seconds", "processor"))
+
+
 def spread(values: list[float]) -> str:
+    """Median and range."""
     return f"{statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
 
 

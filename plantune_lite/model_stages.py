@@ -70,8 +70,8 @@ def _cannot_ask(job: Job) -> str | None:
 
 
 def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tuple[int, list[dict[str, Any]]]:
+    from plantune_lite.lenient import grade
     from plantune_lite.plans import ask_step_by_step
-    from plantune_lite.verify import final_answer, same_answer
 
     rows: list[dict[str, Any]] = []
     progress = job.progress()
@@ -79,9 +79,9 @@ def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tu
         some = asked[start : start + _AT_ONCE]
         replies = generate([ask_step_by_step(problem) for problem in some], Sampling(max_tokens=most))
         for problem, [reply] in zip(some, replies, strict=True):
-            found = final_answer(reply.text)
-            same = found is not None and same_answer(found, problem.answer, choices=problem.choices).same
-            rows.append({"problem_id": problem.id, "text": reply.text, "prediction": found, "same": bool(same)})
+            graded = grade(problem, reply.text)
+            same = graded.verdict.same is True
+            rows.append({"problem_id": problem.id, "text": reply.text, "prediction": graded.prediction, "same": same})
         right = sum(row["same"] for row in rows)
         progress(f"untuned: {right} of {len(rows)} solved, {len(asked)} to ask", last=len(rows) == len(asked))
     return sum(row["same"] for row in rows), rows
@@ -184,7 +184,7 @@ def evaluate(job: Job) -> dict[str, Any]:
         _answer_suite(job, loaded, path.stem, suite, pool, trained)
     found = standing.standing([job.run], seed=job.recipe.seed)
     write_whole(job.out / "standing.json", json.dumps(standing.as_json(found), indent=1, ensure_ascii=False) + "\n")
-    write_whole(job.out / "standing.md", standing.as_markdown(found) + "\n")
+    write_whole(job.out / "standing.md", standing.as_markdown(found))
     job.say(standing.as_text(found))
     return {"line": found.sentences[0], "sentences": list(found.sentences)}
 

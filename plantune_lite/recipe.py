@@ -312,6 +312,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             f"sft.solutions is 'dataset', but sft.target={recipe.sft.target!r} needs the execution of a plan: "
             "set sft.solutions='teacher'"
         )
+    if recipe.evaluate.samples > 1 and recipe.evaluate.temperature == 0:
+        yield (
+            f"evaluate.samples is {recipe.evaluate.samples}, but evaluate.temperature is 0, which makes all of "
+            "them the same: set evaluate.temperature=0.7, or evaluate.samples=1"
+        )
     if recipe.grpo and recipe.grpo.start == "sft" and recipe.sft is None:
         yield "grpo.start is 'sft', but sft is none: set grpo.start='base'"
     if (

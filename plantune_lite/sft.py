@@ -283,12 +283,12 @@ def _stops(
     say: Callable[[str], object],
 ) -> None:
     """Whether the tuned student ends its turns: a few replies to what it was trained on."""
-    most = 2 * max(one.learned for one in taught)
+    most = max(one.learned for one in taught) * 5 // 4
     replies = [reply for [reply] in student.generate([tuple(row["prompt"]) for row in rows], Sampling(max_tokens=most))]
     ended = sum(reply.finish == "stop" for reply in replies)
     summary.update(sampled=len(replies), ended=ended, sample=replies[0].text)
     if ended * 2 < len(replies):
         say(
             f"warning: {len(replies) - ended} of {len(replies)} sampled replies did not end within {most} tokens, "
-            "twice the longest row: too few steps, or too low an sft.learning_rate"
+            "a quarter more than the longest row: too few steps, or too low an sft.learning_rate"
         )

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import origin, presets, speech
+from plantune_lite import origin, presets, smollm2, speech
 from plantune_lite.origin import Backend, Source, StudentError
 from plantune_lite.presets import Preset
 from plantune_lite.recipe import Student
@@ -100,7 +100,7 @@ def load(
     """
     backend = backend_here(environ)
     if backend == "unsloth":
-        import unsloth  # noqa: F401 - before transformers and peft, which it patches
+        unsloth()
     _quiet()
     preset = presets.find(part.model)
     source = origin.source(part, preset, backend, pinned, say)
@@ -136,6 +136,15 @@ def backend_here(environ: Mapping[str, str] = os.environ) -> Backend:
             )
         return "unsloth"
     return "plain"
+
+
+def unsloth() -> Any:
+    """Unsloth, imported before transformers, peft and trl, which it changes; the code it writes goes into our cache."""
+    # Its own default is a folder where the user happens to stand.
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(smollm2.cache().parent / "unsloth"))
+    import unsloth
+
+    return unsloth
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

@@ -90,7 +90,14 @@ def test_a_run_goes_as_far_as_this_version_does_and_says_so(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny)
     tokenizer.chat_template = presets.find("smollm2_135m").chat_template
     tokenizer.save_pretrained(tiny)
-    small = ("problems.limit=20", "evaluate.limit=3", "headroom=2", "evaluate.max_tokens=16", "sft.max_steps=2")
+    small = (
+        "problems.limit=20",
+        "evaluate.limit=3",
+        "headroom=2",
+        "evaluate.max_tokens=16",
+        "sft.max_steps=2",
+        "problems.levels=1",
+    )
     student = (f"student.model={tiny}", "student.bits=32", "student.max_length=500", "export.formats=merged")
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
     done = plantune("run", "smollm2_135m", *small, *student, env=environ)
