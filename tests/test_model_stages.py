@@ -1,0 +1,100 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from plantune_lite import model_stages, presets, student
+from plantune_lite.job import Job
+from plantune_lite.practice import generate
+from plantune_lite.recipe_files import load, override
+from plantune_lite.records import Reply, RunError, write_records
+
+POOL = list(generate("train", seed=0, limit=8))
+ANSWERS = {problem.question: problem.answer for problem in POOL}
+
+
+def job(folder, *settings, stage="headroom", **earlier):
+    recipe = override(load("smollm2_135m"), settings)
+    (folder / stage).mkdir(parents=True, exist_ok=True)
+    write_records(folder / "problems" / "pool.jsonl", POOL)
+    return Job(run=folder, stage=stage, out=folder / stage, recipe=recipe, earlier=earlier, hours_left=None)
+
+
+def knows(share):
+    """A student that knows so many of the answers."""
+
+    def answer(prompts, sampling):
+        asked = [messages[-1]["content"].partition("\n\n")[0] for messages in prompts]
+        known = list(ANSWERS)[: round(share * len(ANSWERS))]
+        return [[Reply(text=f"\\boxed{{{ANSWERS[one] if one in known else 'no idea'}}}")] for one in asked]
+
+    return lambda *arguments, **settings: SimpleNamespace(generate=answer)
+
+
+def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(student, "load", knows(1.0))
+    found = model_stages.headroom(job(tmp_path))
+    said = capsys.readouterr().out
+    assert found["solved"] == found["asked"] == 8 and "expect little" in found["line"]
+    assert "already solves 100% of these" in said and "problems.levels=3,4,5" in said and "student.model" in said
+
+
+def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(student, "load", knows(0.5))
+    found = model_stages.headroom(job(tmp_path))
+    assert found["line"] == "untuned, the student solves 4 of 8 problems like these"
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(student, "load", knows(0.0))
+    assert model_stages.headroom(job(tmp_path, "headroom=3"))["asked"] == 3
+    assert model_stages.headroom(job(tmp_path, "headroom=0"))["solved"] is None
+
+
+def test_a_model_that_wants_a_gpu_is_not_asked_on_a_cpu(tmp_path):
+    found = model_stages.headroom(job(tmp_path, "student.model=qwen2_5_7b"))
+    assert found["solved"] is None and "wants a GPU" in found["line"]
+
+
+def test_the_run_s_model_is_what_was_trained_last(tmp_path):
+    assert model_stages.last_trained(job(tmp_path, sft={"base": {}})) == "sft"
+    assert model_stages.last_trained(job(tmp_path)) is None
+    assert model_stages.last_trained(job(tmp_path, "sft=none", sft={"base": {}})) is None
+
+
+def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
+    run = tmp_path / "first"
+    (run / "sft").mkdir(parents=True)
+    (run / "manifest.json").write_text('{"format": 1, "stages": {}, "final": "sft"}')
+    assert model_stages.adapter_of("first", tmp_path / "second") == run / "sft"
+    (run / "sft" / "adapter_config.json").write_text("{}")
+    assert model_stages.adapter_of(str(run / "sft"), tmp_path / "second") == run / "sft"
+    with pytest.raises(RunError, match="no run or folder of that name has a finished adapter"):
+        model_stages.adapter_of("nothing", tmp_path / "second")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (("sft.target=solution", "sft.solutions=dataset"), "baseline"),
+        (("sft.target=solution",), "control"),
+        ((), "m1"),
+        (("sft.target=plan",), "m2"),
+    ],
+)
+def test_an_arm_goes_by_its_name_in_the_papers(tmp_path, settings, name):
+    assert model_stages._arm(job(tmp_path, *settings), "sft") == name
+
+
+def test_training_leaves_time_for_what_comes_after_it(tmp_path):
+    limited = replace(job(tmp_path, stage="sft"), hours_left=2.0)
+    assert model_stages._hours(limited) == pytest.approx(1.4)
+    assert model_stages._hours(job(tmp_path, stage="sft")) is None
+
+
+def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
+    for name in ("gemma3_1b_sft", "qwen3_4b_sft", "qwen2_5_7b_sft"):
+        recipe = load(name)
+        assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution" and recipe.student.bits == 4
+        assert recipe.distill.teacher == "gemini" and recipe.distill.max_usd and recipe.max_hours
