@@ -114,6 +114,7 @@ class Opened:
 def open_adapter(adapter: Path, base: Path) -> Opened:
     """What the merged model is made of; refuses by name what cannot be merged."""
     config = read_config(adapter)
+    _refuse_kind(config, adapter)
     in_base = tensors_in(base)
     model = skeleton(base)
     names = {name: tuple(values.shape) for name, values in model.named_parameters(remove_duplicate=False)}
@@ -146,13 +147,16 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's config, if it is one that a merge understands."""
+    """The adapter's config as it stands there."""
     try:
-        config = json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        return json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise AdapterError(f"{adapter} has no {CONFIG}: name the folder of an adapter in PEFT's format") from None
     except ValueError as error:
         raise AdapterError(f"{adapter / CONFIG} is not JSON ({error}): export the adapter again") from None
+
+
+def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise AdapterError(
             f"{adapter} is of the kind {config.get('peft_type')!r}, and only LoRA can be merged here (rslora and DoRA "
@@ -169,7 +173,6 @@ def read_config(adapter: Path) -> dict[str, Any]:
             f"{adapter} was begun with init_lora_weights={start!r}, which changes the base's own weights. Convert it "
             "to a plain LoRA first (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
         )
-    return config
 
 
 def skeleton(base: Path) -> Any:
@@ -247,10 +250,12 @@ def _layer_tensors(path: str, module: Any, left: dict[str, Tensor], adapter: Pat
     if missing := [keys[role] for role, tensor in found.items() if tensor is None]:
         raise AdapterError(f"{adapter} lacks {missing[0]} for {path}: it is cut off, or of another base")
     inputs, outputs = module.in_features, module.out_features
-    if found["lora_A"].shape[1:] != (inputs,) or found["lora_B"].shape[:1] != (outputs,):
+    rank = module.r[ADAPTER]
+    if found["lora_A"].shape != (rank, inputs) or found["lora_B"].shape != (outputs, rank):
         shapes = f"{list(found['lora_B'].shape)} x {list(found['lora_A'].shape)}"
         raise AdapterError(
-            f"{adapter} has {shapes} for {path}, which is {outputs} x {inputs} in the base: it is of another model"
+            f"{adapter} has {shapes} for {path}, which is {outputs} x {inputs} in the base and of rank {rank} in the "
+            "adapter's config: it is of another model"
         )
     return found
 

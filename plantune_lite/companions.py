@@ -25,11 +25,8 @@ _TOKENIZER = (
 _QUANTISED = re.compile(r"bnb|4bit|8bit|gptq|awq|gguf|fp8|int[48]", re.IGNORECASE)
 
 
-def write_companions(
-    base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None
-) -> list[str]:
-    """Write everything but the weights of a merged model; the names of the files."""
-    before = set(out.iterdir())
+def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None) -> None:
+    """Write everything but the weights of a merged model."""
     config = _read(base / "config.json")
     config.pop("quantization_config", None)
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = FLOATS[dtype]
@@ -41,7 +38,6 @@ def write_companions(
         _speak_as(preset, out)
     elif (base / "generation_config.json").is_file():
         shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
-    return sorted(path.name for path in set(out.iterdir()) - before)
 
 
 def publish_adapter(
@@ -93,7 +89,8 @@ def _speak_as(preset: Preset, out: Path, *, generation: bool = True) -> None:
         config["bos_token"] = preset.bos
     _write(out / "tokenizer_config.json", config)
     write_whole(out / "chat_template.jinja", preset.chat_template)  # the newer place; older programs know the other
-    (out / "chat_template.json").unlink(missing_ok=True)
+    for older in ("chat_template.json", "special_tokens_map.json"):  # they would say again what was so before
+        (out / older).unlink(missing_ok=True)
     if generation:
         ids = _ids(out, [preset.turn_end, *preset.stops, preset.pad, *filter(None, [preset.bos])])
         ends = [ids[token] for token in (preset.turn_end, *preset.stops)]

@@ -5,7 +5,8 @@
     -> {"line": "merged 196 layers: 15.2 GB in 8 files, 1 min 2 s", "files": {"model-00001-of-00008.safetensors": ...
 
 What comes in: an adapter folder in PEFT's format, and the folder of the base. What goes out: a folder that transformers
-loads. Interrupted, it goes on at the next file: what is finished stands in .merge.json by name, size and hash.
+loads. Interrupted, it goes on at the next file: what is finished stands in .merge.json by name, size and hash. Whether
+the model is its adapter's equal is for agreement.compare to say.
 """
 
 import errno
@@ -72,18 +73,18 @@ def merge(
     _refuse_small_disk(out, todo, len(shards), say)
     most = _most_used([tensor for tensor in tensors if tensor.dtype in FLOATS])
     with _full_disk_in_a_sentence(out, progress, len(shards)):
+        progress.keep()
         _write(todo, opened.parts, out, progress)
         if len(shards) > 1:
             write_whole(out / "model.safetensors.index.json", index_of(shards))
-        beside = write_companions(base, adapter, out, dtype=most, untied=opened.untied, preset=preset)
+        write_companions(base, adapter, out, dtype=most, untied=opened.untied, preset=preset)
     if opened.untied:
-        say("the adapter changes one of the two ends of this model: embedding and output layer are two tensors now")
+        say("embedding and output layer were one tensor and are two now, because the adapter changes one of them")
     total = sum(shard.size for shard in shards)
     seconds = time.monotonic() - began
     return {
         "line": f"merged {opened.layers} layers: {size(total)} in {len(shards)} files, {duration(seconds)}",
         "files": progress.done,
-        "beside": beside,
         "bytes": total,
         "dtype": FLOATS[most],
         "layers": opened.layers,
@@ -126,7 +127,6 @@ class _Progress:
         elif known is not None:
             for name in [*known["files"], "model.safetensors.index.json"]:
                 (out / name).unlink(missing_ok=True)
-        self.keep()
 
     def _known(self) -> dict[str, Any] | None:
         with suppress(FileNotFoundError, ValueError):

@@ -3,9 +3,9 @@
     python -m plantune_lite.llama_child quantise SOURCE.gguf TARGET.gguf q4_k_m
     python -m plantune_lite.llama_child run JOB.json
 
-What comes in: a job, {"file": GGUF, "lora": GGUF or null, "prompts": token ids, "tokens": 12, "texts": what is to be cut
-into tokens, "chats": conversations, "long": token ids, "most": 512, "logits": FILE.npy}. What goes out, in the job's
-place: {"tokens": what it said to each prompt, "texts": token ids, "chats": as its own template has them, "ended": ...}.
+What comes in: a job, {"file": GGUF, "lora": GGUF or null, "prompts": token ids, "tokens": 12, "texts": what is to be
+cut into tokens, "chats": conversations, "long": token ids, "most": 512, "logits": FILE.npy}. What goes out, in the
+job's place: {"tokens": said to each prompt, "texts": token ids, "chats": as its template has them, "ended": [...]}.
 """
 
 import json

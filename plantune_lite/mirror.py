@@ -134,7 +134,7 @@ def _small_things(run: Path) -> Iterator[Path]:
             if hidden or parts[0] in (*_LARGE, "manifest.json"):
                 continue
             checkpoint = _checkpoint_of(file)
-            if checkpoint is None or checkpoint == _newest_checkpoint(checkpoint.parent):
+            if checkpoint is None or checkpoint in _needed_checkpoints(checkpoint.parent):
                 yield file
 
 
@@ -156,6 +156,18 @@ def _newest_checkpoint(folder: Path) -> Path | None:
         path: int(name[1]) for path, name in numbered.items() if name and (path / "trainer_state.json").is_file()
     }
     return max(complete, key=complete.__getitem__, default=None)
+
+
+def _needed_checkpoints(folder: Path) -> list[Path]:
+    """The newest, and the best so far: the training ends with that one's weights."""
+    newest = _newest_checkpoint(folder)
+    if newest is None:
+        return []
+    try:
+        best = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8")).get("best_global_step")
+    except (OSError, ValueError):
+        best = None
+    return [newest, *([folder / f"checkpoint-{best}"] if best else [])]
 
 
 def _read_index(target: Path) -> dict[str, list[int]]:

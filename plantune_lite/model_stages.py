@@ -17,7 +17,6 @@ from plantune_lite.job import Job, is_first
 from plantune_lite.records import (
     Generate,
     MissingError,
-    NotBuiltError,
     Problem,
     RunError,
     Sampling,
@@ -37,9 +36,9 @@ def headroom(job: Job) -> dict[str, Any]:
     pool = [one for one in read_records(Problem, job.run / "problems" / "pool.jsonl") if one.kind != "code"]
     asked = Random(job.recipe.seed).sample(pool, min(job.recipe.headroom, len(pool)))
     if not asked:
-        return {"line": "not looked at", "solved": None}
+        return {"line": "not looked at", "solved": None, "looked": job.recipe.headroom == 0}
     if why := _cannot_ask(job):
-        return {"line": f"not looked at: {why}", "solved": None}
+        return {"line": f"not looked at: {why}", "solved": None, "looked": False}
     from plantune_lite import student
 
     part, most = job.recipe.student, job.recipe.evaluate.max_tokens
@@ -92,6 +91,7 @@ def sft(job: Job) -> dict[str, Any]:
     from plantune_lite import sft, student
 
     part, wanted = job.recipe.sft, job.recipe.student
+    _refuse_spent(job)
     base = job.out / "base.json"
     pinned = json.loads(base.read_text(encoding="utf-8"))["revision"] if base.is_file() else None
     loaded = student.load(
@@ -119,6 +119,17 @@ def sft(job: Job) -> dict[str, Any]:
         say=job.say,
     )
     return {**summary, "base": asdict(loaded.source)}
+
+
+_LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
+
+
+def _refuse_spent(job: Job) -> None:
+    if job.hours_left is not None and job.hours_left < _LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} is spent before training began: "
+            "the same command with a larger max_hours goes on"
+        )
 
 
 def _hours(job: Job) -> float | None:
@@ -200,7 +211,8 @@ def _answer_suite(
     from plantune_lite import evaluate, harness_json, interventions
 
     part = job.recipe.evaluate
-    weights = f"{loaded.source.repo}@{loaded.source.revision}:{job.recipe.student.bits}bit"
+    source = loaded.source
+    weights = f"{source.repo}@{source.revision}:{job.recipe.student.bits}bit:{source.backend}"
     settings: dict[str, Any] = {
         "samples": part.samples,
         "temperature": part.temperature,
@@ -283,12 +295,10 @@ def export(job: Job) -> dict[str, Any]:
     prompts = [speech.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = agreement.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
-    if files := [one for one in formats if one not in ("adapter", "merged")]:
-        raise NotBuiltError(
-            f"{merged} is there, but this version writes no GGUF files yet, and export.formats asks for "
-            f"{', '.join(files)}; with export.formats=merged the run goes on"
-        )
-    return {**done, **checked, "line": f"{done['line']}; {checked['line']}"}
+    not_made = [one for one in formats if one not in ("adapter", "merged")]
+    if not_made:
+        job.say(f"not made: {', '.join(not_made)}; this version writes no GGUF files yet")
+    return {**done, **checked, "line": f"{done['line']}; {checked['line']}", "not_made": not_made}
 
 
 STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {

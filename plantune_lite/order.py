@@ -26,6 +26,7 @@ class Stage:
     home: str = ""  # its folder; "" = the run folder itself
     part: str | None = None  # an optional part: None in the recipe skips the stage
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
+    advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     format: int = 1  # raised when the same inputs would give other files
     work: str | None = None  # in tests: another function than stage.py's, "module_or_path.py:function"
 
@@ -46,6 +47,7 @@ STAGES = (
         after=("problems",),
         home="headroom",
         outputs=("headroom",),
+        advice=True,
     ),
     Stage(
         name="distill",
@@ -101,7 +103,6 @@ STAGES = (
         name="export",
         reads=("student", "export"),
         after=("sft", "cpl", "grpo"),
-        also=("evaluate",),
         outputs=("merged", "gguf"),
     ),
     Stage(name="report", reads=("name",), after=("distill", "corpus", "evaluate", "export"), outputs=("report.html",)),
@@ -201,6 +202,8 @@ def states(
         expected[stage.name] = fingerprint(stage, inputs, expected)
         if entry is None or (entry["status"] != "done" and runs.is_empty(folder, stage.outputs)):
             yield stage, "to do", ""
+        elif stage.advice:
+            yield stage, "done" if entry["status"] == "done" and _looked(entry, inputs) else "to do", ""
         elif entry["fingerprint"] != expected[stage.name]:
             yield stage, "differs", _difference(stage, entry, inputs)
         elif entry["status"] != "done":
@@ -211,6 +214,12 @@ def states(
                 yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again
                 yield stage, "goes on" if missing else "done", ""
+
+
+def _looked(entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Whether advice was found and still stands: another model, or a machine that could not look, is another matter."""
+    same = all(entry["inputs"].get(name) == inputs[name] for name in inputs if name.startswith("student."))
+    return same and entry.get("summary", {}).get("looked", True)
 
 
 _CONTENT = " (content of "

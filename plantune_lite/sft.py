@@ -46,6 +46,11 @@ _OURS = {  # TRL's name -> what decides it
     "gradient_checkpointing": "student.checkpointing",
     "seed": "the recipe's seed",
     "output_dir": "the name of the run",
+    **dict.fromkeys(("save_strategy", "eval_strategy", "eval_steps", "load_best_model_at_end"), "sft.save_steps"),
+    **dict.fromkeys(("packing", "padding_free", "dataset_kwargs", "remove_unused_columns"), "our own encoder of rows"),
+    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "our own mask, the completion alone,"),
+    "train_sampling_strategy": "our own order, the longest batch first,",
+    "logging_nan_inf_filter": "the stop at a loss that is no number",
 }
 _ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a card without bf16, with --again sft."
 

@@ -32,12 +32,27 @@ def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -
 
     With for_reply a last assistant message is the beginning of that reply, to go on from.
     """
+    control = _control_tokens(tokenizer)
+    messages = tuple({**turn, "content": _without(control, turn["content"])} for turn in messages)
     begun = ""
     if for_reply and messages[-1]["role"] == "assistant":
         messages, begun = messages[:-1], messages[-1]["content"]
     ids = encode(tokenizer, _rendered(tokenizer, messages, add_generation_prompt=for_reply))
     # A reply is generated token by token behind these ids, so its beginning is encoded behind them too.
     return ids + encode(tokenizer, begun) if begun else ids
+
+
+def _control_tokens(tokenizer: Any) -> list[str]:
+    special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return [token for token in {*tokenizer.all_special_tokens, *special} if token]
+
+
+def _without(control: list[str], text: str) -> str:
+    """A question that spells out the end of its turn would forge another: what steers the chat is the template's."""
+    while found := [token for token in control if token in text]:
+        for token in found:
+            text = text.replace(token, "")
+    return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:

@@ -24,14 +24,16 @@ from plantune_lite.presets import Preset
 from plantune_lite.recipe import Student
 from plantune_lite.records import Messages, MissingError, Reply, Sampling
 from plantune_lite.replies import Replies
+from plantune_lite.watch import out_of_memory
+
+_POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
 
 
 class Loaded:
     """A student in memory; satisfies records.LoadedStudent."""
 
-    def __init__(self, model: Any, tokenizer: Any, preset: Preset, source: Source, checkpointing: bool) -> None:
+    def __init__(self, model: Any, tokenizer: Any, preset: Preset, source: Source) -> None:
         self.model, self.tokenizer, self.preset, self.source = model, tokenizer, preset, source
-        self.checkpointing = checkpointing
         self._replies = Replies(self)
 
     def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
@@ -77,7 +79,7 @@ class Loaded:
             yield
         finally:
             if training and self.source.backend == "unsloth":
-                FastLanguageModel.for_training(self.model, use_gradient_checkpointing=self.checkpointing)
+                FastLanguageModel.for_training(self.model)
             elif training:
                 self.model.train()
 
@@ -111,8 +113,10 @@ def load(
         model = _with_adapter(model, part, source, training, seed)
     if adapter is not None:
         _fill(model, adapter)
+    if backend == "unsloth":
+        _take_long_prompts(model)
     model.train(training)
-    return Loaded(model, tokenizer, preset, source, part.checkpointing)
+    return Loaded(model, tokenizer, preset, source)
 
 
 # --- which backend ----------------------------------------------------------------------------------------------------
@@ -127,8 +131,7 @@ def backend_here(environ: Mapping[str, str] = os.environ) -> Backend:
     asked = environ.get("PLANTUNE_BACKEND", "")
     if asked not in ("", "unsloth", "plain"):
         raise StudentError(f"PLANTUNE_BACKEND is {asked!r}, but must be 'unsloth' or 'plain'")
-    accelerated = torch.cuda.is_available() or (hasattr(torch, "xpu") and torch.xpu.is_available())
-    if asked == "unsloth" or (accelerated and not asked):
+    if asked == "unsloth" or (torch.cuda.is_available() and not asked):
         if find_spec("unsloth") is None:
             raise MissingError(
                 "Training on a GPU needs Unsloth: pip install 'plantune-lite[train]' "
@@ -151,7 +154,7 @@ def unsloth() -> Any:
 
 
 def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
-    """The base model, frozen, and its tokenizer."""
+    """The base model and its tokenizer."""
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
@@ -165,24 +168,35 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(_why_not(part.model, error)) from error
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise StudentError(
+            f"{part.model} in {part.bits} bits does not fit into the memory here: set student.bits=4, or a smaller "
+            "student.model; plantune estimate says what fits"
+        ) from error
     if hasattr(model.config, "vision_config"):
         raise StudentError(f"student.model is {part.model}, which reads images too: take a text model of its family")
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes repacks 4-bit weights for answering and never back, so that training after it goes wrong.
             module.support_avx512bf16_for_cpu = False
-    for weights in model.parameters():
-        weights.requires_grad_(False)
     return model, tokenizer
 
 
 def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
     import torch
+    from transformers import AutoConfig
     from unsloth import FastLanguageModel
 
+    folder = Path(source.place)
+    if folder.is_dir():  # else it is one of the well-known models, which take more than anyone asks for
+        # Asked for more than a model's own context, Unsloth stretches its positions, which changes every answer.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        max_length = min(max_length, _context(config) or max_length)
     model, _ = FastLanguageModel.from_pretrained(
         model_name=source.place,
-        use_exact_model_name=Path(source.place).is_dir(),
+        use_exact_model_name=folder.is_dir(),
         max_seq_length=max_length,
         dtype=torch.float32 if part.bits == 32 else None,  # None: bf16 where the card has it, else fp16
         load_in_4bit=part.bits == 4,
@@ -192,6 +206,19 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         trust_remote_code=False,
     )
     return model
+
+
+def _take_long_prompts(model: Any) -> None:
+    """Let a prompt be longer than what training was promised, which Unsloth would cut."""
+    room = min(_POSITIONS, _context(model.config) or _POSITIONS)
+    for module in model.modules():
+        if hasattr(module, "max_seq_length"):
+            module.max_seq_length = max(room, module.max_seq_length)
+
+
+def _context(config: Any) -> int | None:
+    """How many tokens a model was made for, where its config says it."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def _plain(part: Student, source: Source) -> Any:

@@ -42,7 +42,8 @@ def common(
         "adam_beta2": 0.999,
         "adam_epsilon": 1e-8,
         "max_grad_norm": 1.0,
-        "bf16": on_gpu and model.dtype == torch.bfloat16,
+        # On a T4 Unsloth keeps Gemma in bf16, which a T4 cannot compute, and trains it in float32 by itself.
+        "bf16": on_gpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False),
         "fp16": on_gpu and model.dtype == torch.float16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": checkpointing,
@@ -60,6 +61,8 @@ def common(
         "log_level_replica": "error",
         "report_to": [] if logger == "none" else [logger],
         "run_name": out.parent.name,
+        "project": "plantune",
+        "trackio_space_id": None,  # older versions make a Space on the Hub of it
         "save_strategy": "steps",
         "save_steps": save_steps,
         "save_total_limit": 2,

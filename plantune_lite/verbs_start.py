@@ -7,7 +7,16 @@ from typing import Any
 
 import click
 
-from plantune_lite.command import cli, do_stages, going_on, json_option, load_asked, recipe_argument, settings_argument
+from plantune_lite.command import (
+    cli,
+    do_stages,
+    going_on,
+    json_option,
+    load_asked,
+    recipe_argument,
+    say_to_stderr,
+    settings_argument,
+)
 from plantune_lite.shown import print_json, show_estimate, show_problem_file, show_recipe, show_states
 
 
@@ -61,9 +70,10 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite import estimate as bills
-    from plantune_lite import problems
+    from plantune_lite import pipeline, problems
 
-    wanted, _ = load_asked(recipe, settings, None)
+    asked, _ = load_asked(recipe, settings, None)
+    wanted = pipeline.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
     pool = problems.load(wanted.problems, seed=wanted.seed).pool
     costs = bills.distillation(pool, wanted.distill, os.environ)
     fits = show_estimate(wanted, len(pool), costs, gpu, as_json)

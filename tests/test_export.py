@@ -377,8 +377,10 @@ def test_real_adapters_of_other_kinds_are_refused(qwen2, tmp_path):
 def test_an_adapter_of_another_model_is_refused_by_its_first_wrong_layer(qwen2, tmp_path):
     base, adapter, _ = qwen2
     wider = tiny_student(tmp_path / "wider", "qwen2", intermediate_size=256)
-    with pytest.raises(AdapterError, match=r"mlp.gate_proj, which is 256 x 64 in the base: it is of another model"):
+    with pytest.raises(AdapterError, match=r"mlp.gate_proj, which is 256 x 64 in the base"):
         open_adapter(adapter, wider)
+    with pytest.raises(AdapterError, match=r"of rank 16 in the adapter's config: it is of another model"):
+        open_adapter(edited(adapter, tmp_path / "rank", r=16), base)
     deeper = tiny_student(tmp_path / "deeper", "qwen2", num_hidden_layers=3)
     with pytest.raises(AdapterError, match=r"lacks lora_A.weight for model.layers.2.self_attn.q_proj"):
         open_adapter(adapter, deeper)
@@ -475,6 +477,7 @@ def test_a_merged_model_plans_without_being_told(family, name, tmp_path):
     preset = presets.find(name)
     base = tiny_student(tmp_path / "base", family)
     (base / "generation_config.json").write_text('{"repetition_penalty": 1.05, "eos_token_id": [4], "do_sample": true}')
+    (base / "special_tokens_map.json").write_text('{"eos_token": "<eos>", "pad_token": "<eos>"}')
     trained(base, tmp_path / "adapter", target_modules=SOME)
     merge(tmp_path / "adapter", base, tmp_path / "merged", preset=preset)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")

@@ -394,7 +394,7 @@ TOO_MUCH = [
     (recipe("qwen3_4b", grpo=GRPO(group=16, prompts_per_step=8), student=Student("qwen3_4b", max_length=2048)), 8),
     (recipe("qwen3_4b", grpo=GRPO(reward="guided", group=12, prompts_per_step=1, max_completion=2048)), 8),
     (recipe("qwen2_5_7b", sft=SFT(batch_size=8, accumulate=3), student=Student("qwen2_5_7b", bits=16)), 12),
-    (recipe("qwen2_5_7b", evaluate=Evaluate(samples=64, max_tokens=4096)), 12),
+    (recipe("qwen2_5_7b", evaluate=Evaluate(samples=64, temperature=0.7, max_tokens=4096)), 12),
     (recipe("qwen2_5_7b", distill=Distill("self"), student=Student("qwen2_5_7b", bits=32)), 16),
 ]
 

@@ -13,7 +13,7 @@ import toy_stages
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
 from plantune_lite import CPL, GRPO, pipeline, runs
-from plantune_lite.order import STAGES, active_stages, inputs_of
+from plantune_lite.order import STAGES, active_stages, inputs_of, states
 from plantune_lite.pipeline import run
 from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
 from plantune_lite.recipe_files import override
@@ -342,3 +342,19 @@ def test_a_run_in_the_working_folder_has_that_folders_name(tmp_path, monkeypatch
 
 def test_the_toy_file_is_found_by_other_processes():
     assert Path(HERE).is_file() and json.loads(json.dumps(HERE)) == toy_stages.HERE
+
+
+def test_advice_never_stands_in_the_way_and_is_given_anew_for_another_model(tmp_path):
+    def headroom_is(manifest, *settings):
+        found = states(tmp_path, override(RECIPE, settings), manifest, active_stages(RECIPE))
+        return next(state for stage, state, _ in found if stage.name == "headroom")
+
+    stage = next(stage for stage in STAGES if stage.name == "headroom")
+    entry = {"fingerprint": "old", "status": "done", "inputs": inputs_of(RECIPE, stage), "summary": {}, "outputs": {}}
+    manifest = {"stages": {"headroom": entry}}
+    (tmp_path / "headroom").mkdir()
+    (tmp_path / "headroom" / "untuned.jsonl").write_text("{}\n")
+    assert headroom_is(manifest) == headroom_is(manifest, "evaluate.max_tokens=77", "headroom=9") == "done"
+    assert headroom_is(manifest, "student.bits=4") == "to do"
+    entry["summary"] = {"looked": False}
+    assert headroom_is(manifest) == "to do"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from sft_child import learner, make_base, rows
 from tiny import FAMILIES
 
-from plantune_lite import Corpus, Distill, Problems, Recipe, run, sft, student, watch
+from plantune_lite import Corpus, Distill, Problems, Recipe, lessons, run, sft, student, watch
 from plantune_lite.lessons import LessonError
 from plantune_lite.order import STAGES
 from plantune_lite.process import processes_asked, run_stage
@@ -128,6 +128,15 @@ def test_the_learning_rate_is_the_schedules_at_every_step(trained):
     assert rates == pytest.approx([1e-2 * schedule(step) for step in range(12)])
 
 
+def test_the_rows_come_in_their_order_with_the_longest_first(trained):
+    done = trained("llama")
+    lengths = [len(one.ids) for one in lessons.lessons(done.student, rows(48), 1024).kept]
+    places = lessons.order(lengths, 4, 48, seed=0)
+    seen = [named["tokens"] for _, named in sorted(done.figures.items())]
+    assert seen == [sum(lengths[place] for place in places[: 4 * step]) for step in range(1, 13)]
+    assert max(lengths[place] for place in places[:4]) == max(lengths)
+
+
 def test_the_summary_says_what_was_done(trained):
     summary = trained("llama").summary
     assert summary["line"].startswith("12 steps on 48 rows, loss 5.") and "validation loss" in summary["line"]
@@ -225,7 +234,7 @@ def test_the_chunked_loss_is_the_plain_one(bases, tmp_path, family):
 def test_the_loss_is_that_of_the_learned_tokens(base, tmp_path):
     done = one_step(base, tmp_path / "sft")
     untrained, total, count = learner(base), 0.0, 0
-    for one in sft.lessons.lessons(untrained, rows(4), 1024).kept:
+    for one in lessons.lessons(untrained, rows(4), 1024).kept:
         with torch.no_grad():
             said = untrained.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
         for place in range(len(one.ids) - one.learned, len(one.ids)):
@@ -424,14 +433,19 @@ def recipe_for(base):
     )
 
 
-def stage_at_work(run, base, **settings):
-    """The sft stage of a run whose corpus lies there already; its summary and figures."""
+def put_stage(run, base):
+    """A run folder that the sft stage can work in."""
     write_whole(run / "recipe.json", to_json(recipe_for(base)))
     write_records(run / "corpus/train.jsonl", rows(32))
     write_records(run / "corpus/validation.jsonl", rows(8, start=900))
     job = {"stage": "sft", "home": "sft", "earlier": {}, "hours_left": None}
     write_whole(run / ".stage/job.json", json.dumps(job))
-    summary = run_stage(run, "sft", stream=io.StringIO(), **settings)
+    return run
+
+
+def stage_at_work(run, base, **settings):
+    """The summary and the figures of a stage of its own process."""
+    summary = run_stage(put_stage(run, base), "sft", stream=io.StringIO(), **settings)
     return summary, list(read_jsonl(run / "metrics.jsonl"))
 
 
@@ -458,6 +472,19 @@ def test_the_number_of_processes_is_a_number():
     assert [processes_asked({}), processes_asked({"PLANTUNE_PROCESSES": "2"})] == [1, 2]
     with pytest.raises(RunError, match="PLANTUNE_PROCESSES is 'all', but must be a number of cards, say 2"):
         processes_asked({"PLANTUNE_PROCESSES": "all"})
+
+
+def test_a_stage_alone_sees_one_card(base, tmp_path, monkeypatch):
+    look = tmp_path / "look.py"
+    look.write_text("import os\ndef look(job): return {'cards': os.environ['CUDA_VISIBLE_DEVICES']}")
+    seen = []
+    for cards in (None, "2,3", ""):
+        if cards is None:
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        else:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+        seen.append(run_stage(put_stage(tmp_path / "run", base), "sft", work=f"{look}:look")["cards"])
+    assert seen == ["0", "2", ""]
 
 
 @pytest.mark.slow

@@ -56,17 +56,20 @@ def test_a_checkpoint_of_the_scheduler_keeps_a_shortened_schedule(tmp_path):
 
 
 def run(steps, hours, seconds_a_step, *, at=0, **settings):
-    """A training of fake steps by the clock; how many it made, how long it took, what it said, its schedule."""
-    time, said = [0.0], []
+    """A training of fake steps by the clock; how many it made, how long it took, what it said, its rates."""
+    time, said, rates = [0.0], [], []
     schedule = Schedule(steps, steps // 10)
     clock = Clock(schedule, hours, said.append, now=lambda: time[0], **settings)
     state = SimpleNamespace(global_step=at, max_steps=steps)
     control = SimpleNamespace(should_training_stop=False, should_save=False, should_evaluate=False)
     while not control.should_training_stop:
+        rates.append(schedule(state.global_step))
         time[0] += seconds_a_step(state.global_step)
         state.global_step += 1
         clock.on_step_end(SimpleNamespace(eval_strategy="steps"), state, control)
-    return SimpleNamespace(made=state.global_step, time=time[0], said=said, schedule=schedule, state=state, end=control)
+    return SimpleNamespace(
+        made=state.global_step, time=time[0], said=said, rates=rates, schedule=schedule, state=state, end=control
+    )
 
 
 def test_without_a_limit_every_step_is_made():
@@ -83,7 +86,7 @@ def test_where_they_do_not_fit_the_schedule_ends_in_time():
     done = run(1000, 1.0, lambda step: 30.0)
     assert done.said == ["max_hours leaves time for 118 of 1000 steps: the schedule ends there"]
     assert (done.made, done.schedule.warmup, done.state.max_steps) == (118, 12, 118)
-    assert 3500 < done.time <= 3600
+    assert 3500 < done.time <= 3600 and done.rates[-1] < 0.01
 
 
 def test_a_slow_first_step_says_nothing_of_the_pace():
@@ -94,7 +97,7 @@ def test_a_slow_first_step_says_nothing_of_the_pace():
 def test_a_pace_that_slows_down_is_seen_again_and_the_rate_still_comes_down():
     done = run(1000, 1.0, lambda step: 10.0 if step < 40 else 20.0)
     assert len(done.said) == 4 and 3400 < done.time <= 3600
-    assert Schedule(done.made, 0)(done.made - 1) < 0.01
+    assert done.rates[-1] < 0.01
 
 
 def test_a_pace_that_breaks_down_ends_in_time_all_the_same():

@@ -32,7 +32,7 @@ ROWS = [
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": f"{text.format(price)} How much do 4 pens cost?"},
         ],
-        "completion": f"<plan>\n1. Multiply the price by 4.\n</plan>\n4 * {price} = \\boxed{{{4 * price}}}",
+        "completion": f"<plan>\n1. Multiply.\n</plan>\n\\boxed{{{4 * price}}}",
     }
     for price, text in PENS
 ]
@@ -71,7 +71,7 @@ def learn(loaded, out, metric=lambda step, **figures: None):
 
 def answers(loaded):
     """Greedy replies to prompts of different lengths, so that most are padded."""
-    replies = loaded.generate([tuple(row["prompt"]) for row in ROWS[:3]], Sampling(max_tokens=8))
+    replies = loaded.generate([tuple(row["prompt"]) for row in ROWS[:3]], Sampling(max_tokens=6))
     return [list(reply.token_ids) for [reply] in replies]
 
 
@@ -127,7 +127,8 @@ def elsewhere(kind, folders, tmp_path_factory):
     asked = {name: [str(path) if path else None for path in paths] for name, paths in folders.items()}
     command = [sys.executable, str(Path(__file__)), kind, json.dumps(asked), str(work)]
     cwd = tmp_path_factory.mktemp("cwd")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return {**json.loads((work / "made.json").read_text()), "left behind": os.listdir(cwd)}
 
@@ -152,11 +153,11 @@ def test_a_student_learns_and_still_knows_what_it_said_before(name, bits, folder
 @pytest.mark.parametrize("bits", [4, 32])
 def test_a_student_goes_on_learning_after_it_has_answered(bits, folders, tmp_path):
     loaded = load(folders["qwen2"], bits, training=True)
+    answers(loaded)
+    assert loaded.model.training and loaded.model.is_gradient_checkpointing
     first = learn(loaded, tmp_path / "first")
     answers(loaded)
-    assert loaded.model.training
-    second = learn(loaded, tmp_path / "second")
-    assert second[0] < first[1] and second[-1] < first[-1]
+    assert learn(loaded, tmp_path / "second")[-1] < first[-1]
 
 
 def test_the_first_loss_is_of_the_completions_alone(folders, tuned):

@@ -1,0 +1,66 @@
+"""What Ollama is told of a GGUF file: its template in Ollama's own language, our system turn, where a reply ends.
+
+    files_for(presets.find("qwen3_4b"), "mine-Q4_K_M.gguf", context=4096)
+    -> {"Modelfile": 'FROM ./mine-Q4_K_M.gguf\\nTEMPLATE ...', "template": ..., "system": ..., "params": ...}
+
+What comes in: the preset. What goes out: the Modelfile for `ollama create`, and the three files that the Hub hands to
+`ollama run hf.co/NAME`. Ollama reads no Jinja: a model without these answers in whatever template it takes for alike.
+"""
+
+import json
+
+from plantune_lite.plans import SYSTEM
+from plantune_lite.presets import Preset
+
+# Like the Jinja templates in presets.py: the default system turn where a conversation opens with none, and an answer
+# that was begun goes on. Gemma's opening <bos> is not here, because Ollama puts it in front by itself.
+_CHATML = """{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if and (eq $i 0) (ne .Role "system") }}<|im_start|>system
+__SYSTEM__<|im_end|>
+{{ end }}<|im_start|>{{ .Role }}
+{{ .Content }}
+{{- if not (and $last (eq .Role "assistant")) }}<|im_end|>
+{{ if $last }}<|im_start|>assistant
+{{ end }}
+{{- end }}
+{{- end }}"""
+_GEMMA = """{{- $system := __QUOTED__ }}
+{{- range $i, $_ := .Messages }}
+{{- $last := eq (len (slice $.Messages $i)) 1 }}
+{{- if and (eq $i 0) (eq .Role "system") }}{{ $system = .Content }}
+{{- else }}<start_of_turn>{{ if eq .Role "assistant" }}model{{ else }}user{{ end }}
+{{ if $system }}{{ $system }}
+
+{{ end }}{{ $system = "" }}{{ .Content }}
+{{- if not (and $last (eq .Role "assistant")) }}<end_of_turn>
+{{ if $last }}<start_of_turn>model
+{{ end }}
+{{- end }}
+{{- end }}
+{{- end }}"""
+
+
+def template(preset: Preset) -> str:
+    """The chat template in Go's template language."""
+    text = _GEMMA if preset.family == "gemma3_text" else _CHATML
+    return text.replace("__QUOTED__", json.dumps(SYSTEM)).replace("__SYSTEM__", SYSTEM)
+
+
+def parameters(preset: Preset, context: int) -> dict[str, object]:
+    """How it is run: as it was evaluated, greedily, to the end of its turn."""
+    return {"temperature": 0, "num_ctx": context, "stop": [preset.turn_end, *preset.stops]}
+
+
+def files_for(preset: Preset, file: str, *, context: int) -> dict[str, str]:
+    """The Modelfile and the files that stand for it on the Hub, by name."""
+    chosen = parameters(preset, context)
+    lines = [f"FROM ./{file}", f'TEMPLATE """{template(preset)}"""', f'SYSTEM """{SYSTEM}"""']
+    lines += [f"PARAMETER {name} {chosen[name]}" for name in ("temperature", "num_ctx")]
+    lines += [f'PARAMETER stop "{stop}"' for stop in chosen["stop"]]
+    return {
+        "Modelfile": "\n".join(lines) + "\n",
+        "template": template(preset),
+        "system": SYSTEM,
+        "params": json.dumps(chosen, indent=1) + "\n",
+    }

@@ -1,0 +1,280 @@
+import importlib.util
+import json
+import re
+import shutil
+
+import jinja2
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny import tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from plantune_lite import acceptance, converter, embedded, export, gguf, ollama, presets, speech
+from plantune_lite.presets import PRESETS
+
+CHATML, GEMMA = presets.find("smollm2_135m"), presets.find("gemma3_1b")
+QUESTIONS = (
+    "A pen costs 3 dollars and a book costs 8 dollars. How much do 2 pens and a book cost?",
+    "Tom is 3 years older than Ann, who is 9. How old is Tom?",
+    "A train goes 60 km an hour for 3 hours. How far does it go?",
+    "How many legs do 4 dogs and 3 hens have?",
+)
+SIX = ("f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m")
+
+
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory):
+    """Random weights, 256 wide as k-quants want it, under SmolLM2's own tokenizer, which llama.cpp knows."""
+    folder = tmp_path_factory.mktemp("merged") / "model"
+    shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    tiny_model("llama", dtype=torch.bfloat16, **shape).save_pretrained(folder)
+    for file in embedded.folder().iterdir():
+        if "token" in file.name:
+            shutil.copyfile(file, folder / file.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def prompts(merged):
+    tokenizer = AutoTokenizer.from_pretrained(merged)
+    return [speech.encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in QUESTIONS]
+
+
+@pytest.fixture(scope="module")
+def six(merged, prompts, tmp_path_factory):
+    out, said = tmp_path_factory.mktemp("six"), []
+    how = {"name": "tiny", "preset": CHATML, "prompts": prompts, "most": 0}
+    summary = gguf.export_gguf(merged, out, SIX, **how, say=said.append)
+    return out, summary, said, how
+
+
+def test_every_format_is_run_by_llama_cpp_before_it_bears_its_name(six):
+    out, summary, said, _ = six
+    assert {name: found["ran"] for name, found in summary["gguf"].items()} == {
+        f"tiny-{kind.upper()}.gguf": True for kind in SIX
+    }
+    for kind in ("F16", "BF16"):
+        assert summary["gguf"][f"tiny-{kind}.gguf"]["agreement"] == "4 of 4 prompts alike"
+    assert all(0 <= found["kl"] < 0.05 for found in summary["gguf"].values())
+    assert "are free" in said[0] and "6 GGUF files" in summary["line"]
+
+
+def test_what_is_smaller_is_smaller_and_nothing_temporary_stays(six):
+    out, summary, _, _ = six
+    sizes = [summary["gguf"][f"tiny-{kind.upper()}.gguf"]["bytes"] for kind in SIX]
+    assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 2
+    names = {path.name for path in out.iterdir()}
+    assert names == {*summary["gguf"], "Modelfile", "template", "system", "params", gguf.PROGRESS}
+
+
+def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_there_is_one(
+    six, merged, tmp_path, monkeypatch
+):
+    out, _, _, how = six
+    copy, first, second = tmp_path / "out", [], []
+    shutil.copytree(out, copy)
+    (copy / "tiny-Q8_0.gguf").unlink()
+    (copy / ".tiny-Q8_0.gguf.part").write_bytes(b"half of one")
+    with monkeypatch.context() as here:
+        here.setattr(converter, "runs_llama", lambda: False)
+        here.setattr(converter, "quantiser", lambda: None)
+        unrun = gguf.export_gguf(merged, copy, ("q8_0", "q4_k_m"), **how, say=first.append)
+        with pytest.raises(gguf.GGUFError, match="q5_k_m needs a built llama.cpp"):
+            converter.quantise(copy / "tiny-BF16.gguf", copy / "x.gguf", "q5_k_m")
+    assert [line for line in first if line.startswith("writing")] == ["writing tiny-Q8_0.gguf"]
+    assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and unrun["gguf"]["tiny-Q4_K_M.gguf"]["ran"] is True
+    assert "no llama.cpp has run tiny-Q8_0.gguf" in unrun["line"]
+    ran = gguf.export_gguf(merged, copy, ("q8_0", "q4_k_m"), **how, say=second.append)
+    assert ran["gguf"]["tiny-Q8_0.gguf"]["ran"] is True and not any(line.startswith("writing") for line in second)
+
+
+def test_another_template_makes_other_files(merged, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(merged, other)
+    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert gguf._fingerprint(other, None) != gguf._fingerprint(merged, None)
+
+
+def test_a_file_of_another_model_is_refused(six, merged, prompts, tmp_path):
+    out, *_ = six
+    other = tmp_path / "other"
+    shutil.copytree(merged, other)
+    shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    tiny_model("llama", seed=1, dtype=torch.bfloat16, **shape).save_pretrained(other)
+    judge = acceptance.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
+    with pytest.raises(gguf.GGUFError, match="does not say what the merged model says: 0 of 4 prompts alike"):
+        judge.of("q8_0", out / "tiny-Q8_0.gguf")
+
+
+def test_a_file_with_another_chat_template_is_refused(six, merged, prompts, tmp_path):
+    out, *_ = six
+    other = tmp_path / "other"
+    shutil.copytree(merged, other)
+    (other / "chat_template.jinja").write_text(CHATML.chat_template.replace("solve", "dissolve"))
+    judge = acceptance.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
+    with pytest.raises(gguf.GGUFError, match="its chat template renders a conversation as"):
+        judge.of("q8_0", out / "tiny-Q8_0.gguf")
+
+
+def test_a_broken_file_is_one_sentence(merged, prompts, tmp_path):
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF and no more")
+    judge = acceptance.Acceptance(merged, prompts, most=0, out=tmp_path, whole=None)
+    with pytest.raises(gguf.GGUFError, match="llama.cpp cannot run broken.gguf"):
+        judge.of("q8_0", tmp_path / "broken.gguf")
+
+
+def test_a_disk_too_small_is_said_before_anything_is_written(merged, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(100, 99, 1))
+    with pytest.raises(gguf.GGUFError, match="1 B free and f16 need"):
+        gguf.export_gguf(merged, tmp_path, ("f16",), name="tiny", preset=None, prompts=prompts)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_converters_reason_is_said(merged, prompts, tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(merged, broken)
+    config = json.loads((broken / "config.json").read_text()) | {"architectures": ["UnheardOfForCausalLM"]}
+    (broken / "config.json").write_text(json.dumps(config))
+    with pytest.raises(gguf.GGUFError, match="UnheardOfForCausalLM"):
+        gguf.export_gguf(broken, tmp_path / "out", ("f16",), name="tiny", preset=None, prompts=prompts)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_a_lora_alone_does_over_its_base_what_the_merged_model_does(merged, prompts, tmp_path):
+    adapter, whole = tmp_path / "adapter", tmp_path / "whole"
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    with_lora = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False))
+    with_lora.save_pretrained(adapter)
+    export.merge(adapter, merged, whole)
+    how = {"name": "tiny", "preset": CHATML, "prompts": prompts, "adapter": adapter, "base": merged}
+    summary = gguf.export_gguf(whole, tmp_path / "out", ("lora_gguf",), **how)
+    found = summary["gguf"]["tiny-lora.gguf"]
+    assert found["ran"] and found["kl"] < 0.1 * found["kl_without"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tiny-lora.gguf", gguf.PROGRESS}
+
+
+@pytest.mark.slow
+def test_smollm2_goes_through_llama_cpp_and_back(tmp_path):
+    folder = embedded.folder()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = [*QUESTIONS, *(f"What is {n} + {n + 7}?" for n in range(3, 80, 10))]
+    prompts = [speech.encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in asked]
+    how = {"name": "smollm2", "preset": CHATML, "prompts": prompts, "most": 300}
+    found = gguf.export_gguf(folder, tmp_path, ("bf16", "q8_0", "q4_k_m"), **how)["gguf"]
+    assert found["smollm2-BF16.gguf"]["agreement"] == "12 of 12 prompts alike"
+    assert found["smollm2-Q8_0.gguf"]["kl"] < 0.02 and found["smollm2-Q4_K_M.gguf"]["ended"] != "0 of 3"
+
+
+@pytest.mark.slow
+def test_the_converter_comes_from_the_users_own_package_index(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
+    monkeypatch.setattr(converter, "_places", list)
+    monkeypatch.setenv("PATH", "")
+    said = []
+    folder = converter.scripts(said.append)
+    assert folder.parent == tmp_path and (folder / converter.SCRIPT).is_file() and "77 MB" in said[0]
+    assert converter.scripts(said.append) == folder and len(said) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
+
+
+# --- Ollama -----------------------------------------------------------------------------------------------------------
+
+_CHATS = (
+    [{"role": "user", "content": "What is it?"}],
+    [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "One\n\ntwo"}],
+    [{"role": r, "content": c} for r, c in (("user", "a"), ("assistant", "b"), ("user", "c"))],
+    [{"role": r, "content": c} for r, c in (("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"))],
+)
+
+
+def go(template, messages):
+    """What Go makes of a template: the little of its language that ours use, found equal to Go 1.27's."""
+    template = re.sub(r"\s*\{\{- ", "{{ ", re.sub(r" -\}\}\s*", " }}", template))
+    parts = re.split(r"\{\{ (.*?) \}\}", template, flags=re.DOTALL)
+    actions = [("text", part) if n % 2 == 0 else ("do", part) for n, part in enumerate(parts)]
+    names = {"$system": ""}
+
+    def value(words, dot, i):
+        word = words.pop(0)
+        if word == "(":
+            found = value(words, dot, i)
+            assert words.pop(0) == ")"
+            return found
+        if word in ("eq", "ne", "and", "not", "len", "slice"):
+            count = {"not": 1, "len": 1}.get(word, 2)
+            given = [value(words, dot, i) for _ in range(count)]
+            return {
+                "eq": lambda a, b: a == b,
+                "ne": lambda a, b: a != b,
+                "and": lambda a, b: a and b,
+                "not": lambda a: not a,
+                "len": len,
+                "slice": lambda a, b: a[b:],
+            }[word](*given)
+        if word.startswith('"'):
+            return json.loads(word)
+        known = {"$i": i, "$.Messages": messages, ".Role": dot and dot["role"], ".Content": dot and dot["content"]}
+        return int(word) if word.isdigit() else names[word] if word in names else known[word]
+
+    def run(at, dot, i, on):
+        """Run from there to the end or else of this block; where that is, and what was written."""
+        written = ""
+        while at < len(actions):
+            kind, text = actions[at]
+            words = re.findall(r'"(?:\\.|[^"\\])*"|[()]|[^\s()]+', text) if kind == "do" else []
+            if kind == "text":
+                written += text if on else ""
+            elif words[0] in ("end", "else"):
+                return at, written
+            elif words[0] == "range":
+                for number, message in enumerate(messages):
+                    end, more = run(at + 1, message, number, on)
+                    written += more
+                at = end
+            elif words[0] == "if":
+                holds = on and bool(value(words[1:], dot, i))
+                at, more = run(at + 1, dot, i, holds)
+                written += more
+                if actions[at][1] == "else":
+                    at, more = run(at + 1, dot, i, on and not holds)
+                    written += more
+            elif len(words) > 1 and words[1] in ("=", ":="):
+                if on:
+                    names[words[0]] = value(words[2:], dot, i)
+            elif on:
+                written += value(words, dot, i)
+            at += 1
+        return at, written
+
+    return run(0, None, None, True)[1]
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_ollama_renders_a_conversation_as_transformers_does(preset):
+    render = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(preset.chat_template).render
+    for chat in _CHATS:
+        expected = render(messages=chat, add_generation_prompt=True, bos_token="")
+        assert go(ollama.template(preset), chat) == expected
+
+
+def test_an_answer_that_was_begun_goes_on():
+    begun = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "<plan>"}]
+    assert go(ollama.template(CHATML), begun).endswith("<|im_start|>assistant\n<plan>")
+    assert go(ollama.template(GEMMA), begun).endswith("<start_of_turn>model\n<plan>")
+
+
+def test_the_modelfile_and_the_hubs_files_say_the_same():
+    files = ollama.files_for(GEMMA, "mine-Q4_K_M.gguf", context=2048)
+    assert files["Modelfile"].startswith("FROM ./mine-Q4_K_M.gguf\n")
+    assert f'TEMPLATE """{files["template"]}"""' in files["Modelfile"]
+    assert f'SYSTEM """{files["system"]}"""' in files["Modelfile"]
+    chosen = json.loads(files["params"])
+    assert chosen == {"temperature": 0, "num_ctx": 2048, "stop": ["<end_of_turn>", "<eos>"]}
+    for stop in chosen["stop"]:
+        assert f'PARAMETER stop "{stop}"\n' in files["Modelfile"]
+
+
+def test_llama_cpp_is_here_for_these_tests():
+    assert importlib.util.find_spec("llama_cpp"), "pip install llama-cpp-python"
