@@ -11,6 +11,7 @@ them. Interrupted, it goes on at the next file: what is finished stands in .gguf
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -91,6 +92,9 @@ class _Work:
             known = json.loads((out / PROGRESS).read_text(encoding="utf-8"))
             if known["fingerprint"] == self.fingerprint:
                 self.done = known["files"]
+            else:
+                for left in known["files"]:  # of another model: a push takes every file that lies here
+                    (out / left).unlink(missing_ok=True)
 
     def file(self, kind: str) -> Path:
         """Where a format's file lies."""
@@ -99,10 +103,12 @@ class _Work:
 
     def has(self, kind: str) -> bool:
         """Whether the file is there, and was run if it can be."""
-        path = self.file(kind)
+        there = self._there(self.file(kind))
+        return there and (self.done[self.file(kind).name]["ran"] or not converter.runs_llama())
+
+    def _there(self, path: Path) -> bool:
         known = self.done.get(path.name)
-        there = known is not None and path.is_file() and path.stat().st_size == known["bytes"]
-        return there and (known["ran"] or not converter.runs_llama())
+        return known is not None and path.is_file() and path.stat().st_size == known["bytes"]
 
     def refuse_small_disk(self, todo: Sequence[str]) -> None:
         """Say what the files need, and stop before the first if it is not there."""
@@ -126,14 +132,15 @@ class _Work:
         """Write one file under another name, run it, and give it its own."""
         target = self.file(kind)
         part = self.out / f".{target.name}.part"
-        if target.is_file() and target.name in self.done:  # written where no llama.cpp was
-            part = target
+        if self._there(target):  # written where no llama.cpp was; refused now, it must not keep its name
+            target.replace(part)
         else:
             self.say(f"writing {target.name}")
             self._write(kind, part)
         found = self._check(kind, part) if converter.runs_llama() else {"ran": False}
-        if part != target:
-            part.replace(target)
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(target)
         self.done[target.name] = {"bytes": target.stat().st_size, **found}
         write_whole(self.out / PROGRESS, json.dumps({"fingerprint": self.fingerprint, "files": self.done}) + "\n")
         self.say(f"{target.name}: {size(target.stat().st_size)}, {_said(found)}")
@@ -149,7 +156,7 @@ class _Work:
     def _whole(self) -> Path:
         """The file that loses nothing of the merged model: the one that was asked for, or one for the time being."""
         asked, own = self.file(self.dtype), self.out / f".{self.name}.whole.gguf"
-        if asked.name in self.done:
+        if self._there(asked):
             return asked
         if not own.is_file():
             part = own.with_suffix(".part")

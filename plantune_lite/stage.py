@@ -65,15 +65,20 @@ def main(arguments: list[str]) -> int:
             write_whole(result, json.dumps({"summary": _work(folder, stage, rest)}, ensure_ascii=False))
         return 0
     except PlantuneError as error:
-        write_whole(result, json.dumps({"error": str(error), "kind": type(error).__name__}, ensure_ascii=False))
+        _say_why(result, str(error), type(error).__name__)
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         traceback.print_exc()
-        sentence = f"{stage} failed: {type(error).__name__}: {error}"
-        write_whole(result, json.dumps({"error": sentence, "kind": "crash"}, ensure_ascii=False))
+        _say_why(result, f"{stage} failed: {type(error).__name__}: {error}", "crash")
         return 1
+
+
+def _say_why(result: Path, sentence: str, kind: str) -> None:
+    """The first process that fails says why; what then breaks in the others is its echo."""
+    if not result.is_file():
+        write_whole(result, json.dumps({"error": sentence, "kind": kind}, ensure_ascii=False))
 
 
 def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -94,13 +95,22 @@ def test_a_preset_is_its_16_bit_repository_by_whatever_name(hub, files, model, r
     assert (source.repo, source.revision) == (repo, commit)
 
 
-def test_unsloth_finds_its_4_bit_copy_by_name_and_a_merge_the_original(hub, files):
-    commit = hub.commit(REPO, files, kind="model")
-    small = found(backend="unsloth", bits=4)
-    assert (small.place, small.revision) == (REPO, commit)
+def test_unsloth_finds_a_presets_4_bit_copy_by_name_and_a_merge_the_original(hub, files):
+    repo = presets.find("qwen3_4b").repo
+    commit = hub.commit(repo, files, kind="model")
+    small = found("qwen3_4b", backend="unsloth", bits=4)
+    assert (small.place, small.revision) == (repo, commit)
     assert not any("safetensors" in request for request in hub.requests)
     assert (origin.base_folder(small, print) / "model.safetensors").is_file()
-    assert found(backend="unsloth", bits=4, revision=commit).place == found(backend="unsloth").place != REPO
+
+
+@pytest.mark.parametrize(
+    ("model", "bits", "pinned"), [("qwen3_4b", 16, False), ("qwen3_4b", 4, True), (REPO, 4, False)]
+)
+def test_where_unsloth_has_no_copy_of_just_that_it_is_given_the_folder(hub, files, model, bits, pinned):
+    commit = hub.commit(REPO if model == REPO else presets.find(model).repo, files, kind="model")
+    source = found(model, backend="unsloth", bits=bits, revision=commit if pinned else None)
+    assert source.revision == commit and (Path(source.place) / "model.safetensors").is_file()
 
 
 def test_what_the_hub_does_not_have_or_show_is_one_sentence_without_waiting(hub, files):
