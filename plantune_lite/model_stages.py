@@ -283,22 +283,37 @@ def export(job: Job) -> dict[str, Any]:
         return {"line": "the adapter is what there is" if trained else "nothing was trained: nothing to export"}
     from transformers import AutoTokenizer
 
-    from plantune_lite import agreement, origin, speech
+    from plantune_lite import agreement, gguf, origin, speech
     from plantune_lite import export as merging
 
     base = origin.Source(**job.earlier[trained]["base"])
     place = origin.base_folder(base, job.say)
     adapter, merged = job.run / trained, job.run / "merged"
-    done = merging.merge(adapter, place, merged, preset=presets.find(job.recipe.student.model), say=job.say)
+    preset = presets.find(job.recipe.student.model)
+    done = merging.merge(adapter, place, merged, preset=preset, say=job.say)
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     rows = list(read_jsonl(job.run / "corpus" / "train.jsonl"))[:_COMPARED]
     prompts = [speech.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = agreement.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
-    not_made = [one for one in formats if one not in ("adapter", "merged")]
-    if not_made:
-        job.say(f"not made: {', '.join(not_made)}; this version writes no GGUF files yet")
-    return {**done, **checked, "line": f"{done['line']}; {checked['line']}", "not_made": not_made}
+    files = [one for one in formats if one not in ("adapter", "merged")]
+    made: dict[str, Any] = {}
+    if files and checked["verified"]:
+        made = gguf.export_gguf(
+            merged,
+            job.run / "gguf",
+            files,
+            name=job.recipe.name,
+            preset=preset,
+            prompts=prompts,
+            adapter=adapter,
+            base=place,
+            say=job.say,
+        )
+        for line in made["run"]:
+            job.say(line)
+    lines = [done["line"], checked["line"], *([made["line"]] if made else [])]
+    return {**done, **checked, **made, "line": "; ".join(lines)}
 
 
 STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {

@@ -49,6 +49,7 @@ def six(merged, prompts, tmp_path_factory):
     return out, summary, said, how
 
 
+@pytest.mark.slow
 def test_every_format_is_run_by_llama_cpp_before_it_bears_its_name(six):
     out, summary, said, _ = six
     assert {name: found["ran"] for name, found in summary["gguf"].items()} == {
@@ -60,6 +61,7 @@ def test_every_format_is_run_by_llama_cpp_before_it_bears_its_name(six):
     assert "are free" in said[0] and "6 GGUF files" in summary["line"]
 
 
+@pytest.mark.slow
 def test_what_is_smaller_is_smaller_and_nothing_temporary_stays(six):
     out, summary, _, _ = six
     sizes = [summary["gguf"][f"tiny-{kind.upper()}.gguf"]["bytes"] for kind in SIX]
@@ -68,6 +70,7 @@ def test_what_is_smaller_is_smaller_and_nothing_temporary_stays(six):
     assert names == {*summary["gguf"], "Modelfile", "template", "system", "params", gguf.PROGRESS}
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_there_is_one(
     six, merged, tmp_path, monkeypatch
 ):
@@ -89,6 +92,7 @@ def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_ther
     assert ran["gguf"]["tiny-Q8_0.gguf"]["ran"] is True and not any(line.startswith("writing") for line in second)
 
 
+@pytest.mark.slow
 def test_another_template_makes_other_files(merged, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(merged, other)
@@ -96,6 +100,7 @@ def test_another_template_makes_other_files(merged, tmp_path):
     assert gguf._fingerprint(other, None) != gguf._fingerprint(merged, None)
 
 
+@pytest.mark.slow
 def test_a_file_of_another_model_is_refused(six, merged, prompts, tmp_path):
     out, *_ = six
     other = tmp_path / "other"
@@ -107,6 +112,7 @@ def test_a_file_of_another_model_is_refused(six, merged, prompts, tmp_path):
         judge.of("q8_0", out / "tiny-Q8_0.gguf")
 
 
+@pytest.mark.slow
 def test_a_file_with_another_chat_template_is_refused(six, merged, prompts, tmp_path):
     out, *_ = six
     other = tmp_path / "other"
@@ -117,6 +123,7 @@ def test_a_file_with_another_chat_template_is_refused(six, merged, prompts, tmp_
         judge.of("q8_0", out / "tiny-Q8_0.gguf")
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_one_sentence(merged, prompts, tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF and no more")
     judge = acceptance.Acceptance(merged, prompts, most=0, out=tmp_path, whole=None)
@@ -131,6 +138,7 @@ def test_a_disk_too_small_is_said_before_anything_is_written(merged, prompts, tm
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_converters_reason_is_said(merged, prompts, tmp_path):
     broken = tmp_path / "model"
     shutil.copytree(merged, broken)
