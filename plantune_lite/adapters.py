@@ -74,24 +74,29 @@ class Layer:
 
     def merged(self, block: Any, start: int, stop: int, values: dict[str, Any]) -> Any:
         """Rows (or columns) start to stop of the weight, in float32, after PEFT merged the adapter into them."""
-        from torch.nn import Parameter
-
         module, part = self.module, slice(start, stop)
         by_input = self._stored_by_input and not self.across
         down = values["lora_A"][:, part].contiguous() if by_input else values["lora_A"]
         up = values["lora_B"] if by_input else values["lora_B"][part]
-        module.get_base_layer().weight = Parameter(block, requires_grad=False)
-        if self._embedding:
-            module.lora_embedding_A[ADAPTER] = Parameter(down, requires_grad=False)
-            module.lora_embedding_B[ADAPTER] = Parameter(up, requires_grad=False)
-        else:
-            module.lora_A[ADAPTER].weight = Parameter(down, requires_grad=False)
-            module.lora_B[ADAPTER].weight = Parameter(up, requires_grad=False)
-        if "magnitude" in values:
-            module.lora_magnitude_vector[ADAPTER].weight = Parameter(values["magnitude"][part], requires_grad=False)
+        self._hold(block, down, up, values["magnitude"][part] if "magnitude" in values else None)
         module.merge()
+        merged = module.get_base_layer().weight.data
         module.merged_adapters.clear()  # ready for the next block
-        return module.get_base_layer().weight.data
+        self._hold(*[block.new_empty(0)] * 4)  # or each layer of the model would keep its last one
+        return merged
+
+    def _hold(self, weight: Any, down: Any, up: Any, magnitude: Any) -> None:
+        from torch.nn import Parameter
+
+        module = self.module
+        weight, down, up = (Parameter(values, requires_grad=False) for values in (weight, down, up))
+        module.get_base_layer().weight = weight
+        if self._embedding:
+            module.lora_embedding_A[ADAPTER], module.lora_embedding_B[ADAPTER] = down, up
+        else:
+            module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = down, up
+        if "magnitude" in self.tensors:
+            module.lora_magnitude_vector[ADAPTER].weight = Parameter(magnitude, requires_grad=False)
 
 
 @dataclass(frozen=True)

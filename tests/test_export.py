@@ -22,7 +22,7 @@ from plantune_lite.agreement import compare
 from plantune_lite.companions import publish_adapter
 from plantune_lite.export import PROGRESS, ExportError, merge
 from plantune_lite.records import PlantuneError
-from plantune_lite.shards import ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
+from plantune_lite.shards import Reader, ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
 
 SOME = ["q_proj", "v_proj", "down_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -171,6 +171,16 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
     trained(base, tmp_path / "adapter", target_modules=["k_proj"], lora_alpha=10_000_000)
     with pytest.raises(ExportError, match=r"k_proj.weight does not fit into float16.*merge to bfloat16"):
         merge(tmp_path / "adapter", base, tmp_path / "merged", dtype="float16")
+
+
+def test_a_layer_keeps_no_numbers_once_it_is_merged(qwen2):
+    """What each of a model's layers kept would add up to the whole adapter and a block of each weight."""
+    base, adapter, _ = qwen2
+    part = open_adapter(adapter, base).parts["model.layers.1.mlp.up_proj.weight"]
+    values = part.layer.read(Reader())
+    merged = part.layer.merged(torch.zeros(10, 64), 0, 10, values)
+    same(merged, 2 * values["lora_B"][:10] @ values["lora_A"])
+    assert not sum(kept.numel() for kept in part.layer.module.parameters())
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

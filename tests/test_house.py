@@ -17,10 +17,12 @@ FLOORS = [
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
     | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"},
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
-    | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters", "converter", "llama_child"},
+    | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"}
+    | {"converter", "llama_child"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
     | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"},
-    {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient", "activations", "acceptance"},
+    {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient"}
+    | {"activations", "acceptance"},
     {"answers", "tally", "model_card", "memory", "hub"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}

@@ -133,8 +133,8 @@ def test_nothing_is_moved_away_when_the_recipe_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("again", ["problems", "suites", "distill", "corpus"])
-def test_every_stage_that_is_here_can_be_made_again(tmp_path, again):
-    real = STAGES[:4]
+def test_every_stage_that_makes_data_can_be_made_again(tmp_path, again):
+    real = [stage for stage in STAGES if stage.name in ("problems", "suites", "distill", "corpus")]
     run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None)
     first = (tmp_path / "r" / "corpus" / "train.jsonl").read_text()
     run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None, again=again)
