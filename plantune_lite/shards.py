@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from plantune_lite.records import PlantuneError
 
 PIECE_BYTES = 16 << 20  # read, worked on and written at once
-_WRITE_BYTES = 1 << 20  # in one call: writing 16 MB in one takes ext4 eight times the processor time
+_CALL_BYTES = 1 << 18  # read or written by one call: for more, Linux may look long for a page cache in one piece
 _AHEAD = 3  # pieces being read before, and written after, the one that is worked on
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' words and torch's
@@ -116,7 +116,7 @@ class Reader:
         file = self._files[tensor.file]
         file.seek(tensor.start + offset)
         while len(buffer):
-            got = file.readinto(buffer)
+            got = file.readinto(buffer[:_CALL_BYTES])
             if not got:
                 raise WeightsFileError(f"{tensor.file} became shorter while it was read: fetch the model again")
             buffer = buffer[got:]
@@ -215,7 +215,7 @@ class ShardFile:
     def write(self, data: memoryview) -> None:
         """Append bytes."""
         while len(data):
-            written = self._file.write(data[:_WRITE_BYTES])
+            written = self._file.write(data[:_CALL_BYTES])
             self._digest.update(data[:written])
             self._left -= written
             data = data[written:]
