@@ -176,8 +176,9 @@ def _trainer(
 
 
 def _dataset(taught: Sequence[Lesson]) -> Any:
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
 
+    disable_progress_bars()  # Unsloth goes through the validation rows before it uses them
     return Dataset.from_dict(
         {"input_ids": [list(one.ids) for one in taught], "labels": [lessons.labels_of(one) for one in taught]}
     )
@@ -217,7 +218,7 @@ def _settings(
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
         "eval_strategy": "steps" if validates else "no",
-        "eval_steps": part.save_steps,
+        "eval_steps": part.save_steps if validates else None,
         "load_best_model_at_end": validates,
         "metric_for_best_model": "eval_loss" if validates else None,
         "greater_is_better": False if validates else None,

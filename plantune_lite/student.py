@@ -321,6 +321,7 @@ def _with_adapter(model: Any, part: Student, source: Source, training: bool, see
         model = peft.get_peft_model(model, config)
     config = model.active_peft_config
     config.base_model_name_or_path, config.revision = source.repo, source.revision
+    config.target_modules = set(part.lora_targets)  # Unsloth makes a regular expression of Gemma's
     return model
 
 

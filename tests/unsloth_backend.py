@@ -237,7 +237,7 @@ def as_if_on_cuda():
     from unsloth.trainer import _patch_trl_trainer
 
     os.environ["UNSLOTH_ALLOW_CPU"] = "0"  # with it TRL is left alone
-    rl.PatchFastRL()
+    rl._patch_trl_rl_trainers("sft_trainer")
     _patch_trl_trainer()
     from transformers import Trainer
 
