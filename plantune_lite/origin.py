@@ -58,7 +58,8 @@ def source(
     commit = _commit(repo, revision)
     # Unsloth keeps 4-bit copies of the well-known models, a quarter of the download, under names of their own; a
     # revision that the user asks for is one of the original's.
-    if backend == "unsloth" and part.bits == 4 and part.revision is None and preset is not None:
+    copied = preset is not None and any("4bit" in alias for alias in preset.aliases)
+    if backend == "unsloth" and part.bits == 4 and part.revision is None and copied:
         return Source(repo=repo, revision=commit or revision, place=repo, backend=backend)
     place = _fetched(repo, revision, commit, say) if commit else _kept(repo, revision)
     return Source(repo=repo, revision=place.name, place=str(place), backend=backend)

@@ -186,6 +186,7 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
 
 def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
     import torch
+    from huggingface_hub.constants import HF_HUB_CACHE
     from transformers import AutoConfig
     from unsloth import FastLanguageModel
 
@@ -204,6 +205,8 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         full_finetuning=False,
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,
+        token=False,  # a token it is given, it writes to the disk; its copies need none
+        cache_dir=HF_HUB_CACHE,  # on Colab it would take a folder of its own where the user stands
     )
     return model
 
