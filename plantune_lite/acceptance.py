@@ -179,11 +179,11 @@ def _logits(folder: Path, ids: Any, kept: Any) -> Any:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, reader = skeleton(folder).eval(), Reader()
-    found = agreement._found(model, folder)
+    found = agreement.stored(model, folder)
     for path, module in model.named_modules():
         for name, values in module.named_buffers(recurse=False):
             setattr(module, name, values.to(device))
-        agreement._read_when_used(module, path, False, found, {}, reader, device)
+        agreement.read_when_used(module, path, False, found, {}, reader, device)
     try:
         with torch.inference_mode():
             return model(input_ids=ids.to(device), use_cache=False, logits_to_keep=kept.to(device)).logits.cpu()

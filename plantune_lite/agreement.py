@@ -80,8 +80,8 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
     import torch
 
     model = skeleton(folder).eval()
-    found, layers, reader = _found(model, folder), {}, Reader()
-    rounding = {name: tensor.dtype for name, tensor in _found(model, rounded_as).items()} if rounded_as else {}
+    found, layers, reader = stored(model, folder), {}, Reader()
+    rounding = {name: tensor.dtype for name, tensor in stored(model, rounded_as).items()} if rounded_as else {}
     if adapter is not None:
         layers = inject(model, read_config(adapter))
         found = _with_adapter(found, model, adapter)
@@ -89,7 +89,7 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
         for name, values in module.named_buffers(recurse=False):
             setattr(module, name, values.to(ids.device))
         if path in layers or not any(path.startswith(f"{layer}.") for layer in layers):
-            _read_when_used(module, path, path in layers, found, rounding, reader, ids.device)
+            read_when_used(module, path, path in layers, found, rounding, reader, ids.device)
     try:
         with torch.inference_mode():
             return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
@@ -97,7 +97,7 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
         reader.close()
 
 
-def _found(model: Any, folder: Path) -> dict[str, Tensor]:
+def stored(model: Any, folder: Path) -> dict[str, Tensor]:
     """Where each parameter of the model is; a tied one is where its partner is."""
     found = tensors_in(folder)
     for tie in ties_of(model):
@@ -124,7 +124,7 @@ def _in_base(name: str) -> str:
     return name
 
 
-def _read_when_used(
+def read_when_used(
     module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], reader: Reader, device: Any
 ) -> None:
     """Give a module its weights when it is called and take them away after; a layer of PEFT's, with all within it."""

@@ -44,7 +44,9 @@ def build(
     """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source.
 
     What distill rejected may come in too: a threshold that is lowered, or a filter that is left out, finds it here.
+    `min_score` is distill's; the part may have one of its own.
     """
+    min_score = min_score if part.min_score is None else part.min_score
     by_id = {problem.id: problem for problem in problems}
     sieve = sift.Sieve(sift.best_first(trajectories, by_id))
     came = tuple(sieve.left)

@@ -69,7 +69,8 @@ def distill(job: Job) -> dict[str, Any]:
         return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked"))
     from plantune_lite import estimate, ledger, teacher
 
-    (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ))
+    with ledger.recorded(job.run.parent / LEDGER) as known:
+        (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ, recorded=known))
     job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
 
     generate, student = self_teacher(job) if part.teacher == "self" else (None, None)

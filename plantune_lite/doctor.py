@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import functions, presets, problems, runs, tables
+from plantune_lite import converter, functions, presets, problems, runs, tables
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.recipe import Recipe
 from plantune_lite.records import ProblemError, RecipeError
@@ -225,23 +225,10 @@ def _keys() -> Iterator[Check]:
 
 
 def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
-    found = find_llama_cpp()
+    found = converter.quantiser() or ("the llama-cpp-python package" if converter.runs_llama() else None)
     needed = any(name in ("q6_k", "q5_k_m", "q4_k_m") for name in recipe.export.formats)
     if found:
         yield Check("llama.cpp", "ok", str(found))
     else:
         fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes)" if needed else ""
         yield Check("llama.cpp", "note", "not found" + ("" if needed else "; this recipe needs none"), fix)
-
-
-def find_llama_cpp() -> str | None:
-    """Where a built llama.cpp is: beside us, where Unsloth keeps it, on the PATH, or as a Python package."""
-    tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
-    unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
-    for folder in (Path("llama.cpp"), Path(unsloth)):
-        for place in (folder / tool, folder / "build" / "bin" / tool):
-            if place.is_file():
-                return str(place)
-    if on_path := shutil.which("llama-quantize"):
-        return on_path
-    return "the llama-cpp-python package" if find_spec("llama_cpp") else None

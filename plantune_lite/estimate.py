@@ -4,17 +4,19 @@ distillation(problems, Distill("gemini")) -> [Cost("gemini-3.8-flash", calls=(40
 
 Nothing is modelled: the real flow runs against a teacher that is not there, once where every first plan is kept and
 once where none ever is. Prompts are therefore counted to the character; the length of replies is assumed, as below.
+What the ledger holds is answered from there: a lower threshold or another filter costs what it still has to ask.
 """
 
 import asyncio
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from plantune_lite import one_problem
 from plantune_lite.gemini import DEFAULT_MODEL
+from plantune_lite.ledger import call_key
 from plantune_lite.prices import AS_OF, price_of
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Messages, Problem, Reply, Sampling
@@ -30,6 +32,9 @@ ASSUMED = (
     "plan is kept, the most when none ever is. distill.max_usd is never passed."
 )
 _SAMPLE = 200  # problems the flow is run over; more are scaled up
+_LOOKED_UP = 5_000  # the same with a ledger: the problems it knows are no fair sample of all
+
+Recorded = Callable[[str], Reply | None]  # the reply to a call that was asked before, by its key
 
 
 @dataclass(frozen=True)
@@ -43,37 +48,68 @@ class Cost:
     note: str = ""
 
 
-def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[str, str]) -> list[Cost]:
-    """The bills of the recipe's teacher and of others, the recipe's first."""
+def distillation(
+    problems: Sequence[Problem], part: Distill, environ: Mapping[str, str], *, recorded: Recorded | None = None
+) -> list[Cost]:
+    """The bills of the recipe's teacher and of others, the recipe's first: for it alone the ledger is looked into."""
     model = part.model or (DEFAULT_MODEL if part.teacher == "gemini" else part.teacher)
-    sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
-    scale = len(problems) / max(1, len(sample))
-    least, most = (_counted(sample, part, kept, scale) for kept in (True, False))
-    calls = (least[0], most[0])
-    tokens = (least[1] + least[2], most[1] + most[2])
+    anew = _spans(problems, part, model, None)
     costs = []
     if part.teacher != "worked":
         free = part.teacher == "self" or any(host in part.teacher for host in ("127.0.0.1", "localhost"))
         names = [model, *(other for other in OTHERS if other != model)]
         for name in names:
-            if name == model and free:
-                costs.append(Cost(name, calls, tokens, (0.0, 0.0), "your own machine's time"))
+            mine = name == model
+            spans = _spans(problems, part, model, recorded) if mine and recorded and part.teacher != "self" else anew
+            answered = sorted(one.answered for one in spans)
+            known = f"; {_range(answered)} are answered in the ledger" if answered[1] else ""
+            calls, tokens = _pairs(spans)
+            if mine and free:
+                costs.append(Cost(name, calls, tokens, (0.0, 0.0), "your own machine's time" + known))
                 continue
-            price = price_of(name, environ=environ if name == model else {})
+            price = price_of(name, environ=environ if mine else {})
             share = 0.5 if part.batch else 1.0
-            usd = tuple(share * (one[1] * price.tokens_in + one[2] * price.tokens_out) / 1e6 for one in (least, most))
+            usd = tuple(
+                share * (one.tokens_in * price.tokens_in + one.tokens_out * price.tokens_out) / 1e6 for one in spans
+            )
             days = [-(-one // FREE_REQUESTS_A_DAY) for one in calls]
-            costs.append(Cost(name, calls, tokens, usd, f"or {days[0]} to {days[1]} days of a free quota"))
+            costs.append(Cost(name, calls, tokens, usd, f"or {days[0]} to {days[1]} days of a free quota" + known))
     if part.teacher != "self":
-        costs.append(Cost("self", calls, tokens, (0.0, 0.0), "the untuned student, on this machine"))
+        costs.append(Cost("self", *_pairs(anew), (0.0, 0.0), "the untuned student, on this machine"))
     with_steps = sum(bool(problem.steps or problem.solution) for problem in problems)
     costs.append(Cost("worked", (0, 0), (0, 0), (0.0, 0.0), f"no model: {with_steps} problems have a worked solution"))
     return costs
 
 
-def _counted(problems: Sequence[Problem], part: Distill, kept: bool, scale: float) -> tuple[int, int, int]:
-    """Calls, tokens in and tokens out of the real flow."""
-    counter = _NobodyThere(kept)
+class _Counted(NamedTuple):
+    """What is still to be asked, and what is not."""
+
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    answered: int  # samples that the ledger holds
+
+
+def _pairs(spans: tuple[_Counted, _Counted]) -> tuple[tuple[int, int], tuple[int, int]]:
+    least, most = spans
+    return (least.calls, most.calls), (least.tokens_in + least.tokens_out, most.tokens_in + most.tokens_out)
+
+
+def _spans(
+    problems: Sequence[Problem], part: Distill, model: str, recorded: Recorded | None
+) -> tuple[_Counted, _Counted]:
+    """The least and the most, from the real flow over a sample."""
+    most = _LOOKED_UP if recorded else _SAMPLE
+    sample = random.Random(0).sample(list(problems), min(most, len(problems)))
+    scale = len(problems) / max(1, len(sample))
+    least, most = (_counted(sample, part, kept, scale, model, recorded) for kept in (True, False))
+    return least, most
+
+
+def _counted(
+    problems: Sequence[Problem], part: Distill, kept: bool, scale: float, model: str, recorded: Recorded | None
+) -> _Counted:
+    counter = _NobodyThere(kept, model.removeprefix("models/"), part.thinking, recorded)
 
     async def run_all() -> None:
         for problem in problems:
@@ -82,22 +118,30 @@ def _counted(problems: Sequence[Problem], part: Distill, kept: bool, scale: floa
 
     asyncio.run(run_all())
     tokens_in = counter.characters / CHARACTERS_A_TOKEN
-    return round(counter.calls * scale), round(tokens_in * scale), round(counter.tokens_out * scale)
+    counts = (counter.calls, tokens_in, counter.tokens_out, len(counter.answered))
+    return _Counted(*(round(count * scale) for count in counts))
 
 
 class _NobodyThere:
-    """An Ask that counts what it is asked, and answers so that plans are kept at once or never."""
+    """An Ask that counts what it is asked, and answers from the ledger, or so that plans are kept at once or never."""
 
-    def __init__(self, kept: bool) -> None:
+    def __init__(self, kept: bool, model: str, thinking: int | None, recorded: Recorded | None) -> None:
         self.problem: Problem
         self.calls = self.characters = self.tokens_out = 0
-        self._kept = kept
+        self.answered: set[str] = set()
+        self._kept, self._model, self._thinking, self._recorded = kept, model, thinking, recorded
         self._asked: set[tuple[str, int]] = set()  # the ledger would not ask these again
 
     async def __call__(self, messages: Messages, sampling: Sampling, schema: type | None) -> list[Reply]:
         text = messages[-1]["content"]
         replies = []
         for sample in range(sampling.n):
+            if self._recorded is not None:
+                key = call_key(self._model, messages, sampling, schema, sample=sample, thinking=self._thinking)
+                if (known := self._recorded(key)) is not None:
+                    self.answered.add(key)
+                    replies.append(known)
+                    continue
             kind, reply, times = self._reply(text, schema, way=chr(ord("a") + sample % 26))
             if (text, sample) not in self._asked:
                 self._asked.add((text, sample))
@@ -135,7 +179,7 @@ def rows(costs: Sequence[Cost]) -> list[tuple[Any, ...]]:
     return [(cost.teacher, _range(cost.calls), _range(cost.tokens), _money(cost.usd), cost.note) for cost in costs]
 
 
-def _range(pair: tuple[int, int]) -> str:
+def _range(pair: Sequence[int]) -> str:
     low, high = map(_short, pair)
     return low if low == high else f"{low} to {high}"
 

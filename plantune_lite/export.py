@@ -41,7 +41,7 @@ from plantune_lite.terminal import duration, size
 
 SHARD_BYTES = 2_000_000_000
 PROGRESS = ".merge.json"
-_BLOCK_VALUES = 1 << 20  # merged at once: three such blocks in float32 fit into a processor's cache
+_BLOCK_VALUES = 1 << 18  # merged at once: three such blocks in float32 fit into a core's own cache
 _SPARE_BYTES = 64_000_000  # for what stands beside the weights
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 

@@ -17,7 +17,8 @@ import shutil
 import sqlite3
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,8 +107,7 @@ class Ledger:
     def reply(self, key: str) -> Reply | None:
         """The reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
-            row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
-        return None if row is None else from_row(Reply, json.loads(row[0]))
+            return _reply(self._db, key)
 
     async def reserve(self, key: str, *, model: str, worst_usd: float, under_way: bool = False) -> None:
         """Put a call's worst case on disk before it is sent; refuses where that could pass the budget. A call that is
@@ -228,6 +228,27 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
         done.get_loop().call_soon_threadsafe(settle)
     except RuntimeError:
         return  # the loop was closed under a cancelled call; the write itself is done
+
+
+@contextmanager
+def recorded(path: Path) -> Iterator[Callable[[str], Reply | None] | None]:
+    """The replies of a ledger that is only looked into; None where there is none, or while another plantune holds it."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0) if path.is_file() else None
+    if db is None:
+        yield None
+        return
+    with closing(db):
+        try:
+            db.execute("SELECT key FROM calls LIMIT 1").fetchone()
+        except sqlite3.Error:
+            yield None
+        else:
+            yield lambda key: _reply(db, key)
+
+
+def _reply(db: sqlite3.Connection, key: str) -> Reply | None:
+    row = db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
+    return None if row is None else from_row(Reply, json.loads(row[0]))
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------

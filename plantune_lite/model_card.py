@@ -260,7 +260,9 @@ def _method(facts: Facts) -> list[str]:
     recipe, sft, grpo = facts.recipe, facts.recipe.get("sft"), facts.recipe.get("grpo")
     from_solutions = recipe["distill"]["teacher"] == "worked"
     came = "taken from each problem's worked solution" if from_solutions else "written for each problem"
-    passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=recipe["distill"]["min_score"])
+    raised = recipe["corpus"].get("min_score")
+    min_score = recipe["distill"]["min_score"] if raised is None else raised
+    passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=min_score)
     ways = [f"by supervised learning on what was kept, {_TARGETS[sft['target']]}"] if sft else []
     ways += ["by preferring some plan steps to others, as a search found them (Step-APO)"] if recipe.get("cpl") else []
     ways += [f"by reinforcement (GRPO), {_REWARDS[grpo['reward']]}"] if grpo else []

@@ -16,6 +16,8 @@ from plantune_lite.typed import describe, fits, knob, nearest
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
 
+Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned model's
+
 
 @dataclass(frozen=True)
 class Problems:
@@ -68,6 +70,7 @@ class Corpus:
 
     _: KW_ONLY
     filter: Literal["none", "plan", "answer", "both"] = "both"
+    min_score: int | None = knob(None, low=-100, high=100)  # None = distill.min_score; to raise it asks nobody
     per_problem: int = knob(1, low=1)  # the best k
     spoilers: Literal["drop", "keep"] = "drop"  # plans that contain the answer or compute
     dedup: Literal["none", "exact", "minhash"] = "minhash"
@@ -171,6 +174,7 @@ class Evaluate:
     samples: int = knob(1, low=1)  # more than 1: pass@k and maj@k
     temperature: float = knob(0.0, low=0, high=2)
     max_tokens: int = knob(1024, low=16)
+    prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
     interventions: bool = False  # swap, drop and withhold plans: does the plan do the work?
     allow_code: bool = False  # run what the model wrote, in a sandbox
 

@@ -1,4 +1,4 @@
-"""The verbs that one begins with: run, doctor, estimate, recipes, copy, show."""
+"""The verbs that one begins with: run, doctor, estimate, recipes, copy, show, ask."""
 
 import os
 import sys
@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from plantune_lite.command import (
+    PATH,
     cli,
     do_stages,
     going_on,
@@ -70,12 +71,13 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite import estimate as bills
-    from plantune_lite import pipeline, problems
+    from plantune_lite import ledger, pipeline, problems, runs
 
     asked, _ = load_asked(recipe, settings, None)
     wanted = pipeline.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
     pool = problems.load(wanted.problems, seed=wanted.seed).pool
-    costs = bills.distillation(pool, wanted.distill, os.environ)
+    with ledger.recorded(runs.runs_folder() / runs.LEDGER) as known:
+        costs = bills.distillation(pool, wanted.distill, os.environ, recorded=known)
     fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
     sys.exit(0 if fits else 1)
 
@@ -140,3 +142,23 @@ def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
         show_problem_file(what, settings, as_json)
     else:
         show_recipe(load_asked(what, settings, None)[0], as_json)
+
+
+@cli.command()
+@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("question")
+@click.option("--beside-base", is_flag=True, help="What the untuned model says, below it.")
+@json_option
+def ask(run: Path, question: str, beside_base: bool, as_json: bool) -> None:
+    """Ask a run's model one QUESTION: its plan, its working, its answer."""
+    from dataclasses import asdict
+
+    from plantune_lite import ask as asking
+    from plantune_lite import runs
+
+    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
+    found = asking.ask(folder, question, beside_base=beside_base, say=say_to_stderr)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        click.echo("\n\n".join("\n".join(asking.lines(one)) for one in found))

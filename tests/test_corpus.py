@@ -120,6 +120,12 @@ def test_what_distill_rejected_passes_a_lower_threshold_and_one_it_did_not_execu
     assert [row["reason"] for row in files["rejected"]] == ["not executed"]
 
 
+def test_a_threshold_of_the_corpus_own_is_above_that_of_distill(tmp_path):
+    one, other = problem(0), problem(1)
+    _, files = built(tmp_path, [trajectory(one, score=95), trajectory(other, score=85)], [one, other], min_score=90)
+    assert [row["reason"] for row in files["rejected"]] == ["plan score 85 < 90"]
+
+
 def test_plans_that_nobody_scored_are_refused_where_scores_decide(tmp_path):
     one = problem(0)
     text = refused(tmp_path, [trajectory(one, score=None, teacher="worked")], [one], filter="both")

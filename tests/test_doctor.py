@@ -76,7 +76,7 @@ def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
     tool.touch()
     monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert doctor.find_llama_cpp() == str(tool)
+    assert check(DEMO, "llama.cpp").found == str(tool)
 
 
 def test_a_full_disk_is_bad(monkeypatch):

@@ -1,10 +1,13 @@
+import asyncio
 import json
 import os
 import subprocess
 import sys
 
-from plantune_lite import Distill, practice
+from plantune_lite import Distill, one_problem, practice
 from plantune_lite.estimate import distillation, rows
+from plantune_lite.ledger import Ledger, call_key, recorded
+from plantune_lite.records import Reply
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=20))
 
@@ -54,3 +57,64 @@ def test_what_cannot_fit_a_card_is_refused_and_what_can_is_said():
     assert small.returncode == 1 and "choose a smaller student.model, or a larger card" in small.stdout, small.stderr
     large = subprocess.run([*command, *levels, "--gpu", "12"], capture_output=True, text=True, check=False)
     assert large.returncode == 0 and "Unmeasured on CUDA" in large.stdout, large.stderr
+
+
+def test_what_the_ledger_holds_is_not_priced_again(tmp_path):
+    """Distilled at 95, nearly all plans fall; at 80 what is missing is the executions alone, and that many are asked."""
+    server = "http://127.0.0.1:9/v1"
+
+    async def reply(messages, sampling, schema):
+        """Constraints, a plan, a score of 85, an execution."""
+        text = messages[-1]["content"]
+        if schema is not None:
+            return [Reply(text='{"reasons": "fine", "score": 85}')]
+        if text.startswith("Solve the problem by following"):
+            return [Reply(text="\\boxed{0}")]
+        return [Reply(text=f"1. Think about it, {'again ' * number}.") for number in range(sampling.n)]
+
+    def distilled(min_score):
+        part = Distill(server, model="m", min_score=min_score, plans=2)
+        path = tmp_path / "calls.sqlite"
+        with recorded(path) as known:
+            first = distillation(PROBLEMS, part, {}, recorded=known)[0]
+        asked = asyncio.run(_through_the_ledger(path, reply, part))
+        return first, asked
+
+    strict, asked_strictly = distilled(95)
+    assert strict.calls[0] <= asked_strictly <= strict.calls[1] and "ledger" not in strict.note
+    lenient, asked_leniently = distilled(80)
+    assert lenient.calls[0] <= asked_leniently <= lenient.calls[1] < strict.calls[1]
+    assert f"60 to {asked_strictly} are answered in the ledger" in lenient.note
+    again, asked_again = distilled(80)
+    assert again.calls == (0, 0) and asked_again == 0
+
+
+async def _through_the_ledger(path, reply, part):
+    """How many calls a distillation asked that were not in the ledger."""
+    asked = 0
+    with Ledger(path, run="r") as ledger:
+
+        async def ask(messages, sampling, schema):
+            nonlocal asked
+            replies = await reply(messages, sampling, schema)
+            for sample, one in enumerate(replies):
+                key = call_key(part.model, messages, sampling, schema, sample=sample, thinking=part.thinking)
+                if ledger.reply(key) is None:
+                    asked += 1
+                    await ledger.reserve(key, model=part.model, worst_usd=0.0)
+                    await ledger.settle(key, one, outcome="ok", usd=0.0, seconds=0.0)
+            return replies
+
+        for problem in PROBLEMS:
+            await one_problem.distil(problem, ask, part, part.model)
+    return asked
+
+
+def test_a_ledger_that_another_plantune_holds_is_not_looked_into(tmp_path):
+    path = tmp_path / "calls.sqlite"
+    with recorded(path) as none_yet:
+        assert none_yet is None
+    with Ledger(path, run="r"), recorded(path) as held:
+        assert held is None
+    with recorded(path) as free:
+        assert free("no such key") is None
