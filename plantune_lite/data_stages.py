@@ -7,7 +7,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from typing import Any
 from plantune_lite.job import Job
 from plantune_lite.model_stages import self_teacher
 from plantune_lite.recipe_files import to_json
-from plantune_lite.records import Problem, Trajectory, from_row, read_jsonl, read_records, write_records, write_whole
+from plantune_lite.records import (
+    Problem,
+    Trajectory,
+    Verdict,
+    from_row,
+    read_jsonl,
+    read_records,
+    write_records,
+    write_whole,
+)
 from plantune_lite.runs import BATCHES, LEDGER
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
@@ -64,9 +73,9 @@ def distill(job: Job) -> dict[str, Any]:
     from plantune_lite import distill
 
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    part = job.recipe.distill
+    part, check = job.recipe.distill, _check(job, pool)
     if part.teacher == "worked":
-        return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked"))
+        return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked", check=check))
     from plantune_lite import estimate, ledger, teacher
 
     with ledger.recorded(job.run.parent / LEDGER) as known:
@@ -82,10 +91,23 @@ def distill(job: Job) -> dict[str, Any]:
                 part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
             )
             async with opened as ask:
-                found = await distill.distill(pool, ask, part, job.out, teacher=ask.model, status=ask.status)
+                found = await distill.distill(
+                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status
+                )
             return {**found, **calls.totals()}
 
     return asyncio.run(ask_for_all())
+
+
+def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
+    """What judges programs, where there are some and they may be run; said before anything is spent."""
+    if not (job.recipe.evaluate.allow_code and any(one.kind == "code" for one in pool)):
+        return None
+    from plantune_lite import programs, sandbox
+
+    if why := sandbox.why_not():
+        raise sandbox.SandboxError(why)
+    return lambda problem, text: programs.grade_code(problem, text).verdict
 
 
 def _limit(max_usd: float | None) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.one_problem import distil, worked
+from plantune_lite.one_problem import Check, distil, worked
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
 from plantune_lite.sift import counted
@@ -35,14 +35,20 @@ async def distill(
     out: Path,
     *,
     teacher: str,
+    check: Check | None = None,
     status: Callable[[], str] = lambda: "",
 ) -> dict[str, Any]:
-    """Distil every problem that is not done yet; `ask` None takes worked solutions. `status` is the teacher's line."""
-    if any(problem.kind == "code" for problem in problems):
+    """Distil every problem that is not done yet; `ask` None takes worked solutions.
+
+    `check` judges programs, where they may be run; `status` is the teacher's line.
+    """
+    programs = sum(problem.kind == "code" for problem in problems)
+    if programs and check is None:
         raise PlantuneError(
-            "these problems are programs, which only a sandbox can check, and this version has none yet: "
-            "choose problems.source with answers in words or numbers"
+            f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
+            "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
         )
+    judge = {} if check is None else {"check": check}
     done = _done_before(out)
     todo = iter([problem for problem in problems if problem.id not in done])
     counts = Counter(kept=_lines(out / "trajectories.jsonl"))
@@ -59,7 +65,7 @@ async def distill(
             nonlocal stopping
             try:
                 for problem in todo:  # shared: each worker takes the next
-                    found = worked(problem) if ask is None else await distil(problem, ask, part, teacher)
+                    found = worked(problem) if ask is None else await distil(problem, ask, part, teacher, **judge)
                     for made in found.kept:
                         trajectories.write(made)
                     for made in found.rejected:

@@ -232,7 +232,7 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
 
 @contextmanager
 def recorded(path: Path) -> Iterator[Callable[[str], Reply | None] | None]:
-    """The replies of a ledger that is only looked into; None where there is none, or while another plantune holds it."""
+    """The replies of a ledger that is only looked into; None where there is none, or another plantune holds it."""
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0) if path.is_file() else None
     if db is None:
         yield None

@@ -7,11 +7,11 @@ comes of following it is the right answer. `keep="first"` makes plans until one 
 import asyncio
 import functools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plantune_lite.plans import chat, question_text, render, split_steps, spoiler
+from plantune_lite.plans import as_block, chat, question_text, render, split_steps, spoiler
 from plantune_lite.recipe import Distill
 from plantune_lite.records import (
     Ask,
@@ -20,6 +20,7 @@ from plantune_lite.records import (
     Reply,
     Sampling,
     Trajectory,
+    Verdict,
 )
 from plantune_lite.verify import final_answer, same_answer
 from plantune_lite.worked import plan_of
@@ -89,6 +90,17 @@ End with the final answer in \\boxed{{}}.
 </problem>
 {plan}"""
 
+# It begins as EXECUTE does: that is how an estimate knows what is asked.
+EXECUTE_CODE = """\
+Solve the problem by following the plan step by step. Show the working of each step briefly.
+The problem is the beginning of a program. End with the whole function, with the imports it needs, in one ```python
+block; nothing is to be boxed.
+
+<problem>
+{problem}
+</problem>
+{plan}"""
+
 
 @functools.cache
 def shapes() -> tuple[type, type, type]:
@@ -132,14 +144,21 @@ class Found:
     rejected: tuple[Rejected, ...]
 
 
-async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str) -> Found:
-    """All that a teacher makes of one problem."""
+Check = Callable[[Problem, str], Verdict]  # whether the program in an execution passes its tests; may take seconds
+
+
+def _unchecked(problem: Problem, execution: str) -> Verdict:
+    return Verdict(same=None, how="nobody may run it")
+
+
+async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str, check: Check = _unchecked) -> Found:
+    """All that a teacher makes of one problem; where its answer is a program, `check` says whether it is right."""
     constraints = await _one(ask, CONSTRAINTS.format(problem=question_text(problem)), part)
     kept: list[Trajectory] = []
     rejected: list[Rejected] = []
 
     async def carry_out(judged: _Judged) -> None:
-        made, reason = await _execute(problem, judged, ask, part, teacher)
+        made, reason = await _execute(problem, judged, ask, part, teacher, check)
         if reason:
             rejected.append(Rejected(**vars(made), reason=reason))
         else:
@@ -252,26 +271,40 @@ def _scored(plan: _Judged, verdict: dict[str, Any], tokens: int, part: Distill) 
     return _Judged(plan.sample, plan.plan, plan.tokens + tokens, score, critique, fault)
 
 
-async def _execute(problem: Problem, judged: _Judged, ask: Ask, part: Distill, teacher: str) -> tuple[Trajectory, str]:
+async def _execute(
+    problem: Problem, judged: _Judged, ask: Ask, part: Distill, teacher: str, check: Check
+) -> tuple[Trajectory, str]:
     """The plan carried out, and why the outcome is not kept, if it is not."""
     if not judged.plan:
         return _trajectory(problem, judged, teacher), judged.fault
     if part.plan_from == "solution":  # the data set's own working is what follows the plan
-        execution, tokens, finish = problem.solution or "\n".join(problem.steps), 0, "stop"
-        answer: str | None = problem.answer
+        worked = problem.solution or "\n".join(problem.steps)
+        execution = as_block(f"{problem.question.rstrip()}\n{worked}") if problem.kind == "code" else worked
+        tokens, finish = 0, "stop"
     else:
-        reply = await _one(ask, EXECUTE.format(problem=question_text(problem), plan=render(judged.plan)), part)
+        prompt = EXECUTE_CODE if problem.kind == "code" else EXECUTE
+        reply = await _one(ask, prompt.format(problem=question_text(problem), plan=render(judged.plan)), part)
         execution, tokens, finish = reply.text.strip(), _tokens(reply), reply.finish
-        answer = final_answer(execution)
+    answer, wrong = await _answer(problem, execution, part, check)
     made = _trajectory(problem, judged, teacher, execution=execution, answer=answer, tokens=tokens)
-    verdict = same_answer(answer or "", problem.answer, choices=problem.choices)
     if judged.fault:
         return made, judged.fault
     if finish != "stop":
         return made, "no execution to be had" if finish == "blocked" else "execution cut off"
+    return made, wrong
+
+
+async def _answer(problem: Problem, execution: str, part: Distill, check: Check) -> tuple[str | None, str]:
+    """The answer that an execution comes to, and what is wrong with it, if anything is."""
+    if problem.kind == "code":  # a program that passes has the gold answer from here on: nobody need run it again
+        verdict = await asyncio.to_thread(check, problem, execution)
+        reason = "no answer in the execution" if verdict.same is None else "wrong answer"
+        return (problem.answer, "") if verdict.same else (None, f"{reason}: {verdict.how}")
+    answer = problem.answer if part.plan_from == "solution" else final_answer(execution)
     if answer is None:
-        return made, "no answer in the execution"
-    return made, "" if verdict.same else ("wrong answer" if verdict.same is False else "answer cannot be checked")
+        return None, "no answer in the execution"
+    verdict = same_answer(answer, problem.answer, choices=problem.choices)
+    return answer, "" if verdict.same else ("wrong answer" if verdict.same is False else "answer cannot be checked")
 
 
 def _trajectory(problem: Problem, judged: _Judged, teacher: str, **more: Any) -> Trajectory:

@@ -105,7 +105,12 @@ STAGES = (
         after=("sft", "cpl", "grpo"),
         outputs=("merged", "gguf"),
     ),
-    Stage(name="report", reads=("name",), after=("distill", "corpus", "evaluate", "export"), outputs=("report.html",)),
+    Stage(
+        name="report",
+        reads=("name",),
+        after=("distill", "corpus", "evaluate", "export"),
+        outputs=("report.html", "figures"),
+    ),
 )
 
 

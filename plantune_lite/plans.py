@@ -102,17 +102,24 @@ def _split_inline(line: str) -> list[str]:
 # Always present and always the same: where it is left out, Qwen2.5 and SmolLM2 put in a system turn of their own.
 SYSTEM = "You solve problems carefully and end with the final answer in \\boxed{}."
 
-_STEP_BY_STEP = "Work through it step by step, then give the final answer in \\boxed{}."
+_STEP_BY_STEP = "Work through it step by step, then {ending}."
 _PLAN_THEN_SOLVE = (
     "Write a short plan first: numbered steps that say what to find next and how, without calculating anything yet. "
-    "Then carry the plan out step by step and give the final answer in \\boxed{}. Use this form:\n"
-    "<plan>\n1. first step\n2. next step\n</plan>\nthe working, then \\boxed{answer}"
+    "Then carry the plan out step by step and {ending}. Use this form:\n"
+    "<plan>\n1. first step\n2. next step\n</plan>\nthe working, then {form}"
 )
 _PLAN_ONLY = (
     "Write a short plan for solving this: numbered steps that say what to find next and how. "
     "Do not calculate anything and do not give the answer. Use this form:\n<plan>\n1. first step\n2. next step\n</plan>"
 )
-_FOLLOW = "Follow this plan step by step, doing the calculations, then give the final answer in \\boxed{}."
+_FOLLOW = "Follow this plan step by step, doing the calculations, then {ending}."
+
+# How a reply is to end, and what that looks like; a program is no answer that fits in a box.
+_BOX = {"ending": "give the final answer in \\boxed{}", "form": "\\boxed{answer}"}
+_PROGRAM = {
+    "ending": "give the whole function, with the imports it needs, in one ```python block; nothing is to be boxed",
+    "form": "```python\nthe function\n```",
+}
 
 
 def chat(user: str) -> Messages:
@@ -133,22 +140,38 @@ def ask_plainly(problem: Problem) -> Messages:
 
 def ask_step_by_step(problem: Problem) -> Messages:
     """Zero-shot chain of thought, for an untuned model."""
-    return chat(f"{question_text(problem)}\n\n{_STEP_BY_STEP}")
+    return chat(f"{_asked(problem)}\n\n{_STEP_BY_STEP.format(**_end(problem))}")
 
 
 def ask_plan_then_solve(problem: Problem) -> Messages:
     """Plan and solve in one reply, for an untuned model."""
-    return chat(f"{question_text(problem)}\n\n{_PLAN_THEN_SOLVE}")
+    return chat(f"{_asked(problem)}\n\n{_PLAN_THEN_SOLVE.format(**_end(problem))}")
 
 
 def ask_plan(problem: Problem) -> Messages:
     """A plan alone, for an untuned model."""
-    return chat(f"{question_text(problem)}\n\n{_PLAN_ONLY}")
+    return chat(f"{_asked(problem)}\n\n{_PLAN_ONLY}")
 
 
 def ask_to_follow(problem: Problem, plan: Sequence[str]) -> Messages:
     """A plan to carry out: the executor of M2, which sees the rendered plan in its user turn."""
-    return chat(f"{question_text(problem)}\n\n{render(plan)}\n{_FOLLOW}")
+    return chat(f"{_asked(problem)}\n\n{render(plan)}\n{_FOLLOW.format(**_end(problem))}")
+
+
+def _asked(problem: Problem) -> str:
+    """The question; of a program it is the beginning, and says nowhere what is wanted."""
+    if problem.kind != "code":
+        return question_text(problem)
+    return f"Complete this function:\n{as_block(problem.question)}"
+
+
+def _end(problem: Problem) -> dict[str, str]:
+    return _PROGRAM if problem.kind == "code" else _BOX
+
+
+def as_block(program: str) -> str:
+    """A program in a fence."""
+    return f"```python\n{program.rstrip()}\n```"
 
 
 def with_answer(execution: str, answer: str) -> str:
@@ -166,6 +189,8 @@ _RESULT = re.compile(r"=\s*\\?[$€£]?\s*-?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)"
 
 def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
     """Why a plan is no plan: it states the answer or computes a result; None when it does neither."""
+    if problem.kind == "code":
+        return _written_out(plan, problem)
     question = question_text(problem)
     given = set(_numbers(question))
     answer_numbers = set(_numbers(problem.answer)) - given
@@ -188,6 +213,18 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
             return f"step {number} states the answer {phrase!r}"
         if re.search(r"\b(?:final\s+)?answer\s+is\s+(?!\w+ing\b)\(?" + re.escape(phrase) + r"\b", step.casefold()):
             return f"step {number} states the answer {phrase!r}"
+    return None
+
+
+_A_LINE = 12  # characters: what is shorter, such as `return x`, says no more than words would
+
+
+def _written_out(plan: Sequence[str], problem: Problem) -> str | None:
+    """A plan for a program may hold its numbers and names, but no line of it."""
+    lines = [" ".join(line.split()) for line in problem.answer.splitlines()]
+    for number, step in enumerate(plan, 1):
+        if stated := [line for line in lines if len(line) >= _A_LINE and line in step]:
+            return f"step {number} states the line {stated[0]!r}"
     return None
 
 

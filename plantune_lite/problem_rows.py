@@ -51,7 +51,7 @@ def problem(
 ) -> Problem:
     """The problem that fields with our names are; BadRow where they are none. `labels` are the user's names of them."""
     said = {role: labels.get(role, role) for role in ("question", "answer", "solution", "choices", "id")}
-    as_is = kind == "code"  # where a line begins and ends is part of it
+    as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
         raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")

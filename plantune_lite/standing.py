@@ -1,14 +1,17 @@
 """Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
 
-What comes in: run folders, of which only eval/SUITE.MODEL.jsonl is read. What goes out: who answered how much, who is
-better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
+What comes in: run folders, of which eval/SUITE.MODEL.jsonl is read, and eval/suites.json, what is to be known of each
+suite. What goes out: who answered how much, who is better than whom, as text, Markdown or JSON, and before all else a
+sentence a tuned model:
 
     own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost
+    gsm8k: m1 is better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training rows
 
 The best prompt is chosen on the test problems themselves, which favours the untuned model: the strict choice.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +25,7 @@ from plantune_lite.terminal import table
 UNTUNED, BASELINE = "untuned", "baseline"
 _ORDER = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", "grpo")  # of models in a table; others follow
 _SIGNIFICANT = 0.05
+SUITES = "suites.json"  # in eval/: suite -> {"problems": 300, "answered": 128, "in_training": [id, ...], "words": 13}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +41,7 @@ class Row:
     accuracy: Estimate
     truncated: float
     unparsable: float
+    caveats: tuple[str, ...] = ()  # what the figure must not be read without
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +57,7 @@ class Comparison:
     asked: int  # problems that at least one of the two answered
     paired: Paired
     p: float  # corrected for all comparisons of the table
+    caveats: tuple[str, ...] = ()
     verdict: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -81,7 +87,9 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
         found += [compared for one in here for compared in _comparisons(one, here, seed)]
     corrected = intervals.holm([compared.p for compared in found])
     comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
-    return Standing(tuple(_sentences(rows, comparisons)), tuple(rows), comparisons, tuple(_notes(comparisons)))
+    unasked = {suite: None for run in runs for suite, known in known_of(run).items() if known["answered"] == 0}
+    sentences = (*_sentences(rows, comparisons), *(f"{suite}: not asked: max_hours was up before" for suite in unasked))
+    return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
 
 
 # --- what was answered ------------------------------------------------------------------------------------------------
@@ -94,6 +102,7 @@ class _Answers(NamedTuple):
     mode: str
     where: str  # "" or "RUN/", where there are several
     scores: list[Score]
+    caveats: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -115,6 +124,7 @@ class _Answers(NamedTuple):
             accuracy=tally.accuracy(self.scores, seed=seed),
             truncated=fmean(one.finish == "length" for one in self.scores),
             unparsable=fmean(one.same is None for one in self.scores),
+            caveats=self.caveats,
         )
 
 
@@ -127,13 +137,33 @@ def _places(runs: Sequence[Path]) -> list[str]:
 
 
 def _answers(run: Path, where: str) -> Iterator[_Answers]:
+    known = known_of(run)
     for path in sorted((run / "eval").glob("*.jsonl")):
         suite, _, model = path.stem.partition(".")
         modes: dict[str, list[Score]] = {}
         for one in read_records(Score, path):
             modes.setdefault(one.mode, []).append(one)
         for mode, scores in modes.items():
-            yield _Answers(suite, str(run), model, mode, where, scores)
+            caveats = tuple(_caveats(suite, model, known[suite])) if suite in known else ()
+            yield _Answers(suite, str(run), model, mode, where, scores, caveats)
+
+
+def known_of(run: Path) -> dict[str, dict[str, Any]]:
+    """What evaluation has found out about the suites of a run, beside their answers."""
+    path = run / "eval" / SUITES
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _caveats(suite: str, model: str, known: Mapping[str, Any]) -> Iterator[str]:
+    """What no figure of a model on a suite must be read without."""
+    shared = len(known["in_training"])
+    if shared and model != UNTUNED:
+        yield (
+            f"{shared} of {known['problems']} problems of {suite} share {known['words']} words in a row with the "
+            "training rows"
+        )
+    if known["answered"] < known["problems"]:
+        yield f"only {known['answered']} of {known['problems']} problems of {suite} were asked before max_hours was up"
 
 
 def _best_untuned(answers: Iterable[_Answers]) -> _Answers | None:
@@ -174,6 +204,7 @@ def _comparisons(one: _Answers, answers: Sequence[_Answers], seed: int) -> Itera
                 asked=len({score.problem_id for score in (*one.scores, *reference.scores)}),
                 paired=paired,
                 p=paired.p,
+                caveats=tuple(dict.fromkeys((*one.caveats, *reference.caveats))),
             )
 
 
@@ -198,27 +229,36 @@ def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterat
         if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
             yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
     if all(_is(UNTUNED, row.model) for row in rows):
-        yield f"{rows[0].suite}: {_named(rows[0].model, rows[0].mode)} is right on {rows[0].accuracy.percent()}"
+        first = rows[0]
+        right = f"{named(first.model, first.mode)} is right on {first.accuracy.percent()}"
+        yield f"{first.suite}: {right}{_but(first.caveats)}"
     for one in sorted(beside, key=lambda one: (one.verdict == "better", _is(BASELINE, one.model))):
         paired = one.paired
         yield (
-            f"{one.suite}: {_named(one.model, one.mode)} is {one.verdict} than {one.reference} at its best prompt "
+            f"{one.suite}: {named(one.model, one.mode)} is {one.verdict} than {one.reference} at its best prompt "
             f"({one.reference_mode}): {paired.difference.points()}, p {p_text(one.p)}, {paired.won} won, "
-            f"{paired.lost} lost"
+            f"{paired.lost} lost{_but(one.caveats)}"
         )
+
+
+def _but(caveats: Sequence[str]) -> str:
+    return f"; but {' and '.join(caveats)}" if caveats else ""
 
 
 def _is(kind: str, model: str) -> bool:
     return model.rpartition("/")[2] == kind
 
 
-def _named(model: str, mode: str) -> str:
+def named(model: str, mode: str) -> str:
+    """A model and how it was asked."""
     return model if _is(mode, model) else f"{model} ({mode})"
 
 
-def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
     if any(one.beside_untuned for one in comparisons):
         yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    for caveat in dict.fromkeys(caveat for row in rows for caveat in row.caveats):
+        yield f"* {caveat}."
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:
@@ -227,25 +267,28 @@ def _notes(comparisons: Sequence[Comparison]) -> Iterator[str]:
             yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
 
 
-_ROWS = ("model", "prompt", "of", "right", "95 %", "cut off", "unread")
-_COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
+ROWS = ("model", "prompt", "of", "right", "95 %", "cut off", "unread")
+COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
-def _row_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+def row_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """The rows as a table shows them, under ROWS."""
     found = []
     for row in rows:
         share, _, interval = row.accuracy.percent().partition(" (")
         shares = (f"{100 * row.truncated:.0f} %", f"{100 * row.unparsable:.0f} %")
         problems = str(row.problems) if row.samples == 1 else f"{row.problems} x {row.samples}"
+        problems += "*" if row.caveats else ""
         found.append((row.model, row.mode, problems, share, interval.rstrip(")"), *shares))
     return found
 
 
-def _comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
+def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
+    """The comparisons as a table shows them, under COMPARISONS."""
     return [
         (
-            _named(one.model, one.mode),
-            _named(one.reference, one.reference_mode),
+            named(one.model, one.mode),
+            named(one.reference, one.reference_mode),
             one.paired.difference.points().replace(" points", ""),
             p_text(one.p),
             str(one.paired.won),
@@ -259,9 +302,9 @@ def as_text(found: Standing, *, width: int | None = None) -> str:
     """For a terminal."""
     parts = ["\n".join(found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts.append(table(suite, _ROWS, _row_cells(row for row in found.rows if row.suite == suite), width=width))
+        parts.append(table(suite, ROWS, row_cells(row for row in found.rows if row.suite == suite), width=width))
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
-            parts.append(table("", _COMPARISONS, _comparison_cells(comparisons), width=width))
+            parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
     return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
 
 
@@ -269,9 +312,9 @@ def as_markdown(found: Standing) -> str:
     """For a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts += [f"### {suite}", _markdown(_ROWS, _row_cells(row for row in found.rows if row.suite == suite))]
+        parts += [f"### {suite}", _markdown(ROWS, row_cells(row for row in found.rows if row.suite == suite))]
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
-            parts.append(_markdown(_COMPARISONS, _comparison_cells(comparisons)))
+            parts.append(_markdown(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from plantune_lite import Distill
 from plantune_lite.distill import distill
-from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, read_records
+from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict, read_records
 
 PROBLEMS = [Problem(id=f"p{n}", question=f"What is {n} plus {n + 1}, halved?", answer=f"{n}.5") for n in range(1, 7)]
 
@@ -173,9 +173,61 @@ def test_worked_solutions_need_no_teacher_and_are_not_scored(tmp_path):
     assert [made.reason for made in rejected] == ["no worked solution"] and "worked" in summary["line"]
 
 
-def test_programs_are_refused_until_there_is_a_sandbox(tmp_path):
-    with pytest.raises(PlantuneError, match="sandbox"):
-        run(tmp_path, Teacher(), [Problem(id="c", question="def f():", answer="pass", kind="code")])
+CODE = Problem(
+    id="c",
+    question='def half(x):\n    """Half of x."""\n',
+    answer="    return x / 2\n",
+    solution="    return x / 2\n",
+    kind="code",
+)
+
+
+def test_programs_are_refused_where_nobody_may_run_them(tmp_path):
+    with pytest.raises(PlantuneError, match="1 of the 1 problems .* evaluate.allow_code=true"):
+        run(tmp_path, Teacher(), [CODE])
+
+
+def passes(problem, text):
+    """Stands for the sandbox, which has tests of its own."""
+    if "```" not in text:
+        return Verdict(same=None, how="no program in the reply")
+    return Verdict(same="x / 2" in text, how="ran")
+
+
+def programmer(*executions):
+    """A teacher whose executions of the plans are these, one after another."""
+    said = iter(executions)
+
+    async def ask(messages, sampling, schema):
+        text = messages[1]["content"]
+        if schema is not None:
+            reply = json.dumps({"reasons": "r", "score": 90})
+        elif "following the plan" in text:
+            reply = next(said)
+        else:
+            reply = "1. Divide it by two."
+        return [Reply(text=reply)] * sampling.n
+
+    return ask
+
+
+def test_a_program_is_kept_where_it_passes_and_rejected_with_what_came_of_it(tmp_path):
+    ask = programmer("It is x.", "```python\ndef half(x): return x\n```", "```python\ndef half(x): return x / 2\n```")
+    asyncio.run(distill([CODE], ask, Distill(), tmp_path, teacher="toy", check=passes))
+    [kept] = read_records(Trajectory, tmp_path / "trajectories.jsonl")
+    rejected = read_records(Rejected, tmp_path / "rejected.jsonl")
+    assert [made.reason for made in rejected] == [
+        "no answer in the execution: no program in the reply",
+        "wrong answer: ran",
+    ]
+    assert kept.answer == CODE.answer and [made.answer for made in rejected] == [None, None]
+
+
+def test_the_data_sets_own_program_follows_its_plan_as_a_whole_one(tmp_path):
+    part = Distill(plan_from="solution")
+    asyncio.run(distill([CODE], programmer(), part, tmp_path, teacher="toy", check=passes))
+    [kept] = read_records(Trajectory, tmp_path / "trajectories.jsonl")
+    assert kept.execution == f"```python\n{CODE.question}{CODE.answer}```"
 
 
 def test_no_reply_is_a_reason_and_not_a_crash(tmp_path):

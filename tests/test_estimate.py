@@ -60,7 +60,7 @@ def test_what_cannot_fit_a_card_is_refused_and_what_can_is_said():
 
 
 def test_what_the_ledger_holds_is_not_priced_again(tmp_path):
-    """Distilled at 95, nearly all plans fall; at 80 what is missing is the executions alone, and that many are asked."""
+    """Distilled at 95 all plans fall; at 80 what is missing is the executions alone, and that many are asked."""
     server = "http://127.0.0.1:9/v1"
 
     async def reply(messages, sampling, schema):

@@ -13,22 +13,25 @@ ROOT = PACKAGE.parent
 # From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
 # looks into it.
 FLOORS = [
-    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals", "devices"},
+    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals", "devices"}
+    | {"sandbox_child"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
-    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"},
+    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"}
+    | {"alignment", "charts", "pages", "sandbox"},
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
     | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"}
-    | {"converter", "llama_child"},
+    | {"converter", "llama_child", "judge"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
     | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"},
     {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient"}
     | {"activations", "acceptance"},
-    {"answers", "tally", "model_card", "memory", "hub"},
+    {"answers", "tally", "model_card", "memory", "hub", "programs", "rewarded", "guided", "grpo_settings", "prompts"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
-    | {"export", "gguf", "publish", "report"},
+    | {"export", "gguf", "publish"},
+    {"report", "ask"},
     {"model_stages"},
-    {"data_stages"},
+    {"data_stages", "ship_stages"},
     {"stage", "doctor"},
     {"pipeline"},
     {"ablate", "shown"},

@@ -163,3 +163,24 @@ def test_choices_are_lettered_below_the_question():
 def test_an_execution_is_given_its_boxed_answer_once():
     assert with_answer("So 72.", "72") == "So 72.\nThe answer is \\boxed{72}."
     assert with_answer("So \\boxed{72}.", "72") == "So \\boxed{72}."
+
+
+DOUBLE = Problem(
+    id="double",
+    question='def double(xs):\n    """Twice 2 of xs."""\n',
+    answer="    return [2 * x for x in xs]\n",
+    kind="code",
+)
+
+
+def test_a_program_is_asked_for_in_a_block_and_not_in_a_box():
+    for ask in (ask_step_by_step, ask_plan_then_solve, lambda problem: ask_to_follow(problem, ("Double each.",))):
+        system, user = ask(DOUBLE)
+        assert user["content"].startswith(f"Complete this function:\n```python\n{DOUBLE.question}```\n\n")
+        assert "one ```python block; nothing is to be boxed" in user["content"] and "boxed{" not in user["content"]
+    assert ask_plainly(DOUBLE)[1]["content"] == DOUBLE.question, "what goes on from the question is a reply too"
+
+
+def test_a_plan_for_a_program_may_hold_its_numbers_but_no_line_of_it():
+    assert spoiler(("Multiply each of xs by 2.",), DOUBLE) is None
+    assert spoiler(("Go through xs.", "Then return [2 * x for x in xs]."), DOUBLE).startswith("step 2 states the line")

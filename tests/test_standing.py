@@ -154,3 +154,45 @@ def test_markdown_is_a_table_whatever_the_names_hold(tmp_path):
     page = as_markdown(standing([run, other]))
     assert "| a\\|b/m1 | m1 | 60 | 66.7 % | 54.1 to 77.3 | 2 % | 0 % |" in page.splitlines()
     assert json.loads(json.dumps(as_json(standing([run, other]))))["rows"][0]["model"] == "a|b/m1"
+
+
+# --- what a figure must not be read without ---------------------------------------------------------------------------
+
+
+def of_the_suite(run, **known):
+    own = {"problems": 60, "answered": 60, "in_training": [], "words": 13, **known}
+    (run / "eval" / "suites.json").write_text(json.dumps({"own": own}))
+
+
+def test_a_suite_that_was_learned_from_is_named_in_every_sentence_about_it(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
+    of_the_suite(tmp_path, in_training=["p/1", "p/2"])
+    found = standing([tmp_path])
+    shared = "2 of 60 problems of own share 13 words in a row with the training rows"
+    assert found.sentences[0].endswith(f"p < 0.001, 30 won, 0 lost; but {shared}")
+    assert f"* {shared}." in as_markdown(found) and as_json(found)["rows"][-1]["caveats"] == (shared,)
+    lines = as_text(found).splitlines()
+    assert [("60*" in line) for line in lines if " few_shot " in line or line.startswith(" m1 ")][:2] == [False, True]
+
+
+def test_a_suite_without_overlap_and_wholly_answered_is_not_spoken_of(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
+    before = standing([tmp_path])
+    of_the_suite(tmp_path)
+    assert standing([tmp_path]) == before
+
+
+def test_half_a_suite_is_called_that_wherever_its_figure_stands(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
+    of_the_suite(tmp_path, problems=300)
+    found = standing([tmp_path])
+    half = "only 60 of 300 problems of own were asked before max_hours was up"
+    assert found.sentences[0].endswith(f"; but {half}") and all(row.caveats == (half,) for row in found.rows)
+    assert standing([with_untuned(tmp_path / "alone")]).sentences[0].endswith("(22.7 to 45.9)")
+
+
+def test_a_suite_that_nobody_was_asked_is_said(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
+    known = {name: {"problems": 60, "answered": 60 * (name == "own"), "in_training": []} for name in ("own", "math500")}
+    (tmp_path / "eval" / "suites.json").write_text(json.dumps(known))
+    assert standing([tmp_path]).sentences[1:] == ("math500: not asked: max_hours was up before",)

@@ -1,0 +1,166 @@
+"""How far a plan goes the way of a reference plan, told from the words of their steps: no model is asked.
+
+    alignment = Alignment([(question, plan), ...])              a corpus: what its words weigh, and where zero lies
+    alignment([question], [plan], [reference]) -> [0.83]
+
+After ROSCOE: the mean over the plan's steps of their best match in the reference (reasoning alignment), and the worst
+over the reference's steps of their best match in the plan (missing step). Two steps match as far as all their words do
+and, of these, the words that the question does not have: a copied question matches nothing. Where a plan has more of
+the question's wording than the reference has, it counts for less, so a copy with "subtract" behind it gains little.
+Zero is what plans of other problems come to, one is the reference itself.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from random import Random
+from statistics import fmean
+
+from plantune_lite.records import MissingError
+
+Plan = Sequence[str]
+Alike = Callable[[Sequence[str], Sequence[str]], list[list[float]]]  # the cosine, 0 to 1, of each text with each other
+
+_PAIRS = 500  # of a question and another problem's plan, from which zero is found
+_CHANCE = 0.75  # of them are at zero: among the rest are problems of the same kind, whose plans are much the same
+
+
+class Alignment:
+    """A judge of plans: questions, plans and their references in, numbers from 0 to 1 out."""
+
+    def __init__(self, corpus: Sequence[tuple[str, Plan]], *, alike: Alike | None = None, seed: int = 0) -> None:
+        self._alike = alike or lexical(" ".join(plan) for _, plan in corpus)
+        self.zero = self._by_chance(corpus, Random(seed))
+
+    def __call__(self, questions: Sequence[str], plans: Sequence[Plan], references: Sequence[Plan]) -> list[float]:
+        raw = map(self.raw, questions, plans, references)
+        return [max(0.0, one - self.zero) / (1 - self.zero) for one in raw]
+
+    def raw(self, question: str, plan: Plan, reference: Plan) -> float:
+        """The mean of reasoning alignment and missing step, on no scale yet."""
+        known = frozenset(words(question))
+        ours, theirs = _told(plan, known), _told(reference, known)
+        copied = {step for step, new in theirs.items() if not new}  # a step that only repeats the question: no matter
+        ours = {step: new for step, new in ours.items() if step not in copied}
+        theirs = {step: new for step, new in theirs.items() if new}
+        if not ours or not theirs:
+            return 0.0
+        whole = self._alike([*ours], [*theirs])
+        novel = self._alike([*ours.values()], [*theirs.values()])
+        match = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(whole, novel, strict=True)]
+        reasoning_alignment = fmean(map(max, match))
+        missing_step = min(map(max, zip(*match, strict=True)))
+        own, needed = _own(plan, question), _own(reference, question)
+        return min(1.0, (1 if own >= needed else own / needed) * (reasoning_alignment + missing_step) / 2)
+
+    def _by_chance(self, corpus: Sequence[tuple[str, Plan]], rng: Random) -> float:
+        """What the plan of another problem comes to; 0 where there is no other."""
+        plans = list(dict.fromkeys(tuple(plan) for _, plan in corpus))
+        if len(plans) < 2:
+            return 0.0
+        drawn = [(*rng.choice(corpus), rng.choice(plans)) for _ in range(_PAIRS)]
+        raw = sorted(self.raw(question, other, plan) for question, plan, other in drawn if other != tuple(plan))
+        return min(raw[int(_CHANCE * len(raw))], 0.9)
+
+
+def _told(plan: Plan, known: frozenset[str]) -> dict[str, str]:
+    """Each different step in its words, and those of them that the question does not have."""
+    steps = (list(_tokens(step)) for step in plan)
+    return {
+        " ".join(word for word, _ in step): " ".join(word for word, stem in step if stem not in known) for step in steps
+    }
+
+
+def _own(plan: Plan, question: str) -> float:
+    """The share of a plan's pairs of neighbouring words that the question does not have."""
+    known = set(_pairs(question))
+    pairs = [pair for step in plan for pair in _pairs(step)]
+    return sum(pair not in known for pair in pairs) / max(1, len(pairs))
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    found = re.findall(r"\w+", text.casefold())
+    return list(zip(["", *found], found, strict=False))  # the first word counts too, so that one alone is a pair
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+_SMALL_CHANGE = """a an the of to in on at by for from with and or then than that this these those it its is are was
+    were be been has have had he she they his her their there which what who how many much each every all one as so do
+    does did get gets will would can could into out up after before first next last step find calculate number total"""
+_STOP = frozenset(_SMALL_CHANGE.split())
+_SIGNS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "×": "multiply", "÷": "divide", "−": "subtract"}
+_SIGN = re.compile(r"(?<=[0-9)])\s*([-+*/×÷−])\s*(?=[$€£(0-9])")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+
+
+def words(text: str) -> list[str]:
+    """What a step is about: its words without endings and small change, and its signs as words."""
+    return [stem for _, stem in _tokens(text)]
+
+
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    for word in _WORD.findall(text.casefold()):
+        if word not in _STOP:
+            yield word, _stem(word)
+    for sign in _SIGN.findall(text):
+        yield _SIGNS[sign], _SIGNS[sign]
+
+
+def _stem(word: str) -> str:
+    for ending in ("ing", "ed", "es", "s"):
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            return word.removesuffix(ending)
+    return word
+
+
+# --- how alike two texts are ------------------------------------------------------------------------------------------
+
+_PIECES = 0.5  # the weight of a word's pieces beside the word: "subtraction" is like "subtract", but not the same
+
+
+def lexical(texts: Iterable[str]) -> Alike:
+    """Cosines of words and of their three-letter pieces, rarer ones weighing more; `texts` say what is rare."""
+    documents = [frozenset(words(text)) for text in texts]
+    seen = Counter(word for document in documents for word in document)
+
+    @lru_cache(maxsize=10_000)
+    def vector(text: str) -> Mapping[str, float]:
+        sums: Counter[str] = Counter()
+        for word in words(text):
+            weight = 1 + math.log((1 + len(documents)) / (1 + seen[word]))
+            sums[word] += weight
+            marked = f"^{word}$"
+            pieces = [marked[place : place + 3] for place in range(len(marked) - 2)]
+            for piece in pieces:
+                sums[f"{piece}*"] += _PIECES * weight / math.sqrt(len(pieces))
+        length = math.sqrt(sum(weight * weight for weight in sums.values()))
+        return {feature: weight / length for feature, weight in sums.items()}
+
+    def cosine(one: str, other: str) -> float:
+        ours, theirs = vector(one), vector(other)
+        return sum(weight * theirs.get(feature, 0.0) for feature, weight in ours.items())
+
+    return lambda these, those: [[cosine(one, other) for other in those] for one in these]
+
+
+def embedded(model: str) -> Alike:
+    """Cosines of a sentence embedding model, a folder or a name; a text without words is like nothing."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise MissingError(
+            "comparing plans by an embedding model needs sentence-transformers: pip install sentence-transformers"
+        ) from None
+    encode = SentenceTransformer(model).encode
+
+    def alike(these: Sequence[str], those: Sequence[str]) -> list[list[float]]:
+        cosines = (encode(these, normalize_embeddings=True) @ encode(those, normalize_embeddings=True).T).tolist()
+        return [
+            [max(0.0, cosine) if one and other else 0.0 for other, cosine in zip(those, row, strict=True)]
+            for one, row in zip(these, cosines, strict=True)
+        ]
+
+    return alike

@@ -1,0 +1,265 @@
+"""A run folder as one page: report.html, whole in itself, and its charts as files in figures/.
+
+    report(Path("runs/mine")) -> {"line": "report.html: own: m1 is better than ...", ...}
+
+First who is better than the untuned model and whether the plan does the work, then what it was made from: problems,
+plans, training, time and money, versions, and how to make it again. A part of a run that is not there is not mentioned.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from plantune_lite import charts, pages, runs, standing
+from plantune_lite.intervals import Estimate, p_text
+from plantune_lite.records import PlantuneError, Score, Trajectory, from_row, read_jsonl, read_records, write_whole
+from plantune_lite.terminal import duration
+
+SHOWN_TRAJECTORIES, SHOWN_ANSWERS = 10, 5
+_CURVES = {  # file -> title, and what is drawn: the stage's name of a figure -> what it is called
+    "loss": ("loss", {"loss": "training", "validation_loss": "validation"}),
+    "accuracy": (
+        "share of the next tokens right",
+        {"token_accuracy": "training", "validation_token_accuracy": "validation"},
+    ),
+    "reward": ("reward", {"reward": "all", "reward_spread": "spread"}),
+}
+
+
+def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Write the page and the charts, and say in a line what it says first."""
+    manifest = runs.read_manifest(run)
+    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    stood = _stood(run, seed)
+    figures = dict(_figures(run, stood))
+    for name, svg in figures.items():
+        write_whole(run / "figures" / f"{name}.svg", svg + "\n")
+    first = stood.sentences[0] if stood and stood.sentences else "nothing was evaluated"
+    parts = [
+        f"<h1>{pages.text(recipe['name'])}</h1>",
+        pages.paragraph(_about(recipe, manifest), "soft"),
+        *(pages.paragraph(one, "first" if one == first else "") for one in (stood.sentences if stood else (first,))),
+        *(_scores(stood, figures) if stood else ()),
+        _plan_use(run),
+        _wins_and_losses(run, stood) if stood else "",
+        _data(run, manifest),
+        _training(manifest, figures),
+        _trajectories(run, seed),
+        _cost(manifest),
+        _again(run, recipe, manifest),
+    ]
+    write_whole(run / "report.html", pages.page(f"{recipe['name']}: plantune report", parts))
+    return {"line": f"report.html: {first}", "figures": sorted(figures)}
+
+
+def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    trained = [stage for stage in ("sft", "cpl", "grpo") if manifest["stages"].get(stage, {}).get("status") == "done"]
+    ways = " and ".join(name.upper() for name in trained)
+    return (
+        f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}"
+        + (f", trained by {ways}" if ways else ", not trained")
+        + f". Begun {manifest['created']}."
+    )
+
+
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+
+def _stood(run: Path, seed: int) -> standing.Standing | None:
+    try:
+        return standing.standing([run], seed=seed)
+    except PlantuneError:
+        return None
+
+
+def _figures(run: Path, stood: standing.Standing | None) -> Iterator[tuple[str, str]]:
+    for suite in dict.fromkeys(row.suite for row in stood.rows) if stood else ():
+        rows = [(standing.named(row.model, row.mode), row.accuracy) for row in stood.rows if row.suite == suite]
+        yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", rows)
+    if not (run / "metrics.jsonl").is_file():
+        return
+    metrics = list(read_jsonl(run / "metrics.jsonl"))
+    for stage in dict.fromkeys(row["stage"] for row in metrics):
+        mine = [row for row in metrics if row["stage"] == stage]
+        parts = sorted({key for row in mine for key in row if key.startswith("reward/")})
+        drawn = {**_CURVES, "parts": ("reward, part by part", {key: key.removeprefix("reward/") for key in parts})}
+        for name, (title, named) in drawn.items():
+            series = {words: [(row["step"], row[key]) for row in mine if key in row] for key, words in named.items()}
+            if svg := charts.curves(f"{stage}: {title}", series):
+                yield f"{stage}_{name}", svg
+
+
+def _scores(stood: standing.Standing, figures: Mapping[str, str]) -> Iterator[str]:
+    for suite in dict.fromkeys(row.suite for row in stood.rows):
+        rows = [row for row in stood.rows if row.suite == suite]
+        beside = [one for one in stood.comparisons if one.suite == suite]
+        yield pages.section(
+            f"Right answers on {suite}",
+            figures.get(f"scores_{suite}", ""),
+            pages.table(standing.ROWS, standing.row_cells(rows)),
+            pages.table(standing.COMPARISONS, standing.comparison_cells(beside)),
+        )
+    yield "".join(pages.paragraph(note, "soft") for note in stood.notes)
+
+
+_GIVEN = {
+    "own": "its own plan",
+    "none": "no plan",
+    "swapped": "the plan of another problem",
+    "reference": "the reference plan",
+    "dropped": "its own, one step left out",
+}
+
+
+def _plan_use(run: Path) -> str:
+    """Whether the plan does the work."""
+    parts = []
+    for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        title = path.name.removesuffix(".summary.json").replace(".", ", ", 1)
+        if "own_minus" not in found:
+            parts.append(pages.paragraph(f"{title}: {found['line']}"))
+            continue
+        use = found["own_minus"]["swapped"]
+        points = Estimate(**use["difference"]).points()
+        parts += [
+            pages.paragraph(
+                f"{title}: with its own plan rather than another problem's {points}, p {p_text(use['p'])}; "
+                f"{use['won']} won, {use['lost']} lost of {use['problems']}.",
+            ),
+            pages.table(
+                ("given", "of", "right (95 %)"),
+                [
+                    (_GIVEN.get(name, name), one["problems"], Estimate(one["value"], one["low"], one["high"]).percent())
+                    for name, one in found["conditions"].items()
+                ],
+            ),
+        ]
+    return pages.section("Does the plan do the work?", *parts)
+
+
+def _wins_and_losses(run: Path, stood: standing.Standing) -> str:
+    """Problems that the tuned model alone solves, and those that it alone misses, with what both wrote."""
+    parts = []
+    for one in (one for one in stood.comparisons if one.beside_untuned):
+        answers = {
+            model: _answers(run / "eval" / f"{one.suite}.{model}.jsonl", mode)
+            for model, mode in ((one.model, one.mode), (one.reference, one.reference_mode))
+        }
+        tuned, untuned = answers[one.model], answers[one.reference]
+        asked = {row["id"]: row["question"] for row in read_jsonl(run / "suites" / f"{one.suite}.jsonl")}
+        common = [id for id in tuned if id in untuned and id in asked]
+        for title, right, wrong in (("Won", tuned, untuned), ("Lost", untuned, tuned)):
+            found = [id for id in common if right[id].same is True and wrong[id].same is not True]
+            parts += [f"<h3>{pages.text(f'{title}: {len(found)} on {one.suite}')}</h3>"] if found else []
+            parts += [
+                pages.folded(
+                    asked[id],
+                    pages.block(f"{asked[id]}\n\nright: {tuned[id].gold}", "the problem"),
+                    pages.beside(
+                        pages.block(tuned[id].text, f"{one.model}: {tuned[id].prediction}"),
+                        pages.block(untuned[id].text, f"{one.reference}: {untuned[id].prediction}"),
+                    ),
+                )
+                for id in found[:SHOWN_ANSWERS]
+            ]
+    return pages.section("Won and lost", *parts)
+
+
+def _answers(path: Path, mode: str) -> dict[str, Score]:
+    if not path.is_file():
+        return {}
+    return {one.problem_id: one for one in read_records(Score, path) if one.mode == mode and one.sample == 0}
+
+
+# --- what it was made from --------------------------------------------------------------------------------------------
+
+
+def _data(run: Path, manifest: Mapping[str, Any]) -> str:
+    """Problems to plans to rows, and what was left out for which reason."""
+    path = run / "corpus" / "stats.json"
+    if not path.is_file():
+        return ""
+    stats = json.loads(path.read_text(encoding="utf-8"))
+    funnel = stats["funnel"]
+    distilled = manifest["stages"].get("distill", {}).get("summary", {})
+    rows = [
+        ("problems to learn from", funnel["problems"]),
+        ("of them with a plan", funnel["problems_with_trajectories"]),
+        ("plans", funnel["trajectories"]),
+        ("good enough", funnel["good"]),
+        ("kept: no copy, the best of each problem", funnel["kept"]),
+        ("rows to train on", stats["train"]),
+        ("rows to validate on", stats["validation"]),
+        ("prompts to practise on", stats["prompts"]),
+    ]
+    rejected = sorted({**distilled.get("rejected", {}), **stats["rejected"]}.items(), key=lambda one: -one[1])
+    return pages.section(
+        "From problems to rows",
+        pages.table(("", "how many"), rows),
+        pages.table(("left out for", "plans"), rejected),
+        pages.paragraph(distilled.get("line", ""), "soft") if distilled else "",
+    )
+
+
+def _training(manifest: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+    parts = []
+    for stage in ("sft", "cpl", "grpo"):
+        if line := manifest["stages"].get(stage, {}).get("summary", {}).get("line"):
+            parts.append(pages.paragraph(f"{stage}: {line}"))
+            parts += [svg for name, svg in figures.items() if name.startswith(f"{stage}_")]
+    return pages.section("Training", *parts)
+
+
+def _trajectories(run: Path, seed: int) -> str:
+    """Some of what the teacher wrote and the filter kept, to be read."""
+    path = run / "trajectories.jsonl"
+    kept = [from_row(Trajectory, row) for row in read_jsonl(path)] if path.is_file() else []
+    few = Random(seed).sample(kept, min(SHOWN_TRAJECTORIES, len(kept)))
+    return pages.section(
+        f"{len(few)} of {len(kept)} kept plans",
+        *(
+            pages.folded(
+                one.question,
+                pages.block(one.question, "the problem"),
+                pages.block("\n".join(f"{n}. {step}" for n, step in enumerate(one.plan, 1)), _scored(one)),
+                pages.block(one.execution, f"carried out: {one.answer}"),
+            )
+            for one in few
+        ),
+    )
+
+
+def _scored(one: Trajectory) -> str:
+    return f"the plan, by {one.teacher}, " + ("not scored" if one.score is None else f"score {one.score}")
+
+
+# --- what it took -----------------------------------------------------------------------------------------------------
+
+
+def _cost(manifest: Mapping[str, Any]) -> str:
+    done = {name: entry for name, entry in manifest["stages"].items() if "seconds" in entry}
+    rows: list[Sequence[Any]] = []
+    for name, entry in done.items():
+        usd = entry.get("summary", {}).get("usd")
+        money = f"${usd:.2f}" if usd else ""
+        rows.append((name, duration(entry["seconds"]), money, entry.get("summary", {}).get("line", "")))
+    seconds = sum(entry["seconds"] for entry in done.values())
+    usd = sum(entry.get("summary", {}).get("usd") or 0 for entry in done.values())
+    rows.append(("all", duration(seconds), f"${usd:.2f}" if usd else "", ""))
+    return pages.section("Time and money", pages.table(("stage", "time", "USD", ""), rows))
+
+
+def _again(run: Path, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Versions, the device, and the recipe as it was."""
+    versions = [(name, version) for name, version in manifest.get("versions", {}).items() if version]
+    device = manifest.get("device")
+    return pages.section(
+        "To make it again",
+        pages.paragraph("Save the recipe below as a folder's recipe.json, and give plantune run that folder."),
+        pages.folded("recipe.json", f"<pre>{pages.text(json.dumps(recipe, indent=1, ensure_ascii=False))}</pre>"),
+        pages.folded("versions", pages.table(("package", "version"), versions)),
+        pages.paragraph(f"Made on {device}." if isinstance(device, str) else "", "soft") if device else "",
+    )

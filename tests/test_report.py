@@ -1,0 +1,157 @@
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from html.parser import HTMLParser
+
+import pytest
+
+from plantune_lite import Corpus, Distill, corpus, distill, practice, recipe_files
+from plantune_lite.records import Score, write_records, write_whole
+from plantune_lite.report import report
+
+HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'
+PROBLEMS = list(practice.generate("train", seed=0, limit=12))
+TESTED = list(practice.generate("test", seed=0, limit=10))
+
+
+def answered(problem, right, text, mode):
+    return Score(
+        problem_id=problem.id,
+        sample=0,
+        mode=mode,
+        text=text,
+        prediction=problem.answer if right else "0",
+        gold=problem.answer,
+        same=right,
+        how="same text",
+        finish="stop",
+        tokens=9,
+        seconds=0.1,
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder as its stages leave it, without the hours."""
+    run = tmp_path / "mine"
+    write_whole(run / "recipe.json", recipe_files.to_json(recipe_files.load("smollm2_135m")))
+    asyncio.run(distill.distill(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
+    trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
+    trajectories[0]["execution"] += HOSTILE
+    write_records(run / "trajectories.jsonl", trajectories)
+    from plantune_lite.records import Trajectory, from_row
+
+    rows = [from_row(Trajectory, row) for row in trajectories[1:]]
+    corpus.build(rows, PROBLEMS, {}, Corpus(filter="answer", validation=0.0), run / "corpus")
+    write_records(run / "suites" / "own.jsonl", TESTED)
+    untuned = [answered(one, n < 2, "I guess.", "zero_shot_cot") for n, one in enumerate(TESTED)]
+    tuned = [answered(one, n > 0, f"<plan>\n1. Think.\n</plan>\n{HOSTILE}", "m1") for n, one in enumerate(TESTED)]
+    write_records(run / "eval" / "own.untuned.jsonl", untuned)
+    write_records(run / "eval" / "own.m1.jsonl", tuned)
+    use = {"problems": 10, "won": 6, "lost": 1, "p": 0.04, "difference": {"value": 0.5, "low": 0.1, "high": 0.8}}
+    share = {"problems": 10, "value": 0.9, "low": 0.6, "high": 0.98}
+    found = {"line": "...", "conditions": {"own": share, "swapped": share}, "own_minus": {"swapped": use}}
+    write_whole(run / "eval" / "interventions" / "own.m1.summary.json", json.dumps(found))
+    metrics = [{"stage": "sft", "step": n, "seconds": n, "loss": 2 / n, "token_accuracy": 0.5} for n in range(1, 9)]
+    metrics += [{"stage": "grpo", "step": n, "seconds": n, "reward": n / 9, "reward/right": 0.5} for n in range(1, 9)]
+    write_records(run / "metrics.jsonl", metrics)
+    stages = {
+        "distill": {"status": "done", "seconds": 3.0, "summary": {"line": "12 plans", "usd": 0.25}},
+        "sft": {"status": "done", "seconds": 70.0, "summary": {"line": "8 steps"}},
+    }
+    manifest = {
+        "format": 1,
+        "created": "2026-11-21",
+        "versions": {"python": "3.12"},
+        "device": "a card",
+        "stages": stages,
+    }
+    write_whole(run / "manifest.json", json.dumps(manifest))
+    return run
+
+
+class Seen(HTMLParser):
+    """Every tag with its attributes, and the words of the page."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.words, self.open = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def seen(run):
+    summary = report(run)
+    return summary, Seen((run / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_page_begins_with_who_is_better_and_whether_the_plan_does_the_work(run):
+    summary, page = seen(run)
+    words = " ".join(page.words)
+    assert "m1 is better than untuned at its best prompt" in summary["line"] and summary["line"][13:] in words
+    order = ["is better than untuned", "Right answers on own", "Does the plan do the work?", "Won and lost"]
+    order += ["From problems to rows", "Training", "kept plans", "Time and money", "To make it again"]
+    places = [words.index(title) for title in order]
+    assert places == sorted(places)
+    assert "+50.0 points" in words and "the plan of another problem" in words
+
+
+def test_nothing_is_loaded_run_or_read_as_markup_whatever_a_model_wrote(run):
+    _, page = seen(run)
+    assert not [tag for tag, _ in page.tags if tag in ("script", "img", "link", "iframe", "object", "a")]
+    assert not [value for _, attributes in page.tags for name, value in attributes.items() if name in ("src", "href")]
+    policy = next(at["content"] for tag, at in page.tags if at.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert 'document.title="owned"' in " ".join(page.words) and "\x1b" not in "".join(page.words)
+
+
+def test_what_was_won_and_what_was_lost_is_counted_and_shown_side_by_side(run):
+    _, page = seen(run)
+    words = " ".join(page.words)
+    assert "Won: 8 on own" in words and "Lost: 1 on own" in words
+    assert TESTED[0].question in words and "I guess." in words
+
+
+def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_path):
+    _, page = seen(run)
+    words = " ".join(page.words)
+    assert "1 min 13 s" in words and "$0.25" in words
+    again = next(word for word in page.words if word.lstrip().startswith('{\n "name"') or '"problems": {' in word)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "recipe.json").write_text(again, encoding="utf-8")
+    assert asdict(recipe_files.load(tmp_path / "again")) == asdict(recipe_files.load("smollm2_135m"))
+
+
+def test_charts_lie_beside_it_as_files(run):
+    summary, _ = seen(run)
+    assert {"scores_own", "sft_loss", "sft_accuracy", "grpo_reward", "grpo_parts"} <= set(summary["figures"])
+    for name in summary["figures"]:
+        assert (run / "figures" / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_a_run_that_was_only_distilled_has_a_page_too(run):
+    shutil.rmtree(run / "eval")
+    (run / "metrics.jsonl").unlink()
+    summary, page = seen(run)
+    assert summary["line"] == "report.html: nothing was evaluated"
+    assert "12 of 12 kept plans" in " ".join(page.words) or "10 of 12 kept plans" in " ".join(page.words)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_a_browser_shows_it_on_a_phone_and_has_nothing_to_complain_of(run, tmp_path):
+    report(run)
+    shot = tmp_path / "shot.png"
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,844"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", "--force-dark-mode"]
+    command += [f"--screenshot={shot}", (run / "report.html").as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert not re.findall(r"CONSOLE.*|Refused to.*", done.stderr)
+    assert shot.stat().st_size > 10_000
