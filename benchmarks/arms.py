@@ -1,6 +1,7 @@
 """Do plans help a student of this size? Untuned, baseline SFT and plan SFT (M1) on `practice`, three seeds.
 
-    python -m benchmarks.arms --work DIR        # 2 cores: about an hour and a half; goes on where it was cut off
+    python -m benchmarks.arms --work DIR              # goes on where it was cut off
+    python -m benchmarks.arms --work DIR --seed 1     # only this seed: a process a core, and then the line above
 
 Both trained arms see the same problems, the same number of optimiser steps and as many learned tokens: a plan makes a
 row longer, so the baseline gets more rows a step. Tested on templates that training never saw. With the worked teacher
@@ -22,7 +23,7 @@ from plantune_lite.records import Problem, Score, Trajectory, read_jsonl, read_r
 
 SEEDS = (0, 1, 2)
 LEVELS = (1,)
-TRAIN_PROBLEMS, TEST_PROBLEMS = 320, 200
+TRAIN_PROBLEMS, TEST_PROBLEMS, KNOWN_PROBLEMS = 320, 200, 100
 STEPS, M1_ROWS, LEARNING_RATE, RANK = 40, 8, 1e-3, 32
 MAX_TOKENS = 160
 PART = Student("smollm2_135m", bits=32, max_length=512, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
@@ -32,21 +33,25 @@ def main() -> None:
     """Train, answer, compare, write down."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
-    work = parser.parse_args().work
+    parser.add_argument("--seed", type=int, choices=SEEDS)
+    arguments = parser.parse_args()
+    work = arguments.work
     train = list(generate("train", seed=0, limit=TRAIN_PROBLEMS, levels=LEVELS))
     test = list(generate("test", seed=0, limit=TEST_PROBLEMS, levels=LEVELS))
     seen = {problem.question for problem in train}
-    known = [p for p in generate("train", seed=1, limit=400, levels=LEVELS) if p.question not in seen][:TEST_PROBLEMS]
+    known = [p for p in generate("train", seed=1, limit=400, levels=LEVELS) if p.question not in seen][:KNOWN_PROBLEMS]
     suites = {"held-out templates": test, "known templates": known}
     rows = {target: rows_of(train, target, work) for target in ("solution", "plan+solution")}
     a_row = {target: learned_a_row(rows[target]) for target in rows}
     batch = {"plan+solution": M1_ROWS, "solution": round(M1_ROWS * a_row["plan+solution"] / a_row["solution"])}
 
-    untuned(work, test, train)
-    for seed in SEEDS:
+    if arguments.seed is None:
+        untuned(work, test, train)
+    for seed in SEEDS if arguments.seed is None else (arguments.seed,):
         for arm, target in (("baseline", "solution"), ("m1", "plan+solution")):
             tuned(work / f"{arm}{seed}", rows[target], batch[target], seed, "m1" if arm == "m1" else "plain", suites)
-    write_down(work, test, known, batch, a_row)
+    if arguments.seed is None:
+        write_down(work, test, known, batch, a_row)
 
 
 def rows_of(problems: list[Problem], target: str, work: Path) -> list[dict]:
@@ -65,6 +70,8 @@ def rows_of(problems: list[Problem], target: str, work: Path) -> list[dict]:
         for problem, one in found
     ]
     out = work / f"corpus {target}"
+    if (out / "stats.json").is_file():
+        return list(read_jsonl(out / "train.jsonl"))
     # Near copies stay: the generator's problems differ in names and numbers, and that is what is learned from here.
     part = Corpus(filter="answer", validation=0.0, dedup="exact")
     corpus.build(trajectories, problems, {}, part, out, target=target, solutions="teacher")
@@ -170,7 +177,7 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
         f"\n\n{TRAIN_PROBLEMS} problems of level {LEVELS[0]} of the train templates, {STEPS} steps, LoRA rank {RANK}, "
         f"learning rate {LEARNING_RATE}, float32. A row teaches {a_row['solution']:.0f} tokens in the baseline and "
         f"{a_row['plan+solution']:.0f} in M1, so the baseline has {batch['solution']} rows a step beside M1's "
-        f"{batch['plan+solution']}. {len(test)} test problems a suite, greedy, at most {MAX_TOKENS} tokens. An arm's "
+        f"{batch['plan+solution']}. {len(test)} test problems of held-out templates and {len(known)} of known ones, greedy, at most {MAX_TOKENS} tokens. An arm's "
         "share is the mean of its three seeds on each problem; intervals are over problems, not seeds. The untuned "
         "model is asked the held-out suite only. The last loss of each run: "
         + ", ".join(f"{name} {one['loss_last']}" for name, one in summaries.items())

@@ -333,6 +333,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             f"grpo.group is {recipe.grpo.group}, but grpo.reward='guided' makes "
             f"grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
         )
+    if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher == "worked":
+        yield (
+            "grpo.judge is 'teacher', but distill.teacher='worked' has nobody to ask: set grpo.judge='alignment', or "
+            "another distill.teacher"
+        )
     if recipe.corpus.weights and len(recipe.corpus.weights) != len(recipe.problems.source.split("+")):
         yield (
             f"corpus.weights has {len(recipe.corpus.weights)} numbers, but problems.source names "

@@ -24,7 +24,9 @@ _CURVES = {  # file -> title, and what is drawn: the stage's name of a figure ->
         "share of the next tokens right",
         {"token_accuracy": "training", "validation_token_accuracy": "validation"},
     ),
-    "reward": ("reward", {"reward": "all", "reward_spread": "spread"}),
+    "reward": ("reward", {"reward": "reward"}),
+    "health": ("share of answers cut off, of groups with a spread", {"clipped": "cut off", "spread": "spread"}),
+    "length": ("tokens of an answer", {"length": "length"}),
 }
 
 
@@ -33,7 +35,7 @@ def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
     manifest = runs.read_manifest(run)
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     stood = _stood(run, seed)
-    figures = dict(_figures(run, stood))
+    figures = dict(_figures(run, manifest, stood))
     for name, svg in figures.items():
         write_whole(run / "figures" / f"{name}.svg", svg + "\n")
     first = stood.sentences[0] if stood and stood.sentences else "nothing was evaluated"
@@ -74,7 +76,7 @@ def _stood(run: Path, seed: int) -> standing.Standing | None:
         return None
 
 
-def _figures(run: Path, stood: standing.Standing | None) -> Iterator[tuple[str, str]]:
+def _figures(run: Path, manifest: Mapping[str, Any], stood: standing.Standing | None) -> Iterator[tuple[str, str]]:
     for suite in dict.fromkeys(row.suite for row in stood.rows) if stood else ():
         rows = [(standing.named(row.model, row.mode), row.accuracy) for row in stood.rows if row.suite == suite]
         yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", rows)
@@ -83,8 +85,8 @@ def _figures(run: Path, stood: standing.Standing | None) -> Iterator[tuple[str, 
     metrics = list(read_jsonl(run / "metrics.jsonl"))
     for stage in dict.fromkeys(row["stage"] for row in metrics):
         mine = [row for row in metrics if row["stage"] == stage]
-        parts = sorted({key for row in mine for key in row if key.startswith("reward/")})
-        drawn = {**_CURVES, "parts": ("reward, part by part", {key: key.removeprefix("reward/") for key in parts})}
+        parts = manifest["stages"].get(stage, {}).get("summary", {}).get("rewards", ())
+        drawn = {**_CURVES, "parts": ("reward, part by part", {name: name for name in parts})}
         for name, (title, named) in drawn.items():
             series = {words: [(row["step"], row[key]) for row in mine if key in row] for key, words in named.items()}
             if svg := charts.curves(f"{stage}: {title}", series):

@@ -37,6 +37,14 @@ def test_the_figures_are_those_of_the_benchmarks():
     assert " and ".join(peaks) + " MB" in README
     for gigabytes in figures("install")["gigabytes"].values():
         assert f"{gigabytes:.1f} GB" in README
+    sft = figures("sft")
+    least, middle, most = (f"{one:.2f}" for one in sft["ratio"]["plain"])
+    memory = sft["peak_mb"]["ours"] / sft["peak_mb"]["plain"]
+    assert f"{middle} times as many ({least} to {most}), {memory:.2f} of its memory" in README
+    merge = figures("merge")
+    ratios = sorted(one["ours"]["seconds"] / one["copy"]["seconds"] for one in merge["rounds"])
+    assert f"{ratios[1]:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[2]:.2f})" in README
+    assert f"{merge['peak'] / 1e9:.2f} GB, {merge['peft']['peak'] / 1e9:.2f} GB" in README
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]

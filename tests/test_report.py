@@ -56,11 +56,12 @@ def run(tmp_path):
     found = {"line": "...", "conditions": {"own": share, "swapped": share}, "own_minus": {"swapped": use}}
     write_whole(run / "eval" / "interventions" / "own.m1.summary.json", json.dumps(found))
     metrics = [{"stage": "sft", "step": n, "seconds": n, "loss": 2 / n, "token_accuracy": 0.5} for n in range(1, 9)]
-    metrics += [{"stage": "grpo", "step": n, "seconds": n, "reward": n / 9, "reward/right": 0.5} for n in range(1, 9)]
+    metrics += [{"stage": "grpo", "step": n, "seconds": n, "reward": n / 9, "right_answer": 0.5} for n in range(1, 9)]
     write_records(run / "metrics.jsonl", metrics)
     stages = {
         "distill": {"status": "done", "seconds": 3.0, "summary": {"line": "12 plans", "usd": 0.25}},
         "sft": {"status": "done", "seconds": 70.0, "summary": {"line": "8 steps"}},
+        "grpo": {"status": "done", "seconds": 0.0, "summary": {"line": "8 steps", "rewards": {"right_answer": [0, 1]}}},
     }
     manifest = {
         "format": 1,
