@@ -49,7 +49,7 @@ def answered(
     sampling: Sampling,
     settings: Mapping[str, Any] = {},
     grade: Grade = grade,
-    chunk: int = 64,
+    chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> list[Score]:
     """The graded answers of one mode to all problems: those in the file, and the others as they come."""

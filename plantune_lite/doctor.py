@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import converter, functions, presets, problems, runs, tables
+from plantune_lite import converter, functions, presets, problems, runs, sandbox, tables
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.recipe import Recipe
 from plantune_lite.records import ProblemError, RecipeError
@@ -52,6 +52,7 @@ def examine(recipe: Recipe) -> list[Check]:
         *_teacher(recipe),
         *_keys(),
         *_llama_cpp(recipe),
+        *_sandbox(recipe),
     ]
 
 
@@ -232,3 +233,9 @@ def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
     else:
         fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes)" if needed else ""
         yield Check("llama.cpp", "note", "not found" + ("" if needed else "; this recipe needs none"), fix)
+
+
+def _sandbox(recipe: Recipe) -> Iterator[Check]:
+    if recipe.evaluate.allow_code:
+        why = sandbox.why_not()
+        yield Check("sandbox", "note" if why else "ok", why or "programs that a model wrote can be run in isolation")

@@ -12,7 +12,8 @@ untuned one, whose best prompt is the first line of every comparison.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -22,10 +23,13 @@ from plantune_lite import plans, tally
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.held_out import normalised
 from plantune_lite.lenient import Grade, grade
+from plantune_lite.recipe import Prompt
 from plantune_lite.records import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
-PROMPTS: tuple[Mode, ...] = ("zero_shot_cot", "plan_then_solve", "few_shot")  # an untuned model's
+PROMPTS: tuple[Mode, ...] = get_args(Prompt)
+# How a student answers what it was trained for: by sft.target.
+OF_TARGET: Mapping[str, Mode] = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}
 _ASK: Mapping[str, Callable[[Problem], Messages]] = {
     "zero_shot_cot": plans.ask_step_by_step,
     "plan_then_solve": plans.ask_plan_then_solve,
@@ -34,6 +38,7 @@ _ASK: Mapping[str, Callable[[Problem], Messages]] = {
     "m2": plans.ask_plainly,  # plans; what it goes on to write is not read
 }
 SHOTS = 3
+STEP = 128  # problems that all models answer before any goes on
 
 
 def evaluate(
@@ -51,7 +56,7 @@ def evaluate(
     run_code: Grade | None = None,
     grade: Grade = grade,
     model: str = "",
-    chunk: int = 64,
+    chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
     """Evaluate in one mode, going on with what `out` holds; `model` says which weights answer, so that none are mixed.
@@ -67,7 +72,7 @@ def evaluate(
             f"evaluate.samples is {samples}, but evaluate.temperature is 0, which makes all of them the same: "
             "set evaluate.temperature=0.7, or evaluate.samples=1"
         )
-    answer, prompt = _way_to_answer(mode, generate, executor, examples, problems, seed)
+    answer, prompt = way_to_answer(mode, generate, executor, examples, problems, seed)
     scores = answered(
         problems,
         answer,
@@ -98,10 +103,31 @@ def at_best_prompt(
     return {**found[best], "modes": found}
 
 
+def in_time(
+    problems: int, seconds: float | None, *, done: int = 0, clock: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
+    """How many problems to have answered next: all where time is no matter, else 128 more while there is time.
+
+    Whoever asks lets all models answer so many before it comes back, so that when time is up they have answered the
+    same problems. A step is begun where one as long as the last would end in time. `done` were answered before.
+    """
+    if seconds is None:
+        yield problems
+        return
+    ends = clock() + seconds
+    for end in (*range(max(done, STEP), problems, STEP), problems):
+        began = clock()
+        if began >= ends and not done:
+            return
+        yield end
+        if 2 * clock() - began >= ends:
+            return
+
+
 # --- the modes --------------------------------------------------------------------------------------------------------
 
 
-def _way_to_answer(
+def way_to_answer(
     mode: Mode,
     generate: Generate,
     executor: Generate | None,
@@ -109,7 +135,7 @@ def _way_to_answer(
     problems: Sequence[Problem],
     seed: int,
 ) -> tuple[Answer, str]:
-    """How problems are answered in this mode, and a fingerprint of the prompt."""
+    """How problems are answered in this mode, of which `problems` make no examples; and a fingerprint of the prompt."""
     ask = _few_shot(examples, problems, seed) if mode == "few_shot" else _ASK[mode]
     shown = [ask(Problem(id="", question="?", answer=""))]
     if mode == "m2":

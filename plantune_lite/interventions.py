@@ -56,7 +56,7 @@ def intervene(
     seed: int = 0,
     grade: Grade = grade,
     model: str = "",
-    chunk: int = 64,
+    chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
     """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set."""

@@ -333,10 +333,15 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             f"grpo.group is {recipe.grpo.group}, but grpo.reward='guided' makes "
             f"grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
         )
-    if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher == "worked":
+    if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
         yield (
-            "grpo.judge is 'teacher', but distill.teacher='worked' has nobody to ask: set grpo.judge='alignment', or "
-            "another distill.teacher"
+            f"grpo.judge is 'teacher', but distill.teacher={recipe.distill.teacher!r} is nobody who could judge: set "
+            "grpo.judge='alignment', or another distill.teacher"
+        )
+    if recipe.grpo and recipe.sft and recipe.sft.target == "plan":
+        yield (
+            "sft.target is 'plan', but grpo rewards answers, which a student that only plans does not give: set "
+            "sft.target='plan+solution', or grpo=none"
         )
     if recipe.corpus.weights and len(recipe.corpus.weights) != len(recipe.problems.source.split("+")):
         yield (

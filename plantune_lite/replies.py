@@ -3,10 +3,12 @@
     Replies(student)([chat("What is 2+3?")], Sampling(n=3, temperature=1.0)) -> [[Reply, Reply, Reply]]
 
 The longest prompts go first, so that memory runs out in the first batch or never; then the batch is halved and it goes
-on. Every reply has dice of its own, thrown from the seed and its prompt: what else is asked, before it or beside it,
-and how much memory is free, changes nothing.
+on. A reply that has ended leaves its batch, so that nothing more is computed for it. What all prompts begin with is
+read once, and so is a prompt that is drawn for several times. Every reply has dice of its own, thrown from the seed and
+its prompt: what else is asked, before it or beside it, and how much memory is free, changes nothing.
 """
 
+import os
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -14,8 +16,8 @@ from typing import Any, NamedTuple
 
 from plantune_lite.records import Messages, PlantuneError, Reply, Sampling
 
-AT_ONCE_ON_A_CPU = 32  # replies; more gain nothing on a few cores
-AT_ONCE_ON_A_GPU = 128
+AT_ONCE = 128  # replies: the more there are, the fewer times all weights are read for them
+LOOK_EVERY = 16  # tokens; to leave out what has ended costs one copy of what is remembered, as every token does
 _SHARE = 0.6  # of the free memory for what a batch remembers
 
 
@@ -66,34 +68,98 @@ class Replies:
         return sorted(rows, key=lambda row: -len(row.ids))
 
     def _batch(self, rows: Sequence[Row], sampling: Sampling) -> list[Reply]:
+        """The replies of one batch; the model's own generate() makes them, a few tokens at a time."""
         import torch
-        from transformers import GenerationConfig
+        from transformers import DynamicCache
 
         model, tokenizer = self._student.model, self._student.tokenizer
-        width, pad = len(rows[0].ids), tokenizer.pad_token_id
-        input_ids = torch.tensor([[pad] * (width - len(row.ids)) + row.ids for row in rows], device=model.device)
-        mask = torch.tensor([[0] * (width - len(row.ids)) + [1] * len(row.ids) for row in rows], device=model.device)
-        ends = model.generation_config.eos_token_id
-        settings = GenerationConfig(  # what is not said comes from the model's own, of which speech.settle left nothing
-            max_new_tokens=sampling.max_tokens,
+        width, ends = len(rows[0].ids), set(model.generation_config.eos_token_id)
+        # Unsloth answers in ways of its own, which know nothing of a memory from outside: there it is one go.
+        in_parts = self._student.source.backend == "plain"
+        memory = {"past_key_values": DynamicCache(config=model.config)} if in_parts else {}
+        shared = _shared(rows, memory["past_key_values"]) if in_parts else 0
+        padding = [width - len(row.ids) for row in rows]
+        prompts = [
+            [*row.ids[:shared], *[tokenizer.pad_token_id] * before, *row.ids[shared:]]
+            for before, row in zip(padding, rows, strict=True)
+        ]
+        seen = [[1] * shared + [0] * before + [1] * (width - shared - before) for before in padding]
+        ids_B_L, mask_B_L = torch.tensor(prompts, device=model.device), torch.tensor(seen, device=model.device)
+        if in_parts:
+            self._read(rows, shared, ids_B_L, mask_B_L, **memory)
+        replies: dict[int, Reply] = {}
+        going = list(range(len(rows)))
+        while going:
+            left_to_say = width + sampling.max_tokens - ids_B_L.shape[1]
+            ids_B_L = model.generate(
+                input_ids=ids_B_L,
+                attention_mask=mask_B_L,
+                generation_config=self._settings(
+                    min(LOOK_EVERY, left_to_say) if in_parts else left_to_say, sampling.stop
+                ),
+                logits_processor=_processors([rows[one] for one in going], width, sampling, model.device),
+                tokenizer=tokenizer if sampling.stop else None,
+                **memory,
+            )
+            left = []
+            for at, ids in enumerate(ids_B_L[:, width:].tolist()):
+                if in_parts and len(ids) < sampling.max_tokens and not self._ended(ids, ends, sampling.stop):
+                    left.append(at)
+                else:
+                    replies[going[at]] = self._reply(ids, len(rows[going[at]].ids), ends, sampling.stop)
+            mask_B_L = torch.nn.functional.pad(mask_B_L, (0, ids_B_L.shape[1] - mask_B_L.shape[1]), value=1)
+            if 0 < len(left) < len(going):
+                kept = torch.tensor(left, device=model.device)
+                ids_B_L, mask_B_L = ids_B_L[kept], mask_B_L[kept]
+                memory["past_key_values"].reorder_cache(kept)
+            going = [going[at] for at in left]
+        return [replies[one] for one in range(len(rows))]
+
+    def _read(self, rows: Sequence[Row], shared: int, ids_B_L: Any, mask_B_L: Any, *, past_key_values: Any) -> None:
+        """Read once what several replies begin with: what all prompts do, then each prompt that is drawn for again.
+
+        All but the last token: generate() must have something to read.
+        """
+        import torch
+
+        def read(some: list[int], length: int) -> None:
+            self._student.model.generate(
+                input_ids=ids_B_L[some, :length],
+                attention_mask=mask_B_L[some, :length],
+                generation_config=self._settings(1, ()),
+                past_key_values=past_key_values,
+            )
+
+        prompts = list(dict.fromkeys(tuple(row.ids) for row in rows))
+        prompt_of = [prompts.index(tuple(row.ids)) for row in rows]
+        last = ids_B_L.shape[1] - 1
+        if shared:
+            read([0], shared)
+            past_key_values.reorder_cache(torch.zeros(len(prompts), dtype=torch.long))
+        if len(prompts) < len(rows):
+            if shared < last:
+                read([prompt_of.index(number) for number in range(len(prompts))], last)
+            past_key_values.reorder_cache(torch.tensor(prompt_of))
+
+    def _settings(self, most: int, stop: Sequence[str]) -> Any:
+        """What is not said comes from the model's own settings, of which speech.settle left nothing."""
+        from transformers import GenerationConfig
+
+        tokenizer = self._student.tokenizer
+        return GenerationConfig(
+            max_new_tokens=most,
             do_sample=False,  # the drawing is done by _Dice
             use_cache=True,  # a trainer that recomputes activations switches it off
-            stop_strings=list(sampling.stop) or None,
+            stop_strings=list(stop) or None,
             bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=ends,
-            pad_token_id=pad,
+            eos_token_id=self._student.model.generation_config.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
         )
-        out = model.generate(
-            input_ids=input_ids,
-            attention_mask=mask,
-            generation_config=settings,
-            logits_processor=_processors(rows, sampling, model.device),
-            tokenizer=tokenizer if sampling.stop else None,
-        )
-        return [
-            self._reply(ids, len(row.ids), set(ends), sampling.stop)
-            for ids, row in zip(out[:, width:].tolist(), rows, strict=True)
-        ]
+
+    def _ended(self, ids: list[int], ends: set[int], stop: Sequence[str]) -> bool:
+        """Whether a reply is at its end, as generate() sees it: to that, control tokens are text like any other."""
+        text = self._student.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if stop else ""
+        return not ends.isdisjoint(ids) or any(word in text for word in stop)
 
     def _reply(self, ids: list[int], tokens_in: int, ends: set[int], stop: Sequence[str]) -> Reply:
         tokenizer = self._student.tokenizer
@@ -130,7 +196,7 @@ class Replies:
         import torch
 
         on_gpu = torch.cuda.is_available()
-        most = self._most or (AT_ONCE_ON_A_GPU if on_gpu else AT_ONCE_ON_A_CPU)
+        most = self._most or AT_ONCE
         room = _SHARE * (_free_on_gpu() if on_gpu else _free_here())
         return max(1, min(most, int(room // (length * self._bytes_a_token()))))
 
@@ -143,7 +209,20 @@ class Replies:
         return 2 * config.num_hidden_layers * heads * width * element
 
 
-def _processors(rows: Sequence[Row], sampling: Sampling, device: Any) -> Any:
+def _shared(rows: Sequence[Row], memory: Any) -> int:
+    """How many tokens all prompts of a batch begin with: our system turn, and worked examples that all are shown.
+
+    They stand before the padding, which only memory of the plain kind does not mind.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    if len(rows) == 1 or any(type(layer) is not DynamicLayer for layer in memory.layers):
+        return 0
+    shortest = min(len(row.ids) for row in rows)
+    return min(len(os.path.commonprefix([row.ids for row in rows])), shortest - 1)
+
+
+def _processors(rows: Sequence[Row], width: int, sampling: Sampling, device: Any) -> Any:
     """What turns a row's scores into its next token; nothing where the highest is taken."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
@@ -152,21 +231,21 @@ def _processors(rows: Sequence[Row], sampling: Sampling, device: Any) -> Any:
         processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
         if sampling.top_p < 1:
             processors.append(TopPLogitsWarper(float(sampling.top_p)))
-        processors.append(_Dice(rows, sampling.max_tokens, device))
+        processors.append(_Dice(rows, width, sampling.max_tokens, device))
     return processors
 
 
 class _Dice:
     """Leaves of each row's scores the one token that is drawn, by throws made for that row alone."""
 
-    def __init__(self, rows: Sequence[Row], throws: int, device: Any) -> None:
+    def __init__(self, rows: Sequence[Row], width: int, throws: int, device: Any) -> None:
         import torch
 
         # In double precision a throw never comes out as one, behind the last token that has a chance.
         made = [
             torch.rand(throws, generator=torch.Generator().manual_seed(row.seed), dtype=torch.double) for row in rows
         ]
-        self._throws_B_T, self._width = torch.stack(made).to(device), len(rows[0].ids)
+        self._throws_B_T, self._width = torch.stack(made).to(device), width
 
     def __call__(self, ids_B_L: Any, scores_B_V: Any) -> Any:
         import torch

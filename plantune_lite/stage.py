@@ -3,8 +3,8 @@
 What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
 files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.
 
-What the stages do is in data_stages.py, model_stages.py and ship_stages.py: there the parts meet, which need not know
-each other.
+What the stages do is in data_stages.py, train_stages.py, model_stages.py and ship_stages.py: there the parts meet, which
+need not know each other.
 """
 
 import json
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import data_stages, functions, model_stages, runs, ship_stages
+from plantune_lite import data_stages, functions, model_stages, runs, ship_stages, train_stages
 from plantune_lite.job import Job, is_first
 from plantune_lite.recipe_files import load
 from plantune_lite.records import NotBuiltError, PlantuneError, RunError, write_whole
@@ -27,7 +27,6 @@ INTERRUPTED = 130
 # folder, the return value its summary; a summary's "line" is what a person reads, "usd" what it cost.
 SEAMS = {
     "cpl": "plantune_lite.lab: a Generate for search, then the sft seam and Step-APO, round by round",
-    "grpo": "plantune_lite.grpo: train(student, prompts, rewards, part, out)",
 }
 
 
@@ -44,7 +43,7 @@ def not_built(job: Job) -> dict[str, Any]:
 
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """The function of a stage."""
-    built = {**data_stages.STAGES, **model_stages.STAGES, **ship_stages.STAGES}
+    built = {**data_stages.STAGES, **model_stages.STAGES, **train_stages.STAGES, **ship_stages.STAGES}
     if stage not in built and stage not in SEAMS:
         raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *SEAMS])}")
     return built.get(stage, not_built)

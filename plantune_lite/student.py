@@ -38,7 +38,7 @@ class Loaded:
 
     def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
         """Replies to a batch of conversations."""
-        with self._answering():
+        with self.answering():
             return self._replies(prompts, sampling)
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
@@ -66,7 +66,7 @@ class Loaded:
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
         """The model in the mode for answering, and back in the one it was in."""
         training = self.model.training
         if self.source.backend == "unsloth":

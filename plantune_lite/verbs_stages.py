@@ -54,6 +54,17 @@ export.group = "Stages"
 
 
 @cli.command()
+@going_on
+def report(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """One page, report.html, of what a run has come to."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, only=("report",), **options)
+
+
+report.group = "Stages"
+
+
+@cli.command()
 @click.argument("run", type=PATH, metavar="RUN")
 @click.argument("repo", metavar="USER/NAME")
 @click.option("--data", is_flag=True, help="The corpus, as a data set.")

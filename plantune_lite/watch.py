@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,10 @@ class Figures:
         show: Callable[[str, bool], object],
         names: Mapping[str, str],
         advice: str,
+        shown: Collection[str] = ("loss", "token_accuracy"),
     ) -> None:
         self._schedule, self._metric, self._show = schedule, metric, show
-        self._names, self._advice = names, advice
+        self._names, self._advice, self._shown = names, advice, shown
         self._began, self._first = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -112,6 +113,7 @@ class Figures:
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
         """Stop where the loss is no number any more, before that is saved; else write down and show."""
         figures = {self._names[name]: value for name, value in logs.items() if name in self._names}
+        figures = {name: value for name, value in figures.items() if value is not None}  # a reward that nobody gave
         if args.fp16 and not math.isfinite(figures.get("grad_norm", 0.0)):
             del figures["grad_norm"]  # the scaler found its limit and left this step out
         for name in ("loss", "grad_norm", "validation_loss"):
@@ -127,11 +129,9 @@ class Figures:
 
     def _line(self, step: int, figures: Mapping[str, float]) -> str:
         pace = (time.monotonic() - self._began) / max(1, step - self._first)
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in figures.items() if name in _SHOWN)
+        said = (f"{name.replace('_', ' ')} {figures[name]:.3g}" for name in self._shown if name in figures)
+        shown = ", ".join(said)
         return f"step {step} of {self._schedule.steps}: {shown}, {duration(pace * (self._schedule.steps - step))} left"
-
-
-_SHOWN = ("loss", "token_accuracy", "reward", "plan_reward", "spread", "clipped", "entropy", "length")
 
 
 def callback(watcher: Any) -> Any:

@@ -79,6 +79,12 @@ def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
     assert check(DEMO, "llama.cpp").found == str(tool)
 
 
+def test_where_programs_may_be_run_it_says_whether_they_can_be():
+    assert not [one for one in doctor.examine(DEMO) if one.name == "sandbox"]
+    found = check(replace(DEMO, evaluate=Evaluate(("own",), allow_code=True)), "sandbox")
+    assert (found.state == "ok") == (doctor.sandbox.why_not() is None)
+
+
 def test_a_full_disk_is_bad(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 5e8}))
     assert check(DEMO, "disk").state == "bad"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import plans, practice
-from plantune_lite.evaluate import at_best_prompt, evaluate
+from plantune_lite.evaluate import at_best_prompt, evaluate, in_time
 from plantune_lite.lenient import Graded
 from plantune_lite.records import PlantuneError, Problem, Reply, Score, Verdict, read_records
 
@@ -330,6 +330,40 @@ def test_another_problem_of_the_same_id_is_found_out(tmp_path):
 def test_two_problems_of_one_id_are_refused(tmp_path):
     with pytest.raises(PlantuneError, match="1 of 3 problems have another one's id"):
         evaluate(right_on(bool), [*PROBLEMS[:2], PROBLEMS[0]], mode="m1", out=tmp_path / "a.b.jsonl")
+
+
+# --- in time ----------------------------------------------------------------------------------------------------------
+
+
+def answered_in(seconds, problems=600, done=0):
+    """How far models get that together take a second a problem."""
+    found = [done]
+    found.extend(in_time(problems, seconds, done=done, clock=lambda: found[-1] - done))
+    return found[1:]
+
+
+def test_without_a_limit_all_problems_are_answered_at_once():
+    assert answered_in(None) == [600]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answered"),
+    [
+        (999, [128, 256, 384, 512, 600]),
+        (513, [128, 256, 384, 512]),
+        (512, [128, 256, 384]),
+        (1, [128]),
+        (0, []),
+        (-5, []),
+    ],
+)
+def test_a_step_is_begun_where_one_as_long_as_the_last_would_end_in_time(seconds, answered):
+    assert answered_in(seconds) == answered
+
+
+def test_what_was_answered_before_takes_no_time_and_is_not_lost():
+    assert answered_in(260, done=256) == [256, 384, 512]
+    assert answered_in(0, done=256) == [256] and answered_in(0, done=600) == [600]
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------

@@ -22,16 +22,17 @@ FLOORS = [
     | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"}
     | {"converter", "llama_child", "judge"},
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
-    | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"},
+    | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"}
+    | {"grpo_settings", "prompts", "rewarded", "sampled"},
     {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient"}
-    | {"activations", "acceptance"},
-    {"answers", "tally", "model_card", "memory", "hub", "programs", "rewarded", "guided", "grpo_settings", "prompts"},
+    | {"activations", "acceptance", "guided"},
+    {"answers", "tally", "model_card", "memory", "hub", "programs"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},
     {"report", "ask"},
     {"model_stages"},
-    {"data_stages", "ship_stages"},
+    {"data_stages", "train_stages", "ship_stages"},
     {"stage", "doctor"},
     {"pipeline"},
     {"ablate", "shown"},

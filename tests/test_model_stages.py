@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import model_stages, presets, student
+from plantune_lite import evaluate, model_stages, presets, student
 from plantune_lite.job import Job
 from plantune_lite.practice import generate
 from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Reply, RunError, write_records
+from plantune_lite.records import Reply, RunError, read_jsonl, write_records
 
 POOL = list(generate("train", seed=0, limit=8))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
@@ -98,3 +98,89 @@ def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
         recipe = load(name)
         assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution" and recipe.student.bits == 4
         assert recipe.distill.teacher == "gemini" and recipe.distill.max_usd and recipe.max_hours
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------------
+
+SUITE = [replace(POOL[0], id="other/0"), *generate("test", seed=0, limit=8)]
+OF_QUESTION = {problem.question: problem for problem in SUITE}
+
+
+def to_evaluate(folder, *settings, **more):
+    """A run that has trained, and a suite whose first problem is in its training rows."""
+    made = job(folder, "student.model=qwen3_4b", *settings, stage="eval", sft={"base": {"revision": None}})
+    write_records(folder / "suites" / "other.jsonl", SUITE)
+    write_records(folder / "corpus" / "train.jsonl", [{"problem_id": problem.id} for problem in POOL])
+    (folder / "sft").mkdir(exist_ok=True)
+    (folder / "sft" / "adapter_model.safetensors").write_bytes(b"weights")
+    return replace(made, **more)
+
+
+@pytest.fixture
+def learned(monkeypatch):
+    """A student that has learned all answers; what it was asked, tuned and untuned."""
+
+    def says(text_of, heard):
+        def answer(prompts, sampling):
+            asked = [OF_QUESTION[messages[-1]["content"].partition("\n\n")[0]] for messages in prompts]
+            heard.extend(problem.id for problem in asked)
+            return [[Reply(text=f"\\boxed{{{text_of(problem)}}}")] for problem in asked]
+
+        return answer
+
+    loaded = SimpleNamespace(
+        source=SimpleNamespace(repo="a/b", revision=None, backend="plain"), preset=presets.find("qwen3_4b"), heard=[]
+    )
+    loaded.generate = says(lambda problem: problem.answer, loaded.heard)
+    loaded.generate_untuned = says(lambda problem: "-7", [])
+    monkeypatch.setattr(student, "load", lambda *arguments, **settings: loaded)
+    return loaded
+
+
+def test_a_suite_added_after_the_corpus_is_looked_at_for_what_was_learned(tmp_path, learned):
+    found = model_stages.evaluate(to_evaluate(tmp_path))
+    assert "is better than untuned" in found["line"] and found["partial"] is False
+    assert found["line"].endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
+    assert found["line"] in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
+
+
+def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp_path, learned):
+    found = model_stages.evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
+    assert "1 of 9 problems of other share 13 words" in found["line"]
+
+
+def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
+    found = model_stages.evaluate(to_evaluate(tmp_path, "sft=none"))
+    assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
+
+
+def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
+    model_stages.evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
+
+
+def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
+    every = evaluate.in_time
+    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
+    found = model_stages.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
+    assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
+    rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
+    asked = [row["problem_id"] for row in rows["m1"]]
+    assert len(asked) == 4 and asked != [problem.id for problem in SUITE[:4]]  # drawn, not the first of the file
+    assert {row["problem_id"] for row in rows["untuned"]} == set(asked)
+
+    monkeypatch.setattr(evaluate, "in_time", every)
+    learned.heard.clear()
+    found = model_stages.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
+    assert found["partial"] is False and "only" not in found["line"]
+    assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
+
+
+def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):
+    limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
+    with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
+        model_stages.evaluate(limited)
+    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4])
+    first = model_stages.evaluate(replace(limited, hours_left=1.0))
+    monkeypatch.setattr(student, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
+    assert model_stages.evaluate(limited) == first

@@ -84,6 +84,8 @@ def test_a_setting_is_read_by_the_type_of_its_field(setting, field, value):
         ("sft=none", "set grpo.start='base'"),
         ("distill.teacher=worked", "set corpus.filter='answer'"),
         ("corpus.weights=1,2", "give one a source"),
+        ("grpo.judge=teacher", "nobody who could judge"),
+        ("sft.target=plan", "a student that only plans does not give"),
         ("name=../up", "names a folder"),
     ],
 )

@@ -1,5 +1,6 @@
 """What a model in memory answers, on tiny random models beside a loop of one token after another, and on SmolLM2."""
 
+import os
 from collections import Counter
 
 import pytest
@@ -68,7 +69,7 @@ def drawn_long(student):
 
 @pytest.mark.parametrize("at_once", [1, 3, 32])
 def test_greedy_replies_are_those_of_one_token_after_another_whatever_the_batch(tiny, at_once, monkeypatch):
-    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", at_once)
+    monkeypatch.setattr(replies, "AT_ONCE", at_once)
     for messages, [reply] in zip(PROMPTS, tiny.generate(PROMPTS, Sampling(max_tokens=12)), strict=True):
         ids = one_token_after_another(tiny, messages, 12)
         said = [id for id in ids if id not in tiny.model.generation_config.eos_token_id]
@@ -126,7 +127,7 @@ def test_samples_differ_and_come_again_with_the_same_seed(qwen):
 def test_a_draw_does_not_depend_on_what_else_is_asked(tiny, monkeypatch):
     drawn = Sampling(temperature=0.8, top_p=0.9, n=3, max_tokens=8)
     together = tiny.generate(PROMPTS, drawn)
-    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", 4)
+    monkeypatch.setattr(replies, "AT_ONCE", 4)
     assert tiny.generate(PROMPTS[2:], drawn) == together[2:]
     assert tiny.generate(PROMPTS[::-1], drawn) == together[::-1]
 
@@ -146,7 +147,7 @@ def test_drawing_leaves_the_random_numbers_of_others_alone(qwen):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.5, 0.6)])
 def test_tokens_are_drawn_as_often_as_the_model_says(qwen, temperature, top_p, monkeypatch):
-    monkeypatch.setattr(replies, "AT_ONCE_ON_A_CPU", 1_000)
+    monkeypatch.setattr(replies, "AT_ONCE", 1_000)
     with torch.no_grad():
         scores = qwen.model(torch.tensor([qwen.encode_chat(PROMPTS[0])])).logits[0, -1].double()
     chances, order = (scores / temperature).softmax(-1).sort(descending=True)
@@ -174,6 +175,88 @@ def test_the_bases_own_settings_stay_out_of_it(folders, tmp_path):
     assert insistent.generate(PROMPTS, drawn) == plain.generate(PROMPTS, drawn)
 
 
+# --- what is left out ------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """A model that remembers the rows and the length of whatever it was asked."""
+
+    def __init__(self, model):
+        self._model, self.asked = model, []
+
+    def __getattr__(self, name):
+        return getattr(self._model, name)
+
+    def generate(self, input_ids, **how):
+        self.asked.append(tuple(input_ids.shape))
+        return self._model.generate(input_ids=input_ids, **how)
+
+
+LONG = (
+    Sampling(max_tokens=40),
+    Sampling(max_tokens=40, stop=("e", "never")),
+    Sampling(temperature=1.0, n=4, max_tokens=40),
+    Sampling(temperature=1.0, top_p=0.9, n=3, max_tokens=40, stop=("e",)),
+)
+
+
+@pytest.mark.parametrize("sampling", LONG)
+def test_replies_do_not_depend_on_when_it_is_looked_which_have_ended(tiny, sampling, monkeypatch):
+    monkeypatch.setattr(replies, "LOOK_EVERY", 1_000)
+    together = tiny.generate(PROMPTS, sampling)
+    for often in (1, 7):
+        monkeypatch.setattr(replies, "LOOK_EVERY", often)
+        assert tiny.generate(PROMPTS, sampling) == together
+
+
+def test_a_reply_that_has_ended_is_computed_no_further(folders, monkeypatch):
+    monkeypatch.setattr(replies, "LOOK_EVERY", 5)
+    tiny = loaded(folders["qwen2"])
+    tiny.model = Watched(tiny.model)
+    drawn = Sampling(temperature=1.0, n=6, max_tokens=100)
+    made = [reply for some in tiny.generate(PROMPTS, drawn) for reply in some]
+    (common, shared), (prompts, width), *parts = tiny.model.asked
+    assert (common, prompts, parts[0][0]) == (1, len(PROMPTS), 30)  # what several replies begin with is read once
+    assert shared == len(os.path.commonprefix([tiny.encode_chat(messages) for messages in PROMPTS])) < width
+    for number, (rows, length) in enumerate(parts):
+        assert rows == sum(reply.tokens_out > 5 * number for reply in made) and length == width + 1 + 5 * number
+    assert len({rows for rows, _ in parts}) > 5
+
+
+@pytest.mark.parametrize("asked", [[PROMPTS[0], PROMPTS[-1]], [(*chat("How many?" * 9), BEGUN), PROMPTS[-1]]])
+def test_a_prompt_may_be_the_beginning_of_another_or_end_like_it(tiny, asked):
+    ends = tiny.model.generation_config.eos_token_id
+    told = [[id for id in one_token_after_another(tiny, one, 12) if id not in ends] for one in asked]
+    assert [list(reply.token_ids) for [reply] in tiny.generate(asked, Sampling(max_tokens=12))] == told
+
+
+@pytest.mark.parametrize("often", [1, 7, 1_000])
+def test_a_model_that_looks_back_only_so_far_does_so_from_part_to_part(tmp_path, often, monkeypatch):
+    tiny_student(tmp_path / "gemma", "gemma3_text", dtype=torch.float32, initializer_range=0.2, sliding_window=24)
+    (tmp_path / "gemma" / "chat_template.jinja").write_text(TEMPLATES["gemma3_text"], encoding="utf-8")
+    monkeypatch.setattr(replies, "LOOK_EVERY", often)
+    gemma = loaded(tmp_path / "gemma")
+    assert gemma.model.config.layer_types[0] == "sliding_attention"
+    for messages, [reply] in zip(PROMPTS, gemma.generate(PROMPTS, Sampling(max_tokens=20)), strict=True):
+        ids = one_token_after_another(gemma, messages, 20)
+        assert list(reply.token_ids) == [id for id in ids if id not in gemma.model.generation_config.eos_token_id]
+
+
+def test_an_adapter_is_at_work_in_every_part_and_off_where_it_is_off(folders, monkeypatch):
+    monkeypatch.setattr(replies, "LOOK_EVERY", 3)
+    tiny = student.load(Student(str(folders["qwen3"]), bits=32), training=True, environ={})
+    for name, values in tiny.model.named_parameters():
+        if "lora_B" in name:
+            values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+    ends = tiny.model.generation_config.eos_token_id
+    tiny.model.eval()
+    told = [[id for id in one_token_after_another(tiny, one, 12) if id not in ends] for one in PROMPTS]
+    before = [reply for [reply] in loaded(folders["qwen3"]).generate(PROMPTS, Sampling(max_tokens=12))]
+    assert [list(reply.token_ids) for [reply] in tiny.generate(PROMPTS, Sampling(max_tokens=12))] == told
+    assert [reply for [reply] in tiny.generate_untuned(PROMPTS, Sampling(max_tokens=12))] == before
+    assert told != [list(reply.token_ids) for reply in before]
+
+
 # --- memory, and what is left behind ----------------------------------------------------------------------------------
 
 
@@ -198,9 +281,10 @@ def test_where_memory_runs_out_the_batch_is_halved_and_no_reply_changes(folders)
     roomy, cramped = loaded(folders["llama"]), loaded(folders["llama"])
     cramped.model = Cramped(cramped.model, most=4)
     assert cramped.generate(PROMPTS, drawn) == roomy.generate(PROMPTS, drawn)
-    assert cramped.model.batches == [15, 7, 3, 3, 3, 3, 3]
+    # What all prompts begin with is read once, then each prompt once, then its three replies are made.
+    assert cramped.model.batches == [1, 5, 1, 3, 7, *[1, 3] * 5]
     cramped.generate(PROMPTS, drawn)
-    assert cramped.model.batches[7:] == [3] * 5  # it has learned
+    assert cramped.model.batches[15:] == [1, 3] * 5  # it has learned
 
 
 def test_a_prompt_that_alone_is_too_much_is_one_sentence(folders):
@@ -216,7 +300,7 @@ def test_the_longest_prompts_are_answered_first(folders):
     widths, plain = [], tiny.model.generate
     tiny.model.generate = lambda input_ids, **how: (widths.append(input_ids.shape[1]), plain(input_ids, **how))[1]
     tiny.generate(PROMPTS, Sampling(max_tokens=2))
-    assert widths[-5:] == sorted(widths, reverse=True)[-5:] and len(set(widths)) > 3
+    assert widths[-5:] == sorted(widths[-5:], reverse=True) and len(set(widths[-5:])) > 3
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -1,0 +1,115 @@
+"""A question to a run's model: its plan, its working and its answer, and beside it what the untuned model says.
+
+    ask(Path("runs/mine"), "A pen costs 3 dollars. What do 4 pens cost?", beside_base=True)
+    -> [Answered(model="sft of mine", mode="m1", plan=("Multiply the price of a pen by the number of pens.",),
+                 working="4 pens cost 4 * 3 = 12 dollars. The answer is \\boxed{12}.", answer="12", ...),
+        Answered(model="untuned", mode="few_shot", ...)]
+
+Both are the same weights, the adapter on and off. The untuned model gets the prompt it was best at when the run was
+evaluated, and step by step where that is not known.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from plantune_lite import evaluate, plans, runs, standing, student, tally
+from plantune_lite.evaluate import Mode
+from plantune_lite.recipe_files import load
+from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, read_records
+from plantune_lite.terminal import printable
+from plantune_lite.verify import final_answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One model's reply, taken apart."""
+
+    model: str
+    mode: Mode
+    plan: tuple[str, ...]  # empty: it wrote none
+    working: str
+    answer: str | None  # None: nothing says which it is
+    cut_off: bool
+    tokens: int
+
+
+def ask(run: Path, question: str, *, beside_base: bool = False, say: Callable[[str], object] = print) -> list[Answered]:
+    """What the run's final model answers, and then the model it was made from."""
+    if not question.strip():
+        raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
+    if not (run / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
+    manifest, recipe = runs.read_manifest(run), load(run)
+    trained = manifest.get("final")
+    if trained is None or not (run / trained).is_dir():
+        raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
+    part, most = recipe.student, recipe.evaluate.max_tokens
+    loaded = student.load(
+        part,
+        adapter=run / trained,
+        pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
+        room=part.max_length + most,
+        seed=recipe.seed,
+        say=say,
+    )
+    problem = Problem(id="asked", question=question.strip(), answer="")
+    sampling = Sampling(max_tokens=most, seed=recipe.seed)
+    mode = evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    answer, _ = evaluate.way_to_answer(mode, loaded.generate, loaded.generate_untuned, (), [problem], recipe.seed)
+    [[reply]] = answer([problem], sampling)
+    found = [taken_apart(f"{trained} of {recipe.name}", mode, reply)]
+    if beside_base:
+        mode, pool, tested = best_prompt(run)
+        answer, _ = evaluate.way_to_answer(mode, loaded.generate_untuned, None, pool, [*tested, problem], recipe.seed)
+        [[reply]] = answer([problem], sampling)
+        found.append(taken_apart(standing.UNTUNED, mode, reply))
+    return found
+
+
+def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
+    """What the untuned model was best at on the run's own problems, or else its first suite, and with which examples.
+
+    The examples are of the first problems, and none of the second, as it was when they were evaluated.
+    """
+    files = (run / "eval").glob(f"*.{standing.UNTUNED}.jsonl")
+    first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
+    modes: dict[Mode, list[Score]] = {}
+    for one in read_records(Score, first) if first else ():
+        modes.setdefault(one.mode, []).append(one)
+    if not modes:
+        return "zero_shot_cot", [], []
+    best = max(modes, key=lambda mode: fmean(tally.shares(modes[mode]).values()))
+    suite = first.name.partition(".")[0]
+    pool, tested = run / "problems" / "pool.jsonl", run / "suites" / f"{suite}.jsonl"
+    return best, read_records(Problem, pool), read_records(Problem, tested)
+
+
+def taken_apart(model: str, mode: Mode, reply: Reply) -> Answered:
+    """The plan, the working and the answer in a reply."""
+    plan = tally.written_plan(reply.text)  # near enough: the untuned model never learned our format
+    working = reply.text.rpartition(plans.CLOSE)[2] if plan else reply.text
+    return Answered(
+        model=model,
+        mode=mode,
+        plan=plan,
+        working=working.strip(),
+        answer=final_answer(working),
+        cut_off=reply.finish == "length",
+        tokens=reply.tokens_out,
+    )
+
+
+def lines(found: Answered) -> Iterator[str]:
+    """For a terminal."""
+    yield f"{found.model} ({found.mode}, {found.tokens} tokens)"
+    if found.plan:
+        yield "plan"
+        yield from (f"  {number}. {printable(step)}" for number, step in enumerate(found.plan, 1))
+    yield "working" if found.plan else "working, without a plan"
+    yield from (f"  {printable(line)}" for line in found.working.splitlines())
+    if found.cut_off:
+        yield "  ... cut off here: evaluate.max_tokens of its recipe allows no more"
+    yield "answer"
+    yield f"  {printable(found.answer)}" if found.answer else "  none that can be read"

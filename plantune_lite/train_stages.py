@@ -1,0 +1,142 @@
+"""The stages that train: an adapter learns from the corpus, then from what its own answers earn.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads. Each loads the student
+itself, because each is a process of its own: memory is given back, and Unsloth is imported before what it patches.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import runs
+from plantune_lite.job import Job, is_first
+from plantune_lite.records import RunError, read_jsonl, write_whole
+
+
+def sft(job: Job) -> dict[str, Any]:
+    """Train an adapter on the corpus."""
+    from plantune_lite import sft
+
+    part, wanted = job.recipe.sft, job.recipe.student
+    _refuse_spent(job)
+    loaded = _loaded(job, adapter_of(part.start, job.run) if part.start else None, _pinned(job))
+    summary = sft.train(
+        loaded,
+        list(read_jsonl(job.run / "corpus" / "train.jsonl")),
+        part,
+        job.out,
+        validation=list(read_jsonl(job.run / "corpus" / "validation.jsonl")),
+        max_length=wanted.max_length,
+        checkpointing=wanted.checkpointing,
+        seed=job.recipe.seed,
+        hours=_hours(job),
+        metric=job.metric,
+        show=job.progress(),
+        say=job.say,
+    )
+    return {**summary, "base": asdict(loaded.source)}
+
+
+def grpo(job: Job) -> dict[str, Any]:
+    """Reinforce an adapter: answers that earn more than their group become likelier."""
+    from plantune_lite import grpo, rewards
+
+    part, wanted = job.recipe.grpo, job.recipe.student
+    _refuse_spent(job)
+    # No program is run here, so none could be rewarded.
+    rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
+    if part.start == "sft":
+        loaded = _loaded(job, job.run / "sft", job.earlier["sft"]["base"]["revision"])
+    else:
+        loaded = _loaded(job, None if part.start == "base" else adapter_of(part.start, job.run), _pinned(job))
+    with _judge(job) as judge:
+        summary = grpo.train(
+            loaded,
+            rows,
+            lambda most: rewards.of(part, rows, max_completion=most, judge=judge),
+            part,
+            job.out,
+            passed=rewards.right_answer,
+            max_length=wanted.max_length,
+            checkpointing=wanted.checkpointing,
+            seed=job.recipe.seed,
+            hours=_hours(job),
+            metric=job.metric,
+            show=job.progress(),
+            say=job.say,
+        )
+    return {**summary, "base": asdict(loaded.source)}
+
+
+@contextmanager
+def _judge(job: Job) -> Iterator[Any]:
+    """The teacher as judge of plans, where the recipe wants one; behind the ledger, within distill.max_usd."""
+    part = job.recipe.grpo
+    if (part.reward, part.judge) != ("answer+plan", "teacher"):
+        yield None
+        return
+    from plantune_lite import judge, ledger, teacher
+
+    asked = job.recipe.distill
+    with ledger.Ledger(job.run.parent / runs.LEDGER, run=job.recipe.name, max_usd=asked.max_usd) as calls:
+        opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
+        with judge.Loop() as loop, loop.opened(opened) as ask:
+            yield judge.teacher_judge(ask, loop)
+
+
+# --- the student ------------------------------------------------------------------------------------------------------
+
+
+def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
+    """The student with its adapter; what it starts from is what a merge starts from, whenever that is."""
+    from plantune_lite import student
+
+    loaded = student.load(
+        job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
+    )
+    base = job.out / "base.json"
+    if not base.is_file() and is_first():
+        write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
+    return loaded
+
+
+def _pinned(job: Job) -> str | None:
+    """The revision that this stage began with, if it began before."""
+    base = job.out / "base.json"
+    return json.loads(base.read_text(encoding="utf-8"))["revision"] if base.is_file() else None
+
+
+def adapter_of(name: str, run: Path) -> Path:
+    """The adapter of another run, named or given as a folder."""
+    for folder in (Path(name).expanduser(), run.parent / name):
+        final = runs.read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
+        if final:
+            return folder / final
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    raise RunError(f"start is {name!r}, but no run or folder of that name has a finished adapter")
+
+
+# --- the time that is left --------------------------------------------------------------------------------------------
+
+_LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
+
+
+def _refuse_spent(job: Job) -> None:
+    if job.hours_left is not None and job.hours_left < _LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} is spent before training began: "
+            "the same command with a larger max_hours goes on"
+        )
+
+
+def _hours(job: Job) -> float | None:
+    """What of the run's time this training may take: the rest is for what comes after it."""
+    share = 0.3 if job.stage == "sft" and (job.recipe.grpo or job.recipe.cpl) else 0.7
+    return None if job.hours_left is None else share * job.hours_left
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": sft, "grpo": grpo}

@@ -1,0 +1,113 @@
+"""A question to a trained run: a tiny random student whose adapter is not nothing."""
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from tiny import tiny_student
+
+from plantune_lite import ask, plans, presets, runs, student
+from plantune_lite.cli import cli
+from plantune_lite.practice import generate
+from plantune_lite.recipe import Student
+from plantune_lite.recipe_files import load, override, to_json
+from plantune_lite.records import PlantuneError, Reply, RunError, Sampling, Score, write_records
+
+QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
+POOL = list(generate("train", seed=0, limit=12))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as training leaves it."""
+    folder = tmp_path_factory.mktemp("runs") / "mine"
+    base = tiny_student(folder / "base", "llama", dtype=torch.float32, initializer_range=0.2)
+    (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
+    settings = [f"student.model={base}", "student.bits=32", "evaluate.max_tokens=40", "name=mine"]
+    recipe = override(load("smollm2_135m"), settings)
+    loaded = student.load(recipe.student, training=True, environ={})
+    for name, values in loaded.model.named_parameters():
+        if "lora_B" in name:
+            values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
+    loaded.save(folder / "sft")
+    (folder / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
+    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft"})
+    write_records(folder / "problems" / "pool.jsonl", POOL)
+    return folder
+
+
+def plantune(*arguments):
+    return CliRunner().invoke(cli, list(map(str, arguments)))
+
+
+def base_of(run):
+    return student.load(Student(str(run / "base"), bits=32), environ={})
+
+
+def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):
+    tuned, untuned = ask.ask(run, QUESTION, beside_base=True, say=lambda line: None)
+    assert (tuned.model, tuned.mode) == ("sft of mine", "m1")
+    assert (untuned.model, untuned.mode) == ("untuned", "zero_shot_cot")
+    asked = plans.chat(f"{QUESTION}\n\nWork through it step by step, then give the final answer in \\boxed{{}}.")
+    [[reply]] = base_of(run).generate([asked], Sampling(max_tokens=40))
+    assert untuned == ask.taken_apart("untuned", "zero_shot_cot", reply)
+    assert tuned.working != untuned.working
+
+
+def test_the_base_gets_the_prompt_it_was_best_at(run, tmp_path):
+    def score(mode, same):
+        return Score(problem_id="p", sample=0, mode=mode, text="", prediction="1", gold="1", same=same, how="")
+
+    write_records(run / "suites" / "own.jsonl", POOL[:2])
+    write_records(run / "eval" / "math500.untuned.jsonl", [score("plan_then_solve", True)])
+    write_records(run / "eval" / "own.untuned.jsonl", [score("zero_shot_cot", False), score("few_shot", True)])
+    mode, pool, tested = ask.best_prompt(run)
+    assert (mode, pool, tested) == ("few_shot", POOL, POOL[:2])
+    for path in (run / "eval").iterdir():
+        path.unlink()
+    assert ask.best_prompt(run) == ("zero_shot_cot", [], [])
+
+
+def test_the_command_prints_plan_working_and_answer_and_json(run):
+    done = plantune("ask", run, QUESTION, "--beside-base")
+    assert done.exit_code == 0, done.output
+    assert "sft of mine (m1, " in done.stdout and "untuned (zero_shot_cot, " in done.stdout
+    assert done.stdout.count("answer\n") == 2
+    one, other = json.loads(plantune("ask", run, QUESTION, "--beside-base", "--json").stdout)
+    assert one["model"] == "sft of mine" and other["model"] == "untuned"
+
+
+def test_without_a_trained_model_or_a_question_it_is_one_sentence(run, tmp_path):
+    with pytest.raises(PlantuneError, match="the question is empty"):
+        ask.ask(run, " \n")
+    with pytest.raises(RunError, match="is no run folder"):
+        ask.ask(tmp_path / "nothing", QUESTION)
+    (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(RunError, match="has no trained model yet; plantune train .* makes it"):
+        ask.ask(tmp_path, QUESTION)
+
+
+def test_a_reply_is_taken_apart_into_plan_working_and_answer():
+    text = plans.render(("Multiply 3 by the number of pens.",), "4 * 3 = 12. The answer is \\boxed{12}.")
+    found = ask.taken_apart("m", "m1", Reply(text=text, tokens_out=9))
+    assert (found.plan, found.answer, found.cut_off) == (("Multiply 3 by the number of pens.",), "12", False)
+    assert "\n".join(ask.lines(found)) == (
+        "m (m1, 9 tokens)\nplan\n  1. Multiply 3 by the number of pens.\nworking\n"
+        "  4 * 3 = 12. The answer is \\boxed{12}.\nanswer\n  12"
+    )
+
+
+def test_a_plan_that_is_nearly_in_our_format_is_shown_as_one():
+    found = ask.taken_apart(
+        "m", "plan_then_solve", Reply(text="Sure!\n<plan>\n- **Add** both.\n</plan>\n\nSo \\boxed{5}.")
+    )
+    assert (found.plan, found.working, found.answer) == (("Add both.",), "So \\boxed{5}.", "5")
+
+
+def test_a_reply_without_plan_or_answer_says_so_and_cannot_steer_the_terminal():
+    found = ask.taken_apart("m", "m1", Reply(text="I \x1b[2Jthink", finish="length", tokens_out=3))
+    assert (found.plan, found.answer) == ((), None)
+    shown = "\n".join(ask.lines(found))
+    assert "working, without a plan\n  I ␛[2Jthink\n  ... cut off here" in shown
+    assert shown.endswith("answer\n  none that can be read")
