@@ -177,7 +177,8 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
         f"\n\n{TRAIN_PROBLEMS} problems of level {LEVELS[0]} of the train templates, {STEPS} steps, LoRA rank {RANK}, "
         f"learning rate {LEARNING_RATE}, float32. A row teaches {a_row['solution']:.0f} tokens in the baseline and "
         f"{a_row['plan+solution']:.0f} in M1, so the baseline has {batch['solution']} rows a step beside M1's "
-        f"{batch['plan+solution']}. {len(test)} test problems of held-out templates and {len(known)} of known ones, greedy, at most {MAX_TOKENS} tokens. An arm's "
+        f"{batch['plan+solution']}. {len(test)} test problems of held-out templates and {len(known)} of known "
+        f"ones, greedy, at most {MAX_TOKENS} tokens. An arm's "
         "share is the mean of its three seeds on each problem; intervals are over problems, not seeds. The untuned "
         "model is asked the held-out suite only. The last loss of each run: "
         + ", ".join(f"{name} {one['loss_last']}" for name, one in summaries.items())

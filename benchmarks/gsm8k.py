@@ -4,9 +4,9 @@ r"""SmolLM2-135M untuned on gsm8k: the figure, its interval, the time; and does 
     PLANTUNE_DATA=FOLDER python -m benchmarks.gsm8k --work DIR --grade  # in a Python that has lm_eval too
 
 FOLDER holds gsm8k_test.jsonl and gsm8k_train.jsonl. A seeded 300 of the 1,319 test problems, greedy, float32, with
-three prompts: zero-shot, three solved examples in our convention (\boxed), and three in the harness's (#### 72). The
-replies are then graded by ours and by the harness's own filters and metric, as its gsm8k.yaml sets them, and every
-reply on which they differ is printed beside the gold answer.
+two prompts: zero-shot, and three solved examples in the harness's convention (#### 72). The replies are then graded by
+ours and by the harness's own filters and metric, as its gsm8k.yaml sets them, and every reply on which they differ is
+printed beside the gold answer.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from plantune_lite.records import Problem, Sampling, Score, read_jsonl, read_rec
 
 ASKED, SEED, MAX_TOKENS = 300, 0, 256
 PART = Student("smollm2_135m", bits=32, max_length=1024)
-PROMPTS = ("zero_shot_cot", "few_shot", "harness")
+PROMPTS = ("zero_shot_cot", "harness")
 FILTERS = ("strict-match", "flexible-extract")
 SHOWN = 160  # characters of a reply's end
 

@@ -263,7 +263,8 @@ def report(found: dict, arguments: argparse.Namespace) -> None:
     if one := found["peft"]:
         rows[-1] = ("merge_and_unload", f"{one['seconds']} s", f"{one['processor']} s", f"{one['peak'] / 1e9:.2f} GB")
     columns = ("what", f"time (median of {len(rounds)}, range)", "of the processors", "peak memory")
-    text = f"{markdown(columns, rows)}\n\nThe merge takes {ratio:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[-1]:.2f})."
+    spread_of_ratio = f"{ratio:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    text = f"{markdown(columns, rows)}\n\nThe merge takes {spread_of_ratio}."
     about = (
         f"A model of Qwen2.5-7B's shape with {found['layers']} of its 28 layers and random weights, "
         f"{found['bytes'] / 1e9:.1f} GB in bfloat16, and an adapter of rank 32 on all seven projections. Cold page "

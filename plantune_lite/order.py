@@ -197,6 +197,7 @@ def states(
 ) -> Iterator[tuple[Stage, State, str]]:
     """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
     expected: dict[str, str] = {}
+    partial: set[str] = set()  # stages that max_hours ended early, and those after them
     for stage in active:
         entry = None if stage.name in anew else manifest["stages"].get(stage.name)
         inputs = inputs_of(wanted, stage)
@@ -211,7 +212,9 @@ def states(
             yield stage, "done" if entry["status"] == "done" and _looked(entry, inputs) else "to do", ""
         elif entry["fingerprint"] != expected[stage.name]:
             yield stage, "differs", _difference(stage, entry, inputs)
-        elif entry["status"] != "done":
+        elif entry["status"] != "done" or entry.get("summary", {}).get("partial") or partial & set(stage.after):
+            if entry["status"] == "done":
+                partial.add(stage.name)  # and what was made of a part is made again
             yield stage, "goes on", ""
         else:
             missing, different = runs.changed_outputs(folder, entry["outputs"])

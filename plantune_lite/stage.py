@@ -3,8 +3,7 @@
 What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
 files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.
 
-What the stages do is in data_stages.py, train_stages.py, model_stages.py and ship_stages.py: there the parts meet, which
-need not know each other.
+What the stages do is in the modules named at _MODULES: there the parts meet, which need not know each other.
 """
 
 import json
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import data_stages, functions, model_stages, runs, ship_stages, train_stages
+from plantune_lite import data_stages, evaluate_stage, functions, model_stages, runs, ship_stages, train_stages
 from plantune_lite.job import Job, is_first
 from plantune_lite.recipe_files import load
 from plantune_lite.records import NotBuiltError, PlantuneError, RunError, write_whole
@@ -41,9 +40,12 @@ def not_built(job: Job) -> dict[str, Any]:
 # --- the process ------------------------------------------------------------------------------------------------------
 
 
+_MODULES = (data_stages, model_stages, train_stages, evaluate_stage, ship_stages)
+
+
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """The function of a stage."""
-    built = {**data_stages.STAGES, **model_stages.STAGES, **train_stages.STAGES, **ship_stages.STAGES}
+    built = {name: work for module in _MODULES for name, work in module.STAGES.items()}
     if stage not in built and stage not in SEAMS:
         raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *SEAMS])}")
     return built.get(stage, not_built)

@@ -122,11 +122,11 @@ def adapter_of(name: str, run: Path) -> Path:
 
 # --- the time that is left --------------------------------------------------------------------------------------------
 
-_LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
+LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
 
 
 def _refuse_spent(job: Job) -> None:
-    if job.hours_left is not None and job.hours_left < _LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
+    if job.hours_left is not None and job.hours_left < LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before training began: "
             "the same command with a larger max_hours goes on"

@@ -1,5 +1,6 @@
 """The verbs that do some stages of a run and no more."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,30 @@ train.group = "Stages"
 
 @cli.command()
 @going_on
-def evaluate(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+@click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
+def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, **options: Any) -> None:
     """The untuned model at its best prompt, then the tuned one, with intervals."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
-    do_stages(wanted, only=("suites", "evaluate"), **options)
+    if model is None:
+        do_stages(wanted, only=("suites", "evaluate"), **options)
+    else:
+        _evaluate_other(wanted, model, **options)
+
+
+def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options: Any) -> None:
+    """Another model on the same test problems, beside what was answered before."""
+    from plantune_lite import other_model, pipeline, standing
+    from plantune_lite.job import Progress
+    from plantune_lite.terminal import printable
+
+    say = say_to_stderr if as_json else click.echo
+    folder = pipeline.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
+    show = (lambda line, last: None) if as_json else Progress()
+    found = other_model.evaluate_model(folder, model, say=lambda line: say(printable(line)), show=show)
+    if as_json:
+        print_json(standing.as_json(found))
+    else:
+        click.echo(standing.as_text(found))
 
 
 evaluate.group = "Stages"

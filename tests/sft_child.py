@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import model_stages, plans, presets, sft, speech, student, watch
+from plantune_lite import plans, presets, sft, speech, student, train_stages, watch
 from plantune_lite.recipe import SFT, Student
 from plantune_lite.records import Problem, RunError
 
@@ -96,7 +96,7 @@ def second_fails(job):
         log(self, args, state, control, **named)
 
     watch.Figures.on_log = on_log
-    return model_stages.sft(job)
+    return train_stages.sft(job)
 
 
 def attempt(*arguments):

@@ -30,9 +30,12 @@ FLOORS = [
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},
-    {"report", "ask"},
+    {"report", "ask", "elsewhere"},
+    {"other_model"},
     {"model_stages"},
-    {"data_stages", "train_stages", "ship_stages"},
+    {"data_stages", "train_stages"},
+    {"evaluate_stage"},
+    {"ship_stages"},
     {"stage", "doctor"},
     {"pipeline"},
     {"ablate", "shown"},

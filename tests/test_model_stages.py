@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, model_stages, presets, student
+from plantune_lite import evaluate, evaluate_stage, model_stages, presets, student, train_stages
 from plantune_lite.job import Job
 from plantune_lite.practice import generate
 from plantune_lite.recipe_files import load, override
@@ -58,20 +58,20 @@ def test_a_model_that_wants_a_gpu_is_not_asked_on_a_cpu(tmp_path):
 
 
 def test_the_run_s_model_is_what_was_trained_last(tmp_path):
-    assert model_stages.last_trained(job(tmp_path, sft={"base": {}})) == "sft"
-    assert model_stages.last_trained(job(tmp_path)) is None
-    assert model_stages.last_trained(job(tmp_path, "sft=none", sft={"base": {}})) is None
+    assert evaluate_stage.last_trained(job(tmp_path, sft={"base": {}})) == "sft"
+    assert evaluate_stage.last_trained(job(tmp_path)) is None
+    assert evaluate_stage.last_trained(job(tmp_path, "sft=none", sft={"base": {}})) is None
 
 
 def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
     run = tmp_path / "first"
     (run / "sft").mkdir(parents=True)
     (run / "manifest.json").write_text('{"format": 1, "stages": {}, "final": "sft"}')
-    assert model_stages.adapter_of("first", tmp_path / "second") == run / "sft"
+    assert train_stages.adapter_of("first", tmp_path / "second") == run / "sft"
     (run / "sft" / "adapter_config.json").write_text("{}")
-    assert model_stages.adapter_of(str(run / "sft"), tmp_path / "second") == run / "sft"
+    assert train_stages.adapter_of(str(run / "sft"), tmp_path / "second") == run / "sft"
     with pytest.raises(RunError, match="no run or folder of that name has a finished adapter"):
-        model_stages.adapter_of("nothing", tmp_path / "second")
+        train_stages.adapter_of("nothing", tmp_path / "second")
 
 
 @pytest.mark.parametrize(
@@ -84,13 +84,13 @@ def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
     ],
 )
 def test_an_arm_goes_by_its_name_in_the_papers(tmp_path, settings, name):
-    assert model_stages._arm(job(tmp_path, *settings), "sft") == name
+    assert evaluate_stage._arm(job(tmp_path, *settings), "sft") == name
 
 
 def test_training_leaves_time_for_what_comes_after_it(tmp_path):
     limited = replace(job(tmp_path, stage="sft"), hours_left=2.0)
-    assert model_stages._hours(limited) == pytest.approx(1.4)
-    assert model_stages._hours(job(tmp_path, stage="sft")) is None
+    assert train_stages._hours(limited) == pytest.approx(1.4)
+    assert train_stages._hours(job(tmp_path, stage="sft")) is None
 
 
 def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
@@ -138,31 +138,31 @@ def learned(monkeypatch):
 
 
 def test_a_suite_added_after_the_corpus_is_looked_at_for_what_was_learned(tmp_path, learned):
-    found = model_stages.evaluate(to_evaluate(tmp_path))
+    found = evaluate_stage.evaluate(to_evaluate(tmp_path))
     assert "is better than untuned" in found["line"] and found["partial"] is False
     assert found["line"].endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
     assert found["line"] in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
 
 
 def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp_path, learned):
-    found = model_stages.evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
+    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
     assert "1 of 9 problems of other share 13 words" in found["line"]
 
 
 def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
-    found = model_stages.evaluate(to_evaluate(tmp_path, "sft=none"))
+    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "sft=none"))
     assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
 
 
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
-    model_stages.evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
+    evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
     every = evaluate.in_time
     monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
-    found = model_stages.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
+    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
     assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     asked = [row["problem_id"] for row in rows["m1"]]
@@ -171,7 +171,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
 
     monkeypatch.setattr(evaluate, "in_time", every)
     learned.heard.clear()
-    found = model_stages.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
+    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
     assert found["partial"] is False and "only" not in found["line"]
     assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
 
@@ -179,8 +179,8 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
 def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
     with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
-        model_stages.evaluate(limited)
+        evaluate_stage.evaluate(limited)
     monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4])
-    first = model_stages.evaluate(replace(limited, hours_left=1.0))
+    first = evaluate_stage.evaluate(replace(limited, hours_left=1.0))
     monkeypatch.setattr(student, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
-    assert model_stages.evaluate(limited) == first
+    assert evaluate_stage.evaluate(limited) == first

@@ -173,9 +173,10 @@ def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(t
 
 def test_a_stage_of_a_later_version_ends_the_run_plainly_and_leaves_the_folder_good(tmp_path):
     later = replace(next(stage for stage in STAGES if stage.name == "cpl"), part=None)
+    before = ALL[: ALL.index("sft") + 1]
     with pytest.raises(NotBuiltError, match="no 'cpl' stage yet"):
-        run(RECIPE, to=tmp_path / "r", stages=(*stages(*ALL), later), say=lambda line: None)
-    assert list(runs.read_manifest(tmp_path / "r")["stages"]) == list(ALL)
+        run(RECIPE, to=tmp_path / "r", stages=(*stages(*before), later), say=lambda line: None)
+    assert list(runs.read_manifest(tmp_path / "r")["stages"]) == list(before)
     run_toy(tmp_path / "r")
 
 

@@ -1,0 +1,249 @@
+"""The stage that evaluates: the untuned student at its best prompt, then the tuned one, on every suite.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from plantune_lite import lenient
+from plantune_lite.job import Job
+from plantune_lite.lenient import Graded
+from plantune_lite.recipe import Corpus
+from plantune_lite.records import Problem, RunError, Score, Trajectory, read_jsonl, read_records, write_whole
+from plantune_lite.train_stages import LEAST_HOURS
+
+_FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
+
+
+def evaluate(job: Job) -> dict[str, Any]:
+    """The untuned student at its best prompt, then the tuned one, on every suite, as far as max_hours goes."""
+    from plantune_lite import evaluate, standing, student
+
+    part, wanted = job.recipe.evaluate, job.recipe.student
+    ends = None if job.hours_left is None else time.monotonic() + _FOR_EVALUATION * 3600 * job.hours_left
+    trained = last_trained(job)
+    suites = dict(_suites(job))
+    known = _known(job, suites, trained)
+    spent = job.hours_left is not None and job.hours_left < LEAST_HOURS
+    if spent and not any(one["answered"] for one in known.values()):
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} is spent before evaluation began: "
+            "the same command with a larger max_hours goes on"
+        )
+    if not spent:
+        loaded = student.load(
+            wanted,
+            adapter=job.run / trained if trained else None,
+            pinned=job.earlier.get(trained or "", {}).get("base", {}).get("revision"),
+            room=wanted.max_length + part.max_tokens,
+            seed=job.recipe.seed,
+            say=job.say,
+        )
+        pace = 0.0  # seconds a problem, for all arms
+        for number, (name, suite) in enumerate(suites.items()):
+            began, done = time.monotonic(), known[name]["answered"]
+            if ends is not None and began + pace * min(evaluate.STEP, len(suite)) > ends:
+                continue
+            seconds = None if ends is None else (ends - began) / (len(suites) - number)
+            known[name]["answered"] = _answer_suite(job, loaded, name, suite, trained, done=done, seconds=seconds)
+            pace = max(pace, (time.monotonic() - began) / max(1, known[name]["answered"] - done))
+            write_whole(job.out / standing.SUITES, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+    found = standing.standing([job.run], seed=job.recipe.seed)
+    write_whole(job.out / "standing.json", json.dumps(standing.as_json(found), indent=1, ensure_ascii=False) + "\n")
+    write_whole(job.out / "standing.md", standing.as_markdown(found))
+    job.say(standing.as_text(found))
+    partial = any(one["answered"] < one["problems"] for one in known.values())
+    return {"line": found.sentences[0], "sentences": list(found.sentences), "partial": partial}
+
+
+def _suites(job: Job) -> Iterator[tuple[str, list[Problem]]]:
+    for path in sorted((job.run / "suites").glob("*.jsonl")):
+        suite = read_records(Problem, path)
+        if _holds_programs(suite) and (why := _may_not_run(job)):
+            job.say(f"{path.stem} is left out, because its answers are programs: {why}")
+            continue
+        yield path.stem, suite
+
+
+def _holds_programs(suite: Sequence[Problem]) -> bool:
+    return any(problem.kind == "code" for problem in suite)
+
+
+def _may_not_run(job: Job) -> str | None:
+    from plantune_lite import sandbox
+
+    return sandbox.why_not() if job.recipe.evaluate.allow_code else "evaluate.allow_code=true allows to run them"
+
+
+def _grade(problem: Problem, text: str) -> Graded:
+    """A program by its tests, anything else by its answer."""
+    from plantune_lite import programs
+
+    return (programs.grade_code if problem.kind == "code" else lenient.grade)(problem, text)
+
+
+def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> dict[str, dict[str, Any]]:
+    """What is to be known of each suite: how much of it is answered, and which problems the training rows restate.
+
+    A corpus leaves out what it overlaps of the suites of its day; one that was added later is looked at here.
+    """
+    from plantune_lite import sift, standing
+
+    words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
+    overlaps: dict[str, dict[str, str]] = {}
+    if trained is not None:
+        pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
+        rows = read_jsonl(job.run / "corpus" / "train.jsonl")
+        learned = [pool[id] for id in dict.fromkeys(row["problem_id"] for row in rows) if id in pool]
+        overlaps = sift.overlaps(
+            [
+                Trajectory(problem_id=one.id, sample=0, question=one.question, plan=(), execution="", answer=None)
+                for one in learned
+            ],
+            pool,
+            suites,
+            words,
+        )
+    before = standing.known_of(job.run)
+    return {
+        name: {
+            "problems": len(suite),
+            "answered": before.get(name, {}).get("answered", 0),
+            "in_training": sorted({found[name] for found in overlaps.values() if name in found}),
+            "words": words,
+        }
+        for name, suite in suites.items()
+    }
+
+
+def last_trained(job: Job) -> str | None:
+    """The stage whose adapter is the run's model; each training stage's folder has its name."""
+    return next((name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier), None)
+
+
+def _answer_suite(
+    job: Job, loaded: Any, name: str, suite: list[Problem], trained: str | None, *, done: int, seconds: float | None
+) -> int:
+    """All arms on one suite: on how many of its problems, which is all there was time for and for each arm the same."""
+    from plantune_lite import evaluate, harness_json
+
+    began, show = time.monotonic(), job.progress()
+    if seconds is not None:  # the first of a file may be its easiest
+        suite = Random(job.recipe.seed).sample(suite, len(suite))
+    untuned, tuned = (job.out / f"{name}.{model}.jsonl" for model in ("untuned", _arm(job, trained) if trained else ""))
+    for count in evaluate.in_time(len(suite), seconds, done=done):
+        done = max(done, count)
+        _answer(job, loaded, suite, count, untuned, tuned, trained, show)
+    if done < len(suite):
+        job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
+    if done:
+        harness_json.write(untuned, model=loaded.source.repo)
+    if done and trained:
+        harness_json.write(tuned, model=f"{loaded.source.repo}+{job.recipe.name}")
+    if done == len(suite) and trained and job.recipe.evaluate.interventions and _target(job) != "solution":
+        left = None if seconds is None else began + seconds - time.monotonic()
+        _intervene(job, loaded, suite, tuned, trained, left)
+    return done
+
+
+def _answer(
+    job: Job,
+    loaded: Any,
+    suite: list[Problem],
+    count: int,
+    untuned: Path,
+    tuned: Path,
+    trained: str | None,
+    show: Callable[[str, bool], object],
+) -> None:
+    """The untuned model at each of its prompts and the tuned one, on the first problems of a suite."""
+    from plantune_lite import evaluate, held_out
+
+    part = job.recipe.evaluate
+    tested = set(map(held_out.normalised, suite))  # not only the first ones: examples must stay the same
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    examples = [one for one in pool if held_out.normalised(one) not in tested]
+    modes = part.prompts or ("zero_shot_cot", "plan_then_solve")
+    solved = sum(bool(one.solution or one.steps) for one in examples)
+    small, programs = not loaded.preset.wants_gpu, _holds_programs(suite)
+    if not part.prompts and small and not programs and solved >= evaluate.SHOTS:
+        modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
+    settings: dict[str, Any] = {
+        "samples": part.samples,
+        "temperature": part.temperature,
+        "max_tokens": part.max_tokens,
+        "seed": job.recipe.seed,
+        "run_code": _grade if programs else None,
+        "show": lambda line, last: show(line, last and count == len(suite)),
+    }
+    some, weights = suite[:count], _weights(job, loaded)
+    evaluate.at_best_prompt(
+        loaded.generate_untuned, some, modes=modes, out=untuned, examples=examples, model=weights, **settings
+    )
+    if trained:
+        if (target := _target(job)) == "plan":
+            settings["executor"] = loaded.generate_untuned
+        weights = _weights(job, loaded, trained)
+        evaluate.evaluate(loaded.generate, some, mode=evaluate.OF_TARGET[target], out=tuned, model=weights, **settings)
+
+
+def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained: str, seconds: float | None) -> None:
+    """Whether the tuned model's plans do its work, where there is time to ask as often as that takes."""
+    from plantune_lite import interventions
+
+    scores = read_records(Score, tuned)
+    if seconds is not None and len(interventions.CONDITIONS) * sum(one.seconds for one in scores) > seconds:
+        job.say(f"{tuned.stem}: max_hours leaves no time for interventions")
+        return
+    out = job.out / "interventions" / tuned.name
+    generate, give = (
+        (loaded.generate_untuned, interventions.as_order)
+        if _target(job) == "plan"
+        else (loaded.generate, interventions.as_beginning)
+    )
+    found = interventions.intervene(
+        generate,
+        suite,
+        scores,
+        out=out,
+        give=give,
+        max_tokens=job.recipe.evaluate.max_tokens,
+        seed=job.recipe.seed,
+        model=_weights(job, loaded, trained),
+        grade=_grade,
+        show=job.progress(),
+    )
+    write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+def _weights(job: Job, loaded: Any, trained: str | None = None) -> str:
+    """What tells the answers of these weights from those of others."""
+    source = loaded.source
+    base = f"{source.repo}@{source.revision}:{job.recipe.student.bits}bit:{source.backend}"
+    return f"{base}+{_identity(job.run / trained)}" if trained else base
+
+
+def _target(job: Job) -> str:
+    return job.recipe.sft.target if job.recipe.sft else "plan+solution"
+
+
+def _arm(job: Job, trained: str) -> str:
+    """What the tuned model is called beside others: the arms of the paper's comparison by their names."""
+    part = job.recipe.sft
+    if trained != "sft":
+        return trained
+    solved = "baseline" if part.solutions == "dataset" else "control"
+    return {"solution": solved, "plan+solution": "m1", "plan": "m2"}[part.target]
+
+
+def _identity(adapter: Path) -> str:
+    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"evaluate": evaluate}

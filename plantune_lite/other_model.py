@@ -1,0 +1,109 @@
+"""Any model on a run's test problems, beside the run's own: an adapter, a merged folder, a GGUF file, a server.
+
+    evaluate_model(Path("runs/mine"), "runs/mine/gguf/mine.q8_0.gguf") -> the standing, with a row for it
+
+What was trained here is asked as it was trained to answer; a server, of which nobody knows that, with the prompts of an
+untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from plantune_lite import elsewhere, evaluate, harness_json, runs, standing
+from plantune_lite.answers import Show
+from plantune_lite.ledger import Ledger
+from plantune_lite.recipe import Recipe
+from plantune_lite.recipe_files import load
+from plantune_lite.records import Generate, PlantuneError, Problem, RunError, read_records
+
+
+def evaluate_model(
+    run: Path, where: str, *, say: Callable[[str], object] = print, show: Show = lambda line, last: None
+) -> standing.Standing:
+    """Answer every suite of the run with this model, and say where it stands."""
+    recipe = load(run)
+    part, target = recipe.evaluate, recipe.sft.target if recipe.sft else "plan+solution"
+    suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
+    if not suites:
+        raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
+    name = _name(where)
+    with _opened(run, recipe, where, say) as generate:
+        for suite, problems in suites.items():
+            if any(problem.kind == "code" for problem in problems):
+                say(f"{suite} is left out: programs are only asked of the run's own model")
+                continue
+            modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if _is_server(where) else (_mode(target),)
+            out = run / "eval" / f"{suite}.{name}.jsonl"
+            for mode in modes:
+                evaluate.evaluate(
+                    generate,
+                    problems,
+                    mode=mode,
+                    out=out,
+                    samples=part.samples,
+                    temperature=part.temperature,
+                    max_tokens=part.max_tokens,
+                    seed=recipe.seed,
+                    model=where,
+                    show=show,
+                )
+            harness_json.write(out, model=where)
+    return standing.standing([run], seed=recipe.seed)
+
+
+def _name(where: str) -> str:
+    """What its files are called: runs/mine/merged is mine-merged, a server's model its own name."""
+    if _is_server(where):
+        words = where.partition("#")[2]
+    else:
+        path = Path(where)
+        words = path.stem if path.suffix == ".gguf" else f"{path.resolve().parent.name}-{path.name}"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", words).strip("-")
+    return f"{name}-model" if name in ("untuned", "baseline", "control", "m1", "m2", "cpl", "grpo") else name
+
+
+def _is_server(where: str) -> bool:
+    return "://" in where
+
+
+def _mode(target: str) -> evaluate.Mode:
+    if target == "plan":
+        raise PlantuneError(
+            "sft.target is 'plan', whose plans the untuned student carries out: evaluate the run itself, not --model"
+        )
+    return evaluate.OF_TARGET[target]
+
+
+@contextmanager
+def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object]) -> Iterator[Generate]:
+    """The model as a Generate."""
+    path = Path(where)
+    room = recipe.student.max_length + recipe.evaluate.max_tokens
+    if _is_server(where):
+        address, _, model = where.partition("#")
+        if not model:
+            raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
+        with (
+            Ledger(run.parent / runs.LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
+            elsewhere.of_server(address, model, calls) as generate,
+        ):
+            yield generate
+    elif path.suffix == ".gguf" and path.is_file():
+        yield elsewhere.of_gguf(path, room=room)
+    elif (path / "adapter_config.json").is_file():
+        from plantune_lite import student
+
+        yield student.load(recipe.student, adapter=path, room=room, seed=recipe.seed, say=say).generate
+    elif (path / "config.json").is_file():
+        from plantune_lite import student
+
+        wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
+        yield student.load(wanted, room=room, seed=recipe.seed, say=say).generate
+    else:
+        raise PlantuneError(
+            f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "
+            "address with the model behind a #"
+        )
