@@ -3,11 +3,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, evaluate_stage, model_stages, presets, student, train_stages
+from plantune_lite import evaluate, evaluate_stage, model_stages, presets, sandbox, student, train_stages
 from plantune_lite.job import Job
 from plantune_lite.practice import generate
 from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Reply, RunError, read_jsonl, write_records
+from plantune_lite.records import PlantuneError, Problem, Reply, RunError, read_jsonl, write_records
 
 POOL = list(generate("train", seed=0, limit=8))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
@@ -106,10 +106,10 @@ SUITE = [replace(POOL[0], id="other/0"), *generate("test", seed=0, limit=8)]
 OF_QUESTION = {problem.question: problem for problem in SUITE}
 
 
-def to_evaluate(folder, *settings, **more):
+def to_evaluate(folder, *settings, suite=None, **more):
     """A run that has trained, and a suite whose first problem is in its training rows."""
     made = job(folder, "student.model=qwen3_4b", *settings, stage="eval", sft={"base": {"revision": None}})
-    write_records(folder / "suites" / "other.jsonl", SUITE)
+    write_records(folder / "suites" / "other.jsonl", suite or SUITE)
     write_records(folder / "corpus" / "train.jsonl", [{"problem_id": problem.id} for problem in POOL])
     (folder / "sft").mkdir(exist_ok=True)
     (folder / "sft" / "adapter_model.safetensors").write_bytes(b"weights")
@@ -184,3 +184,27 @@ def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_pa
     first = evaluate_stage.evaluate(replace(limited, hours_left=1.0))
     monkeypatch.setattr(student, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
     assert evaluate_stage.evaluate(limited) == first
+
+
+PROGRAM = Problem(
+    id="code/0",
+    question='def half(x):\n    """Half of x."""\n',
+    answer="    return x / 2\n",
+    kind="code",
+    extra={"entry_point": "half", "test": "def check(candidate):\n    assert candidate(4) == 2\n"},
+)
+
+
+def test_programs_are_run_only_where_that_is_allowed(tmp_path, learned, capsys):
+    learned.generate = lambda prompts, sampling: [[Reply(text="```python\ndef half(x): return x / 2\n```")]]
+    learned.generate_untuned = lambda prompts, sampling: [[Reply(text="```python\ndef half(x): return x\n```")]]
+    settings = ("evaluate.prompts=zero_shot_cot", "corpus.decontaminate=0")
+    with pytest.raises(PlantuneError, match="no answers in"):
+        evaluate_stage.evaluate(to_evaluate(tmp_path, *settings, suite=[PROGRAM]))
+    assert "left out, because its answers are programs: evaluate.allow_code=true" in capsys.readouterr().out
+    if sandbox.why_not():
+        pytest.skip(sandbox.why_not())
+    evaluate_stage.evaluate(to_evaluate(tmp_path, *settings, "evaluate.allow_code=true", suite=[PROGRAM]))
+    told = {name: next(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
+    assert told["m1"]["same"] is True and told["untuned"]["same"] is False
+    assert told["untuned"]["how"].startswith("failed: AssertionError")

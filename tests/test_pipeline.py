@@ -360,3 +360,12 @@ def test_advice_never_stands_in_the_way_and_is_given_anew_for_another_model(tmp_
     assert headroom_is(manifest, "student.bits=4") == "to do"
     entry["summary"] = {"looked": False}
     assert headroom_is(manifest) == "to do"
+
+
+def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_path):
+    run_toy(tmp_path / "r")
+    manifest = runs.read_manifest(tmp_path / "r")
+    manifest["stages"]["evaluate"]["summary"]["partial"] = True
+    runs.write_manifest(tmp_path / "r", manifest)
+    assert "[6/6] evaluate  goes on" in run_toy(tmp_path / "r")
+    assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
