@@ -23,7 +23,7 @@ from plantune_lite.records import Problem, Score, Trajectory, read_jsonl, read_r
 
 SEEDS = (0, 1, 2)
 LEVELS = (1,)
-TRAIN_PROBLEMS, TEST_PROBLEMS, KNOWN_PROBLEMS = 320, 200, 100
+TRAIN_PROBLEMS, TEST_PROBLEMS, KNOWN_PROBLEMS = 320, 200, 200
 STEPS, M1_ROWS, LEARNING_RATE, RANK = 40, 8, 1e-3, 32
 MAX_TOKENS = 160
 PART = Student("smollm2_135m", bits=32, max_length=512, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
@@ -178,8 +178,9 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
         f"learning rate {LEARNING_RATE}, float32. A row teaches {a_row['solution']:.0f} tokens in the baseline and "
         f"{a_row['plan+solution']:.0f} in M1, so the baseline has {batch['solution']} rows a step beside M1's "
         f"{batch['plan+solution']}. {len(test)} test problems of held-out templates and {len(known)} of known "
-        f"ones, greedy, at most {MAX_TOKENS} tokens. An arm's "
-        "share is the mean of its three seeds on each problem; intervals are over problems, not seeds. The untuned "
+        f"ones, greedy, at most {MAX_TOKENS} tokens. An arm's share is the mean of its three seeds on each problem; "
+        "intervals and p values are over problems, not seeds, of which three are too few: where they lie far apart "
+        f"(m1: {', '.join(map(str, by_seed['m1']))}), another three could say otherwise. The untuned "
         "model is asked the held-out suite only. The last loss of each run: "
         + ", ".join(f"{name} {one['loss_last']}" for name, one in summaries.items())
         + "."

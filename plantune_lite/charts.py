@@ -17,7 +17,7 @@ Points = Sequence[tuple[float, float]]
 
 _WIDTH, _LEFT, _RIGHT = 640, 64, 16
 _HIGH, _TOP, _BOTTOM = 260, 34, 36
-_LEGEND = 20  # below the title
+_A_LINE = 3  # names of curves
 _ROW = 30  # of a chart of shares
 _MOST_POINTS = 400  # of one curve: more are no clearer
 _COLOURS = 6
@@ -36,12 +36,13 @@ def curves(title: str, series: Mapping[str, Points], *, across: str = "step") ->
     drawn = {name: points for name, points in drawn.items() if points}
     if not drawn:
         return ""
+    legend = 6 + 14 * math.ceil(len(drawn) / _A_LINE)
     every = [point for points in drawn.values() for point in points]
     (left, right), (low, high) = (_span([point[axis] for point in every]) for axis in (0, 1))
 
     def place(point: tuple[float, float]) -> tuple[float, float]:
         x = _LEFT + (point[0] - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
-        y = _HIGH - _BOTTOM - (point[1] - low) / (high - low) * (_HIGH - _TOP - _LEGEND - _BOTTOM)
+        y = _HIGH - _BOTTOM - (point[1] - low) / (high - low) * (_HIGH - _TOP - legend - _BOTTOM)
         return round(x, 1), round(y, 1)
 
     parts = [_text(_LEFT, 16, title, "t")]
@@ -61,8 +62,8 @@ def curves(title: str, series: Mapping[str, Points], *, across: str = "step") ->
         else:
             line = "L".join(f"{x} {y}" for x, y in places)
             parts.append(f'<path class="{colour}" d="M{line}"/>')
-        x = _LEFT + 120 * number
-        parts.append(f'<rect class="d {colour}" x="{x}" y="28" width="10" height="10"/>' + _text(x + 15, 37, name))
+        x, y = _LEFT + 185 * (number % _A_LINE), 28 + 14 * (number // _A_LINE)
+        parts.append(f'<rect class="d {colour}" x="{x}" y="{y}" width="10" height="10"/>' + _text(x + 15, y + 9, name))
     return _svg(title, _HIGH, parts)
 
 
@@ -84,7 +85,7 @@ def shares(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
     for number, (name, estimate) in enumerate(rows):
         y, colour = _TOP + _ROW * number + _ROW / 2, f"c{number % _COLOURS}"
         low, middle, high = map(across, (estimate.low, estimate.value, estimate.high))
-        parts.append(_text(labels - 10, y + 4, name, anchor="end"))
+        parts.append(_text(labels - 10, y + 4, printable(name, limit=27), anchor="end"))
         parts.append(f'<line class="i {colour}" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>')
         parts.append(f'<circle class="d {colour}" cx="{middle}" cy="{y}" r="4.5"/>')
         parts.append(_text(_WIDTH, y + 4, f"{100 * estimate.value:.1f} %", anchor="end"))

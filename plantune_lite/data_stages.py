@@ -6,9 +6,7 @@ A stage is a function of a Job whose return value is its summary: "line" is what
 import asyncio
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,15 @@ from plantune_lite.model_stages import self_teacher
 from plantune_lite.recipe_files import to_json
 from plantune_lite.records import (
     Problem,
+    ProblemError,
     Trajectory,
     Verdict,
     from_row,
     read_jsonl,
     read_records,
     write_records,
-    write_whole,
 )
-from plantune_lite.runs import BATCHES, LEDGER
-
-_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
+from plantune_lite.runs import LEDGER
 
 
 def problems(job: Job) -> dict[str, Any]:
@@ -56,14 +52,20 @@ def suites(job: Job) -> dict[str, Any]:
     own = read_records(Problem, job.run / "problems" / "own.jsonl")
     part = job.recipe.evaluate
     known = job.earlier.get("suites", {}).get("revisions", {})
-    counts, origins, revisions = {}, {}, {}
+    counts, origins, revisions, suite_holds_programs = {}, {}, {}, []
     for name in problems.suite_names(part.suites):
         suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, revisions=known)
         write_records(job.out / f"{name}.jsonl", suite.problems)
         for note in suite.notes:
             job.say(note)
         counts[name], origins[name] = len(suite.problems), suite.origin
+        suite_holds_programs.append(any(one.kind == "code" for one in suite.problems))
         revisions.update(suite.revisions)
+    if all(suite_holds_programs) and not part.allow_code:
+        raise ProblemError(
+            f"all answers of {', '.join(counts)} are programs, which are only run with evaluate.allow_code=true: "
+            "set it, or add a suite with other answers"
+        )
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
     return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
 
@@ -76,7 +78,7 @@ def distill(job: Job) -> dict[str, Any]:
     part, check = job.recipe.distill, _check(job, pool)
     if part.teacher == "worked":
         return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked", check=check))
-    from plantune_lite import estimate, ledger, teacher
+    from plantune_lite import estimate, ledger, mirror, teacher
 
     with ledger.recorded(job.run.parent / LEDGER) as known:
         (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ, recorded=known))
@@ -86,7 +88,7 @@ def distill(job: Job) -> dict[str, Any]:
 
     async def ask_for_all() -> dict[str, Any]:
         path = job.run.parent / LEDGER
-        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, _mirrored(calls):
+        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, mirror.of_ledger(calls):
             opened = teacher.open_teacher(
                 part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
             )
@@ -112,39 +114,6 @@ def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdic
 
 def _limit(max_usd: float | None) -> str:
     return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
-
-
-@contextmanager
-def _mirrored(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
-    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
-    mirror = os.environ.get("PLANTUNE_MIRROR")
-    ended = threading.Event()
-
-    def copy_now_and_then() -> None:
-        while True:
-            last = ended.wait(every_seconds)
-            try:
-                calls.backup(Path(mirror) / LEDGER)
-                if (batches := calls.path.with_name(BATCHES)).is_file():
-                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
-                else:
-                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
-            except OSError as error:
-                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
-            if last:
-                return
-
-    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
-    if mirror is not None:
-        copying.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if mirror is not None:
-            copying.join(_PATIENCE_SECONDS)
-            if copying.is_alive():
-                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
 
 
 def corpus(job: Job) -> dict[str, Any]:

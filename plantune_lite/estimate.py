@@ -19,7 +19,7 @@ from plantune_lite.gemini import DEFAULT_MODEL
 from plantune_lite.ledger import call_key
 from plantune_lite.prices import AS_OF, price_of
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Messages, Problem, Reply, Sampling
+from plantune_lite.records import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
 REPLY_TOKENS = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
@@ -114,7 +114,7 @@ def _counted(
     async def run_all() -> None:
         for problem in problems:
             counter.problem = problem
-            await one_problem.distil(problem, counter, part, "nobody")
+            await one_problem.distil(problem, counter, part, "nobody", lambda *_: Verdict(same=kept, how=""))
 
     asyncio.run(run_all())
     tokens_in = counter.characters / CHARACTERS_A_TOKEN

@@ -29,6 +29,8 @@ def evaluate(job: Job) -> dict[str, Any]:
     ends = None if job.hours_left is None else time.monotonic() + _FOR_EVALUATION * 3600 * job.hours_left
     trained = last_trained(job)
     suites = dict(_suites(job))
+    if not suites:
+        raise RunError("there is no suite left to evaluate on: add one to evaluate.suites, say own")
     known = _known(job, suites, trained)
     spent = job.hours_left is not None and job.hours_left < LEAST_HOURS
     if spent and not any(one["answered"] for one in known.values()):
@@ -169,9 +171,12 @@ def _answer(
     tested = set(map(held_out.normalised, suite))  # not only the first ones: examples must stay the same
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     examples = [one for one in pool if held_out.normalised(one) not in tested]
+    programs = _holds_programs(suite)
     modes = part.prompts or ("zero_shot_cot", "plan_then_solve")
+    if programs:  # solved problems of the pool are no examples of programs
+        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
     solved = sum(bool(one.solution or one.steps) for one in examples)
-    small, programs = not loaded.preset.wants_gpu, _holds_programs(suite)
+    small = not loaded.preset.wants_gpu
     if not part.prompts and small and not programs and solved >= evaluate.SHOTS:
         modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
     settings: dict[str, Any] = {

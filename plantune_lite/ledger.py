@@ -18,7 +18,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -243,7 +243,14 @@ def recorded(path: Path) -> Iterator[Callable[[str], Reply | None] | None]:
         except sqlite3.Error:
             yield None
         else:
-            yield lambda key: _reply(db, key)
+            yield lambda key: _reply_if_free(db, key)
+
+
+def _reply_if_free(db: sqlite3.Connection, key: str) -> Reply | None:
+    """None too where another plantune has taken the ledger meanwhile."""
+    with suppress(sqlite3.Error):
+        return _reply(db, key)
+    return None
 
 
 def _reply(db: sqlite3.Connection, key: str) -> Reply | None:

@@ -11,7 +11,9 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from plantune_lite.ledger import copy_ledger, merge_ledger
 from plantune_lite.records import RunError, write_whole
@@ -218,3 +220,39 @@ def bring_back(folder: Path, run: Path) -> int:
             why = error.strerror or error
             raise RunError(f"{source / name} cannot be read back ({why}); mend the mirror, or go without it") from None
     return len(names)
+
+
+_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
+
+
+@contextmanager
+def of_ledger(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
+    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
+    mirror = os.environ.get("PLANTUNE_MIRROR")
+    ended = threading.Event()
+
+    def copy_now_and_then() -> None:
+        while True:
+            last = ended.wait(every_seconds)
+            try:
+                calls.backup(Path(mirror) / LEDGER)
+                if (batches := calls.path.with_name(BATCHES)).is_file():
+                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
+                else:
+                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
+            except OSError as error:
+                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
+            if last:
+                return
+
+    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
+    if mirror is not None:
+        copying.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if mirror is not None:
+            copying.join(_PATIENCE_SECONDS)
+            if copying.is_alive():
+                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)

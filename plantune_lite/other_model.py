@@ -6,13 +6,15 @@ What was trained here is asked as it was trained to answer; a server, of which n
 untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from plantune_lite import elsewhere, evaluate, harness_json, runs, standing
+from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing
 from plantune_lite.answers import Show
 from plantune_lite.ledger import Ledger
 from plantune_lite.recipe import Recipe
@@ -29,13 +31,17 @@ def evaluate_model(
     suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
-    name = _name(where)
+    name, server, weights = _name(where), _is_server(where), _weights(where)
+    modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(target),)
+    pool = run / "problems" / "pool.jsonl"
+    tested = {held_out.normalised(one) for problems in suites.values() for one in problems}
+    solved = read_records(Problem, pool) if pool.is_file() else []
+    examples = [one for one in solved if held_out.normalised(one) not in tested]
     with _opened(run, recipe, where, say) as generate:
         for suite, problems in suites.items():
             if any(problem.kind == "code" for problem in problems):
                 say(f"{suite} is left out: programs are only asked of the run's own model")
                 continue
-            modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if _is_server(where) else (_mode(target),)
             out = run / "eval" / f"{suite}.{name}.jsonl"
             for mode in modes:
                 evaluate.evaluate(
@@ -47,7 +53,8 @@ def evaluate_model(
                     temperature=part.temperature,
                     max_tokens=part.max_tokens,
                     seed=recipe.seed,
-                    model=where,
+                    examples=examples,
+                    model=weights,
                     show=show,
                 )
             harness_json.write(out, model=where)
@@ -67,6 +74,19 @@ def _name(where: str) -> str:
 
 def _is_server(where: str) -> bool:
     return "://" in where
+
+
+def _weights(where: str) -> str:
+    """What tells these weights from others that lay at this place before; a server is taken at its word."""
+    if _is_server(where):
+        return where
+    path = Path(where)
+    adapter = path / "adapter_model.safetensors"
+    if (file := adapter if adapter.is_file() else path).is_file():
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(path.glob("*.safetensors"))]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def _mode(target: str) -> evaluate.Mode:
@@ -96,7 +116,8 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
     elif (path / "adapter_config.json").is_file():
         from plantune_lite import student
 
-        yield student.load(recipe.student, adapter=path, room=room, seed=recipe.seed, say=say).generate
+        pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
+        yield student.load(recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say).generate
     elif (path / "config.json").is_file():
         from plantune_lite import student
 

@@ -188,6 +188,9 @@ def _do(
             "seconds": 0.0,
         }
     entry = entries[stage.name]
+    if entry.get("summary", {}).get("partial"):  # what was made of a part is made again, even after a kill
+        for name in set(stale_after(stage.name, active)) & set(entries) - {stage.name}:
+            entries[name]["status"] = "stopped"
     if entry.get("status") == "running":  # it was killed, and what it took until then counts against max_hours
         entry["seconds"] += max(0.0, _last_written(folder, stage) - entry["began"])
     entry.update(status="running", began=time.time())

@@ -33,6 +33,7 @@ Row = Mapping[str, Any]
 Say = Callable[[str], object]
 
 LEAST = 64  # tokens an answer is allowed at least
+OUTLIER = 1.25  # times as long as 95 % of the prompts: left out
 SAMPLES = 16  # answers whose lengths are looked at
 SHARE = 0.25  # of the run's own answers may be spent on pass rates, at most
 SHARE_OF_TIME = 0.15  # and of its time
@@ -51,13 +52,17 @@ def askable(student: LoadedStudent, rows: Sequence[Row], max_length: int, say: S
     tokenizer = student.tokenizer
     control = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     kept, longest, dropped = [], 0, Counter[str]()
-    for row in rows:
+    encoded = [student.encode_chat(tuple(row["prompt"]), for_reply=True) for row in rows]
+    # What the longest prompt leaves is all that any answer may have: a few outliers must not shorten them all.
+    usual = sorted(map(len, encoded))[95 * (len(rows) - 1) // 100] if rows else 0
+    for row, ids in zip(rows, encoded, strict=True):
         messages = tuple(row["prompt"])
-        ids = student.encode_chat(messages, for_reply=True)
         if any(token in message["content"] for message in messages for token in control):
             dropped["control tokens in the text"] += 1  # we would leave them out, TRL would not
         elif len(ids) + LEAST > max_length:
             dropped[f"longer than {max_length - LEAST} tokens"] += 1
+        elif len(ids) > OUTLIER * usual:
+            dropped[f"longer than {OUTLIER * usual:.0f} tokens, far more than the others"] += 1
         elif (theirs := _as_trl_asks(tokenizer, messages)) != ids:
             raise PromptError(
                 f"TRL would ask {row['problem_id']} in other tokens than training and evaluation do: it begins "

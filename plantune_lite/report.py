@@ -82,15 +82,24 @@ def _figures(run: Path, manifest: Mapping[str, Any], stood: standing.Standing | 
         yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", rows)
     if not (run / "metrics.jsonl").is_file():
         return
-    metrics = list(read_jsonl(run / "metrics.jsonl"))
-    for stage in dict.fromkeys(row["stage"] for row in metrics):
-        mine = [row for row in metrics if row["stage"] == stage]
+    for stage, mine in _metrics(run).items():
         parts = manifest["stages"].get(stage, {}).get("summary", {}).get("rewards", ())
         drawn = {**_CURVES, "parts": ("reward, part by part", {name: name for name in parts})}
         for name, (title, named) in drawn.items():
             series = {words: [(row["step"], row[key]) for row in mine if key in row] for key, words in named.items()}
             if svg := charts.curves(f"{stage}: {title}", series):
                 yield f"{stage}_{name}", svg
+
+
+def _metrics(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """The figures of each stage, step by step; of a step that was done again, after a kill or anew, the later ones."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in read_jsonl(run / "metrics.jsonl"):
+        steps = found.setdefault(row["stage"], {})
+        for later in [step for step in steps if step > row["step"]]:
+            del steps[later]
+        steps[row["step"]] = {**steps.get(row["step"], {}), **row}
+    return {stage: list(steps.values()) for stage, steps in found.items()}
 
 
 def _scores(stood: standing.Standing, figures: Mapping[str, str]) -> Iterator[str]:
@@ -143,7 +152,7 @@ def _plan_use(run: Path) -> str:
 
 
 def _wins_and_losses(run: Path, stood: standing.Standing) -> str:
-    """Problems that the tuned model alone solves, and those that it alone misses, with what both wrote."""
+    """Problems that the tuned model alone solves, and those that it alone misses, with what both wrote first."""
     parts = []
     for one in (one for one in stood.comparisons if one.beside_untuned):
         answers = {
@@ -155,7 +164,7 @@ def _wins_and_losses(run: Path, stood: standing.Standing) -> str:
         common = [id for id in tuned if id in untuned and id in asked]
         for title, right, wrong in (("Won", tuned, untuned), ("Lost", untuned, tuned)):
             found = [id for id in common if right[id].same is True and wrong[id].same is not True]
-            parts += [f"<h3>{pages.text(f'{title}: {len(found)} on {one.suite}')}</h3>"] if found else []
+            parts += [f"<h3>{pages.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>"] if found else []
             parts += [
                 pages.folded(
                     asked[id],
@@ -197,11 +206,10 @@ def _data(run: Path, manifest: Mapping[str, Any]) -> str:
         ("rows to validate on", stats["validation"]),
         ("prompts to practise on", stats["prompts"]),
     ]
-    rejected = sorted({**distilled.get("rejected", {}), **stats["rejected"]}.items(), key=lambda one: -one[1])
     return pages.section(
         "From problems to rows",
         pages.table(("", "how many"), rows),
-        pages.table(("left out for", "plans"), rejected),
+        pages.table(("left out for", "plans"), stats["rejected"].items()),
         pages.paragraph(distilled.get("line", ""), "soft") if distilled else "",
     )
 

@@ -144,7 +144,7 @@ def _answers(run: Path, where: str) -> Iterator[_Answers]:
         for one in read_records(Score, path):
             modes.setdefault(one.mode, []).append(one)
         for mode, scores in modes.items():
-            caveats = tuple(_caveats(suite, model, known[suite])) if suite in known else ()
+            caveats = tuple(_caveats(suite, model, known[suite])) if suite in known and model in _ORDER else ()
             yield _Answers(suite, str(run), model, mode, where, scores, caveats)
 
 
@@ -259,6 +259,8 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield "The untuned model's prompt was chosen on these same problems, which favours it."
     for caveat in dict.fromkeys(caveat for row in rows for caveat in row.caveats):
         yield f"* {caveat}."
+    for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in _ORDER):
+        yield f"What {other} was trained on is not known here, nor whether these problems were among it."
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:

@@ -11,7 +11,9 @@ two it is decides here and nowhere else; $PLANTUNE_BACKEND=unsloth|plain overrid
 """
 
 import json
+import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
@@ -280,11 +282,15 @@ def _why_not(name: str, error: Exception) -> str:
 
 
 def _quiet() -> None:
-    """Our own lines say what is loaded; the libraries' bars would break them."""
-    from transformers.utils import logging
+    """Our own lines say what is loaded; the libraries' bars would break them, and their warnings be taken for ours."""
+    from transformers.utils import logging as transformers_logging
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of a faster kernel for CPUs that it would download
+    # PEFT looks on the Hub whether a vocabulary was resized each time it saves, and says that it could not.
+    for said in ("Unable to fetch remote file", "Could not find a config file"):
+        warnings.filterwarnings("ignore", message=said)
 
 
 # --- the adapter ------------------------------------------------------------------------------------------------------

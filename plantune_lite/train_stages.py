@@ -7,7 +7,7 @@ itself, because each is a process of its own: memory is given back, and Unsloth 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def sft(job: Job) -> dict[str, Any]:
 
     part, wanted = job.recipe.sft, job.recipe.student
     _refuse_spent(job)
-    loaded = _loaded(job, adapter_of(part.start, job.run) if part.start else None, _pinned(job))
+    adapter = adapter_of(part.start, job.run) if part.start else None
+    loaded = _loaded(job, adapter, _pinned(job, adapter))
     summary = sft.train(
         loaded,
         list(read_jsonl(job.run / "corpus" / "train.jsonl")),
@@ -51,8 +52,9 @@ def grpo(job: Job) -> dict[str, Any]:
     if part.start == "sft":
         loaded = _loaded(job, job.run / "sft", job.earlier["sft"]["base"]["revision"])
     else:
-        loaded = _loaded(job, None if part.start == "base" else adapter_of(part.start, job.run), _pinned(job))
-    with _judge(job) as judge:
+        adapter = None if part.start == "base" else adapter_of(part.start, job.run)
+        loaded = _loaded(job, adapter, _pinned(job, adapter))
+    with _judge(job) as (judge, spent):
         summary = grpo.train(
             loaded,
             rows,
@@ -68,23 +70,26 @@ def grpo(job: Job) -> dict[str, Any]:
             show=job.progress(),
             say=job.say,
         )
+        summary["usd"] = spent()
     return {**summary, "base": asdict(loaded.source)}
 
 
 @contextmanager
-def _judge(job: Job) -> Iterator[Any]:
-    """The teacher as judge of plans, where the recipe wants one; behind the ledger, within distill.max_usd."""
+def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
+    """The teacher as judge of plans, where the recipe wants one, and what it has cost; within distill.max_usd."""
     part = job.recipe.grpo
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
-        yield None
+        yield None, lambda: 0.0
         return
-    from plantune_lite import judge, ledger, teacher
+    from plantune_lite import judge, ledger, mirror, teacher
 
-    asked = job.recipe.distill
-    with ledger.Ledger(job.run.parent / runs.LEDGER, run=job.recipe.name, max_usd=asked.max_usd) as calls:
+    asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
+    path = job.run.parent / runs.LEDGER
+    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, mirror.of_ledger(calls):
+        before = calls.spent_usd
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
         with judge.Loop() as loop, loop.opened(opened) as ask:
-            yield judge.teacher_judge(ask, loop)
+            yield judge.teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)
 
 
 # --- the student ------------------------------------------------------------------------------------------------------
@@ -103,10 +108,13 @@ def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
     return loaded
 
 
-def _pinned(job: Job) -> str | None:
-    """The revision that this stage began with, if it began before."""
-    base = job.out / "base.json"
-    return json.loads(base.read_text(encoding="utf-8"))["revision"] if base.is_file() else None
+def _pinned(job: Job, adapter: Path | None) -> str | None:
+    """The base's revision that this stage began with, if it began before, or that the adapter was trained on."""
+    begun = job.out / "base.json"
+    for file in (begun, *([adapter / "adapter_config.json"] if adapter else [])):
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8")).get("revision")
+    return None
 
 
 def adapter_of(name: str, run: Path) -> Path:

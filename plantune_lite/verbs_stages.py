@@ -75,11 +75,22 @@ export.group = "Stages"
 
 
 @cli.command()
-@going_on
-def report(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """One page, report.html, of what a run has come to."""
-    wanted, options["to"] = load_asked(recipe, settings, options["to"])
-    do_stages(wanted, only=("report",), **options)
+@click.argument("run", type=PATH, metavar="RUN")
+def report(run: Path) -> None:
+    """One page, report.html, of what a run has come to, however far that is."""
+    from plantune_lite import report, runs
+    from plantune_lite.records import RunError
+
+    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
+    if not (folder / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder, and there is none of that name in {runs.runs_folder()}")
+    with runs.locked(folder / ".stage" / "lock"):
+        line = report.report(folder)["line"]
+        manifest = runs.read_manifest(folder)
+        if made := manifest["stages"].get("report"):
+            made["outputs"] = runs.outputs_of(folder, ("report.html", "figures"))
+            runs.write_manifest(folder, manifest)
+    click.echo(f"{folder / line}")
 
 
 report.group = "Stages"
@@ -101,7 +112,10 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
     folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
     say = say_to_stderr if as_json else click.echo
     scores, ahead = ({}, {}) if options["data"] else _scores(folder)
-    done = publish.push_run(folder, repo, scores=scores, ahead=ahead, say=lambda line: say(printable(line)), **options)
+    plot = next(iter(sorted((folder / "figures").glob("scores_*.svg"))), None) if scores else None
+    done = publish.push_run(
+        folder, repo, scores=scores, ahead=ahead, plot=plot, say=lambda line: say(printable(line)), **options
+    )
     if as_json:
         print_json(done)
     else:

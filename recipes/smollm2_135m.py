@@ -1,8 +1,9 @@
 """SmolLM2-135M learns to plan before it solves, on a CPU: no GPU, no key, no network beyond the package index.
 
 Problems are the easiest of our own small generator's, plans come from their worked solutions, and the test problems are
-of templates that training never sees. On those a model of this size gains nothing that could be shown; on fresh problems
-of templates it has seen it does (benchmarks/arms.md). So this shows that everything works, not that plans help.
+of templates that training never sees. On those a model of this size gains nothing that could be shown
+(benchmarks/arms.md); on fresh problems of templates it has seen it does (benchmarks/practice.md). So this shows that
+everything works, not that plans help.
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

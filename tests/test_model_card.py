@@ -223,8 +223,11 @@ def test_the_funnel_is_the_corpuss_own(run):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ((), "by supervised learning on what was kept, to write the plan and then the working that follows it (M1)."),
-        (("sft.target=plan",), "to write the plan alone, for another model to carry out (M2)"),
+        (
+            ("grpo=none",),
+            "by supervised learning on what was kept, to write the plan and then the working that follows it (M1).",
+        ),
+        (("grpo=none", "sft.target=plan"), "to write the plan alone, for another model to carry out (M2)"),
         (
             ("grpo=default",),
             "then by reinforcement (GRPO), rewarded for the right answer and for a plan like the reference",

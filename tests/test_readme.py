@@ -41,6 +41,14 @@ def test_the_figures_are_those_of_the_benchmarks():
     least, middle, most = (f"{one:.2f}" for one in sft["ratio"]["plain"])
     memory = sft["peak_mb"]["ours"] / sft["peak_mb"]["plain"]
     assert f"{middle} times as many ({least} to {most}), {memory:.2f} of its memory" in README
+    arms = figures("arms")
+    untuned, baseline, m1 = (
+        f"{100 * arms['arms'][arm]['value']:.1f} %" for arm in ("untuned, few_shot", "baseline", "m1")
+    )
+    assert f"{untuned}, {baseline}, {m1}: neither beats untuned" in README
+    assert arms["compared"]["m1 minus untuned, few_shot"]["p_holm"] > 0.05
+    known = (f"{100 * arms['known'][arm]['value']:.1f} %" for arm in ("baseline", "m1"))
+    assert ", ".join(known) in README
     merge = figures("merge")
     ratios = sorted(one["ours"]["seconds"] / one["copy"]["seconds"] for one in merge["rounds"])
     assert f"{ratios[1]:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[2]:.2f})" in README

@@ -117,7 +117,7 @@ def test_nothing_is_loaded_run_or_read_as_markup_whatever_a_model_wrote(run):
 def test_what_was_won_and_what_was_lost_is_counted_and_shown_side_by_side(run):
     _, page = seen(run)
     words = " ".join(page.words)
-    assert "Won: 8 on own" in words and "Lost: 1 on own" in words
+    assert "Won by m1: 8 on own" in words and "Lost by m1: 1 on own" in words
     assert TESTED[0].question in words and "I guess." in words
 
 
