@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from plantune_lite.records import Messages, PlantuneError, Reply, Sampling
 
 AT_ONCE = 128  # replies: the more there are, the fewer times all weights are read for them
+AT_ONCE_ON_CPU = 32  # where copying what is remembered soon takes longer than that saves (benchmarks/generate.md)
 LOOK_EVERY = 16  # tokens; to leave out what has ended costs one copy of what is remembered, as every token does
 _SHARE = 0.6  # of the free memory for what a batch remembers
 
@@ -196,7 +197,7 @@ class Replies:
         import torch
 
         on_gpu = torch.cuda.is_available()
-        most = self._most or AT_ONCE
+        most = self._most or (AT_ONCE if on_gpu else AT_ONCE_ON_CPU)
         room = _SHARE * (_free_on_gpu() if on_gpu else _free_here())
         return max(1, min(most, int(room // (length * self._bytes_a_token()))))
 
