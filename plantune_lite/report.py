@@ -85,6 +85,8 @@ def _figures(run: Path, manifest: Mapping[str, Any], stood: standing.Standing | 
     for stage, mine in _metrics(run).items():
         parts = manifest["stages"].get(stage, {}).get("summary", {}).get("rewards", ())
         drawn = {**_CURVES, "parts": ("reward, part by part", {name: name for name in parts})}
+        if stage == "grpo":
+            del drawn["loss"]  # it begins at nothing and says nothing
         for name, (title, named) in drawn.items():
             series = {words: [(row["step"], row[key]) for row in mine if key in row] for key, words in named.items()}
             if svg := charts.curves(f"{stage}: {title}", series):
