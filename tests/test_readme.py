@@ -68,3 +68,21 @@ def test_every_verb_in_the_table_exists_and_every_verb_is_in_it():
     from plantune_lite.cli import cli
 
     assert set(re.findall(r"^\| `plantune (\w+)", README, re.MULTILINE)) == set(cli.commands)
+
+
+def test_the_page_of_the_recipes_names_each_with_the_memory_that_its_file_says():
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    for path in (ROOT / "recipes").glob("*.py"):
+        line = next(line for line in page.splitlines() if line.startswith(f"| `{path.stem}` |"))
+        said = re.search(r"Memory: ([\d.]+ GiB)", path.read_text(encoding="utf-8"))
+        assert said is None or said[1] in line
+
+
+def test_every_setting_on_the_page_of_the_recipes_is_one(tmp_path):
+    from plantune_lite.recipe_files import override
+
+    page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    recipe = override(load("smollm2_135m"), ["grpo=none"])
+    for said in re.findall(r"`([^`]+)`", page.replace("part.field=value", "")):
+        settings = [word for word in said.split() if re.fullmatch(r"[a-z]+\.[a-z]+=\S+|max_hours=\d+", word)]
+        assert override(recipe, settings)
