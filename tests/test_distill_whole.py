@@ -17,7 +17,8 @@ from plantune_lite.records import read_jsonl
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
-    {"question": problem.question, "answer": problem.answer} for problem in practice.generate("train", seed=0, limit=60)
+    {"question": problem.question, "answer": problem.answer}
+    for problem in practice.generate("train", seed=0, limit=60, levels=(1,))  # the recipe's
 ]
 SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3"]
 
