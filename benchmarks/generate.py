@@ -1,6 +1,6 @@
 """Our generation beside a plain model.generate loop: generated tokens a second and peak memory, the same problems.
 
-    python -m benchmarks.generate            # CPU, about ten minutes; the machine must be idle
+    python -m benchmarks.generate            # CPU, about thirteen minutes; the machine must be idle
     python -m benchmarks.generate --quick    # to try it; writes nothing
 
 Every side asks SmolLM2-135M-Instruct the same practice problems step by step, greedily, in float32, in a process of its

@@ -18,8 +18,6 @@ from functools import lru_cache
 from random import Random
 from statistics import fmean
 
-from plantune_lite.records import MissingError
-
 Plan = Sequence[str]
 Alike = Callable[[Sequence[str], Sequence[str]], list[list[float]]]  # the cosine, 0 to 1, of each text with each other
 
@@ -144,23 +142,3 @@ def lexical(texts: Iterable[str]) -> Alike:
         return sum(weight * theirs.get(feature, 0.0) for feature, weight in ours.items())
 
     return lambda these, those: [[cosine(one, other) for other in those] for one in these]
-
-
-def embedded(model: str) -> Alike:
-    """Cosines of a sentence embedding model, a folder or a name; a text without words is like nothing."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        raise MissingError(
-            "comparing plans by an embedding model needs sentence-transformers: pip install sentence-transformers"
-        ) from None
-    encode = SentenceTransformer(model).encode
-
-    def alike(these: Sequence[str], those: Sequence[str]) -> list[list[float]]:
-        cosines = (encode(these, normalize_embeddings=True) @ encode(those, normalize_embeddings=True).T).tolist()
-        return [
-            [max(0.0, cosine) if one and other else 0.0 for other, cosine in zip(those, row, strict=True)]
-            for one, row in zip(these, cosines, strict=True)
-        ]
-
-    return alike

@@ -212,7 +212,7 @@ def _trainer(
 
 
 def _rollout(student: Any, part: GRPO, seed: int) -> Any:
-    """Who samples: the student, plans first where they are shared; under Unsloth its own trainer, which knows vLLM."""
+    """Who samples: the student, plans first where they are shared; under Unsloth its own trainer."""
     if part.reward == "guided":
         return guided.Guided(student, part.plans, part.continuations)
     return sampled.Sampled(student, part.group, seed) if student.source.backend == "plain" else None

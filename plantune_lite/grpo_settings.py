@@ -113,8 +113,7 @@ def config(
         "sync_ref_model": False,
         "use_liger_kernel": False,
         "log_completions": False,
-        "use_vllm": hasattr(model, "vllm_engine"),  # Unsloth's, which shares the student's weights
-        "vllm_mode": "colocate",
+        "use_vllm": False,  # the student answers for itself
         "eval_strategy": "no",
     }
     return trl_config.config(GRPOConfig, settings, part.extra, "grpo", _OURS)

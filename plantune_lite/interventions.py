@@ -23,6 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from plantune_lite import intervals, plans, tally, worked
+from plantune_lite.alignment import words
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.lenient import Grade, grade
 from plantune_lite.records import Generate, Messages, Problem, Reply, Sampling, Score
@@ -181,18 +182,13 @@ def _own_minus(shares: Mapping[str, Mapping[str, float]], seed: int) -> dict[str
 
 # --- agreement --------------------------------------------------------------------------------------------------------
 
-_SMALL_CHANGE = """a an the of to in on at by for from with and or then than that this these those it its is are was
-    were be been has have had he she they his her their there which what who how many much each every all one as so do
-    does did get gets will would can could into out up after before first next last step find calculate number total"""
-_STOP = frozenset(_SMALL_CHANGE.split())
-_SIGNS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide", "×": "multiply", "÷": "divide", "−": "subtract"}
 _SENTENCE = re.compile(r"\n+|(?<=[.!?;])\s+(?=[A-Z])")
 
 
 def agreement(plan: Plan, execution: str) -> float:
     """The share of a plan's steps to which a step of the execution can be matched by its words and operations."""
-    carried_out = [words for part in _SENTENCE.split(execution) if (words := _words(part))]
-    return fmean(any(_matches(_words(step), words) for words in carried_out) for step in plan)
+    carried_out = [told for part in _SENTENCE.split(execution) if (told := _words(part))]
+    return fmean(any(_matches(_words(step), told) for told in carried_out) for step in plan)
 
 
 def _matches(step: frozenset[str], carried_out: frozenset[str]) -> bool:
@@ -201,17 +197,7 @@ def _matches(step: frozenset[str], carried_out: frozenset[str]) -> bool:
 
 
 def _words(text: str) -> frozenset[str]:
-    """What a step is about: its words without endings and small change, and its signs as words."""
-    signs = {_SIGNS[sign] for sign in re.findall(r"(?<=[0-9)])\s*([-+*/×÷−])\s*(?=[$€£(0-9])", text)}
-    found = {_stem(word) for word in re.findall(r"[^\W\d_]{2,}", text.casefold()) if word not in _STOP}
-    return frozenset(found | signs)
-
-
-def _stem(word: str) -> str:
-    for ending in ("ing", "ed", "es", "s"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            return word.removesuffix(ending)
-    return word
+    return frozenset(words(text))
 
 
 def _agreement(

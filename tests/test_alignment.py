@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plantune_lite import practice, worked
-from plantune_lite.alignment import Alignment, embedded, words
-from plantune_lite.records import MissingError
+from plantune_lite.alignment import Alignment, words
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=200))
 CORPUS = [(problem.question, problem.extra["plan"]) for problem in PROBLEMS]
@@ -113,34 +112,3 @@ def test_zero_is_the_same_in_every_process():
 
 def test_words_are_what_a_step_is_about():
     assert words("Find how many pens are LEFT, then adding 3 + 4.") == ["pen", "left", "add", "add"]
-
-
-def test_without_the_library_an_embedding_model_is_a_sentence(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingError, match="pip install sentence-transformers"):
-        embedded("a-folder")
-
-
-def test_an_embedding_model_takes_the_place_of_the_words(monkeypatch, tmp_path):
-    (tmp_path / "sentence_transformers.py").write_text(LETTERS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "sentence_transformers", raising=False)
-    by_letters = Alignment(CORPUS, alike=embedded("letters"))
-    near, far = (by_letters([BIKES], [plan], [PLAN])[0] for plan in (PLAN, ["Zzz zzz."]))
-    assert near == pytest.approx(1, abs=1e-5) and far == 0
-    assert by_letters([BIKES], [BIKES.split(". ")], [PLAN]) == [0]
-
-
-LETTERS = '''
-"""A sentence embedding that counts letters, for a machine without the real one."""
-import numpy
-
-
-class SentenceTransformer:
-    def __init__(self, name):
-        self.name = name
-
-    def encode(self, texts, *, normalize_embeddings):
-        counts = numpy.array([[1e-6 + text.count(letter) for letter in map(chr, range(97, 123))] for text in texts])
-        return counts / numpy.linalg.norm(counts, axis=1, keepdims=True)
-'''

@@ -3,15 +3,13 @@
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
-from tiny import tiny_student
+from tiny import trained_run
 
-from plantune_lite import ask, plans, presets, runs, student
+from plantune_lite import ask, plans, student
 from plantune_lite.cli import cli
 from plantune_lite.practice import generate
 from plantune_lite.recipe import Student
-from plantune_lite.recipe_files import load, override, to_json
 from plantune_lite.records import PlantuneError, Reply, RunError, Sampling, Score, write_records
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
@@ -22,17 +20,7 @@ POOL = list(generate("train", seed=0, limit=12))
 def run(tmp_path_factory):
     """A run folder as training leaves it."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    base = tiny_student(folder / "base", "llama", dtype=torch.float32, initializer_range=0.2)
-    (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
-    settings = [f"student.model={base}", "student.bits=32", "evaluate.max_tokens=40", "name=mine"]
-    recipe = override(load("smollm2_135m"), settings)
-    loaded = student.load(recipe.student, training=True, environ={})
-    for name, values in loaded.model.named_parameters():
-        if "lora_B" in name:
-            values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
-    loaded.save(folder / "sft")
-    (folder / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft"})
+    trained_run(folder, max_tokens=40)
     write_records(folder / "problems" / "pool.jsonl", POOL)
     return folder
 

@@ -3,13 +3,11 @@
 import importlib.util
 
 import pytest
-import torch
 from fake_openai import FakeOpenAI
-from tiny import tiny_student
+from tiny import trained_run
 
-from plantune_lite import export, other_model, presets, runs, smollm2, student
+from plantune_lite import export, other_model, smollm2
 from plantune_lite.practice import generate
-from plantune_lite.recipe_files import load, override, to_json
 from plantune_lite.records import PlantuneError, RunError, Score, read_records, write_records
 
 PROBLEMS = list(generate("test", seed=0, limit=4))
@@ -19,18 +17,8 @@ PROBLEMS = list(generate("test", seed=0, limit=4))
 def run(tmp_path_factory):
     """A run folder with an adapter, the merged model, and test problems."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
-    base = tiny_student(folder / "base", "llama", dtype=torch.float32, initializer_range=0.2)
-    (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
-    settings = [f"student.model={base}", "student.bits=32", "evaluate.max_tokens=16", "name=mine"]
-    recipe = override(load("smollm2_135m"), settings)
-    loaded = student.load(recipe.student, training=True, environ={})
-    for name, values in loaded.model.named_parameters():
-        if "lora_B" in name:
-            values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
-    loaded.save(folder / "sft")
-    export.merge(folder / "sft", base, folder / "merged", preset=None, say=lambda line: None)
-    (folder / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft"})
+    trained_run(folder, max_tokens=16)
+    export.merge(folder / "sft", folder / "base", folder / "merged", preset=None, say=lambda line: None)
     write_records(folder / "suites" / "own.jsonl", PROBLEMS)
     return folder
 
