@@ -92,6 +92,11 @@ def do_stages(
     if as_json:
         print_json(runs.read_manifest(folder))
     else:
+        if options.get("only") is None:
+            from plantune_lite import ending
+
+            for line in ending.ending(folder, wanted):
+                click.echo(line)
         click.echo(f"done: {folder}")
     return folder
 

@@ -121,6 +121,14 @@ def build(
     return {"line": _line(counts, len(came)), **counts}
 
 
+def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """The baseline's rows: of the same problems, the data set's own solution, where there is one."""
+    by_id = {problem.id: problem for problem in problems}
+    prompts = {row["problem_id"]: row["prompt"] for row in rows}
+    found = [{"problem_id": id, "prompt": asked, "completion": _solution(by_id[id])} for id, asked in prompts.items()]
+    return [row for row in found if row["completion"]]
+
+
 # --- what is learnt ---------------------------------------------------------------------------------------------------
 
 

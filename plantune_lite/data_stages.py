@@ -49,12 +49,12 @@ def suites(job: Job) -> dict[str, Any]:
     """Load what the recipe evaluates on, before anything is spent."""
     from plantune_lite import problems
 
-    own = read_records(Problem, job.run / "problems" / "own.jsonl")
+    own, pool = (read_records(Problem, job.run / "problems" / f"{name}.jsonl") for name in ("own", "pool"))
     part = job.recipe.evaluate
     known = job.earlier.get("suites", {}).get("revisions", {})
     counts, origins, revisions, suite_holds_programs = {}, {}, {}, []
     for name in problems.suite_names(part.suites):
-        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, revisions=known)
+        suite = problems.load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, pool=pool, revisions=known)
         write_records(job.out / f"{name}.jsonl", suite.problems)
         for note in suite.notes:
             job.say(note)
@@ -119,9 +119,11 @@ def _limit(max_usd: float | None) -> str:
 def corpus(job: Job) -> dict[str, Any]:
     """Filter the trajectories into training rows."""
     from plantune_lite import corpus
+    from plantune_lite.problems import KNOWN
 
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
+    suites.pop(KNOWN, None)  # of the kinds that are learned from: evaluation says how far they are alike
     suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
     sft = job.recipe.sft
     return corpus.build(

@@ -148,6 +148,8 @@ def _answer_suite(
         harness_json.write(untuned, model=loaded.source.repo)
     if done and trained:
         harness_json.write(tuned, model=f"{loaded.source.repo}+{job.recipe.name}")
+    if done and job.recipe.has_baseline:
+        harness_json.write(_baseline(untuned), model=f"{loaded.source.repo}+{job.recipe.name}/baseline")
     if done == len(suite) and trained and job.recipe.evaluate.interventions and _target(job) != "solution":
         left = None if seconds is None else began + seconds - time.monotonic()
         _intervene(job, loaded, suite, tuned, trained, left)
@@ -191,11 +193,27 @@ def _answer(
     evaluate.at_best_prompt(
         loaded.generate_untuned, some, modes=modes, out=untuned, examples=examples, model=weights, **settings
     )
+    if job.recipe.has_baseline:
+        worn = job.run / "baseline"
+        with loaded.wearing(worn):
+            evaluate.evaluate(
+                loaded.generate,
+                some,
+                mode=evaluate.OF_TARGET["solution"],
+                out=_baseline(untuned),
+                model=_weights(job, loaded, worn.name),
+                **settings,
+            )
     if trained:
         if (target := _target(job)) == "plan":
             settings["executor"] = loaded.generate_untuned
         weights = _weights(job, loaded, trained)
         evaluate.evaluate(loaded.generate, some, mode=evaluate.OF_TARGET[target], out=tuned, model=weights, **settings)
+
+
+def _baseline(untuned: Path) -> Path:
+    """Where the baseline's answers are, beside those of the untuned model."""
+    return untuned.with_name(untuned.name.replace("untuned", "baseline"))
 
 
 def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained: str, seconds: float | None) -> None:

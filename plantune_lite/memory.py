@@ -112,6 +112,8 @@ class _Run:
             copies = 3 if recipe.corpus.validation else 2  # the last two, and the best
             yield self._need("sft", self._sft(recipe.sft), download + self._checkpoints(copies))
             download = 0
+            if recipe.has_baseline:
+                yield self._need("baseline", self._sft(recipe.sft), self._checkpoints(copies))
         if recipe.grpo:
             yield self._need("grpo", self._grpo(recipe.grpo), download + self._checkpoints(2))
             download = 0

@@ -65,6 +65,8 @@ def minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = 
         if sft.max_steps:
             rows = sft.max_steps * sft.batch_size * sft.accumulate
         found["sft"] = training(rows, min(ROW, part.max_length), sft.batch_size)
+        if recipe.has_baseline:
+            found["baseline"] = found["sft"]  # at most: its rows are shorter
     if grpo := recipe.grpo:
         replies = grpo.prompts_per_step * grpo.group
         reply = min(REPLY, grpo.max_completion or part.max_length)
@@ -73,7 +75,7 @@ def minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = 
         found["grpo"] = tuple(grpo.steps * (one + other) for one, other in zip(written, learned, strict=True))
     evaluate = recipe.evaluate
     asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
-    found["evaluate"] = answering((UNTUNED_PROMPTS + 1) * asked, min(REPLY, evaluate.max_tokens))
+    found["evaluate"] = answering((UNTUNED_PROMPTS + 1 + recipe.has_baseline) * asked, min(REPLY, evaluate.max_tokens))
     return found
 
 

@@ -25,6 +25,7 @@ class Stage:
     outputs: tuple[str, ...]  # under the run folder
     home: str = ""  # its folder; "" = the run folder itself
     part: str | None = None  # an optional part: None in the recipe skips the stage
+    when: Callable[[Recipe], bool] = lambda recipe: True  # what else must be so of the recipe
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     format: int = 1  # raised when the same inputs would give other files
@@ -73,6 +74,16 @@ STAGES = (
         part="sft",
         trains=True,
     ),
+    # The same problems and as many steps, without plans: what the tuned model is compared with.
+    Stage(
+        name="baseline",
+        reads=("seed", "student", "sft", "evaluate.baseline"),
+        after=("corpus", "sft"),
+        also=("problems",),
+        home="baseline",
+        outputs=("baseline",),
+        when=lambda recipe: recipe.has_baseline,
+    ),
     Stage(
         name="cpl",
         reads=("seed", "student", "cpl"),
@@ -94,7 +105,7 @@ STAGES = (
     Stage(
         name="evaluate",
         reads=("seed", "student", "evaluate"),
-        after=("suites", "sft", "cpl", "grpo"),
+        after=("suites", "sft", "baseline", "cpl", "grpo"),
         also=("problems", "corpus"),
         home="eval",
         outputs=("eval",),
@@ -116,7 +127,11 @@ STAGES = (
 
 def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stage]:
     """The stages of this recipe, in order, with the ones it leaves out gone from what others come after."""
-    names = {stage.name for stage in stages if stage.part is None or getattr(wanted, stage.part) is not None}
+    names = {
+        stage.name
+        for stage in stages
+        if (stage.part is None or getattr(wanted, stage.part) is not None) and stage.when(wanted)
+    }
     return [
         replace(
             stage,

@@ -36,6 +36,8 @@ GROUPS = {
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
+KNOWN = "practice_known"  # fresh problems of the templates that `practice` trains on: what was taught, not transfer
+_KNOWN_SEED, _KNOWN_SIZE = 1_000_000, 100  # no seed of a recipe's; most of what can be learned shows in a hundred
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ def _ids_once(sources: Sequence[_Source]) -> None:
 
 def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
     """The suites that names and groups stand for, each once."""
-    known = ("own", "smoke", "practice", *BENCHMARKS)
+    known = ("own", "smoke", "practice", KNOWN, *BENCHMARKS)
     names: dict[str, None] = {}
     for suite in suites:
         if suite not in known and suite not in GROUPS:
@@ -275,9 +277,15 @@ def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
 
 
 def load_suite(
-    name: str, *, limit: int | None, seed: int, own: Sequence[Problem], revisions: Mapping[str, str] = {}
+    name: str,
+    *,
+    limit: int | None,
+    seed: int,
+    own: Sequence[Problem],
+    pool: Sequence[Problem] = (),
+    revisions: Mapping[str, str] = {},
 ) -> Suite:
-    """The test problems of one suite."""
+    """The test problems of one suite; `pool` is what is trained on, of whose kinds `practice_known` holds new ones."""
     suite_names((name,))
     if name in GROUPS:
         raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
@@ -288,6 +296,8 @@ def load_suite(
         source = _Source("own", tuple(own), {"held out of": sources})
     elif name in BENCHMARKS:
         source = _benchmark(name, "test", revisions)
+    elif name == KNOWN:
+        source = _known(pool, min(limit or _KNOWN_SIZE, _KNOWN_SIZE))
     else:
         made, size = (_SMOKE_SEED, _SMOKE_SIZE) if name == "smoke" else (seed, limit or held_out.MOST)
         problems = tuple(
@@ -297,3 +307,14 @@ def load_suite(
         source = _Source(name, problems, {"generator": "practice", "seed": made, "rows": size})
     taken = held_out.sample(source.problems, limit, seed=seed)
     return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)
+
+
+def _known(pool: Sequence[Problem], size: int) -> _Source:
+    learned = {held_out.normalised(problem) for problem in pool}
+    levels = sorted({problem.extra["level"] for problem in pool if problem.source == "practice"})
+    if not levels:
+        raise ProblemError(f"evaluate.suites has {KNOWN}, but problems.source is not practice: leave it out")
+    made = practice.generate("train", seed=_KNOWN_SEED, limit=size + len(pool), levels=tuple(levels))
+    fresh = [problem for problem in made if held_out.normalised(problem) not in learned][:size]
+    problems = tuple(replace(problem, id=f"{KNOWN}/{number}", split="test") for number, problem in enumerate(fresh))
+    return _Source(KNOWN, problems, {"generator": "practice", "seed": _KNOWN_SEED, "rows": len(problems)})

@@ -144,13 +144,20 @@ class GRPO:
     _: KW_ONLY
     reward: Literal["answer", "answer+plan", "guided"] = "answer+plan"
     judge: Literal["alignment", "teacher"] = "alignment"  # who compares a plan with the reference
+    embedder: str | None = None  # alignment by an embedding model, a Hub id or a folder; None = by words
     rewards: tuple[str, ...] = ()  # your own, "module_or_path.py:function", added to the sum
     settings: Literal["stable", "paper"] = "stable"
     start: str = "sft"  # "sft", "base", or another run
     steps: int = knob(200, low=1)
     group: int = knob(8, low=2)  # completions a prompt; guided: plans x continuations
-    plans: int = knob(4, low=2)  # guided
-    continuations: int = knob(3, low=1)  # guided
+    weights: dict[str, float] = field(default_factory=dict)  # of rewards by name, in place of the settings' own
+    plans: int = knob(4, low=2)  # guided, as are the five after it
+    continuations: int = knob(3, low=1)
+    plan_weight: float = knob(0.5, low=0)  # beta of PTA-GRPO
+    plan_softmax: float = knob(0.5, low=0.01)  # temperature over the plans' shares of right answers; not in the paper
+    length_weight: float = knob(0.1, low=0)  # alpha, the most that a short answer earns; not in the paper
+    longest: int | None = knob(None, low=1)  # T_max of the length term, in tokens; not in the paper; None = the group's
+    length_for: Literal["right", "all"] = "right"  # whose length is rewarded; not in the paper
     prompts_per_step: int = knob(4, low=1)
     learning_rate: float = knob(1e-6, low=0, high=1)
     temperature: float = knob(1.0, low=0.01, high=2)
@@ -174,6 +181,7 @@ class Evaluate:
     samples: int = knob(1, low=1)  # more than 1: pass@k and maj@k
     temperature: float = knob(0.0, low=0, high=2)
     max_tokens: int = knob(1024, low=16)
+    baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and ask that too
     prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
     interventions: bool = False  # swap, drop and withhold plans: does the plan do the work?
     allow_code: bool = False  # run what the model wrote, in a sandbox
@@ -203,6 +211,13 @@ class Recipe:
     export: Export = Export()
     headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
     max_hours: float | None = knob(None, low=0, pace=True)  # of the whole run; None = no limit
+
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a baseline is trained too: as the SFT is, so there must be one, and not the baseline itself."""
+        part = self.sft
+        itself = part is not None and (part.target, part.solutions) == ("solution", "dataset")
+        return self.evaluate.baseline and part is not None and not itself
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -333,6 +348,8 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             f"grpo.group is {recipe.grpo.group}, but grpo.reward='guided' makes "
             f"grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
         )
+    if recipe.grpo and not all(fits(weight, float) for weight in recipe.grpo.weights.values()):
+        yield f"grpo.weights is {recipe.grpo.weights}, but must give each reward's name a number"
     if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
         yield (
             f"grpo.judge is 'teacher', but distill.teacher={recipe.distill.teacher!r} is nobody who could judge: set "

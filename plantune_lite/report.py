@@ -111,7 +111,7 @@ def _scores(stood: standing.Standing, figures: Mapping[str, str]) -> Iterator[st
         yield pages.section(
             f"Right answers on {suite}",
             figures.get(f"scores_{suite}", ""),
-            pages.table(standing.ROWS, standing.row_cells(rows)),
+            pages.table(*standing.row_table(rows)),
             pages.table(standing.COMPARISONS, standing.comparison_cells(beside)),
         )
     yield "".join(pages.paragraph(note, "soft") for note in stood.notes)

@@ -16,11 +16,12 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import functions, lenient, plans, recipe
+from plantune_lite import embedding, functions, lenient, plans, recipe
 from plantune_lite.alignment import Alignment
 from plantune_lite.judge import Judge
-from plantune_lite.records import PlantuneError, Problem, Reward
+from plantune_lite.records import PlantuneError, Problem, RecipeError, Reward
 from plantune_lite.tally import written_plan
+from plantune_lite.typed import nearest
 
 Chat = Sequence[Mapping[str, Any]]
 Column = Sequence[Any]
@@ -153,12 +154,12 @@ def guided(
     plans: int,
     continuations: int,
     *,
-    beta: float = 0.5,  # the plan's weight: the paper's
-    structure: float = 0.2,  # for the exact form: the paper's
-    temperature: float = 0.5,  # of the softmax: not in the paper
-    alpha: float = 0.1,  # the most that length can bring: not in the paper
-    longest: int | None = None,  # the T_max of the length term, in tokens: not in the paper; None = the group's longest
-    only_right: bool = True,  # whether a wrong answer gets no length term: not in the paper
+    beta: float = 0.5,  # the plan's weight
+    structure: float = 0.2,  # for the exact form
+    temperature: float = 0.5,  # of the softmax
+    alpha: float = 0.1,  # the most that length can bring
+    longest: int | None = None,  # the T_max of the length term, in tokens; None = the group's longest
+    only_right: bool = True,  # whether a wrong answer gets no length term
 ) -> Reward:
     """PTA-GRPO's whole reward for groups of `plans` plans with `continuations` replies each, plan by plan."""
     size = plans * continuations
@@ -267,14 +268,27 @@ def of(
     part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
 ) -> list[Weighed]:
     """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
-    return [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
+    found = [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
+    names = [name for name, _, _ in found]
+    if unknown := [name for name in part.weights if name not in names]:
+        raise RecipeError(f"grpo.weights: no reward {unknown[0]!r} in this recipe{nearest(unknown[0], names)}")
+    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
 
 
 def _house(
     part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
 ) -> list[Weighed]:
     if part.reward == "guided":
-        return [("guided", guided(part.plans, part.continuations), 1.0)]
+        whole = guided(
+            part.plans,
+            part.continuations,
+            beta=part.plan_weight,
+            temperature=part.plan_softmax,
+            alpha=part.length_weight,
+            longest=part.longest,
+            only_right=part.length_for == "right",
+        )
+        return [("guided", whole, 1.0)]
     found: list[Weighed] = [("right_answer", right_answer, 1.0)]
     if part.reward == "answer+plan":
         found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
@@ -287,7 +301,8 @@ def _house(
 
 def _similarity(part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
     if part.judge == "alignment":
-        return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows]))
+        alike = embedding.embedded(part.embedder) if part.embedder else None
+        return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows], alike=alike))
     if judge is None:
         raise PlantuneError("grpo.judge is 'teacher', but no teacher was opened: set grpo.judge=alignment")
     return Filled(plan_similarity(judge), part.group)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from plantune_lite import intervals, tally
 from plantune_lite.intervals import Estimate, Paired, p_text
-from plantune_lite.records import PlantuneError, Score, read_records
+from plantune_lite.records import PlantuneError, Problem, Score, read_records
 from plantune_lite.terminal import table
 
 UNTUNED, BASELINE = "untuned", "baseline"
@@ -41,6 +41,8 @@ class Row:
     accuracy: Estimate
     truncated: float
     unparsable: float
+    passed: Estimate | None = None  # pass@samples and maj@samples, where there are several
+    majority: Estimate | None = None
     caveats: tuple[str, ...] = ()  # what the figure must not be read without
 
 
@@ -114,14 +116,17 @@ class _Answers(NamedTuple):
 
     def row(self, seed: int) -> Row:
         samples = tally.by_problem(self.scores)
+        several = min(map(len, samples.values()))
         return Row(
             suite=self.suite,
             run=self.run,
             model=self.name,
             mode=self.mode,
             problems=len(samples),
-            samples=min(map(len, samples.values())),
+            samples=several,
             accuracy=tally.accuracy(self.scores, seed=seed),
+            passed=tally.passed(several, samples, seed=seed) if several > 1 else None,
+            majority=tally.majority(samples, _choices(Path(self.run), self.suite)) if several > 1 else None,
             truncated=fmean(one.finish == "length" for one in self.scores),
             unparsable=fmean(one.same is None for one in self.scores),
             caveats=self.caveats,
@@ -146,6 +151,12 @@ def _answers(run: Path, where: str) -> Iterator[_Answers]:
         for mode, scores in modes.items():
             caveats = tuple(_caveats(suite, model, known[suite])) if suite in known and model in _ORDER else ()
             yield _Answers(suite, str(run), model, mode, where, scores, caveats)
+
+
+def _choices(run: Path, suite: str) -> dict[str, tuple[str, ...]]:
+    """What could be chosen in each problem: a letter and its text are one vote."""
+    path = run / "suites" / f"{suite}.jsonl"
+    return {one.id: one.choices for one in read_records(Problem, path)} if path.is_file() else {}
 
 
 def known_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -261,6 +272,11 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield f"* {caveat}."
     for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in _ORDER):
         yield f"What {other} was trained on is not known here, nor whether these problems were among it."
+    if several := sorted({row.samples for row in rows if row.samples > 1}):
+        yield (
+            f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "
+            "the answer that most of them gave."
+        )
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:
@@ -269,20 +285,26 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
             yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
 
 
-ROWS = ("model", "prompt", "of", "right", "95 %", "cut off", "unread")
 COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
-def row_cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
-    """The rows as a table shows them, under ROWS."""
-    found = []
+def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The rows as a table shows them: what its columns are called, and its lines."""
+    columns = ["model", "prompt", "of", "right", "95 %", "cut off", "unread"]
+    several = any(row.samples > 1 for row in rows)
+    if several:
+        columns += ["pass@k", "maj@k"]
+    lines = []
     for row in rows:
         share, _, interval = row.accuracy.percent().partition(" (")
         shares = (f"{100 * row.truncated:.0f} %", f"{100 * row.unparsable:.0f} %")
         problems = str(row.problems) if row.samples == 1 else f"{row.problems} x {row.samples}"
         problems += "*" if row.caveats else ""
-        found.append((row.model, row.mode, problems, share, interval.rstrip(")"), *shares))
-    return found
+        line = [row.model, row.mode, problems, share, interval.rstrip(")"), *shares]
+        if several:
+            line += [one.percent() if one else "" for one in (row.passed, row.majority)]
+        lines.append(line)
+    return columns, lines
 
 
 def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
@@ -304,7 +326,7 @@ def as_text(found: Standing, *, width: int | None = None) -> str:
     """For a terminal."""
     parts = ["\n".join(found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts.append(table(suite, ROWS, row_cells(row for row in found.rows if row.suite == suite), width=width))
+        parts.append(table(suite, *row_table([row for row in found.rows if row.suite == suite]), width=width))
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
             parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
     return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
@@ -314,7 +336,7 @@ def as_markdown(found: Standing) -> str:
     """For a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts += [f"### {suite}", _markdown(ROWS, row_cells(row for row in found.rows if row.suite == suite))]
+        parts += [f"### {suite}", _markdown(*row_table([row for row in found.rows if row.suite == suite]))]
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
             parts.append(_markdown(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"

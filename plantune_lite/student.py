@@ -59,6 +59,19 @@ class Loaded:
         with self.untuned():
             return self.generate(prompts, sampling)
 
+    @contextmanager
+    def wearing(self, adapter: Path) -> Iterator["Loaded"]:
+        """The same weights with the adapter of another training, of the same shape, in place of its own."""
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        own = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        own = {name: tensor.clone() for name, tensor in own.items()}
+        _fill(self.model, adapter)
+        try:
+            yield self
+        finally:
+            set_peft_model_state_dict(self.model, own)
+
     def save(self, folder: Path) -> None:
         """Write the adapter, which plain PEFT loads anywhere, and the tokenizer."""
         # "auto" asks the Hub whether the vocabulary has grown, which ours never does.

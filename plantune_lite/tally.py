@@ -67,8 +67,9 @@ def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0
         "seconds": round(sum(one.seconds for one in scores), 1),
     }
     if fewest > 1:
-        found["pass"] = {str(k): asdict(_pass_at(k, samples, seed)) for k in ks(fewest)}
-        found["majority"] = asdict(_majority(samples, by_id))
+        choices = {id: problem.choices for id, problem in by_id.items()}
+        found["pass"] = {str(k): asdict(passed(k, samples, seed=seed)) for k in ks(fewest)}
+        found["majority"] = asdict(majority(samples, choices))
     return found
 
 
@@ -77,13 +78,15 @@ def ks(samples: int) -> list[int]:
     return sorted({*(2**power for power in range(samples.bit_length())), samples})
 
 
-def _pass_at(k: int, samples: Mapping[str, Sequence[Score]], seed: int) -> intervals.Estimate:
+def passed(k: int, samples: Mapping[str, Sequence[Score]], *, seed: int = 0) -> intervals.Estimate:
+    """pass@k: how often at least one of k samples of a problem is right."""
     right = [(sum(one.same is True for one in these), len(these)) for these in samples.values()]
     return intervals.of_problems([intervals.pass_at(k, c, n) for c, n in right], seed=seed)
 
 
-def _majority(samples: Mapping[str, Sequence[Score]], by_id: Mapping[str, Problem]) -> intervals.Estimate:
-    right = sum(majority_is_right(these, by_id[id].choices) for id, these in samples.items())
+def majority(samples: Mapping[str, Sequence[Score]], choices: Mapping[str, Sequence[str]]) -> intervals.Estimate:
+    """maj@k: how often the answer that most samples of a problem gave is right."""
+    right = sum(majority_is_right(these, choices.get(id, ())) for id, these in samples.items())
     return intervals.wilson(right, len(samples))
 
 

@@ -5,31 +5,59 @@ itself, because each is a process of its own: memory is given back, and Unsloth 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import runs
+from plantune_lite import recipe, runs
 from plantune_lite.job import Job, is_first
-from plantune_lite.records import RunError, read_jsonl, write_whole
+from plantune_lite.records import Problem, RunError, read_jsonl, read_records, write_whole
 
 
 def sft(job: Job) -> dict[str, Any]:
     """Train an adapter on the corpus."""
+    rows, validation = (list(read_jsonl(job.run / "corpus" / f"{name}.jsonl")) for name in ("train", "validation"))
+    return _trained(job, job.recipe.sft, rows, validation)
+
+
+def baseline(job: Job) -> dict[str, Any]:
+    """Train what the tuned model is compared with: the data set's own solutions to the same problems, as many steps."""
+    from plantune_lite import corpus
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    rows, validation = (
+        corpus.without_plans(read_jsonl(job.run / "corpus" / f"{name}.jsonl"), pool) for name in ("train", "validation")
+    )
+    if not rows:
+        raise RunError(
+            "evaluate.baseline is true, but the problems have no solutions to learn from: name their column in "
+            "problems.solution, or set evaluate.baseline=false"
+        )
+    steps = job.earlier["sft"]["steps"]
+    part = replace(job.recipe.sft, target="solution", solutions="dataset", max_steps=steps)
+    summary = _trained(job, part, rows, validation)
+    if summary["steps"] < steps:
+        job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")
+    return summary
+
+
+def _trained(
+    job: Job, part: recipe.SFT, rows: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     from plantune_lite import sft
 
-    part, wanted = job.recipe.sft, job.recipe.student
+    wanted = job.recipe.student
     _refuse_spent(job)
     adapter = adapter_of(part.start, job.run) if part.start else None
     loaded = _loaded(job, adapter, _pinned(job, adapter))
     summary = sft.train(
         loaded,
-        list(read_jsonl(job.run / "corpus" / "train.jsonl")),
+        rows,
         part,
         job.out,
-        validation=list(read_jsonl(job.run / "corpus" / "validation.jsonl")),
+        validation=validation,
         max_length=wanted.max_length,
         checkpointing=wanted.checkpointing,
         seed=job.recipe.seed,
@@ -143,8 +171,10 @@ def _refuse_spent(job: Job) -> None:
 
 def _hours(job: Job) -> float | None:
     """What of the run's time this training may take: the rest is for what comes after it."""
-    share = 0.3 if job.stage == "sft" and (job.recipe.grpo or job.recipe.cpl) else 0.7
-    return None if job.hours_left is None else share * job.hours_left
+    wanted = job.recipe
+    follows = {"sft": (wanted.has_baseline, wanted.cpl, wanted.grpo), "baseline": (wanted.cpl, wanted.grpo)}
+    trainings = 1 + sum(map(bool, follows.get(job.stage, ())))
+    return None if job.hours_left is None else 0.7 / trainings * job.hours_left
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": sft, "grpo": grpo}
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": sft, "baseline": baseline, "grpo": grpo}

@@ -26,7 +26,7 @@ distill.group = "Stages"
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Training rows to an adapter: SFT, and what the recipe has after it."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
-    do_stages(wanted, only=("sft", "cpl", "grpo"), **options)
+    do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
 
 
 train.group = "Stages"

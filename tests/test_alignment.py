@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import practice, worked
+from plantune_lite import embedded, embedding, practice, worked
 from plantune_lite.alignment import Alignment, words
+from plantune_lite.records import RecipeError
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=200))
 CORPUS = [(problem.question, problem.extra["plan"]) for problem in PROBLEMS]
@@ -42,6 +43,23 @@ def test_the_same_way_in_other_words_scores_between():
     taken = [(problem, worked.plan_of(replace(problem, extra={})).plan) for problem in PROBLEMS]
     own = [score(one.question, plan, one.extra["plan"]) for one, plan in taken if plan]
     assert len(own) > 50 and 0.1 < fmean(own) < 0.8
+
+
+def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
+    alike = embedding.embedded(str(embedded.folder()))
+    [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
+    assert same == pytest.approx(1) and 0 < other < 0.99
+    some = CORPUS[:12]
+    judge = Alignment(some, alike=alike)
+    own = judge([question for question, _ in some], [plan for _, plan in some], [plan for _, plan in some])
+    strange = [CORPUS[of_another_kind(number)][1] for number in range(12)]
+    others = judge([question for question, _ in some], strange, [plan for _, plan in some])
+    assert fmean(own) > 0.9 and fmean(others) < 0.3
+
+
+def test_an_embedding_model_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(RecipeError, match="grpo.embedder is .* cannot be loaded"):
+        embedding.embedded(str(tmp_path))
 
 
 def test_the_order_of_steps_and_endings_of_words_matter_little():

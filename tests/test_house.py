@@ -17,7 +17,7 @@ FLOORS = [
     | {"sandbox_child"},
     {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
     | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"}
-    | {"alignment", "charts", "pages", "sandbox"},
+    | {"alignment", "embedding", "charts", "pages", "sandbox"},
     {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
     | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"}
     | {"converter", "llama_child", "judge"},
@@ -30,7 +30,7 @@ FLOORS = [
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},
-    {"report", "ask", "elsewhere"},
+    {"report", "ask", "elsewhere", "ending"},
     {"other_model"},
     {"model_stages"},
     {"data_stages", "train_stages"},

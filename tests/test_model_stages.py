@@ -1,10 +1,12 @@
+from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, evaluate_stage, model_stages, presets, sandbox, student, train_stages
+from plantune_lite import evaluate, evaluate_stage, model_stages, origin, presets, sandbox, sft, student, train_stages
 from plantune_lite.job import Job
+from plantune_lite.order import active_stages
 from plantune_lite.practice import generate
 from plantune_lite.recipe_files import load, override
 from plantune_lite.records import Problem, Reply, RunError, read_jsonl, write_records
@@ -14,7 +16,8 @@ ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 
 def job(folder, *settings, stage="headroom", **earlier):
-    recipe = override(load("smollm2_135m"), ["grpo=none", *settings])
+    alone = ("grpo=none", "evaluate.baseline=false", "evaluate.prompts=")
+    recipe = override(load("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
     return Job(run=folder, stage=stage, out=folder / stage, recipe=recipe, earlier=earlier, hours_left=None)
@@ -90,6 +93,9 @@ def test_an_arm_goes_by_its_name_in_the_papers(tmp_path, settings, name):
 def test_training_leaves_time_for_what_comes_after_it(tmp_path):
     limited = replace(job(tmp_path, stage="sft"), hours_left=2.0)
     assert train_stages._hours(limited) == pytest.approx(1.4)
+    shared = replace(job(tmp_path, "evaluate.baseline=true", stage="sft"), hours_left=2.0)
+    assert train_stages._hours(shared) == pytest.approx(0.7)
+    assert train_stages._hours(replace(shared, stage="baseline")) == pytest.approx(1.4)
     assert train_stages._hours(job(tmp_path, stage="sft")) is None
 
 
@@ -133,6 +139,16 @@ def learned(monkeypatch):
     )
     loaded.generate = says(lambda problem: problem.answer, loaded.heard)
     loaded.generate_untuned = says(lambda problem: "-7", [])
+    loaded.worn = []
+
+    @contextmanager
+    def wearing(adapter):
+        loaded.worn.append(adapter.name)
+        own, loaded.generate = loaded.generate, loaded.generate_untuned
+        yield loaded
+        loaded.generate = own
+
+    loaded.wearing = wearing
     monkeypatch.setattr(student, "load", lambda *arguments, **settings: loaded)
     return loaded
 
@@ -152,6 +168,50 @@ def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp
 def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
     found = evaluate_stage.evaluate(to_evaluate(tmp_path, "sft=none"))
     assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
+
+
+def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tuned(tmp_path, learned):
+    wanted = to_evaluate(tmp_path, "evaluate.baseline=true")
+    (tmp_path / "baseline").mkdir()
+    (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
+    found = evaluate_stage.evaluate(wanted)
+    assert learned.worn == ["baseline"] and "other: baseline (plain) is not better than untuned" in found["line"]
+    rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
+    assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
+    assert [row["problem_id"] for row in rows["baseline"]] == [row["problem_id"] for row in rows["m1"]]
+    assert (tmp_path / "eval" / "results_other.baseline.json").is_file()
+
+
+@pytest.mark.parametrize("setting", ["sft=none", "sft.solutions=dataset"])
+def test_what_has_no_sft_or_is_the_baseline_itself_has_none_beside_it(tmp_path, setting):
+    target = ["sft.target=solution"] if setting != "sft=none" else []
+    recipe = job(tmp_path, "evaluate.baseline=true", *target, setting).recipe
+    assert not recipe.has_baseline and "baseline" not in [stage.name for stage in active_stages(recipe)]
+    assert job(tmp_path, "evaluate.baseline=true").recipe.has_baseline
+
+
+def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_many_steps(tmp_path, monkeypatch):
+    taught = {}
+
+    def learn(loaded, rows, part, out, *, validation, **settings):
+        taught.update(rows=rows, part=part, validation=validation)
+        return {"line": "", "steps": 7}
+
+    source = origin.Source(repo="a/b", revision=None, place="a/b", backend="plain")
+    monkeypatch.setattr(student, "load", lambda *arguments, **settings: SimpleNamespace(source=source))
+    monkeypatch.setattr(sft, "train", learn)
+    asked = job(tmp_path, "evaluate.baseline=true", "sft.epochs=3", stage="baseline", sft={"steps": 7})
+    rows = [{"problem_id": one.id, "prompt": [], "completion": "<plan> ..."} for one in POOL[:4]]
+    write_records(tmp_path / "corpus" / "train.jsonl", [*rows, rows[0]])
+    write_records(tmp_path / "corpus" / "validation.jsonl", rows[3:])
+    train_stages.baseline(asked)
+    assert [row["problem_id"] for row in taught["rows"]] == [one.id for one in POOL[:4]]
+    assert taught["rows"][0]["completion"].startswith(POOL[0].solution.splitlines()[0])
+    assert (taught["part"].target, taught["part"].max_steps, len(taught["validation"])) == ("solution", 7, 1)
+
+    write_records(tmp_path / "problems" / "pool.jsonl", [replace(one, solution=None, steps=()) for one in POOL])
+    with pytest.raises(RunError, match="no solutions to learn from: name their column in problems.solution"):
+        train_stages.baseline(asked)
 
 
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):

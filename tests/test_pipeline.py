@@ -19,7 +19,7 @@ from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
 from plantune_lite.recipe_files import override
 from plantune_lite.records import NotBuiltError, PlantuneError, RunError, read_jsonl
 
-FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO())
+FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO(), evaluate=replace(RECIPE.evaluate, baseline=True))
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
 

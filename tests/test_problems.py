@@ -465,6 +465,17 @@ def test_smoke_is_the_same_sixty_problems_for_every_seed():
     assert one.problems == other.problems and len(one.problems) == 60
 
 
+def test_known_kinds_are_fresh_problems_of_the_templates_and_levels_that_are_learned_from():
+    pool = problems.load(Problems("practice", limit=200, levels=(1,)), seed=0).pool
+    suite = problems.load_suite("practice_known", limit=200, seed=0, own=(), pool=pool).problems
+    assert len(suite) == 100 and {one.extra["level"] for one in suite} == {1}
+    assert {one.extra["template"] for one in suite} <= {one.extra["template"] for one in pool}
+    assert {one.question for one in suite}.isdisjoint(one.question for one in pool)
+    other = Problem(id="1", question="?", answer="1")
+    with pytest.raises(ProblemError, match="leave it out"):
+        problems.load_suite("practice_known", limit=200, seed=0, own=(), pool=[other])
+
+
 def test_the_suite_own_is_what_was_held_out_and_never_empty():
     own = problems.load(Problems("practice", limit=100), seed=0).own
     assert ids(problems.load_suite("own", limit=5, seed=0, own=own).problems) < ids(own)

@@ -289,6 +289,34 @@ def test_a_recipe_names_its_rewards_in_one_field():
     assert names(replace(stable, reward="guided")) == ["guided"]
 
 
+def test_weights_of_the_recipe_take_the_place_of_the_settings_own():
+    part = GRPO(reward="answer+plan", weights={"plan_similarity": 0.5, "plan_shape": 0})
+    weights = {name: weight for name, _, weight in rewards.of(part, ROWS, max_completion=100)}
+    assert (weights["plan_similarity"], weights["plan_shape"], weights["right_answer"]) == (0.5, 0, 1.0)
+    with pytest.raises(RecipeError, match="no reward 'plan_similar' in this recipe; did you mean 'plan_similarity'"):
+        names(replace(part, weights={"plan_similar": 1.0}))
+
+
+def test_what_the_paper_leaves_open_of_guided_groups_is_the_recipe_s_to_say():
+    texts = [good(PROBLEMS[0]), good(PROBLEMS[0]) + " More.", "no", "no"]
+
+    def worth(**open_choices):
+        part = GRPO(reward="guided", group=4, plans=2, continuations=2, **open_choices)
+        [(_, reward, _)] = rewards.of(part, ROWS, max_completion=100)
+        ids = [[0] * length for length in (10, 20, 10, 30)]
+        said = [[{"role": "assistant", "content": text}] for text in texts]
+        answers = [ROWS[0]["answer"]] * 4
+        return reward([ROWS[0]["prompt"]] * 4, said, completion_ids=ids, answer=answers)
+
+    plain = worth(plan_weight=0, length_weight=0)
+    assert plain == pytest.approx([1.2, 1.2, 0, 0])
+    sharp, soft = worth(plan_softmax=0.1, length_weight=0), worth(plan_softmax=10, length_weight=0)
+    assert sharp[0] == pytest.approx(1.7, abs=1e-3) and 1.45 < soft[0] < 1.5
+    only_right, everyone = worth(plan_weight=0), worth(plan_weight=0, length_for="all")
+    assert only_right[0] == pytest.approx(1.3) and only_right[2] == 0 and everyone[2] == pytest.approx(0.1)
+    assert worth(plan_weight=0, longest=1000)[1] > only_right[1]  # 20 tokens are near the shortest, of a thousand
+
+
 def test_every_reward_of_a_recipe_can_be_called_as_trl_calls_it():
     for name, reward, weight in rewards.of(GRPO(reward="answer+plan"), ROWS, max_completion=500):
         values = called(reward, [good(PROBLEMS[0]), good(PROBLEMS[1])])

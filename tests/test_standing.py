@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from plantune_lite.records import PlantuneError, Score, write_records
+from plantune_lite.records import PlantuneError, Problem, Score, write_records
 from plantune_lite.standing import as_json, as_markdown, as_text, standing
 
 
@@ -55,6 +55,54 @@ def test_not_better_is_said_in_the_first_line(tmp_path):
     assert second.endswith("p < 0.001, 30 won, 0 lost")
     assert as_text(found).startswith(first) and as_markdown(found).startswith(f"- {first}")
     assert as_json(found)["sentences"][0] == first
+
+
+def test_of_several_samples_pass_at_k_and_the_majority_stand_beside_the_mean(tmp_path):
+    said = {0: "aab", 1: "abb", 2: "bbb", 3: "a"}  # of four problems, whose answer is a
+    rows = [
+        Score(
+            problem_id=f"p/{number}",
+            sample=sample,
+            mode="m1",
+            text="...",
+            prediction=letter,
+            gold="a",
+            same=letter == "a",
+            how="",
+            finish="stop",
+        )
+        for number, letters in said.items()
+        for sample, letter in enumerate(letters * 3 if len(letters) == 1 else letters)
+    ]
+    write_records(tmp_path / "eval" / "own.m1.jsonl", rows)
+    found = standing([tmp_path])
+    [row] = found.rows
+    assert (row.accuracy.value, row.passed.value, row.majority.value) == (0.5, 0.75, 0.5)
+    assert "75.0 % (" in as_text(found, width=200) and "| pass@k | maj@k |" in as_markdown(found)
+    assert "k = 3: right is the mean over the samples" in as_text(found, width=200)
+    assert "pass@k" not in as_text(standing([with_untuned(tmp_path / "one")]))
+
+
+def test_a_letter_and_the_text_it_stands_for_are_one_vote(tmp_path):
+    choices = Problem(id="p/0", question="Which?", answer="A", choices=("red", "blue"), kind="choice")
+    write_records(tmp_path / "suites" / "own.jsonl", [choices])
+    said = [("B", False), ("A", True), ("red", True)]
+    rows = [
+        Score(
+            problem_id="p/0",
+            sample=sample,
+            mode="m1",
+            text="...",
+            prediction=word,
+            gold="A",
+            same=same,
+            how="",
+            finish="stop",
+        )
+        for sample, (word, same) in enumerate(said)
+    ]
+    write_records(tmp_path / "eval" / "own.m1.jsonl", rows)
+    assert standing([tmp_path]).rows[0].majority.value == 1
 
 
 def test_a_model_that_lost_is_called_worse(tmp_path):

@@ -202,6 +202,15 @@ def test_a_saved_adapter_is_loaded_to_the_same_thoughts(folders, family, trainin
         assert train(again, steps=1) == train(loaded, steps=1)
 
 
+def test_another_adapter_is_worn_and_taken_off_to_the_last_bit(folders, tmp_path):
+    stir(load(folders["llama"])).save(tmp_path)
+    loaded = load(folders["llama"])
+    own = scores(loaded)
+    with loaded.wearing(tmp_path):
+        assert torch.equal(scores(loaded), scores(load(folders["llama"], adapter=tmp_path)))
+    assert torch.equal(scores(loaded), own)
+
+
 def test_what_is_saved_is_the_adapter_and_the_tokenizer_and_no_empty_card(folders, tmp_path):
     loaded = load(folders["llama"])
     loaded.save(tmp_path)

@@ -152,6 +152,18 @@ def test_a_student_learns_and_still_knows_what_it_said_before(name, bits, folder
 
 
 @pytest.mark.parametrize("bits", [4, 32])
+def test_another_adapter_is_worn_for_a_while(bits, folders, tuned, tmp_path):
+    made = tuned["qwen2"]
+    loaded = load(folders["qwen2"], bits, training=True)
+    scored = scores(loaded)
+    with loaded.wearing(made["adapter"]):
+        assert scores(loaded) != pytest.approx(scored, abs=0.1)
+        if bits == 32:
+            assert answers(loaded) == made["answers"] and scores(loaded) == pytest.approx(made["scores"], abs=1e-3)
+    assert scores(loaded) == pytest.approx(scored, abs=1e-6)
+
+
+@pytest.mark.parametrize("bits", [4, 32])
 def test_a_student_goes_on_learning_after_it_has_answered(bits, folders, tmp_path):
     loaded = load(folders["qwen2"], bits, training=True)
     answers(loaded)

@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+from plantune_lite import runs
+from plantune_lite.ending import ending
+from plantune_lite.recipe_files import load
+from plantune_lite.records import Score, write_records
+
+WANTED = load("smollm2_135m")
+
+
+def run_of(folder, **answers):
+    """A run that has answered: model -> how many of ten problems it is right on, in each of two suites."""
+    for suite in ("own", "practice_known"):
+        for model, right in answers.items():
+            rows = [
+                Score(
+                    problem_id=f"p/{number}",
+                    sample=0,
+                    mode=mode,
+                    text="...",
+                    prediction="1",
+                    gold="1",
+                    same=number < right - bad,
+                    how="",
+                    finish="stop",
+                )
+                for mode, bad in (("few_shot", 0), ("zero_shot_cot", 1))[: 2 if model == "untuned" else 1]
+                for number in range(10)
+            ]
+            write_records(folder / "eval" / f"{suite}.{model}.jsonl", rows)
+    stages = {"problems": {"seconds": 2.0}, "sft": {"seconds": 200.0}, "evaluate": {"seconds": 90.0}}
+    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft", "stages": stages})
+    return folder
+
+
+def test_a_run_ends_in_a_table_of_the_best_prompts_the_minutes_and_what_to_do_next(tmp_path):
+    folder = run_of(tmp_path / "my run", untuned=4, baseline=5, grpo=9)
+    (folder / "report.html").write_text("")
+    said = "\n".join(ending(folder, WANTED))
+    lines = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
+    assert lines["model"] == ["model", "own", "practice_known"]
+    assert [lines[name][1] for name in ("untuned", "baseline", "grpo")] == ["40.0", "50.0", "90.0"]
+    assert "own: grpo (few_shot) is" in said and "took 4 min 52 s: sft 3 min 20 s, evaluate 1 min 30 s" in said
+    assert f"plantune ask '{folder}' \"...\" --beside-base" in said and f"open '{folder}'/report.html" in said
+    assert "problems.path=my.csv" in said
+
+
+def test_a_run_without_a_model_or_answers_promises_neither(tmp_path):
+    runs.write_manifest(tmp_path, {**runs.read_manifest(tmp_path), "stages": {"problems": {"seconds": 1.0}}})
+    said = "\n".join(ending(tmp_path, replace(WANTED, sft=None, grpo=None)))
+    assert "right answers" not in said and "ask" not in said and "push" not in said and "plantune recipes" in said
