@@ -35,7 +35,7 @@ def embedded(name: str) -> Callable[[Sequence[str], Sequence[str]], list[list[fl
         ) from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    vectors: dict[str, Any] = {}
+    vectors: dict[str, Any] = {"": torch.zeros(model.config.hidden_size)}  # no words are like nothing
 
     def read(texts: Sequence[str]) -> None:
         new = sorted({text for text in texts if text not in vectors}, key=len)

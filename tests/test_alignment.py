@@ -49,6 +49,7 @@ def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
     alike = embedding.embedded(str(embedded.folder()))
     [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
     assert same == pytest.approx(1) and 0 < other < 0.99
+    assert alike([""], ["Halve the clips."]) == [[0]]
     some = CORPUS[:12]
     judge = Alignment(some, alike=alike)
     own = judge([question for question, _ in some], [plan for _, plan in some], [plan for _, plan in some])

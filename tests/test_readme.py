@@ -53,6 +53,18 @@ def test_the_figures_are_those_of_the_benchmarks():
     ratios = sorted(one["ours"]["seconds"] / one["copy"]["seconds"] for one in merge["rounds"])
     assert f"{ratios[1]:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[2]:.2f})" in README
     assert f"{merge['peak'] / 1e9:.2f} GB, {merge['peft']['peak'] / 1e9:.2f} GB" in README
+    gsm8k = figures("gsm8k")
+    untuned = gsm8k["figures"]["zero_shot_cot"]
+    spread = f"{100 * untuned['value']:.1f} % ({100 * untuned['low']:.1f} to {100 * untuned['high']:.1f})"
+    assert f"{spread}, in {untuned['seconds'] / 60:.0f} min on two CPU cores" in README
+    flexible = [row for row in gsm8k["agreement"] if row[1] == "flexible-extract"]
+    assert sum(both for _, _, right, wrong, *_ in flexible for both in (right, wrong)) == 900
+    assert all(row[4:] == [0, 0] for row in flexible) and "the same verdict on all 900" in README
+    for ends, words in (("full", "times as many"), ("natural", "times")):
+        least, middle, most = (f"{one:.2f}" for one in figures("grpo")["ratio"][ends])
+        assert f"{middle} {words} ({least} to {most})" in README
+    area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
+    assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in README
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]
