@@ -241,12 +241,16 @@ def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
     """Only the problems of these levels."""
     if not levels:
         return source
-    there = Counter(problem.extra.get("level") for problem in source.problems)
+    there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
+    if not there:  # a recipe's levels are of its own source, which the user has replaced
+        note = f"{source.name} has no levels: problems.levels={','.join(map(str, levels))} leaves nothing out of it"
+        return replace(source, notes=(*source.notes, note))
     kept = tuple(problem for problem in source.problems if problem.extra.get("level") in levels)
     if not kept:
-        words = ", ".join(str(level) for level in sorted(level for level in there if isinstance(level, int)))
-        ways = f"there are {words}" if words else "its problems have none; set problems.levels=()"
-        raise ProblemError(f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: {ways}")
+        raise ProblemError(
+            f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: "
+            f"there are {', '.join(map(str, there))}"
+        )
     if len(kept) == len(source.problems):
         return source
     note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"

@@ -104,10 +104,12 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     """What a file of problems holds."""
     from dataclasses import asdict, replace
 
+    from plantune_lite.recipe import Problems
     from plantune_lite.recipe_files import load, override
     from plantune_lite.survey import survey
 
-    asked = override(load("smollm2_135m"), ["corpus.filter=answer", *settings])  # any recipe: only its problems count
+    # Any recipe: only its problems count, and of those what is said here.
+    asked = override(replace(load("smollm2_135m"), problems=Problems("practice")), settings)
     found = survey(replace(asked.problems, source=what), seed=asked.seed)
     if as_json:
         print_json(asdict(found))

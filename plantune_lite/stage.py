@@ -7,6 +7,7 @@ What the stages do is in the modules named at _MODULES: there the parts meet, wh
 """
 
 import json
+import logging
 import os
 import sys
 import threading
@@ -57,6 +58,8 @@ def main(arguments: list[str]) -> int:
     folder = Path(run)
     result = folder / ".stage" / f"{stage}.json"
     _end_with_parent()
+    # As the student does: a merge imports it too, and it speaks of a kernel for CPUs that it would download.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if not is_first():
             _work(folder, stage, rest)

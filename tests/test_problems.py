@@ -282,7 +282,8 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     path = write_rows(tmp_path / "a.jsonl", rows)
     assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
     assert "there are 1, 2, 3" in refused(path, levels=(5,))
-    assert "have none" in refused(write_rows(tmp_path / "b.jsonl", sums(3)), levels=(5,))
+    own = problems.load(Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0)
+    assert len(own.pool) == 3 and any("has no levels: problems.levels=5" in note for note in own.notes)
 
 
 def test_practice_is_held_out_by_template():
