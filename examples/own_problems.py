@@ -1,7 +1,16 @@
-"""Your own problems from a function: `python examples/own_problems.py --dry-run`, then without it.
+"""Your own problems, from a file or from a function.
 
-A function may take `seed` and `limit`, and yields dicts with at least a question and an answer. Worked steps let the
-`worked` teacher write plans without a model. The file is code, so it runs when the recipe does.
+A file needs no Python: CSV, TSV, JSON, JSONL or Parquet, its columns under whatever names they have.
+
+    plantune show examples/my.csv                                # what is in it, before anything is spent
+    plantune run qwen3_4b_sft problems.path=examples/my.csv problems.question=Frage problems.answer=Antwort name=mine
+
+A function is for problems that are made or fetched. It may take `seed` and `limit`, and yields dicts with at least a
+question and an answer. Worked steps let the `worked` teacher write plans without a model, as in the recipe below:
+
+    python examples/own_problems.py --dry-run                    # then without it
+
+This file is code, so it runs when the recipe does.
 """
 
 import random

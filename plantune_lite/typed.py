@@ -65,7 +65,8 @@ def parse(text: str, hint: Any) -> Any:
                 return option
         raise ValueError(text)
     if origin is tuple:
-        return tuple(parse(item.strip(), get_args(hint)[0]) for item in text.split(",") if item.strip())
+        items = "" if text.strip() == "()" else text  # as a recipe's file has it
+        return tuple(parse(item.strip(), get_args(hint)[0]) for item in items.split(",") if item.strip())
     if origin is dict:
         value = json.loads(text)
         if not isinstance(value, dict):

@@ -199,6 +199,10 @@ def test_what_is_written_is_read_back(hint):
     check()
 
 
+def test_an_empty_tuple_may_be_written_as_in_a_recipe():
+    assert typed.parse("()", tuple[str, ...]) == typed.parse("", tuple[int, ...]) == ()
+
+
 def test_every_field_of_every_part_is_of_a_type_that_the_command_line_can_write():
     for part in PARTS.values():
         for name, hint in get_type_hints(part).items():
