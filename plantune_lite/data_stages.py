@@ -23,7 +23,7 @@ from plantune_lite.records import (
     read_records,
     write_records,
 )
-from plantune_lite.runs import LEDGER
+from plantune_lite.runs import LEDGER, home
 
 
 def problems(job: Job) -> dict[str, Any]:
@@ -80,14 +80,14 @@ def distill(job: Job) -> dict[str, Any]:
         return asyncio.run(distill.distill(pool, None, part, job.out, teacher="worked", check=check))
     from plantune_lite import estimate, ledger, mirror, teacher
 
-    with ledger.recorded(job.run.parent / LEDGER) as known:
+    with ledger.recorded(home(job.run) / LEDGER) as known:
         (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ, recorded=known))
     job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
 
     generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
 
     async def ask_for_all() -> dict[str, Any]:
-        path = job.run.parent / LEDGER
+        path = home(job.run) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, mirror.of_ledger(calls):
             opened = teacher.open_teacher(
                 part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say

@@ -17,11 +17,11 @@ from typing import Any
 
 from plantune_lite.ledger import copy_ledger, merge_ledger
 from plantune_lite.records import RunError, write_whole
-from plantune_lite.runs import BATCHES, LEDGER, read_manifest
+from plantune_lite.runs import BATCHES, LEDGER, home, read_manifest
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
-_LARGE = ("merged", "gguf", "old")
+_LARGE = ("merged", "gguf", "old", "ablate")  # what is large, or has a mirror of its own
 
 
 class Mirror:
@@ -37,7 +37,7 @@ class Mirror:
         copy: Callable[[Path, Path], object] = shutil.copyfile,
     ) -> None:
         self._target = folder / run.name
-        self._ledger = run.parent / LEDGER
+        self._ledger = home(run) / LEDGER
         self._run = run
         self._say = say
         self._copy = copy
@@ -124,7 +124,7 @@ class Mirror:
     def _copy_ledger(self) -> None:
         """While a stage holds the ledger, that stage keeps the copy: PLANTUNE_MIRROR."""
         if self._ledger.is_file():
-            copy_ledger(self._ledger, self._target.parent / LEDGER)
+            copy_ledger(self._ledger, home(self._target) / LEDGER)
 
 
 def _small_things(run: Path) -> Iterator[Path]:
@@ -191,10 +191,11 @@ def bring_back(folder: Path, run: Path) -> int:
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
         raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
-    if (folder / LEDGER).is_file():
-        merge_ledger(folder / LEDGER, run.parent / LEDGER)
-    if (folder / BATCHES).is_file() and not (run.parent / BATCHES).exists():
-        shutil.copyfile(folder / BATCHES, run.parent / BATCHES)
+    theirs, ours = home(source), home(here)
+    if (theirs / LEDGER).is_file():
+        merge_ledger(theirs / LEDGER, ours / LEDGER)
+    if (theirs / BATCHES).is_file() and not (ours / BATCHES).exists():
+        shutil.copyfile(theirs / BATCHES, ours / BATCHES)
     if not (source / "manifest.json").is_file():
         return 0
     if (run / "manifest.json").exists():

@@ -107,7 +107,7 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
         if not model:
             raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
         with (
-            Ledger(run.parent / runs.LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
+            Ledger(runs.home(run) / runs.LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
             elsewhere.of_server(address, model, calls) as generate,
         ):
             yield generate

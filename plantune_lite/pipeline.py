@@ -205,7 +205,8 @@ def _do(
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.trains else 1
-        summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=mirror, stream=stream)
+        kept = None if mirror is None else runs.home(mirror.absolute() / folder.name)  # where the ledger's copy goes
+        summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
     except NotBuiltError:
         del entries[stage.name]

@@ -104,6 +104,7 @@ class SFT:
     target: Literal["solution", "plan+solution", "plan"] = "plan+solution"  # baseline, M1, M2
     solutions: Literal["dataset", "teacher"] = "teacher"  # "solution" from "teacher" is the control
     start: str | None = None  # another run whose adapter this one goes on from
+    order: Literal["mixed", "easy_first", "by_source"] = "mixed"  # easy by level, or by untuned tries
     epochs: float = knob(1.0, low=0)
     max_steps: int | None = knob(None, low=1)  # None = all epochs
     learning_rate: float = knob(2e-4, low=0, high=1)

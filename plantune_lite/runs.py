@@ -23,12 +23,20 @@ from plantune_lite.records import RunError, write_whole
 FORMAT = 1
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
+STUDIES = ("filter", "threshold", "target", "reward", "mixture", "domain")  # RUN/ablate/STUDY/VARIANT is a run as well
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 
 def runs_folder() -> Path:
     """Where runs live: $PLANTUNE_RUNS, else ./runs."""
     return Path(os.environ.get("PLANTUNE_RUNS") or "runs")
+
+
+def home(run: Path) -> Path:
+    """Where the ledger and the other runs are: the folder a run lies in, and for a variant the one of its run."""
+    around = run.parent if run.parent.name else run.resolve().parent
+    variant = around.name in STUDIES and around.resolve().parent.name == "ablate"
+    return around.resolve().parents[2] if variant else around
 
 
 def now() -> str:

@@ -62,6 +62,7 @@ def train(
     out: Path,
     *,
     validation: Sequence[Mapping[str, Any]] = (),
+    ranks: Sequence[float] | None = None,
     max_length: int = 1024,
     checkpointing: bool = False,
     seed: int = 0,
@@ -70,7 +71,10 @@ def train(
     show: Callable[[str, bool], object] = lambda line, last: None,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Train the student's adapter on the rows, or go on from the last checkpoint; what came of it."""
+    """Train the student's adapter on the rows, or go on from the last checkpoint; what came of it.
+
+    `ranks`, one a row, says which rows come earlier: those of a lower rank.
+    """
     from transformers import PrinterCallback
 
     taught = lessons.lessons(student, rows, max_length)
@@ -82,7 +86,7 @@ def train(
 
     checkpoint = watch.last_checkpoint(out)
     trainer, schedule = _trainer(
-        student, taught.kept, validated, part, out, max_length, checkpointing, seed, checkpoint
+        student, taught.kept, validated, part, out, max_length, checkpointing, seed, checkpoint, ranks
     )
     a_step = part.batch_size * part.accumulate
     clock = watch.Clock(schedule, hours, say, validation=len(validated) / a_step, agree=trl_config.first_says)
@@ -148,6 +152,7 @@ def _trainer(
     checkpointing: bool,
     seed: int,
     checkpoint: watch.Checkpoint | None,
+    ranks: Sequence[float] | None,
 ) -> tuple[Any, watch.Schedule]:
     """TRL's trainer over our rows in our order, and the schedule of its learning rate."""
     from torch.optim.lr_scheduler import LambdaLR
@@ -155,6 +160,8 @@ def _trainer(
 
     count, steps = planned(part, len(taught))
     places = lessons.order([len(one.ids) for one in taught], part.batch_size, count, seed)
+    if ranks is not None:
+        places.sort(key=lambda place: ranks[taught[place].row])
     schedule = watch.Schedule(steps, warmup=round(part.warmup * steps))
     if checkpoint is not None and checkpoint.planned < steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill

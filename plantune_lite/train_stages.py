@@ -58,6 +58,7 @@ def _trained(
         part,
         job.out,
         validation=validation,
+        ranks=_ranks(job, part, loaded, rows),
         max_length=wanted.max_length,
         checkpointing=wanted.checkpointing,
         seed=job.recipe.seed,
@@ -67,6 +68,25 @@ def _trained(
         say=job.say,
     )
     return {**summary, "base": asdict(loaded.source)}
+
+
+def _ranks(job: Job, part: recipe.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
+    if part.order == "mixed":
+        return None
+    from plantune_lite import curriculum, trl_config
+
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+
+    def rates(problems: Sequence[Problem]) -> Mapping[str, float]:
+        if trl_config.processes() > 1:
+            raise RunError("sft.order=easy_first asks the untuned student in one process: unset PLANTUNE_PROCESSES")
+        most, file = job.recipe.evaluate.max_tokens, job.out / "pass_rates.jsonl"
+        return curriculum.pass_rates(
+            loaded.generate_untuned, problems, file, max_tokens=most, seed=job.recipe.seed, show=job.progress()
+        )
+
+    return curriculum.ranks(part.order, rows, pool, rates)
 
 
 def grpo(job: Job) -> dict[str, Any]:
@@ -112,7 +132,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     from plantune_lite import judge, ledger, mirror, teacher
 
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
-    path = job.run.parent / runs.LEDGER
+    path = runs.home(job.run) / runs.LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, mirror.of_ledger(calls):
         before = calls.spent_usd
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
@@ -147,7 +167,7 @@ def _pinned(job: Job, adapter: Path | None) -> str | None:
 
 def adapter_of(name: str, run: Path) -> Path:
     """The adapter of another run, named or given as a folder."""
-    for folder in (Path(name).expanduser(), run.parent / name):
+    for folder in (Path(name).expanduser(), run.parent / name, runs.home(run) / name):
         final = runs.read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
         if final:
             return folder / final

@@ -1,10 +1,21 @@
 """The verbs that look at several runs, or into one."""
 
+import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from plantune_lite.command import cli, json_option
+from plantune_lite.command import (
+    PATH,
+    cli,
+    json_option,
+    load_asked,
+    recipe_argument,
+    say_to_stderr,
+    settings_argument,
+)
 from plantune_lite.shown import print_json
 
 
@@ -26,3 +37,44 @@ def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
 
 
 compare.group = "Studies"
+
+
+@cli.command()
+@click.argument("what", metavar="WHAT")
+@recipe_argument
+@settings_argument
+@click.option("--seeds", type=click.IntRange(1), default=1, help="Repeat each variant with so many seeds (default: 1).")
+@click.option("--to", type=PATH, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
+@click.option("--mirror", type=PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+@json_option
+def ablate(
+    what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
+) -> None:
+    """Variants of a recipe side by side; WHAT is filter, threshold, target, reward, mixture or domain."""
+    from plantune_lite import ablate as variants
+    from plantune_lite import study_page
+
+    wanted, to = load_asked(recipe, settings, to)
+    say = say_to_stderr if as_json else click.echo
+    if dry_run:
+        asked, planned = variants.plan(what, wanted, seeds=options["seeds"], to=to, say=say)
+        if as_json:
+            print_json([one.as_row() for one in planned])
+        else:
+            click.echo(variants.cost(asked, planned))
+        return
+    seeds = () if options["seeds"] == 1 else ("--seeds", str(options["seeds"]))
+    command = shlex.join(["plantune", "ablate", what, recipe, *settings, *seeds])
+    stream = sys.stderr if as_json else None
+    found = variants.ablate(what, wanted, to=to, command=command, say=say, stream=stream, **options)
+    if as_json:
+        print_json(study_page.as_json(found))
+    else:
+        click.echo("\n" + study_page.as_text(found))
+        click.echo(f"done: {found.folder}")
+    if found.failed:
+        sys.exit(1)
+
+
+ablate.group = "Studies"

@@ -24,14 +24,26 @@ FLOORS = [
     {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
     | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"}
     | {"grpo_settings", "prompts", "rewarded", "sampled"},
-    {"problem_rows", "one_problem", "sift", "card", "gemini_batch", "lessons", "origin", "lenient"}
+    {
+        "problem_rows",
+        "studies",
+        "sharing",
+        "how_soon",
+        "one_problem",
+        "sift",
+        "card",
+        "gemini_batch",
+        "lessons",
+        "origin",
+        "lenient",
+    }
     | {"activations", "acceptance", "guided"},
-    {"answers", "tally", "model_card", "memory", "hub", "programs"},
+    {"answers", "curriculum", "tally", "model_card", "memory", "hub", "programs"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},
-    {"report", "ask", "elsewhere", "ending"},
-    {"other_model"},
+    {"report", "arms", "ask", "elsewhere", "ending"},
+    {"other_model", "study_page"},
     {"model_stages"},
     {"data_stages", "train_stages"},
     {"evaluate_stage"},

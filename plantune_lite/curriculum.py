@@ -1,0 +1,75 @@
+"""Which rows a training takes first: the easiest problems, or one source after the other.
+
+    ranks("by_source", rows, problems, rates) -> [0, 0, 1, 0, ...]      a row of a lower rank comes earlier
+
+A curriculum changes the order alone: the same rows, as often, in as many steps. Problems are as easy as their level
+says; where they have none, or all the same, as often as the untuned student is right:
+
+    {"problem_id": "practice/train/7", "passed": 1, "asked": 4}       a line of pass_rates.jsonl
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.lenient import grade
+from plantune_lite.plans import ask_step_by_step
+from plantune_lite.records import Generate, JsonlWriter, Problem, Sampling, read_jsonl
+
+SAMPLES = 4  # answers a problem
+_AT_ONCE = 16  # problems between two lines of progress
+
+
+def ranks(
+    order: str,
+    rows: Sequence[Mapping[str, Any]],
+    problems: Sequence[Problem],
+    rates: Callable[[Sequence[Problem]], Mapping[str, float]],
+) -> list[float] | None:
+    """A rank a row; None where any order will do. `rates` says how often the student is right, and costs answers."""
+    by_id = {problem.id: problem for problem in problems}
+    asked = [by_id[row["problem_id"]] for row in rows]
+    if order == "by_source":
+        sources = list(dict.fromkeys(problem.source for problem in problems))
+        return [sources.index(problem.source) for problem in asked]
+    if order == "easy_first":
+        levels = [problem.extra.get("level") for problem in asked]
+        if len(set(levels)) > 1 and all(isinstance(level, int | float) for level in levels):
+            return levels
+        passed = rates(list({problem.id: problem for problem in asked}.values()))
+        return [-passed[problem.id] for problem in asked]
+    return None
+
+
+def pass_rates(
+    generate: Generate,
+    problems: Sequence[Problem],
+    file: Path,
+    *,
+    max_tokens: int,
+    seed: int,
+    show: Callable[[str, bool], object] = lambda line, last: None,
+) -> dict[str, float]:
+    """How often each problem is solved, in a few samples; what is in the file is not asked again."""
+    found = {row["problem_id"]: row["passed"] / row["asked"] for row in (read_jsonl(file) if file.is_file() else ())}
+    with JsonlWriter(file) as writer:
+        for start in range(0, len(problems), _AT_ONCE):
+            some = problems[start : start + _AT_ONCE]
+            if all(problem.id in found for problem in some):
+                continue
+            sampling = Sampling(temperature=1.0, n=SAMPLES, max_tokens=max_tokens, seed=seed + start)
+            replies = generate([ask_step_by_step(problem) for problem in some], sampling)
+            for problem, texts in zip(some, replies, strict=True):
+                passed = sum(_is_right(problem, one.text) for one in texts)
+                if problem.id not in found:
+                    writer.write({"problem_id": problem.id, "passed": passed, "asked": SAMPLES})
+                found[problem.id] = passed / SAMPLES
+            done = start + len(some)
+            words = f"how easy: {done} of {len(problems)} problems tried by the untuned student"
+            show(words, done == len(problems))
+    return found
+
+
+def _is_right(problem: Problem, text: str) -> bool:
+    """A program is not run here, so it is as hard as any can be."""
+    return problem.kind != "code" and grade(problem, text).verdict.same is True

@@ -1,0 +1,286 @@
+"""The studies of `plantune ablate`: which variants of a recipe each compares, and what it needs of the recipe.
+
+    study("filter", RECIPE) -> Study(variants=(Variant("plan", ("corpus.filter=plan",), "plans that ..."), ...), ...)
+
+A variant is the recipe with a few settings, as they would be written on the command line. The first is what the others
+are compared with. A recipe that a study cannot be made of is refused in a sentence with the override that mends it.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from plantune_lite import tables
+from plantune_lite.recipe import Recipe
+from plantune_lite.records import RecipeError
+from plantune_lite.typed import nearest
+
+Sources = Mapping[str, str]  # of problems -> the variant that answers them
+_THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # a verifier's score is never above 95, by the prompt it is given
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the recipe; its folder has its name."""
+
+    name: str
+    settings: tuple[str, ...]
+    tests: str
+    routes: Sources = field(default_factory=dict)  # nothing is run: the answers are other variants', by source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What is asked, the variants that answer it, and what is to be known beside them."""
+
+    what: str
+    asks: str
+    variants: tuple[Variant, ...]
+    notes: tuple[str, ...] = ()
+
+
+class _Row(NamedTuple):
+    asks: str
+    variants: Callable[[Recipe], Iterator[Variant]]
+    notes: Callable[[Recipe], Iterator[str]]
+
+
+def study(what: str, recipe: Recipe) -> Study:
+    """The study of that name for this recipe."""
+    if what not in STUDIES:
+        raise RecipeError(f"no study {what!r}{nearest(what, STUDIES)}")
+    asks, variants, notes = STUDIES[what]
+    return Study(what=what, asks=asks, variants=tuple(variants(recipe)), notes=tuple(notes(recipe)))
+
+
+def _nothing(recipe: Recipe) -> Iterator[str]:
+    yield from ()
+
+
+# --- filter and threshold ---------------------------------------------------------------------------------------------
+
+
+def _filters(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "filter")
+    scored = recipe.distill.teacher != "worked"
+    if scored and recipe.distill.execute != "all" and recipe.sft.target != "plan":
+        raise RecipeError(
+            f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
+            "that lets them through has nothing to let through. Set distill.execute=all (what the ledger holds is not "
+            "asked again)"
+        )
+    about = {
+        "none": "every plan that was carried out, right or wrong",
+        "plan": "plans that the verifier gave enough points",
+        "answer": "plans that led to the right answer",
+        "both": "plans with enough points that led to the right answer",
+    }
+    for name, words in about.items():
+        if scored or name in ("none", "answer"):
+            # "none is better" would be read as its opposite.
+            yield Variant("unfiltered" if name == "none" else name, (f"corpus.filter={name}",), words)
+
+
+def _filter_notes(recipe: Recipe) -> Iterator[str]:
+    if recipe.distill.teacher == "worked":
+        yield (
+            "Nobody scored these plans (distill.teacher='worked'), so there is no variant plan and none both; "
+            "another distill.teacher scores them."
+        )
+    yield from _first_notes(recipe)
+
+
+def _thresholds(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "threshold")
+    if recipe.distill.teacher == "worked":
+        raise RecipeError(
+            "distill.teacher is 'worked', whose plans nobody scored, so there is no threshold to raise: set "
+            "distill.teacher to one that scores (gemini, self, or a server's address) and corpus.filter=both"
+        )
+    if recipe.corpus.filter not in ("plan", "both"):
+        raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
+    least = _threshold(recipe)
+    if least >= _THRESHOLDS[-1]:
+        raise RecipeError(
+            f"the threshold is {least} already, and no verifier gives more than {_THRESHOLDS[-1]}: set "
+            "distill.min_score=80, which the study raises"
+        )
+    yield Variant(f"{least}", (f"corpus.min_score={least}",), "the recipe's own threshold")
+    for score in _THRESHOLDS:
+        if score > least:
+            yield Variant(f"{score}", (f"corpus.min_score={score}",), f"plans with {score} points or more")
+
+
+def _threshold(recipe: Recipe) -> int:
+    return recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
+
+
+def _threshold_notes(recipe: Recipe) -> Iterator[str]:
+    yield f"Raising a threshold asks nobody; one below {recipe.distill.min_score} would ask the teacher for more plans."
+    yield from _first_notes(recipe)
+
+
+def _first_notes(recipe: Recipe) -> Iterator[str]:
+    if recipe.distill.keep == "first" and recipe.distill.teacher != "worked":
+        yield (
+            f"distill.keep='first' stops at the first plan with {recipe.distill.min_score} points and the right "
+            "answer, so there is little to choose from; distill.keep=best makes all distill.plans of them."
+        )
+
+
+# --- target and reward ------------------------------------------------------------------------------------------------
+
+
+def _targets(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "target")
+    arms = {
+        "baseline": ("solution", "dataset", "the data set's own solutions, no plans"),
+        "control": ("solution", "teacher", "the teacher's solutions without the plans they follow"),
+        "m1": ("plan+solution", "teacher", "the plan, then the solution that follows it"),
+        "m2": ("plan", "teacher", "the plan alone, which the untuned model carries out"),
+    }
+    for name, (target, solutions, words) in arms.items():
+        alone = ("cpl=none", "grpo=none")
+        yield Variant(name, (*alone, f"sft.target={target}", f"sft.solutions={solutions}"), words)
+
+
+def _rewards(recipe: Recipe) -> Iterator[Variant]:
+    if recipe.grpo is None:
+        raise RecipeError("this recipe has no grpo, whose rewards the study compares: add grpo=default")
+    if recipe.sft and recipe.sft.target != "plan+solution":
+        raise RecipeError(
+            f"sft.target is {recipe.sft.target!r}, so there are no plans to reward: set sft.target=plan+solution"
+        )
+    yield Variant("answer", ("grpo.judge=alignment", "grpo.reward=answer"), "right answers alone")
+    yield Variant(
+        "alignment",
+        ("grpo.judge=alignment", "grpo.reward=answer+plan"),
+        "right answers, and plans like the reference by the words they share",
+    )
+    if _can_judge(recipe):
+        yield Variant(
+            "teacher",
+            ("grpo.reward=answer+plan", "grpo.judge=teacher"),
+            "right answers, and plans like the reference by the teacher's judgement",
+        )
+    plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
+    shape = (f"grpo.plans={plans}", f"grpo.continuations={continuations}")
+    yield Variant(
+        "guided",
+        ("grpo.judge=alignment", *shape, "grpo.reward=guided"),
+        f"right answers, and plans that lead to them: {plans} plans, each carried out {continuations} times",
+    )
+
+
+def _can_judge(recipe: Recipe) -> bool:
+    return recipe.distill.teacher not in ("worked", "self")
+
+
+def _reward_notes(recipe: Recipe) -> Iterator[str]:
+    if not _can_judge(recipe):
+        yield (
+            f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} is nobody who could judge plans."
+        )
+
+
+def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]:
+    """Plans x continuations that make a group of the same size: all variants sample as much."""
+    if plans * continuations == group:
+        return plans, continuations
+    shapes = [(count, group // count) for count in range(2, group + 1) if group % count == 0]
+    return min(shapes, key=lambda shape: (shape[0] < shape[1], abs(shape[0] - shape[1])))
+
+
+# --- mixture and domain -----------------------------------------------------------------------------------------------
+
+
+def _mixtures(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "mixture")
+    sources = _sources(recipe)
+    count = len(sources)
+    if count < 2:
+        raise RecipeError(
+            f"problems.source is {recipe.problems.path or recipe.problems.source!r}, a single source: name two or more "
+            "with a + between them, say problems.source=gsm8k+math"
+        )
+    plainly = "sft.order=mixed"
+    yield Variant("mixed", ("corpus.weights=", plainly), "all sources together, as they come")
+    alone = {source: f"only-{name}" for source, name in sources.items()}
+    for place, (source, name) in enumerate(alone.items()):
+        weights = ",".join("1" if other == place else "0" for other in range(count))
+        yield Variant(name, (f"corpus.weights={weights}", plainly), f"{_plain(source)} alone, tested on all")
+    weights = ",".join(map(str, recipe.corpus.weights or (2, *(1,) * (count - 1))))
+    yield Variant("weighted", (f"corpus.weights={weights}", plainly), f"as many of each source as {weights} says")
+    yield Variant("one-by-one", ("corpus.weights=", "sft.order=by_source"), "one source after the other")
+    yield Variant("easy-first", ("corpus.weights=", "sft.order=easy_first"), "the easiest problems first")
+    routes = {_plain(source): name for source, name in alone.items()}
+    yield Variant("routed", (), "an adapter a source, each asked what is of its source", routes=routes)
+
+
+def _sources(recipe: Recipe) -> dict[str, str]:
+    """The sources and what they are called in folders."""
+    if recipe.problems.path is not None:
+        return {recipe.problems.path: "file"}
+    found = [text.strip() for text in recipe.problems.source.split("+")]
+    names = [re.sub(r"[^A-Za-z0-9]+", "-", _plain(source)).strip("-") or "source" for source in found]
+    return {
+        source: name if names.count(name) == 1 else f"{name}-{place}"
+        for place, (source, name) in enumerate(zip(found, names, strict=True), 1)
+    }
+
+
+def _plain(source: str) -> str:
+    """What a source's problems call it: a file by its name alone."""
+    return Path(source).name if tables.is_data_file(source) else source
+
+
+def _mixture_notes(recipe: Recipe) -> Iterator[str]:
+    yield "All variants are tested on the same problems. One source alone has fewer rows."
+    if not recipe.corpus.weights:
+        yield "weighted takes twice as many of the first source; corpus.weights says otherwise."
+
+
+def _domains(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "domain")
+    yield Variant("own", (), f"the recipe as it is: {recipe.problems.path or recipe.problems.source}")
+    elsewhere = ("problems.path=none", "problems.source=strategyqa", "problems.levels=", "corpus.weights=")
+    columns = tuple(f"problems.{role}=none" for role in ("question", "answer", "solution", "choices", "id"))
+    teacher = ("distill.teacher=self",) if recipe.distill.teacher == "worked" else ()
+    if recipe.problems.path is not None or recipe.problems.source != "strategyqa":
+        yield Variant(
+            "strategyqa",
+            (*elsewhere, *columns, *teacher, "problems.split=train", "evaluate.suites=strategyqa"),
+            "questions of general knowledge, answered yes or no: its own train and test split",
+        )
+    yield from _code(recipe)
+
+
+def _code(recipe: Recipe) -> Iterator[Variant]:
+    if recipe.evaluate.allow_code:
+        words = "what the recipe teaches, tested on programs: humaneval has none to train on"
+        yield Variant("code", ("evaluate.suites=humaneval",), words)
+
+
+def _domain_notes(recipe: Recipe) -> Iterator[str]:
+    yield "Each domain has test problems of its own, so domains are not compared with one another."
+    if recipe.distill.teacher == "worked":
+        yield "strategyqa has no worked steps, so there the untuned student plans for itself (distill.teacher='self')."
+    if not recipe.evaluate.allow_code:
+        yield "code is left out: evaluate.allow_code=true allows to run the programs a model writes."
+
+
+def _needs_sft(recipe: Recipe, what: str) -> None:
+    if recipe.sft is None:
+        raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
+
+
+STUDIES: dict[str, _Row] = {
+    "filter": _Row("Which plans are worth learning from?", _filters, _filter_notes),
+    "threshold": _Row("How many points must a plan have?", _thresholds, _threshold_notes),
+    "target": _Row("Do plans help, and in which form?", _targets, _nothing),
+    "reward": _Row("Which reward teaches most, and which soonest?", _rewards, _reward_notes),
+    "mixture": _Row("One source of problems or several, and in which order?", _mixtures, _mixture_notes),
+    "domain": _Row("Does it work beyond the recipe's own domain?", _domains, _domain_notes),
+}

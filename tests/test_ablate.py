@@ -1,0 +1,557 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_variants import HERE, RECIPE, REINFORCED, stages
+
+from plantune_lite import arms, curriculum, how_soon, pipeline, runs, sharing, speech, studies, train_stages
+from plantune_lite.ablate import ablate, cost, plan
+from plantune_lite.job import Job
+from plantune_lite.ledger import Ledger
+from plantune_lite.mirror import Mirror, bring_back
+from plantune_lite.plans import ask_plainly
+from plantune_lite.practice import generate
+from plantune_lite.recipe_files import load, override
+from plantune_lite.records import Problem, RecipeError, Reply, RunError, Score, read_jsonl, write_records
+
+posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+SCORED = override(RECIPE, ["distill.teacher=self", "corpus.filter=both", "distill.execute=all"])
+MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
+
+
+def toy(what, folder, recipe=RECIPE, lines=None, **options):
+    say = [].append if lines is None else lines.append
+    return ablate(what, recipe, to=folder, say=say, **{"stages": stages(), **options})
+
+
+def variants(what, recipe):
+    return {one.name: override(recipe, one.settings) for one in studies.study(what, recipe).variants}
+
+
+# --- which variants there are -----------------------------------------------------------------------------------------
+
+
+def test_the_studies_are_those_whose_folders_hold_runs():
+    assert tuple(studies.STUDIES) == runs.STUDIES
+
+
+def test_a_filter_study_needs_scores_for_two_of_its_four():
+    assert list(variants("filter", SCORED)) == ["unfiltered", "plan", "answer", "both"]
+    assert list(variants("filter", RECIPE)) == ["unfiltered", "answer"]
+    assert "Nobody scored these plans" in studies.study("filter", RECIPE).notes[0]
+
+
+def test_a_threshold_is_raised_from_the_recipe_s_own():
+    found = variants("threshold", SCORED)
+    assert {name: one.corpus.min_score for name, one in found.items()} == {"80": 80, "85": 85, "90": 90, "95": 95}
+    assert list(variants("threshold", override(SCORED, ["corpus.min_score=91"]))) == ["91", "95"]
+    assert all(one.distill == SCORED.distill for one in found.values()), "no variant may ask the teacher"
+
+
+def test_the_targets_are_the_papers_arms_on_the_same_problems():
+    found = variants("target", REINFORCED)
+    arms = {name: (one.sft.target, one.sft.solutions) for name, one in found.items()}
+    assert arms == {
+        "baseline": ("solution", "dataset"),
+        "control": ("solution", "teacher"),
+        "m1": ("plan+solution", "teacher"),
+        "m2": ("plan", "teacher"),
+    }
+    assert all(one.grpo is None and one.problems == REINFORCED.problems for one in found.values())
+
+
+@pytest.mark.parametrize(("group", "shape"), [(6, (3, 2)), (8, (4, 2)), (12, (4, 3)), (5, (5, 1)), (2, (2, 1))])
+def test_rewards_are_compared_at_the_same_number_of_samples(group, shape):
+    guided = variants("reward", override(REINFORCED, [f"grpo.group={group}"]))["guided"].grpo
+    assert (guided.plans, guided.continuations) == shape and guided.group == group
+
+
+def test_a_teacher_judges_only_where_there_is_one():
+    server = override(REINFORCED, ["distill.teacher=http://127.0.0.1:1/v1", "distill.model=m"])
+    assert list(variants("reward", REINFORCED)) == ["answer", "alignment", "guided"]
+    assert list(variants("reward", server)) == ["answer", "alignment", "teacher", "guided"]
+    assert variants("reward", server)["teacher"].grpo.judge == "teacher"
+
+
+def test_a_mixture_of_two_sources_is_each_alone_all_together_weighted_ordered_and_routed():
+    found = studies.study("mixture", MIXED).variants
+    weights = {one.name: override(MIXED, one.settings).corpus.weights for one in found}
+    assert weights == {
+        "mixed": (),
+        "only-practice": (1, 0),
+        "only-gsm8k": (0, 1),
+        "weighted": (2, 1),
+        "one-by-one": (),
+        "easy-first": (),
+        "routed": (),
+    }
+    assert found[-1].routes == {"practice": "only-practice", "gsm8k": "only-gsm8k"}
+    assert {override(MIXED, one.settings).problems for one in found} == {MIXED.problems}
+
+
+def test_a_domain_is_trained_and_tested_on_and_programs_only_where_they_may_run():
+    found = variants("domain", RECIPE)
+    assert list(found) == ["own", "strategyqa"] and found["strategyqa"].problems.source == "strategyqa"
+    allowed = variants("domain", override(RECIPE, ["evaluate.allow_code=true"]))
+    assert allowed["code"].evaluate.suites == ("humaneval",)
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "sentence"),
+    [
+        ("filter", ["distill.teacher=self"], "Set distill.execute=all"),
+        ("threshold", [], "set distill.teacher to one that scores"),
+        ("threshold", ["distill.teacher=self"], "set corpus.filter=both"),
+        ("threshold", ["distill.teacher=self", "corpus.filter=both", "distill.min_score=95"], "distill.min_score=80"),
+        ("reward", [], "add grpo=default"),
+        ("reward", ["grpo=default", "sft.target=solution"], "set sft.target=plan[+]solution"),
+        ("mixture", [], "problems.source=gsm8k[+]math"),
+        ("target", ["sft=none"], "add sft=default"),
+        ("targets", [], "did you mean 'target'"),
+    ],
+)
+def test_what_a_recipe_cannot_be_asked_is_refused_with_the_override_that_mends_it(what, settings, sentence):
+    with pytest.raises(RecipeError, match=sentence):
+        studies.study(what, override(RECIPE, settings))
+
+
+# --- taking over ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run, and a study of it."""
+    folder, lines = tmp_path_factory.mktemp("whole") / "r", []
+    pipeline.run(RECIPE, to=folder, stages=stages(), say=lambda line: None)
+    os.environ["TOY_ASKED"] = str(folder / "asked")
+    found = toy("target", folder, lines=lines)
+    del os.environ["TOY_ASKED"]
+    return folder, found, lines
+
+
+def test_what_a_variant_shares_with_its_run_is_not_made_again(whole):
+    folder, _, lines = whole
+    entries = runs.read_manifest(folder / "ablate" / "target" / "m1")["stages"]
+    assert {entry["taken_from"] for entry in entries.values()} == {os.path.join("..", "..", "..")}
+    baseline = runs.read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
+    assert [name for name in baseline if "taken_from" in baseline[name]] == ["problems", "suites", "distill"]
+    assert "taken over from r: problems, suites, distill, corpus, sft, evaluate" in lines
+
+
+def test_the_untuned_model_is_asked_once(whole):
+    folder, _, _ = whole
+    asked = (folder / "asked").read_text().split("\n")
+    assert "baseline m1" in asked and not [line for line in asked if line.startswith("untuned")]
+
+
+def test_a_variant_is_whole_without_the_run_it_was_taken_from(whole, tmp_path):
+    shutil.copytree(whole[0] / "ablate" / "target" / "control", tmp_path / "moved")
+    lines = []
+    wanted = load(tmp_path / "moved")
+    pipeline.run(wanted, to=tmp_path / "moved", stages=stages(), say=lines.append)
+    assert len(lines) == 6 and all("done before" in line for line in lines)
+    assert len(list(read_jsonl(tmp_path / "moved" / "metrics.jsonl"))) == 12
+
+
+def test_nothing_is_taken_over_that_was_edited_or_made_otherwise(whole, tmp_path):
+    (copied(whole, tmp_path) / "trajectories.jsonl").write_text("edited\n")
+    other = override(RECIPE, ["sft.max_steps=3"])
+    taken = sharing.take(tmp_path / "v", other, [tmp_path / "r"], stages(), pipeline.versions())
+    assert list(taken) == ["problems", "suites", "corpus"]
+
+
+def test_untuned_answers_of_other_versions_or_settings_are_not_taken_over(whole, tmp_path):
+    for name, settings, versions in (
+        ("same", ["sft.max_steps=3"], pipeline.versions()),
+        ("settings", ["evaluate.max_tokens=77"], pipeline.versions()),
+        ("versions", ["sft.max_steps=3"], {"torch": "0"}),
+    ):
+        sharing.take(tmp_path / name, override(RECIPE, settings), [whole[0]], stages(), versions)
+        assert (tmp_path / name / "eval" / "own.untuned.jsonl").exists() == (name == "same")
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_ends_in_a_table_with_intervals_and_a_figure(whole):
+    folder, found, _ = whole
+    rows = found.beside.rows
+    assert [row.name for row in rows] == ["untuned", "baseline", "control", "m1", "m2"]
+    assert rows[0].mode in ("few_shot", "zero_shot_cot") and {row.problems for row in rows} == {27}
+    table = (folder / "ablate" / "target" / "table.md").read_text()
+    assert "| m1 | 27 | " in table and "| baseline | untuned (" in table and "Holm" in table
+    assert "baseline and control learned from the same rows" in table
+    made = json.loads((folder / "ablate" / "target" / "table.json").read_text())
+    assert [row["steps"] for row in made["rows"]] == ["", "12", "12", "12", "12"]
+    ElementTree.parse(folder / "ablate" / "target" / "figure.svg")
+
+
+def test_not_better_is_said_before_better_and_each_is_compared_with_the_first(whole):
+    comparisons, sentences = whole[1].beside.comparisons, whole[1].beside.sentences
+    assert [(one.model, one.reference) for one in comparisons if not one.beside_untuned] == [
+        ("control", "baseline"),
+        ("m1", "baseline"),
+        ("m2", "baseline"),
+    ]
+    assert sentences[0].startswith("own: baseline, control and m2 are not better than untuned at its best prompt (")
+    assert sentences[1].startswith("own: m1 is better than untuned at its best prompt (")
+    assert "control is not better than baseline" in sentences[2] or "are not better than baseline" in sentences[2]
+
+
+def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
+    before = {path: path.read_text() for path in (whole[0] / "ablate" / "target").glob("table.*")}
+    lines = []
+    toy("target", whole[0], lines=lines)
+    names = ("baseline", "control", "m1", "m2")
+    assert lines[1:] == [f"({number} of 4) {name}: done before" for number, name in enumerate(names, 1)]
+    assert {path: path.read_text() for path in before} == before
+
+
+def test_the_cost_is_said_before_anything_is_done(tmp_path):
+    asked, planned = plan("target", RECIPE, to=tmp_path / "r", stages=stages())
+    assert planned[0].to_do == ("problems", "suites", "distill", "corpus", "sft", "evaluate")
+    assert planned[1].shared == dict.fromkeys(("problems", "suites", "distill"), "baseline")
+    assert planned[1].to_do == ("corpus", "sft", "evaluate") and not (tmp_path / "r").exists()
+    assert "4 runs, 15 stages to do" in cost(asked, planned)
+
+
+def test_another_recipe_in_the_same_study_is_refused_before_anything_is_done(whole):
+    with pytest.raises(RunError, match="sft.max_steps was 12 and is now 3") as caught:
+        toy("target", whole[0], override(RECIPE, ["sft.max_steps=3"]))
+    assert "name=OTHER" in str(caught.value) and "--again" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def mended(whole, tmp_path_factory):
+    """A study of which a variant failed, and the same command again."""
+    folder = copied(whole, tmp_path_factory.mktemp("mended"))
+    broken = toy("filter", folder, stages=stages(sft="breaks"))
+    page = (broken.folder / "table.md").read_text()
+    return broken, page, toy("filter", folder)
+
+
+def copied(whole, folder):
+    """The run without its studies."""
+    shutil.copytree(whole[0], folder / "r", ignore=shutil.ignore_patterns("ablate"))
+    return folder / "r"
+
+
+def test_a_variant_that_fails_is_named_and_the_others_go_on(mended):
+    broken, page, whole = mended
+    assert broken.failed == {"unfiltered": "the toy wants good plans. Give it some."}
+    assert [row.name for row in broken.beside.rows] == ["untuned", "answer"]
+    assert "unfiltered failed, and is not in the table: the toy wants good plans" in page
+    assert whole.failed == {}, "mended, the same command goes on"
+
+
+def test_arms_that_learned_the_same_are_named(mended):
+    assert any(line.startswith("unfiltered and answer learned from the same rows") for line in mended[2].notes())
+
+
+def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="no variant of the study filter came to its end:\n  unfiltered: .*missing.csv"):
+        toy("filter", tmp_path / "r", override(RECIPE, ["problems.path=missing.csv"]))
+
+
+def test_without_a_key_no_two_teachers_stand_side_by_side(whole, tmp_path):
+    manifest = runs.read_manifest(copied(whole, tmp_path))
+    manifest["stages"]["distill"]["inputs"]["distill.teacher"] = "gemini"
+    runs.write_manifest(tmp_path / "r", manifest)
+    gemini = override(RECIPE, ["distill.teacher=gemini", "distill.execute=all"])
+    with pytest.raises(RunError, match="needs plans from Gemini that nobody has asked for yet: set GEMINI_API_KEY"):
+        toy("filter", tmp_path / "r", gemini)
+
+
+# --- killing ----------------------------------------------------------------------------------------------------------
+
+
+def start(folder, mirror, calls, seconds="0.01"):
+    environ = {**os.environ, "TOY_SECONDS": seconds, "TOY_CALLS": str(calls)}
+    command = [sys.executable, HERE, "filter", str(folder), str(mirror)]
+    return subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def kill_at(count, folder, mirror, calls, signal_):
+    process = start(folder, mirror, calls)
+    deadline = time.monotonic() + 60
+    while not calls.exists() or calls.read_text().count("x") < count:
+        assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()
+        time.sleep(0.005)
+    process.send_signal(signal_)
+    process.wait(20)
+
+
+def results(folder):
+    study = folder / "ablate" / "filter"
+    names = (
+        "table.json",
+        "figure.svg",
+        "unfiltered/sft/adapter.txt",
+        "answer/eval/own.m1.jsonl",
+        "answer/trajectories.jsonl",
+    )
+    return [(study / name).read_text().replace(str(study), "") for name in names]
+
+
+@posix
+def test_killed_anywhere_also_with_its_folder_gone_a_study_ends_the_same(mended, tmp_path):
+    calm, folder, mirror, calls = mended[2].folder.parents[1], *(tmp_path / name for name in ("r", "mirror", "calls"))
+    kill_at(36, folder, mirror, calls, signal.SIGINT)  # while one trains
+    kill_at(145, folder, mirror, calls, signal.SIGKILL)  # while the other answers
+    shutil.rmtree(folder)
+    process = start(folder, mirror, calls, seconds="0")
+    assert process.wait(60) == 0, process.stderr.read()
+    assert results(folder) == results(calm)
+    # 30 plans, 12 steps twice, 54 answers of the untuned model and 27 twice of ours; a kill repeats what was under way
+    assert 162 <= calls.read_text().count("x") <= 162 + 60
+    assert sorted(path.name for path in (mirror / "r" / "ablate" / "filter").glob("table.*")) == [
+        "table.json",
+        "table.md",
+    ]
+
+
+def test_a_variant_s_ledger_is_the_one_of_all_runs(tmp_path):
+    variant = tmp_path / "runs" / "mine" / "ablate" / "target" / "m1"
+    assert runs.home(variant) == tmp_path / "runs" == runs.home(tmp_path / "runs" / "mine")
+    other = tmp_path / "ablate" / "runs" / "mine"  # a person may work in a folder of that name
+    assert runs.home(other) == tmp_path / "ablate" / "runs"
+
+
+def test_the_ledger_of_a_variant_is_mirrored_beside_the_runs_and_restored_there(tmp_path):
+    variant, kept = tmp_path / "runs/mine/ablate/target/m1", tmp_path / "mirror/mine/ablate/target"
+    runs.write_manifest(variant, runs.read_manifest(variant))
+    Ledger(runs.home(variant) / runs.LEDGER, run="mine").close()
+    copies = Mirror(kept, variant, print)
+    copies.start()
+    copies.close()
+    assert (tmp_path / "mirror" / runs.LEDGER).is_file() and (kept / "m1" / "manifest.json").is_file()
+    shutil.rmtree(tmp_path / "runs")
+    assert bring_back(kept, variant) == 1 and (tmp_path / "runs" / runs.LEDGER).is_file()
+
+
+# --- arms side by side ------------------------------------------------------------------------------------------------
+
+
+def answered(run, right, *, questions, model="m1"):
+    """A run whose model is right on the first problems, and whose untuned model is on none."""
+    problems = [Problem(id=f"p/{n}", question=text, answer="1", source="ab"[n % 2]) for n, text in enumerate(questions)]
+    write_records(run / "suites" / "own.jsonl", problems)
+    for name, count in ((model, right), ("untuned", 0)):
+        rows = [
+            Score(problem_id=one.id, sample=0, mode=name, text="", prediction="", gold="1", same=n < count, how="")
+            for n, one in enumerate(problems)
+        ]
+        write_records(run / "eval" / f"own.{name}.jsonl", rows)
+    return run
+
+
+def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):
+    same, other = [f"What is {n}?" for n in range(10)], [f"Which is {n}?" for n in range(10)]
+    one = answered(tmp_path / "1", 10, questions=same)
+    two = answered(tmp_path / "2", 5, questions=same)
+    three = answered(tmp_path / "3", 0, questions=other)
+    _, row = arms.beside([arms.Arm("m1", (one, two))]).rows
+    assert (row.problems, row.accuracy.value, row.by_seed) == (10, 0.75, (1.0, 0.5))
+    _, row = arms.beside([arms.Arm("m1", (one, three))]).rows
+    assert (row.problems, row.accuracy.value, row.by_seed) == (20, 0.5, (1.0, 0.0))
+
+
+def test_arms_are_compared_on_the_problems_of_the_seeds_that_both_have(tmp_path):
+    questions = [f"What is {n}?" for n in range(10)]
+    good, bad = (answered(tmp_path / str(right), right, questions=questions) for right in (10, 0))
+    found = arms.beside([arms.Arm("first", (good, bad)), arms.Arm("second", (None, good))])
+    compared = next(one for one in found.comparisons if one.reference == "first")
+    assert (compared.paired.won, compared.paired.lost) == (10, 0), "only the second seed is common to both"
+
+
+def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
+    questions = [f"What is {n}?" for n in range(10)]
+    a, b = (arms.Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
+    rows = arms.beside([a, b, arms.Arm("routed", routes={"a": a, "b": b})]).rows
+    assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
+
+
+@pytest.mark.slow
+def test_a_mixture_is_tested_on_the_same_problems_and_trained_on_others(tmp_path):
+    rows = [
+        {
+            "question": f"What is {n} plus {n}?",
+            "answer": 2 * n,
+            "solution": f"{n} + {n} = {2 * n}",
+            "plan": ["Add both."],
+        }
+        for n in range(30)
+    ]
+    write_records(tmp_path / "mine.jsonl", rows)
+    source = f"problems.source=practice+{tmp_path / 'mine.jsonl'}"
+    recipe = override(RECIPE, [source, "problems.held_out=0.4", "corpus.dedup=none", "corpus.spoilers=keep"])
+    found = toy("mixture", tmp_path / "r", recipe, stages=stages(distill=None, corpus=None))
+    assert not found.failed
+    rows = {row.name: row for row in found.beside.rows}
+    assert len({row.problems for row in rows.values()}) == 1
+    counts = {name: int(row.learned) for name, row in rows.items() if row.learned}
+    assert counts["only-practice"] < counts["mixed"] > counts["only-mine-jsonl"] and "routed" in rows
+    assert counts["mixed"] == counts["one-by-one"] == counts["easy-first"]
+
+
+@pytest.mark.slow
+def test_another_domain_is_trained_and_tested_on_its_own_problems(whole, tmp_path, monkeypatch):
+    for split, count in (("train", 12), ("test", 8)):
+        rows = [
+            {"question": f"Could {split} {n} fly?", "answer": n % 2 == 0, "solution": f"Look at wing {n}.\nJudge it."}
+            for n in range(count)
+        ]
+        write_records(tmp_path / "data" / f"strategyqa_{split}.jsonl", rows)
+    monkeypatch.setenv("PLANTUNE_DATA", str(tmp_path / "data"))
+    found = toy("domain", copied(whole, tmp_path), stages=stages())
+    assert not found.failed
+    counts = {(row.suite, row.name): row.problems for row in found.beside.rows}
+    assert counts == {
+        ("own", "untuned"): 27,
+        ("own", "own"): 27,
+        ("strategyqa", "untuned"): 8,
+        ("strategyqa", "strategyqa"): 8,
+    }
+    assert (found.folder / "figure_strategyqa.svg").is_file()
+
+
+# --- how soon ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, tmp_path):
+    found = toy("reward", copied(whole, tmp_path), REINFORCED)
+    level, steps = how_soon.reached(found.learning)
+    assert level == pytest.approx(0.9) and steps == {"answer": 20, "alignment": 20, "guided": 12}
+    page = (found.folder / "table.md").read_text()
+    assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
+    assert (found.folder / "learning.svg").is_file()
+    parts = [runs.read_manifest(found.folder / name)["stages"] for name in found.learning]
+    assert ["taken_from" in one["sft"] and "taken_from" not in one["grpo"] for one in parts] == [True] * 3
+
+
+def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
+    rows = [{"stage": "grpo", "step": step, "right_answer": worth} for step, worth in ((1, 0.0), (2, 0.0), (2, 2.0))]
+    write_records(tmp_path / "metrics.jsonl", rows)
+    assert how_soon.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
+
+
+# --- curricula --------------------------------------------------------------------------------------------------------
+
+POOL = [
+    replace(one, source="ab"[n % 2], extra={"level": n % 3})
+    for n, one in enumerate(generate("train", seed=0, limit=40))
+]
+ROWS = [{"problem_id": one.id} for one in POOL]
+
+
+def refused(problems):
+    raise AssertionError("the student was asked")
+
+
+def test_rows_come_by_level_or_by_source_and_nobody_is_asked():
+    assert curriculum.ranks("easy_first", ROWS, POOL, refused) == [n % 3 for n in range(40)]
+    assert curriculum.ranks("by_source", ROWS, POOL, refused) == [n % 2 for n in range(40)]
+    assert curriculum.ranks("mixed", ROWS, POOL, refused) is None
+
+
+def test_without_levels_what_the_untuned_student_solves_more_often_comes_first(tmp_path):
+    alike = [replace(one, extra={}) for one in POOL]
+    asked = []
+
+    def generate_untuned(prompts, sampling):
+        asked.extend(prompts)
+        right = {one.question: one.answer for one in alike[:20]}
+        texts = [right.get(messages[-1]["content"].partition("\n\n")[0], "no idea") for messages in prompts]
+        return [[Reply(text=f"\\boxed{{{text}}}")] * sampling.n for text in texts]
+
+    def rates(problems):
+        return curriculum.pass_rates(generate_untuned, problems, tmp_path / "rates.jsonl", max_tokens=16, seed=0)
+
+    found = curriculum.ranks("easy_first", ROWS, alike, rates)
+    assert found == [-1.0] * 20 + [0.0] * 20 and len(asked) == 40
+    assert curriculum.ranks("easy_first", ROWS, alike, rates) == found and len(asked) == 40, "nobody is asked twice"
+
+
+def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(tmp_path):
+    from sft_child import learner, make_base, rows
+
+    from plantune_lite import sft
+    from plantune_lite.recipe import SFT
+
+    base, found = make_base(tmp_path / "base", "llama"), rows(16)
+
+    def seen(ranks):
+        """The rows of each step, as the model sees them."""
+        student, steps = learner(base), []
+
+        def look(model, args, given):
+            if model.training:
+                steps.append([tuple(ids[ids != student.tokenizer.pad_token_id].tolist()) for ids in given["input_ids"]])
+
+        student.model.register_forward_pre_hook(look, with_kwargs=True)
+        part = SFT(max_steps=4, batch_size=4, accumulate=1)
+        sft.train(student, found, part, tmp_path / f"out{ranks is None}", ranks=ranks, say=lambda line: None)
+        return steps
+
+    plain, ranked = seen(None), seen([-number for number in range(16)])
+    assert sorted(sum(plain, [])) == sorted(sum(ranked, [])), "only the order may differ"
+    student = learner(base)
+    whole = [speech.encode(student.tokenizer, row["prompt"][-1]["content"]) for row in found]
+
+    def row_of(ids):
+        return next(n for n, asked in enumerate(whole) if str(asked)[1:-1] in str(list(ids)))
+
+    assert [row_of(ids) for step in ranked for ids in step] == list(range(15, -1, -1))
+
+
+@pytest.mark.slow
+def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_easy(tmp_path):
+    from sft_child import make_base
+
+    base = make_base(tmp_path / "base", "llama")
+    settings = [f"student.model={base}", "student.bits=32", "student.lora_rank=4", "evaluate.max_tokens=16"]
+    settings += ["sft.order=easy_first", "sft.max_steps=2", "sft.batch_size=4", "sft.accumulate=1"]
+    wanted = override(RECIPE, settings)
+    pool = [replace(one, extra={}) for one in POOL[:8]]
+    rows = [{"problem_id": one.id, "prompt": list(ask_plainly(one)), "completion": one.answer} for one in pool]
+    write_records(tmp_path / "problems" / "pool.jsonl", pool)
+    write_records(tmp_path / "corpus" / "train.jsonl", rows)
+    write_records(tmp_path / "corpus" / "validation.jsonl", [])
+    (tmp_path / "sft").mkdir()
+    job = Job(run=tmp_path, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier={}, hours_left=None)
+    assert train_stages.sft(job)["steps"] == 2
+    assert [row["asked"] for row in read_jsonl(tmp_path / "sft" / "pass_rates.jsonl")] == [4] * 8
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def plantune(*arguments):
+    command = [sys.executable, "-m", "plantune_lite.cli", "ablate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_says_what_would_be_done_and_what_cannot(tmp_path):
+    done = plantune("target", "smollm2_135m", "--seeds", 2, "--dry-run")
+    assert "8 runs, 30 stages to do" in done.stdout and "baseline-s1" in done.stdout and done.returncode == 0
+    refused = plantune("mixture", "smollm2_135m")
+    assert "problems.source=gsm8k+math" in refused.stderr and refused.returncode == 1
+
+
+@pytest.mark.slow
+def test_the_command_trains_the_embedded_student_four_ways(tmp_path):
+    settings = ("problems.limit=40", "sft.max_steps=3", "evaluate.suites=own", "evaluate.limit=8")
+    settings += ("evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot")
+    done = plantune("target", "smollm2_135m", *settings)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m/ablate/target/table.json").read_text())
+    assert [row["name"] for row in made["rows"]] == ["untuned", "baseline", "control", "m1", "m2"]
+    assert {row["problems"] for row in made["rows"]} == {8} and not made["failed"]
