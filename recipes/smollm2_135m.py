@@ -18,9 +18,10 @@ RECIPE = Recipe(
     sft=SFT(target="plan+solution", max_steps=40, learning_rate=1e-3, batch_size=8, accumulate=1),
     grpo=GRPO(steps=8, group=6, prompts_per_step=2, learning_rate=1e-5, max_completion=128),
     evaluate=Evaluate(
-        ("own", "practice_known"), limit=200, max_tokens=160, baseline=True, prompts=("zero_shot_cot", "few_shot")
+        ("own", "practice_known"), limit=200, max_tokens=128, baseline=True, prompts=("zero_shot_cot", "few_shot")
     ),
     export=Export(("merged", "q8_0")),
+    headroom=32,
     max_hours=1.0,
 )
 
