@@ -1,7 +1,7 @@
 """Which reward teaches a small student more? The answer, answer and plan, or guided groups (PTA-GRPO); three seeds.
 
     python -m benchmarks.grpo_rewards --work DIR              # goes on where it was cut off
-    python -m benchmarks.grpo_rewards --work DIR --seed 1     # only this seed: a process a core; then the line above
+    python -m benchmarks.grpo_rewards --work DIR --seed 1     # only this seed (or --arm): a process a core, then all
 
 All arms start from the same adapter (a short SFT on plans), have the same prompts, steps and completions a step, and
 differ in the reward alone. Tested on fresh problems of templates that training has seen, where a student of this size
@@ -25,8 +25,8 @@ from plantune_lite.records import Problem, read_jsonl, write_whole
 
 ARMS = {"answer": "answer", "answer + plan": "answer+plan", "guided": "guided"}
 SEEDS = (0, 1, 2)
-PROBLEMS, TESTED, WARM_STEPS = 240, 200, 20
-STEPS, PROMPTS, GROUP, CAP, LEARNING_RATE = 30, 4, 8, 112, 1e-4
+PROBLEMS, TESTED, WARM_STEPS = 240, 120, 20
+STEPS, PROMPTS, GROUP, PLANS, CAP, LEARNING_RATE = 16, 2, 6, 3, 96, 1e-4
 SMOOTH = 5  # steps
 PART = Student("smollm2_135m", bits=32, max_length=512, checkpointing=False)
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, choices=SEEDS)
+    parser.add_argument("--arm", choices=ARMS)
     arguments = parser.parse_args()
     work = arguments.work
     train = list(generate("train", seed=0, limit=PROBLEMS, levels=arms.LEVELS))
@@ -47,9 +48,9 @@ def main() -> None:
         warmed_up(warm, train, work)
         arms.answer(student.load(PART, adapter=warm), fresh, "m1", warm / "fresh.jsonl")
     for seed in SEEDS if arguments.seed is None else (arguments.seed,):
-        for reward in ARMS.values():
+        for reward in ARMS.values() if arguments.arm is None else (ARMS[arguments.arm],):
             reinforced(work / f"{reward}{seed}", warm, train, fresh, reward, seed)
-    if arguments.seed is None:
+    if arguments.seed is None and arguments.arm is None:
         write_down(work, fresh)
 
 
@@ -85,8 +86,8 @@ def reinforced(out: Path, warm: Path, train: list[Problem], fresh: list[Problem]
         reward=reward,
         steps=STEPS,
         group=GROUP,
-        plans=4,
-        continuations=GROUP // 4,
+        plans=PLANS,
+        continuations=GROUP // PLANS,
         prompts_per_step=PROMPTS,
         learning_rate=LEARNING_RATE,
         max_completion=CAP,
@@ -157,11 +158,11 @@ def write_down(work: Path, fresh: list[Problem]) -> None:
     text += "\n\n" + markdown(("difference", "points (95 %)", "problems won", "lost", "p (Holm)"), rows)
     text += (
         f"\n\nSmolLM2-135M, float32, from an SFT of {WARM_STEPS} steps; then {STEPS} steps of {PROMPTS} prompts in "
-        f"groups of {GROUP} (guided: 4 plans with {GROUP // 4} continuations), at most {CAP} tokens, learning rate "
-        f"{LEARNING_RATE}, settings 'stable', plans compared by alignment. {len(fresh)} fresh problems of known "
-        "templates, greedy. An arm's share is the mean of its three seeds on each problem; intervals and p values are "
-        f"over problems. Training answers are a mean over {SMOOTH} steps of {PROMPTS * GROUP} sampled completions; "
-        "the level is the lowest arm's at the end, and a group's prompts are those the student solves at times."
+        f"groups of {GROUP} (guided: {PLANS} plans with {GROUP // PLANS} continuations), at most {CAP} tokens, "
+        f"learning rate {LEARNING_RATE}, settings 'stable', plans compared by alignment. {len(fresh)} fresh problems "
+        "of known templates, greedy. An arm's share is the mean of its three seeds on each problem; intervals and p "
+        f"values are over problems. Training answers are a mean over {SMOOTH} steps of {PROMPTS * GROUP} sampled "
+        "completions; the level is the lowest arm's at the end. Trained on are the prompts solved at times."
     )
     write(
         "grpo_rewards",

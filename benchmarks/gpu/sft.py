@@ -1,72 +1,93 @@
 """SFT on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
 
-    python -m benchmarks.gpu.sft --work DIR            # one student and length after the other, a process a side
+    python -m benchmarks.gpu.sft --work DIR            # eight minutes; goes on where it was cut off
     python -m benchmarks.gpu.sft --work DIR --students qwen3_4b --lengths 2048
     python -m benchmarks.gpu.sft --work DIR --tiny     # on a CPU, in miniature: does the script run?
 
 Both sides: 4-bit NF4, LoRA rank 32 on seven projections, batch 2, checkpointing on, adamw_8bit, bf16, no packing, the
-same rows of one length. What is measured: label tokens a second over the steps after the second, and the peak that
-torch has allocated. Goal at 2,048 tokens: 1.5 times the speed at 0.6 of the memory. Unmeasured so far.
+same rows of one length, in turn, a process each. What is measured: label tokens a second over the steps after the
+second, and the peak that torch has allocated after loading. Goal at 2,048 tokens: 1.5 times the speed at 0.6 of the
+memory. Unmeasured so far.
 """
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import torch
+from benchmarks.gpu import card
+from benchmarks.gpu.jobs import Job, known, measured, whole
+from benchmarks.report import markdown
 
-from benchmarks.gpu.shapes import STUDENTS, rows, written
-from benchmarks.report import machine, markdown, write
-
-LENGTHS = (512, 1024, 2048)
-BATCH, STEPS, WARM, RANK = 2, 12, 2, 32
+STUDENTS = ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")
+LENGTHS = (2048, 512)
 SIDES = ("unsloth", "plain")
+ROUNDS, BATCH, STEPS, WARM, RANK = 1, 2, 12, 2, 32
 
 
-def main() -> None:
-    """Each shape, length and side in a process of its own."""
-    parser = argparse.ArgumentParser()
+def main(given: list[str] | None = None) -> None:
+    """Each length, student and side in a process of its own."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.sft")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
-    parser.add_argument("--sides", nargs="+", default=list(SIDES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--write", action="store_true", help="only write down what is there")
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    asked = parser.parse_args()
+    parser.add_argument("--one", nargs=3, metavar=("STUDENT", "LENGTH", "SIDE"), help=argparse.SUPPRESS)
+    asked = parser.parse_args(given)
     if asked.one:
-        print(json.dumps(run(asked.students[0], asked.lengths[0], asked.sides[0], asked.work, asked.tiny)))
+        student, length, side = asked.one
+        print(json.dumps(run(student, int(length), side, asked.work, asked.tiny)))
         return
-    found = []
+    if not asked.write:
+        measure(asked)
+    write_down(asked.work, asked.tiny)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """What is not measured yet, one process after the other."""
+    from benchmarks.gpu.shapes import written
+
+    ends = time.monotonic() + 60 * asked.minutes
+    card.noted(asked.work)
+    jobs = []
+    for number in range(asked.rounds):
+        for length in asked.lengths:
+            for student in asked.students:
+                for side in SIDES if number % 2 == 0 else reversed(SIDES):
+                    one = ("--work", str(asked.work), "--one", student, str(length), side, *["--tiny"] * asked.tiny)
+                    jobs.append(Job(f"{student} {length} {side} {number}", "benchmarks.gpu.sft", one, needs=75))
     for student in asked.students:
         written(student, asked.work, tiny=asked.tiny)
-        for length in asked.lengths:
-            for side in asked.sides:
-                command = [sys.executable, "-m", "benchmarks.gpu.sft", "--one", "--work", str(asked.work)]
-                command += ["--students", student, "--lengths", str(length), "--sides", side]
-                done = subprocess.run(command + ["--tiny"] * asked.tiny, capture_output=True, text=True, check=False)
-                last = done.stdout.splitlines()[-1] if done.returncode == 0 else None
-                one = json.loads(last) if last else {"error": done.stderr[-800:]}
-                found.append({"student": student, "length": length, "side": side, **one})
-                print(found[-1], flush=True)
-    if not asked.tiny:
-        write_down(found)
+    measured(jobs, asked.work, "sft", ends=ends)
 
 
-def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict:
+# --- in the process ---------------------------------------------------------------------------------------------------
+
+
+def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict[str, Any]:
     """One training on one side."""
+    from benchmarks.gpu.shapes import rows, written
+
     folder = written(student, work, tiny=tiny)
-    length = min(length, 512) if tiny else length
     data = rows(STEPS * BATCH, length)
     with tempfile.TemporaryDirectory() as out:
         ended = (ours if side == "unsloth" else plain)(folder, data, length, Path(out), tiny)
     seconds = ended[STEPS - 1] - ended[WARM - 1]
     learned = (length // 2 - 7) * BATCH * (STEPS - WARM)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    return {"tokens_a_second": round(learned / seconds, 1), "peak_gb": round(peak / 1e9, 3), "steps": len(ended)}
+    return {
+        "student": student,
+        "length": length,
+        "side": side,
+        "tokens_a_second": round(learned / seconds, 1),
+        "steps": len(ended),
+        **card.taken(),
+    }
 
 
 def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> list[float]:
@@ -76,9 +97,10 @@ def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> 
 
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length + 64, lora_rank=RANK, lora_alpha=RANK)
     loaded = student.load(part, training=True)
+    card.loaded()
     ended: list[float] = []
     settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, save_steps=10 * STEPS)
-    sft.SAMPLED = 1  # random weights have nothing to say
+    sft._stops = lambda *given: None  # random weights have nothing to say
     sft.train(
         loaded,
         data,
@@ -96,21 +118,13 @@ def plain(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) ->
     """TRL's documentation, with the same settings said."""
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TrainerCallback
+    from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    nf4 = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=torch.float32 if tiny else torch.bfloat16,
-        quantization_config=None if tiny else nf4,
-        device_map={"": "cpu" if tiny else "cuda:0"},
-    )
+    from benchmarks.gpu.shapes import plainly_loaded
+
+    model, tokenizer = plainly_loaded(folder, tiny=tiny)
+    card.loaded()
     ended: list[float] = []
 
     class Clock(TrainerCallback):
@@ -120,7 +134,7 @@ def plain(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) ->
     rows = [{**row, "completion": [{"role": "assistant", "content": row["completion"]}]} for row in data]
     trainer = SFTTrainer(
         model=model,
-        processing_class=AutoTokenizer.from_pretrained(folder),
+        processing_class=tokenizer,
         args=SFTConfig(
             output_dir=str(out),
             max_steps=STEPS,
@@ -151,33 +165,41 @@ def plain(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) ->
     return ended
 
 
-def write_down(found: list[dict]) -> None:
+# --- writing it down --------------------------------------------------------------------------------------------------
+
+
+def write_down(work: Path, tiny: bool) -> None:
     """Both sides of each shape and length, and their ratios."""
+    found = whole(known(work, "sft"))
     table = []
-    for student in dict.fromkeys(one["student"] for one in found):
-        for length in dict.fromkeys(one["length"] for one in found if one["student"] == student):
-            sides = {one["side"]: one for one in found if (one["student"], one["length"]) == (student, length)}
-            ours, theirs = (sides.get(side, {}) for side in SIDES)
-            both = "tokens_a_second" in ours and "tokens_a_second" in theirs
-            table.append(
-                (
-                    student,
-                    length,
-                    ours.get("tokens_a_second", "failed"),
-                    theirs.get("tokens_a_second", "failed"),
-                    f"{ours['tokens_a_second'] / theirs['tokens_a_second']:.2f}" if both else "",
-                    ours.get("peak_gb", ""),
-                    theirs.get("peak_gb", ""),
-                    f"{ours['peak_gb'] / theirs['peak_gb']:.2f}" if both and theirs["peak_gb"] else "",
-                )
+    for student, length in dict.fromkeys((one["student"], one["length"]) for one in found.values()):
+        sides = {
+            side: [
+                one for one in found.values() if (one["student"], one["length"], one["side"]) == (student, length, side)
+            ]
+            for side in SIDES
+        }
+        speed = {side: median(one["tokens_a_second"] for one in ones) for side, ones in sides.items() if ones}
+        peak = {side: max(one["allocated_gib"] for one in ones) for side, ones in sides.items() if ones}
+        both = len(speed) == len(SIDES)
+        table.append(
+            (
+                student,
+                length,
+                *(speed.get(side, "not measured") for side in SIDES),
+                f"{speed['unsloth'] / speed['plain']:.2f}" if both else "",
+                *(peak.get(side, "") for side in SIDES),
+                f"{peak['unsloth'] / peak['plain']:.2f}" if both and peak["plain"] else "",
             )
-    columns = ("student", "length", "ours, label tokens/s", "plain", "ratio", "ours, peak GB", "plain", "ratio")
-    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth")
-    write(
-        "gpu/sft",
-        command="python -m benchmarks.gpu.sft --work DIR",
+        )
+    columns = ("student", "length", "ours, label tokens/s", "plain", "ratio", "ours, peak GiB", "plain", "ratio")
+    card.write_down(
+        "sft",
+        work,
+        tiny=tiny,
         about="QLoRA SFT through Unsloth beside plain TRL + PEFT + bitsandbytes, random weights of the true shapes.",
-        found={"machine": {**machine(*packages), "card": torch.cuda.get_device_name()}, "found": found},
+        command="python -m benchmarks.gpu.sft --work DIR",
+        found={"found": found},
         text=markdown(columns, table)
         + f"\n\nBatch {BATCH}, rank {RANK} on seven projections, NF4, checkpointing, adamw_8bit, bf16, rows of one "
         f"length, {STEPS} steps of which {WARM} are left out. The plain side's loss is TRL's chunked_nll.",

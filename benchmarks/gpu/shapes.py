@@ -2,31 +2,47 @@
 
 folder = written("qwen3_4b", Path("work"))     config.json, safetensors, a byte-level tokenizer with the family's turns
 folder = written("qwen3_4b", Path("work"), tiny=True)     the family in miniature, to try a benchmark on a CPU
+filled(student, 24, 1024)     rows of exactly so many tokens        asked(student, 8, 256)     prompts of so many
+
+Weights are drawn on the card where there is one. transformers is imported late: a process that trains gets Unsloth
+first, and finds the folder made.
 """
 
+import gc
 from pathlib import Path
+from typing import Any
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from plantune_lite import presets, shapes
 
 STUDENTS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")
+_POSITIONS = {"gemma3_1b": 32_768, "qwen3_4b": 262_144, "qwen2_5_7b": 32_768}  # as their config.json have them
+_SYSTEM = {"role": "system", "content": "You plan."}
 
 
 def written(student: str, work: Path, *, tiny: bool = False) -> Path:
     """The folder of a student's shape, made where it is not there yet."""
     folder = work / (f"{student}-tiny" if tiny else student)
     if not (folder / "config.json").is_file():
-        model = AutoModelForCausalLM.from_config(config(student, tiny=tiny), dtype=torch.bfloat16)
-        tokenizer(student).save_pretrained(folder)
-        model.save_pretrained(folder)
+        from transformers import AutoModelForCausalLM
+
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = AutoModelForCausalLM.from_config(config(student, tiny=tiny), dtype=torch.bfloat16)
+        half = folder.with_name(f".{folder.name}")  # a process that was cut off leaves no half of a student
+        tokenizer(student).save_pretrained(half)
+        model.save_pretrained(half)
+        half.rename(folder)
+        del model
+        gc.collect()
+        torch.cuda.empty_cache()
     return folder
 
 
-def config(student: str, *, tiny: bool = False) -> AutoConfig:
+def config(student: str, *, tiny: bool = False) -> Any:
     """The family's config with the student's sizes."""
+    from transformers import AutoConfig
+
     shape = shapes.of(student)
     sizes = {
         "vocab_size": 320 if tiny else shape.vocab,
@@ -37,13 +53,18 @@ def config(student: str, *, tiny: bool = False) -> AutoConfig:
         "num_key_value_heads": 2 if tiny else shape.kv_heads,
         "head_dim": 16 if tiny else shape.head_dim,
         "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": 4096 if tiny else _POSITIONS[student],
     }
+    if shape.window:
+        sizes["sliding_window"] = shape.window
     return AutoConfig.for_model(shape.family, **sizes)
 
 
-def tokenizer(student: str) -> PreTrainedTokenizerFast:
+def tokenizer(student: str) -> Any:
     """Bytes as tokens, and the tokens of the family's turns: any text goes in, at a known length."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
     preset = presets.find(student)
     special = [preset.pad, preset.turn_end, *preset.stops, "<|im_start|>", "<start_of_turn>", "<bos>", "<eos>"]
     names = [*dict.fromkeys(special), *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -62,15 +83,56 @@ def tokenizer(student: str) -> PreTrainedTokenizerFast:
     return fast
 
 
+def plainly_loaded(folder: Path, *, tiny: bool) -> tuple[Any, Any]:
+    """The model and its tokenizer as transformers' documentation loads them in 4 bits; in miniature in 32."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32 if tiny else torch.bfloat16,
+        quantization_config=None if tiny else nf4,
+        device_map={"": "cpu" if tiny else "cuda:0"},
+    )
+    return model, AutoTokenizer.from_pretrained(folder)
+
+
+# --- what they are given ----------------------------------------------------------------------------------------------
+
+
 def rows(count: int, length: int) -> list[dict]:
-    """Rows of so many tokens each, half of them learned."""
-    system = "You plan."
+    """Rows of about so many tokens each, half of them learned, the same for whoever encodes them."""
     frame = 120  # the template's own tokens, about; what matters is that all rows are alike
     prompt = "q" * max(8, length // 2 - frame)
+    row = {"prompt": [_SYSTEM, {"role": "user", "content": prompt}], "completion": "a" * (length // 2 - 8)}
+    return [dict(row) for _ in range(count)]
+
+
+def filled(student: Any, count: int, length: int) -> list[dict]:
+    """Rows of exactly so many tokens, half of them learned."""
+    learned = length // 2
+    prompts = asked(student, count, length - learned)
+    return [{"prompt": row["prompt"], "completion": "a" * (learned - 1)} for row in prompts]  # and its turn's end
+
+
+def asked(student: Any, count: int, length: int) -> list[dict]:
+    """Prompts of exactly so many tokens, with what rewards ask for."""
+    bare = len(student.encode_chat((_SYSTEM, {"role": "user", "content": "0000"})))
+    if bare > length:
+        raise ValueError(f"the turns alone are {bare} tokens: ask for prompts longer than {length}")
     return [
         {
-            "prompt": [{"role": "system", "content": system}, {"role": "user", "content": prompt}],
-            "completion": "a" * (length // 2 - 8),
+            "problem_id": f"filled/{number}",
+            "prompt": [_SYSTEM, {"role": "user", "content": f"{number:04}" + "q" * (length - bare)}],
+            "answer": "7",
+            "choices": [],
+            "kind": "number",
+            "plan": ["Add the pens.", "Multiply by the price."],
         }
-        for _ in range(count)
+        for number in range(count)
     ]

@@ -1,0 +1,251 @@
+"""GRPO on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
+
+    python -m benchmarks.gpu.grpo --work DIR                            # some 15 minutes; goes on where it was cut off
+    python -m benchmarks.gpu.grpo --work DIR --students gemma3_1b
+    python -m benchmarks.gpu.grpo --work DIR --tiny                     # on a CPU, in miniature: does the script run?
+
+Both sides: the same prompts, 4-bit NF4, LoRA rank 32 on seven projections, groups of 8, checkpointing, adamw_8bit,
+bf16, the loss and rewards of settings "stable"; in turn, a process each. Random weights do not end an answer, so all
+reach the cap, and what was sampled is counted. What is measured: sampled tokens over the seconds of the steps after the
+first, the share of sampling in them, and the peak that torch has allocated. Unmeasured so far.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.gpu import card
+from benchmarks.gpu.jobs import Job, known, measured, whole
+from benchmarks.grpo import Shares
+from benchmarks.report import markdown
+
+STUDENTS = ("qwen3_4b", "gemma3_1b")
+SIDES = ("unsloth", "plain")
+ROUNDS, STEPS, PROMPTS, GROUP, ROWS, PROMPT, CAP, RANK = 2, 3, 4, 8, 2, 192, 256, 32
+
+
+def main(given: list[str] | None = None) -> None:
+    """Each student, its sides in turn, several rounds."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.grpo")
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--students", nargs="+", default=list(STUDENTS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--write", action="store_true", help="only write down what is there")
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--one", nargs=2, metavar=("STUDENT", "SIDE"), help=argparse.SUPPRESS)
+    asked = parser.parse_args(given)
+    if asked.one:
+        print(json.dumps(run(*asked.one, asked.work, asked.tiny)))
+        return
+    if not asked.write:
+        measure(asked)
+    write_down(asked.work, asked.tiny)
+
+
+def measure(asked: argparse.Namespace) -> None:
+    """What is not measured yet, one process after the other."""
+    from benchmarks.gpu.shapes import written
+
+    ends = time.monotonic() + 60 * asked.minutes
+    card.noted(asked.work)
+    for student in asked.students:
+        written(student, asked.work, tiny=asked.tiny)
+    jobs = []
+    for number in range(asked.rounds):
+        for student in asked.students:
+            for side in SIDES if number % 2 == 0 else reversed(SIDES):
+                arguments = ("--work", str(asked.work), "--one", student, side, *["--tiny"] * asked.tiny)
+                jobs.append(Job(f"{student} {side} {number}", "benchmarks.gpu.grpo", arguments, needs=100))
+    measured(jobs, asked.work, "grpo", ends=ends)
+
+
+# --- in the process ---------------------------------------------------------------------------------------------------
+
+
+def run(student: str, side: str, work: Path, tiny: bool) -> dict[str, Any]:
+    """One reinforcement on one side."""
+    from benchmarks.gpu.shapes import written
+
+    folder, shares = written(student, work, tiny=tiny), Shares()
+    with tempfile.TemporaryDirectory() as out:
+        (ours if side == "unsloth" else plain)(folder, shares, Path(out), tiny)
+    figures = shares.figures()
+    return {
+        "student": student,
+        "side": side,
+        **{name: round(value, 4) for name, value in figures.items()},
+        "tokens_a_second": round(figures["tokens"] / figures["seconds"], 1),
+        "asked_tokens": (len(shares.ended) - 1) * PROMPTS * GROUP * CAP,
+        **card.taken(),
+    }
+
+
+def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
+    """As the recipes train: Unsloth where there is a card."""
+    from benchmarks.gpu.shapes import asked
+    from plantune_lite import grpo, rewards, student
+    from plantune_lite.recipe import GRPO, Student
+
+    length = PROMPT + CAP
+    part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
+    loaded = student.load(part, training=True)
+    card.loaded()
+    settings = GRPO(
+        steps=STEPS, group=GROUP, prompts_per_step=PROMPTS, max_completion=CAP, learning_rate=5e-6, save_steps=STEPS
+    )
+    rows = asked(loaded, STEPS * PROMPTS, PROMPT)
+    grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)
+    grpo.order = lambda count, draws, seed: list(range(draws))  # as the other has them
+    made = grpo._trainer
+
+    def watched(*given: Any) -> Any:
+        trainer, schedule = made(*given)
+        shares.sampled(trainer)
+        return trainer, schedule
+
+    grpo._trainer = watched
+
+    def metric(step: int, **figures: float) -> None:
+        shares.ended.append(time.perf_counter())
+        shares.tokens.append(round(figures["length"] * PROMPTS * GROUP))
+
+    grpo.train(
+        loaded,
+        rows,
+        lambda most: rewards.of(settings, rows, max_completion=most),
+        settings,
+        out,
+        max_length=length,
+        checkpointing=True,
+        metric=metric,
+        say=lambda line: None,
+    )
+
+
+def plain(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
+    """TRL's documentation, with the same settings said."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
+
+    from benchmarks.gpu.shapes import asked, plainly_loaded
+    from plantune_lite import rewards, speech
+    from plantune_lite.alignment import Alignment
+
+    model, tokenizer = plainly_loaded(folder, tiny=tiny)
+    card.loaded()
+    encoder = type("Encoder", (), {"encode_chat": lambda self, messages: speech.encode_chat(tokenizer, messages)})()
+    rows = asked(encoder, STEPS * PROMPTS, PROMPT)
+    plans = [(row["prompt"][-1]["content"], row["plan"]) for row in rows]
+
+    class Clock(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **_):
+            if "completions/mean_length" in (logs or {}):
+                shares.ended.append(time.perf_counter())
+                shares.tokens.append(round(logs["completions/mean_length"] * PROMPTS * GROUP))
+
+    trainer = GRPOTrainer(
+        model=model,
+        processing_class=tokenizer,
+        reward_funcs=[
+            rewards.right_answer,
+            rewards.plan_similarity(Alignment(plans)),
+            rewards.plan_shape,
+            rewards.spoiler_penalty,
+            rewards.soft_overlong(CAP),
+        ],
+        args=GRPOConfig(
+            output_dir=str(out),
+            max_steps=STEPS,
+            per_device_train_batch_size=ROWS,
+            gradient_accumulation_steps=PROMPTS * GROUP // ROWS,
+            num_generations=GROUP,
+            max_completion_length=CAP,
+            learning_rate=5e-6,
+            optim="adamw_torch_fused" if tiny else "adamw_8bit",
+            loss_type="dr_grpo",
+            beta=0.0,
+            scale_rewards="none",
+            epsilon_high=0.28,
+            mask_truncated_completions=True,
+            reward_weights=[1.0, 1.0, 0.25, 0.5, 0.5],
+            shuffle_dataset=False,
+            gradient_checkpointing=True,
+            gradient_checkpointing_kwargs={"use_reentrant": False},
+            bf16=not tiny,
+            use_cpu=tiny,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        peft_config=LoraConfig(
+            r=RANK,
+            lora_alpha=RANK,
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[Clock()],
+    )
+    shares.sampled(trainer)
+    trainer.train()
+
+
+# --- writing it down --------------------------------------------------------------------------------------------------
+
+
+def write_down(work: Path, tiny: bool) -> None:
+    """Medians of the rounds, and the ratio of each round's pair."""
+    found = whole(known(work, "grpo"))
+    table = []
+    for student in dict.fromkeys(one["student"] for one in found.values()):
+        runs = {
+            side: {name.split()[-1]: one for name, one in found.items() if name.startswith(f"{student} {side} ")}
+            for side in SIDES
+        }
+        ratios = sorted(
+            runs["unsloth"][number]["tokens_a_second"] / runs["plain"][number]["tokens_a_second"]
+            for number in runs["unsloth"].keys() & runs["plain"].keys()
+        )
+        times = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else ""
+        for side in (side for side in SIDES if runs[side]):
+            ones = list(runs[side].values())
+            sampling = median(one["sampling"] for one in ones)
+            table.append(
+                (
+                    f"{student}, {side}",
+                    len(ones),
+                    f"{sum(one['tokens'] for one in ones) / sum(one['asked_tokens'] for one in ones):.1%}",
+                    f"{median(one['tokens_a_second'] for one in ones):.1f}",
+                    f"{sampling:.0%}",
+                    f"{1 - sampling:.0%}",
+                    f"{max(one['allocated_gib'] for one in ones):.2f}",
+                    times if side == "unsloth" else "",
+                )
+            )
+    columns = ("student and side", "rounds", "of the cap sampled", "tokens a second of a step", "of it sampling")
+    columns += ("learning and the rest", "peak, GiB", "times as fast")
+    card.write_down(
+        "grpo",
+        work,
+        tiny=tiny,
+        about="GRPO through Unsloth beside plain TRL + PEFT + bitsandbytes, random weights of the true shapes.",
+        command="python -m benchmarks.gpu.grpo --work DIR",
+        found={"found": found},
+        text=markdown(columns, table)
+        + f"\n\n{PROMPTS} prompts of {PROMPT} tokens a step in groups of {GROUP}, {CAP} tokens an answer, {ROWS} "
+        f"learned from at once, NF4, rank {RANK} on seven projections, checkpointing, adamw_8bit, bf16; {STEPS} steps "
+        "of which the first is left out. Sampling is the time inside TRL's own call for completions.",
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""Processes of a benchmark: each measures one thing and prints it as JSON; what was found once is not asked again.
+
+found = measured([Job("qwen3_4b_sft 22.5", "benchmarks.gpu.fits", ("--one", ...))], work, "fits", at_once=6, ends=...)
+    -> {"qwen3_4b_sft 22.5": {"fits": True, "allocated_gib": 5.1, ...}}         and work/fits.jsonl has it
+
+Several at once where only memory or answers are looked at; one after the other where seconds are. A job that would not
+end before `ends` is not begun, and one that failed is asked again next time. What they print goes to work/logs.
+"""
+
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.records import read_jsonl
+
+_TAIL = 1500  # characters of a log that say why
+_QUIET = {
+    "HF_HUB_OFFLINE": "1",
+    "UNSLOTH_DISABLE_STATISTICS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process."""
+
+    name: str
+    module: str
+    arguments: tuple[str, ...]
+    needs: float = 60.0  # seconds; with less than that left it is not begun
+    most: float = 400.0  # seconds
+    environ: tuple[tuple[str, str], ...] = ()
+    makes: Path | None = None  # a file that others need: where it was lost, the job is asked again
+
+
+def measured(
+    jobs: Sequence[Job], work: Path, name: str, *, at_once: int = 1, ends: float = math.inf
+) -> dict[str, dict[str, Any]]:
+    """What each job found, this time or earlier; those that failed have an "error"."""
+    before = whole(known(work, name))
+    there = [job for job in jobs if job.name in before and (job.makes is None or job.makes.is_file())]
+    found = {job.name: before[job.name] for job in there}
+    work.mkdir(parents=True, exist_ok=True)
+    for job, one in _done([job for job in jobs if job.name not in found], work, at_once, ends):
+        found[job.name] = {"job": job.name, **one}
+        print(json.dumps(found[job.name])[:400], flush=True)
+        with open(work / f"{name}.jsonl", "a", encoding="utf-8") as out:
+            out.write(json.dumps(found[job.name]) + "\n")
+    return found
+
+
+def known(work: Path, name: str) -> dict[str, dict[str, Any]]:
+    """What was found earlier, of a job that was asked again the last."""
+    file = work / f"{name}.jsonl"
+    return {row["job"]: row for row in read_jsonl(file)} if file.is_file() else {}
+
+
+def whole(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Those that were measured."""
+    return {name: one for name, one in found.items() if "error" not in one}
+
+
+def _done(jobs: Sequence[Job], work: Path, at_once: int, ends: float) -> Iterable[tuple[Job, dict[str, Any]]]:
+    with ThreadPoolExecutor(at_once) as pool:
+        waiting = {pool.submit(_run, job, work, at_once, ends): job for job in jobs}
+        for future in as_completed(waiting):
+            if (one := future.result()) is not None:
+                yield waiting[future], one
+
+
+def _run(job: Job, work: Path, at_once: int, ends: float) -> dict[str, Any] | None:
+    """Run one process; None where there is no time for it."""
+    left = ends - time.monotonic()
+    if left < job.needs:
+        return None
+    log = work / "logs" / f"{re.sub(r'[^A-Za-z0-9.]+', '_', job.name)}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    with open(log, "wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", job.module, *job.arguments],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**_environ(log, at_once), **dict(job.environ)},
+        )
+        try:
+            process.wait(min(left, job.most))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            return {"error": f"not done after {min(left, job.most):.0f} s"}
+    return _read(log, process.returncode, round(time.monotonic() - began, 1))
+
+
+def _environ(log: Path, at_once: int) -> dict[str, str]:
+    own = {**_QUIET, "UNSLOTH_COMPILE_LOCATION": str(log.parent.absolute() / f"compiled_{log.stem}")}
+    if at_once > 1:
+        cores = str(max(1, (os.cpu_count() or 1) // at_once))
+        own |= {"OMP_NUM_THREADS": cores, "TORCHINDUCTOR_COMPILE_THREADS": cores}
+    return {**os.environ, **own}
+
+
+def _read(log: Path, code: int, seconds: float) -> dict[str, Any]:
+    """The last line of JSON in what a process printed."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if code == 0:
+        for line in reversed(text.splitlines()):
+            if line.startswith('{"'):
+                return {**json.loads(line), "process_seconds": seconds}
+    return {"error": text[-_TAIL:] or f"it ended with {code} and said nothing"}

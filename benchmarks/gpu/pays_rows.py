@@ -1,0 +1,106 @@
+"""What benchmarks/gpu/pays.py teaches and asks: the problems, the rows of every arm, and how much of everything.
+
+train, apart, test = split(FULL)      apart: train problems that rates are chosen on
+corpora(work, FULL)                   work/rows/ARM/train.jsonl, the same problems for all arms
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from benchmarks.gpu.pays_table import ARMS, SEEDS
+
+RATES = ("2e-4", "5e-4", "1e-3")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    train: int | None = None  # problems; None = all
+    kept_apart: int = 400
+    test: int | None = None
+    steps: int = 450
+    m1_rows: int = 16  # a step
+    length: int = 768  # tokens of a row
+    tokens: int = 384  # of an answer
+    grpo_steps: int = 100
+    prompts: int = 4  # a step
+    group: int = 8
+    completion: int = 320
+    rates: tuple[str, ...] = RATES
+    seeds: tuple[int, ...] = SEEDS
+
+
+FULL = Sizes()
+TINY = Sizes(12, 2, 2, 1, 1, 2048, 6, 1, 1, 4, 6, RATES[:1], SEEDS[:1])
+
+
+def split(sizes: Sizes) -> tuple[list[Any], list[Any], list[Any]]:
+    """Train problems, those of them that are kept apart to choose by, and test problems."""
+    from plantune_lite import problems
+    from plantune_lite.recipe import Problems
+
+    train = list(problems.load(Problems("gsm8k", held_out=0.0), seed=0).pool)
+    test = problems.load_suite("gsm8k", limit=sizes.test, seed=0, own=()).problems
+    apart = {one.id for one in Random(0).sample(train, sizes.kept_apart)}
+    kept = [one for one in train if one.id not in apart][: sizes.train]
+    return kept, [one for one in train if one.id in apart], list(test)
+
+
+def corpora(work: Path, sizes: Sizes) -> None:
+    """The rows of every arm, of the same problems; and how many of the control's are not the baseline's."""
+    if (work / "rows" / "control.json").is_file():
+        return
+    train, _, test = split(sizes)
+    made = {arm: _built(train, test, work / "rows" / arm, **ARMS[arm].rows) for arm in ("baseline", "m1", "m2")}
+    control = _built(train, test, work / "rows" / "control", target="solution", solutions="teacher")
+    baseline = {row["problem_id"]: row["completion"] for row in made["baseline"]}
+    other = sum(baseline.get(row["problem_id"]) != row["completion"] for row in control)
+    _mix(made["m1"], work, sizes)
+    stats = json.loads((work / "rows" / "control" / "stats.json").read_text(encoding="utf-8"))
+    told = {"rows": len(control), "other_than_the_baseline": other, "rejected": stats["rejected"]}
+    (work / "rows" / "control.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutions: str) -> list[dict]:
+    from plantune_lite import corpus, worked
+    from plantune_lite.recipe import Corpus
+    from plantune_lite.records import Trajectory, read_jsonl
+
+    trajectories = [
+        Trajectory(
+            problem_id=problem.id,
+            sample=0,
+            question=problem.question,
+            plan=one.plan,
+            execution=one.execution,
+            answer=problem.answer,
+            teacher="worked",
+        )
+        for problem in train
+        if (one := worked.plan_of(problem)).plan
+    ]
+    part = Corpus(filter="answer", validation=0.0)
+    corpus.build(trajectories, train, {"gsm8k": test}, part, out, target=target, solutions=solutions)
+    return list(read_jsonl(out / "train.jsonl"))
+
+
+def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
+    """Half gsm8k, half practice, as many as before."""
+    from plantune_lite.plans import ask_plainly, render
+    from plantune_lite.practice import generate
+    from plantune_lite.records import write_records
+
+    half = len(rows) // 2
+    practice = [
+        {
+            "problem_id": one.id,
+            "prompt": list(ask_plainly(one)),
+            "completion": render(one.extra["plan"], one.solution),
+        }
+        for one in generate("train", seed=0, limit=len(rows) - half)
+    ]
+    write_records(work / "rows" / "mixed" / "train.jsonl", Random(0).sample(rows, half) + practice)

@@ -1,0 +1,177 @@
+"""What one process of benchmarks/gpu/pays.py does with the student: train it, reinforce it, ask it.
+
+run("sft m1 0".split(), work, FULL, tiny=False) -> {"accuracy": 0.08, "rate": 0.0005, "loss": 0.41, ...}
+"""
+
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.gpu.jobs import known
+from benchmarks.gpu.pays_rows import Sizes, split
+from benchmarks.gpu.pays_table import ARMS
+
+IN_MINIATURE = "qwen3_4b"  # whose family stands in for SmolLM2
+GRPO_RATE = 2e-5  # that of benchmarks/grpo_rewards.py: all rewards have the same
+ANSWERED_AT_ONCE = 512  # replies: a large card, and a small student
+
+
+def run(job: list[str], work: Path, sizes: Sizes, tiny: bool) -> dict[str, Any]:
+    """One training, or one model asked."""
+    from plantune_lite import replies
+
+    replies.AT_ONCE = ANSWERED_AT_ONCE
+    kind, name, *rest = job
+    one = _Process(work, sizes, tiny)
+    if kind == "choose":
+        return one.tuned(work / f"choose {name} {rest[0]}", name, float(rest[0]), 0, choosing=True)
+    if kind == "sft":
+        return one.tuned(work / f"{name}{rest[0]}", name, _rate(name, work, sizes), int(rest[0]))
+    if kind == "grpo":
+        return one.reinforced(work / f"grpo {name}", name)
+    return one.untuned(name) if kind == "untuned" else one.use(name)
+
+
+def _rate(arm: str, work: Path, sizes: Sizes) -> float:
+    """The rate with which most problems that were kept apart are solved; a mix has M1's."""
+    arm = "m1" if arm == "mixed" else arm
+    done = known(work, "pays")
+    return float(max(sizes.rates, key=lambda rate: done[f"choose {arm} {rate}"]["accuracy"]))
+
+
+class _Process:
+    """What one process does with the student."""
+
+    def __init__(self, work: Path, sizes: Sizes, tiny: bool) -> None:
+        from benchmarks.gpu.shapes import written
+        from plantune_lite.recipe import Student
+
+        self.work, self.sizes, self.tiny = work, sizes, tiny
+        model = str(written(IN_MINIATURE, work, tiny=True)) if tiny else "smollm2_135m"
+        self.part = Student(model, bits=32 if tiny else 16, max_length=sizes.length, checkpointing=False)
+        self.train, self.apart, self.test = split(sizes)
+
+    def load(self, **how: Any) -> Any:
+        from plantune_lite import student
+
+        return student.load(self.part, room=2048, say=lambda line: None, **how)
+
+    def untuned(self, mode: str) -> dict[str, Any]:
+        """The student as it comes, with one of its prompts."""
+        return self.asked(self.load(), self.test, mode, self.work / "untuned" / f"{mode}.jsonl")
+
+    def tuned(self, out: Path, arm: str, rate: float, seed: int, choosing: bool = False) -> dict[str, Any]:
+        """One arm, and its answers."""
+        import torch
+
+        from plantune_lite import sft
+        from plantune_lite.recipe import SFT
+        from plantune_lite.records import read_jsonl, write_whole
+
+        torch.manual_seed(seed)
+        if not (out / "adapter_model.safetensors").is_file():
+            rows = list(read_jsonl(self.work / "rows" / arm / "train.jsonl"))
+            loaded = self.load(training=True, seed=seed)
+            at_once = self._rows_a_step(loaded.tokenizer, arm, rows)
+            part = SFT(max_steps=self.sizes.steps, batch_size=at_once, accumulate=1, learning_rate=rate, save_steps=150)
+            summary = sft.train(loaded, rows, part, out, max_length=self.sizes.length, seed=seed, say=_nothing)
+            write_whole(out / "summary.json", json.dumps({**summary, "rate": rate, "rows_a_step": at_once}) + "\n")
+        else:
+            loaded = self.load(adapter=out)
+        suite, file = (self.apart, "apart.jsonl") if choosing else (self.test, "test.jsonl")
+        told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return {**self.asked(loaded, suite, ARMS[arm].mode, out / file), "rate": rate, "loss": told["loss_last"]}
+
+    def _rows_a_step(self, tokenizer: Any, arm: str, rows: list[dict]) -> int:
+        """As many learned tokens a step as M1's rows have."""
+        from plantune_lite.records import read_jsonl
+
+        def a_row(some: list[dict]) -> float:
+            return mean(len(ids) + 1 for ids in tokenizer([row["completion"] for row in some])["input_ids"])
+
+        of_m1 = a_row(list(read_jsonl(self.work / "rows" / "m1" / "train.jsonl")))
+        return max(1, round(self.sizes.m1_rows * of_m1 / a_row(rows)))
+
+    def reinforced(self, out: Path, reward: str) -> dict[str, Any]:
+        """One reward, from M1's first seed."""
+        import torch
+
+        from plantune_lite import grpo, rewards
+        from plantune_lite.recipe import GRPO
+        from plantune_lite.records import read_jsonl, write_whole
+
+        sizes, start = self.sizes, self.work / "m10"
+        rows = list(read_jsonl(self.work / "rows" / "m1" / "prompts.jsonl"))
+        part = GRPO(
+            reward=reward,
+            steps=sizes.grpo_steps,
+            group=sizes.group,
+            plans=sizes.group // 2,
+            continuations=2,
+            prompts_per_step=sizes.prompts,
+            learning_rate=GRPO_RATE,
+            max_completion=sizes.completion,
+            save_steps=20,
+        )
+        if self.tiny:  # it solves nothing in so few tokens
+            grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)
+        if not (out / "summary.json").is_file():
+            torch.manual_seed(0)
+            summary = grpo.train(
+                self.load(training=True, adapter=start),
+                rows,
+                lambda most: rewards.of(part, rows, max_completion=most),
+                part,
+                out,
+                passed=rewards.right_answer,
+                max_length=sizes.length,
+                say=_nothing,
+                show=lambda line, last: print(line, flush=True),
+            )
+            write_whole(out / "summary.json", json.dumps(summary) + "\n")
+        told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return {**self.asked(self.load(adapter=out), self.test, "m1", out / "test.jsonl"), "training": told["line"]}
+
+    def use(self, arm: str) -> dict[str, Any]:
+        """The student's plans taken away, exchanged, shortened."""
+        from plantune_lite import interventions
+        from plantune_lite.records import Score, read_records
+
+        out = self.work / f"{arm}0"
+        loaded = self.load(adapter=out)
+        generate, give = loaded.generate, interventions.as_beginning
+        if arm == "m2":
+            generate, give = loaded.generate_untuned, interventions.as_order
+        scores = list(read_records(Score, out / "test.jsonl"))
+        return interventions.intervene(
+            generate,
+            self.test,
+            scores,
+            out=out / "use.jsonl",
+            give=give,
+            max_tokens=self.sizes.tokens,
+            model=out.name,
+            chunk=len(self.test),
+        )
+
+    def asked(self, loaded: Any, problems: list[Any], mode: str, out: Path) -> dict[str, Any]:
+        """Greedy answers, graded."""
+        from plantune_lite import evaluate
+
+        figures = evaluate.evaluate(
+            loaded.generate,
+            problems,
+            mode=mode,
+            out=out,
+            max_tokens=self.sizes.tokens,
+            executor=loaded.generate_untuned if mode == "m2" else None,
+            examples=self.train,
+            model=out.parent.name,
+            chunk=len(problems),
+        )
+        return {"line": figures["line"], "accuracy": figures["accuracy"]["value"], "cut_off": figures["truncated"]}
+
+
+def _nothing(line: str) -> None:
+    """Nobody reads along."""
