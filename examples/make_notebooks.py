@@ -12,9 +12,9 @@ HERE = Path(__file__).parent
 MODELS = {"gemma3_1b": "Gemma-3-1B", "qwen3_4b": "Qwen3-4B", "qwen2_5_7b": "Qwen2.5-7B"}
 
 # What every notebook installs, and the only line about it; {extra} is filled in where it runs.
-INSTALL = """# What pip installs. Until there is a release, the wheel that `pip wheel . --no-deps` makes, on your Drive:
-# INSTALL = "/content/drive/MyDrive/plantune_lite-0.1.0-py3-none-any.whl{extra}"
-INSTALL = "plantune-lite{extra}\""""
+INSTALL = """# What pip installs: the wheel that `pip wheel . --no-deps` makes, laid on your Drive.
+# Nothing is released under the bare name yet: what pip would find there is not ours.
+INSTALL = "plantune-lite{extra} @ file:///content/drive/MyDrive/plantune_lite-0.1.0-py3-none-any.whl\""""
 
 # --- Colab: plans on a CPU runtime, training on a GPU runtime ---------------------------------------------------------
 

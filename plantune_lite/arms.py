@@ -82,7 +82,11 @@ def beside(arms: Sequence[Arm], *, seed: int = 0) -> Beside:
             rows.append(_row(suite, one, folders.get(one.name, []), seed))
         for place, one in enumerate(tuned):
             references = [untuned, *tuned[: min(place, 1)]]
-            found += [_compared(suite, one, other, other is untuned, seed) for other in references if other]
+            found += [
+                _compared(suite, one, other, other is untuned, seed)
+                for other in references
+                if other and set(one.shares) & set(other.shares)  # a run that failed may have left nothing in common
+            ]
     corrected = intervals.holm([one.p for one in found])
     comparisons = tuple(replace(one, p=p) for one, p in zip(found, corrected, strict=True))
     return Beside(
@@ -247,7 +251,12 @@ def _notes(arms: Sequence[Arm], rows: Sequence[Row], comparisons: Sequence[Compa
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     if any(len(row.by_seed) > 1 for row in rows):
-        yield "The intervals are over problems; what another seed does to a training shows in the seeds' own figures."
+        yield (
+            "Intervals and p values are over problems; what another seed does to a training shows in the seeds' own "
+            "figures."
+        )
+    else:
+        yield "One training each: another seed may say otherwise, and --seeds 3 asks three."
     for one in comparisons:
         if one.paired.problems < one.asked:
             common = f"{one.paired.problems} of {one.asked} problems in common"

@@ -146,7 +146,7 @@ def _rows(
 
 
 def _completion(one: Trajectory, problem: Problem, target: str, solutions: str, grade: sift.Grader) -> str:
-    if target == "plan":
+    if target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
         return plans.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
     if target == "solution" and solutions == "dataset":
         return _solution(problem)
@@ -192,6 +192,7 @@ def _prompts(
                 "choices": list(problem.choices),
                 "kind": problem.kind,
                 "plan": list(one.plan),
+                **({"world": problem.extra["world"]} if problem.kind == "plan" else {}),  # to carry a plan out in
             }
         )
     return prompts, len(best) - len(prompts)

@@ -64,5 +64,7 @@ def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: standing.S
     if stood is not None and not wanted.evaluate.interventions and manifest.get("final"):
         yield f"plantune evaluate {run} evaluate.interventions=true --again evaluate        does the plan do the work?"
     if wanted.problems.source == "practice":
-        yield "plantune show my.csv        then problems.path=my.csv: your own questions and answers"
+        own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
+        yield "plantune show my.csv        your own questions and answers, then:"
+        yield f"plantune run {wanted.name} {own}"
     yield "plantune recipes        what there is for a card of 8, 12 or 16 GB"

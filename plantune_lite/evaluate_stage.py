@@ -11,9 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import lenient
+from plantune_lite.graders import grade
 from plantune_lite.job import Job
-from plantune_lite.lenient import Graded
 from plantune_lite.recipe import Corpus
 from plantune_lite.records import Problem, RunError, Score, Trajectory, read_jsonl, read_records, write_whole
 from plantune_lite.train_stages import LEAST_HOURS
@@ -83,13 +82,6 @@ def _may_not_run(job: Job) -> str | None:
     return sandbox.why_not() if job.recipe.evaluate.allow_code else "evaluate.allow_code=true allows to run them"
 
 
-def _grade(problem: Problem, text: str) -> Graded:
-    """A program by its tests, anything else by its answer."""
-    from plantune_lite import programs
-
-    return (programs.grade_code if problem.kind == "code" else lenient.grade)(problem, text)
-
-
 def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> dict[str, dict[str, Any]]:
     """What is to be known of each suite: how much of it is answered, and which problems the training rows restate.
 
@@ -119,9 +111,23 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
             "answered": before.get(name, {}).get("answered", 0),
             "in_training": sorted({found[name] for found in overlaps.values() if name in found}),
             "words": words,
+            "baseline": _of_the_baseline(job),
         }
         for name, suite in suites.items()
     }
+
+
+def _of_the_baseline(job: Job) -> str:
+    """What its figures must not be read without."""
+    made = job.earlier.get("baseline", {})
+    parts = []
+    if made.get("problems", 0) < made.get("of", 0):
+        parts.append(
+            f"the baseline learned from {made['problems']} of the {made['of']} problems, which have a solution"
+        )
+    if made.get("steps", 0) < made.get("sft_steps", 0):
+        parts.append(f"the baseline had time for {made['steps']} of {made['sft_steps']} steps")
+    return " and ".join(parts)
 
 
 def last_trained(job: Job) -> str | None:
@@ -135,13 +141,17 @@ def _answer_suite(
     """All arms on one suite: on how many of its problems, which is all there was time for and for each arm the same."""
     from plantune_lite import evaluate, harness_json
 
+    examples = _examples(job, suite)
+    if "few_shot" in job.recipe.evaluate.prompts and len(examples) < evaluate.SHOTS:
+        there = f"there are {len(examples)}" if examples else "there are none"
+        job.say(f"{name}: few_shot is left out: it needs {evaluate.SHOTS} solved problems, and {there}")
     began, show = time.monotonic(), job.progress()
     if seconds is not None:  # the first of a file may be its easiest
         suite = Random(job.recipe.seed).sample(suite, len(suite))
     untuned, tuned = (job.out / f"{name}.{model}.jsonl" for model in ("untuned", _arm(job, trained) if trained else ""))
     for count in evaluate.in_time(len(suite), seconds, done=done):
         done = max(done, count)
-        _answer(job, loaded, suite, count, untuned, tuned, trained, show)
+        _answer(job, loaded, suite, count, examples, untuned, tuned, trained, show)
     if done < len(suite):
         job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
     if done:
@@ -156,37 +166,43 @@ def _answer_suite(
     return done
 
 
+def _examples(job: Job, suite: Sequence[Problem]) -> list[Problem]:
+    """Solved problems that may be shown: none of the suite's, and not only of its first ones, so that they stay."""
+    from plantune_lite import held_out
+
+    tested = set(map(held_out.normalised, suite))
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    return [one for one in pool if (one.solution or one.steps) and held_out.normalised(one) not in tested]
+
+
 def _answer(
     job: Job,
     loaded: Any,
     suite: list[Problem],
     count: int,
+    examples: list[Problem],
     untuned: Path,
     tuned: Path,
     trained: str | None,
     show: Callable[[str, bool], object],
 ) -> None:
     """The untuned model at each of its prompts and the tuned one, on the first problems of a suite."""
-    from plantune_lite import evaluate, held_out
+    from plantune_lite import evaluate
 
     part = job.recipe.evaluate
-    tested = set(map(held_out.normalised, suite))  # not only the first ones: examples must stay the same
-    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    examples = [one for one in pool if held_out.normalised(one) not in tested]
     programs = _holds_programs(suite)
     modes = part.prompts or ("zero_shot_cot", "plan_then_solve")
-    if programs:  # solved problems of the pool are no examples of programs
-        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
-    solved = sum(bool(one.solution or one.steps) for one in examples)
-    small = not loaded.preset.wants_gpu
-    if not part.prompts and small and not programs and solved >= evaluate.SHOTS:
+    if not part.prompts and not loaded.preset.wants_gpu:
         modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
+    if programs or len(examples) < evaluate.SHOTS:  # solved problems of the pool are no examples of programs
+        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
     settings: dict[str, Any] = {
         "samples": part.samples,
         "temperature": part.temperature,
         "max_tokens": part.max_tokens,
         "seed": job.recipe.seed,
-        "run_code": _grade if programs else None,
+        "run_code": grade if programs else None,
+        "grade": grade,
         "show": lambda line, last: show(line, last and count == len(suite)),
     }
     some, weights = suite[:count], _weights(job, loaded)
@@ -239,7 +255,7 @@ def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained
         max_tokens=job.recipe.evaluate.max_tokens,
         seed=job.recipe.seed,
         model=_weights(job, loaded, trained),
-        grade=_grade,
+        grade=grade,
         show=job.progress(),
     )
     write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")

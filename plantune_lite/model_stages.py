@@ -53,7 +53,7 @@ def _cannot_ask(job: Job) -> str | None:
 
 
 def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tuple[int, list[dict[str, Any]]]:
-    from plantune_lite.lenient import grade
+    from plantune_lite.graders import grade
     from plantune_lite.plans import ask_step_by_step
 
     rows: list[dict[str, Any]] = []

@@ -6,12 +6,12 @@ The one table that ties parts to stages: a test fails when a part has a field th
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from plantune_lite import functions, runs
-from plantune_lite.recipe import Recipe, is_pace, leaves
+from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +216,11 @@ def states(
     for stage in active:
         entry = None if stage.name in anew else manifest["stages"].get(stage.name)
         inputs = inputs_of(wanted, stage)
-        if entry is not None:  # a file that is gone meanwhile is still the file that was read
+        if entry is not None:
+            # A field that is younger than the entry, and says nothing new, was not there to be read; and a file that
+            # is gone meanwhile is still the file that was read.
+            known = entry["inputs"]
+            inputs = {name: value for name, value in inputs.items() if name in known or value != _default(name)}
             for name in entry["inputs"]:
                 if _CONTENT in name and name.partition(_CONTENT)[0] in inputs:
                     inputs.setdefault(name, entry["inputs"][name])
@@ -237,6 +241,16 @@ def states(
                 yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again
                 yield stage, "goes on" if missing else "done", ""
+
+
+def _default(name: str) -> Any:
+    """What a field holds where a recipe does not say it."""
+    part, _, inner = name.rpartition(".")
+    for field in fields(PARTS.get(part, Recipe)):
+        if field.name == inner:
+            value = field.default_factory() if field.default_factory is not MISSING else field.default
+            return list(value) if isinstance(value, tuple) else value
+    return MISSING
 
 
 def _looked(entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing
 from plantune_lite.answers import Show
+from plantune_lite.graders import grade
 from plantune_lite.ledger import Ledger
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import load
@@ -36,7 +37,10 @@ def evaluate_model(
     pool = run / "problems" / "pool.jsonl"
     tested = {held_out.normalised(one) for problems in suites.values() for one in problems}
     solved = read_records(Problem, pool) if pool.is_file() else []
-    examples = [one for one in solved if held_out.normalised(one) not in tested]
+    examples = [one for one in solved if (one.solution or one.steps) and held_out.normalised(one) not in tested]
+    if "few_shot" in modes and len(examples) < evaluate.SHOTS:
+        say(f"few_shot is left out: it needs {evaluate.SHOTS} solved problems, and there are {len(examples)}")
+        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
     with _opened(run, recipe, where, say) as generate:
         for suite, problems in suites.items():
             if any(problem.kind == "code" for problem in problems):
@@ -55,6 +59,7 @@ def evaluate_model(
                     seed=recipe.seed,
                     examples=examples,
                     model=weights,
+                    grade=grade,
                     show=show,
                 )
             harness_json.write(out, model=where)

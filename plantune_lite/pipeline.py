@@ -30,7 +30,7 @@ from plantune_lite.order import (
 from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import to_json
-from plantune_lite.records import NotBuiltError, RunError, write_whole
+from plantune_lite.records import RunError, write_whole
 from plantune_lite.terminal import duration, printable
 from plantune_lite.typed import nearest
 
@@ -71,6 +71,7 @@ def run(
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
+        _set_final(manifest, [stage for stage, _, _ in found])  # a variant may have taken over all there is to do
         runs.write_manifest(folder, manifest)
         copies = None
         if mirror is not None:
@@ -208,9 +209,6 @@ def _do(
         kept = None if mirror is None else runs.home(mirror.absolute() / folder.name)  # where the ledger's copy goes
         summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
-    except NotBuiltError:
-        del entries[stage.name]
-        raise
     except BaseException as error:
         entry["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         raise

@@ -122,7 +122,7 @@ def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False)
 
 
 def _empty(value: Any) -> bool:
-    return value is None or value == "" or value == [] or isinstance(value, float) and math.isnan(value)
+    return value is None or value in ("", [], ()) or isinstance(value, float) and math.isnan(value)
 
 
 def _what(value: Any) -> str:

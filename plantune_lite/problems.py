@@ -32,7 +32,7 @@ from plantune_lite.typed import nearest
 
 GROUPS = {
     "paper": ("gsm8k", "math500", "olympiadbench", "aime_1983_2024", "aime24"),
-    "cpl": ("arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
+    "cpl": ("gsm8k", "math500", "arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
@@ -178,7 +178,16 @@ def _file(path: Path, part: Problems) -> _Source:
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
     drafts, origin = own_function.drafts(name, seed=seed, limit=wanted)
-    return _made(name, drafts, origin, split=part.split, bad_rows=part.bad_rows)
+    given: dict[bool, list[Draft]] = {True: [], False: []}
+    for one in drafts:
+        given[isinstance(one[2], Mapping) and one[2].get("split") == "test"].append(one)
+    learned, tests = given[False], given[True]
+    made = _made(name, learned, origin, split=part.split, bad_rows=part.bad_rows)
+    if not tests or not part.held_out:
+        return made
+    # It says itself what is for tests: nothing else is held out of it.
+    own = _made(name, tests, origin, split="test", bad_rows=part.bad_rows)
+    return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
 
 
 def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
@@ -317,7 +326,7 @@ def _known(pool: Sequence[Problem], size: int) -> _Source:
     learned = {held_out.normalised(problem) for problem in pool}
     levels = sorted({problem.extra["level"] for problem in pool if problem.source == "practice"})
     if not levels:
-        raise ProblemError(f"evaluate.suites has {KNOWN}, but problems.source is not practice: leave it out")
+        raise ProblemError(f"evaluate.suites has {KNOWN}, but no problem comes from practice: leave it out")
     made = practice.generate("train", seed=_KNOWN_SEED, limit=size + len(pool), levels=tuple(levels))
     fresh = [problem for problem in made if held_out.normalised(problem) not in learned][:size]
     problems = tuple(replace(problem, id=f"{KNOWN}/{number}", split="test") for number, problem in enumerate(fresh))

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite.records import NotBuiltError, RunError
+from plantune_lite.records import RunError
 
 
 def run_stage(
@@ -59,7 +59,7 @@ def run_stage(
         outcome = json.loads(result.read_text(encoding="utf-8"))
         if "summary" in outcome:
             return outcome["summary"]
-        raise (NotBuiltError if outcome["kind"] == "NotBuiltError" else RunError)(outcome["error"])
+        raise RunError(outcome["error"])
     raise RunError(_how_it_died(stage, code, folder))
 
 

@@ -132,6 +132,7 @@ class CPL:
     temperature: float = knob(0.7, low=0, high=2)
     leaf: Literal["rollout", "value"] = "rollout"
     rollouts: int = knob(1, low=1)
+    pairs: Literal["steps", "answers", "none"] = "steps"  # "answers" with alpha=0 is plain DPO, "none" SFT alone
     alpha: float = knob(1.0, low=0)  # weight of the value gap; 0 = step-DPO
     beta: float = knob(0.3, low=0)
     learning_rate: float = knob(1e-6, low=0, high=1)
@@ -244,6 +245,7 @@ PARTS: dict[str, type] = {
 }
 TEACHERS = ("gemini", "self", "worked")  # or the base URL of a server
 OPTIONAL = ("sft", "cpl", "grpo")
+REWARDS = ("right_answer", "plan_similarity", "plan_shape", "spoiler_penalty", "soft_overlong", "guided")  # of ours
 
 
 def leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -351,6 +353,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
         )
     if recipe.grpo and not all(fits(weight, float) for weight in recipe.grpo.weights.values()):
         yield f"grpo.weights is {recipe.grpo.weights}, but must give each reward's name a number"
+    if recipe.grpo:
+        rewards = (*REWARDS, *(one.rpartition(":")[2] for one in recipe.grpo.rewards))
+        for name in recipe.grpo.weights:
+            if name not in rewards:
+                yield f"grpo.weights: no reward {name!r}{nearest(name, rewards)}"
     if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
         yield (
             f"grpo.judge is 'teacher', but distill.teacher={recipe.distill.teacher!r} is nobody who could judge: set "

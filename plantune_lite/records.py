@@ -36,10 +36,6 @@ class MissingError(PlantuneError, ImportError):
     """A library that an extra brings is not installed."""
 
 
-class NotBuiltError(PlantuneError, NotImplementedError):
-    """A stage that this version does not have yet."""
-
-
 # --- asking a model ---------------------------------------------------------------------------------------------------
 
 Messages = tuple[dict[str, str], ...]  # a last assistant message is a prefix to go on from
@@ -65,7 +61,7 @@ class Reply:
     text: str
     token_ids: tuple[int, ...] = ()
     finish: Finish = "stop"
-    mean_logprob: float | None = None
+    mean_logprob: float | None = field(default=None, compare=False)  # its last digits change with the batch
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_thought: int = 0  # billed as output

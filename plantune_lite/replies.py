@@ -89,25 +89,31 @@ class Replies:
         if in_parts:
             self._read(rows, shared, ids_B_L, mask_B_L, **memory)
         replies: dict[int, Reply] = {}
+        logprobs: list[list[float]] = [[] for _ in rows]
         going = list(range(len(rows)))
         while going:
             left_to_say = width + sampling.max_tokens - ids_B_L.shape[1]
+            dice = _dice([rows[one] for one in going], width, sampling, model.device)
             ids_B_L = model.generate(
                 input_ids=ids_B_L,
                 attention_mask=mask_B_L,
                 generation_config=self._settings(
                     min(LOOK_EVERY, left_to_say) if in_parts else left_to_say, sampling.stop
                 ),
-                logits_processor=_processors([rows[one] for one in going], width, sampling, model.device),
+                logits_processor=_processors(dice, sampling),
                 tokenizer=tokenizer if sampling.stop else None,
                 **memory,
             )
+            if dice is not None:
+                for one, drawn in zip(going, dice.logprobs, strict=True):
+                    logprobs[one] += drawn
             left = []
             for at, ids in enumerate(ids_B_L[:, width:].tolist()):
                 if in_parts and len(ids) < sampling.max_tokens and not self._ended(ids, ends, sampling.stop):
                     left.append(at)
                 else:
-                    replies[going[at]] = self._reply(ids, len(rows[going[at]].ids), ends, sampling.stop)
+                    one = going[at]
+                    replies[one] = self._reply(ids, len(rows[one].ids), ends, sampling.stop, logprobs[one])
             mask_B_L = torch.nn.functional.pad(mask_B_L, (0, ids_B_L.shape[1] - mask_B_L.shape[1]), value=1)
             if 0 < len(left) < len(going):
                 kept = torch.tensor(left, device=model.device)
@@ -162,7 +168,9 @@ class Replies:
         text = self._student.tokenizer.decode(ids, clean_up_tokenization_spaces=False) if stop else ""
         return not ends.isdisjoint(ids) or any(word in text for word in stop)
 
-    def _reply(self, ids: list[int], tokens_in: int, ends: set[int], stop: Sequence[str]) -> Reply:
+    def _reply(
+        self, ids: list[int], tokens_in: int, ends: set[int], stop: Sequence[str], logprobs: Sequence[float]
+    ) -> Reply:
         tokenizer = self._student.tokenizer
         end = next((place for place, id in enumerate(ids) if id in ends), None)
         said = ids[:end]
@@ -170,12 +178,14 @@ class Replies:
             said.pop()
         text = tokenizer.decode(said, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         stopped = min((place for word in stop if (place := text.find(word)) >= 0), default=None)
+        drawn = len(said) + (end is not None and stopped is None)
         return Reply(
             text=text[:stopped],
             token_ids=tuple(said),
             finish="length" if end is None and stopped is None else "stop",
+            mean_logprob=sum(logprobs[:drawn]) / drawn if logprobs and drawn else None,
             tokens_in=tokens_in,
-            tokens_out=len(said) + (end is not None and stopped is None),
+            tokens_out=drawn,
         )
 
     # --- memory -------------------------------------------------------------------------------------------------------
@@ -223,16 +233,21 @@ def _shared(rows: Sequence[Row], memory: Any) -> int:
     return min(len(os.path.commonprefix([row.ids for row in rows])), shortest - 1)
 
 
-def _processors(rows: Sequence[Row], width: int, sampling: Sampling, device: Any) -> Any:
-    """What turns a row's scores into its next token; nothing where the highest is taken."""
+def _dice(rows: Sequence[Row], width: int, sampling: Sampling, device: Any) -> "_Dice | None":
+    """What draws; nothing where the highest is taken."""
+    return _Dice(rows, width, sampling.max_tokens, device) if sampling.temperature > 0 else None
+
+
+def _processors(dice: "_Dice | None", sampling: Sampling) -> Any:
+    """What turns a row's scores into its next token."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
 
     processors = LogitsProcessorList()
-    if sampling.temperature > 0:
+    if dice is not None:
         processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
         if sampling.top_p < 1:
             processors.append(TopPLogitsWarper(float(sampling.top_p)))
-        processors.append(_Dice(rows, width, sampling.max_tokens, device))
+        processors.append(dice)
     return processors
 
 
@@ -247,14 +262,24 @@ class _Dice:
             torch.rand(throws, generator=torch.Generator().manual_seed(row.seed), dtype=torch.double) for row in rows
         ]
         self._throws_B_T, self._width = torch.stack(made).to(device), width
+        self._drawn: list[Any] = []
 
     def __call__(self, ids_B_L: Any, scores_B_V: Any) -> Any:
         import torch
 
         thrown_B_1 = self._throws_B_T[:, ids_B_L.shape[1] - self._width, None]
-        sums_B_V = scores_B_V.softmax(-1, dtype=torch.double).cumsum(-1)
+        chances_B_V = scores_B_V.softmax(-1, dtype=torch.double)
+        sums_B_V = chances_B_V.cumsum(-1)
         drawn_B_1 = torch.searchsorted(sums_B_V, thrown_B_1 * sums_B_V[:, -1:], right=True)
+        self._drawn.append(chances_B_V.gather(-1, drawn_B_1).log())
         return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B_1, 0)
+
+    @property
+    def logprobs(self) -> list[list[float]]:
+        """How likely each row's tokens were when they were drawn, one list a row."""
+        import torch
+
+        return torch.cat(self._drawn, -1).tolist()
 
 
 def _free_on_gpu() -> int:

@@ -45,6 +45,7 @@ def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
         *(pages.paragraph(one, "first" if one == first else "") for one in (stood.sentences if stood else (first,))),
         *(_scores(stood, figures) if stood else ()),
         _plan_use(run),
+        _probed(run),
         _wins_and_losses(run, stood) if stood else "",
         _data(run, manifest),
         _training(manifest, figures),
@@ -124,6 +125,20 @@ _GIVEN = {
     "reference": "the reference plan",
     "dropped": "its own, one step left out",
 }
+
+
+def _probed(run: Path) -> str:
+    """What `plantune probe` left: whether the model knows."""
+    file = run / "probe" / "section.json"
+    if not file.is_file():
+        return ""
+    shown = json.loads(file.read_text(encoding="utf-8"))
+    return pages.section(
+        shown["title"],
+        *(pages.paragraph(sentence) for sentence in shown["sentences"]),
+        *((file.parent / name).read_text(encoding="utf-8") for name in shown["charts"]),
+        *(pages.table(one["columns"], one["rows"]) for one in shown["tables"]),
+    )
 
 
 def _plan_use(run: Path) -> str:

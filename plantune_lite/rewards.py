@@ -16,12 +16,11 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import embedding, functions, lenient, plans, recipe
+from plantune_lite import embedding, functions, graders, plans, recipe
 from plantune_lite.alignment import Alignment
 from plantune_lite.judge import Judge
-from plantune_lite.records import PlantuneError, Problem, RecipeError, Reward
+from plantune_lite.records import Kind, PlantuneError, Problem, Reward
 from plantune_lite.tally import written_plan
-from plantune_lite.typed import nearest
 
 Chat = Sequence[Mapping[str, Any]]
 Column = Sequence[Any]
@@ -38,10 +37,11 @@ def right_answer(
     answer: Sequence[str],
     choices: Sequence[Sequence[str]] | None = None,
     kind: Sequence[str] | None = None,
+    world: Sequence[Sequence[str] | None] | None = None,
     **_: Any,
 ) -> list[float]:
-    """2 for the right answer, judged as in evaluation, else 0."""
-    right = _right(completions, answer, choices, kind)
+    """2 for the right answer, judged as in evaluation, else 0; `world` is what a plan is carried out in."""
+    right = _right(completions, answer, choices, kind, world)
     return [RIGHT if one else 0.0 for one in right]
 
 
@@ -50,19 +50,22 @@ def _right(
     answer: Sequence[str],
     choices: Sequence[Sequence[str]] | None,
     kind: Sequence[str] | None,
+    world: Sequence[Sequence[str] | None] | None,
 ) -> list[bool]:
     if "code" in (kind or ()):
         raise PlantuneError(
             "a program cannot be rewarded here, since nothing runs it: leave problems of kind 'code' out of the prompts"
         )
     options = [tuple(some or ()) for some in choices] if choices is not None else [()] * len(completions)
-    return [_is_right(*one) for one in zip(map(_text, completions), answer, options, strict=True)]
+    kinds = kind or ["text"] * len(completions)
+    worlds = [tuple(one or ()) for one in world] if world is not None else [()] * len(completions)
+    return [_is_right(*one) for one in zip(map(_text, completions), answer, options, kinds, worlds, strict=True)]
 
 
 @lru_cache(maxsize=4096)  # a group repeats itself, and two rewards may ask the same
-def _is_right(text: str, answer: str, choices: tuple[str, ...]) -> bool:
-    problem = Problem(id="", question="", answer=answer, choices=choices)
-    return lenient.grade(problem, text).verdict.same is True
+def _is_right(text: str, answer: str, choices: tuple[str, ...], kind: Kind, world: tuple[str, ...]) -> bool:
+    problem = Problem(id="", question="", answer=answer, choices=choices, kind=kind, extra={"world": world})
+    return graders.grade(problem, text).verdict.same is True
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -172,10 +175,11 @@ def guided(
         answer: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
         kind: Sequence[str] | None = None,
+        world: Sequence[Sequence[str] | None] | None = None,
         log_metric: Callable[[str, float], object] = lambda name, value: None,
         **_: Any,
     ) -> list[float]:
-        outcome = [float(one) for one in _right(completions, answer, choices, kind)]
+        outcome = [float(one) for one in _right(completions, answer, choices, kind, world)]
         shape = [structure if _shape(_text(completion)) == 1 else 0.0 for completion in completions]
         analytic: list[float] = []
         length: list[float] = []
@@ -269,9 +273,6 @@ def of(
 ) -> list[Weighed]:
     """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
     found = [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
-    names = [name for name, _, _ in found]
-    if unknown := [name for name in part.weights if name not in names]:
-        raise RecipeError(f"grpo.weights: no reward {unknown[0]!r} in this recipe{nearest(unknown[0], names)}")
     return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
 
 

@@ -64,8 +64,13 @@ def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (name, entry["fingerprint"]): entry
         for name, entry in entries.items()
-        if entry["status"] == "done" and not entry.get("summary", {}).get("partial")
+        if entry["status"] == "done" and not _cut_short(entry.get("summary", {}))
     }
+
+
+def _cut_short(summary: Mapping[str, Any]) -> bool:
+    """Whether max_hours ended it before its end: another run may have had more time."""
+    return bool(summary.get("partial")) or summary.get("steps", 0) < summary.get("planned_steps", 0)
 
 
 def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:

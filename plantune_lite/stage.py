@@ -19,37 +19,22 @@ from typing import Any
 from plantune_lite import data_stages, evaluate_stage, functions, model_stages, runs, ship_stages, train_stages
 from plantune_lite.job import Job, is_first
 from plantune_lite.recipe_files import load
-from plantune_lite.records import NotBuiltError, PlantuneError, RunError, write_whole
+from plantune_lite.records import PlantuneError, RunError, write_whole
 
 INTERRUPTED = 130
 
-# What later stages are: the function each will call, agreed on so that they can be built apart. `out` is the stage's
-# folder, the return value its summary; a summary's "line" is what a person reads, "usd" what it cost.
-SEAMS = {
-    "cpl": "plantune_lite.lab: a Generate for search, then the sft seam and Step-APO, round by round",
-}
-
-
-def not_built(job: Job) -> dict[str, Any]:
-    """Say plainly that this version ends here."""
-    raise NotBuiltError(
-        f"this version of plantune-lite has no {job.stage!r} stage yet, so the run ends here. "
-        f"What is done is in {job.run}; a later version goes on from it with the same command."
-    )
-
-
-# --- the process ------------------------------------------------------------------------------------------------------
-
-
 _MODULES = (data_stages, model_stages, train_stages, evaluate_stage, ship_stages)
+_LAB = {"cpl": "plantune_lite.lab.cpl_stage:cpl"}  # by its name only: the core does not look into the lab
 
 
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """The function of a stage."""
     built = {name: work for module in _MODULES for name, work in module.STAGES.items()}
-    if stage not in built and stage not in SEAMS:
-        raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *SEAMS])}")
-    return built.get(stage, not_built)
+    if stage in _LAB:
+        return functions.load(_LAB[stage])
+    if stage not in built:
+        raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *_LAB])}")
+    return built[stage]
 
 
 def main(arguments: list[str]) -> int:
@@ -101,8 +86,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         hours_left=plan["hours_left"],
     )
     work = functions.load(rest[0]) if rest else work_of(stage)
-    if work is not not_built:
-        out.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     return work(job)
 
 

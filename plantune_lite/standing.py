@@ -173,6 +173,8 @@ def _caveats(suite: str, model: str, known: Mapping[str, Any]) -> Iterator[str]:
             f"{shared} of {known['problems']} problems of {suite} share {known['words']} words in a row with the "
             "training rows"
         )
+    if model == BASELINE and known.get("baseline"):
+        yield known["baseline"]
     if known["answered"] < known["problems"]:
         yield f"only {known['answered']} of {known['problems']} problems of {suite} were asked before max_hours was up"
 
@@ -272,6 +274,9 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield f"* {caveat}."
     for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in _ORDER):
         yield f"What {other} was trained on is not known here, nor whether these problems were among it."
+    names = {row.model.rpartition("/")[2] for row in rows}
+    if BASELINE in names and names & {"grpo", "cpl"}:
+        yield "baseline is SFT alone: what it is behind may be due to what followed the SFT as well as to plans."
     if several := sorted({row.samples for row in rows if row.samples > 1}):
         yield (
             f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "

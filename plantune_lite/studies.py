@@ -157,7 +157,7 @@ def _rewards(recipe: Recipe) -> Iterator[Variant]:
     yield Variant(
         "alignment",
         ("grpo.judge=alignment", "grpo.reward=answer+plan"),
-        "right answers, and plans like the reference by the words they share",
+        f"right answers, and plans like the reference by {'an embedding' if recipe.grpo.embedder else 'their words'}",
     )
     if _can_judge(recipe):
         yield Variant(

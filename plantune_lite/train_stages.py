@@ -35,23 +35,31 @@ def baseline(job: Job) -> dict[str, Any]:
             "evaluate.baseline is true, but the problems have no solutions to learn from: name their column in "
             "problems.solution, or set evaluate.baseline=false"
         )
+    learned = {row["problem_id"] for row in read_jsonl(job.run / "corpus" / "train.jsonl")}
+    if len(rows) < len(learned):
+        job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
     steps = job.earlier["sft"]["steps"]
     part = replace(job.recipe.sft, target="solution", solutions="dataset", max_steps=steps)
-    summary = _trained(job, part, rows, validation)
+    summary = _trained(job, part, rows, validation, pinned=job.earlier["sft"]["base"]["revision"])
     if summary["steps"] < steps:
         job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")
-    return summary
+    return {**summary, "problems": len(rows), "of": len(learned), "sft_steps": steps}
 
 
 def _trained(
-    job: Job, part: recipe.SFT, rows: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]]
+    job: Job,
+    part: recipe.SFT,
+    rows: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    *,
+    pinned: str | None = None,
 ) -> dict[str, Any]:
     from plantune_lite import sft
 
     wanted = job.recipe.student
     _refuse_spent(job)
     adapter = adapter_of(part.start, job.run) if part.start else None
-    loaded = _loaded(job, adapter, _pinned(job, adapter))
+    loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
     summary = sft.train(
         loaded,
         rows,
@@ -98,7 +106,8 @@ def grpo(job: Job) -> dict[str, Any]:
     # No program is run here, so none could be rewarded.
     rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
     if part.start == "sft":
-        loaded = _loaded(job, job.run / "sft", job.earlier["sft"]["base"]["revision"])
+        before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
+        loaded = _loaded(job, job.run / before, job.earlier[before]["base"]["revision"])
     else:
         adapter = None if part.start == "base" else adapter_of(part.start, job.run)
         loaded = _loaded(job, adapter, _pinned(job, adapter))

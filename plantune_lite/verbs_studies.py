@@ -64,8 +64,9 @@ def ablate(
         else:
             click.echo(variants.cost(asked, planned))
         return
-    seeds = () if options["seeds"] == 1 else ("--seeds", str(options["seeds"]))
-    command = shlex.join(["plantune", "ablate", what, recipe, *settings, *seeds])
+    said = {"--seeds": options["seeds"] if options["seeds"] > 1 else None, "--to": to, "--mirror": options["mirror"]}
+    also = [str(word) for option, value in said.items() if value is not None for word in (option, value)]
+    command = shlex.join(["plantune", "ablate", what, recipe, *settings, *also])
     stream = sys.stderr if as_json else None
     found = variants.ablate(what, wanted, to=to, command=command, say=say, stream=stream, **options)
     if as_json:
@@ -78,3 +79,27 @@ def ablate(
 
 
 ablate.group = "Studies"
+
+
+@cli.command()
+@recipe_argument
+@settings_argument
+@click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME).")
+@click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
+@json_option
+def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
+    """Does the trained model know which steps are possible, and which of its plans will come out right?"""
+    from plantune_lite import functions, pipeline
+
+    wanted, to = load_asked(recipe, settings, to)
+    say = say_to_stderr if as_json else click.echo
+    found = functions.load("plantune_lite.lab.probe_verb:probe_run")(
+        pipeline.folder_of(wanted, to), problems=problems, say=say
+    )
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(found["line"])
+
+
+probe.group = "Studies"

@@ -3,7 +3,8 @@
 Problems are the easiest of our own small generator's, plans come from their worked solutions. Three arms answer the
 same test problems: the untuned model at its best prompt, a baseline trained on the solutions alone, and plans with
 GRPO. The suite `own` is of templates that training never sees: there a model of this size gains nothing that could be
-shown (benchmarks/arms.md). `practice_known` is of templates it has seen, with other names and numbers: there it does.
+shown, with plans or without (benchmarks/arms.md). `practice_known` is of templates it has seen, with other names and
+numbers: there it learns (benchmarks/practice.md), from solutions at least as much as from plans (benchmarks/arms.md).
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

@@ -39,6 +39,7 @@ FLOORS = [
     }
     | {"activations", "acceptance", "guided"},
     {"answers", "curriculum", "tally", "model_card", "memory", "hub", "programs"},
+    {"graders"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},

@@ -200,7 +200,13 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     source = origin.Source(repo="a/b", revision=None, place="a/b", backend="plain")
     monkeypatch.setattr(student, "load", lambda *arguments, **settings: SimpleNamespace(source=source))
     monkeypatch.setattr(sft, "train", learn)
-    asked = job(tmp_path, "evaluate.baseline=true", "sft.epochs=3", stage="baseline", sft={"steps": 7})
+    asked = job(
+        tmp_path,
+        "evaluate.baseline=true",
+        "sft.epochs=3",
+        stage="baseline",
+        sft={"steps": 7, "base": {"revision": "abc"}},
+    )
     rows = [{"problem_id": one.id, "prompt": [], "completion": "<plan> ..."} for one in POOL[:4]]
     write_records(tmp_path / "corpus" / "train.jsonl", [*rows, rows[0]])
     write_records(tmp_path / "corpus" / "validation.jsonl", rows[3:])

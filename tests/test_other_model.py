@@ -37,11 +37,13 @@ def test_an_adapter_and_the_model_merged_from_it_say_the_same(run):
 
 def test_a_server_is_asked_as_an_untuned_model_is_and_once(run):
     with FakeOpenAI(models=("a",)) as server:
-        found = other_model.evaluate_model(run, f"{server.url}#a", say=lambda line: None)
+        said = []
+        found = other_model.evaluate_model(run, f"{server.url}#a", say=said.append)
         asked = len(server.requests)
         other_model.evaluate_model(run, f"{server.url}#a", say=lambda line: None)
         assert len(server.requests) == asked
-    assert {row.mode for row in found.rows if row.model == "a"} == {"zero_shot_cot", "plan_then_solve"}
+    assert {row.mode for row in found.rows if row.model == "a"} == {"zero_shot_cot"}
+    assert "few_shot is left out: it needs 3 solved problems, and there are 0" in said
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")

@@ -60,6 +60,8 @@ def test_the_figures_are_those_of_the_benchmarks():
     flexible = [row for row in gsm8k["agreement"] if row[1] == "flexible-extract"]
     assert sum(both for _, _, right, wrong, *_ in flexible for both in (right, wrong)) == 900
     assert all(row[4:] == [0, 0] for row in flexible) and "the same verdict on all 900" in README
+    unread = sum(row[4] for row in gsm8k["agreement"] if row[1] == "strict-match")
+    assert f"reads `####` alone and leaves {unread} unread" in README
     for ends, words in (("full", "times as many"), ("natural", "times")):
         least, middle, most = (f"{one:.2f}" for one in figures("grpo")["ratio"][ends])
         assert f"{middle} {words} ({least} to {most})" in README

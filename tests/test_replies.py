@@ -132,6 +132,29 @@ def test_a_draw_does_not_depend_on_what_else_is_asked(tiny, monkeypatch):
     assert tiny.generate(PROMPTS[::-1], drawn) == together[::-1]
 
 
+@pytest.mark.parametrize("stop", [(), (".", "e")])
+def test_a_drawn_reply_says_how_likely_its_tokens_were(tiny, stop):
+    sampling = Sampling(temperature=0.7, max_tokens=40, n=2, seed=3, stop=stop)
+    replies_P_n = tiny.generate(PROMPTS, sampling)
+    for messages, some in zip(PROMPTS, replies_P_n, strict=True):
+        for reply in some:
+            asked = tiny.encode_chat(messages)
+            said = list(reply.token_ids)
+            with torch.no_grad():
+                logps = (tiny.model(torch.tensor([asked + said])).logits[0, len(asked) - 1 :] / 0.7).log_softmax(-1)
+            chosen = [logps[at, id].item() for at, id in enumerate(said)]
+            if reply.tokens_out > len(said):  # the end of its turn was drawn too: which of several, it does not say
+                ends = tiny.model.generation_config.eos_token_id
+                possible = [[*chosen, logps[len(said), end].item()] for end in ends]
+            else:
+                possible = [chosen]
+            assert min(abs(sum(one) / len(one) - reply.mean_logprob) for one in possible) < 1e-4
+
+
+def test_a_greedy_reply_does_not_say_how_likely_it_was(qwen):
+    assert [reply.mean_logprob for [reply] in qwen.generate(PROMPTS, Sampling(max_tokens=3))] == [None] * len(PROMPTS)
+
+
 def test_the_same_prompt_twice_is_drawn_for_twice(qwen):
     [[one], [other]] = qwen.generate([PROMPTS[0]] * 2, Sampling(temperature=1.0, max_tokens=10))
     assert one != other

@@ -1,0 +1,183 @@
+r"""Does a model know that its plan is good? A probe at the last token of a plan for "the answer will be right".
+
+    tries = tried(student, problems, grade, samples=8)         what it answers, plan by plan
+    found, judge = knows(student, tries, Path("knows"))        {"auroc": {...}, "by_layer": [...], "controls": {...}}
+    judge.scores(student, [one.messages for one in tries])     [1.7, ...] above 0 is a good plan
+
+For any model that plans before it solves. Problems are split, so the probe never saw the problems that it is judged on.
+Beside it stand what is cheaper: how long the plan is, how often the problem's other tries are right (which no one knows
+beforehand), and how probable the plan's tokens are to the model itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from plantune_lite import intervals, plans
+from plantune_lite.lab import linear, residuals
+from plantune_lite.lab.linear import Probe
+from plantune_lite.lab.probe import Parts, split
+from plantune_lite.lenient import Grade, grade
+from plantune_lite.records import Messages, PlantuneError, Problem, Sampling
+from plantune_lite.student import Loaded
+
+
+@dataclass(frozen=True)
+class Try:
+    """One reply that begins with a plan."""
+
+    problem: Problem
+    sample: int
+    plan: str  # the reply up to the plan's closing tag
+    answer: str | None
+    right: bool
+    plan_tokens: int
+    tokens: int  # with the plan's
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation up to the last token of the plan."""
+        return begun(plans.ask_plainly(self.problem), self.plan)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What says of a plan whether it is good: a probe on one layer."""
+
+    layer: int
+    probe: Probe
+
+    def scores(self, student: Loaded, planned: Sequence[Messages]) -> list[float]:
+        """The log-odds that what follows will be right, of conversations that end with a plan."""
+        texts = [student.encode_chat(messages) for messages in planned]
+        with TemporaryDirectory() as folder:
+            read = residuals.read(student, texts, Path(folder) / "plans.f32", learned=[0] * len(texts))
+            return self.probe(read.layer(self.layer))[:, 0].tolist()
+
+
+def begun(prompt: Messages, text: str) -> Messages:
+    """A conversation whose reply has begun."""
+    return (*prompt, {"role": "assistant", "content": text})
+
+
+def tried(
+    student: Loaded,
+    problems: Sequence[Problem],
+    *,
+    grade: Grade = grade,
+    samples: int,
+    max_tokens: int,
+    temperature: float = 0.7,
+    seed: int = 0,
+) -> list[Try]:
+    """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans."""
+    sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
+    found = []
+    prompts = [plans.ask_plainly(one) for one in problems]
+    for problem, prompt, replies in zip(problems, prompts, student.generate(prompts, sampling), strict=True):
+        for number, reply in enumerate(replies):
+            before, close, _ = reply.text.partition(plans.CLOSE)
+            if close and before.startswith(plans.OPEN):
+                graded = grade(problem, reply.text)
+                tokens = len(student.encode_chat(begun(prompt, before + close))) - len(student.encode_chat(prompt))
+                right = graded.verdict.same is True
+                found.append(
+                    Try(
+                        problem, number, before + close, graded.prediction, right, tokens, max(tokens, reply.tokens_out)
+                    )
+                )
+    return found
+
+
+def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) -> tuple[dict[str, Any], Judge]:
+    """How well each layer tells plans that come out right, beside what else tells it; and the best layer's probe."""
+    import numpy as np
+
+    if not tries:
+        raise PlantuneError(
+            "no reply begins with a whole plan: train with sft.target=plan+solution, or allow more tokens"
+        )
+    right = np.array([float(one.right) for one in tries])
+    ids = [one.problem.id for one in tries]
+    parts = split(ids, seed=seed)
+    for places, what in ((parts.fit, "fit on"), (parts.choose, "choose on"), (parts.report, "report")):
+        if len(set(right[places])) < 2:
+            raise PlantuneError(
+                f"all of the {len(places)} replies to {what} are {'right' if right[places].all() else 'wrong'}, and a "
+                "probe needs both: take harder or easier problems, or more of them"
+            )
+    texts = [student.encode_chat(one.messages) for one in tries]
+    read = residuals.read(student, texts, out / "plans.f32", learned=[one.plan_tokens for one in tries])
+    layers = [_fitted(read.layer(number), right, parts) for number in range(read.layers)]
+    best = max(range(read.layers), key=lambda number: layers[number][0])
+    _, probe, scores = layers[best]
+    read.file.unlink()
+    others = {
+        "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
+        "pass_rate": _pass_rates(tries),
+        "token_probability": np.array([fmean(one) for one in read.logprobs]),
+    }
+    found = {
+        "tries": len(tries),
+        "problems": len(set(ids)),
+        "right": float(right.mean()),
+        "layer": best,
+        "auroc": _reported(scores, right, ids, parts.report, seed),
+        "within_a_problem": _within(scores, right, ids, parts.report),
+        "by_layer": [round(linear.auroc(one[parts.report], right[parts.report]), 4) for _, _, one in layers],
+        "controls": {name: _reported(values, right, ids, parts.report, seed) for name, values in others.items()},
+        "controls_within_a_problem": {
+            name: _within(values, right, ids, parts.report) for name, values in others.items() if name != "pass_rate"
+        },
+        "reported_on": sorted({ids[place] for place in parts.report}),
+    }
+    return found, Judge(best, probe)
+
+
+def _fitted(features_N_H: Any, right: Any, parts: Parts) -> tuple[float, Probe, Any]:
+    """The best penalty's AUROC on the second part, its probe, and the scores of all."""
+    tried = []
+    for strength in linear.STRENGTHS:
+        probe = linear.fit(features_N_H[parts.fit], right[parts.fit], strength=strength)
+        scores = probe(features_N_H)[:, 0].numpy()
+        tried.append((linear.auroc(scores[parts.choose], right[parts.choose]), probe, scores))
+    return max(tried, key=lambda one: one[0])
+
+
+def _pass_rates(tries: Sequence[Try]) -> Any:
+    """How often the other tries of a try's problem are right; a half where there is no other."""
+    import numpy as np
+
+    of: dict[str, list[int]] = {}
+    for place, one in enumerate(tries):
+        of.setdefault(one.problem.id, []).append(place)
+    rates = np.full(len(tries), 0.5)
+    for places in of.values():
+        right = sum(tries[place].right for place in places)
+        for place in places:
+            if len(places) > 1:
+                rates[place] = (right - tries[place].right) / (len(places) - 1)
+    return rates
+
+
+def _reported(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int], seed: int) -> dict[str, float]:
+    names = [ids[place] for place in places]
+    return asdict(linear.over_problems(linear.auroc, scores[places], right[places], names, seed=seed))
+
+
+def _within(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]) -> dict[str, Any] | None:
+    """The mean AUROC among the tries of one problem: what only tells hard problems from easy ones has a half.
+
+    None where no problem has a right and a wrong one.
+    """
+    of: dict[str, list[int]] = {}
+    for place in places:
+        of.setdefault(ids[place], []).append(place)
+    each = [linear.auroc(scores[some], right[some]) for some in of.values()]
+    each = [one for one in each if one == one]  # all of a problem's tries may be right, or none
+    if not each:
+        return None
+    return {**asdict(intervals.mean(each)), "problems": len(each)}

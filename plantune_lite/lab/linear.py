@@ -1,0 +1,138 @@
+"""Linear probes, and how good they are: logistic regression on residuals, AUROC, intervals over problems.
+
+    probe = fit(residuals_N_H, labels_N_T, strength=0.01)
+    auroc(probe(residuals_N_H)[:, 0], labels_N)                       0.93
+    over_problems(auroc, scores, labels, problem_ids, seed=0)         Estimate(value=0.93, low=0.90, high=0.96)
+
+Several probes are fitted at once, a column each. A label that is not known, NaN, teaches nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from plantune_lite.intervals import LEVEL, Estimate
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the L2 penalty on standardised residuals; one is chosen on dev
+_STEPS = 60  # of L-BFGS: more change no AUROC
+_DRAWS = 500
+_CLIP = 10.0  # standard deviations: a few residuals of a few tokens are a thousand times all others
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A direction a column, over standardised residuals."""
+
+    middle_H: Any
+    scale_H: Any
+    weights_H_T: Any
+    bias_T: Any
+
+    def __call__(self, residuals_N_H: Any) -> Any:
+        """How sure each probe is, as a log-odds; above 0 is a yes."""
+        import torch
+
+        x_N_H = _standardised(torch.as_tensor(residuals_N_H, dtype=torch.float32), self.middle_H, self.scale_H)
+        return x_N_H @ self.weights_H_T + self.bias_T
+
+    def to_row(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {name: values.tolist() for name, values in vars(self).items()}
+
+
+def from_row(row: dict[str, Any]) -> Probe:
+    """The probe that `to_row` wrote."""
+    import torch
+
+    return Probe(**{name: torch.tensor(values) for name, values in row.items()})
+
+
+def fit(residuals_N_H: Any, labels_N_T: Any, *, strength: float) -> Probe:
+    """Logistic regression by L-BFGS; the same every time."""
+    import torch
+
+    raw_N_H = torch.as_tensor(residuals_N_H, dtype=torch.float32)
+    labels = torch.as_tensor(labels_N_T, dtype=torch.float32).reshape(len(raw_N_H), -1)
+    known = ~labels.isnan()
+    target, weight = labels.nan_to_num(), known / known.sum(0).clamp(min=1)
+    middle, scale = raw_N_H.mean(0), raw_N_H.std(0, correction=0)
+    x_N_H = _standardised(raw_N_H, middle, scale)
+    weights = torch.zeros(x_N_H.shape[1], labels.shape[1], requires_grad=True)
+    bias = torch.zeros(labels.shape[1], requires_grad=True)
+    optimiser = torch.optim.LBFGS([weights, bias], max_iter=_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> Any:
+        optimiser.zero_grad()
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(x_N_H @ weights + bias, target, reduction="none")
+        total = (losses * weight).sum() + strength / 2 * weights.square().sum()
+        total.backward()
+        return total
+
+    with torch.enable_grad():
+        optimiser.step(loss)
+    return Probe(middle, scale, weights.detach(), bias.detach())
+
+
+def _standardised(raw_N_H: Any, middle_H: Any, scale_H: Any) -> Any:
+    return ((raw_N_H - middle_H) / scale_H.clamp(min=1e-6)).clamp(-_CLIP, _CLIP)
+
+
+# --- how good it is ---------------------------------------------------------------------------------------------------
+
+
+def auroc(scores: Any, labels: Any, weights: Any = None) -> float:
+    """How often a yes is scored above a no, a tie counting half; NaN where there is only one of the two."""
+    import numpy as np
+
+    scores, labels = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
+    weights = np.ones_like(scores) if weights is None else np.asarray(weights, dtype=float)
+    _, rank = np.unique(scores, return_inverse=True)
+    yes = np.bincount(rank, weights * labels)
+    no = np.bincount(rank, weights * (1 - labels))
+    if not yes.sum() or not no.sum():
+        return float("nan")
+    below = np.cumsum(no) - no
+    return float((yes * (below + no / 2)).sum() / (yes.sum() * no.sum()))
+
+
+def balanced_accuracy(scores: Any, labels: Any, weights: Any = None) -> float:
+    """The mean of how many of the yes are scored above 0 and how many of the no are not."""
+    import numpy as np
+
+    said, labels = np.asarray(scores, dtype=float) > 0, np.asarray(labels, dtype=float) > 0
+    weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
+    if not weights[labels].sum() or not weights[~labels].sum():
+        return float("nan")
+    right = np.average(said[labels], weights=weights[labels]) + np.average(~said[~labels], weights=weights[~labels])
+    return float(right / 2)
+
+
+def best_threshold(scores: Any, labels: Any) -> float:
+    """Where to cut scores so that balanced accuracy is best; for dev."""
+    import numpy as np
+
+    scores = np.asarray(scores, dtype=float)
+    places = np.unique(scores)
+    cuts = [places[0] - 1.0, *((places[:-1] + places[1:]) / 2)]
+    return float(max(cuts, key=lambda cut: balanced_accuracy(scores - cut, labels)))
+
+
+def over_problems(
+    measure: Callable[..., float],
+    scores: Any,
+    labels: Any,
+    problem_ids: Sequence[str],
+    *,
+    seed: int = 0,
+) -> Estimate:
+    """A measure with its interval, by Rubin's Bayesian bootstrap: each draw weighs the problems anew."""
+    import numpy as np
+
+    value = measure(scores, labels)
+    if value != value:  # all labels are the same
+        return Estimate(value, 0.0, 1.0)
+    _, place = np.unique(np.asarray(problem_ids), return_inverse=True)
+    rng = np.random.default_rng(seed)
+    draws = sorted(measure(scores, labels, rng.exponential(size=place.max() + 1)[place]) for _ in range(_DRAWS))
+    cut = round((1 - LEVEL) / 2 * _DRAWS)
+    return Estimate(value, min(value, draws[cut]), max(value, draws[-cut - 1]))

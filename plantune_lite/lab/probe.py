@@ -1,0 +1,257 @@
+"""Does a model know which steps are possible, and what is true? Linear probes on what it holds while it reads a plan.
+
+    probe(student, problems, Path("probe"), per_problem=8, seed=0)
+        -> {"validity": {"tuned": {"layer": 17, "auroc": {"value": 0.93, ...}, "by_layer": [0.5, ...]}, "untuned": ...},
+            "output_probability": {"mean": {...}, ...}, "predicates": {"on": {...}}, "generative": {...}, ...}
+
+Problems are split in three: probes are fitted on one part, layer and penalty are chosen on the second, and what is
+reported is of the third. Beside the probe stand its controls: the same model untuned, its embeddings (layer 0), the
+same fit on shuffled labels, and one on nothing but which words the step has. And beside what it holds, what it says:
+the probability of the step as it would write it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from plantune_lite.intervals import Estimate
+from plantune_lite.lab import generative, linear, residuals
+from plantune_lite.lab.cases import Case, cases
+from plantune_lite.lab.residuals import Residuals
+from plantune_lite.records import PlantuneError, Problem
+from plantune_lite.student import Loaded
+
+_SHARES = (0.6, 0.2)  # of the problems: to fit on, to choose on; the rest is reported
+_LEAST = 10  # problems: of fewer no third is worth the name
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Which cases are fitted on, chosen on and reported: places in the list, no problem in two of them."""
+
+    fit: list[int]
+    choose: list[int]
+    report: list[int]
+
+
+def probe(
+    student: Loaded,
+    problems: Sequence[Problem],
+    out: Path,
+    *,
+    per_problem: int = 8,
+    max_tokens: int = 256,
+    seed: int = 0,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Everything that is to be known of one student, as JSON holds it; `problems` are such as it never learned from."""
+    asked = cases(problems, per_problem=per_problem, seed=seed)
+    parts = split([one.problem_id for one in asked], seed=seed)
+    texts = [student.encode_chat(one.messages) for one in asked]
+    learned = [len(text) - len(student.encode_chat(one.before)) for text, one in zip(texts, asked, strict=True)]
+    say(f"{len(asked)} steps of {len(problems)} problems, half of them possible; {len(parts.report)} are reported on")
+    models = {"tuned": residuals.read(student, texts, out / "tuned.f32", learned=learned)}
+    generates = {"tuned": student.generate}
+    if hasattr(student.model, "disable_adapter"):
+        with student.untuned():
+            models["untuned"] = residuals.read(student, texts, out / "untuned.f32", learned=learned)
+        generates["untuned"] = student.generate_untuned
+    validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
+    best = validity["tuned"]["layer"]
+    found = {
+        "cases": len(asked),
+        "problems": len(problems),
+        "layers": models["tuned"].layers,
+        "validity": validity,
+        "controls": controls(models["tuned"], best, asked, parts, seed=seed),
+        "output_probability": {name: said(read, asked, parts, seed=seed) for name, read in models.items()},
+        "predicates": {name: predicates(read, asked, parts, seed=seed) for name, read in models.items()},
+        "generative": {
+            name: _generated(generate, problems, asked, max_tokens, seed) for name, generate in generates.items()
+        },
+    }
+    for read in models.values():
+        read.file.unlink()
+    return found
+
+
+def split(problem_ids: Sequence[str], *, seed: int) -> Parts:
+    """Three parts of the cases, by problem."""
+    names = sorted(set(problem_ids))
+    if len(names) < _LEAST:
+        raise PlantuneError(f"{len(names)} problems cannot be split in three: give at least {_LEAST}")
+    order = Random(f"parts {seed}").sample(names, len(names))
+    first, second = round(_SHARES[0] * len(names)), round(sum(_SHARES) * len(names))
+    part_of = {name: (place >= first) + (place >= second) for place, name in enumerate(order)}
+    places: list[list[int]] = [[], [], []]
+    for place, name in enumerate(problem_ids):
+        places[part_of[name]].append(place)
+    return Parts(*places)
+
+
+# --- validity ---------------------------------------------------------------------------------------------------------
+
+
+def by_layer(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
+    """A probe a layer; the layer and penalty that are best on the second part, and what they are worth on the third."""
+    labels = [float(one.valid) for one in asked]
+    layers = [_best(read.layer(number), labels, parts) for number in range(read.layers)]
+    best = max(range(read.layers), key=lambda number: layers[number][0])
+    _, strength, scores = layers[best]
+    return {
+        "layer": best,
+        "strength": strength,
+        "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
+        "balanced_accuracy": _reported(linear.balanced_accuracy, scores, asked, parts.report, seed),
+        "auroc_after": {
+            after: _reported(linear.auroc, scores, asked, places, seed)
+            for after in ("plan", "walk")
+            if (places := [place for place in parts.report if asked[place].after == after])
+        },
+        "by_layer": [
+            round(linear.auroc(one[parts.report], [labels[place] for place in parts.report]), 4) for *_, one in layers
+        ],
+    }
+
+
+def _reported(
+    measure: Callable[..., float], scores: Any, asked: Sequence[Case], places: Sequence[int], seed: int
+) -> dict[str, float]:
+    """A measure of validity, on some cases."""
+    truth, ids = [float(asked[place].valid) for place in places], [asked[place].problem_id for place in places]
+    return asdict(linear.over_problems(measure, scores[list(places)], truth, ids, seed=seed))
+
+
+def _best(features_N_H: Any, labels: Sequence[float], parts: Parts) -> tuple[float, float, Any]:
+    """The AUROC on the second part at the penalty that is best there, that penalty, and the scores of all cases."""
+    import numpy as np
+
+    truth = np.asarray(labels, dtype=np.float32)
+    tried = []
+    for strength in linear.STRENGTHS:
+        fitted = linear.fit(features_N_H[parts.fit], truth[parts.fit], strength=strength)
+        scores = fitted(features_N_H)[:, 0].numpy()
+        tried.append((linear.auroc(scores[parts.choose], truth[parts.choose]), strength, scores))
+    return max(tried, key=lambda one: one[:2])
+
+
+def controls(read: Residuals, layer: int, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
+    """What the same probes find where there is nothing to be known; the shuffled labels are learned on `layer`."""
+    valid = [float(one.valid) for one in asked]
+    shuffled = Random(f"shuffled {seed}").sample(valid, len(valid))
+    fitted = {
+        "embedding": (read.layer(0), valid),
+        "shuffled": (read.layer(layer), shuffled),
+        "bag_of_objects": (_bags(asked), valid),
+    }
+    return {
+        name: _reported(linear.auroc, _best(features, labels, parts)[2], asked, parts.report, seed)
+        for name, (features, labels) in fitted.items()
+    }
+
+
+def _bags(asked: Sequence[Case]) -> Any:
+    """Which words each step has, at any place."""
+    import numpy as np
+
+    words = sorted({word for one in asked for word in one.step.split()})
+    return np.array([[float(one.step.split().count(word)) for word in words] for one in asked], dtype=np.float32)
+
+
+def said(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
+    """Validity as the model's own probability of the step says it: of all its tokens together, and on the mean."""
+    import numpy as np
+
+    chosen = [float(asked[place].valid) for place in parts.choose]
+    found = {}
+    for name, measure in (("sum", np.sum), ("mean", np.mean)):
+        scores = np.array([measure(one) for one in read.logprobs])
+        cut = linear.best_threshold(scores[parts.choose], chosen)
+        found[name] = {
+            "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
+            "balanced_accuracy": _reported(linear.balanced_accuracy, scores - cut, asked, parts.report, seed),
+        }
+    return found
+
+
+# --- predicates -------------------------------------------------------------------------------------------------------
+
+
+def predicates(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
+    """A probe a fact, scored only where the fact is no longer what it was at the start, and pooled by predicate.
+
+    A predicate that is the same in all starts is scored everywhere: where it changed, it is always the other way. What
+    the first part never sees both ways is left out; layer and penalty are chosen for all facts together.
+    """
+    import numpy as np
+
+    atoms = sorted({atom for one in asked for atom in one.atoms})
+    known = np.array([[atom in one.atoms for atom in atoms] for one in asked])
+    holds = np.array([[atom in one.facts for atom in atoms] for one in asked], dtype=float)
+    scored = np.array([[atom in one.changed for atom in atoms] for one in asked])
+    truth = np.where(known, holds, np.nan).astype(np.float32)
+    first = truth[parts.fit]
+    learnable = (first == 1).any(0) & (first == 0).any(0)
+    columns = np.flatnonzero(learnable & scored[parts.report].any(0))
+    if not len(columns):
+        return {"layer": None, "by_predicate": {}, "all": None}
+    truth, scored = truth[:, columns], scored[:, columns]
+    best = max(
+        (_together(read.layer(number), truth, scored, parts, strength)[:1] + (number, strength))
+        for number in range(read.layers)
+        for strength in linear.STRENGTHS[1:3]  # a finer choice for so many probes changes nothing
+    )
+    _, number, strength = best
+    scores = _together(read.layer(number), truth, scored, parts, strength)[1]
+    found: dict[str, Any] = {"layer": number, "strength": strength, "by_predicate": {}}
+    for name in sorted({atoms[column][0] for column in columns}):
+        mine = [at for at, column in enumerate(columns) if atoms[column][0] == name]
+        where, pooled = "changed", _pooled(scores, truth, scored, mine, asked, parts.report, seed)
+        if pooled.value != pooled.value:
+            # Every start of blocksworld has an empty hand: where that changed, it is always not so any more.
+            where = "everywhere"
+            pooled = _pooled(scores, truth, ~np.isnan(truth), mine, asked, parts.report, seed)
+        if pooled.value == pooled.value:  # else, in the few cases there are, it always holds or never does
+            found["by_predicate"][name] = {**asdict(pooled), "scored": where}
+    everything = _pooled(scores, truth, scored, range(len(columns)), asked, parts.report, seed)
+    found["all"] = asdict(everything) if everything.value == everything.value else None
+    return found
+
+
+def _together(features: Any, truth: Any, scored: Any, parts: Parts, strength: float) -> tuple[float, Any]:
+    """All probes of a layer at once: their balanced accuracy on the second part, and the scores."""
+    fitted = linear.fit(features[parts.fit], truth[parts.fit], strength=strength)
+    scores = fitted(features).numpy()
+    there = scored[parts.choose]
+    accuracy = linear.balanced_accuracy(scores[parts.choose][there], truth[parts.choose][there])
+    return (accuracy if accuracy == accuracy else 0.0), scores
+
+
+def _pooled(
+    scores: Any,
+    truth: Any,
+    scored: Any,
+    columns: Sequence[int],
+    asked: Sequence[Case],
+    places: Sequence[int],
+    seed: int,
+) -> Estimate:
+    at = [(place, column) for place in places for column in columns if scored[place, column]]
+    if not at:
+        return Estimate(float("nan"), 0.0, 1.0)
+    rows, cells = zip(*at, strict=True)
+    ids = [asked[place].problem_id for place in rows]
+    return linear.over_problems(linear.balanced_accuracy, scores[rows, cells], truth[rows, cells], ids, seed=seed)
+
+
+# --- what it does -----------------------------------------------------------------------------------------------------
+
+
+def _generated(
+    generate: Any, problems: Sequence[Problem], asked: Sequence[Case], max_tokens: int, seed: int
+) -> Mapping[str, Any]:
+    written = generative.plans_written(generate, problems, max_tokens=max_tokens)
+    written["next_step"] = generative.next_steps(generate, asked, problems, seed=seed)
+    return {name: asdict(estimate) for name, estimate in written.items()}

@@ -1,0 +1,170 @@
+"""A search tree over plan steps: what was tried after what, how often, and what came of it.
+
+    question ── 1. Count the hens. ── 2. Multiply by two. ── There are 6 hens ... \\boxed{12}     +1
+            │                     └── 2. Add three.       ── ...              \\boxed{9}      -1
+            └── 1. Guess.
+
+A node is one step of a plan or, at the end of a path, the whole solution; what a model wrote that is neither is kept as
+malformed. What is added to a node, when and by whom is search.py's: here is what the numbers mean, and one line of JSON
+for a tree.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+
+from plantune_lite.plans import CLOSE, render
+
+Kind = Literal["root", "step", "solution", "malformed", "too deep"]
+
+
+@dataclass(eq=False)
+class Node:
+    """One thing that was tried, after what its parents are."""
+
+    kind: Kind = "root"
+    text: str = ""
+    parent: "Node | None" = None
+    prior: float = 1.0  # exp(mean log-probability of its tokens)
+    reward: float | None = None  # +1 or -1 where a path ends
+    value: float | None = None  # what a state was taken to be worth when it was expanded
+    visits: int = 0
+    total: float = 0.0  # of all that came back through it
+    tokens: int = 0  # generated for the tree when it came into it
+    closed: bool = False  # nothing new can come of it: its path ends here, or all that follow are closed
+    children: list["Node"] = field(default_factory=list)
+
+    @property
+    def q(self) -> float:
+        """The mean of what came back; 0 where nobody has been yet."""
+        return self.total / self.visits if self.visits else 0.0
+
+    @property
+    def depth(self) -> int:
+        """How many nodes lie above it."""
+        return 0 if self.parent is None else self.parent.depth + 1
+
+    @property
+    def plan(self) -> tuple[str, ...]:
+        """The steps up to here, its own included."""
+        above = self.parent.plan if self.parent is not None else ()
+        return (*above, self.text) if self.kind == "step" else above
+
+    @property
+    def well_formed(self) -> bool:
+        """Whether it is one step of a plan, or a solution with an answer."""
+        return self.kind in ("step", "solution")
+
+    def below(self) -> Iterator["Node"]:
+        """It and everything under it, parents first."""
+        yield self
+        for child in self.children:
+            yield from child.below()
+
+
+@dataclass(eq=False)
+class Tree:
+    """All that was tried on one question."""
+
+    problem_id: str
+    question: str
+    answer: str
+    root: Node = field(default_factory=Node)
+    iterations: int = 0
+    tokens: int = 0  # generated for it
+
+    @property
+    def right_plans(self) -> set[tuple[str, ...]]:
+        """The plans that led to the right answer."""
+        return {node.plan for node in self.root.below() if node.reward == 1}
+
+    @property
+    def solved(self) -> bool:
+        """Whether there is one."""
+        return bool(self.right_plans)
+
+
+def begun(plan: tuple[str, ...]) -> str:
+    """A plan so far, as the student would have written it."""
+    return render(plan).removesuffix(f"{CLOSE}\n")
+
+
+# --- the numbers ------------------------------------------------------------------------------------------------------
+
+
+def puct(child: Node, exploration: float) -> float:
+    """What it is worth to look at a child: what is known of it, and how likely and how unknown it is."""
+    return child.q + exploration * child.prior * math.sqrt(child.parent.visits) / (1 + child.visits)
+
+
+def select(root: Node, exploration: float, dice: Random) -> Node:
+    """The open leaf that is most worth looking at; ties are thrown for."""
+    node = root
+    while node.children:
+        worth = {child: puct(child, exploration) for child in node.children if not child.closed}
+        best = max(worth.values())
+        node = dice.choice([child for child in worth if worth[child] == best])
+    return node
+
+
+def back_up(node: Node | None, value: float) -> None:
+    """Let a node and all above it know what it is worth."""
+    while node is not None:
+        node.visits += 1
+        node.total += value
+        node = node.parent
+
+
+def expand(node: Node, children: list[Node]) -> None:
+    """Put what was tried under a node; where it ends a path, its reward goes up at once."""
+    for child in children:
+        child.parent = node
+        child.closed = child.reward is not None
+        node.children.append(child)
+        if child.reward is not None:
+            back_up(child, child.reward)
+    while node is not None and all(child.closed for child in node.children):
+        node.closed = True
+        node = node.parent
+
+
+# --- one line of JSON -------------------------------------------------------------------------------------------------
+
+
+def to_row(tree: Tree) -> dict[str, Any]:
+    """A tree as a JSON object: its nodes in a list, parents first, each with its parent's place."""
+    nodes = list(tree.root.below())
+    place = {node: number for number, node in enumerate(nodes)}
+    rows = [
+        {
+            "parent": None if node.parent is None else place[node.parent],
+            "kind": node.kind,
+            "text": node.text,
+            "prior": node.prior,
+            "reward": node.reward,
+            "value": node.value,
+            "visits": node.visits,
+            "total": node.total,
+            "tokens": node.tokens,
+        }
+        for node in nodes
+    ]
+    about = {name: getattr(tree, name) for name in ("problem_id", "question", "answer", "iterations", "tokens")}
+    return {**about, "nodes": rows}
+
+
+def from_row(row: Mapping[str, Any]) -> Tree:
+    """The tree that `to_row` wrote."""
+    nodes: list[Node] = []
+    for given in row["nodes"]:
+        parent = None if given["parent"] is None else nodes[given["parent"]]
+        node = Node(**{**given, "parent": parent})
+        if parent is not None:
+            parent.children.append(node)
+        nodes.append(node)
+    for node in reversed(nodes):
+        node.closed = node.reward is not None or bool(node.children) and all(one.closed for one in node.children)
+    about = {name: value for name, value in row.items() if name != "nodes"}
+    return Tree(**about, root=nodes[0])

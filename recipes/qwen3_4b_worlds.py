@@ -1,0 +1,39 @@
+"""Qwen3-4B learns to plan in blocksworld: QLoRA SFT, then GRPO on valid plans, one 12 GB GPU. Gain: unmeasured.
+
+Costs: nothing but time. Problems are drawn by a generator, plans come from a planner, and an exact simulator grades
+them: a plan is right when every step can be done and the goal holds at its end. Minutes on a card: unmeasured.
+`plantune probe qwen3_4b_worlds` then asks what the student knows of its world. Needs the extra [lab].
+
+Other worlds: problems.source=plantune_lite.lab.world_sources:gripper, or :logistics. Random walks instead of plans,
+which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
+Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4, grpo.group=6, student.lora_rank=16.
+"""
+
+from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run
+
+RECIPE = Recipe(
+    name="qwen3_4b_worlds",
+    seed=0,
+    problems=Problems("plantune_lite.lab.world_sources:blocksworld", limit=1_000),
+    distill=Distill(teacher="worked"),  # no model: the planner's plans
+    # Nobody scored these plans. Questions share the words of their world, so that only a whole copy is a copy.
+    corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
+    student=Student("qwen3_4b", bits=4, max_length=768, lora_rank=32, checkpointing=True),
+    sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=4, accumulate=2),
+    grpo=GRPO(
+        reward="answer",
+        rewards=("plantune_lite.lab.planning:valid_prefix",),  # a start where no plan is valid yet
+        steps=100,
+        group=8,
+        prompts_per_step=4,
+        learning_rate=1e-6,
+        max_completion=256,
+    ),
+    evaluate=Evaluate(("own",), limit=60, max_tokens=384),
+    export=Export(("merged", "q4_k_m")),
+    headroom=0,
+    max_hours=5.0,
+)
+
+if __name__ == "__main__":
+    run(RECIPE)

@@ -1,0 +1,30 @@
+"""SmolLM2-135M learns to plan in blocksworld, on a CPU: no GPU, no key, no network beyond the package index.
+
+Problems are drawn by a generator, plans come from a planner and are graded by an exact simulator: a plan is right when
+every step can be done and the goal holds at its end. Tested on problems of the sizes it learns from and on larger ones.
+`plantune probe smollm2_135m_worlds` then asks what the student knows of its world. Needs the extra [lab].
+
+Other worlds: problems.source=plantune_lite.lab.world_sources:gripper, or :logistics. Random walks instead of plans,
+which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
+"""
+
+from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run
+
+RECIPE = Recipe(
+    name="smollm2_135m_worlds",
+    seed=0,
+    problems=Problems("plantune_lite.lab.world_sources:blocksworld", limit=400),
+    distill=Distill(teacher="worked"),  # no model: the planner's plans
+    # Nobody scored these plans. Questions share the words of their world, so that only a whole copy is a copy.
+    corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
+    student=Student("smollm2_135m", bits=16, max_length=512, checkpointing=False),
+    sft=SFT(target="plan+solution", max_steps=120, learning_rate=1e-3, batch_size=8, accumulate=1),
+    grpo=GRPO(reward="answer", steps=8, group=6, prompts_per_step=2, learning_rate=1e-5, max_completion=160),
+    evaluate=Evaluate(("own",), limit=60, max_tokens=256),
+    export=Export(("merged", "q8_0")),
+    headroom=0,  # untuned, it solves none
+    max_hours=1.5,
+)
+
+if __name__ == "__main__":
+    run(RECIPE)
