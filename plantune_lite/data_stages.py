@@ -32,6 +32,11 @@ def problems(job: Job) -> dict[str, Any]:
 
     revisions = job.earlier.get("problems", {}).get("revisions", {})
     loaded = problems.load(job.recipe.problems, seed=job.recipe.seed, revisions=revisions)
+    if job.recipe.has_baseline and not any(one.solution or one.steps for one in loaded.pool):
+        raise ProblemError(
+            "evaluate.baseline is true, but no problem has a solution that a baseline could learn from: name their "
+            "column in problems.solution, or set evaluate.baseline=false"
+        )
     write_records(job.out / "pool.jsonl", loaded.pool)
     write_records(job.out / "own.jsonl", loaded.own)
     for note in loaded.notes:

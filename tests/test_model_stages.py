@@ -4,12 +4,23 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, evaluate_stage, model_stages, origin, presets, sandbox, sft, student, train_stages
+from plantune_lite import (
+    data_stages,
+    evaluate,
+    evaluate_stage,
+    model_stages,
+    origin,
+    presets,
+    sandbox,
+    sft,
+    student,
+    train_stages,
+)
 from plantune_lite.job import Job
 from plantune_lite.order import active_stages
 from plantune_lite.practice import generate
 from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Problem, Reply, RunError, read_jsonl, write_records
+from plantune_lite.records import Problem, ProblemError, Reply, RunError, read_jsonl, write_records
 
 POOL = list(generate("train", seed=0, limit=8))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
@@ -274,3 +285,12 @@ def test_programs_are_run_only_where_that_is_allowed(tmp_path, learned, capsys):
     told = {name: next(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     assert told["m1"]["same"] is True and told["untuned"]["same"] is False
     assert told["untuned"]["how"].startswith("failed: AssertionError")
+
+
+def test_a_baseline_without_solutions_is_refused_before_anything_is_spent(tmp_path):
+    rows = [{"question": f"What is {number} plus 2?", "answer": str(number + 2)} for number in range(20)]
+    write_records(tmp_path / "mine.jsonl", rows)
+    settings = (f"problems.path={tmp_path / 'mine.jsonl'}", "evaluate.suites=own", "evaluate.baseline=true")
+    with pytest.raises(ProblemError, match="or set evaluate.baseline=false"):
+        data_stages.problems(job(tmp_path, *settings, stage="problems"))
+    assert data_stages.problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]
