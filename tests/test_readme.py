@@ -65,6 +65,10 @@ def test_the_figures_are_those_of_the_benchmarks():
     for ends, words in (("full", "times as many"), ("natural", "times")):
         least, middle, most = (f"{one:.2f}" for one in figures("grpo")["ratio"][ends])
         assert f"{middle} {words} ({least} to {most})" in README
+    studied = figures("grpo_rewards")
+    before, *after = (f"{100 * one['value']:.1f} %" for one in studied["arms"].values())
+    assert f"{before} before; {', '.join(after)} after: no reward is shown" in README
+    assert all(one["p_holm"] > 0.05 for one in studied["compared"].values())
     area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in README
     seconds = figures("startup")["seconds"]
