@@ -276,7 +276,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield f"What {other} was trained on is not known here, nor whether these problems were among it."
     names = {row.model.rpartition("/")[2] for row in rows}
     if BASELINE in names and names & {"grpo", "cpl"}:
-        yield "baseline is SFT alone: what it is behind may be due to what followed the SFT as well as to plans."
+        yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
     if several := sorted({row.samples for row in rows if row.samples > 1}):
         yield (
             f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "

@@ -65,6 +65,25 @@ def test_the_figures_are_those_of_the_benchmarks():
     for ends, words in (("full", "times as many"), ("natural", "times")):
         least, middle, most = (f"{one:.2f}" for one in figures("grpo")["ratio"][ends])
         assert f"{middle} {words} ({least} to {most})" in README
+    demo = figures("demo")
+    assert f"{sum(demo['seconds'].values()) / 60:.1f} min on two CPU cores" in README
+    right = {
+        (row["suite"], row["model"]): f"{100 * row['accuracy']['value']:.1f} %"
+        for row in demo["standing"]["rows"]
+        if row["mode"] != "zero_shot_cot"
+    }
+    for suite, verdict in (
+        ("own", "neither is better"),
+        ("practice_known", "solutions are better than untuned, plans"),
+    ):
+        arms_of = ", ".join(right[suite, model] for model in ("untuned", "baseline", "grpo"))
+        assert f"{arms_of}: {verdict}" in README
+    better = {
+        (one["suite"], one["model"])
+        for one in demo["standing"]["comparisons"]
+        if one["beside_untuned"] and one["verdict"] == "better"
+    }
+    assert better == {("practice_known", "baseline")}
     studied = figures("grpo_rewards")
     before, *after = (f"{100 * one['value']:.1f} %" for one in studied["arms"].values())
     assert f"{before} before; {', '.join(after)} after: no reward is shown" in README
