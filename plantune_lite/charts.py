@@ -81,7 +81,7 @@ def shares(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
     for value in _ticks(0.0, most):
         x = across(value)
         parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
-        parts.append(_text(x, height - _BOTTOM + 16, f"{100 * value:.0f} %", anchor="middle"))
+        parts.append(_text(x, height - _BOTTOM + 16, f"{round(100 * value, 1):g} %", anchor="middle"))
     for number, (name, estimate) in enumerate(rows):
         y, colour = _TOP + _ROW * number + _ROW / 2, f"c{number % _COLOURS}"
         low, middle, high = map(across, (estimate.low, estimate.value, estimate.high))
