@@ -16,6 +16,7 @@ from statistics import fmean
 
 from plantune_lite import evaluate, plans, runs, standing, student, tally
 from plantune_lite.evaluate import Mode
+from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import load
 from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, read_records
 from plantune_lite.terminal import printable
@@ -35,25 +36,31 @@ class Answered:
     tokens: int
 
 
-def ask(run: Path, question: str, *, beside_base: bool = False, say: Callable[[str], object] = print) -> list[Answered]:
-    """What the run's final model answers, and then the model it was made from."""
-    if not question.strip():
-        raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
+def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
+    """A run's recipe, the stage that was the last to train, and the model that it left."""
     if not (run / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
     manifest, recipe = runs.read_manifest(run), load(run)
     trained = manifest.get("final")
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
-    part, most = recipe.student, recipe.evaluate.max_tokens
     loaded = student.load(
-        part,
+        recipe.student,
         adapter=run / trained,
         pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
-        room=part.max_length + most,
+        room=recipe.student.max_length + recipe.evaluate.max_tokens,
         seed=recipe.seed,
         say=say,
     )
+    return recipe, trained, loaded
+
+
+def ask(run: Path, question: str, *, beside_base: bool = False, say: Callable[[str], object] = print) -> list[Answered]:
+    """What the run's final model answers, and then the model it was made from."""
+    if not question.strip():
+        raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
+    recipe, trained, loaded = final_student(run, say)
+    most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
     sampling = Sampling(max_tokens=most, seed=recipe.seed)
     mode = evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]

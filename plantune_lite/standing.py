@@ -341,13 +341,14 @@ def as_markdown(found: Standing) -> str:
     """For a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts += [f"### {suite}", _markdown(*row_table([row for row in found.rows if row.suite == suite]))]
+        parts += [f"### {suite}", markdown(*row_table([row for row in found.rows if row.suite == suite]))]
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
-            parts.append(_markdown(COMPARISONS, comparison_cells(comparisons)))
+            parts.append(markdown(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"
 
 
-def _markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, whatever its cells hold."""
     lines = (columns, ("---",) * len(columns), *rows)
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 

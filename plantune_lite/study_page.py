@@ -11,7 +11,7 @@ from typing import Any
 
 from plantune_lite import arms, charts, how_soon
 from plantune_lite.records import write_whole
-from plantune_lite.standing import COMPARISONS, UNTUNED, comparison_cells, named
+from plantune_lite.standing import COMPARISONS, UNTUNED, comparison_cells, markdown, named
 from plantune_lite.studies import Study
 from plantune_lite.terminal import printable, table
 
@@ -58,11 +58,11 @@ def as_markdown(found: Found) -> str:
     """For a page: the terminal's, with what each variant is and how to make it again."""
     parts = [f"# {found.study.what} of {found.recipe}", found.study.asks, _listed(found.beside.sentences)]
     for suite, rows, comparisons in _suites(found):
-        parts += [f"## {suite}", _table(*_rows(found, rows))]
+        parts += [f"## {suite}", markdown(*_rows(found, rows))]
         if comparisons:
-            parts.append(_table(COMPARISONS, comparison_cells(comparisons)))
+            parts.append(markdown(COMPARISONS, comparison_cells(comparisons)))
     variants = [(one.name, one.tests, " ".join(one.settings)) for one in found.study.variants]
-    parts += ["## The variants", _table(("variant", "what it learns", "settings"), variants)]
+    parts += ["## The variants", markdown(("variant", "what it learns", "settings"), variants)]
     parts += [_listed(tuple(found.notes())), f"Made by `{found.command}`; the same command goes on, or makes it again."]
     return "\n\n".join(parts) + "\n"
 
@@ -141,8 +141,3 @@ def _called(row: arms.Row) -> str:
 
 def _listed(sentences: Sequence[str]) -> str:
     return "\n".join(f"- {sentence}" for sentence in sentences)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = (columns, ("---",) * len(columns), *rows)
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

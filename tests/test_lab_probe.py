@@ -443,5 +443,10 @@ def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path)
         write_records(run / "problems" / "own.jsonl", [])
         probe_run(run)
     (run / "manifest.json").unlink()
-    with pytest.raises(RunError, match="has no trained model to probe; plantune train"):
+    with pytest.raises(RunError, match="has no trained model yet; plantune train"):
         probe_run(run)
+
+
+def test_a_recipe_that_has_not_been_run_is_a_sentence_about_its_folder(tmp_path):
+    with pytest.raises(RunError, match="is no run folder"):
+        probe_run(tmp_path / "never")

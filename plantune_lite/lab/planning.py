@@ -22,7 +22,7 @@ from plantune_lite.lab.pddl import Atom
 from plantune_lite.lab.worlds import World, WorldError, world_of
 from plantune_lite.lenient import Graded
 from plantune_lite.plans import CLOSE, OPEN, clean_step
-from plantune_lite.records import Problem, Trajectory, Verdict
+from plantune_lite.records import Problem, Verdict
 from plantune_lite.tally import written_plan
 
 RIGHT = 2.0  # as much as a right answer is worth elsewhere
@@ -82,19 +82,6 @@ def world_in(problem: Problem) -> World:
             "problems of kind 'plan'"
         )
     return world_of(*map(str, pddl))
-
-
-def trajectory_of(problem: Problem, *, sample: int = 0, teacher: str = "planner") -> Trajectory:
-    """A problem's own plan, as a teacher's."""
-    return Trajectory(
-        problem_id=problem.id,
-        sample=sample,
-        question=problem.question,
-        plan=problem.steps,
-        execution="",
-        answer=problem.answer,
-        teacher=teacher,
-    )
 
 
 # --- a grade ----------------------------------------------------------------------------------------------------------

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts, lenient, runs, student
+from plantune_lite import charts, lenient, student
+from plantune_lite.ask import final_student
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab import linear, planning, weak_plans
 from plantune_lite.lab.knows import Judge, knows, tried
 from plantune_lite.lab.probe import probe
-from plantune_lite.recipe_files import load
 from plantune_lite.records import Generate, PlantuneError, Problem, RunError, read_records, write_whole
 
 FOLDER = "probe"
@@ -35,24 +35,13 @@ def probe_run(
     say: Say = print,
 ) -> dict[str, Any]:
     """Probe a run's final model on its own held-out problems; its "line" says the first of what was found."""
-    manifest, recipe = runs.read_manifest(run), load(run)
-    trained = manifest.get("final")
-    if trained is None or not (run / trained).is_dir():
-        raise RunError(f"{run} has no trained model to probe; plantune train {run} makes it")
+    recipe, _, loaded = final_student(run, say)
+    most = recipe.evaluate.max_tokens
     if recipe.sft and recipe.sft.target == "solution":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
     held_out = read_records(Problem, run / "problems" / "own.jsonl")[:problems]
     if not held_out:
         raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
-    part, most = recipe.student, recipe.evaluate.max_tokens
-    loaded = student.load(
-        part,
-        adapter=run / trained,
-        pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
-        room=part.max_length + most,
-        seed=recipe.seed,
-        say=say,
-    )
     out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in held_out)
     found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed}
     if in_worlds:
