@@ -29,15 +29,18 @@ from plantune_lite.lab import pairs, search, step_apo
 from plantune_lite.lab.tree import Tree, to_row
 from plantune_lite.practice import generate
 from plantune_lite.recipe import CPL, SFT, Student
-from plantune_lite.records import Problem, Sampling, write_whole
+from plantune_lite.records import Problem, Reply, Sampling, write_whole
 
 SEEDS = (0, 1, 2)
 STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
 PART = CPL(iterations=12, root_width=5, width=3, depth=6, rollouts=1, alpha=1.0, beta=0.3, learning_rate=2e-5)
 SOLUTION_TOKENS, MAX_TOKENS = 128, 160
+A_ROUND = 4  # replies that are sampled of a problem before its budget is looked at again
+FIRST_ITERATIONS = 4  # of which the speed is measured
+PAIRS_A_STEP = 8
 BUDGETS = (250, 500, 1_000, 2_000, 4_000)  # generated tokens a problem
-SIZES = {"policy": 40, "trees": 64, "alone": 6, "searched": 64, "steps": 40, "tested": 200}
-QUICK = {"policy": 20, "trees": 3, "alone": 1, "searched": 6, "steps": 2, "tested": 2}
+SIZES = {"policy": 40, "alone": 8, "searched": 64, "steps": 40, "preferences": 24, "tested": 120}
+QUICK = {"policy": 20, "alone": 1, "searched": 6, "steps": 2, "preferences": 2, "tested": 2}
 ARMS = {"SFT": None, "Step-APO": 1.0, "step-DPO": 0.0, "instance-DPO": 0.0}
 
 
@@ -58,7 +61,7 @@ def main() -> None:
 
     found: dict[str, Any] = {}
     if asked.only in (None, "speed"):
-        found["speed"] = once(asked.work / "speed.json", lambda: speed(policy, fresh[-size["trees"] :], part, size))
+        found["speed"] = once(asked.work / "speed.json", lambda: speed(policy, searched, part, size))
     if asked.only in (None, "search", "train"):
         trees = grown(policy, searched, part, asked.work / "trees")
     if asked.only in (None, "search"):
@@ -114,9 +117,10 @@ def grown(policy: Any, problems: list[Problem], part: CPL, out: Path, at_once: i
 
 
 def speed(policy: Any, problems: list[Problem], part: CPL, size: dict[str, int]) -> dict[str, Any]:
-    """Tokens a second of all trees at once, and of some of them one at a time."""
+    """Tokens a second of all trees at once and of some of them one at a time, while hardly one has come to its end."""
     from tempfile import TemporaryDirectory
 
+    part = CPL(**{**vars(part), "iterations": FIRST_ITERATIONS})
     alone = Random(0).sample(problems, size["alone"])
     sides = {"together": (problems, search.AT_ONCE), "alone": (alone, 1)}
     found: dict[str, Any] = {}
@@ -161,14 +165,10 @@ def against_sampling(policy: Any, problems: list[Problem], trees: list[Tree]) ->
     """For each budget of tokens: which problems a search and plain sampling have solved, and with how many plans."""
     by_id = {tree.problem_id: tree for tree in trees}
     found: dict[str, Any] = {"budgets": [one for one in BUDGETS if one <= max(tree.tokens for tree in trees)]}
+    budget_of = {problem.id: min(by_id[problem.id].tokens, max(BUDGETS)) for problem in problems}
+    replies_of = sampled_until(policy, problems, budget_of)
     for problem in problems:
-        tree = by_id[problem.id]
-        most = min(tree.tokens, max(BUDGETS))
-        replies: list[Any] = []
-        sampling = {"temperature": PART.temperature, "max_tokens": MAX_TOKENS + SOLUTION_TOKENS, "n": 8}
-        while sum(reply.tokens_out for reply in replies) < most:
-            [more] = policy.generate([plans.ask_plainly(problem)], Sampling(seed=len(replies), **sampling))
-            replies += more
+        tree, most, replies = by_id[problem.id], budget_of[problem.id], replies_of[problem.id]
         spent = list(accumulate(reply.tokens_out for reply in replies))
         sampled = [
             (at, plans.parse(reply.text))
@@ -188,6 +188,21 @@ def against_sampling(policy: Any, problems: list[Problem], trees: list[Tree]) ->
             for budget in found["budgets"]
         }
     return found
+
+
+def sampled_until(policy: Any, problems: list[Problem], budget_of: dict[str, int]) -> dict[str, list[Reply]]:
+    """Whole replies to each problem, until its budget of tokens is spent; all problems in a batch, a few at a time."""
+    replies_of: dict[str, list[Reply]] = {problem.id: [] for problem in problems}
+    for again in range(max(budget_of.values())):
+        short = [one for one in problems if sum(reply.tokens_out for reply in replies_of[one.id]) < budget_of[one.id]]
+        if not short:
+            break
+        sampling = Sampling(
+            temperature=PART.temperature, max_tokens=MAX_TOKENS + SOLUTION_TOKENS, n=A_ROUND, seed=again * A_ROUND
+        )
+        for one, more in zip(short, policy.generate([plans.ask_plainly(one) for one in short], sampling), strict=True):
+            replies_of[one.id] += more
+    return replies_of
 
 
 def search_text(found: dict[str, Any]) -> str:
@@ -232,7 +247,13 @@ def trained(
     rows = pairs.rows(trees, ask)
     steps = [pair for tree in trees for pair in pairs.step_pairs(tree)]
     whole = [pair for tree in trees for pair in pairs.answer_pairs(tree)]
-    found: dict[str, Any] = {"rows": len(rows), "step_pairs": len(steps), "answer_pairs": len(whole), "arms": {}}
+    found: dict[str, Any] = {
+        "rows": len(rows),
+        "step_pairs": len(steps),
+        "answer_pairs": len(whole),
+        "preferences": size["preferences"],
+        "arms": {},
+    }
     for seed in SEEDS:
         start = work / f"SFT{seed}"
         for arm, alpha in ARMS.items():
@@ -240,8 +261,14 @@ def trained(
             loaded = imitated(start, rows, size["steps"], seed)
             if alpha is not None and not (out / "adapter_model.safetensors").is_file():
                 part = CPL(**{**vars(PART), "alpha": alpha})
-                settings = {"batch_size": 4, "accumulate": 2, "max_length": STUDENT.max_length, "seed": seed}
                 chosen = whole if arm == "instance-DPO" else steps
+                settings = {
+                    "epochs": size["preferences"] * PAIRS_A_STEP / max(1, len(chosen)),
+                    "batch_size": PAIRS_A_STEP // 2,
+                    "accumulate": 2,
+                    "max_length": STUDENT.max_length,
+                    "seed": seed,
+                }
                 step_apo.train(loaded, chosen, ask, part, out, show=quiet, **settings)
             elif alpha is not None:
                 loaded = student.load(STUDENT, adapter=out)
@@ -276,8 +303,9 @@ def train_text(found: dict[str, Any]) -> str:
         f"## What is learned\n\n{markdown(('arm', 'right (95 %)', 'each seed'), rows)}\n\n"
         f"{markdown(('difference', 'points (95 %)', 'problems won', 'lost', 'p (Holm)'), beside)}\n\n"
         f"{found['rows']} right paths, {found['step_pairs']} step pairs, {found['answer_pairs']} pairs of whole "
-        f"replies, from one search; {len(ours)} other problems of known templates, greedy. An arm is the mean of its "
-        "three seeds on each problem; intervals are over problems, not seeds, of which three are too few."
+        f"replies, from one search; {found['preferences']} steps of {PAIRS_A_STEP} pairs a preference. {len(ours)} "
+        "other problems of known templates, greedy. An arm is the mean of its three seeds on each problem; intervals "
+        "are over problems, not seeds, of which three are too few."
     )
 
 

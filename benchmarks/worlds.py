@@ -1,13 +1,15 @@
-"""Does a model that plans know its world? Blocksworld, SmolLM2: planner's plans, random walks and both, three seeds.
+"""Does a model that plans know its world? Blocksworld: planner's plans, random walks and both, three seeds.
 
     python -m benchmarks.worlds --work DIR                 # goes on where it was cut off
     python -m benchmarks.worlds --work DIR --seed 1        # only this seed: a process a core, and then the line above
     python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down
 
-The three corpora are of one pool and of equally many learned tokens, and take the same number of steps. Each student is
-tested on problems of the sizes it saw and on larger ones, then probed on the former. The simulator is held to
-unified-planning's: the same verdict on 1,000 plans, good and broken, and how many steps it does in a second.
-The bridge is asked of a maths student that plans (`practice`, M1), trained here too.
+The student is a small llama made here (small_base.py), which knows the words of the world and not how it works: two
+cores train it on enough plans to plan, which they cannot do with SmolLM2. The three corpora are of one pool and of
+equally many learned tokens, and take the same number of steps. Each student is tested on problems of the sizes it saw
+and on larger ones, then probed on the former. The simulator is held to unified-planning's: the same verdict on 1,000
+plans, good and broken, and how many steps it does in a second. The bridge is asked of a maths student that plans
+(SmolLM2 on `practice`, M1), trained here too.
 """
 
 import argparse
@@ -20,8 +22,10 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 
+from benchmarks import small_base
 from benchmarks.report import machine, markdown, write
 from plantune_lite import plans, practice, sft, student
 from plantune_lite.intervals import Estimate, mean
@@ -37,26 +41,30 @@ from plantune_lite.worked import plan_of
 
 SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
-PART = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
+MATHS = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
 FULL = {
-    "sizes": (3, 4),
-    "larger": (5,),
-    "train": 400,
-    "test": 60,
-    "steps": 120,
-    "batch": 8,
+    "sizes": (4, 5),
+    "larger": (6,),
+    "train": 2_000,
+    "test": 100,
+    "base_steps": 400,
+    "steps": 400,
+    "batch": 32,
     "per_problem": 8,
+    "max_tokens": 160,
     "plans": 1_000,
     "transitions": 200_000,
     "maths": 320,
+    "maths_steps": 60,
+    "maths_batch": 8,
     "asked": 100,
     "samples": 8,
-    "max_tokens": 160,
 }
 TINY = {
     **FULL,
     "train": 24,
     "test": 12,
+    "base_steps": 2,
     "steps": 2,
     "batch": 2,
     "per_problem": 4,
@@ -79,6 +87,7 @@ def main() -> None:
     found: dict[str, Any] = {}
     if arguments.seed is None:
         found["simulator"] = kept(work / "simulator.json", simulator, size)
+    base = small_base.make(work / "base", "blocksworld", sizes=size["sizes"], steps=size["base_steps"])
     for seed in seeds:
         worlds = corpora.drawn(
             "blocksworld",
@@ -91,7 +100,7 @@ def main() -> None:
         solved = plans_of((*worlds.train, *worlds.test), work / f"plans{seed}.json")
         for kind in KINDS:
             out = work / f"{kind}{seed}"
-            found[out.name] = kept(out / "found.json", in_worlds, out, kind, seed, worlds, solved, size)
+            found[out.name] = kept(out / "found.json", in_worlds, base, out, kind, seed, worlds, solved, size)
         if size["maths"]:
             out = work / f"maths{seed}"
             found[out.name] = kept(out / "found.json", maths, out, seed, size)
@@ -157,6 +166,7 @@ def plans_of(worlds: Sequence[World], file: Path) -> dict[World, tuple[str, ...]
 
 
 def in_worlds(
+    base: Path,
     out: Path,
     kind: str,
     seed: int,
@@ -165,14 +175,15 @@ def in_worlds(
     size: dict[str, Any],
 ) -> dict[str, Any]:
     """One corpus, one seed: trained, tested and probed."""
-    tokenizer = student.load(PART).tokenizer
+    part = Student(str(base), bits=32, max_length=512, lora_rank=64, lora_alpha=64, checkpointing=False)
+    tokenizer = student.load(part).tokenizer
     three = corpora.corpora(
         worlds.train, solved, seed=seed, apart=worlds.test, count=lambda text: len(tokenizer(text)["input_ids"])
     )
     corpus = three[kind]
     batch = max(1, round(size["batch"] * len(corpus.problems) / len(three["planner"].problems)))
     rows = [row(one, plans.render(one.steps).rstrip()) for one in corpus.problems]
-    loaded = trained(out, rows, seed, steps=size["steps"], batch=batch)
+    loaded = trained(part, out, rows, seed, steps=size["steps"], batch=batch, learning_rate=2e-3)
     test = [
         problem_of(world, solved[world], id=f"test/{number}", split="test") for number, world in enumerate(worlds.test)
     ]
@@ -191,18 +202,27 @@ def row(problem: Problem, completion: str) -> dict[str, Any]:
     return {"problem_id": problem.id, "prompt": list(plans.ask_plainly(problem)), "completion": completion}
 
 
-def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, batch: int) -> Any:
+def trained(
+    part: Student,
+    out: Path,
+    rows: list[dict[str, Any]],
+    seed: int,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float = 1e-3,
+) -> Any:
     """A student trained on rows, or the one that was."""
     if (out / "summary.json").is_file():
-        return student.load(PART, adapter=out)
+        return student.load(part, adapter=out)
     torch.manual_seed(seed)
-    loaded = student.load(PART, training=True, seed=seed)
-    part = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=1e-3, save_steps=20)
+    loaded = student.load(part, training=True, seed=seed)
+    settings = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=learning_rate, save_steps=50)
 
     def show(line: str, last: bool) -> None:
         print(out.name, line, flush=True)
 
-    summary = sft.train(loaded, rows, part, out, max_length=PART.max_length, seed=seed, show=show)
+    summary = sft.train(loaded, rows, settings, out, max_length=part.max_length, seed=seed, show=show)
     write_whole(out / "summary.json", json.dumps(summary))
     return loaded
 
@@ -214,7 +234,7 @@ def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
     train = list(practice.generate("train", seed=seed, limit=size["maths"], levels=(1,)))
     rows = [row(one, plans.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
-    loaded = trained(out, rows, seed, steps=size["steps"], batch=size["batch"])
+    loaded = trained(MATHS, out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
     known = {one.question for one in train}
     fresh = [
         one for one in practice.generate("train", seed=seed + 100, limit=400, levels=(1,)) if one.question not in known
@@ -293,10 +313,12 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
     text += (
         f"\n\nOf {simulated['plans']} plans, {simulated['good']} of them valid, our verdict is unified-planning's on "
         f"{simulated['agree']}. "
-        + claims(found)
+        + f"{claims(found)} {by_coverage(found)}"
         + " A figure is the mean of three seeds, each beside it; intervals over "
-        f"problems are in the JSON. {size['train']} problems of {size['sizes']} blocks, {size['steps']} steps, "
-        f"{size['test']} test problems a seed of the same sizes and as many of {size['larger']}."
+        f"problems are in the JSON. {size['train']} problems of {blocks(size['sizes'])} blocks, {size['steps']} steps "
+        f"of {size['batch']} plans, {size['test']} test problems a seed of the same sizes and as many of "
+        f"{blocks(size['larger'])}. The base of all is a llama of 2.7 million parameters that was shown "
+        "questions and senseless steps; the students are LoRA adapters on it."
     )
     if tiny:
         print(text)
@@ -304,13 +326,31 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
     write(
         "worlds",
         command="python -m benchmarks.worlds --work DIR",
-        about="Does SmolLM2-135M know the world it plans in, and a maths student its plans? Linear probes.",
+        about="Does a student know the world it plans in (a small llama, blocksworld), and a maths student its plans "
+        "(SmolLM2-135M)? Linear probes.",
         found={
             "machine": machine("torch", "transformers", "trl", "peft", "unified-planning", "up-pyperplan"),
             "size": size,
             **found,
         },
         text=text,
+    )
+
+
+def blocks(sizes: Sequence[int]) -> str:
+    """4 and 5."""
+    return " and ".join(map(str, sizes))
+
+
+def by_coverage(found: dict[str, Any]) -> str:
+    """What the students' probes have to do with how much their corpora show; nine points, so a hint at most."""
+    students = [found[f"{kind}{seed}"] for kind in KINDS for seed in SEEDS]
+    doublings = np.log2([one["corpus"]["pairs"] for one in students])
+    knows_steps = [one["validity"]["tuned"]["auroc"]["value"] for one in students]
+    rise, _ = np.polyfit(doublings, knows_steps, 1)
+    return (
+        f"Over the {len(students)} students the probe's AUROC changes by {rise:+.3f} with each doubling of the pairs "
+        f"of state and action that its corpus shows (r {np.corrcoef(doublings, knows_steps)[0, 1]:+.2f})."
     )
 
 

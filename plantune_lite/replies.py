@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 from plantune_lite.records import Messages, PlantuneError, Reply, Sampling
 
 AT_ONCE = 128  # replies: the more there are, the fewer times all weights are read for them
-AT_ONCE_ON_CPU = 32  # where copying what is remembered soon takes longer than that saves (benchmarks/generate.md)
 LOOK_EVERY = 16  # tokens; to leave out what has ended costs one copy of what is remembered, as every token does
+LOOK_FOR_STOP_EVERY = 4  # a line ends soon
+_SHORT = 300  # tokens, prompt and reply
 _SHARE = 0.6  # of the free memory for what a batch remembers
 
 
@@ -91,15 +92,14 @@ class Replies:
         replies: dict[int, Reply] = {}
         logprobs: list[list[float]] = [[] for _ in rows]
         going = list(range(len(rows)))
+        every = LOOK_FOR_STOP_EVERY if sampling.stop else LOOK_EVERY
         while going:
             left_to_say = width + sampling.max_tokens - ids_B_L.shape[1]
             dice = _dice([rows[one] for one in going], width, sampling, model.device)
             ids_B_L = model.generate(
                 input_ids=ids_B_L,
                 attention_mask=mask_B_L,
-                generation_config=self._settings(
-                    min(LOOK_EVERY, left_to_say) if in_parts else left_to_say, sampling.stop
-                ),
+                generation_config=self._settings(min(every, left_to_say) if in_parts else left_to_say, sampling.stop),
                 logits_processor=_processors(dice, sampling),
                 tokenizer=tokenizer if sampling.stop else None,
                 **memory,
@@ -207,7 +207,7 @@ class Replies:
         import torch
 
         on_gpu = torch.cuda.is_available()
-        most = self._most or (AT_ONCE if on_gpu else AT_ONCE_ON_CPU)
+        most = self._most or (AT_ONCE if on_gpu else at_once_on_cpu(length))
         room = _SHARE * (_free_on_gpu() if on_gpu else _free_here())
         return max(1, min(most, int(room // (length * self._bytes_a_token()))))
 
@@ -218,6 +218,11 @@ class Replies:
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         element = 4 if "32" in str(self._student.model.dtype) else 2
         return 2 * config.num_hidden_layers * heads * width * element
+
+
+def at_once_on_cpu(length: int) -> int:
+    """There copying what is remembered soon takes longer than more rows save (benchmarks/generate.md)."""
+    return 64 if length <= _SHORT else 32
 
 
 def _shared(rows: Sequence[Row], memory: Any) -> int:

@@ -69,7 +69,7 @@ def drawn_long(student):
 
 @pytest.mark.parametrize("at_once", [1, 3, 32])
 def test_greedy_replies_are_those_of_one_token_after_another_whatever_the_batch(tiny, at_once, monkeypatch):
-    monkeypatch.setattr(replies, "AT_ONCE_ON_CPU", at_once)
+    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: at_once)
     for messages, [reply] in zip(PROMPTS, tiny.generate(PROMPTS, Sampling(max_tokens=12)), strict=True):
         ids = one_token_after_another(tiny, messages, 12)
         said = [id for id in ids if id not in tiny.model.generation_config.eos_token_id]
@@ -127,7 +127,7 @@ def test_samples_differ_and_come_again_with_the_same_seed(qwen):
 def test_a_draw_does_not_depend_on_what_else_is_asked(tiny, monkeypatch):
     drawn = Sampling(temperature=0.8, top_p=0.9, n=3, max_tokens=8)
     together = tiny.generate(PROMPTS, drawn)
-    monkeypatch.setattr(replies, "AT_ONCE_ON_CPU", 4)
+    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: 4)
     assert tiny.generate(PROMPTS[2:], drawn) == together[2:]
     assert tiny.generate(PROMPTS[::-1], drawn) == together[::-1]
 
@@ -170,7 +170,7 @@ def test_drawing_leaves_the_random_numbers_of_others_alone(qwen):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.5, 0.6)])
 def test_tokens_are_drawn_as_often_as_the_model_says(qwen, temperature, top_p, monkeypatch):
-    monkeypatch.setattr(replies, "AT_ONCE_ON_CPU", 1_000)
+    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: 1_000)
     with torch.no_grad():
         scores = qwen.model(torch.tensor([qwen.encode_chat(PROMPTS[0])])).logits[0, -1].double()
     chances, order = (scores / temperature).softmax(-1).sort(descending=True)
@@ -225,10 +225,11 @@ LONG = (
 
 @pytest.mark.parametrize("sampling", LONG)
 def test_replies_do_not_depend_on_when_it_is_looked_which_have_ended(tiny, sampling, monkeypatch):
-    monkeypatch.setattr(replies, "LOOK_EVERY", 1_000)
+    for every in ("LOOK_EVERY", "LOOK_FOR_STOP_EVERY"):
+        monkeypatch.setattr(replies, every, 1_000)
     together = tiny.generate(PROMPTS, sampling)
     for often in (1, 7):
-        monkeypatch.setattr(replies, "LOOK_EVERY", often)
+        monkeypatch.setattr(replies, "LOOK_FOR_STOP_EVERY" if sampling.stop else "LOOK_EVERY", often)
         assert tiny.generate(PROMPTS, sampling) == together
 
 

@@ -1,0 +1,88 @@
+"""A base for studies of worlds that a CPU trains in minutes: it knows the words of a world, and not how it works.
+
+    make(Path("base"), "blocksworld", sizes=(4, 5), seed=0)     a folder, as a student's recipe names one
+
+A llama of two million parameters learns questions followed by steps that were drawn from all there are, most of which
+cannot be done. So it can read a question and write a step when studies begin; what it comes to know of the world it
+knows from the plans that a study gives it. Its tokenizer has SmolLM2's turns, and a token for each word of the world.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import torch
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+from plantune_lite import embedded, plans, speech
+from plantune_lite.lab.domains import generate
+from plantune_lite.lab.planning import problem_of
+
+LAYERS, WIDTH, HEADS, WORDS = 6, 192, 6, 700
+PROBLEMS, STEPS, BATCH, LEARNING_RATE = 2_000, 400, 32, 1e-3
+
+
+def make(out: Path, name: str, *, sizes: tuple[int, ...], seed: int = 0, steps: int = STEPS) -> Path:
+    """The base in a folder, made once."""
+    if (out / "config.json").is_file():
+        return out
+    texts = list(_texts(name, sizes, seed))
+    spoken = AutoTokenizer.from_pretrained(embedded.folder())
+    tokenizer = spoken.train_new_from_iterator(("\n".join(turn["content"] for turn in one) for one in texts), WORDS)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    _learn(model, [_ids(tokenizer, one) for one in texts], tokenizer.pad_token_id, steps, seed)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    tokenizer.save_pretrained(out)
+    model.save_pretrained(out)
+    return out
+
+
+def _texts(name: str, sizes: tuple[int, ...], seed: int) -> Iterator[tuple[dict[str, str], ...]]:
+    """Conversations: a question, and steps in which there is no sense."""
+    rng = Random(f"words {seed}")
+    for number, world in enumerate(generate(name, sizes=sizes, seed=seed + 1_000, count=PROBLEMS)):
+        problem = problem_of(world, id=str(number))
+        steps = rng.choices(sorted(world.actions), k=rng.randrange(1, 13))
+        reply = plans.render(tuple(steps)).rstrip()
+        yield (*plans.ask_plainly(problem), {"role": "assistant", "content": reply})
+
+
+def _ids(tokenizer: object, messages: tuple[dict[str, str], ...]) -> list[int]:
+    return [*speech.encode_chat(tokenizer, messages), tokenizer.eos_token_id]
+
+
+def _learn(model: LlamaForCausalLM, texts: list[list[int]], pad: int, steps: int, seed: int) -> None:
+    """Every token, as a base learns."""
+    rng = Random(f"batches {seed}")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    model.train()
+    for step in range(steps):
+        batch = rng.sample(texts, BATCH)
+        width = max(map(len, batch))
+        ids_B_T = torch.tensor([one + [pad] * (width - len(one)) for one in batch])
+        mask_B_T = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in batch])
+        loss = model(ids_B_T, attention_mask=mask_B_T, labels=ids_B_T.masked_fill(mask_B_T == 0, -100)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 49:
+            print(f"base, step {step + 1} of {steps}: loss {loss.item():.3f}", flush=True)
+    model.eval()
