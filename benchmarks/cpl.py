@@ -7,7 +7,7 @@
 The policy is a student after a short SFT on plans of `practice`'s known templates; what is searched are fresh problems
 of those, what is tested others again. Speed: 64 trees at once beside one at a time, float32, and whether the trees are
 the same. Search: MCTS beside sampling whole replies until as many tokens are generated, problem by problem. Training:
-SFT on the search's right paths, alone and followed by Step-APO, step-DPO and instance-DPO, three seeds each.
+SFT on the search's right paths, alone and followed by Step-APO or step-DPO on the same pairs, three seeds each.
 """
 
 import argparse
@@ -33,15 +33,15 @@ from plantune_lite.records import Problem, Reply, Sampling, write_whole
 
 SEEDS = (0, 1, 2)
 STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
-PART = CPL(iterations=12, root_width=5, width=3, depth=6, rollouts=1, alpha=1.0, beta=0.3, learning_rate=2e-5)
+PART = CPL(iterations=12, root_width=5, width=3, depth=6, rollouts=1, alpha=1.0, beta=0.3, learning_rate=1e-4)
 SOLUTION_TOKENS, MAX_TOKENS = 128, 160
 A_ROUND = 4  # replies that are sampled of a problem before its budget is looked at again
 FIRST_ITERATIONS = 4  # of which the speed is measured
 PAIRS_A_STEP = 8
 BUDGETS = (250, 500, 1_000, 2_000, 4_000)  # generated tokens a problem
-SIZES = {"policy": 40, "alone": 8, "searched": 64, "steps": 40, "preferences": 24, "tested": 120}
+SIZES = {"policy": 40, "alone": 8, "searched": 64, "steps": 30, "preferences": 8, "tested": 100}
 QUICK = {"policy": 20, "alone": 1, "searched": 6, "steps": 2, "preferences": 2, "tested": 2}
-ARMS = {"SFT": None, "Step-APO": 1.0, "step-DPO": 0.0, "instance-DPO": 0.0}
+ARMS = {"SFT": None, "Step-APO": 1.0, "step-DPO": 0.0}
 
 
 def main() -> None:
@@ -246,11 +246,9 @@ def trained(
     ask = {problem.id: plans.ask_plainly(problem) for problem in searched}
     rows = pairs.rows(trees, ask)
     steps = [pair for tree in trees for pair in pairs.step_pairs(tree)]
-    whole = [pair for tree in trees for pair in pairs.answer_pairs(tree)]
     found: dict[str, Any] = {
         "rows": len(rows),
         "step_pairs": len(steps),
-        "answer_pairs": len(whole),
         "preferences": size["preferences"],
         "arms": {},
     }
@@ -261,9 +259,9 @@ def trained(
             loaded = imitated(start, rows, size["steps"], seed)
             if alpha is not None and not (out / "adapter_model.safetensors").is_file():
                 part = CPL(**{**vars(PART), "alpha": alpha})
-                chosen = whole if arm == "instance-DPO" else steps
+                chosen = Random(seed).sample(steps, min(size["preferences"] * PAIRS_A_STEP, len(steps)))
                 settings = {
-                    "epochs": size["preferences"] * PAIRS_A_STEP / max(1, len(chosen)),
+                    "epochs": 1,
                     "batch_size": PAIRS_A_STEP // 2,
                     "accumulate": 2,
                     "max_length": STUDENT.max_length,
@@ -302,10 +300,10 @@ def train_text(found: dict[str, Any]) -> str:
     return (
         f"## What is learned\n\n{markdown(('arm', 'right (95 %)', 'each seed'), rows)}\n\n"
         f"{markdown(('difference', 'points (95 %)', 'problems won', 'lost', 'p (Holm)'), beside)}\n\n"
-        f"{found['rows']} right paths, {found['step_pairs']} step pairs, {found['answer_pairs']} pairs of whole "
-        f"replies, from one search; {found['preferences']} steps of {PAIRS_A_STEP} pairs a preference. {len(ours)} "
-        "other problems of known templates, greedy. An arm is the mean of its three seeds on each problem; intervals "
-        "are over problems, not seeds, of which three are too few."
+        f"{found['rows']} right paths and {found['step_pairs']} step pairs from one search; a preference takes "
+        f"{found['preferences']} steps of {PAIRS_A_STEP} pairs, which each seed draws. {len(ours)} other problems of "
+        "known templates, greedy. An arm is the mean of its three seeds on each problem; intervals are over problems, "
+        "not seeds, of which three are too few."
     )
 
 

@@ -1,10 +1,11 @@
-"""A base for studies of worlds that a CPU trains in minutes: it knows the words of a world, and not how it works.
+"""A base for studies of worlds that a CPU trains in minutes: it can read a question, and knows no world.
 
-    make(Path("base"), "blocksworld", sizes=(4, 5), seed=0)     a folder, as a student's recipe names one
+    make(Path("base"), "blocksworld", sizes=(4,), seed=0)     a folder, as a student's recipe names one
 
-A llama of two million parameters learns questions followed by steps that were drawn from all there are, most of which
-cannot be done. So it can read a question and write a step when studies begin; what it comes to know of the world it
-knows from the plans that a study gives it. Its tokenizer has SmolLM2's turns, and a token for each word of the world.
+A llama of a million parameters learns questions followed by what they say, fact by fact in any order, and by steps that
+were drawn from all there are, most of which cannot be done. So it can read and write when a study begins, and what it
+comes to know of how the world works it knows from the plans that the study gives it. Its tokenizer has SmolLM2's turns,
+and a token for each word of the world.
 """
 
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForC
 from plantune_lite import embedded, plans, speech
 from plantune_lite.lab.domains import generate
 from plantune_lite.lab.planning import problem_of
+from plantune_lite.lab.worlds import World
 
-LAYERS, WIDTH, HEADS, WORDS = 6, 192, 6, 700
-PROBLEMS, STEPS, BATCH, LEARNING_RATE = 2_000, 400, 32, 1e-3
+LAYERS, WIDTH, HEADS, WORDS = 4, 128, 4, 400
+PROBLEMS, STEPS, BATCH, LEARNING_RATE = 3_000, 600, 32, 2e-3
 
 
 def make(out: Path, name: str, *, sizes: tuple[int, ...], seed: int = 0, steps: int = STEPS) -> Path:
@@ -53,13 +55,18 @@ def make(out: Path, name: str, *, sizes: tuple[int, ...], seed: int = 0, steps: 
 
 
 def _texts(name: str, sizes: tuple[int, ...], seed: int) -> Iterator[tuple[dict[str, str], ...]]:
-    """Conversations: a question, and steps in which there is no sense."""
+    """Conversations: a question, and what it says or steps in which there is no sense."""
     rng = Random(f"words {seed}")
     for number, world in enumerate(generate(name, sizes=sizes, seed=seed + 1_000, count=PROBLEMS)):
         problem = problem_of(world, id=str(number))
-        steps = rng.choices(sorted(world.actions), k=rng.randrange(1, 13))
-        reply = plans.render(tuple(steps)).rstrip()
+        facts = sorted(" ".join(fact) for fact in (world.task.start if number % 3 else _goal(world)))
+        said = rng.sample(facts, len(facts)) if number % 6 else rng.choices(sorted(world.actions), k=8)
+        reply = plans.render(tuple(said)).rstrip()
         yield (*plans.ask_plainly(problem), {"role": "assistant", "content": reply})
+
+
+def _goal(world: World) -> Iterator[tuple[str, ...]]:
+    return (one.atom for one in world.task.goal)
 
 
 def _ids(tokenizer: object, messages: tuple[dict[str, str], ...]) -> list[int]:

@@ -43,22 +43,22 @@ SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
 MATHS = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
 FULL = {
-    "sizes": (4, 5),
+    "sizes": (5,),
     "larger": (6,),
-    "train": 2_000,
-    "test": 100,
-    "base_steps": 400,
-    "steps": 400,
-    "batch": 32,
+    "train": 500,
+    "test": 160,
+    "base_steps": 250,
+    "steps": 450,
+    "batch": 16,
     "per_problem": 8,
     "max_tokens": 160,
     "plans": 1_000,
     "transitions": 200_000,
     "maths": 320,
-    "maths_steps": 60,
+    "maths_steps": 30,
     "maths_batch": 8,
-    "asked": 100,
-    "samples": 8,
+    "asked": 60,
+    "samples": 6,
 }
 TINY = {
     **FULL,
@@ -87,7 +87,9 @@ def main() -> None:
     found: dict[str, Any] = {}
     if arguments.seed is None:
         found["simulator"] = kept(work / "simulator.json", simulator, size)
-    base = small_base.make(work / "base", "blocksworld", sizes=size["sizes"], steps=size["base_steps"])
+    base = small_base.make(
+        work / "base", "blocksworld", sizes=(*size["sizes"], *size["larger"]), steps=size["base_steps"]
+    )
     for seed in seeds:
         worlds = corpora.drawn(
             "blocksworld",
@@ -243,7 +245,7 @@ def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     found, judge = knows(loaded, tries, out, seed=seed)
     reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
     scores = judge.scores(loaded, [one.messages for one in reported])
-    return {**found, "resampled": weak_plans.compare(reported, scores, threshold=0.0)}
+    return {**found, "resampled": weak_plans.compare(reported, scores)}
 
 
 # --- writing it down --------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from plantune_lite.records import Problem, Score, read_records
 from plantune_lite.standing import BASELINE, UNTUNED, Comparison
 
 Key = tuple[int, str]  # the number of the seed, and the problem
+_STAGES = ("sft", "cpl", "grpo")  # that train
 _TRAINED = (BASELINE, "control", "m1", "m2", "cpl", "grpo")  # a run's own model; the last of them that there is
 
 
@@ -187,7 +188,7 @@ def _row(suite: str, one: _Answers, folders: Sequence[Path], seed: int) -> Row:
         accuracy=intervals.of_problems(list(values.values()), seed=seed),
         by_seed=tuple(fmean(share for (n, _), share in one.shares.items() if n == number) for number in numbers),
         learned=_span(_summaries(folders, "corpus", "train")),
-        steps=" + ".join(_span(counts) for stage in ("sft", "grpo") if (counts := _summaries(folders, stage, "steps"))),
+        steps=" + ".join(_span(counts) for stage in _STAGES if (counts := _summaries(folders, stage, "steps"))),
     )
 
 
@@ -284,7 +285,7 @@ def _same_rows(arms: Sequence[Arm]) -> list[list[str]]:
 def _learned(entries: Mapping[str, Any]) -> list[Any]:
     """What was learned from, and how; whose the solutions are says no more than the rows do."""
     rows = entries["corpus"]["outputs"].get("corpus/train.jsonl")
-    inputs = [entries[stage]["inputs"] for stage in ("sft", "cpl", "grpo") if stage in entries]
+    inputs = [entries[stage]["inputs"] for stage in _STAGES if stage in entries]
     return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
 
 

@@ -6,21 +6,24 @@
         Answered(model="untuned", mode="few_shot", ...)]
 
 Both are the same weights, the adapter on and off. The untuned model gets the prompt it was best at when the run was
-evaluated, and step by step where that is not known.
+evaluated, and step by step where that is not known. `resample=4` draws a plan that the run's judge calls weak again, up
+to four in all; `plantune probe RUN` makes the judge.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from plantune_lite import evaluate, plans, runs, standing, student, tally
+from plantune_lite import evaluate, functions, plans, runs, standing, student, tally
 from plantune_lite.evaluate import Mode
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import load
 from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, read_records
 from plantune_lite.terminal import printable
 from plantune_lite.verify import final_answer
+
+_JUDGED = "plantune_lite.lab.judged:judged"  # by its name only: the core does not look into the lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,8 @@ class Answered:
     working: str
     answer: str | None  # None: nothing says which it is
     cut_off: bool
-    tokens: int
+    tokens: int  # with those of plans that were thrown away
+    drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: it was no plan
 
 
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
@@ -55,18 +59,28 @@ def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str,
     return recipe, trained, loaded
 
 
-def ask(run: Path, question: str, *, beside_base: bool = False, say: Callable[[str], object] = print) -> list[Answered]:
-    """What the run's final model answers, and then the model it was made from."""
+def ask(
+    run: Path,
+    question: str,
+    *,
+    beside_base: bool = False,
+    resample: int | None = None,
+    say: Callable[[str], object] = print,
+) -> list[Answered]:
+    """What the run's final model answers, and then the model it was made from; `resample` plans are drawn at most."""
     if not question.strip():
         raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
+    drawn: list[float | None] = []
+    judged = functions.load(_JUDGED)(run, tries=resample, tell=drawn.extend) if resample is not None else None
     recipe, trained, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
     sampling = Sampling(max_tokens=most, seed=recipe.seed)
     mode = evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
-    answer, _ = evaluate.way_to_answer(mode, loaded.generate, loaded.generate_untuned, (), [problem], recipe.seed)
+    generate = judged(loaded) if judged else loaded.generate
+    answer, _ = evaluate.way_to_answer(mode, generate, loaded.generate_untuned, (), [problem], recipe.seed)
     [[reply]] = answer([problem], sampling)
-    found = [taken_apart(f"{trained} of {recipe.name}", mode, reply)]
+    found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
     if beside_base:
         mode, pool, tested = best_prompt(run)
         answer, _ = evaluate.way_to_answer(mode, loaded.generate_untuned, None, pool, [*tested, problem], recipe.seed)
@@ -93,8 +107,8 @@ def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
     return best, read_records(Problem, pool), read_records(Problem, tested)
 
 
-def taken_apart(model: str, mode: Mode, reply: Reply) -> Answered:
-    """The plan, the working and the answer in a reply."""
+def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
+    """The plan, the working and the answer in a reply, for which plans were drawn with these scores."""
     plan = tally.written_plan(reply.text)  # near enough: the untuned model never learned our format
     working = reply.text.rpartition(plans.CLOSE)[2] if plan else reply.text
     return Answered(
@@ -105,12 +119,16 @@ def taken_apart(model: str, mode: Mode, reply: Reply) -> Answered:
         answer=final_answer(working),
         cut_off=reply.finish == "length",
         tokens=reply.tokens_out,
+        drawn=tuple(drawn),
     )
 
 
 def lines(found: Answered) -> Iterator[str]:
     """For a terminal."""
     yield f"{found.model} ({found.mode}, {found.tokens} tokens)"
+    if found.drawn:
+        scores = ", ".join("no plan" if one is None else f"{one:+.2f}" for one in found.drawn)
+        yield f"{len(found.drawn)} plan{'s' * (len(found.drawn) > 1)} drawn, judged {scores} (below 0 is weak)"
     if found.plan:
         yield "plan"
         yield from (f"  {number}. {printable(step)}" for number, step in enumerate(found.plan, 1))

@@ -123,6 +123,7 @@ class CPL:
 
     _: KW_ONLY
     rounds: int = knob(2, low=1)
+    policy: str | None = None  # whose steps are searched: None = the student's, URL#NAME = a server's
     questions: int | None = knob(None, low=1)  # None = all
     iterations: int = knob(100, low=1)  # of the search, a question
     root_width: int = knob(5, low=2)
@@ -368,6 +369,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             "sft.target is 'plan', but grpo rewards answers, which a student that only plans does not give: set "
             "sft.target='plan+solution', or grpo=none"
         )
+    if recipe.cpl and (policy := recipe.cpl.policy) is not None:
+        if "://" not in policy or not policy.partition("#")[2]:
+            yield f"cpl.policy is {policy!r}, but must be a server's address with the model behind a #, or none"
+        elif recipe.cpl.leaf == "value":
+            yield "cpl.leaf is 'value', which reads the student, but cpl.policy is a server: set cpl.leaf='rollout'"
     if recipe.corpus.weights and len(recipe.corpus.weights) != len(recipe.problems.source.split("+")):
         yield (
             f"corpus.weights has {len(recipe.corpus.weights)} numbers, but problems.source names "

@@ -45,10 +45,11 @@ def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
         *(pages.paragraph(one, "first" if one == first else "") for one in (stood.sentences if stood else (first,))),
         *(_scores(stood, figures) if stood else ()),
         _plan_use(run),
-        _probed(run),
+        _of_the_lab(run / "probe"),
         _wins_and_losses(run, stood) if stood else "",
         _data(run, manifest),
         _training(manifest, figures),
+        _of_the_lab(run / "cpl"),
         _trajectories(run, seed),
         _cost(manifest),
         _again(run, recipe, manifest),
@@ -95,9 +96,12 @@ def _figures(run: Path, manifest: Mapping[str, Any], stood: standing.Standing | 
 
 
 def _metrics(run: Path) -> dict[str, list[dict[str, Any]]]:
-    """The figures of each stage, step by step; of a step that was done again, after a kill or anew, the later ones."""
+    """The figures of each stage, step by step; of a step that was done again, after a kill or anew, the later ones.
+
+    Rounds count their steps from 1 anew: what has rounds draws its own curves (_of_the_lab).
+    """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in read_jsonl(run / "metrics.jsonl"):
+    for row in (row for row in read_jsonl(run / "metrics.jsonl") if "round" not in row):
         steps = found.setdefault(row["stage"], {})
         for later in [step for step in steps if step > row["step"]]:
             del steps[later]
@@ -127,17 +131,18 @@ _GIVEN = {
 }
 
 
-def _probed(run: Path) -> str:
-    """What `plantune probe` left: whether the model knows."""
-    file = run / "probe" / "section.json"
+def _of_the_lab(folder: Path) -> str:
+    """What `plantune probe` or CPL left to be shown: sentences, charts, tables, texts to unfold."""
+    file = folder / "section.json"
     if not file.is_file():
         return ""
     shown = json.loads(file.read_text(encoding="utf-8"))
     return pages.section(
         shown["title"],
         *(pages.paragraph(sentence) for sentence in shown["sentences"]),
-        *((file.parent / name).read_text(encoding="utf-8") for name in shown["charts"]),
+        *((folder / name).read_text(encoding="utf-8") for name in shown["charts"]),
         *(pages.table(one["columns"], one["rows"]) for one in shown["tables"]),
+        *(pages.folded(one["title"], pages.block(one["text"])) for one in shown.get("folded", ())),
     )
 
 

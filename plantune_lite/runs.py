@@ -23,7 +23,8 @@ from plantune_lite.records import RunError, write_whole
 FORMAT = 1
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
-STUDIES = ("filter", "threshold", "target", "reward", "mixture", "domain")  # RUN/ablate/STUDY/VARIANT is a run as well
+# RUN/ablate/STUDY/VARIANT is a run as well.
+STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain")
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 

@@ -1,4 +1,4 @@
-"""What a run folder may take over from others instead of making it again: finished stages, and untuned answers.
+"""What a run folder may take over from others instead of making it again: finished stages, searches, untuned answers.
 
     take(Path("runs/mine/ablate/target/m1"), recipe, [Path("runs/mine")], ...) -> {"problems": Path("runs/mine"), ...}
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import runs
+from plantune_lite import functions, runs
 from plantune_lite.order import Stage, active_stages, fingerprint, inputs_of
 from plantune_lite.recipe import Recipe
 from plantune_lite.records import read_jsonl, write_records
@@ -21,7 +21,7 @@ from plantune_lite.records import read_jsonl, write_records
 def take(
     folder: Path, wanted: Recipe, donors: Sequence[Path], stages: Sequence[Stage], versions: Mapping[str, str]
 ) -> dict[str, Path]:
-    """Take over what is not done here and finished there; stage -> the folder it came from.
+    """Take over what is not done here and finished there; stage, or part of one -> the folder it came from.
 
     `versions` are this machine's: an answer of the untuned model is taken over only where they made it.
     """
@@ -45,6 +45,7 @@ def take(
             runs.write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
             taken[stage.name] = donor
             break
+    taken |= _take_first_round(folder, wanted, donors, stages, made)
     if "evaluate" not in manifest["stages"]:
         _take_untuned(folder, wanted, donors, made, versions)
     return taken
@@ -64,11 +65,11 @@ def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
     return {
         (name, entry["fingerprint"]): entry
         for name, entry in entries.items()
-        if entry["status"] == "done" and not _cut_short(entry.get("summary", {}))
+        if entry["status"] == "done" and not cut_short(entry.get("summary", {}))
     }
 
 
-def _cut_short(summary: Mapping[str, Any]) -> bool:
+def cut_short(summary: Mapping[str, Any]) -> bool:
     """Whether max_hours ended it before its end: another run may have had more time."""
     return bool(summary.get("partial")) or summary.get("steps", 0) < summary.get("planned_steps", 0)
 
@@ -107,6 +108,31 @@ def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
 def _metrics(run: Path) -> Iterable[dict[str, Any]]:
     path = run / "metrics.jsonl"
     return read_jsonl(path) if path.is_file() else ()
+
+
+# --- the first round of CPL -------------------------------------------------------------------------------------------
+
+_FIRST_ROUND = "plantune_lite.lab.first_round:take"  # by its name only: the core does not look into the lab
+
+
+def _take_first_round(
+    folder: Path, wanted: Recipe, donors: Sequence[Path], stages: Sequence[Stage], made: Mapping[str, str]
+) -> dict[str, Path]:
+    """A search and its SFT, where only what is made of its pairs differs; the donor's stage need not be done for it."""
+    stage = next((one for one in active_stages(wanted, stages) if one.name == "cpl"), None)
+    if stage is None or runs.read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
+        return {}
+    inputs, before = inputs_of(wanted, stage), {name: made[name] for name in stage.after}
+    for donor in donors:
+        entries = runs.read_manifest(donor)["stages"]
+        theirs = entries.get("cpl")
+        if theirs is None or theirs["format"] != stage.format or not _whole(donor, {"outputs": {}, **theirs}):
+            continue
+        if before != {name: entries[name]["fingerprint"] for name in theirs["after"] if name in entries}:
+            continue
+        if parts := functions.load(_FIRST_ROUND)(folder, donor, inputs, theirs["inputs"]):
+            return {f"{part} of cpl": donor for part in parts}
+    return {}
 
 
 # --- the untuned model's answers --------------------------------------------------------------------------------------

@@ -193,6 +193,37 @@ def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]
     return min(shapes, key=lambda shape: (shape[0] < shape[1], abs(shape[0] - shape[1])))
 
 
+# --- preference -------------------------------------------------------------------------------------------------------
+
+
+def _preferences(recipe: Recipe) -> Iterator[Variant]:
+    if recipe.cpl is None:
+        raise RecipeError(
+            "this recipe has no cpl, and the study preference compares what can be learned from its search: add "
+            "cpl=default, and say cpl.questions=24 cpl.iterations=8 to keep the search short"
+        )
+    ways = {
+        "sft": ("none", 0.0, "right paths alone, imitated"),
+        "instance-dpo": ("answers", 0.0, "then whole answers, right ones preferred to wrong ones"),
+        "step-dpo": ("steps", 0.0, "then single steps, those that lead to right answers preferred"),
+        "step-apo": (
+            "steps",
+            recipe.cpl.alpha or 1.0,
+            "the same, preferred by as much as the search found them better",
+        ),
+    }
+    for name, (pairs, alpha, words) in ways.items():
+        once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
+        yield Variant(name, (*once, f"cpl.pairs={pairs}", f"cpl.alpha={alpha:g}"), words)
+
+
+def _preference_notes(recipe: Recipe) -> Iterator[str]:
+    yield (
+        "All variants learn from the same trees, those of one round: the search and the SFT on right paths are made "
+        "once, and taken over by the others."
+    )
+
+
 # --- mixture and domain -----------------------------------------------------------------------------------------------
 
 
@@ -281,6 +312,7 @@ STUDIES: dict[str, _Row] = {
     "threshold": _Row("How many points must a plan have?", _thresholds, _threshold_notes),
     "target": _Row("Do plans help, and in which form?", _targets, _nothing),
     "reward": _Row("Which reward teaches most, and which soonest?", _rewards, _reward_notes),
+    "preference": _Row("What is to be learned from a search over steps?", _preferences, _preference_notes),
     "mixture": _Row("One source of problems or several, and in which order?", _mixtures, _mixture_notes),
     "domain": _Row("Does it work beyond the recipe's own domain?", _domains, _domain_notes),
 }

@@ -35,29 +35,54 @@ train.group = "Stages"
 @cli.command()
 @going_on
 @click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
-def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, **options: Any) -> None:
+@click.option("--resample", type=click.IntRange(2), metavar="N", help="Is it worth while to draw weak plans again?")
+def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
     """The untuned model at its best prompt, then the tuned one, with intervals."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
-    if model is None:
-        do_stages(wanted, only=("suites", "evaluate"), **options)
-    else:
+    if model is not None and resample is not None:
+        raise click.UsageError("--resample is for the run's own model, whose plans its judge knows: leave --model out")
+    if model is not None:
         _evaluate_other(wanted, model, **options)
+    elif resample is not None:
+        _evaluate_resampled(wanted, resample, **options)
+    else:
+        do_stages(wanted, only=("suites", "evaluate"), **options)
 
 
 def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options: Any) -> None:
     """Another model on the same test problems, beside what was answered before."""
-    from plantune_lite import other_model, pipeline, standing
+    from plantune_lite import other_model, standing
+
+    folder, how = _ready_to_answer(wanted, as_json, **options)
+    found = other_model.evaluate_model(folder, model, **how)
+    if as_json:
+        print_json(standing.as_json(found))
+    else:
+        click.echo(standing.as_text(found))
+
+
+def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
+    """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
+    from plantune_lite import functions
+
+    folder, how = _ready_to_answer(wanted, as_json, **options)
+    found = functions.load("plantune_lite.lab.resampled:resample_run")(folder, tries=tries, **how)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(functions.load("plantune_lite.lab.resampled:as_text")(found))
+
+
+def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> tuple[Path, dict[str, Any]]:
+    """A run's folder with its test problems in it, and how what is asked there is told."""
+    from plantune_lite import pipeline
     from plantune_lite.job import Progress
     from plantune_lite.terminal import printable
 
     say = say_to_stderr if as_json else click.echo
     folder = pipeline.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
     show = (lambda line, last: None) if as_json else Progress()
-    found = other_model.evaluate_model(folder, model, say=lambda line: say(printable(line)), show=show)
-    if as_json:
-        print_json(standing.as_json(found))
-    else:
-        click.echo(standing.as_text(found))
+    return folder, {"say": lambda line: say(printable(line)), "show": show}
 
 
 evaluate.group = "Stages"

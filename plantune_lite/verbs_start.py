@@ -148,8 +148,9 @@ def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
 @click.argument("run", type=PATH, metavar="RUN")
 @click.argument("question")
 @click.option("--beside-base", is_flag=True, help="What the untuned model says, below it.")
+@click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
 @json_option
-def ask(run: Path, question: str, beside_base: bool, as_json: bool) -> None:
+def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_json: bool) -> None:
     """Ask a run's model one QUESTION: its plan, its working, its answer."""
     from dataclasses import asdict
 
@@ -157,7 +158,7 @@ def ask(run: Path, question: str, beside_base: bool, as_json: bool) -> None:
     from plantune_lite import runs
 
     folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
-    found = asking.ask(folder, question, beside_base=beside_base, say=say_to_stderr)
+    found = asking.ask(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
     if as_json:
         print_json([asdict(one) for one in found])
     else:

@@ -51,7 +51,7 @@ compare.group = "Studies"
 def ablate(
     what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Variants of a recipe side by side; WHAT is filter, threshold, target, reward, mixture or domain."""
+    """Variants of a recipe side by side; WHAT: filter, threshold, target, reward, preference, mixture, domain."""
     from plantune_lite import ablate as variants
     from plantune_lite import study_page
 

@@ -22,8 +22,8 @@ RECIPE = Recipe(
     student=Student("qwen3_4b", bits=4, max_length=768, lora_rank=32, checkpointing=True),
     sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=4, accumulate=2),
     grpo=GRPO(
-        reward="answer",
-        rewards=("plantune_lite.lab.planning:valid_prefix",),  # a start where no plan is valid yet
+        reward="answer",  # 2 for a valid plan
+        rewards=("plantune_lite.lab.planning:valid_prefix",),  # up to 1 for how far a plan can be carried out
         steps=100,
         group=8,
         prompts_per_step=4,

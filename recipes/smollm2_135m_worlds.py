@@ -19,7 +19,15 @@ RECIPE = Recipe(
     corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
     student=Student("smollm2_135m", bits=16, max_length=512, checkpointing=False),
     sft=SFT(target="plan+solution", max_steps=120, learning_rate=1e-3, batch_size=8, accumulate=1),
-    grpo=GRPO(reward="answer", steps=8, group=6, prompts_per_step=2, learning_rate=1e-5, max_completion=160),
+    grpo=GRPO(
+        reward="answer",  # 2 for a valid plan
+        rewards=("plantune_lite.lab.planning:valid_prefix",),  # up to 1 for how far a plan can be carried out
+        steps=8,
+        group=6,
+        prompts_per_step=2,
+        learning_rate=1e-5,
+        max_completion=160,
+    ),
     evaluate=Evaluate(("own",), limit=60, max_tokens=256),
     export=Export(("merged", "q8_0")),
     headroom=0,  # untuned, it solves none

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
 from plantune_lite import arms, curriculum, how_soon, pipeline, runs, sharing, speech, studies, train_stages
@@ -81,6 +82,18 @@ def test_a_teacher_judges_only_where_there_is_one():
     assert variants("reward", server)["teacher"].grpo.judge == "teacher"
 
 
+def test_a_preference_is_learned_in_four_ways_from_one_round():
+    found = variants("preference", override(toy_cpl.RECIPE, ["grpo=default"]))
+    assert {name: (one.cpl.pairs, one.cpl.alpha) for name, one in found.items()} == {
+        "sft": ("none", 0.0),
+        "instance-dpo": ("answers", 0.0),
+        "step-dpo": ("steps", 0.0),
+        "step-apo": ("steps", 2.0),
+    }
+    assert all(one.cpl.rounds == 1 and one.grpo is None for one in found.values())
+    assert variants("preference", override(toy_cpl.RECIPE, ["cpl.alpha=0"]))["step-apo"].cpl.alpha == 1
+
+
 def test_a_mixture_of_two_sources_is_each_alone_all_together_weighted_ordered_and_routed():
     found = studies.study("mixture", MIXED).variants
     weights = {one.name: override(MIXED, one.settings).corpus.weights for one in found}
@@ -113,6 +126,7 @@ def test_a_domain_is_trained_and_tested_on_and_programs_only_where_they_may_run(
         ("threshold", ["distill.teacher=self", "corpus.filter=both", "distill.min_score=95"], "distill.min_score=80"),
         ("reward", [], "add grpo=default"),
         ("reward", ["grpo=default", "sft.target=solution"], "set sft.target=plan[+]solution"),
+        ("preference", [], "add cpl=default"),
         ("mixture", [], "problems.source=gsm8k[+]math"),
         ("target", ["sft=none"], "add sft=default"),
         ("targets", [], "did you mean 'target'"),
@@ -268,6 +282,85 @@ def test_without_a_key_no_two_teachers_stand_side_by_side(whole, tmp_path):
     gemini = override(RECIPE, ["distill.teacher=gemini", "distill.execute=all"])
     with pytest.raises(RunError, match="needs plans from Gemini that nobody has asked for yet: set GEMINI_API_KEY"):
         toy("filter", tmp_path / "r", gemini)
+
+
+# --- one search for all -----------------------------------------------------------------------------------------------
+
+
+def noted(what, folder, monkeypatch, **options):
+    """A study of searches, and what was done in it, in its order."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TOY_ASKED", str(folder / "asked"))
+        found = toy(what, folder, toy_cpl.RECIPE, **{"stages": toy_cpl.stages(), **options})
+    asked = (folder / "asked").read_text().split()
+    (folder / "asked").unlink()
+    return found, [word for word in asked if word in ("searched", "imitated", "preferred")]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A study of preferences: its folder, its outcome, and what was done in it."""
+    folder = tmp_path_factory.mktemp("searched") / "r"
+    with pytest.MonkeyPatch.context() as patch:
+        lines = []
+        return folder, *noted("preference", folder, patch, lines=lines), lines
+
+
+def test_all_variants_learn_from_one_search_and_one_sft(searched):
+    folder, found, done, lines = searched
+    assert not found.failed and done[0] == "searched"
+    assert [word for word in done if word != "searched"] == ["imitated", "preferred", "preferred", "preferred"]
+    assert done.index("imitated") == done.count("searched"), "nobody searches after the first"
+    rounds = [folder / "ablate" / "preference" / one.name / "cpl" / "round1" for one in found.study.variants]
+    for name in ("trees.jsonl", "search.json", "rows.jsonl", "sft/adapter_model.safetensors"):
+        assert len({(one / name).read_bytes() for one in rounds}) == 1
+    assert len({(one / "pairs.jsonl").read_bytes() for one in rounds[:3]}) == 3
+    adapters = {(one.parent / "adapter_model.safetensors").read_bytes() for one in rounds}
+    assert len(adapters) == 4, "each has learned something else"
+    assert lines.count("taken over from sft: problems, suites, distill, corpus, sft, search of cpl, sft of cpl") == 1
+    figures = list(read_jsonl(rounds[3].parents[1] / "metrics.jsonl"))
+    assert (
+        [row["step"] for row in figures if "sft_loss" in row]
+        == [1, 2]
+        == [row["step"] for row in figures if "apo_loss" in row]
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "taken"),
+    [
+        ("cpl.beta=0.1", True),
+        ("cpl.rounds=2", True),
+        ("cpl.iterations=13", False),
+        ("cpl.temperature=0.8", False),
+        ("sft.learning_rate=1e-5", False),
+        ("seed=1", False),
+    ],
+)
+def test_a_search_is_taken_over_where_only_what_comes_after_it_differs(searched, tmp_path, setting, taken):
+    other = override(toy_cpl.RECIPE, ["evaluate.baseline=false", setting])
+    donors = sharing.donors(searched[0])
+    found = sharing.take(tmp_path / "v", other, donors, toy_cpl.stages(), pipeline.versions())
+    assert ("search of cpl" in found) == taken == (tmp_path / "v" / "cpl" / "round1" / "trees.jsonl").exists()
+
+
+def test_a_search_that_was_edited_is_not_taken_over(searched, tmp_path):
+    donor = tmp_path / "r" / "ablate" / "preference" / "sft"
+    shutil.copytree(searched[0] / "ablate" / "preference" / "sft", donor)
+    (donor / "cpl" / "round1" / "trees.jsonl").write_text("edited\n")
+    other = override(toy_cpl.RECIPE, ["evaluate.baseline=false", "cpl.rounds=1"])
+    assert "corpus" in (found := sharing.take(tmp_path / "v", other, [donor], toy_cpl.stages(), pipeline.versions()))
+    assert "search of cpl" not in found
+
+
+def test_what_a_variant_had_searched_when_it_failed_serves_the_others_and_itself(tmp_path, monkeypatch):
+    broken, done = noted("preference", tmp_path / "r", monkeypatch, stages=toy_cpl.stages("cpl_that_breaks_at_first"))
+    assert list(broken.failed) == ["sft"] and done.count("preferred") == 3
+    assert done.count("imitated") == 2, "its SFT was lost, so the next made it, and the others took that"
+    whole, done = noted("preference", tmp_path / "r", monkeypatch)
+    assert not whole.failed and set(done) <= {"imitated"}
+    rows = list(read_jsonl(tmp_path / "r" / "ablate" / "preference" / "sft" / "metrics.jsonl"))
+    assert {row["step"] for row in rows if row["stage"] == "cpl"} == {1, 2}
 
 
 # --- killing ----------------------------------------------------------------------------------------------------------

@@ -1,45 +1,39 @@
 """The rounds of CPL: with a policy that knows its way and a tiny student that learns, then the embedded student."""
 
+import json
 import shutil
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
 
 import pytest
+from fake_openai import FakeOpenAI
 from sft_child import make_base
+from toy_cpl import WAYS, knows_its_way
 
-from plantune_lite import plans, student
+from plantune_lite import pipeline, plans, runs, student
 from plantune_lite.job import Job
-from plantune_lite.lab import cpl_stage, search, value
+from plantune_lite.lab import cpl_section, cpl_stage, first_round, search, value
+from plantune_lite.lab.tree import Node, Tree, expand
+from plantune_lite.ledger import Ledger
+from plantune_lite.order import STAGES, inputs_of
 from plantune_lite.plans import CLOSE
 from plantune_lite.practice import generate
 from plantune_lite.recipe import CPL
 from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Problem, Reply, RunError, StepPair, read_jsonl, read_records, write_records
+from plantune_lite.records import (
+    Problem,
+    RecipeError,
+    Reply,
+    RunError,
+    StepPair,
+    read_jsonl,
+    read_records,
+    write_records,
+)
 
 POOL = list(generate("train", seed=0, limit=6, levels=(1,)))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
-WAYS = ("Count them.", "Guess.", "Add them.")
-
-
-def knows_its_way(self, prompts, sampling):
-    """Replies of a policy that takes two steps and is right where both are the right ones."""
-    assert sampling.n * len(prompts) > 0
-    return [[_reply(messages, sampling, at) for at in range(sampling.n)] for messages in prompts]
-
-
-def _reply(messages, sampling, at):
-    dice = Random(repr((messages, sampling.seed, sampling.max_tokens, at)))
-    before = messages[-1]["content"] if messages[-1]["role"] == "assistant" else "<plan>\n"
-    taken = [line.partition(". ")[2] for line in before.splitlines()[1:] if line != CLOSE]
-    if sampling.stop:
-        text = CLOSE if len(taken) == 2 else f"{len(taken) + 1}. {dice.choice(WAYS)}"
-        return Reply(text=text, mean_logprob=-dice.random(), tokens_out=5)
-    closed = before.endswith(f"{CLOSE}\n")
-    ways = taken if closed else [*taken, *dice.choices(WAYS, k=2 - len(taken))]
-    asked = next(question for question in ANSWERS if question in messages[1]["content"])
-    right = ways == ["Count them.", "Add them."] and dice.random() < 0.8
-    text = f"\\boxed{{{ANSWERS[asked] if right else dice.randrange(1000, 9000)}}}"
-    return Reply(text=text if closed else f"{len(taken) + 1}. x\n{CLOSE}\n{text}", tokens_out=9)
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +55,29 @@ def job(run, base, part=PART, hours=None, **changes):
 
 @pytest.fixture
 def knowing(monkeypatch):
-    monkeypatch.setattr(student.Loaded, "generate", knows_its_way)
+    policy = knows_its_way(ANSWERS)
+    monkeypatch.setattr(student.Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
 
 
 def stamps(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and "round" in str(path)}
+    """When each file was written, but for what the report is to show, which is drawn again."""
+    shown = ("section.json", "loss.svg", "preference.svg")
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in shown}
 
 
-def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(base, tmp_path, knowing, monkeypatch):
-    asked = []
-    value_of = value.value_of
-    monkeypatch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
-    done = cpl_stage.cpl(job(tmp_path, base))
-    out = tmp_path / "cpl"
+@pytest.fixture(scope="module")
+def twice(base, tmp_path_factory):
+    """Two rounds: their folder, what came of them, and whose heads judged leaves."""
+    run, asked, value_of, policy = tmp_path_factory.mktemp("twice"), [], value.value_of, knows_its_way(ANSWERS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student.Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
+        patch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
+        return run, cpl_stage.cpl(job(run, base)), asked
+
+
+def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(twice):
+    run, done, asked = twice
+    out = run / "cpl"
     for number in (1, 2):
         trees = list(search.trees_of(out / f"round{number}"))
         assert len(trees) == 6 and (out / f"round{number}" / "trees.html").stat().st_size > 5_000
@@ -85,7 +89,7 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(b
     assert adapter == (out / "round2" / "apo" / "adapter_model.safetensors").read_bytes()
     assert adapter != (out / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
     assert "2 rounds, solved while searching: 5 of 6, then 6 of 6; " in done["line"] and done["base"]["repo"]
-    metrics = list(read_jsonl(tmp_path / "metrics.jsonl"))
+    metrics = list(read_jsonl(run / "metrics.jsonl"))
     assert {row["round"] for row in metrics} == {1, 2}
     assert any("apo_preference" in row for row in metrics) and any("sft_loss" in row for row in metrics)
 
@@ -124,14 +128,48 @@ def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, 
     assert partial["partial"] and partial["rounds"][0]["search"]["tokens"] <= 4_500
     whole = cpl_stage.cpl(job(tmp_path, base, replace(part, max_tokens=None)))
     assert not whole["partial"] and whole["rounds"][0]["search"]["trees"] == 6
-    assert whole["rounds"][0]["search"]["rows"] > partial["rounds"][0]["search"]["rows"]
-    assert whole["rounds"][0]["sft"]["rows"] == whole["rounds"][0]["search"]["rows"]
+    assert whole["rounds"][0]["taught"]["rows"] > partial["rounds"][0]["taught"]["rows"]
+    assert whole["rounds"][0]["sft"]["rows"] == whole["rounds"][0]["taught"]["rows"]
 
 
 def test_a_search_that_finds_nothing_right_says_what_to_do(base, tmp_path, monkeypatch):
     monkeypatch.setattr(student.Loaded, "generate", lambda self, p, s: [[Reply(text="hm")] * s.n for _ in p])
     with pytest.raises(RunError, match=r"round 1 of the search found 0 right paths and 0 pairs in 6 trees"):
         cpl_stage.cpl(job(tmp_path, base))
+
+
+def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
+    def mind(prompt, sample, schema):
+        dice = Random(f"{prompt}/{sample}")
+        asked, _, begun = prompt.rpartition("<plan>\n")
+        taken = [line.partition(". ")[2] for line in begun.splitlines() if line != CLOSE]
+        ways = taken if begun.endswith(f"{CLOSE}\n") else [*taken, *dice.choices(WAYS, k=2 - len(taken))]
+        question = next(question for question in ANSWERS if question in asked)
+        right = ways == ["Count them.", "Add them."]
+        text = plans.render(tuple(ways), f"\\boxed{{{ANSWERS[question] if right else dice.randrange(1000, 9000)}}}")
+        return text.removeprefix(f"<plan>\n{begun}")
+
+    monkeypatch.setattr(cpl_stage._Round, "_a_student", None)  # nobody asks the student
+    with FakeOpenAI() as server:
+        server.mind = SimpleNamespace(reply=mind)
+        part = replace(PART, rounds=1, leaf="rollout", policy=f"{server.url}#tiny-1b")
+        done = cpl_stage.cpl(job(tmp_path / "run", base, part))
+        asked = len(server.requests)
+    assert done["rounds"][0]["search"]["solved"] >= 4 and done["rounds"][0]["taught"]["pairs"] > 0
+    assert (tmp_path / "run" / "cpl" / "adapter_model.safetensors").is_file()
+    with Ledger(tmp_path / "calls.sqlite", run="mine") as calls:  # beside the run, as a teacher's calls are
+        assert asked > 0 and calls.spent_usd == 0.0
+
+
+@pytest.mark.parametrize("wrong", ["gpt", "http://localhost:11434/v1"])
+def test_a_policy_that_is_no_server_and_model_is_refused(wrong):
+    with pytest.raises(RecipeError, match="must be a server's address with the model behind a #"):
+        replace(load("smollm2_135m"), cpl=CPL(policy=wrong))
+
+
+def test_a_head_on_the_student_does_not_judge_what_a_server_says():
+    with pytest.raises(RecipeError, match="set cpl.leaf='rollout'"):
+        replace(load("smollm2_135m"), cpl=CPL(policy="http://localhost:11434/v1#x", leaf="value"))
 
 
 def test_without_time_or_questions_nothing_begins(base, tmp_path):
@@ -149,3 +187,112 @@ def test_questions_are_the_corpus_s_and_no_more_than_asked_for(base, tmp_path):
     chosen = cpl_stage._questions(begun)
     assert len(chosen) == 4 and all(isinstance(one, Problem) for one in chosen) and POOL[0] not in chosen
     assert chosen == cpl_stage._questions(begun)
+
+
+# --- one search for several runs --------------------------------------------------------------------------------------
+
+
+def of_cpl(begun):
+    """What the stage reads of a job's recipe."""
+    return inputs_of(begun.recipe, next(stage for stage in STAGES if stage.name == "cpl"))
+
+
+def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_same_as_alone(base, tmp_path, knowing):
+    part = replace(PART, rounds=1, leaf="rollout")
+    alone, first, second = (job(tmp_path / name, base, part) for name in ("alone", "first", "second"))
+    first = replace(first, recipe=replace(first.recipe, cpl=replace(part, pairs="none")))
+    cpl_stage.cpl(alone)
+    cpl_stage.cpl(first)
+    begun, half = second.out / "round1" / "replies.jsonl", second.out / ".round1.part" / "trees.jsonl"
+    write_records(begun, [{"what": "was begun here"}])
+    write_records(half, [{"what": "a kill left of an earlier taking over"}])
+    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+    assert not begun.exists() and not half.exists()
+    before = stamps(second.out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(student.Loaded, "generate", None)  # nobody is asked
+        cpl_stage.cpl(second)
+    assert before.items() <= stamps(second.out).items(), "what was taken over was not written again"
+    for name in ("round1/trees.jsonl", "round1/sft/adapter_model.safetensors", "adapter_model.safetensors"):
+        assert (second.out / name).read_bytes() == (alone.out / name).read_bytes()
+    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == [], "it has its own by now"
+
+
+def test_a_search_that_ran_out_of_tokens_is_not_taken_over(base, tmp_path, knowing):
+    part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500, pairs="none")
+    first, second = (job(tmp_path / name, base, part) for name in ("first", "second"))
+    cpl_stage.cpl(first)
+    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == []
+    file = first.out / "round1" / "search.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "partial": False}))
+    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+
+
+# --- what the report shows --------------------------------------------------------------------------------------------
+
+
+def test_the_section_has_each_round_in_numbers_its_curves_and_a_tree(twice):
+    run, done, _ = twice
+    shown = json.loads((run / "cpl" / "section.json").read_text())
+    [table] = shown["tables"]
+    assert table["columns"] == ["", "round 1", "round 2"]
+    rows = {row[0]: row[1:] for row in table["rows"]}
+    assert rows["of them solved"] == [str(one["search"]["solved"]) for one in done["rounds"]] == ["5", "6"]
+    assert rows["pairs to prefer by"] == [str(one["taught"]["pairs"]) for one in done["rounds"]]
+    assert [one.partition(":")[0] for one in shown["sentences"][:3]] == [
+        "Round 1, search",
+        "Round 1, SFT on right paths",
+        "Round 1, preferences",
+    ]
+    assert shown["charts"] == ["loss.svg", "preference.svg"]
+    assert "round 2, asked" in (run / "cpl" / "preference.svg").read_text()
+    assert len(shown["folded"]) == 2 and " 2. Add them." in shown["folded"][0]["text"]
+
+
+def test_rounds_and_trainings_that_count_from_one_are_curves_of_their_own_and_a_repeated_step_counts_once():
+    rows = [
+        {"step": step, "round": number, f"{name}_loss": value}
+        for number, name, values in (
+            (1, "sft", {1: 9, 2: 8}),
+            (1, "apo", {1: 7, 2: 6, 3: 5}),
+            (1, "apo", {2: 4}),  # killed after step 1 was saved
+            (2, "sft", {1: 3}),
+        )
+        for step, value in values.items()
+    ]
+    assert cpl_section._course(rows, 1, "sft_loss") == [(1, 9), (2, 8)]
+    assert cpl_section._course(rows, 1, "apo_loss") == [(1, 7), (2, 4)]
+    assert cpl_section._course(rows, 2, "sft_loss") == [(1, 3)]
+
+
+def test_a_tree_as_text_is_a_line_a_node_whatever_was_written_in_it():
+    root, step = Node(visits=3), Node("step", "Count.", visits=3, total=1.0)
+    expand(root, [Node("malformed", '<img src="x">\nno', reward=-1.0), step, Node("step", "Never seen.")])
+    expand(step, [Node("solution", "3 * 2 = 6\n\n\\boxed{6} " + "long " * 99, reward=1.0)])
+    lines = cpl_section.as_text(Tree("id", "How many?", "6", root=root)).split("\n")
+    assert lines[:2] == ["answer: 6", "+0.50   4x  1. Count."]
+    assert lines[2].startswith("+1.00   1x    solution: 3 * 2 = 6 \\boxed{6} long") and lines[2].endswith("…")
+    assert lines[3] == '-1.00   1x  malformed: <img src="x"> no' and len(lines) == 4
+    wide = Tree("id", "How many?", "6", root=Node())
+    expand(wide.root, [Node("step", str(number), visits=1) for number in range(100)])
+    assert cpl_section.as_text(wide).endswith("\nand 41 more")
+
+
+# --- the embedded student ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path):
+    settings = ["problems.limit=140", "sft.max_steps=32", "sft.batch_size=4", "student.max_length=256", "headroom=0"]
+    settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice_known", "evaluate.limit=4"]
+    settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
+    run = pipeline.run(override(load("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
+    done = runs.read_manifest(run)["stages"]["cpl"]["summary"]
+    trees, found = list(search.trees_of(run / "cpl" / "round1")), done["rounds"][0]
+    assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1
+    assert len(read_records(StepPair, run / "cpl" / "round1" / "pairs.jsonl")) == found["taught"]["pairs"] >= 1
+    adapters = [(run / at / "adapter_model.safetensors").read_bytes() for at in ("sft", "cpl/round1/sft", "cpl")]
+    assert len(set(adapters)) == 3 and runs.read_manifest(run)["final"] == "cpl"
+    assert len(list(read_jsonl(run / "eval" / "practice_known.cpl.jsonl"))) == 4
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "What the search found" in page and "preference of the better step" in page and "A tree of round 1" in page

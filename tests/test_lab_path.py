@@ -1,18 +1,26 @@
 """Worlds go the path that all problems go: drawn, planned, made into rows, rewarded and graded, by the core itself."""
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from grpo_child import load as learner
+from taught import taught
 from tiny import trained_run
 
-from plantune_lite import corpus, distill, graders, problems, rewards
+from plantune_lite import corpus, distill, graders, grpo, problems, rewards
 from plantune_lite.cli import cli
-from plantune_lite.lab import world_sources
+from plantune_lite.lab import corpora, world_sources
 from plantune_lite.lab.domains import BLOCKSWORLD, generate
-from plantune_lite.lab.planning import problem_of
+from plantune_lite.lab.planning import problem_of, steps_in
 from plantune_lite.lab.worlds import world_of
-from plantune_lite.plans import parse, render
+from plantune_lite.plans import ask_plainly, parse, render
 from plantune_lite.recipe import Corpus, Distill, Problems
 from plantune_lite.recipe_files import load
 from plantune_lite.records import Problem, Trajectory, read_jsonl, read_records, write_records
@@ -60,6 +68,30 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     assert set(rewards.right_answer(asked, said, **columns)) == {2.0}
 
 
+def test_a_step_of_grpo_in_a_world_rewards_valid_plans_and_how_far_others_can_be_carried_out(tmp_path):
+    """The recipe's own rewards, on a tiny student that knows a valid plan by heart, half of it, and a wrong one."""
+    part = replace(load("smollm2_135m_worlds").grpo, steps=1, group=8, extra={"per_device_train_batch_size": 16})
+    world = world_of(BLOCKSWORLD, SWAP)
+    problem = problem_of(world, id="x")
+    texts = [render(PLAN), render(PLAN[:2]), render((*PLAN[:3], "fly b"))]
+    row = {"problem_id": "x", "prompt": list(ask_plainly(problem)), "answer": problem.answer, "kind": "plan"}
+    rows = [{**row, "choices": [], "plan": list(PLAN), "world": problem.extra["world"]}] * 2
+    base = taught(tmp_path / "base", [(ask_plainly(problem), texts)], steps=200)
+    rewarded = rewards.of(part, rows, max_completion=part.max_completion)
+    assert [name for name, _, _ in rewarded] == ["right_answer", "soft_overlong", "valid_prefix"]
+    out, quiet = tmp_path / "grpo", {"max_length": 512, "say": lambda line: None}
+    done = grpo.train(learner(base), rows, rewarded, part, out, passed=rewards.right_answer, **quiet)
+    samples = list(read_jsonl(out / "samples.jsonl"))
+    for sample in samples:
+        right = graders.grade(problem, sample["text"]).verdict.same is True
+        steps = steps_in(world, sample["text"])
+        share = world.check(steps).good_steps / max(len(steps), len(PLAN))
+        assert sample["rewards"]["right_answer"] == 2.0 * right
+        assert sample["rewards"]["valid_prefix"] == (1.0 if right else pytest.approx(share))
+    assert done["steps"] == 1 and set(done["rewards"]) == {"right_answer", "soft_overlong", "valid_prefix"}
+    assert 0 < done["rewards"]["right_answer"][0] < 2 and 0 < done["rewards"]["valid_prefix"][0] <= 1
+
+
 def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
     run = tmp_path / "mine"
     trained_run(run, max_tokens=16)
@@ -75,4 +107,55 @@ def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
 
 def test_the_shipped_recipes_of_worlds_are_whole():
     for name in ("smollm2_135m_worlds", "qwen3_4b_worlds"):
-        assert load(name).problems.source == "plantune_lite.lab.world_sources:blocksworld"
+        recipe = load(name)
+        assert recipe.problems.source == "plantune_lite.lab.world_sources:blocksworld"
+        assert [one for one, _, _ in rewards.of(recipe.grpo, [], max_completion=160)] == [
+            "right_answer",
+            "soft_overlong",
+            "valid_prefix",
+        ]
+
+
+@pytest.mark.parametrize("name", world_sources.SIZES)
+def test_every_world_has_as_many_problems_as_the_recipes_ask_for(name):
+    sizes, larger = world_sources.SIZES[name]
+    half = world_sources.TESTS // 2
+    most = load("qwen3_4b_worlds").problems.limit
+    drawn = corpora.drawn(name, sizes=sizes, larger=larger, seed=0, train=most, test=half)
+    assert (len(drawn.train), len(drawn.test), len(drawn.larger)) == (most, half, half)
+
+
+# --- on the real student ----------------------------------------------------------------------------------------------
+
+
+def plantune(*arguments):
+    command = [sys.executable, "-m", "plantune_lite.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_embedded_student_goes_through_a_world_and_is_probed(tmp_path):
+    """Few problems learned nearly by heart, two steps of GRPO, the probes, and the judge if any plan is right."""
+    pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
+    settings = ("problems.limit=16", "sft.max_steps=24", "grpo.steps=2", "grpo.group=8", "evaluate.limit=8")
+    settings += ("evaluate.max_tokens=96", "evaluate.prompts=zero_shot_cot", "export.formats=adapter")
+    done = plantune("run", "smollm2_135m_worlds", *settings)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m_worlds")
+    summary = json.loads((run / "manifest.json").read_text())["stages"]["grpo"]["summary"]
+    assert summary["steps"] == 2 and set(summary["rewards"]) == {"right_answer", "soft_overlong", "valid_prefix"}
+    probed = plantune("probe", run, "--problems", 30)
+    assert probed.returncode == 0 and "is told by a probe on layer" in probed.stdout, probed.stderr
+    found = json.loads((run / "probe" / "probe.json").read_text())
+    assert found["worlds"]["layers"] == 31 and found["worlds"]["problems"] == 30
+    assert (run / "probe" / "validity.svg").read_text().startswith("<svg")
+    if "plans" in found:  # so few steps may leave a student that is never right
+        again = plantune("evaluate", run, "--resample", 2)
+        assert again.returncode == 0 and "judged minus it" in again.stdout, again.stderr
+        asked = plantune("ask", run, "Goal: on a b", "--resample", 2)
+        assert asked.returncode == 0 and " drawn, judged " in asked.stdout, asked.stderr
+    else:
+        assert "has no judge of plans" in plantune("ask", run, "Goal: on a b", "--resample", 2).stderr
+    report(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Does the model know?" in page and "can the step be done? AUROC by layer" in page

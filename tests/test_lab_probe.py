@@ -10,13 +10,14 @@ import pytest
 import torch
 
 from plantune_lite import plans, presets, student
-from plantune_lite.lab import generative, linear, probe, residuals
+from plantune_lite.lab import generative, linear, probe, ranks, residuals
 from plantune_lite.lab.cases import cases
 from plantune_lite.lab.domains import generate
-from plantune_lite.lab.knows import Judge, Try, knows, tried
+from plantune_lite.lab.judged import judge_of
+from plantune_lite.lab.knows import Try, knows, tried
 from plantune_lite.lab.linear import auroc, balanced_accuracy, best_threshold, fit, over_problems
 from plantune_lite.lab.planning import problem_of, world_in
-from plantune_lite.lab.probe_verb import judge_of, judged, probe_run
+from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.lab.residuals import Residuals
 from plantune_lite.lab.weak_plans import compare, resampling
 from plantune_lite.recipe import Student
@@ -250,6 +251,8 @@ def test_no_problem_is_in_two_parts_and_a_few_are_too_few():
     parts = probe.split(ids, seed=0)
     named = [{ids[place] for place in places} for places in (parts.fit, parts.choose, parts.report)]
     assert [len(names) for names in named] == [12, 4, 4] and len(set.union(*named)) == 20
+    spared = probe.split(ids, seed=0, spared={str(number) for number in range(4)})
+    assert {ids[place] for place in spared.report} == {"0", "1", "2", "3"}
     with pytest.raises(PlantuneError, match="9 problems cannot be split in three"):
         probe.split(ids[:27], seed=0)
 
@@ -266,13 +269,37 @@ def test_a_whole_probe_of_a_tiny_model_has_every_figure_and_leaves_no_large_file
     lines = []
     found = probe.probe(small, worlds[:12], tmp_path, per_problem=4, max_tokens=8, seed=0, say=lines.append)
     assert (found["cases"], found["problems"], found["layers"]) == (48, 12, 3)
-    for name in ("validity", "output_probability", "predicates", "generative"):
+    for name in ("validity", "output_probability", "rank", "predicates", "generative"):
         assert set(found[name]) == {"tuned", "untuned"}
+    assert found["rank"]["tuned"]["cases"] == 8 and found["rank"]["tuned"] != found["rank"]["untuned"]
     assert found["validity"]["tuned"]["by_layer"] != found["validity"]["untuned"]["by_layer"]
     assert found["validity"]["tuned"]["by_layer"][0] == found["validity"]["untuned"]["by_layer"][0]  # the embeddings
     assert found["generative"]["tuned"]["success"]["value"] == 0
     assert json.loads(json.dumps(found)) == found and not list(tmp_path.iterdir())
     assert lines == ["48 steps of 12 problems, half of them possible; 8 are reported on"]
+
+
+def test_a_step_is_ranked_among_all_of_its_kind_by_what_the_model_would_write(small, worlds, asked, tmp_path):
+    some = [one for one in asked if one.step.startswith("stack")][:4]
+    of = {one.id: world_in(one) for one in worlds}
+    for case in some:
+        kind = [step for step in of[case.problem_id].actions if step.startswith("stack")]
+        texts = [small.encode_chat(replace(case, step=step).messages) for step in kind]
+        learned = [len(text) - len(small.encode_chat(case.before)) for text in texts]
+        read = residuals.read(small, texts, tmp_path / "r.f32", learned=learned)
+        said = {step: sum(one) for step, one in zip(kind, read.logprobs, strict=True)}
+        below = sum(said[step] < said[case.step] for step in kind) / (len(kind) - 1)
+        found = ranks.ranked(small, [case], of, seed=0)
+        assert len(kind) > 4 and found["possible" if case.valid else "impossible"]["value"] == pytest.approx(below)
+
+
+def test_ways_to_go_on_are_as_probable_together_as_each_is_alone(small):
+    before, endings = small.encode_chat(plans.chat("x")), [[70, 71, 72], [70], [300, 9]]
+    for ending, said in zip(endings, ranks.logprobs(small, before, endings), strict=True):
+        with torch.inference_mode():
+            logits = small.model(torch.tensor([[*before, *ending]])).logits[0].log_softmax(-1)
+        alone = [float(logits[len(before) - 1 + place, id]) for place, id in enumerate(ending)]
+        assert said == pytest.approx(alone, abs=1e-4)
 
 
 # --- what a model does ------------------------------------------------------------------------------------------------
@@ -354,6 +381,7 @@ class Talker:
     def __init__(self, small, plan_of):
         self.encode_chat, self.tokenizer = small.encode_chat, small.tokenizer
         self.plan_of, self.asked = plan_of, []
+        self.generate_untuned = self.generate
 
     def generate(self, prompts, sampling):
         replies = []
@@ -377,6 +405,23 @@ def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small):
     assert found[0].plan == "<plan>\n1. Add up.\n</plan>" and 0 < found[0].plan_tokens <= found[0].tokens
 
 
+def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_them(small):
+    class Planner:
+        encode_chat = staticmethod(small.encode_chat)
+
+        def generate(self, prompts, sampling):
+            assert sampling.stop == (plans.CLOSE,)
+            return [[Reply(text="<plan>\n1. Add up.\n", tokens_out=6)] * sampling.n for _ in prompts]
+
+        def generate_untuned(self, prompts, sampling):
+            assert all("1. Add up." in prompt[-1]["content"] for prompt in prompts)
+            return [[Reply(text="It is \\boxed{7}.", tokens_out=30)] for _ in prompts]
+
+    [first, second] = tried(Planner(), [Problem(id="p", question="3?", answer="7")], samples=2, max_tokens=9, mode="m2")
+    assert (first.plan, first.answer, first.right, first.tokens) == ("<plan>\n1. Add up.\n</plan>", "7", True, 36)
+    assert second.sample == 1 and 0 < first.plan_tokens < 36
+
+
 class Liking:
     """A judge that likes plans that say up."""
 
@@ -386,7 +431,7 @@ class Liking:
 
 def test_weak_plans_are_drawn_again_until_one_is_good_or_tries_are_spent(small):
     talker = Talker(small, lambda question, turn: f"<plan>\n1. Add {'up' if turn >= 4 else 'zq'}.")
-    generate = resampling(talker, Liking(), threshold=0.0, tries=3)
+    generate = resampling(talker, Liking(), tries=3)
     [[first], [second]] = generate([plans.chat("a"), plans.chat("b")], Sampling(max_tokens=50))
     # Turns 1 and 2 draw weak plans for both, turn 3 a weak and turn 4 a good one, turn 5 tries the first a last time.
     assert "up" in first.text and first.text.endswith("It is \\boxed{7}.") and "up" in second.text
@@ -403,10 +448,10 @@ def test_at_equal_tokens_a_judge_that_knows_beats_a_majority_and_one_that_does_n
             right = (number + sample) % 4 == 0  # a quarter, so most votes are wrong
             tries.append(a_try(number, sample, right=right, plan="x", answer="7" if right else "8"))
             scores.append(1.0 if right else -1.0)
-    found = compare(tries, scores, threshold=0.0)
+    found = compare(tries, scores)
     assert found["probe"]["value"] == 1.0 and found["plain"]["value"] == 0.25 and found["majority"]["value"] <= 0.5
     assert found["tokens"] == pytest.approx(10 * np.mean([1, 4, 3, 2]) + 20)
-    blind = compare(tries, [0.0] * len(tries), threshold=0.0)
+    blind = compare(tries, [0.0] * len(tries))
     assert blind["probe"]["value"] == 0.25 and blind["tokens"] == blind["tokens_of_one_reply"] == 30
 
 
@@ -422,18 +467,8 @@ def test_a_run_on_worlds_is_probed_and_says_what_could_not_be_asked(worlds, tmp_
     shown = json.loads((run / "probe" / "section.json").read_text())
     assert shown["charts"] == ["validity.svg"] and (run / "probe" / "validity.svg").read_text().startswith("<svg")
     assert json.loads((run / "probe" / "probe.json").read_text())["worlds"]["cases"] == 48
-    with pytest.raises(RunError, match="has no judge of plans; plantune probe"):
+    with pytest.raises(RunError, match="has no judge of plans; plantune probe .* makes one"):
         judge_of(run)
-
-
-def test_a_judge_that_was_kept_judges_as_before(small, tries, tmp_path):
-    _, judge = knows(small, tries, tmp_path)
-    row = {"layer": judge.layer, "probe": judge.probe.to_row()}
-    (tmp_path / "probe").mkdir()
-    (tmp_path / "probe" / "judge.json").write_text(json.dumps(row), encoding="utf-8")
-    kept, some = judge_of(tmp_path), [tries[0].messages]
-    assert isinstance(kept, Judge) and kept.scores(small, some) == judge.scores(small, some)
-    assert callable(judged(tmp_path, small))
 
 
 def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path):

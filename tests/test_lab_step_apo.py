@@ -50,7 +50,7 @@ def log_ratio(student, row):
 
 
 def settings(student, part, out):
-    return preference.config(student.model, part, out, 2, 2, 1, False, 50, 0)
+    return preference.config(student.model, part, out, 2, 2, 1, False, 50, 0, 512)
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------

@@ -295,6 +295,14 @@ def test_rewards_are_worth_a_valid_plan_and_the_share_before_the_first_wrong_ste
     assert valid_prefix([], texts, world=world) == [1.0, 1.0, 0.75, 0.0]
 
 
+def test_a_plan_that_stops_early_earns_no_more_than_the_part_of_the_reference_that_it_is(tower):
+    longer = ("pick-up c", "put-down c", *PLAN)
+    texts = [render(PLAN[:2]), render(PLAN), render(longer), render((*PLAN[:2], "fly a", "fly b", "fly c"))]
+    world = [problem_of(tower, id="x").extra["world"]] * 4
+    assert valid_prefix([], texts, world=world, plan=[PLAN] * 4) == [0.5, 1.0, 1.0, 0.4]
+    assert valid_prefix([], [render(PLAN)], world=world[:1], plan=[longer]) == [1.0]
+
+
 @given(st.lists(st.sampled_from([*world_of(BLOCKSWORLD, TOWER).actions, "fly b", "stack"]), min_size=1, max_size=6))
 def test_a_plan_that_is_rendered_is_graded_as_the_simulator_checks_it(steps):
     tower = world_of(BLOCKSWORLD, TOWER)

@@ -138,6 +138,31 @@ def test_charts_lie_beside_it_as_files(run):
         assert (run / "figures" / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
+def test_what_a_search_left_to_be_shown_is_shown_as_data(run):
+    write_whole(run / "cpl" / "loss.svg", "<svg><title>loss by round</title></svg>")
+    shown = {
+        "title": "What the search found",
+        "sentences": [f"Round 1: {HOSTILE}"],
+        "tables": [{"columns": ["", "round 1"], "rows": [["trees", "8"], [HOSTILE, "<b>"]]}],
+        "charts": ["loss.svg"],
+        "folded": [{"title": f"A tree: {HOSTILE}", "text": f"+1.00 1. Count.\n{HOSTILE}"}],
+    }
+    write_whole(run / "cpl" / "section.json", json.dumps(shown))
+    _, page = seen(run)
+    words = "".join(page.words)
+    assert "loss by round" in words and "+1.00 1. Count.\n" in words and "trees" in page.words
+    assert words.count('document.title="owned"') >= 4 and not [tag for tag, _ in page.tags if tag in ("script", "img")]
+    assert words.index("Training") < words.index("What the search found") < words.index("kept plans")
+
+
+def test_steps_that_begin_anew_each_round_are_no_curve_of_the_report_s_own(run):
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    again = [{"stage": "cpl", "round": number, "step": 1, "seconds": 1, "loss": 9.0} for number in (1, 2)]
+    before = report(run)["figures"]
+    write_records(run / "metrics.jsonl", [*rows, *again])
+    assert report(run)["figures"] == before and not any(name.startswith("cpl") for name in before)
+
+
 def test_a_run_that_was_only_distilled_has_a_page_too(run):
     shutil.rmtree(run / "eval")
     (run / "metrics.jsonl").unlink()

@@ -1,18 +1,21 @@
 """The stage that searches and learns from it (CPL): rounds of search, SFT on what was right, Step-APO on what mattered.
 
     cpl/round1/   trees.jsonl, trees.html, pairs.jsonl, rows.jsonl, sft/ (an adapter), apo/ (an adapter, a value head)
-    cpl/          the last round's adapter: the run's model
+    cpl/          the last round's adapter: the run's model; section.json and charts, for the report
 
-The first round's policy is the student of the SFT stage, or the untuned one; after it the round before. As in the paper
-each round trains from the base anew, first on right paths, then on pairs, the former being the latter's reference.
-What a round has finished is not done again: search.json, sft.json and apo.json say what that is.
+The first round's policy is the student of the SFT stage, or the untuned one; after it the round before. A server's
+model may search in its place (cpl.policy), asked through the ledger like a teacher. As in the paper each round trains
+from the base anew, first on right paths, then on pairs, the former being the latter's reference. What a round has
+finished is not done again: search.json, taught.json, sft.json and apo.json say what that is. A round's search and SFT
+do not depend on its pairs, so that variants which differ in these share them (first_round.py).
 """
 
 import gc
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -21,14 +24,26 @@ from typing import Any
 
 from plantune_lite import lenient, plans
 from plantune_lite.job import Job
-from plantune_lite.lab import pairs, search, viewer
+from plantune_lite.lab import cpl_section, pairs, search, viewer
 from plantune_lite.recipe import CPL, SFT
-from plantune_lite.records import Problem, RunError, StepPair, read_jsonl, read_records, write_records, write_whole
+from plantune_lite.records import (
+    Generate,
+    Messages,
+    Problem,
+    RunError,
+    StepPair,
+    read_jsonl,
+    read_records,
+    write_records,
+    write_whole,
+)
 from plantune_lite.train_stages import LEAST_HOURS
 
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
 _PAIRS_A_STEP = 8
+
+Asks = Callable[[Problem], Messages]
 
 
 def cpl(job: Job) -> dict[str, Any]:
@@ -48,10 +63,15 @@ def cpl(job: Job) -> dict[str, Any]:
     last = _ends_with(part)
     made = job.out / f"round{part.rounds}" / last
     shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+    cpl_section.write(job.run, job.out, found)
     solved = ", then ".join(f"{one['search']['solved']} of {one['search']['trees']}" for one in found)
+    trained = [one[name] for one in found for name in ("sft", "apo") if name in one]
     return {
-        "line": f"{part.rounds} rounds, solved while searching: {solved}; {found[-1][last]['line']}",
+        "line": f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
+        f"{found[-1][last]['line']}",
         "rounds": found,
+        "steps": sum(one["steps"] for one in trained),
+        "planned_steps": sum(one["planned_steps"] for one in trained),
         "partial": any(one["search"]["partial"] for one in found),
         "base": json.loads((job.out / "base.json").read_text(encoding="utf-8")),
     }
@@ -95,13 +115,15 @@ class _Round:
         """What is left of the round to do; `spent` are the tokens of the rounds before."""
         before = self._recorded("search")
         found = self._search(spent) if before is None or before["partial"] else before
-        if before is not None and found["tokens"] != before["tokens"]:  # it went on: what was learned from it is old
-            for name in ("sft", "apo"):
+        if before is not None and found != before:  # it went on: what was learned from it is old
+            for name in ("taught", "sft", "apo"):
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._folder / f"{name}.json").unlink(missing_ok=True)
+            for later in range(self._number + 1, self._job.recipe.cpl.rounds + 1):
+                shutil.rmtree(self._job.out / f"round{later}", ignore_errors=True)
         found = {"search": self._record("search", found)}
-        for name, work in {"sft": self._imitate, "apo": self._prefer}.items():
-            if name in ("sft", _ends_with(self._job.recipe.cpl)):
+        for name, work in {"taught": self._teach, "sft": self._imitate, "apo": self._prefer}.items():
+            if name in ("taught", "sft", _ends_with(self._job.recipe.cpl)):
                 found[name] = self._recorded(name) or self._record(name, work())
         return found
 
@@ -115,33 +137,54 @@ class _Round:
             write_whole(self._folder / f"{name}.json", json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
         return summary
 
-    # --- search, and what it teaches
+    # --- search, and what is learned from it
 
     def _search(self, spent: int) -> dict[str, Any]:
-        from plantune_lite.lab import value
-
         job, part = self._job, self._job.recipe.cpl
-        before = self._policy()
-        longest = job.recipe.student.max_length
-        loaded = self._loaded(before, training=False)
-        by_value = part.leaf == "value" and before is not None and (before / value.FILE).is_file()
         budget = None
         if part.max_tokens is not None:
             budget = max(0, part.max_tokens - spent) // (part.rounds - self._number + 1)
-        found = search.search(
-            self._questions,
-            loaded.generate,
-            lambda problem, text: lenient.grade(problem, text).verdict.same is True,
-            part,
-            self._folder,
-            ask=plans.ask_plainly if before else plans.ask_plan_then_solve,
-            value=value.value_of(loaded, before) if by_value else None,
-            solution_tokens=longest // 2,
-            seed=job.recipe.seed + self._number,
-            max_tokens=budget,
-            hours=self._hours(0.5),
-            show=job.progress(),
-        )
+        with self._a_server() if part.policy else self._a_student() as (generate, ask, value):
+            return search.search(
+                self._questions,
+                generate,
+                lambda problem, text: lenient.grade(problem, text).verdict.same is True,
+                part,
+                self._folder,
+                ask=ask,
+                value=value,
+                solution_tokens=job.recipe.student.max_length // 2,
+                seed=job.recipe.seed + self._number,
+                max_tokens=budget,
+                hours=self._hours(0.5),
+                show=job.progress(),
+            )
+
+    @contextmanager
+    def _a_student(self) -> Iterator[tuple[Generate, Asks, search.Value | None]]:
+        """Who is searched with: how it replies, how it is asked, and what judges its states where something does."""
+        from plantune_lite.lab import value
+
+        before = self._policy()
+        loaded = self._loaded(before, training=False)
+        by_value = self._job.recipe.cpl.leaf == "value" and before is not None and (before / value.FILE).is_file()
+        judge = value.value_of(loaded, before) if by_value else None
+        yield loaded.generate, plans.ask_plainly if before else plans.ask_plan_then_solve, judge
+
+    @contextmanager
+    def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
+        from plantune_lite import elsewhere, runs
+        from plantune_lite.ledger import Ledger
+
+        job = self._job
+        address, _, model = job.recipe.cpl.policy.partition("#")
+        calls = Ledger(runs.home(job.run) / runs.LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
+        with calls, elsewhere.of_server(address, model, calls) as generate:
+            yield generate, plans.ask_plan_then_solve, None
+
+    def _teach(self) -> dict[str, Any]:
+        """What the trees teach, as rows and pairs; that there is something is known before anything is trained."""
+        job, part = self._job, self._job.recipe.cpl
         trees = list(search.trees_of(self._folder))
         chosen = [pair for tree in trees for pair in _PAIRS[part.pairs](tree)]
         rows = pairs.rows(trees, self._ask, job.recipe.seed)
@@ -154,7 +197,7 @@ class _Round:
                 f"{len(trees)} trees, and needs both: take easier questions, let the student learn more before "
                 "(sft.epochs), or search more (cpl.iterations, cpl.questions, cpl.max_tokens)"
             )
-        return {**found, "pairs": len(chosen), "rows": len(rows)}
+        return {"line": f"{len(rows)} right paths, {len(chosen)} pairs", "rows": len(rows), "pairs": len(chosen)}
 
     def _imitate(self) -> dict[str, Any]:
         """SFT from the base on right paths: by the recipe's own SFT settings, whatever its arm."""

@@ -2,21 +2,22 @@ r"""Does a model know that its plan is good? A probe at the last token of a plan
 
     tries = tried(student, problems, grade, samples=8)         what it answers, plan by plan
     found, judge = knows(student, tries, Path("knows"))        {"auroc": {...}, "by_layer": [...], "controls": {...}}
-    judge.scores(student, [one.messages for one in tries])     [1.7, ...] above 0 is a good plan
+    judge.scores(student, [one.messages for one in tries])     [1.7, ...] below 0 a plan is weak
 
 For any model that plans before it solves. Problems are split, so the probe never saw the problems that it is judged on.
 Beside it stand what is cheaper: how long the plan is, how often the problem's other tries are right (which no one knows
 beforehand), and how probable the plan's tokens are to the model itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plantune_lite import intervals, plans
+from plantune_lite import evaluate, intervals, plans
+from plantune_lite.evaluate import Mode
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
 from plantune_lite.lab.probe import Parts, split
@@ -45,17 +46,20 @@ class Try:
 
 @dataclass(frozen=True)
 class Judge:
-    """What says of a plan whether it is good: a probe on one layer."""
+    """What says of a plan whether it is good: a probe on one layer, and the log-odds below which a plan is weak."""
 
     layer: int
     probe: Probe
+    threshold: float = 0.0
 
     def scores(self, student: Loaded, planned: Sequence[Messages]) -> list[float]:
-        """The log-odds that what follows will be right, of conversations that end with a plan."""
+        """Of conversations that end with a plan, how far the log-odds that it is good are above the threshold."""
+        if not planned:
+            return []
         texts = [student.encode_chat(messages) for messages in planned]
         with TemporaryDirectory() as folder:
             read = residuals.read(student, texts, Path(folder) / "plans.f32", learned=[0] * len(texts))
-            return self.probe(read.layer(self.layer))[:, 0].tolist()
+            return (self.probe(read.layer(self.layer))[:, 0] - self.threshold).tolist()
 
 
 def begun(prompt: Messages, text: str) -> Messages:
@@ -70,14 +74,19 @@ def tried(
     grade: Grade = grade,
     samples: int,
     max_tokens: int,
+    mode: Mode = "m1",
     temperature: float = 0.7,
     seed: int = 0,
 ) -> list[Try]:
-    """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans."""
+    """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans.
+
+    In mode m2 it is the untuned model that carries the plans out.
+    """
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
+    answer, _ = evaluate.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
     found = []
-    prompts = [plans.ask_plainly(one) for one in problems]
-    for problem, prompt, replies in zip(problems, prompts, student.generate(prompts, sampling), strict=True):
+    for problem, replies in zip(problems, answer(problems, sampling), strict=True):
+        prompt = plans.ask_plainly(problem)
         for number, reply in enumerate(replies):
             before, close, _ = reply.text.partition(plans.CLOSE)
             if close and before.startswith(plans.OPEN):
@@ -92,8 +101,13 @@ def tried(
     return found
 
 
-def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) -> tuple[dict[str, Any], Judge]:
-    """How well each layer tells plans that come out right, beside what else tells it; and the best layer's probe."""
+def knows(
+    student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0, spared: Collection[str] = ()
+) -> tuple[dict[str, Any], Judge]:
+    """How well each layer tells plans that come out right, beside what else tells it; and the best layer's probe.
+
+    `spared` are ids of problems that the judge should rather be measured on than fitted.
+    """
     import numpy as np
 
     if not tries:
@@ -102,7 +116,7 @@ def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) ->
         )
     right = np.array([float(one.right) for one in tries])
     ids = [one.problem.id for one in tries]
-    parts = split(ids, seed=seed)
+    parts = split(ids, seed=seed, spared=spared)
     for places, what in ((parts.fit, "fit on"), (parts.choose, "choose on"), (parts.report, "report")):
         if len(set(right[places])) < 2:
             raise PlantuneError(
@@ -114,6 +128,7 @@ def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) ->
     layers = [_fitted(read.layer(number), right, parts) for number in range(read.layers)]
     best = max(range(read.layers), key=lambda number: layers[number][0])
     _, probe, scores = layers[best]
+    judge = Judge(best, probe, linear.best_threshold(scores[parts.choose], right[parts.choose]))
     read.file.unlink()
     others = {
         "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
@@ -125,6 +140,7 @@ def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) ->
         "problems": len(set(ids)),
         "right": float(right.mean()),
         "layer": best,
+        "threshold": round(judge.threshold, 4),
         "auroc": _reported(scores, right, ids, parts.report, seed),
         "within_a_problem": _within(scores, right, ids, parts.report),
         "by_layer": [round(linear.auroc(one[parts.report], right[parts.report]), 4) for _, _, one in layers],
@@ -134,7 +150,7 @@ def knows(student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0) ->
         },
         "reported_on": sorted({ids[place] for place in parts.report}),
     }
-    return found, Judge(best, probe)
+    return found, judge
 
 
 def _fitted(features_N_H: Any, right: Any, parts: Parts) -> tuple[float, Probe, Any]:

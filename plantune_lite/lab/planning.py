@@ -121,12 +121,25 @@ def valid_plan(prompts: Sequence[Any], completions: Sequence[Any], *, world: Seq
     return [RIGHT if one.check(steps_in(one, text)).valid else 0.0 for one, text in _each(completions, world)]
 
 
-def valid_prefix(prompts: Sequence[Any], completions: Sequence[Any], *, world: Sequence[Any], **_: Any) -> list[float]:
-    """The share of a plan's steps before the first that cannot be done; 0 where there is none."""
+def valid_prefix(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    *,
+    world: Sequence[Any],
+    plan: Sequence[Sequence[str]] | None = None,
+    **_: Any,
+) -> list[float]:
+    """1 for a valid plan, else the share of its steps before the first that cannot be done; 0 where there is none.
+
+    Of a plan that is shorter than the reference, `plan`, the steps that are missing count as such: else one step that
+    can be done would earn as much as a whole plan of them, and to stop there would be what is learned.
+    """
     found = []
-    for one, text in _each(completions, world):
+    for (one, text), reference in zip(_each(completions, world), plan or [()] * len(completions), strict=True):
         steps = steps_in(one, text)
-        found.append(one.check(steps).good_steps / len(steps) if steps else 0.0)
+        checked = one.check(steps)
+        most = max(len(steps), len(reference), 1)
+        found.append(1.0 if steps and checked.valid else checked.good_steps / most)
     return found
 
 

@@ -117,6 +117,7 @@ def config(
     checkpointing: bool,
     save_steps: int,
     seed: int,
+    max_length: int,
 ) -> Any:
     """What TRL's trainer is told."""
     from trl import DPOConfig
@@ -149,7 +150,7 @@ def config(
         "sync_ref_model": False,
         "use_liger_kernel": False,
         "padding_free": False,
-        "max_length": None,  # what is too long was left out whole
+        "max_length": max_length,  # what is longer was left out whole, so nothing is cut
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
         "eval_strategy": "no",
     }

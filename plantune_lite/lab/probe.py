@@ -7,18 +7,19 @@
 Problems are split in three: probes are fitted on one part, layer and penalty are chosen on the second, and what is
 reported is of the third. Beside the probe stand its controls: the same model untuned, its embeddings (layer 0), the
 same fit on shuffled labels, and one on nothing but which words the step has. And beside what it holds, what it says:
-the probability of the step as it would write it.
+the probability of the step as it would write it, and its rank among all steps of its kind.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from plantune_lite.intervals import Estimate
-from plantune_lite.lab import generative, linear, residuals
+from plantune_lite.lab import generative, linear, ranks, residuals
 from plantune_lite.lab.cases import Case, cases
+from plantune_lite.lab.planning import world_in
 from plantune_lite.lab.residuals import Residuals
 from plantune_lite.records import PlantuneError, Problem
 from plantune_lite.student import Loaded
@@ -43,10 +44,14 @@ def probe(
     *,
     per_problem: int = 8,
     max_tokens: int = 256,
+    ranked: int = 60,
     seed: int = 0,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
-    """Everything that is to be known of one student, as JSON holds it; `problems` are such as it never learned from."""
+    """Everything that is to be known of one student, as JSON holds it; `problems` are such as it never learned from.
+
+    `ranked` is how many of the steps are ranked among all others of their kind; 0 leaves that out.
+    """
     asked = cases(problems, per_problem=per_problem, seed=seed)
     parts = split([one.problem_id for one in asked], seed=seed)
     texts = [student.encode_chat(one.messages) for one in asked]
@@ -58,6 +63,7 @@ def probe(
         with student.untuned():
             models["untuned"] = residuals.read(student, texts, out / "untuned.f32", learned=learned)
         generates["untuned"] = student.generate_untuned
+    of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), seed) if ranked else {}
     validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
     best = validity["tuned"]["layer"]
     found = {
@@ -67,6 +73,7 @@ def probe(
         "validity": validity,
         "controls": controls(models["tuned"], best, asked, parts, seed=seed),
         "output_probability": {name: said(read, asked, parts, seed=seed) for name, read in models.items()},
+        "rank": of_ranks,
         "predicates": {name: predicates(read, asked, parts, seed=seed) for name, read in models.items()},
         "generative": {
             name: _generated(generate, problems, asked, max_tokens, seed) for name, generate in generates.items()
@@ -77,12 +84,12 @@ def probe(
     return found
 
 
-def split(problem_ids: Sequence[str], *, seed: int) -> Parts:
-    """Three parts of the cases, by problem."""
+def split(problem_ids: Sequence[str], *, seed: int, spared: Collection[str] = ()) -> Parts:
+    """Three parts of the cases, by problem; those that are spared are fitted or chosen on only where others are few."""
     names = sorted(set(problem_ids))
     if len(names) < _LEAST:
         raise PlantuneError(f"{len(names)} problems cannot be split in three: give at least {_LEAST}")
-    order = Random(f"parts {seed}").sample(names, len(names))
+    order = sorted(Random(f"parts {seed}").sample(names, len(names)), key=lambda name: name in spared)
     first, second = round(_SHARES[0] * len(names)), round(sum(_SHARES) * len(names))
     part_of = {name: (place >= first) + (place >= second) for place, name in enumerate(order)}
     places: list[list[int]] = [[], [], []]
@@ -173,6 +180,23 @@ def said(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> 
             "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
             "balanced_accuracy": _reported(linear.balanced_accuracy, scores - cut, asked, parts.report, seed),
         }
+    return found
+
+
+def _some(asked: Sequence[Case], parts: Parts, count: int, seed: int) -> list[Case]:
+    """Some pairs of the cases that are reported."""
+    first = [place for place in parts.report if place % 2 == 0]
+    chosen = sorted(Random(f"ranked {seed}").sample(first, min(count // 2, len(first))))
+    return [asked[place + one] for place in chosen for one in (0, 1)]
+
+
+def _ranks(student: Loaded, problems: Sequence[Problem], asked: Sequence[Case], seed: int) -> dict[str, Any]:
+    """The ranks of some steps among all others of their kind, by the model and by what it was."""
+    worlds = {one.id: world_in(one) for one in problems}
+    found = {"tuned": ranks.ranked(student, asked, worlds, seed=seed)}
+    if hasattr(student.model, "disable_adapter"):
+        with student.untuned():
+            found["untuned"] = ranks.ranked(student, asked, worlds, seed=seed)
     return found
 
 

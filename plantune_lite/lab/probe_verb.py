@@ -2,25 +2,27 @@
 
     probe_run(Path("runs/mine")) -> {"line": "it knows its plans: AUROC 71.3 % (62.0 to 79.9) on layer 17", ...}
 
-writes probe/probe.json (all figures), probe/*.svg (AUROC by layer) and probe/section.json, which the report shows:
-a title, sentences, tables, names of charts. A run on worlds is asked what it knows of its worlds too; any other run is
-asked only whether it knows which of its plans will come out right.
+writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (what tells weak plans from good
+ones, for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables,
+names of charts. A run on worlds is asked what it knows of its worlds too; any other run is asked only whether it knows
+which of its plans will come out right.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts, lenient, student
+from plantune_lite import charts, evaluate, graders, held_out, student
 from plantune_lite.ask import final_student
 from plantune_lite.intervals import Estimate
-from plantune_lite.lab import linear, planning, weak_plans
-from plantune_lite.lab.knows import Judge, knows, tried
+from plantune_lite.lab import judged, weak_plans
+from plantune_lite.lab.judged import FOLDER
+from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.probe import probe
-from plantune_lite.records import Generate, PlantuneError, Problem, RunError, read_records, write_whole
+from plantune_lite.recipe import Recipe
+from plantune_lite.records import PlantuneError, Problem, read_records, write_whole
 
-FOLDER = "probe"
 PROBLEMS, SAMPLES, PER_PROBLEM = 100, 8, 8
 TEMPERATURE = 0.7
 Say = Callable[[str], object]
@@ -39,65 +41,75 @@ def probe_run(
     most = recipe.evaluate.max_tokens
     if recipe.sft and recipe.sft.target == "solution":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
-    held_out = read_records(Problem, run / "problems" / "own.jsonl")[:problems]
-    if not held_out:
-        raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
-    out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in held_out)
+    asked, tested = _asked(run, problems)
+    out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
     found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed}
     if in_worlds:
-        found["worlds"] = probe(
-            loaded, held_out, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say
-        )
+        found["worlds"] = probe(loaded, asked, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say)
     try:
-        found["plans"] = _of_plans(loaded, held_out, out, in_worlds, samples, most, recipe.seed, say)
+        found["plans"] = _of_plans(run, recipe, loaded, asked, tested, samples, say)
     except PlantuneError as error:  # a model that is never right, or always, is no reason to lose the rest
         if not in_worlds:
             raise
         say(f"whether it knows its plans is left out: {error}")
         found["plans_left_out"] = str(error)
-    write_whole(out / "probe.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     drawn = figures(found)
     for name, svg in drawn.items():
         write_whole(out / f"{name}.svg", svg + "\n")
-    shown = section(found, sorted(drawn))
-    write_whole(out / "section.json", json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
-    return {"line": shown["sentences"][0], **found}
+    _write(out, found)
+    return {"line": section(found)["sentences"][0], **found}
+
+
+def add(run: Path, name: str, value: Any) -> None:
+    """Something more that was found of a run that has been probed."""
+    out = run / FOLDER
+    _write(out, {**json.loads((out / "probe.json").read_text(encoding="utf-8")), name: value})
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    for name, value in (("probe", found), ("section", section(found))):
+        write_whole(out / f"{name}.json", json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
+    """Held-out problems, and which of them a suite asks: these last, since no judge is measured on what it knows."""
+    own = [one for one in read_records(Problem, run / "problems" / "own.jsonl") if one.kind != "code"]
+    if not own:
+        raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
+    suites = [read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))]
+    questions = {held_out.normalised(one) for suite in suites for one in suite}
+    tested = {one.id for one in own if held_out.normalised(one) in questions}
+    return sorted(own, key=lambda one: one.id in tested)[:most], tested
 
 
 def _of_plans(
+    run: Path,
+    recipe: Recipe,
     loaded: student.Loaded,
-    held_out: Sequence[Problem],
-    out: Path,
-    in_worlds: bool,
+    asked: Sequence[Problem],
+    tested: Collection[str],
     samples: int,
-    most: int,
-    seed: int,
     say: Say,
 ) -> dict[str, Any]:
     """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part."""
-    say(f"{samples} replies to each of {len(held_out)} problems")
-    grade = planning.grade if in_worlds else lenient.grade
-    tries = tried(loaded, held_out, grade=grade, samples=samples, max_tokens=most, temperature=TEMPERATURE, seed=seed)
-    found, judge = knows(loaded, tries, out, seed=seed)
-    reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
+    say(f"{samples} replies to each of {len(asked)} problems")
+    tries = tried(
+        loaded,
+        asked,
+        grade=graders.grade,
+        samples=samples,
+        max_tokens=recipe.evaluate.max_tokens,
+        mode=evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
+        temperature=TEMPERATURE,
+        seed=recipe.seed,
+    )
+    found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
+    reported_on = set(found["reported_on"])
+    judged.keep(run, judge, fitted_on=[one.problem for one in tries if one.problem.id not in reported_on])
+    reported = [one for one in tries if one.problem.id in reported_on]
     scores = judge.scores(loaded, [one.messages for one in reported])
-    found["resampled"] = weak_plans.compare(reported, scores, threshold=0.0)
-    write_whole(out / "judge.json", json.dumps({"layer": judge.layer, "probe": judge.probe.to_row()}) + "\n")
+    found["resampled"] = weak_plans.compare(reported, scores)
     return found
-
-
-def judge_of(run: Path) -> Judge:
-    """The judge of plans that a run was given by `plantune probe`."""
-    file = run / FOLDER / "judge.json"
-    if not file.is_file():
-        raise RunError(f"{run} has no judge of plans; plantune probe {run} makes it")
-    row = json.loads(file.read_text(encoding="utf-8"))
-    return Judge(row["layer"], linear.from_row(row["probe"]))
-
-
-def judged(run: Path, loaded: student.Loaded, *, tries: int = 4) -> Generate:
-    """A run's model with the plans that its judge calls weak drawn again: a Generate like any other."""
-    return weak_plans.resampling(loaded, judge_of(run), threshold=0.0, tries=tries)
 
 
 # --- shown ------------------------------------------------------------------------------------------------------------
@@ -121,7 +133,7 @@ def figures(found: Mapping[str, Any]) -> dict[str, str]:
     return drawn
 
 
-def section(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def section(found: Mapping[str, Any]) -> dict[str, Any]:
     """What the report says of it."""
     sentences, tables = [], []
     if worlds := found.get("worlds"):
@@ -132,6 +144,10 @@ def section(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
             f"{_percent(worlds['output_probability']['tuned']['mean']['auroc'])}."
         )
         rows = [(f"probe, {name}", _percent(one["auroc"])) for name, one in worlds["validity"].items()]
+        rows += [
+            (f"rank among all steps of its kind, {name}", _percent(one["auroc"]))
+            for name, one in worlds["rank"].items()
+        ]
         rows += [(name.replace("_", " "), _percent(one)) for name, one in worlds["controls"].items()]
         tables.append({"columns": ["can the step be done?", "AUROC (95 %)"], "rows": rows})
         for name, one in worlds["predicates"].items():
@@ -160,11 +176,17 @@ def section(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
         tables.append({"columns": ["will the answer be right?", "AUROC (95 %)"], "rows": rows})
     if left_out := found.get("plans_left_out"):
         sentences.append(f"Whether it knows its plans is not known: {left_out}.")
+    if live := found.get("live"):
+        sentences.append(
+            f"On the test problems, weak plans are drawn again until there are {live['tries']}, beside replies as they "
+            "come and a majority at as many tokens. What the judge was fitted on is left out."
+        )
+        tables.append({"columns": live["columns"], "rows": live["rows"]})
     return {
         "title": "Does the model know?",
         "sentences": sentences,
         "tables": tables,
-        "charts": [f"{name}.svg" for name in names],
+        "charts": [f"{name}.svg" for name in sorted(figures(found))],
     }
 
 

@@ -73,7 +73,7 @@ def train(
     if checkpoint is not None and checkpoint.planned < schedule.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
     settings = preference.config(
-        student.model, part, out, schedule.steps, batch_size, accumulate, checkpointing, save_steps, seed
+        student.model, part, out, schedule.steps, batch_size, accumulate, checkpointing, save_steps, seed, max_length
     )
     built = preference.trainer(student, kept, part, settings)
     lengths = [len(row["prompt_tokens"]) + max(map(len, preference.both(row))) for row in kept]

@@ -1,17 +1,17 @@
 """Plans that a judge calls weak are drawn again before anything is spent on carrying them out.
 
-    generate = resampling(student, judge, threshold=0.0, tries=4)   a Generate, as evaluation and `ask` take it
-    compare(tries, scores, threshold=0.0)                           {"probe": 41.2 %, "majority": 38.0 %, "plain": ...}
+    generate = resampling(student, judge, tries=4)     a Generate, as evaluation and `ask` take it
+    compare(tries, scores)                             {"probe": 41.2 %, "majority": 38.0 %, "plain": ...}
 
 `compare` asks nobody anything: it plays the three ways on replies that are there, so that they draw the same ones. The
-majority has as many tokens a problem as the judged way took on the mean. A plan that is thrown away counts, what would
-have followed it does not; that is where it saves.
+majority has as many tokens as the judged way took. A plan that is thrown away counts, what would have followed it does
+not; that is where it saves.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from plantune_lite import intervals, plans
 from plantune_lite.lab.knows import Judge, Try, begun
@@ -20,22 +20,27 @@ from plantune_lite.student import Loaded
 from plantune_lite.verify import same_answer
 
 TEMPERATURE = 0.7  # at least, of a plan that is drawn again
+Tell = Callable[[Sequence[float | None]], object]  # the scores of what was drawn for one reply; None: it was no plan
+T = TypeVar("T")
 
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def resampling(student: Loaded, judge: Judge, *, threshold: float, tries: int) -> Generate:
+def resampling(student: Loaded, judge: Judge, *, tries: int, tell: Tell = lambda scores: None) -> Generate:
     """A student that carries out the first of its plans that the judge finds good enough, or the best of so many.
 
-    The first plan is drawn as asked, which may be greedily, and others with some chance.
+    The first plan is drawn as asked, which may be greedily, and others with some chance. A reply without a plan counts
+    as a weak one, and is the reply where nothing better comes. `tell` is told of every reply what was drawn for it.
     """
 
     def generate(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
         found: list[list[Reply]] = [[] for _ in prompts]
         for draw in range(sampling.n):
             once = replace(sampling, n=1, seed=sampling.seed + 1000 * draw)
-            for place, reply in enumerate(_answered(student, judge, prompts, once, threshold, tries)):
+            drawn = _drawn(student, judge, prompts, once, tries)
+            for place, reply in enumerate(_carried_out(student, prompts, drawn, once)):
                 found[place].append(reply)
+                tell(drawn[place].scores)
         return found
 
     return generate
@@ -43,56 +48,88 @@ def resampling(student: Loaded, judge: Judge, *, threshold: float, tries: int) -
 
 @dataclass
 class _Drawn:
-    """The best plan of a prompt so far."""
+    """What was drawn for one prompt so far."""
 
-    plan: str = ""
+    first: Reply | None = None  # where nothing that is drawn is a plan, this is the reply
+    plan: str | None = None  # the best
+    plan_tokens: int = 0
     score: float = float("-inf")
-    tokens: int = 0  # of all its plans
+    scores: list[float | None] = field(default_factory=list)
+    tokens: int = 0  # of all that was drawn
+
+    def add(self, reply: Reply, plan: str | None, score: float | None) -> None:
+        """One more."""
+        self.first = self.first or reply
+        self.scores.append(score)
+        self.tokens += reply.tokens_out
+        if score is not None and score > self.score:
+            self.plan, self.plan_tokens, self.score = plan, reply.tokens_out, score
 
 
-def _answered(
-    student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling: Sampling, threshold: float, tries: int
-) -> list[Reply]:
+def _drawn(student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling: Sampling, tries: int) -> list[_Drawn]:
+    """Plans for every prompt, until one is good enough or there are `tries`."""
     drawn = [_Drawn() for _ in prompts]
     for turn in range(tries):
-        weak = [place for place, one in enumerate(drawn) if one.score < threshold]
+        weak = [place for place, one in enumerate(drawn) if one.score < 0]
         if not weak:
             break
         temperature = max(sampling.temperature, TEMPERATURE) if turn else sampling.temperature
         once = replace(sampling, stop=(plans.CLOSE,), seed=sampling.seed + turn, temperature=temperature)
-        replies = [reply for [reply] in student.generate([prompts[place] for place in weak], once)]
-        planned = [_closed(reply.text) for reply in replies]
-        scores = judge.scores(student, [begun(prompts[at], plan) for at, plan in zip(weak, planned, strict=True)])
-        for place, reply, plan, score in zip(weak, replies, planned, scores, strict=True):
-            one = drawn[place]
-            one.tokens += reply.tokens_out
-            if score > one.score:
-                one.plan, one.score = plan, score
-    going_on = [begun(prompt, f"{one.plan}\n") for prompt, one in zip(prompts, drawn, strict=True)]
-    return [
-        replace(rest, text=f"{one.plan}\n{rest.text}", tokens_out=one.tokens + rest.tokens_out)
-        for one, [rest] in zip(drawn, student.generate(going_on, sampling), strict=True)
-    ]
+        replies = student.generate([prompts[place] for place in weak], once)
+        planned = {place: plan for place, [reply] in zip(weak, replies, strict=True) if (plan := _closed(reply))}
+        judged = judge.scores(student, [begun(prompts[place], plan) for place, plan in planned.items()])
+        scores = dict(zip(planned, judged, strict=True))
+        for place, [reply] in zip(weak, replies, strict=True):
+            drawn[place].add(reply, planned.get(place), scores.get(place))
+    return drawn
 
 
-def _closed(text: str) -> str:
-    """A plan with its closing tag, which stopping there leaves out."""
-    is_open = plans.OPEN in text and plans.CLOSE not in text
-    return f"{text.rstrip()}\n{plans.CLOSE}" if is_open else text
+def _carried_out(
+    student: Loaded, prompts: Sequence[Messages], drawn: Sequence[_Drawn], sampling: Sampling
+) -> list[Reply]:
+    """The whole replies, each no longer than a reply may be; thrown away plans count among its tokens."""
+    planned = [place for place, one in enumerate(drawn) if one.plan]
+    going_on = [begun(prompts[place], f"{drawn[place].plan}\n") for place in planned]
+    rests = dict(zip(planned, student.generate(going_on, sampling), strict=True))
+    found = []
+    for place, one in enumerate(drawn):
+        if place not in rests:
+            found.append(replace(one.first, tokens_out=one.tokens))
+            continue
+        [rest] = rests[place]
+        rest = _cut(student, rest, sampling.max_tokens - one.plan_tokens)
+        found.append(replace(rest, text=f"{one.plan}\n{rest.text}", tokens_out=one.tokens + rest.tokens_out))
+    return found
+
+
+def _cut(student: Loaded, rest: Reply, most: int) -> Reply:
+    """What a reply of limited length would have had room for."""
+    if rest.tokens_out <= most:
+        return rest
+    text = student.tokenizer.decode(rest.token_ids[:most], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return replace(rest, text=text, token_ids=rest.token_ids[:most], finish="length", tokens_out=most)
+
+
+def _closed(reply: Reply) -> str | None:
+    """The plan that a reply is, with its closing tag, which stopping there leaves out; None where it is none."""
+    if reply.finish != "stop" or plans.OPEN not in reply.text:
+        return None
+    return f"{reply.text.partition(plans.CLOSE)[0].rstrip()}\n{plans.CLOSE}"
 
 
 # --- on replies that are there ----------------------------------------------------------------------------------------
 
 
-def compare(tries: Sequence[Try], scores: Sequence[float], *, threshold: float) -> dict[str, Any]:
+def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
     """The shares of problems solved by judged plans, by a majority, and by a plain draw, at equal tokens a problem."""
     of: dict[str, list[tuple[Try, float]]] = {}
     for one, score in zip(tries, scores, strict=True):
         of.setdefault(one.problem.id, []).append((one, score))
-    judged = [_judged(some, threshold) for some in of.values()]
+    judged = [_judged(some) for some in of.values()]
     budget = fmean(tokens for _, tokens in judged)
     by_probe = [right for right, _ in judged]
-    by_majority = [_majority([one for one, _ in some], budget) for some in of.values()]
+    replies_P_n = [[one for one, _ in some] for some in of.values()]
+    by_majority = [_majority(some) for some in voters(replies_P_n, budget, lambda one: one.tokens)]
     plain = [fmean(one.right for one, _ in some) for some in of.values()]
     shares = {"probe": by_probe, "majority": by_majority, "plain": plain}
     return {
@@ -105,29 +142,40 @@ def compare(tries: Sequence[Try], scores: Sequence[float], *, threshold: float) 
     }
 
 
-def _judged(some: Sequence[tuple[Try, float]], threshold: float) -> tuple[float, int]:
+def _judged(some: Sequence[tuple[Try, float]]) -> tuple[float, int]:
     """Whether the first good plan, or else the best, comes out right; and the tokens of all plans that were drawn."""
     spent, best = 0, some[0]
     for one, score in some:
         spent += one.plan_tokens
         if score > best[1]:
             best = (one, score)
-        if score >= threshold:
+        if score >= 0:  # below it a plan is weak
             break
     chosen = best[0]
     return float(chosen.right), spent + chosen.tokens - chosen.plan_tokens
 
 
-def _majority(some: Sequence[Try], budget: float) -> float:
-    """Whether most of as many whole replies as the budget allows are right, the first one in any case."""
-    voters, spent = [], 0
-    for one in some:
-        spent += one.tokens
-        if voters and spent > budget:
-            break
-        voters.append(one)
-    right = {one.answer: one.right for one in voters if one.answer}
-    options = voters[0].problem.choices
-    votes = [one.answer for one in voters if one.answer]
+def voters(replies_P_n: Sequence[Sequence[T]], budget: float, tokens: Callable[[T], int]) -> list[list[T]]:
+    """As many replies of each problem, one at least, as a budget of tokens a problem allows.
+
+    What one problem leaves the next one has: the budget is met over all of them, however long a reply is.
+    """
+    left, found = 0.0, []
+    for replies in replies_P_n:
+        left += budget - tokens(replies[0])
+        found.append([replies[0]])
+        for one in replies[1:]:
+            if tokens(one) > left:
+                break
+            left -= tokens(one)
+            found[-1].append(one)
+    return found
+
+
+def _majority(voting: Sequence[Try]) -> float:
+    """Whether most of these replies are right."""
+    right = {one.answer: one.right for one in voting if one.answer}
+    options = voting[0].problem.choices
+    votes = [one.answer for one in voting if one.answer]
     chosen = intervals.majority(votes, lambda one, other: same_answer(one, other, choices=options).same is True)
     return float(right.get(chosen, False))

@@ -4,8 +4,8 @@
     blocksworld_walks      random walks                 gripper_walks, logistics_walks
     blocksworld_mixed      half and half                gripper_mixed, logistics_mixed
 
-Each gives about `limit` problems to learn from, and beside them as many for tests as evaluation takes at most: half of
-the sizes that are learned from and half of larger ones, none of them the same. Their plans are worked solutions
+Each gives about `limit` problems to learn from, and beside them problems for tests and probes: half of the sizes that
+are learned from and half of larger ones, none of them the same. Their plans are worked solutions
 (`distill.teacher="worked"`). For other sizes, or a domain of your own, write such a function in a file of your own.
 """
 
@@ -16,11 +16,11 @@ from plantune_lite.lab.corpora import Kind
 from plantune_lite.lab.planning import problem_of
 from plantune_lite.records import Problem
 
-LIMIT, TESTS = 400, 60
+LIMIT, TESTS = 400, 120  # twice what a recipe tests on: a probe is fitted on others
 # name -> the sizes that are learned from, and the larger ones that are only tested on
 SIZES: dict[str, tuple[Sequence[int], Sequence[int]]] = {
     "blocksworld": ((3, 4), (5,)),
-    "gripper": ((2, 3), (4,)),
+    "gripper": ((2, 3, 4, 5), (6,)),  # there are no more than 610 of up to four balls
     "logistics": ((1, 2), (3,)),
 }
 
