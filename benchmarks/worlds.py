@@ -57,8 +57,8 @@ FULL = {
     "maths": 320,
     "maths_steps": 30,
     "maths_batch": 8,
-    "asked": 60,
-    "samples": 6,
+    "asked": 48,
+    "samples": 5,
 }
 TINY = {
     **FULL,
@@ -123,7 +123,7 @@ def kept(file: Path, find: Callable[..., dict[str, Any]], *arguments: Any) -> di
 def simulator(size: dict[str, Any]) -> dict[str, Any]:
     """Agreement with the library's validator, and steps a second beside its simulator."""
     rng, verdicts, agree = Random(0), {True: 0, False: 0}, 0
-    worlds = [world for name in NAMES for world in generate(name, sizes=(3, 4), seed=9, count=size["plans"] // 30)]
+    worlds = [world for name in NAMES for world in generate(name, sizes=(3, 4), seed=9, count=-(-size["plans"] // 30))]
     for world in worlds:
         walk = [action.text for action in world.walk(rng, rng.randrange(1, 13))]
         walked = corpora.toward(world, world.facts(world.after(walk)))

@@ -96,7 +96,7 @@ def _checkpointing(recipe: Recipe, stage: str) -> list[str]:
 
 def _fewer_rows(recipe: Recipe, stage: str) -> list[str]:
     """The same rows a step, fewer of them at once."""
-    if stage == "sft" and recipe.sft and recipe.sft.batch_size > 1:
+    if stage in ("sft", "cpl") and recipe.sft and recipe.sft.batch_size > 1:
         a_step = recipe.sft.batch_size * recipe.sft.accumulate
         rows = max(few for few in range(1, recipe.sft.batch_size // 2 + 1) if a_step % few == 0)
         return [f"sft.batch_size={rows}", f"sft.accumulate={a_step // rows}"]

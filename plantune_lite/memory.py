@@ -114,11 +114,15 @@ class _Run:
             download = 0
             if recipe.has_baseline:
                 yield self._need("baseline", self._sft(recipe.sft), self._checkpoints(copies))
+        if recipe.cpl:
+            kept = 2 * recipe.cpl.rounds * 4 * sum(self.lora)  # an adapter of each training
+            yield self._need("cpl", self._cpl(recipe.sft or SFT()), download + self._checkpoints(2) + kept)
+            download = 0
         if recipe.grpo:
             yield self._need("grpo", self._grpo(recipe.grpo), download + self._checkpoints(2))
             download = 0
         evaluate = recipe.evaluate
-        tuned = bool(recipe.sft or recipe.grpo)
+        tuned = bool(recipe.sft or recipe.cpl or recipe.grpo)
         yield self._need("evaluate", self._answering(evaluate.samples, evaluate.max_tokens, tuned=tuned), download)
         if self.merges:
             merging = {"merging": min(MERGING, 3 * self.shape.weights(16)), "overhead": CPU_BYTES}
@@ -153,6 +157,11 @@ class _Run:
         loss = part.extra.get("loss_type", "chunked_nll")
         chunked = self.on == "cuda" or loss == "chunked_nll"
         return {**self._trained(), **self._step(part.batch_size, self.longest, chunked=chunked)}
+
+    def _cpl(self, part: SFT) -> dict[str, int]:
+        """The search takes what there is; a pair to prefer by is two rows, and there is one pair at least."""
+        step = self._step(max(2, part.batch_size), self.longest, chunked=self.on == "cuda")
+        return {**self._trained(), **step}
 
     def _grpo(self, part: GRPO) -> dict[str, int]:
         at_once = part.extra.get("per_device_train_batch_size")

@@ -6,6 +6,7 @@ Nothing here is measured on the cards: their figures are their makers', the shar
 guess, and so is how much a student writes. What comes out is whether it is minutes, an evening or a night.
 """
 
+import math
 from collections.abc import Iterable
 
 from plantune_lite import shapes
@@ -23,6 +24,9 @@ A_LAYER = (0.0012, 0.0004)  # seconds to start one layer's kernels: what small m
 ROW = 350  # tokens of a row of the corpus
 REPLY = 300  # tokens of an answer
 CALLS = 4  # of a self teacher a problem, at least
+LINE = 30  # tokens of one step of a plan
+TAUGHT = (2, 3)  # right paths and pairs of steps that the search of one question leaves, as SmolLM2's does
+PAIR_EPOCHS = 3
 UNTUNED_PROMPTS = 3  # with which the untuned student is evaluated beside the tuned one
 
 ASSUMED = (
@@ -67,6 +71,18 @@ def minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = 
         found["sft"] = training(rows, min(ROW, part.max_length), sft.batch_size)
         if recipe.has_baseline:
             found["baseline"] = found["sft"]  # at most: its rows are shorter
+    if cpl := recipe.cpl:
+        questions = min(cpl.questions or problems, problems)
+        tried = questions * cpl.iterations
+        tokens = tried * (cpl.width * LINE + cpl.rollouts * REPLY)
+        share = min(1.0, (cpl.max_tokens or math.inf) / (cpl.rounds * tokens))
+        lines, rollouts = answering(tried * cpl.width, LINE), answering(tried * cpl.rollouts, REPLY)
+        paths, pairs = (each * questions for each in TAUGHT)
+        together = recipe.sft.batch_size if recipe.sft else 2
+        rows = (recipe.sft.epochs if recipe.sft else 1) * paths + PAIR_EPOCHS * 2 * pairs
+        learned = training(rows, min(ROW, part.max_length), together)
+        spans = zip(lines, rollouts, learned, strict=True)
+        found["cpl"] = tuple(cpl.rounds * (share * (line + rollout) + step) for line, rollout, step in spans)
     if grpo := recipe.grpo:
         replies = grpo.prompts_per_step * grpo.group
         reply = min(REPLY, grpo.max_completion or part.max_length)

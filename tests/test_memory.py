@@ -6,6 +6,7 @@ from functools import cache
 import pytest
 
 from plantune_lite import (
+    CPL,
     GRPO,
     SFT,
     Distill,
@@ -368,6 +369,14 @@ def test_grpo_needs_room_for_its_completions_while_they_are_written_or_while_the
     assert need_of("grpo", few).memory < need_of("grpo", many).memory
 
 
+def test_a_pair_to_prefer_by_is_two_rows():
+    alone = recipe(sft=SFT(batch_size=1, accumulate=8), cpl=CPL())
+    assert need_of("cpl", alone).parts["activations"] > need_of("sft", alone).parts["activations"]
+    several = recipe(sft=SFT(batch_size=4, accumulate=2), cpl=CPL())
+    assert need_of("cpl", several).parts["activations"] == need_of("sft", several).parts["activations"]
+    assert need_of("cpl", recipe(cpl=CPL(rounds=3))).disk > need_of("cpl", recipe(cpl=CPL(rounds=1))).disk
+
+
 def test_disk_holds_the_download_the_checkpoints_and_what_is_exported():
     one = recipe("gemma3_1b", export=Export(("merged", "q8_0")))
     by_stage = {need.stage: need.disk for need in memory.needs(one)}
@@ -434,6 +443,17 @@ def test_minutes_are_a_range_and_unmeasured_where_nobody_described_the_device():
     assert list(found) == ["sft", "grpo", "evaluate"] and all(least < most for least, most in found.values())
     assert devices.device("NVIDIA Q9000") is None and minutes.in_words(None) == "unmeasured"
     assert minutes.in_words((9.2, 27.0)) == "9 to 27 min" and minutes.in_words((72, 240)) == "1.2 to 4.0 h"
+
+
+def test_a_longer_search_takes_longer_and_a_budget_of_tokens_ends_it():
+    def least(**settings):
+        return minutes.minutes(recipe(cpl=CPL(questions=200, **settings)), devices.device("Tesla T4"), problems=1000)[
+            "cpl"
+        ][0]
+
+    assert least(iterations=10) < least(iterations=100) and least(rounds=1) < least(rounds=2)
+    assert least(iterations=10, max_tokens=100_000) < least(iterations=10)
+    assert least(iterations=1_000, max_tokens=100_000) == pytest.approx(least(iterations=10, max_tokens=100_000))
 
 
 def test_cards_are_known_by_what_their_drivers_call_them():
