@@ -51,23 +51,24 @@ def main() -> None:
     parser.add_argument("--only", choices=("speed", "search", "train"))
     parser.add_argument("--quick", action="store_true", help="few problems, few steps")
     asked = parser.parse_args()
+    work = asked.work / "quick" if asked.quick else asked.work
     size, part = (QUICK, CPL(**{**vars(PART), "iterations": 3})) if asked.quick else (SIZES, PART)
     seen = list(generate("train", seed=0, limit=320, levels=(1,)))
     fresh = list(generate("train", seed=1, limit=1_200, levels=(1,)))
     known = {problem.question for problem in seen}
     fresh = [problem for problem in {one.question: one for one in fresh}.values() if problem.question not in known]
-    policy = imitated(asked.work / "policy", rows_of(seen, "plan+solution", asked.work), size["policy"], seed=0)
+    policy = imitated(work / "policy", rows_of(seen, "plan+solution", work), size["policy"], seed=0)
     searched, tested = fresh[: size["searched"]], fresh[size["searched"] :][: size["tested"]]
 
     found: dict[str, Any] = {}
     if asked.only in (None, "speed"):
-        found["speed"] = once(asked.work / "speed.json", lambda: speed(policy, searched, part, size))
+        found["speed"] = once(work / "speed.json", lambda: speed(policy, searched, part, size))
     if asked.only in (None, "search", "train"):
-        trees = grown(policy, searched, part, asked.work / "trees")
+        trees = grown(policy, searched, part, work / "trees")
     if asked.only in (None, "search"):
-        found["search"] = once(asked.work / "search.json", lambda: against_sampling(policy, searched, trees))
+        found["search"] = once(work / "search.json", lambda: against_sampling(policy, searched, trees))
     if asked.only in (None, "train"):
-        found["train"] = once(asked.work / "train.json", lambda: trained(asked.work, searched, tested, trees, size))
+        found["train"] = once(work / "train.json", lambda: trained(work, searched, tested, trees, size))
     text = "\n\n".join(
         {"speed": speed_text, "search": search_text, "train": train_text}[name](one) for name, one in found.items()
     )

@@ -8,6 +8,7 @@ comes to know of how the world works it knows from the plans that the study give
 and a token for each word of the world.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -49,8 +50,10 @@ def make(out: Path, name: str, *, sizes: tuple[int, ...], seed: int = 0, steps: 
     )
     _learn(model, [_ids(tokenizer, one) for one in texts], tokenizer.pad_token_id, steps, seed)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    tokenizer.save_pretrained(out)
-    model.save_pretrained(out)
+    made = out.with_suffix(".part")
+    tokenizer.save_pretrained(made)
+    model.save_pretrained(made)
+    os.replace(made, out)
     return out
 
 

@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, choices=SEEDS)
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    size, work = TINY if arguments.tiny else FULL, arguments.work
+    size, work = (TINY, arguments.work / "tiny") if arguments.tiny else (FULL, arguments.work)
     seeds = SEEDS if arguments.seed is None else (arguments.seed,)
     found: dict[str, Any] = {}
     if arguments.seed is None:

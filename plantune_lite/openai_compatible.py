@@ -39,7 +39,17 @@ _ROOM = 8192  # tokens of thought we make room for where the model decides
 _CANDIDATES = 16
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)  # servers without a reasoning parser leave it in the text
 # In the order in which a server that names several at once is taken to mean them.
-_OPTIONAL = ("response_format", "max_tokens", "seed", "top_p", "temperature", "stop", "n")
+_OPTIONAL = (
+    "continue_final_message",
+    "add_generation_prompt",
+    "response_format",
+    "max_tokens",
+    "seed",
+    "top_p",
+    "temperature",
+    "stop",
+    "n",
+)
 
 
 class OpenAICompatible:
@@ -182,6 +192,8 @@ class OpenAICompatible:
             "stop": list(sampling.stop) or None,
             "n": sampling.n if sampling.n > 1 else None,
         }
+        if prefix_of(messages):  # vLLM begins a new turn unless it is told; others go on, or repeat the beginning
+            wanted |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.schema is not None:
             shape = {"name": request.schema.__name__, "schema": shape_of(request.schema)}
             wanted["response_format"] = {"type": "json_schema", "json_schema": shape}

@@ -34,6 +34,8 @@ from plantune_lite.records import RunError, write_whole
 from plantune_lite.terminal import duration, printable
 from plantune_lite.typed import nearest
 
+_PROBED = "probe"  # what `plantune probe` leaves
+
 
 def run(
     asked: Recipe,
@@ -92,6 +94,7 @@ def run(
                 if state == "to do":
                     manifest["stages"].pop(stage.name, None)
                 tell(f"{label} {'goes on' if state == 'goes on' else 'starts'}")
+                _put_probes_away(folder, stage)
                 _do(folder, wanted, manifest, stage, active, mirror, stream)
                 entry = manifest["stages"][stage.name]
                 tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
@@ -162,6 +165,14 @@ def _put_away(
         runs.write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
         if moved or known:
             say(f"moved {stage.name} to {old}")
+
+
+def _put_probes_away(folder: Path, stage: Stage) -> None:
+    """What was found out about a model is not about the one that it is about to become."""
+    if stage.trains and (folder / _PROBED).is_dir():
+        old = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
+        old.mkdir(parents=True, exist_ok=True)
+        os.replace(folder / _PROBED, old / _PROBED)
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ _BARE = {"LICENSE", "NOTICE", "Modelfile", "template", "system", "params"}  # th
 _NEVER = {"manifest.json", "trainer_state.json", "log.txt", "metrics.jsonl", "rejected.jsonl"}
 _NEVER |= {"base.json", "calibration.json"}  # of a training stage; the first says where on this machine the base lies
 _NEVER |= {"section.json", "loss.svg", "preference.svg", "taught.json"}  # for the report
-_NEVER_BELOW = ("checkpoint-", ".", "round")  # the last are CPL's: adapters on the way to the one that is pushed
+_NEVER_BELOW = re.compile(r"checkpoint-.*|\..*|round\d+")  # the last are CPL's: adapters on the way to the pushed one
 _KEYS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bsk-(?:proj-|or-v1-)?[A-Za-z0-9]{32,}")
 _SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how variables end whose value is nobody's business
 
@@ -46,7 +46,7 @@ def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
         if not file.is_file():
             continue
         fits = file.suffix in _SUFFIXES[kind] or kind == "model" and file.name in _BARE
-        held_back = file.name in _NEVER or any(part.startswith(_NEVER_BELOW) for part in inside.parts)
+        held_back = file.name in _NEVER or any(map(_NEVER_BELOW.fullmatch, inside.parts))
         if fits and not held_back and not file.is_symlink() and file.stat().st_size:  # the Hub stumbles over empty ones
             chosen[inside.as_posix()] = file
         else:

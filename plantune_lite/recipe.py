@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal, get_origin, get_type_hints
+from urllib.parse import urlsplit
 
 from plantune_lite import functions
 from plantune_lite.records import RecipeError
@@ -123,7 +124,9 @@ class CPL:
 
     _: KW_ONLY
     rounds: int = knob(2, low=1)
-    policy: str | None = None  # whose steps are searched: None = the student's, URL#NAME = a server's
+    # Whose steps are searched: None = the student's, URL#NAME = a server's, which must be able to go on from a reply
+    # that is begun; what it costs is limited by distill.max_usd.
+    policy: str | None = None
     questions: int | None = knob(None, low=1)  # None = all
     iterations: int = knob(100, low=1)  # of the search, a question
     root_width: int = knob(5, low=2)
@@ -370,10 +373,16 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             "sft.target='plan+solution', or grpo=none"
         )
     if recipe.cpl and (policy := recipe.cpl.policy) is not None:
-        if "://" not in policy or not policy.partition("#")[2]:
-            yield f"cpl.policy is {policy!r}, but must be a server's address with the model behind a #, or none"
-        elif recipe.cpl.leaf == "value":
+        server = urlsplit(policy)
+        if server.scheme not in ("http", "https") or not server.hostname or server.username or not server.fragment:
+            yield "cpl.policy must be a server's address with the model behind a # (a key is read from the environment)"
+        if recipe.cpl.leaf == "value":
             yield "cpl.leaf is 'value', which reads the student, but cpl.policy is a server: set cpl.leaf='rollout'"
+        if recipe.cpl.rounds > 1:
+            yield (
+                f"cpl.rounds is {recipe.cpl.rounds}, but cpl.policy is a server, which no round makes better: "
+                "set cpl.rounds=1"
+            )
     if recipe.corpus.weights and len(recipe.corpus.weights) != len(recipe.problems.source.split("+")):
         yield (
             f"corpus.weights has {len(recipe.corpus.weights)} numbers, but problems.source names "

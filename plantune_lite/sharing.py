@@ -122,13 +122,14 @@ def _take_first_round(
     stage = next((one for one in active_stages(wanted, stages) if one.name == "cpl"), None)
     if stage is None or runs.read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
         return {}
-    inputs, before = inputs_of(wanted, stage), {name: made[name] for name in stage.after}
+    inputs = inputs_of(wanted, stage)
     for donor in donors:
         entries = runs.read_manifest(donor)["stages"]
         theirs = entries.get("cpl")
         if theirs is None or theirs["format"] != stage.format or not _whole(donor, {"outputs": {}, **theirs}):
             continue
-        if before != {name: entries[name]["fingerprint"] for name in theirs["after"] if name in entries}:
+        known = finished(donor)
+        if any((name, made[name]) not in known for name in stage.after):
             continue
         if parts := functions.load(_FIRST_ROUND)(folder, donor, inputs, theirs["inputs"]):
             return {f"{part} of cpl": donor for part in parts}

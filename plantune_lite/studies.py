@@ -220,7 +220,8 @@ def _preferences(recipe: Recipe) -> Iterator[Variant]:
 def _preference_notes(recipe: Recipe) -> Iterator[str]:
     yield (
         "All variants learn from the same trees, those of one round: the search and the SFT on right paths are made "
-        "once, and taken over by the others."
+        "once, and taken over by the others. A search that cpl.max_tokens or max_hours cuts short is not: then each "
+        "variant searches for itself. Each takes as many steps as it has pairs; sft has none."
     )
 
 

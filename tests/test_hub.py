@@ -131,7 +131,7 @@ def test_a_data_set_goes_to_a_data_set(hub, tmp_path):
         *("checkpoint-50/model.safetensors", "checkpoint-50/config.json", "optimizer.pt", "training_args.bin", "x.pkl"),
         *("log.txt", "manifest.json", "trainer_state.json", "calls.sqlite", "metrics.jsonl", "train.py", ".merge.json"),
         *("base.json", "calibration.json"),
-        *("section.json", "preference.svg", "round1/sft/adapter_model.safetensors", "round1/trees.jsonl"),
+        *("section.json", "preference.svg", "round1/sft/adapter_model.safetensors", "round1/trees.html"),
     ],
 )
 def test_what_is_no_part_of_a_model_stays_here_and_is_named(hub, folder, name):

@@ -161,15 +161,22 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
         assert asked > 0 and calls.spent_usd == 0.0
 
 
-@pytest.mark.parametrize("wrong", ["gpt", "http://localhost:11434/v1"])
+@pytest.mark.parametrize(
+    "wrong", ["gpt", "http://localhost:11434/v1", "ftp://x/v1#y", "http://me:secret@x/v1#y", "a#b"]
+)
 def test_a_policy_that_is_no_server_and_model_is_refused(wrong):
     with pytest.raises(RecipeError, match="must be a server's address with the model behind a #"):
-        replace(load("smollm2_135m"), cpl=CPL(policy=wrong))
+        replace(load("smollm2_135m"), cpl=CPL(rounds=1, policy=wrong))
 
 
 def test_a_head_on_the_student_does_not_judge_what_a_server_says():
     with pytest.raises(RecipeError, match="set cpl.leaf='rollout'"):
-        replace(load("smollm2_135m"), cpl=CPL(policy="http://localhost:11434/v1#x", leaf="value"))
+        replace(load("smollm2_135m"), cpl=CPL(rounds=1, policy="http://localhost:11434/v1#x", leaf="value"))
+
+
+def test_a_server_searches_one_round_since_none_makes_it_better():
+    with pytest.raises(RecipeError, match="set cpl.rounds=1"):
+        replace(load("smollm2_135m"), cpl=CPL(rounds=2, policy="http://localhost:11434/v1#x"))
 
 
 def test_without_time_or_questions_nothing_begins(base, tmp_path):

@@ -89,7 +89,7 @@ def test_a_judge_that_was_kept_judges_as_before_and_knows_what_it_was_fitted_on(
     assert len(reported) == 8 and [not kept.knows(one) for one in asked] == [one.id in reported for one in asked]
     renamed = Problem(id="x", question=next(one for one in asked if kept.knows(one)).question.upper(), answer="7")
     assert kept.knows(renamed)
-    keep(run, kept.judge, fitted_on=[one for one in asked if kept.knows(one)])
+    keep(run, kept.judge, fitted_on=[one for one in asked if kept.knows(one)], plan_is_all=False)
     assert judge_of(run).identity == kept.identity, "what is kept is what was read"
 
 
@@ -175,6 +175,15 @@ def test_a_reply_without_a_plan_is_a_weak_one_and_the_reply_where_nothing_better
     assert drawn(Says(cut), 1) == (cut, [[None]])
 
 
+@pytest.mark.parametrize(("all_of_it", "stop"), [(True, ()), (False, (plans.CLOSE,))])
+def test_nothing_follows_a_plan_that_is_all_that_is_wanted(all_of_it, stop):
+    weak, good = (Reply(text=f"<plan>\n1. Add{how}.\n", tokens_out=9) for how in ("", " up"))
+    student = Says(weak, good)
+    generate = weak_plans.resampling(student, student, tries=2, plan_is_all=all_of_it)
+    [[reply]] = generate([plans.chat("a")], Sampling(max_tokens=50, stop=stop))
+    assert (reply.text, reply.tokens_out, reply.finish) == ("<plan>\n1. Add up.\n</plan>", 18, "stop")
+
+
 def test_no_reply_is_longer_than_a_reply_may_be(probed):
     _, _, loaded = ask.final_student(probed[0], quiet)
     asked = [plans.ask_plainly(one) for one in problems("new", 3)]
@@ -247,7 +256,9 @@ def test_a_run_is_measured_on_problems_that_its_judge_was_not_fitted_on(probed, 
     kept = judge_of(run)
     for name, suite in (("own", problems("own", 40)[:20]), ("other", [*problems("other", 12), *problems("own", 2)])):
         unknown = [one.id for one in suite if not kept.knows(one)]
-        rows = list(read_jsonl(run / "eval" / "resampled" / f"{name}.{TRIES}.jsonl"))
+        files = sorted((run / "probe" / "resampled").glob(f"{name}.*.jsonl"))
+        assert [file.name.split(".")[1] for file in files] == [f"drawn{TRIES}", f"judged{TRIES}", "one"]
+        rows = [row for file in files for row in read_jsonl(file)]
         assert {row["problem_id"] for row in rows} == set(unknown)
         assert {mode: sum(row["mode"] == mode for row in rows) for mode in ("judged", "one", "drawn")} == {
             "judged": len(unknown),
@@ -269,7 +280,7 @@ def test_a_judge_that_knows_makes_a_model_better_than_its_own_draws(measured):
 
 
 def test_what_was_answered_is_not_asked_again(probed, measured):
-    file = probed[0] / "eval" / "resampled" / f"other.{TRIES}.jsonl"
+    file = probed[0] / "probe" / "resampled" / f"other.drawn{TRIES}.jsonl"
     whole = file.read_bytes()
     assert resampled.resample_run(probed[0], tries=TRIES, say=quiet) == measured[0] and file.read_bytes() == whole
     kept = b"".join(whole.splitlines(keepends=True)[:-7])
@@ -290,7 +301,9 @@ def test_a_run_whose_test_problems_the_judge_all_knows_says_what_to_do(probed, t
     kept = judge_of(run)
     (run / "suites" / "other.jsonl").unlink()
     write_records(run / "suites" / "own.jsonl", [one for one in problems("own", 40) if kept.knows(one)])
-    with pytest.raises(RunError, match="fitted on nearly all test problems.*problems.held_out, evaluate.limit"):
+    with pytest.raises(
+        RunError, match="no suite has 5 problems that are new to the judge.*problems.held_out, evaluate.limit"
+    ):
         resampled.resample_run(run, tries=2, say=quiet)
 
 

@@ -144,10 +144,10 @@ def test_the_embedded_student_goes_through_a_world_and_is_probed(tmp_path):
     run = Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m_worlds")
     summary = json.loads((run / "manifest.json").read_text())["stages"]["grpo"]["summary"]
     assert summary["steps"] == 2 and set(summary["rewards"]) == {"right_answer", "soft_overlong", "valid_prefix"}
-    probed = plantune("probe", run, "--problems", 30)
+    probed = plantune("probe", run, "--problems", 12)
     assert probed.returncode == 0 and "is told by a probe on layer" in probed.stdout, probed.stderr
     found = json.loads((run / "probe" / "probe.json").read_text())
-    assert found["worlds"]["layers"] == 31 and found["worlds"]["problems"] == 30
+    assert found["worlds"]["layers"] == 31 and found["worlds"]["problems"] == 12
     assert (run / "probe" / "validity.svg").read_text().startswith("<svg")
     if "plans" in found:  # so few steps may leave a student that is never right
         again = plantune("evaluate", run, "--resample", 2)

@@ -176,6 +176,16 @@ def test_a_changed_data_file_is_another_run_and_a_missing_one_is_not(tmp_path):
     assert "done before" in run_toy(tmp_path / "r", *settings, names=names)[0]
 
 
+def test_what_was_found_out_about_a_model_goes_when_the_model_is_made_again(tmp_path):
+    run_toy(tmp_path / "r")
+    (tmp_path / "r" / "probe").mkdir()
+    (tmp_path / "r" / "probe" / "section.json").write_text("{}")
+    run_toy(tmp_path / "r", again="evaluate")
+    assert (tmp_path / "r" / "probe" / "section.json").is_file()
+    run_toy(tmp_path / "r", again="sft")
+    assert not (tmp_path / "r" / "probe").exists() and list((tmp_path / "r" / "old").glob("*/probe/section.json"))
+
+
 def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(tmp_path):
     run_toy(tmp_path / "r")
     rows = tmp_path / "r" / "corpus" / "train.jsonl"

@@ -35,8 +35,8 @@ def take(folder: Path, donor: Path, ours: Mapping[str, Any], theirs: Mapping[str
         first = [row for row in _metrics(donor) if row["stage"] == "cpl" and row["round"] == 1]
         rows += [row for row in first if any(name.startswith("sft_") for name in row)]
     write_records(folder / "metrics.jsonl", rows)
-    base = (donor / "cpl" / "base.json").read_text(encoding="utf-8")
-    write_whole(target.parent / "base.json", base)
+    if (base := donor / "cpl" / "base.json").is_file():  # a server's search loads none
+        write_whole(target.parent / "base.json", base.read_text(encoding="utf-8"))
     temporary = target.with_name(".round1.part")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -30,6 +30,7 @@ class Kept:
 
     judge: Judge
     fitted_on: frozenset[str]  # fingerprints of questions
+    plan_is_all: bool  # of a reply, as in a world: nothing has to be worked out after it
     identity: str  # what tells its judgements from those of another
 
     def knows(self, problem: Problem) -> bool:
@@ -37,12 +38,13 @@ class Kept:
         return _question(problem) in self.fitted_on
 
 
-def keep(run: Path, judge: Judge, *, fitted_on: Iterable[Problem]) -> None:
-    """Write a judge of the run's final model, and which problems it must not be measured on."""
+def keep(run: Path, judge: Judge, *, fitted_on: Iterable[Problem], plan_is_all: bool) -> None:
+    """Write a judge of the run's final model, which problems it must not be measured on, and what a reply is."""
     row = {
         "of": weights_of(run),
         "layer": judge.layer,
         "threshold": judge.threshold,
+        "plan_is_all": plan_is_all,
         "fitted_on": sorted(set(map(_question, fitted_on))),
         "probe": judge.probe.to_row(),
     }
@@ -58,7 +60,7 @@ def judge_of(run: Path) -> Kept:
         text = file.read_text(encoding="utf-8")
         row = json.loads(text)
         judge = Judge(int(row["layer"]), linear.from_row(row["probe"]), float(row["threshold"]))
-        of, fitted_on = row["of"], frozenset(row["fitted_on"])
+        of, fitted_on, plan_is_all = row["of"], frozenset(row["fitted_on"]), bool(row["plan_is_all"])
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{file} is no judge of plans ({error!r}); plantune probe {run} makes it anew") from None
     if of != ours:
@@ -66,7 +68,7 @@ def judge_of(run: Path) -> Kept:
             f"{file} judges the plans of other weights: of {of}, and the run's model is {ours}. "
             f"plantune probe {run} makes a judge of these"
         )
-    return Kept(judge, fitted_on, hashlib.sha256(text.encode()).hexdigest()[:16])
+    return Kept(judge, fitted_on, plan_is_all, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
 def judged(run: Path, *, tries: int, tell: weak_plans.Tell = lambda scores: None) -> Callable[[Loaded], Generate]:
@@ -74,8 +76,10 @@ def judged(run: Path, *, tries: int, tell: weak_plans.Tell = lambda scores: None
 
     Whether there is a judge is known before the model is loaded.
     """
-    judge = judge_of(run).judge
-    return lambda student: weak_plans.resampling(student, judge, tries=tries, tell=tell)
+    kept = judge_of(run)
+    return lambda student: weak_plans.resampling(
+        student, kept.judge, tries=tries, plan_is_all=kept.plan_is_all, tell=tell
+    )
 
 
 def weights_of(run: Path) -> str:

@@ -10,6 +10,7 @@ which of its plans will come out right.
 
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def probe_run(
     found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed}
     if in_worlds:
         found["worlds"] = probe(loaded, asked, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say)
+    keep = None
     try:
-        found["plans"] = _of_plans(run, recipe, loaded, asked, tested, samples, say)
+        found["plans"], keep = _of_plans(run, recipe, loaded, asked, tested, samples, say)
     except PlantuneError as error:  # a model that is never right, or always, is no reason to lose the rest
         if not in_worlds:
             raise
@@ -57,6 +59,8 @@ def probe_run(
     for name, svg in drawn.items():
         write_whole(out / f"{name}.svg", svg + "\n")
     _write(out, found)
+    if keep is not None:  # last: who finds a judge finds its figures too
+        keep()
     return {"line": section(found)["sentences"][0], **found}
 
 
@@ -90,8 +94,11 @@ def _of_plans(
     tested: Collection[str],
     samples: int,
     say: Say,
-) -> dict[str, Any]:
-    """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part."""
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part.
+
+    Beside the figures, what keeps the judge.
+    """
     say(f"{samples} replies to each of {len(asked)} problems")
     tries = tried(
         loaded,
@@ -105,11 +112,12 @@ def _of_plans(
     )
     found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
     reported_on = set(found["reported_on"])
-    judged.keep(run, judge, fitted_on=[one.problem for one in tries if one.problem.id not in reported_on])
     reported = [one for one in tries if one.problem.id in reported_on]
     scores = judge.scores(loaded, [one.messages for one in reported])
     found["resampled"] = weak_plans.compare(reported, scores)
-    return found
+    known = [one.problem for one in tries if one.problem.id not in reported_on]
+    in_worlds = all(one.kind == "plan" for one in asked)
+    return found, partial(judged.keep, run, judge, fitted_on=known, plan_is_all=in_worlds)
 
 
 # --- shown ------------------------------------------------------------------------------------------------------------
@@ -168,8 +176,8 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
             sentences.append(f"Among the tries of one problem it is {_percent(within)}.")
         again = plans["resampled"]
         sentences.append(
-            f"Weak plans drawn again: {_percent(again['probe'])} solved, a majority at as many tokens "
-            f"{_percent(again['majority'])}, a plain draw {_percent(again['plain'])}."
+            f"Among replies with a whole plan, weak ones drawn again: {_percent(again['probe'])} solved, a majority at "
+            f"as many tokens {_percent(again['majority'])}, a plain draw {_percent(again['plain'])}."
         )
         rows = [("probe", _percent(plans["auroc"]))]
         rows += [(name.replace("_", " "), _percent(one)) for name, one in plans["controls"].items()]

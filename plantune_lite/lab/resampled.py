@@ -5,7 +5,7 @@
 Four ways, of the same model and on the same problems, none of which the judge was fitted on: `judged` draws up to N
 plans until the judge likes one; `one` is a single reply, as evaluation asks for it; `plain` is a reply drawn with the
 chance that plans are drawn again with, the mean of N; `majority` is the vote of as many of these as cost what `judged`
-costs. Answers lie in eval/resampled/SUITE.N.jsonl, and the same call goes on where it was cut off.
+costs. Answers lie in probe/resampled/, a file for each way, and the same call goes on where it was cut off.
 """
 
 import json
@@ -43,11 +43,11 @@ def resample_run(
     recipe, _, loaded = final_student(run, say)
     found: dict[str, Any] = {"tries": tries, "suites": {}}
     for name, (problems, left_out) in suites.items():
-        out = run / "eval" / "resampled" / f"{name}.{tries}.jsonl"
-        scores = _answered(run, recipe, loaded, kept, problems, tries, out, show)
+        out = run / judged.FOLDER / "resampled"
+        scores = _answered(run, recipe, loaded, kept, name, problems, tries, out, show)
         found["suites"][name] = {"left_out": left_out, **compared(scores, problems, seed=recipe.seed)}
     found["line"] = "; ".join(f"{name}: {line(one)}" for name, one in found["suites"].items())
-    file = run / "eval" / "resampled" / f"results.{tries}.json"
+    file = run / judged.FOLDER / "resampled" / f"results.{tries}.json"
     write_whole(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     probe_verb.add(run, "live", {"tries": tries, "columns": COLUMNS, "rows": list(rows(found))})
     return found
@@ -67,7 +67,9 @@ def _suites(run: Path, kept: Kept, say: Callable[[str], object]) -> Iterator[tup
         unknown = [one for one in suite if not kept.knows(one)]
         count = len(suite) - len(unknown)
         if len(unknown) < LEAST:
-            say(f"{path.stem} is left out: the judge was fitted on {count} of its {len(suite)} problems")
+            say(
+                f"{path.stem} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, of {LEAST}"
+            )
             continue
         if count:
             say(f"{path.stem}: {count} of {len(suite)} problems are left out, on which the judge was fitted")
@@ -75,7 +77,7 @@ def _suites(run: Path, kept: Kept, say: Callable[[str], object]) -> Iterator[tup
         yield path.stem, (unknown, count)
     if not there:
         raise RunError(
-            "the judge was fitted on nearly all test problems, so nothing can be said of it: add a suite "
+            f"no suite has {LEAST} problems that are new to the judge, so nothing can be said of it: add a suite "
             "(evaluate.suites), or hold out more problems than are tested on (problems.held_out, evaluate.limit)"
         )
 
@@ -88,6 +90,7 @@ def _answered(
     recipe: Recipe,
     loaded: Loaded,
     kept: Kept,
+    suite: str,
     problems: Sequence[Problem],
     tries: int,
     out: Path,
@@ -99,22 +102,22 @@ def _answered(
     as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
     heat = max(part.temperature, weak_plans.TEMPERATURE)
     drawn = Sampling(temperature=heat, n=tries, max_tokens=part.max_tokens, seed=seed)
-    again = weak_plans.resampling(loaded, kept.judge, tries=tries)
-    ways: dict[str, tuple[Generate, Sampling, dict[str, Any]]] = {
-        "judged": (again, as_asked, {"judge": kept.identity, "tries": tries}),
-        "one": (loaded.generate, as_asked, {}),
-        "drawn": (loaded.generate, drawn, {}),
+    again = weak_plans.resampling(loaded, kept.judge, tries=tries, plan_is_all=kept.plan_is_all)
+    ways: dict[str, tuple[Generate, Sampling, str]] = {
+        "judged": (again, as_asked, f"judged{tries}.{kept.identity}"),
+        "one": (loaded.generate, as_asked, "one"),
+        "drawn": (loaded.generate, drawn, f"drawn{tries}"),
     }
     weights, scores = judged.weights_of(run), {}
-    for name, (generate, sampling, more) in ways.items():
+    for name, (generate, sampling, file) in ways.items():
         answer, prompt = evaluate.way_to_answer(mode, generate, loaded.generate_untuned, (), problems, seed)
         scores[name] = answered(
             problems,
             answer,
             mode=name,
-            out=out,
+            out=out / f"{suite}.{file}.jsonl",
             sampling=sampling,
-            settings={"model": weights, "prompt": prompt, **more},
+            settings={"model": weights, "prompt": prompt},
             grade=grade,
             show=show,
         )

@@ -96,7 +96,7 @@ def train(
         if watch.out_of_memory(error):
             raise watch.TrainingError(
                 f"memory ran out at step {built.state.global_step} of Step-APO, which takes two rows a pair: set a "
-                "smaller sft.batch_size or student.max_length, with --again cpl"
+                "smaller sft.batch_size or student.max_length, with --again sft"
             ) from error
         raise
     student.save(out)

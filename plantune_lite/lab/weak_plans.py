@@ -26,11 +26,14 @@ T = TypeVar("T")
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def resampling(student: Loaded, judge: Judge, *, tries: int, tell: Tell = lambda scores: None) -> Generate:
+def resampling(
+    student: Loaded, judge: Judge, *, tries: int, plan_is_all: bool = False, tell: Tell = lambda scores: None
+) -> Generate:
     """A student that carries out the first of its plans that the judge finds good enough, or the best of so many.
 
     The first plan is drawn as asked, which may be greedily, and others with some chance. A reply without a plan counts
-    as a weak one, and is the reply where nothing better comes. `tell` is told of every reply what was drawn for it.
+    as a weak one, and is the reply where nothing better comes. Where the plan is all that is wanted, of a world or by
+    who asks to stop there, nothing follows it. `tell` is told of every reply what was drawn for it.
     """
 
     def generate(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
@@ -38,7 +41,11 @@ def resampling(student: Loaded, judge: Judge, *, tries: int, tell: Tell = lambda
         for draw in range(sampling.n):
             once = replace(sampling, n=1, seed=sampling.seed + 1000 * draw)
             drawn = _drawn(student, judge, prompts, once, tries)
-            for place, reply in enumerate(_carried_out(student, prompts, drawn, once)):
+            if plan_is_all or plans.CLOSE in sampling.stop:
+                replies = [_plan_alone(one) for one in drawn]
+            else:
+                replies = _carried_out(student, prompts, drawn, once)
+            for place, reply in enumerate(replies):
                 found[place].append(reply)
                 tell(drawn[place].scores)
         return found
@@ -82,6 +89,12 @@ def _drawn(student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling:
         for place, [reply] in zip(weak, replies, strict=True):
             drawn[place].add(reply, planned.get(place), scores.get(place))
     return drawn
+
+
+def _plan_alone(one: _Drawn) -> Reply:
+    """The best plan as the whole reply."""
+    best = replace(one.first, text=one.plan, finish="stop") if one.plan else one.first
+    return replace(best, tokens_out=one.tokens)
 
 
 def _carried_out(
