@@ -90,6 +90,17 @@ def test_the_figures_are_those_of_the_benchmarks():
     assert all(one["p_holm"] > 0.05 for one in studied["compared"].values())
     area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in README
+    cpl = figures("cpl")
+    assert f"node for node | {cpl['speed']['ratio']:.2f} times as many" in README
+    assert cpl["speed"]["same"] == cpl["speed"]["alone"]["trees"]
+    searched = [one for name, one in cpl["search"].items() if name != "budgets"]
+    solved = {
+        (at, way): sum(one[at][way] for one in searched) for at in ("250", "2000") for way in ("mcts", "sampling")
+    }
+    said = "{} and {} at 250 tokens, {} and {} at 2,000; sampling finds more right plans".format(*solved.values())
+    assert said in README and len(searched) == 64
+    arms = [sum(one["mean"]) / len(one["mean"]) for one in cpl["train"]["arms"].values()]
+    assert f"{', '.join(f'{100 * one:.1f} %' for one in arms)}: neither preference is better" in README
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]
