@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -153,7 +154,7 @@ def _put_away(
     folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """Move the output of stages that are made anew to old/."""
-    old = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
+    old = _old(folder)
     for stage in stages:
         if stage.name not in anew:
             continue
@@ -170,9 +171,16 @@ def _put_away(
 def _put_probes_away(folder: Path, stage: Stage) -> None:
     """What was found out about a model is not about the one that it is about to become."""
     if stage.trains and (folder / _PROBED).is_dir():
-        old = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
-        old.mkdir(parents=True, exist_ok=True)
+        old = _old(folder)
+        old.mkdir(parents=True)
         os.replace(folder / _PROBED, old / _PROBED)
+
+
+def _old(folder: Path) -> Path:
+    """Where to move what is made anew: nothing is there yet, however soon that happens again."""
+    now = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
+    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
+    return next(place for place in chain([now], others) if not place.exists())
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------
