@@ -2,6 +2,7 @@
 
     python -m benchmarks.worlds --work DIR                 # goes on where it was cut off
     python -m benchmarks.worlds --work DIR --seed 1        # only this seed: a process a core, and then the line above
+    python -m benchmarks.worlds --work DIR --without-maths # the worlds alone, not the bridge
     python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down
 
 The student is a small llama made here (small_base.py), which knows the words of the world and not how it works: two
@@ -81,8 +82,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, choices=SEEDS)
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--without-maths", action="store_true", help="the worlds alone, without the bridge")
     arguments = parser.parse_args()
     size, work = (TINY, arguments.work / "tiny") if arguments.tiny else (FULL, arguments.work)
+    if arguments.without_maths:
+        size = {**size, "maths": 0}
     seeds = SEEDS if arguments.seed is None else (arguments.seed,)
     found: dict[str, Any] = {}
     if arguments.seed is None:
@@ -319,17 +323,18 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
         + " A figure is the mean of three seeds, each beside it; intervals over "
         f"problems are in the JSON. {size['train']} problems of {blocks(size['sizes'])} blocks, {size['steps']} steps "
         f"of {size['batch']} plans, {size['test']} test problems a seed of the same sizes and as many of "
-        f"{blocks(size['larger'])}. The base of all is a llama of 2.7 million parameters that was shown "
-        "questions and senseless steps; the students are LoRA adapters on it."
+        f"{blocks(size['larger'])}. The base of all is a llama of 1.1 million parameters that was shown "
+        "questions and senseless steps; the students are LoRA adapters on it. They reach the goal in "
+        f"{fmean(solved_by(found)):.1%} of the problems: what holds of a model that plans well is not shown here."
     )
     if tiny:
         print(text)
         return
     write(
         "worlds",
-        command="python -m benchmarks.worlds --work DIR",
-        about="Does a student know the world it plans in (a small llama, blocksworld), and a maths student its plans "
-        "(SmolLM2-135M)? Linear probes.",
+        command=f"python -m benchmarks.worlds --work DIR{'' if size['maths'] else ' --without-maths'}",
+        about="Does a student know the world it plans in (a small llama, blocksworld)"
+        f"{', and a maths student its plans (SmolLM2-135M)' if size['maths'] else ''}? Linear probes.",
         found={
             "machine": machine("torch", "transformers", "trl", "peft", "unified-planning", "up-pyperplan"),
             "size": size,
@@ -342,6 +347,11 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
 def blocks(sizes: Sequence[int]) -> str:
     """4 and 5."""
     return " and ".join(map(str, sizes))
+
+
+def solved_by(found: dict[str, Any]) -> list[float]:
+    """The share of problems that each student solves."""
+    return [found[f"{kind}{seed}"]["generative"]["tuned"]["success"]["value"] for kind in KINDS for seed in SEEDS]
 
 
 def by_coverage(found: dict[str, Any]) -> str:

@@ -101,6 +101,19 @@ def test_the_figures_are_those_of_the_benchmarks():
     assert said in README and len(searched) == 64
     arms = [sum(one["mean"]) / len(one["mean"]) for one in cpl["train"]["arms"].values()]
     assert f"{', '.join(f'{100 * one:.1f} %' for one in arms)}: neither preference is better" in README
+    worlds = figures("worlds")
+    students = {kind: [worlds[f"{kind}{seed}"] for seed in range(3)] for kind in ("planner", "walks", "mixed")}
+    probed = [sum(one["validity"]["tuned"]["auroc"]["value"] for one in three) / 3 for three in students.values()]
+    said = [
+        sum(one["output_probability"]["tuned"]["mean"]["auroc"]["value"] for one in three) / 3
+        for three in students.values()
+    ]
+    spans = [f"{min(values):.2f} to {max(values):.2f}" for values in (probed, said)]
+    assert f"{spans[0]}, no better than untrained; {spans[1]}:" in README
+    simulated = worlds["simulator"]
+    assert f"our verdict on {simulated['plans']:,} plans" in README and simulated["agree"] == simulated["plans"]
+    faster = sorted(one["ours"] / one["library"] for one in simulated["speed"].values())
+    assert "820 to 1,400 times as many" in README and 815 < faster[0] < 825 and 1_390 < faster[-1] < 1_410
     seconds = figures("startup")["seconds"]
     median = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
     ratio = median["plantune --help"] / median["python -c 'import click'"]
