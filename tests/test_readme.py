@@ -110,6 +110,12 @@ def test_the_figures_are_those_of_the_benchmarks():
     ]
     spans = [f"{min(values):.2f} to {max(values):.2f}" for values in (probed, said)]
     assert f"{spans[0]}, no better than untrained; {spans[1]}:" in README
+    maths = [worlds[f"maths{seed}"] for seed in range(3)]
+    told = [sum(one["auroc"]["value"] for one in maths) / 3]
+    told.append(sum(one["controls"]["token_probability"]["value"] for one in maths) / 3)
+    again = [100 * sum(one["resampled"][way]["value"] for one in maths) / 3 for way in ("probe", "majority", "plain")]
+    assert f"{told[0]:.2f}; {told[1]:.2f} |" in README
+    assert f"{again[0]:.1f} %, {again[1]:.1f} %; {again[2]:.1f} %: too few problems" in README
     simulated = worlds["simulator"]
     assert f"our verdict on {simulated['plans']:,} plans" in README and simulated["agree"] == simulated["plans"]
     faster = sorted(one["ours"] / one["library"] for one in simulated["speed"].values())
