@@ -1,11 +1,11 @@
 """A base for studies of worlds that a CPU trains in minutes: it can read a question, and knows no world.
 
-    make(Path("base"), "blocksworld", sizes=(4,), seed=0)     a folder, as a student's recipe names one
+    make(Path("base"), "blocksworld", sizes=(4,), steps=250)   a folder, as a student's recipe names one
 
 A llama of a million parameters learns questions followed by what they say, fact by fact in any order, and by steps that
 were drawn from all there are, most of which cannot be done. So it can read and write when a study begins, and what it
-comes to know of how the world works it knows from the plans that the study gives it. Its tokenizer has SmolLM2's turns,
-and a token for each word of the world.
+comes to know of how the world works it knows from the plans that the study gives it. Its tokenizer has SmolLM2's turns
+and is made from these texts.
 """
 
 import os
@@ -22,10 +22,10 @@ from plantune_lite.lab.planning import problem_of
 from plantune_lite.lab.worlds import World
 
 LAYERS, WIDTH, HEADS, WORDS = 4, 128, 4, 400
-PROBLEMS, STEPS, BATCH, LEARNING_RATE = 3_000, 600, 32, 2e-3
+PROBLEMS, BATCH, LEARNING_RATE = 3_000, 32, 2e-3
 
 
-def make(out: Path, name: str, *, sizes: tuple[int, ...], seed: int = 0, steps: int = STEPS) -> Path:
+def make(out: Path, name: str, *, sizes: tuple[int, ...], steps: int, seed: int = 0) -> Path:
     """The base in a folder, made once."""
     if (out / "config.json").is_file():
         return out
