@@ -6,11 +6,10 @@
     python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down
 
 The student is a small llama made here (small_base.py), which knows the words of the world and not how it works. The
-three corpora are of one pool and of
-equally many learned tokens, and take the same number of steps. Each student is tested on problems of the sizes it saw
-and on larger ones, then probed on the former. The simulator is held to unified-planning's: the same verdict on 1,000
-plans, good and broken, and how many steps it does in a second. The bridge is asked of a maths student that plans
-(SmolLM2 on `practice`, M1), trained here too.
+three corpora are of one pool and of equally many learned tokens, and take the same number of steps. Each student is
+tested on problems of the sizes it saw and on larger ones, then probed on the former. The simulator is held to
+unified-planning's: the same verdict on 1,000 plans, good and broken, and how many steps it does in a second. The bridge
+is asked of a maths student that plans (SmolLM2 on `practice`, M1), trained here too.
 """
 
 import argparse

@@ -91,8 +91,9 @@ def test_the_figures_are_those_of_the_benchmarks():
     area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in README
     cpl = figures("cpl")
-    assert f"node for node | {cpl['speed']['ratio']:.2f} times as many" in README
-    assert cpl["speed"]["same"] == cpl["speed"]["alone"]["trees"]
+    speed = cpl["speed"]
+    assert f"in their first {speed['iterations']} iterations | {speed['ratio']:.2f} times as many" in README
+    assert f"the {speed['same']} trees grown both ways" in README and speed["same"] == speed["alone"]["trees"]
     searched = [one for name, one in cpl["search"].items() if name != "budgets"]
     solved = {
         (at, way): sum(one[at][way] for one in searched) for at in ("250", "2000") for way in ("mcts", "sampling")
@@ -109,7 +110,7 @@ def test_the_figures_are_those_of_the_benchmarks():
         for three in students.values()
     ]
     spans = [f"{min(values):.2f} to {max(values):.2f}" for values in (probed, said)]
-    assert f"{spans[0]}, no better than untrained; {spans[1]}:" in README
+    assert f"{spans[0]}, no better than untrained; {spans[1]}." in README
     maths = [worlds[f"maths{seed}"] for seed in range(3)]
     told = [sum(one["auroc"]["value"] for one in maths) / 3]
     told.append(sum(one["controls"]["token_probability"]["value"] for one in maths) / 3)
