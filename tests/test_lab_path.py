@@ -85,7 +85,7 @@ def test_a_step_of_grpo_in_a_world_rewards_valid_plans_and_how_far_others_can_be
     for sample in samples:
         right = graders.grade(problem, sample["text"]).verdict.same is True
         steps = steps_in(world, sample["text"])
-        share = world.check(steps).good_steps / max(len(steps), len(PLAN))
+        share = world.check(steps).good_steps / (max(len(steps), len(PLAN)) + 1)
         assert sample["rewards"]["right_answer"] == 2.0 * right
         assert sample["rewards"]["valid_prefix"] == (1.0 if right else pytest.approx(share))
     assert done["steps"] == 1 and set(done["rewards"]) == {"right_answer", "soft_overlong", "valid_prefix"}

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -15,7 +16,7 @@ from plantune_lite.lab.cases import cases
 from plantune_lite.lab.domains import generate
 from plantune_lite.lab.judged import judge_of
 from plantune_lite.lab.knows import Try, knows, tried
-from plantune_lite.lab.linear import auroc, balanced_accuracy, best_threshold, fit, over_problems
+from plantune_lite.lab.linear import auroc, balanced_accuracy, best_threshold, difference, fit, over_problems
 from plantune_lite.lab.planning import problem_of, world_in
 from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.lab.residuals import Residuals
@@ -100,6 +101,26 @@ def test_intervals_are_wide_where_few_problems_stand_behind_many_cases():
     assert by_problem.low < by_problem.value < by_problem.high
 
 
+def test_three_problems_that_agree_are_not_certain_and_one_says_next_to_nothing():
+    scores, labels = [1, 2, 3, 0, -1, -2], [1, 1, 1, 0, 0, 0]
+    three = over_problems(auroc, scores, labels, list("abcabc"))
+    assert three.value == 1 == three.high and 0.3 < three.low < 0.8
+    one = over_problems(auroc, scores, labels, ["a"] * 6)
+    assert one.low < 0.2 and one.high == 1
+
+
+def test_two_scores_of_the_same_cases_are_compared_problem_by_problem():
+    rng = np.random.default_rng(0)
+    labels, ids = np.arange(400) % 2, [str(n // 8) for n in range(400)]
+    better, worse = (labels * much + rng.normal(size=400) for much in (2.0, 0.5))
+    gained = difference(auroc, [(better, worse, labels, ids)])
+    assert gained.value == pytest.approx(auroc(better, labels) - auroc(worse, labels)) and gained.low > 0.05
+    none = difference(auroc, [(better, better, labels, ids), (worse, worse, labels, ids)])
+    assert none.value == 0 and none.low < 0 < none.high
+    lost = difference(auroc, [(worse, better, labels, ids), (worse, better, labels, ids)])
+    assert lost.value == pytest.approx(-gained.value) and lost.high - lost.low < gained.high - gained.low
+
+
 # --- what is asked about ----------------------------------------------------------------------------------------------
 
 
@@ -121,6 +142,23 @@ def test_cases_come_in_pairs_of_one_kind_of_action_that_differ_only_in_objects(a
     for good, bad in zip(asked[::2], asked[1::2], strict=True):
         assert (good.valid, bad.valid, good.begun, good.after) == (True, False, bad.begun, bad.after)
         assert good.step.split()[0] == bad.step.split()[0] and good.step != bad.step
+
+
+def test_all_kinds_of_action_and_all_that_can_be_lacking_are_asked_about(worlds):
+    asked = cases(worlds, per_problem=20, seed=0)
+    counted = Counter(f"{one.step.split()[0]} {one.lacks}" for one in asked if not one.valid)
+    assert set(counted) == {
+        "pick-up clear",
+        "pick-up ontable",
+        "put-down holding",
+        "stack clear",
+        "stack holding",
+        "unstack clear",
+        "unstack on",
+    }
+    kinds = Counter(one.step.split()[0] for one in asked)
+    assert min(kinds.values()) > 0.1 * len(asked)
+    assert all(one.lacks == one.why.split()[0] for one in asked if not one.valid)
 
 
 def test_what_a_case_says_is_what_the_simulator_says(worlds, asked):
@@ -272,7 +310,9 @@ def test_a_whole_probe_of_a_tiny_model_has_every_figure_and_leaves_no_large_file
     for name in ("validity", "output_probability", "rank", "predicates", "generative"):
         assert set(found[name]) == {"tuned", "untuned"}
     assert found["rank"]["tuned"]["cases"] == 8 and found["rank"]["tuned"] != found["rank"]["untuned"]
-    assert found["validity"]["tuned"]["by_layer"] != found["validity"]["untuned"]["by_layer"]
+    assert found["validity"]["tuned"]["scores"] != found["validity"]["untuned"]["scores"]
+    assert len(found["validity"]["tuned"]["scores"]) == len(found["reported"]["valid"])
+    assert sum(found["kinds"].values()) == 24
     assert found["validity"]["tuned"]["by_layer"][0] == found["validity"]["untuned"]["by_layer"][0]  # the embeddings
     assert found["generative"]["tuned"]["success"]["value"] == 0
     assert json.loads(json.dumps(found)) == found and not list(tmp_path.iterdir())

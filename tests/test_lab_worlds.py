@@ -1,6 +1,7 @@
 """Worlds: what is read is what the file says, a step does what its domain says, and what is wrong is named."""
 
 from random import Random
+from statistics import fmean
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from plantune_lite.lab import corpora, domains, planning
 from plantune_lite.lab.corpora import coverage, drawn, toward, words
 from plantune_lite.lab.domains import BLOCKSWORLD, NAMES, generate
 from plantune_lite.lab.pddl import PddlError, read_domain, read_task, write_task
-from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_plan, valid_prefix
+from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_plan, valid_prefix, world_in
 from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
 from plantune_lite.plans import ask_plainly, parse, render, spoiler
 from plantune_lite.records import PlantuneError, from_row, to_row
@@ -292,15 +293,22 @@ def test_rewards_are_worth_a_valid_plan_and_the_share_before_the_first_wrong_ste
     world = [problem_of(tower, id="x").extra["world"]] * 4
     chats = [[{"role": "assistant", "content": text}] for text in texts]
     assert valid_plan([], chats, world=world) == [2.0, 0.0, 0.0, 0.0]
-    assert valid_prefix([], texts, world=world) == [1.0, 1.0, 0.75, 0.0]
+    assert valid_prefix([], texts, world=world) == [1.0, 2 / 3, 3 / 5, 0.0]
 
 
 def test_a_plan_that_stops_early_earns_no_more_than_the_part_of_the_reference_that_it_is(tower):
     longer = ("pick-up c", "put-down c", *PLAN)
     texts = [render(PLAN[:2]), render(PLAN), render(longer), render((*PLAN[:2], "fly a", "fly b", "fly c"))]
     world = [problem_of(tower, id="x").extra["world"]] * 4
-    assert valid_prefix([], texts, world=world, plan=[PLAN] * 4) == [0.5, 1.0, 1.0, 0.4]
+    assert valid_prefix([], texts, world=world, plan=[PLAN] * 4) == [2 / 5, 1.0, 1.0, 2 / 6]
     assert valid_prefix([], [render(PLAN)], world=world[:1], plan=[longer]) == [1.0]
+
+
+def test_a_plan_that_goes_on_without_reaching_the_goal_never_earns_what_a_valid_one_does(tower):
+    world = [problem_of(tower, id="x").extra["world"]]
+    dithering = [render(("pick-up c", "put-down c") * times) for times in (1, 2, 6)]
+    earned = [valid_prefix([], [text], world=world, plan=[PLAN])[0] for text in dithering]
+    assert earned == [2 / 5, 4 / 5, 12 / 13]
 
 
 @given(st.lists(st.sampled_from([*world_of(BLOCKSWORLD, TOWER).actions, "fly b", "stack"]), min_size=1, max_size=6))
@@ -360,20 +368,40 @@ def test_walks_cover_more_than_plans_do_and_a_plan_covers_itself(three, tower):
     assert (again.states, again.pairs) == (6, 6)
 
 
-def test_no_problem_is_both_learned_from_and_tested_on(three):
-    worlds, found = three
-    learned = {one.question for corpus in found.values() for one in corpus.problems}
-    tested = {planning.question(world) for world in (*worlds.test, *worlds.larger)}
-    assert len(tested) == 10 and not learned & tested
+def test_larger_problems_are_larger_than_those_that_are_learned_from():
     with pytest.raises(WorldError, match="must be larger than those that are trained on"):
         drawn("blocksworld", sizes=(3,), larger=(3,), seed=0, train=1, test=1)
 
 
 def test_no_walk_is_a_problem_that_is_tested_on(three):
     worlds, _ = three
-    met = next(corpora.walks(worlds.train[:5], [1, 2, 3, 4], Random(0))).question
-    avoiding = corpora.walks(worlds.train[:5], [1, 2, 3, 4], Random(0), {met})
-    assert met not in {next(avoiding).question for _ in range(8)}
+    met = world_in(next(corpora.walks(worlds.train[:5], [1, 2, 3, 4], Random(0))))
+    avoiding = corpora.walks(worlds.train[:5], [1, 2, 3, 4], Random(0), {corpora.asked(met)})
+    assert corpora.asked(met) not in {corpora.asked(world_in(next(avoiding))) for _ in range(8)}
+
+
+def test_a_goal_in_another_order_is_the_same_problem(tower):
+    goal = [("on", "c", "b"), ("on", "b", "a")]
+    one, other = toward(tower, goal), toward(tower, goal[::-1])
+    assert planning.question(one) != planning.question(other) and corpora.asked(one) == corpora.asked(other)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_problem_is_both_learned_from_and_tested_on(seed):
+    worlds = drawn("blocksworld", sizes=(3, 4), larger=(5,), seed=seed, train=120, test=40)
+    learned = corpora.corpora(
+        worlds.train, {world: shortest(world) for world in worlds.train}, seed=seed, apart=worlds.test
+    )
+    tested = {corpora.asked(world) for world in (*worlds.test, *worlds.larger)}
+    for corpus in learned.values():
+        of = [corpora.asked(world_in(one)) for one in corpus.problems]
+        assert len(set(of)) == len(of) and not tested & set(of)
+
+
+def test_tests_have_all_sizes_in_the_proportion_of_what_is_learned_from():
+    worlds = drawn("blocksworld", sizes=(3, 4), larger=(), seed=0, train=400, test=60)
+    small = [fmean(len(one.task.objects) == 3 for one in part) for part in (worlds.train, worlds.test)]
+    assert len(worlds.test) == 60 and small[0] == pytest.approx(small[1], abs=0.02) and 0.2 < small[0] < 0.4
 
 
 def test_more_tokens_than_there_are_plans_for_is_a_sentence(three):

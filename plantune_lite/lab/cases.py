@@ -4,9 +4,10 @@
         -> [Case(begun="<plan>\n1. unstack b a\n2.", step="put-down b", valid=True, ...),
             Case(begun="<plan>\n1. unstack b a\n2.", step="put-down a", valid=False, why="holding a", ...)]
 
-They come in pairs after the same steps: of the same kind of action, with as many objects in common as there are, one
-possible and one a near miss, which lacks exactly one precondition. What is asked about is so never the surface. Half of
-the pairs follow the problem's own plan, where it has one, and half a random walk.
+They come in pairs after the same steps: of the same kind of action, one possible and one a near miss, which lacks
+exactly one precondition. All kinds and all that can be lacking have an equal chance, and of such pairs one with as many
+objects in common as there are is taken, so that the surface says little. Half of the pairs follow the problem's own
+plan, where it has one, and half a random walk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 
 from plantune_lite import plans
-from plantune_lite.lab.pddl import Atom
+from plantune_lite.lab.pddl import Atom, Literal
 from plantune_lite.lab.planning import world_in
 from plantune_lite.lab.worlds import Action, World
 from plantune_lite.records import Messages, Problem
@@ -33,6 +34,7 @@ class Case:
     step: str
     valid: bool
     why: str  # the precondition that is lacking
+    lacks: str  # its predicate
     after: str  # "plan" or "walk": what the steps before it are
     facts: frozenset[Atom]  # that hold before the step
     changed: frozenset[Atom]  # facts that began to hold, or ceased to, since the start
@@ -57,11 +59,11 @@ def cases(problems: Sequence[Problem], *, per_problem: int, seed: int) -> list[C
         rng = Random(f"{seed} {problem.id}")
         for pair in range(per_problem // 2):
             after = "plan" if pair % 2 == 0 and problem.steps else "walk"
-            found += _pair(problem, world, after, rng)
+            found += _two(problem, world, after, rng)
     return found
 
 
-def _pair(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
+def _two(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
     """A step that can be done and one that nearly can, after the same steps; nothing where there are none."""
     for _ in range(_TRIES):
         if after == "plan":
@@ -69,18 +71,33 @@ def _pair(problem: Problem, world: World, after: str, rng: Random) -> list[Case]
         else:
             before = [one.text for one in world.walk(rng, rng.randrange(_LONGEST_WALK + 1))]
         state = world.after(before)
-        if pairs := list(_alike(world, state)):
-            most = max(shared for shared, _, _, _ in pairs)
-            _, good, bad, why = rng.choice([one for one in pairs if one[0] == most])
+        kinds: dict[str, dict[str, list[_Pair]]] = {}
+        for pair in _alike(world, state):
+            kinds.setdefault(pair.good.schema, {}).setdefault(pair.lacks.atom[0], []).append(pair)
+        if kinds:
+            lacking = kinds[rng.choice(sorted(kinds))]
+            pairs = lacking[rng.choice(sorted(lacking))]
+            most = max(one.shared for one in pairs)
+            chosen = rng.choice([one for one in pairs if one.shared == most])
             return [
-                _case(problem, world, before, state, after, good, ""),
-                _case(problem, world, before, state, after, bad, why),
+                _case(problem, world, before, state, after, chosen.good),
+                _case(problem, world, before, state, after, chosen.bad, chosen.lacks),
             ]
     return []
 
 
-def _alike(world: World, state: int) -> Iterator[tuple[int, Action, Action, str]]:
-    """Pairs of one kind of action: how many places have the same object, what can be done, what nearly can, and why."""
+@dataclass(frozen=True)
+class _Pair:
+    """Two actions of one kind."""
+
+    good: Action  # that can be done
+    bad: Action  # that nearly can
+    lacks: Literal
+    shared: int  # places that have the same object
+
+
+def _alike(world: World, state: int) -> Iterator[_Pair]:
+    """All pairs in a state."""
     misses = world.near_misses(state)
     for good in world.applicable(state):
         if len(set(good.objects)) < len(good.objects):
@@ -88,11 +105,17 @@ def _alike(world: World, state: int) -> Iterator[tuple[int, Action, Action, str]
         for bad, why in misses:
             if bad.schema == good.schema:
                 same = sum(one == other for one, other in zip(good.objects, bad.objects, strict=True))
-                yield same, good, bad, str(why)
+                yield _Pair(good, bad, why, same)
 
 
 def _case(
-    problem: Problem, world: World, before: Sequence[str], state: int, after: str, action: Action, why: str
+    problem: Problem,
+    world: World,
+    before: Sequence[str],
+    state: int,
+    after: str,
+    action: Action,
+    lacks: Literal | None = None,
 ) -> Case:
     written = plans.render(before).removesuffix(f"{plans.CLOSE}\n")
     facts = world.facts(state)
@@ -101,8 +124,9 @@ def _case(
         prompt=plans.ask_plainly(problem),
         begun=f"{written}{len(before) + 1}.",
         step=action.text,
-        valid=not why,
-        why=why,
+        valid=lacks is None,
+        why=str(lacks or ""),
+        lacks=lacks.atom[0] if lacks else "",
         after=after,
         facts=facts,
         changed=facts ^ world.facts(world.start),

@@ -16,12 +16,13 @@ from typing import Literal
 
 from plantune_lite import plans
 from plantune_lite.lab import domains, pddl
-from plantune_lite.lab.planning import problem_of, question, world_in
+from plantune_lite.lab.planning import problem_of, world_in
 from plantune_lite.lab.worlds import World, WorldError, world_of
 from plantune_lite.records import Problem
 
 Kind = Literal["planner", "walks", "mixed"]
 Count = Callable[[str], int]  # tokens of a text
+What = tuple[frozenset[pddl.Atom], frozenset[pddl.Literal]]  # what a problem asks, in whatever order it is written
 _TRIES = 20  # walks of one problem that may end where they began
 
 
@@ -58,9 +59,23 @@ def drawn(name: str, *, sizes: Sequence[int], larger: Sequence[int], seed: int, 
         raise WorldError(
             f"the larger sizes ({min(larger)}) must be larger than those that are trained on ({max(sizes)})"
         )
-    same = tuple(domains.generate(name, sizes=sizes, seed=seed, count=train + test))
+    same = list(domains.generate(name, sizes=sizes, seed=seed, count=train + test))
     bigger = tuple(domains.generate(name, sizes=larger, seed=seed, count=test)) if larger else ()
-    return Drawn(same[:train], same[train:], bigger)
+    tested = _last_of_each_size(same, test)
+    return Drawn(
+        tuple(world for place, world in enumerate(same) if place not in tested),
+        tuple(world for place, world in enumerate(same) if place in tested),
+        bigger,
+    )
+
+
+def _last_of_each_size(worlds: Sequence[World], count: int) -> set[int]:
+    """The places of so many worlds, of each size its share: the small sizes are used up first."""
+    of: dict[int, list[int]] = {}
+    for place, world in enumerate(worlds):
+        of.setdefault(len(world.task.objects), []).append(place)
+    last_first = [(number / len(some), place) for some in of.values() for number, place in enumerate(some[::-1], 1)]
+    return {place for _, place in sorted(last_first)[:count]}
 
 
 def words(text: str) -> int:
@@ -100,11 +115,11 @@ def corpora(
             f"{budget} tokens are asked for, and the {len(planned)} plans have {there}: draw more problems"
         )
     lengths = [len(one.steps) for one in planned]
-    tested = set(map(question, apart))
+    tested = set(map(asked, apart))
     shuffled = Random(f"corpora {seed}").sample(planned, len(planned))
 
     def walked(besides: Iterable[Problem] = ()) -> Iterator[Problem]:
-        seen = {one.question for one in besides} | tested
+        seen = {asked(world_in(one)) for one in besides} | tested
         return walks(worlds, lengths, Random(f"walks {seed}"), seen)
 
     half = taken(shuffled, count, budget // 2)
@@ -120,6 +135,11 @@ def corpora(
     }
 
 
+def asked(world: World) -> What:
+    """A start and a goal: two worlds in which they are the same are one problem."""
+    return world.task.start, frozenset(world.task.goal)
+
+
 def taken(problems: Iterable[Problem], count: Count, budget: int) -> list[Problem]:
     """As many of the first problems as a budget of learned tokens allows."""
     found, spent = [], 0
@@ -132,11 +152,11 @@ def taken(problems: Iterable[Problem], count: Count, budget: int) -> list[Proble
 
 
 def walks(
-    worlds: Sequence[World], lengths: Sequence[int], rng: Random, seen: Collection[str] = ()
+    worlds: Sequence[World], lengths: Sequence[int], rng: Random, seen: Collection[What] = ()
 ) -> Iterator[Problem]:
     """Random walks as problems, from one start of the pool after another without end, as long as plans are.
 
-    None asks a question that was `seen`.
+    None asks what was `seen`.
     """
     seen, made = set(seen), numbers()
     while True:
@@ -145,7 +165,7 @@ def walks(
             walked = _walked(world, lengths, rng, seen)
             if walked is not None:
                 there, steps = walked
-                seen.add(question(there))
+                seen.add(asked(there))
                 id = f"{world.task.domain.name}/walks/{next(made)}"
                 yield problem_of(there, steps, id=id, teacher="random walk")
         if len(seen) == before:
@@ -154,7 +174,7 @@ def walks(
             )
 
 
-def _walked(world: World, lengths: Sequence[int], rng: Random, seen: set[str]) -> tuple[World, tuple[str, ...]] | None:
+def _walked(world: World, lengths: Sequence[int], rng: Random, seen: set[What]) -> tuple[World, tuple[str, ...]] | None:
     """A walk from a world's start to somewhere else, and the world whose goal that is."""
     about = {one.atom[0] for one in world.task.goal}
     for _ in range(_TRIES):
@@ -163,7 +183,7 @@ def _walked(world: World, lengths: Sequence[int], rng: Random, seen: set[str]) -
         goal = sorted(fact for fact in ended if fact[0] in about)
         if set(goal) - world.task.start:
             there = toward(world, goal)
-            if question(there) not in seen:
+            if asked(there) not in seen:
                 return there, steps
     return None
 

@@ -129,16 +129,17 @@ def valid_prefix(
     plan: Sequence[Sequence[str]] | None = None,
     **_: Any,
 ) -> list[float]:
-    """1 for a valid plan, else the share of its steps before the first that cannot be done; 0 where there is none.
+    """1 for a valid plan, else how much of it can be done: its steps before the first that cannot, of all that it needs.
 
-    Of a plan that is shorter than the reference, `plan`, the steps that are missing count as such: else one step that
-    can be done would earn as much as a whole plan of them, and to stop there would be what is learned.
+    It needs as many as it has, or as the reference, `plan`, where that is longer: else one step that can be done would
+    earn as much as a whole plan of them, and to stop there would be what is learned. And it needs to reach the goal,
+    which counts as one more: else to pick something up and put it down for ever would be as good as a plan.
     """
     found = []
     for (one, text), reference in zip(_each(completions, world), plan or [()] * len(completions), strict=True):
         steps = steps_in(one, text)
         checked = one.check(steps)
-        most = max(len(steps), len(reference), 1)
+        most = max(len(steps), len(reference)) + 1
         found.append(1.0 if steps and checked.valid else checked.good_steps / most)
     return found
 

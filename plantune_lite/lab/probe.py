@@ -6,10 +6,12 @@
 
 Problems are split in three: probes are fitted on one part, layer and penalty are chosen on the second, and what is
 reported is of the third. Beside the probe stand its controls: the same model untuned, its embeddings (layer 0), the
-same fit on shuffled labels, and one on nothing but which words the step has. And beside what it holds, what it says:
-the probability of the step as it would write it, and its rank among all steps of its kind.
+same fit on shuffled labels, and one on nothing but which words the step has; for facts, on the words and their places.
+And beside what it holds, what it says: the probability of the step as it would write it, and its rank among all steps
+of its kind.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,12 +47,14 @@ def probe(
     per_problem: int = 8,
     max_tokens: int = 256,
     ranked: int = 60,
+    untuned: bool = True,
     seed: int = 0,
     say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Everything that is to be known of one student, as JSON holds it; `problems` are such as it never learned from.
 
-    `ranked` is how many of the steps are ranked among all others of their kind; 0 leaves that out.
+    `ranked` is how many of the steps are ranked among all others of their kind; 0 leaves that out. `untuned` is whether
+    a model with an adapter is asked without it too.
     """
     asked = cases(problems, per_problem=per_problem, seed=seed)
     parts = split([one.problem_id for one in asked], seed=seed)
@@ -59,22 +63,28 @@ def probe(
     say(f"{len(asked)} steps of {len(problems)} problems, half of them possible; {len(parts.report)} are reported on")
     models = {"tuned": residuals.read(student, texts, out / "tuned.f32", learned=learned)}
     generates = {"tuned": student.generate}
-    if hasattr(student.model, "disable_adapter"):
+    if untuned := untuned and hasattr(student.model, "disable_adapter"):
         with student.untuned():
             models["untuned"] = residuals.read(student, texts, out / "untuned.f32", learned=learned)
         generates["untuned"] = student.generate_untuned
-    of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), seed) if ranked else {}
+    of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), untuned, seed) if ranked else {}
     validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
     best = validity["tuned"]["layer"]
     found = {
         "cases": len(asked),
         "problems": len(problems),
+        "kinds": dict(sorted(Counter(f"{one.step.split()[0]}: {one.lacks}" for one in asked if not one.valid).items())),
         "layers": models["tuned"].layers,
         "validity": validity,
         "controls": controls(models["tuned"], best, asked, parts, seed=seed),
         "output_probability": {name: said(read, asked, parts, seed=seed) for name, read in models.items()},
         "rank": of_ranks,
         "predicates": {name: predicates(read, asked, parts, seed=seed) for name, read in models.items()},
+        "predicates_by_words": predicates(_Words(asked), asked, parts, seed=seed),
+        "reported": {
+            "problems": [asked[place].problem_id for place in parts.report],
+            "valid": [asked[place].valid for place in parts.report],
+        },
         "generative": {
             name: _generated(generate, problems, asked, max_tokens, seed) for name, generate in generates.items()
         },
@@ -112,6 +122,7 @@ def by_layer(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int)
         "strength": strength,
         "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
         "balanced_accuracy": _reported(linear.balanced_accuracy, scores, asked, parts.report, seed),
+        "scores": [round(float(one), 4) for one in scores[parts.report]],
         "auroc_after": {
             after: _reported(linear.auroc, scores, asked, places, seed)
             for after in ("plan", "walk")
@@ -159,6 +170,23 @@ def controls(read: Residuals, layer: int, asked: Sequence[Case], parts: Parts, *
     }
 
 
+class _Words:
+    """What the words of each step, and their places, tell: read as a model is, in one layer."""
+
+    layers = 1
+
+    def __init__(self, asked: Sequence[Case]) -> None:
+        import numpy as np
+
+        said = [set(enumerate(one.step.split())) for one in asked]
+        words = sorted(set().union(*said))
+        self._features = np.array([[float(word in one) for word in words] for one in said], dtype=np.float32)
+
+    def layer(self, number: int) -> Any:
+        """The words, whatever the number."""
+        return self._features
+
+
 def _bags(asked: Sequence[Case]) -> Any:
     """Which words each step has, at any place."""
     import numpy as np
@@ -179,6 +207,7 @@ def said(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> 
         found[name] = {
             "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
             "balanced_accuracy": _reported(linear.balanced_accuracy, scores - cut, asked, parts.report, seed),
+            "scores": [round(float(one), 4) for one in scores[parts.report]],
         }
     return found
 
@@ -190,11 +219,13 @@ def _some(asked: Sequence[Case], parts: Parts, count: int, seed: int) -> list[Ca
     return [asked[place + one] for place in chosen for one in (0, 1)]
 
 
-def _ranks(student: Loaded, problems: Sequence[Problem], asked: Sequence[Case], seed: int) -> dict[str, Any]:
+def _ranks(
+    student: Loaded, problems: Sequence[Problem], asked: Sequence[Case], untuned: bool, seed: int
+) -> dict[str, Any]:
     """The ranks of some steps among all others of their kind, by the model and by what it was."""
     worlds = {one.id: world_in(one) for one in problems}
     found = {"tuned": ranks.ranked(student, asked, worlds, seed=seed)}
-    if hasattr(student.model, "disable_adapter"):
+    if untuned:
         with student.untuned():
             found["untuned"] = ranks.ranked(student, asked, worlds, seed=seed)
     return found
@@ -203,7 +234,7 @@ def _ranks(student: Loaded, problems: Sequence[Problem], asked: Sequence[Case], 
 # --- predicates -------------------------------------------------------------------------------------------------------
 
 
-def predicates(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
+def predicates(read: Residuals | _Words, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
     """A probe a fact, scored only where the fact is no longer what it was at the start, and pooled by predicate.
 
     A predicate that is the same in all starts is scored everywhere: where it changed, it is always the other way. What
