@@ -1,13 +1,12 @@
-"""Does a model that plans know its world? Blocksworld: planner's plans, random walks and both, three seeds.
+"""Does a model that plans know its world? SmolLM2 in blocksworld: planner's plans, random walks, both; three seeds.
 
     python -m benchmarks.worlds --work DIR                 # goes on where it was cut off
     python -m benchmarks.worlds --work DIR --seed 1        # only this seed: a process a core, and then the line above
     python -m benchmarks.worlds --work DIR --without-maths # the worlds alone, not the bridge
     python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down
 
-The student is a small llama made here (small_base.py), which knows the words of the world and not how it works. The
-three corpora are of one pool and of equally many learned tokens, and take the same number of steps. Each student is
-tested on problems of the sizes it saw and on larger ones, then probed on the former. The simulator is held to
+The three corpora are of one pool and of equally many learned tokens, and are gone through equally often. Each student
+is tested on problems of the sizes it saw and on larger ones, then probed on the former. The simulator is held to
 unified-planning's: the same verdict on 1,000 plans, good and broken, and how many steps it does in a second. The bridge
 is asked of a maths student that plans (SmolLM2 on `practice`, M1), trained here too.
 """
@@ -25,11 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import small_base
 from benchmarks.report import machine, markdown, write
 from plantune_lite import plans, practice, sft, student
-from plantune_lite.intervals import Estimate, mean
-from plantune_lite.lab import corpora, generative, planners, weak_plans
+from plantune_lite.intervals import Estimate, paired
+from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
 from plantune_lite.lab.domains import NAMES, generate
 from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.planning import problem_of
@@ -41,30 +39,31 @@ from plantune_lite.worked import plan_of
 
 SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
-MATHS = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
+HELD, SAID = "validity", "output_probability"
+CONTROLS = ("shorter_plan", "pass_rate", "token_probability")
+WAYS = ("probe", "majority", "plain")
+STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
 FULL = {
-    "sizes": (5,),
-    "larger": (6,),
-    "train": 500,
-    "test": 160,
-    "base_steps": 250,
-    "steps": 450,
-    "batch": 16,
-    "per_problem": 8,
-    "max_tokens": 160,
+    "sizes": (4,),
+    "larger": (5,),
+    "train": 400,
+    "test": 60,
+    "steps": 120,
+    "batch": 4,
+    "per_problem": 6,
+    "max_tokens": 120,
     "plans": 1_000,
     "transitions": 200_000,
     "maths": 320,
     "maths_steps": 30,
     "maths_batch": 8,
-    "asked": 48,
-    "samples": 5,
+    "asked": 120,
+    "samples": 6,
 }
 TINY = {
     **FULL,
     "train": 24,
     "test": 12,
-    "base_steps": 2,
     "steps": 2,
     "batch": 2,
     "per_problem": 4,
@@ -84,15 +83,14 @@ def main() -> None:
     parser.add_argument("--without-maths", action="store_true", help="the worlds alone, without the bridge")
     arguments = parser.parse_args()
     size, work = (TINY, arguments.work / "tiny") if arguments.tiny else (FULL, arguments.work)
+    if kept(work / "size.json", lambda: size) != json.loads(json.dumps(size)):
+        raise SystemExit(f"{work} holds what was measured at other sizes: take another folder")
     if arguments.without_maths:
         size = {**size, "maths": 0}
     seeds = SEEDS if arguments.seed is None else (arguments.seed,)
     found: dict[str, Any] = {}
     if arguments.seed is None:
         found["simulator"] = kept(work / "simulator.json", simulator, size)
-    base = small_base.make(
-        work / "base", "blocksworld", sizes=(*size["sizes"], *size["larger"]), steps=size["base_steps"]
-    )
     for seed in seeds:
         worlds = corpora.drawn(
             "blocksworld",
@@ -105,7 +103,7 @@ def main() -> None:
         solved = plans_of((*worlds.train, *worlds.test), work / f"plans{seed}.json")
         for kind in KINDS:
             out = work / f"{kind}{seed}"
-            found[out.name] = kept(out / "found.json", in_worlds, base, out, kind, seed, worlds, solved, size)
+            found[out.name] = kept(out / "found.json", in_worlds, out, kind, seed, worlds, solved, size)
         if size["maths"]:
             out = work / f"maths{seed}"
             found[out.name] = kept(out / "found.json", maths, out, seed, size)
@@ -171,7 +169,6 @@ def plans_of(worlds: Sequence[World], file: Path) -> dict[World, tuple[str, ...]
 
 
 def in_worlds(
-    base: Path,
     out: Path,
     kind: str,
     seed: int,
@@ -180,20 +177,28 @@ def in_worlds(
     size: dict[str, Any],
 ) -> dict[str, Any]:
     """One corpus, one seed: trained, tested and probed."""
-    part = Student(str(base), bits=32, max_length=512, lora_rank=64, lora_alpha=64, checkpointing=False)
-    tokenizer = student.load(part).tokenizer
+    tokenizer = student.load(STUDENT).tokenizer
     three = corpora.corpora(
         worlds.train, solved, seed=seed, apart=worlds.test, count=lambda text: len(tokenizer(text)["input_ids"])
     )
     corpus = three[kind]
-    batch = max(1, round(size["batch"] * len(corpus.problems) / len(three["planner"].problems)))
+    steps = max(1, round(size["steps"] * len(corpus.problems) / len(three["planner"].problems)))
     rows = [row(one, plans.render(one.steps).rstrip()) for one in corpus.problems]
-    loaded = trained(part, out, rows, seed, steps=size["steps"], batch=batch, learning_rate=2e-3)
+    loaded = trained(out, rows, seed, steps=steps, batch=size["batch"])
     test = [
         problem_of(world, solved[world], id=f"test/{number}", split="test") for number, world in enumerate(worlds.test)
     ]
     larger = [problem_of(world, id=f"larger/{number}", split="test") for number, world in enumerate(worlds.larger)]
-    found = probe(loaded, test, out, per_problem=size["per_problem"], max_tokens=size["max_tokens"], seed=seed)
+    found = probe(
+        loaded,
+        test,
+        out,
+        per_problem=size["per_problem"],
+        max_tokens=size["max_tokens"],
+        untuned=kind == KINDS[0],
+        ranked=0,
+        seed=seed,
+    )
     written = generative.plans_written(loaded.generate, larger, max_tokens=2 * size["max_tokens"])
     return {
         "corpus": {"problems": len(corpus.problems), "tokens": corpus.tokens, **asdict(corpus.coverage)},
@@ -207,27 +212,18 @@ def row(problem: Problem, completion: str) -> dict[str, Any]:
     return {"problem_id": problem.id, "prompt": list(plans.ask_plainly(problem)), "completion": completion}
 
 
-def trained(
-    part: Student,
-    out: Path,
-    rows: list[dict[str, Any]],
-    seed: int,
-    *,
-    steps: int,
-    batch: int,
-    learning_rate: float = 1e-3,
-) -> Any:
+def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, batch: int) -> Any:
     """A student trained on rows, or the one that was."""
     if (out / "summary.json").is_file():
-        return student.load(part, adapter=out)
+        return student.load(STUDENT, adapter=out)
     torch.manual_seed(seed)
-    loaded = student.load(part, training=True, seed=seed)
-    settings = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=learning_rate, save_steps=50)
+    loaded = student.load(STUDENT, training=True, seed=seed)
+    settings = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=1e-3, save_steps=50)
 
     def show(line: str, last: bool) -> None:
         print(out.name, line, flush=True)
 
-    summary = sft.train(loaded, rows, settings, out, max_length=part.max_length, seed=seed, show=show)
+    summary = sft.train(loaded, rows, settings, out, max_length=STUDENT.max_length, seed=seed, show=show)
     write_whole(out / "summary.json", json.dumps(summary))
     return loaded
 
@@ -239,12 +235,13 @@ def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
     train = list(practice.generate("train", seed=seed, limit=size["maths"], levels=(1,)))
     rows = [row(one, plans.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
-    loaded = trained(MATHS, out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
+    loaded = trained(out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
     known = {one.question for one in train}
     fresh = [
         one for one in practice.generate("train", seed=seed + 100, limit=400, levels=(1,)) if one.question not in known
     ]
-    tries = tried(loaded, fresh[: size["asked"]], samples=size["samples"], max_tokens=size["max_tokens"], seed=seed)
+    how = {"samples": size["samples"], "max_tokens": size["max_tokens"], "seed": seed}
+    tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", **how)
     found, judge = knows(loaded, tries, out, seed=seed)
     reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
     scores = judge.scores(loaded, [one.messages for one in reported])
@@ -285,7 +282,9 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
         )
         for arm, kind, model in arms
     ]
+    rows.append(("(the step's words alone)", "", "", "", "", over_seeds(found, KINDS[0], "predicates_by_words", "all")))
     text = markdown(columns, rows) + "\n\n"
+    text += markdown(("AUROC of validity, differences", *KINDS), claims(found)) + "\n\n"
     covered = [
         (
             kind,
@@ -308,23 +307,23 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
             ("probe at the last plan token", over_seeds(found, "maths", "auroc")),
             ("the same, among tries of one problem", over_seeds(found, "maths", "within_a_problem")),
             *((name.replace("_", " "), over_seeds(found, "maths", "controls", name)) for name in CONTROLS),
+            *((f"probe minus {name.replace('_', ' ')}", tells_more(found, name)) for name in CONTROLS),
         ]
         text += markdown(("maths student: will the answer be right?", "AUROC"), told) + "\n\n"
-        again = [(name, over_seeds(found, "maths", "resampled", name)) for name in ("probe", "majority", "plain")]
-        text += markdown(("at equal tokens", "solved"), again) + "\n\n"
+        again = [(name, over_seeds(found, "maths", "resampled", name), minus(found, name)) for name in WAYS]
+        text += markdown(("at equal tokens", "solved", "probe minus it"), again) + "\n\n"
     simulated = found["simulator"]
     speeds = [(name, f"{one['ours']:,.0f}", f"{one['library']:,.0f}") for name, one in simulated["speed"].items()]
     text += markdown(("steps a second", "ours", "unified-planning"), speeds)
     text += (
         f"\n\nOf {simulated['plans']} plans, {simulated['good']} of them valid, our verdict is unified-planning's on "
         f"{simulated['agree']}. "
-        + f"{claims(found)} {by_coverage(found)}"
-        + " A figure is the mean of three seeds, each beside it; intervals over "
-        f"problems are in the JSON. {size['train']} problems of {blocks(size['sizes'])} blocks, {size['steps']} steps "
-        f"of {size['batch']} plans, {size['test']} test problems a seed of the same sizes and as many of "
-        f"{blocks(size['larger'])}. The base of all is a llama of 1.1 million parameters that was shown "
-        "questions and senseless steps; the students are LoRA adapters on it. They reach the goal in "
-        f"{fmean(solved_by(found)):.1%} of the problems: what holds of a model that plans well is not shown here."
+        f"{by_coverage(found)} A figure is the mean of three seeds, each beside it; a difference has its 95 % interval "
+        f"over problems. {size['train']} problems of {blocks(size['sizes'])} blocks, {size['steps']} steps of "
+        f"{size['batch']} planner's plans, and of the other corpora, whose plans are longer, so many steps that each "
+        f"is gone through as often; {size['test']} test problems a seed of the same size, a fifth of which the probes "
+        f"are judged on, and as many of {blocks(size['larger'])} blocks. The base of all is SmolLM2-135M-Instruct, the "
+        f"students are LoRA adapters on it and reach the goal in {fmean(solved_by(found)):.1%} of the problems."
     )
     if tiny:
         print(text)
@@ -332,8 +331,8 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
     write(
         "worlds",
         command=f"python -m benchmarks.worlds --work DIR{'' if size['maths'] else ' --without-maths'}",
-        about="Does a student know the world it plans in (a small llama, blocksworld)"
-        f"{', and a maths student its plans (SmolLM2-135M)' if size['maths'] else ''}? Linear probes.",
+        about="Does a student know the world it plans in (SmolLM2-135M, blocksworld)"
+        f"{', and a maths student its plans' if size['maths'] else ''}? Linear probes.",
         found={
             "machine": machine("torch", "transformers", "trl", "peft", "unified-planning", "up-pyperplan"),
             "size": size,
@@ -365,37 +364,53 @@ def by_coverage(found: dict[str, Any]) -> str:
     )
 
 
-CONTROLS = ("shorter_plan", "pass_rate", "token_probability")
+def claims(found: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The paper's three claims as differences in AUROC on the same steps, over the problems of three seeds."""
+
+    def scores(kind: str, what: str, model: str = "tuned") -> list[Any]:
+        of = [found[f"{kind}{seed}"][what][model] for seed in SEEDS]
+        return [(one["mean"] if what == SAID else one)["scores"] for one in of]
+
+    def beside(ones: list[Any], others: list[Any]) -> str:
+        reported = [found[f"{KINDS[0]}{seed}"]["reported"] for seed in SEEDS]
+        return signed(
+            linear.difference(
+                linear.auroc,
+                [(a, b, of["valid"], of["problems"]) for a, b, of in zip(ones, others, reported, strict=True)],
+            )
+        )
+
+    def row(claim: str, other: Callable[[str], list[Any]], what: str = HELD, kinds: Sequence[str] = KINDS) -> Any:
+        return (claim, *(beside(scores(kind, what), other(kind)) if kind in kinds else "" for kind in KINDS))
+
+    return [
+        row("(a) training makes it decodable: probe, tuned minus untuned", lambda _: scores(KINDS[0], HELD, "untuned")),
+        row("(b) more is held than said: probe minus own probability", lambda kind: scores(kind, SAID)),
+        row("(c) walks show more: probe, minus planner's", lambda _: scores(KINDS[0], HELD), kinds=KINDS[1:]),
+        row("own probability, tuned minus untuned", lambda _: scores(KINDS[0], SAID, "untuned"), SAID),
+    ]
 
 
-def claims(found: dict[str, Any]) -> str:
-    """Which of the paper's three claims hold here, by differences over the seeds."""
+def tells_more(found: dict[str, Any], control: str) -> str:
+    """How much better the probe tells plans that come out right than something else does."""
+    of = [found[f"maths{seed}"]["reported"] for seed in SEEDS]
+    return signed(
+        linear.difference(linear.auroc, [(one["probe"], one[control], one["right"], one["problems"]) for one in of])
+    )
 
-    def values(kind: str, *path: str) -> list[float]:
-        one_of_each = []
-        for seed in SEEDS:
-            one: Any = found[f"{kind}{seed}"]
-            for name in path:
-                one = one[name]
-            one_of_each.append(one["value"])
-        return one_of_each
 
-    def beside(one: list[float], other: list[float]) -> tuple[str, Estimate]:
-        difference = mean([a - b for a, b in zip(one, other, strict=True)], bounds=(-1.0, 1.0))
-        return ("all seeds" if all(a > b for a, b in zip(one, other, strict=True)) else "not all seeds"), difference
+def minus(found: dict[str, Any], way: str) -> str:
+    """How many more problems are solved, by weak plans drawn again, than in another way."""
+    if way == WAYS[0]:
+        return ""
+    of = [found[f"maths{seed}"]["resampled"]["by_problem"] for seed in SEEDS]
+    ours, theirs = ([value for one in of for value in one[name]] for name in (WAYS[0], way))
+    return signed(paired(ours, theirs).difference)
 
-    tuned, untuned = values("planner", "validity", "tuned", "auroc"), values("planner", "validity", "untuned", "auroc")
-    said = values("planner", "output_probability", "tuned", "mean", "auroc")
-    walks = values("walks", "validity", "tuned", "auroc")
-    sentences = []
-    for claim, one, other in (
-        ("(a) training makes validity decodable: tuned minus untuned", tuned, untuned),
-        ("(b) more is held than said: probe minus output probability", tuned, said),
-        ("(c) walks recover more than plans: walks minus planner", walks, tuned),
-    ):
-        where, difference = beside(one, other)
-        sentences.append(f"{claim} {difference.value:+.3f} AUROC ({where} above 0)")
-    return "; ".join(sentences) + "."
+
+def signed(one: Estimate) -> str:
+    """+0.052 (-0.010 to +0.113)."""
+    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
 
 
 if __name__ == "__main__":

@@ -50,15 +50,20 @@ def answered(
     settings: Mapping[str, Any] = {},
     grade: Grade = grade,
     chunk: int = 128,
+    begin_anew: str = "in a run: --again evaluate",
     show: Show = lambda line, last: None,
 ) -> list[Score]:
-    """The graded answers of one mode to all problems: those in the file, and the others as they come."""
+    """The graded answers of one mode to all problems: those in the file, and the others as they come.
+
+    `begin_anew` is what else, but for moving the file away, begins anew where the answers there are made otherwise.
+    """
     wanted = {problem.id: problem for problem in problems}
     if len(wanted) < len(problems):
         raise PlantuneError(
             f"{len(problems) - len(wanted)} of {len(problems)} problems have another one's id: rename them"
         )
-    scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings})
+    anew = f"move the file away to begin anew{f' ({begin_anew})' if begin_anew else ''}"
+    scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings}, anew)
     done = {(one.problem_id, one.sample) for one in scores}
     samples = range(sampling.n)
     todo = [problem for problem in problems if any((problem.id, sample) not in done for sample in samples)]
@@ -119,7 +124,9 @@ def _score(problem: Problem, sample: int, mode: str, reply: Reply, graded: Grade
 # --- what is there already --------------------------------------------------------------------------------------------
 
 
-def _done_before(out: Path, mode: str, wanted: Mapping[str, Problem], settings: Mapping[str, Any]) -> list[Score]:
+def _done_before(
+    out: Path, mode: str, wanted: Mapping[str, Problem], settings: Mapping[str, Any], anew: str
+) -> list[Score]:
     """The rows of this mode that are still of use; the settings are on the disk before the first row is."""
     settings = json.loads(json.dumps(settings))  # as they will be read back
     beside = out.with_suffix(".json")
@@ -130,13 +137,13 @@ def _done_before(out: Path, mode: str, wanted: Mapping[str, Problem], settings: 
         name = next(name for name in [*settings, *before] if settings.get(name) != before.get(name))
         raise PlantuneError(
             f"{out} holds answers of mode {mode} made with {name}={before.get(name)!r}, and now it is "
-            f"{settings.get(name)!r}. Go back to that, or move the file away to begin anew (in a run: --again evaluate)"
+            f"{settings.get(name)!r}. Go back to that, or {anew}"
         )
     for one in rows:
         if one.problem_id in wanted and wanted[one.problem_id].answer != one.gold:
             raise PlantuneError(
                 f"{out} answers another {one.problem_id}: its gold answer there is {one.gold!r}, here "
-                f"{wanted[one.problem_id].answer!r}. Move the file away to begin anew (in a run: --again evaluate)"
+                f"{wanted[one.problem_id].answer!r}. To go on, {anew}"
             )
     write_whole(beside, json.dumps({**known, mode: settings}, indent=1, ensure_ascii=False) + "\n")
     return [one for one in rows if one.problem_id in wanted and one.sample < settings["samples"]]

@@ -132,9 +132,12 @@ def lines(found: Answered) -> Iterator[str]:
     if found.plan:
         yield "plan"
         yield from (f"  {number}. {printable(step)}" for number, step in enumerate(found.plan, 1))
-    yield "working" if found.plan else "working, without a plan"
-    yield from (f"  {printable(line)}" for line in found.working.splitlines())
+    plan_is_all = found.plan and not found.working  # in a world there is nothing to be worked out
+    if not plan_is_all:
+        yield "working" if found.plan else "working, without a plan"
+        yield from (f"  {printable(line)}" for line in found.working.splitlines())
     if found.cut_off:
         yield "  ... cut off here: evaluate.max_tokens of its recipe allows no more"
-    yield "answer"
-    yield f"  {printable(found.answer)}" if found.answer else "  none that can be read"
+    if not plan_is_all:
+        yield "answer"
+        yield f"  {printable(found.answer)}" if found.answer else "  none that can be read"

@@ -58,6 +58,16 @@ def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
     return {"line": f"report.html: {first}", "figures": sorted(figures)}
 
 
+def made_again(run: Path) -> str:
+    """The page with what has been found since; the manifest knows that it is another file. Its line, with its path."""
+    line = f"{run / report(run)['line']}"
+    manifest = runs.read_manifest(run)
+    if made := manifest["stages"].get("report"):
+        made["outputs"] = runs.outputs_of(run, ("report.html", "figures"))
+        runs.write_manifest(run, manifest)
+    return line
+
+
 def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     trained = [stage for stage in ("sft", "cpl", "grpo") if manifest["stages"].get(stage, {}).get("status") == "done"]
     ways = " and ".join(name.upper() for name in trained)

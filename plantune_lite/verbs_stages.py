@@ -1,5 +1,6 @@
 """The verbs that do some stages of a run and no more."""
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,19 @@ from plantune_lite.shown import print_json
 def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Problems to verified plans to training rows, and no further."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
-    do_stages(wanted, only=("problems", "suites", "distill", "corpus"), **options)
+    first = ("headroom",) if _looks_first(wanted) else ()
+    do_stages(wanted, only=("problems", "suites", *first, "distill", "corpus"), **options)
+
+
+def _looks_first(wanted: Any) -> bool:
+    """Whether the untuned student is asked before a distillation: where plans cost something, and it has a card.
+
+    A server on this machine may be on that card itself.
+    """
+    from plantune_lite.attempt import is_loopback
+
+    teacher = wanted.distill.teacher
+    return teacher != "worked" and not is_loopback(teacher) and shutil.which("nvidia-smi") is not None
 
 
 distill.group = "Stages"
@@ -68,14 +81,17 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
     """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
-    from plantune_lite import functions
+    from plantune_lite import functions, report, runs
 
     folder, how = _ready_to_answer(wanted, as_json, **options)
-    found = functions.load("plantune_lite.lab.resampled:resample_run")(folder, tries=tries, **how)
+    with runs.locked(folder / ".stage" / "lock"):
+        found = functions.load("plantune_lite.lab.resampled:resample_run")(folder, tries=tries, **how)
+        report.made_again(folder)
     if as_json:
         print_json(found)
     else:
         click.echo(functions.load("plantune_lite.lab.resampled:as_text")(found))
+        click.echo(f"also in {folder / 'report.html'}")
 
 
 def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> tuple[Path, dict[str, Any]]:
@@ -115,12 +131,8 @@ def report(run: Path) -> None:
     if not (folder / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder, and there is none of that name in {runs.runs_folder()}")
     with runs.locked(folder / ".stage" / "lock"):
-        line = report.report(folder)["line"]
-        manifest = runs.read_manifest(folder)
-        if made := manifest["stages"].get("report"):
-            made["outputs"] = runs.outputs_of(folder, ("report.html", "figures"))
-            runs.write_manifest(folder, manifest)
-    click.echo(f"{folder / line}")
+        line = report.made_again(folder)
+    click.echo(line)
 
 
 report.group = "Stages"

@@ -89,17 +89,33 @@ ablate.group = "Studies"
 @json_option
 def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
     """Does the trained model know which steps are possible, and which of its plans will come out right?"""
-    from plantune_lite import functions, pipeline
+    from plantune_lite import functions, pipeline, report, runs
+    from plantune_lite.job import Progress
 
     wanted, to = load_asked(recipe, settings, to)
-    say = say_to_stderr if as_json else click.echo
-    found = functions.load("plantune_lite.lab.probe_verb:probe_run")(
-        pipeline.folder_of(wanted, to), problems=problems, say=say
-    )
+    folder = pipeline.folder_of(wanted, to)
+    _as_it_was_made(folder, settings)
+    say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
+    with runs.locked(folder / ".stage" / "lock"):
+        probe_run = functions.load("plantune_lite.lab.probe_verb:probe_run")
+        found = probe_run(folder, problems=problems, say=say, show=show)
+        report.made_again(folder)
     if as_json:
         print_json(found)
     else:
         click.echo(found["line"])
+        click.echo(f"all of it: {folder / 'report.html'}")
+
+
+def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
+    """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
+    from plantune_lite.recipe_files import load, override
+    from plantune_lite.records import RunError
+
+    if settings and (folder / "recipe.json").is_file():
+        made = load(folder)
+        if override(made, settings) != made:
+            raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
 
 
 probe.group = "Studies"

@@ -86,6 +86,11 @@ def test_a_reply_is_taken_apart_into_plan_working_and_answer():
     )
 
 
+def test_a_plan_that_is_the_whole_reply_is_not_said_to_lack_an_answer():
+    found = ask.taken_apart("m", "m1", Reply(text=plans.render(("pick-up a", "stack a b")), tokens_out=9))
+    assert list(ask.lines(found)) == ["m (m1, 9 tokens)", "plan", "  1. pick-up a", "  2. stack a b"]
+
+
 def test_a_plan_that_is_nearly_in_our_format_is_shown_as_one():
     found = ask.taken_apart(
         "m", "plan_then_solve", Reply(text="Sure!\n<plan>\n- **Add** both.\n</plan>\n\nSo \\boxed{5}.")

@@ -99,8 +99,10 @@ def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
     own = [problem_of(world, id=f"own/{number}", split="test") for number, world in enumerate(worlds)]
     write_records(run / "problems" / "own.jsonl", own)
     done = CliRunner().invoke(cli, ["probe", str(run), "--problems", "10"], catch_exceptions=False)
-    assert done.exit_code == 0 and "is told by a probe on layer" in done.output.splitlines()[-1]
-    report(run)
+    assert done.exit_code == 0 and "is told by a probe on layer" in done.output.splitlines()[-2]
+    assert done.output.splitlines()[-1] == f"all of it: {run / 'report.html'}"
+    refused = CliRunner().invoke(cli, ["probe", str(run), "evaluate.max_tokens=99"])
+    assert "was made with other settings than evaluate.max_tokens=99: leave them out" in str(refused.exception)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Does the model know?" in page and "can the step be done? AUROC by layer" in page
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from plantune_lite import plans, presets, student
-from plantune_lite.lab import generative, linear, probe, ranks, residuals
+from plantune_lite.lab import generative, linear, probe, probe_verb, ranks, residuals
 from plantune_lite.lab.cases import cases
 from plantune_lite.lab.domains import generate
 from plantune_lite.lab.judged import judge_of
@@ -435,17 +435,23 @@ class Talker:
         return replies
 
 
-def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small):
+def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small, tmp_path):
     talker = Talker(small, lambda question, turn: "<plan>\n1. Add up." if "3" in question else "Well")
-    found = tried(talker, [Problem(id=q, question=q, answer="7") for q in ("3?", "4?")], samples=2, max_tokens=99)
+    problems = [Problem(id=q, question=q, answer="7") for q in ("3?", "4?")]
+    found = tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=99)
     assert [(one.problem.id, one.sample, one.right, one.answer) for one in found] == [
         ("3?", 0, True, "7"),
         ("3?", 1, True, "7"),
     ]
     assert found[0].plan == "<plan>\n1. Add up.\n</plan>" and 0 < found[0].plan_tokens <= found[0].tokens
+    asked = len(talker.asked)
+    assert tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=99) == found
+    assert len(talker.asked) == asked  # what is there is not asked for again
+    with pytest.raises(PlantuneError, match="max_tokens=99, and now it is 50. Go back to that, or move the file away"):
+        tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=50)
 
 
-def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_them(small):
+def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_them(small, tmp_path):
     class Planner:
         encode_chat = staticmethod(small.encode_chat)
 
@@ -457,7 +463,8 @@ def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_
             assert all("1. Add up." in prompt[-1]["content"] for prompt in prompts)
             return [[Reply(text="It is \\boxed{7}.", tokens_out=30)] for _ in prompts]
 
-    [first, second] = tried(Planner(), [Problem(id="p", question="3?", answer="7")], samples=2, max_tokens=9, mode="m2")
+    problem, how = Problem(id="p", question="3?", answer="7"), {"samples": 2, "max_tokens": 9, "mode": "m2"}
+    [first, second] = tried(Planner(), [problem], tmp_path / "tries.jsonl", **how)
     assert (first.plan, first.answer, first.right, first.tokens) == ("<plan>\n1. Add up.\n</plan>", "7", True, 36)
     assert second.sample == 1 and 0 < first.plan_tokens < 36
 
@@ -509,6 +516,28 @@ def test_a_run_on_worlds_is_probed_and_says_what_could_not_be_asked(worlds, tmp_
     assert json.loads((run / "probe" / "probe.json").read_text())["worlds"]["cases"] == 48
     with pytest.raises(RunError, match="has no judge of plans; plantune probe .* makes one"):
         judge_of(run)
+
+
+def test_a_probe_that_was_cut_off_goes_on_where_it_was(worlds, tmp_path, monkeypatch):
+    run, how = tmp_path / "mine", {"samples": 2, "per_problem": 4, "say": lambda line: None}
+    trained_run(run, max_tokens=16)
+    write_records(run / "problems" / "own.jsonl", worlds[:12])
+
+    def cut(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe_verb, "tried", cut)
+        with pytest.raises(KeyboardInterrupt):
+            probe_run(run, **how)
+    begun = json.loads((run / "probe" / "probe.json").read_text())
+    assert "worlds" in begun and "plans_left_out" not in begun
+    with monkeypatch.context() as patch:
+        patch.setattr(probe_verb, "probe", cut)  # it is not asked again
+        assert probe_run(run, **how)["worlds"] == begun["worlds"]
+        with pytest.raises(KeyboardInterrupt):  # but a probe that came to its end is made anew
+            probe_run(run, **how)
+    assert not list((run / "probe").glob("tmp*"))
 
 
 def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path):

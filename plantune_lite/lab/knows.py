@@ -1,6 +1,6 @@
 r"""Does a model know that its plan is good? A probe at the last token of a plan for "the answer will be right".
 
-    tries = tried(student, problems, grade, samples=8)         what it answers, plan by plan
+    tries = tried(student, problems, file, samples=8)          what it answers, plan by plan
     found, judge = knows(student, tries, Path("knows"))        {"auroc": {...}, "by_layer": [...], "controls": {...}}
     judge.scores(student, [one.messages for one in tries])     [1.7, ...] below 0 a plan is weak
 
@@ -16,14 +16,17 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plantune_lite import evaluate, intervals, plans
+from plantune_lite import evaluate, intervals, plans, tally
+from plantune_lite.answers import Show, answered
 from plantune_lite.evaluate import Mode
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
 from plantune_lite.lab.probe import Parts, split
 from plantune_lite.lenient import Grade, grade
-from plantune_lite.records import Messages, PlantuneError, Problem, Sampling
+from plantune_lite.records import Messages, PlantuneError, Problem, Sampling, Score
 from plantune_lite.student import Loaded
+
+_AT_ONCE = 16  # problems, of several replies each
 
 
 @dataclass(frozen=True)
@@ -70,35 +73,39 @@ def begun(prompt: Messages, text: str) -> Messages:
 def tried(
     student: Loaded,
     problems: Sequence[Problem],
+    out: Path,
     *,
+    model: str = "",
     grade: Grade = grade,
     samples: int,
     max_tokens: int,
     mode: Mode = "m1",
     temperature: float = 0.7,
     seed: int = 0,
+    show: Show = lambda line, last: None,
 ) -> list[Try]:
     """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans.
 
-    In mode m2 it is the untuned model that carries the plans out.
+    They are written down in a file as they come, and those that are there are not asked for again; `model` says whose
+    they are. In mode m2 it is the untuned model that carries the plans out.
     """
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
-    answer, _ = evaluate.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
-    found = []
-    for problem, replies in zip(problems, answer(problems, sampling), strict=True):
-        prompt = plans.ask_plainly(problem)
-        for number, reply in enumerate(replies):
-            before, close, _ = reply.text.partition(plans.CLOSE)
-            if close and before.startswith(plans.OPEN):
-                graded = grade(problem, reply.text)
-                tokens = len(student.encode_chat(begun(prompt, before + close))) - len(student.encode_chat(prompt))
-                right = graded.verdict.same is True
-                found.append(
-                    Try(
-                        problem, number, before + close, graded.prediction, right, tokens, max(tokens, reply.tokens_out)
-                    )
-                )
-    return found
+    answer, prompt = evaluate.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
+    settings = {"model": model, "prompt": prompt}
+    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE, "begin_anew": ""}
+    scores = tally.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
+    return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
+
+
+def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
+    """A reply as a try, if it begins with a whole plan."""
+    before, close, _ = score.text.partition(plans.CLOSE)
+    if not close or not before.startswith(plans.OPEN):
+        return None
+    prompt, plan = plans.ask_plainly(problem), before + close
+    tokens = len(student.encode_chat(begun(prompt, plan))) - len(student.encode_chat(prompt))
+    right = score.same is True
+    return Try(problem, score.sample, plan, score.prediction, right, tokens, max(tokens, score.tokens))
 
 
 def knows(
@@ -124,12 +131,14 @@ def knows(
                 "probe needs both: take harder or easier problems, or more of them"
             )
     texts = [student.encode_chat(one.messages) for one in tries]
-    read = residuals.read(student, texts, out / "plans.f32", learned=[one.plan_tokens for one in tries])
-    layers = [_fitted(read.layer(number), right, parts) for number in range(read.layers)]
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out, ignore_cleanup_errors=True) as folder:
+        learned = [one.plan_tokens for one in tries]
+        read = residuals.read(student, texts, Path(folder) / "plans.f32", learned=learned)
+        layers = [_fitted(read.layer(number), right, parts) for number in range(read.layers)]
     best = max(range(read.layers), key=lambda number: layers[number][0])
     _, probe, scores = layers[best]
     judge = Judge(best, probe, linear.best_threshold(scores[parts.choose], right[parts.choose]))
-    read.file.unlink()
     others = {
         "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
         "pass_rate": _pass_rates(tries),
@@ -149,6 +158,12 @@ def knows(
             name: _within(values, right, ids, parts.report) for name, values in others.items() if name != "pass_rate"
         },
         "reported_on": sorted({ids[place] for place in parts.report}),
+        "reported": {
+            "problems": [ids[place] for place in parts.report],
+            "right": [bool(right[place]) for place in parts.report],
+            "probe": [round(float(scores[place]), 4) for place in parts.report],
+            **{name: [round(float(one), 4) for one in values[parts.report]] for name, values in others.items()},
+        },
     }
     return found, judge
 

@@ -129,7 +129,7 @@ def valid_prefix(
     plan: Sequence[Sequence[str]] | None = None,
     **_: Any,
 ) -> list[float]:
-    """1 for a valid plan, else how much of it can be done: its steps before the first that cannot, of all that it needs.
+    """1 for a valid plan, else how much can be done: its steps before the first that cannot, of all that it needs.
 
     It needs as many as it has, or as the reference, `plan`, where that is longer: else one step that can be done would
     earn as much as a whole plan of them, and to stop there would be what is learned. And it needs to reach the goal,

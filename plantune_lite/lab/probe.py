@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from plantune_lite.intervals import Estimate
@@ -57,41 +58,41 @@ def probe(
     a model with an adapter is asked without it too.
     """
     asked = cases(problems, per_problem=per_problem, seed=seed)
+    kinds = Counter(f"{one.step.split()[0]}: {one.lacks}" for one in asked if not one.valid)
     parts = split([one.problem_id for one in asked], seed=seed)
     texts = [student.encode_chat(one.messages) for one in asked]
     learned = [len(text) - len(student.encode_chat(one.before)) for text, one in zip(texts, asked, strict=True)]
     say(f"{len(asked)} steps of {len(problems)} problems, half of them possible; {len(parts.report)} are reported on")
-    models = {"tuned": residuals.read(student, texts, out / "tuned.f32", learned=learned)}
-    generates = {"tuned": student.generate}
-    if untuned := untuned and hasattr(student.model, "disable_adapter"):
-        with student.untuned():
-            models["untuned"] = residuals.read(student, texts, out / "untuned.f32", learned=learned)
-        generates["untuned"] = student.generate_untuned
-    of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), untuned, seed) if ranked else {}
-    validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
-    best = validity["tuned"]["layer"]
-    found = {
-        "cases": len(asked),
-        "problems": len(problems),
-        "kinds": dict(sorted(Counter(f"{one.step.split()[0]}: {one.lacks}" for one in asked if not one.valid).items())),
-        "layers": models["tuned"].layers,
-        "validity": validity,
-        "controls": controls(models["tuned"], best, asked, parts, seed=seed),
-        "output_probability": {name: said(read, asked, parts, seed=seed) for name, read in models.items()},
-        "rank": of_ranks,
-        "predicates": {name: predicates(read, asked, parts, seed=seed) for name, read in models.items()},
-        "predicates_by_words": predicates(_Words(asked), asked, parts, seed=seed),
-        "reported": {
-            "problems": [asked[place].problem_id for place in parts.report],
-            "valid": [asked[place].valid for place in parts.report],
-        },
-        "generative": {
-            name: _generated(generate, problems, asked, max_tokens, seed) for name, generate in generates.items()
-        },
-    }
-    for read in models.values():
-        read.file.unlink()
-    return found
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out, ignore_cleanup_errors=True) as folder:
+        models = {"tuned": residuals.read(student, texts, Path(folder) / "tuned.f32", learned=learned)}
+        generates = {"tuned": student.generate}
+        if untuned := untuned and hasattr(student.model, "disable_adapter"):
+            with student.untuned():
+                models["untuned"] = residuals.read(student, texts, Path(folder) / "untuned.f32", learned=learned)
+            generates["untuned"] = student.generate_untuned
+        of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), untuned, seed) if ranked else {}
+        validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
+        best = validity["tuned"]["layer"]
+        return {
+            "cases": len(asked),
+            "problems": len(problems),
+            "kinds": dict(sorted(kinds.items())),
+            "layers": models["tuned"].layers,
+            "validity": validity,
+            "controls": controls(models["tuned"], best, asked, parts, seed=seed),
+            "output_probability": {name: said(read, asked, parts, seed=seed) for name, read in models.items()},
+            "rank": of_ranks,
+            "predicates": {name: predicates(read, asked, parts, seed=seed) for name, read in models.items()},
+            "predicates_by_words": predicates(_Words(asked), asked, parts, seed=seed),
+            "reported": {
+                "problems": [asked[place].problem_id for place in parts.report],
+                "valid": [asked[place].valid for place in parts.report],
+            },
+            "generative": {
+                name: _generated(generate, problems, asked, max_tokens, seed) for name, generate in generates.items()
+            },
+        }
 
 
 def split(problem_ids: Sequence[str], *, seed: int, spared: Collection[str] = ()) -> Parts:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import charts, evaluate, graders, held_out, student
+from plantune_lite.answers import Show
 from plantune_lite.ask import final_student
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab import judged, weak_plans
@@ -36,20 +37,29 @@ def probe_run(
     samples: int = SAMPLES,
     per_problem: int = PER_PROBLEM,
     say: Say = print,
+    show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
-    """Probe a run's final model on its own held-out problems; its "line" says the first of what was found."""
+    """Probe a run's final model on its own held-out problems; its "line" says the first of what was found.
+
+    What a probe that was cut off has found out of worlds, and the replies it has drawn, are not made again.
+    """
     recipe, _, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
     if recipe.sft and recipe.sft.target == "solution":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
     asked, tested = _asked(run, problems)
     out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
-    found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed}
+    found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed, "of": judged.weights_of(run)}
     if in_worlds:
-        found["worlds"] = probe(loaded, asked, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say)
+        wanted = {**found, "asked": [len(asked), per_problem]}
+        found = _begun(out, wanted)
+        if "worlds" not in found:
+            how = {"per_problem": per_problem, "max_tokens": most, "seed": recipe.seed, "say": say}
+            found["worlds"] = probe(loaded, asked, out, **how)
+            _write(out, found)
     keep = None
     try:
-        found["plans"], keep = _of_plans(run, recipe, loaded, asked, tested, samples, say)
+        found["plans"], keep = _of_plans(run, recipe, loaded, asked, tested, samples, say, show)
     except PlantuneError as error:  # a model that is never right, or always, is no reason to lose the rest
         if not in_worlds:
             raise
@@ -62,6 +72,14 @@ def probe_run(
     if keep is not None:  # last: who finds a judge finds its figures too
         keep()
     return {"line": section(found)["sentences"][0], **found}
+
+
+def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a probe that was cut off found of worlds; nothing where one of these weights came to its end."""
+    file = out / "probe.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    cut_off = "plans" not in before and "plans_left_out" not in before
+    return before if cut_off and before.items() >= wanted.items() else wanted
 
 
 def add(run: Path, name: str, value: Any) -> None:
@@ -94,6 +112,7 @@ def _of_plans(
     tested: Collection[str],
     samples: int,
     say: Say,
+    show: Show,
 ) -> tuple[dict[str, Any], Callable[[], None]]:
     """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part.
 
@@ -103,12 +122,15 @@ def _of_plans(
     tries = tried(
         loaded,
         asked,
+        run / FOLDER / f"tries.{samples}.jsonl",
+        model=judged.weights_of(run),
         grade=graders.grade,
         samples=samples,
         max_tokens=recipe.evaluate.max_tokens,
         mode=evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
         temperature=TEMPERATURE,
         seed=recipe.seed,
+        show=show,
     )
     found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
     reported_on = set(found["reported_on"])
@@ -158,7 +180,8 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
         ]
         rows += [(name.replace("_", " "), _percent(one)) for name, one in worlds["controls"].items()]
         tables.append({"columns": ["can the step be done?", "AUROC (95 %)"], "rows": rows})
-        for name, one in worlds["predicates"].items():
+        of_facts = {**worlds["predicates"], "by the step's words alone": worlds["predicates_by_words"]}
+        for name, one in of_facts.items():
             facts = [(fact, _percent(value)) for fact, value in one["by_predicate"].items()]
             tables.append({"columns": [f"what holds now, {name}", "balanced accuracy (95 %)"], "rows": facts})
         columns = ["what it does", *worlds["generative"]]

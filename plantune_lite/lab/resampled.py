@@ -119,6 +119,7 @@ def _answered(
             sampling=sampling,
             settings={"model": weights, "prompt": prompt},
             grade=grade,
+            begin_anew="",
             show=show,
         )
     return scores

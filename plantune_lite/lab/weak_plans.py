@@ -150,6 +150,7 @@ def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
         "tokens": budget,
         "tokens_of_one_reply": fmean(one.tokens for one in tries),
         **{name: asdict(intervals.of_problems(values)) for name, values in shares.items()},
+        "by_problem": shares,
         "probe_minus_majority": asdict(intervals.paired(by_probe, by_majority)),
         "probe_minus_plain": asdict(intervals.paired(by_probe, plain)),
     }
