@@ -6,6 +6,7 @@
 A source is a benchmark, "practice" (made here), "gym:NAME" (reasoning-gym), a data file, or a function of the user's.
 """
 
+import inspect
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -80,6 +81,7 @@ class _Source:
     notes: tuple[str, ...] = ()
     own: tuple[Problem, ...] = ()
     generated: bool = False
+    measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
 
 
 def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loaded:
@@ -102,8 +104,13 @@ def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loa
     origin = {}
     for source, limit in zip(sources, limits, strict=True):
         mine = source.problems if source.own else [problem for problem in source.problems if problem.id in kept]
-        # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
-        taken = tuple(mine[:limit]) if source.generated else held_out.sample(mine, limit, seed=seed)
+        if source.measured:
+            taken = tuple(mine)
+        elif source.generated:
+            # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
+            taken = tuple(mine[:limit])
+        else:
+            taken = held_out.sample(mine, limit, seed=seed)
         pool += taken
         origin[source.name] = {**source.origin, "taken": len(taken)}
     if not pool:
@@ -178,16 +185,28 @@ def _file(path: Path, part: Problems) -> _Source:
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
     drafts, origin = own_function.drafts(name, seed=seed, limit=wanted)
-    given: dict[bool, list[Draft]] = {True: [], False: []}
+    told = limit is not None and "limit" in inspect.signature(functions.load(name)).parameters
+    given: list[Draft] = []
+    measured = False
     for one in drafts:
-        given[isinstance(one[2], Mapping) and one[2].get("split") == "test"].append(one)
-    learned, tests = given[False], given[True]
-    made = _made(name, learned, origin, split=part.split, bad_rows=part.bad_rows)
+        given.append(one)
+        if told and _is_for_tests(one):
+            # It holds out by itself, so it is asked for what is to be learned from and no more. What it then gives is
+            # its answer to that: random walks are longer than plans, and fewer of them have as many words.
+            given, measured = list(own_function.drafts(name, seed=seed, limit=limit)[0]), True
+            break
+    tests = [one for one in given if _is_for_tests(one)]
+    learned = [one for one in given if not _is_for_tests(one)]
+    made = replace(_made(name, learned, origin, split=part.split, bad_rows=part.bad_rows), measured=measured)
     if not tests or not part.held_out:
         return made
     # It says itself what is for tests: nothing else is held out of it.
     own = _made(name, tests, origin, split="test", bad_rows=part.bad_rows)
     return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
+
+
+def _is_for_tests(draft: Draft) -> bool:
+    return isinstance(draft[2], Mapping) and draft[2].get("split") == "test"
 
 
 def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:

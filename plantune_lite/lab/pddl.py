@@ -6,8 +6,9 @@
     task.goal            (Literal(atom=("on", "a", "b"), holds=True),)
 
 Read are STRIPS, types, constants, equality, and negative preconditions and goals; what goes beyond is refused by its
-name. The reader is our own because libraries' errors name no file and often no line, and because a corpus is thousands
-of small problems; the planner and the independent validator are a library's (planners.py).
+name. Costs of actions (:functions, :metric, (increase (total-cost) ...)) are passed over: here a plan is as good as it
+is short. The reader is our own because libraries' errors name no file and often no line, and because a corpus is
+thousands of small problems; the planner and the independent validator are a library's (planners.py).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from plantune_lite.lab.pddl_forms import OBJECT, Form, PddlError, Source, Word, 
 
 Atom = tuple[str, ...]  # ("on", "a", "b"), or with parameters ("on", "?x", "?y")
 EQUAL = "="
-_REQUIREMENTS = (":strips", ":typing", ":negative-preconditions", ":equality")
+_REQUIREMENTS = (":strips", ":typing", ":negative-preconditions", ":equality", ":action-costs")
 __all__ = ["Atom", "Domain", "Literal", "PddlError", "Schema", "Task", "read_domain", "read_task", "write_task"]
 
 
@@ -91,6 +92,7 @@ def read_domain(text: str, *, file: str = "the domain") -> Domain:
         if predicate in predicates:
             raise source.error(form, f"predicate {predicate} is declared twice")
         predicates[predicate] = tuple(source.variables(form[1:], parents).values())
+    sections.pop(":functions", None)
     for unread in sections.values():
         raise source.error(unread, f"({unread[0]} ...) is not read here")
     domain = Domain(name, parents, constants, predicates, (), text)
@@ -157,7 +159,7 @@ def _schema(source: Source, form: Form, domain: Domain) -> Schema:
     parameters = source.variables(parts.get(":parameters", Form()), domain.parents)
     terms = {**domain.constants, **parameters}
     needs = _literals(source, parts.get(":precondition", Form()), domain, terms, equality=True)
-    effects = list(_literals(source, parts[":effect"], domain, terms))
+    effects = list(_literals(source, parts[":effect"], domain, terms, costs=True))
     return Schema(
         name,
         tuple(parameters.items()),
@@ -168,7 +170,13 @@ def _schema(source: Source, form: Form, domain: Domain) -> Schema:
 
 
 def _literals(
-    source: Source, form: Form, domain: Domain, terms: Mapping[str, str], *, equality: bool = False
+    source: Source,
+    form: Form,
+    domain: Domain,
+    terms: Mapping[str, str],
+    *,
+    equality: bool = False,
+    costs: bool = False,
 ) -> Iterator[Literal]:
     """The literals of `(and ...)`, of a single one, or of `()`."""
     if not form:
@@ -177,12 +185,12 @@ def _literals(
     if head == "and":
         for part in form[1:]:
             source.head(part, "a condition")
-            yield from _literals(source, part, domain, terms, equality=equality)
+            yield from _literals(source, part, domain, terms, equality=equality, costs=costs)
     elif head == "not":
         if len(form) != 2 or source.head(form[1], "a condition") in ("and", "not"):
             raise source.error(form, f"(not ...) takes one atom, not {shown(form)}")
         yield Literal(_atom(source, form[1], domain, terms, equality), False)
-    else:
+    elif not (costs and head == "increase"):
         yield Literal(_atom(source, form, domain, terms, equality))
 
 
@@ -230,13 +238,31 @@ def read_task(text: str, domain: Domain, *, file: str = "the problem") -> Task:
         if needed not in sections:
             raise source.error(form, f"the problem has no ({needed} ...)")
     init, goal = sections.pop(":init"), sections.pop(":goal")
+    sections.pop(":metric", None)
     for unread in sections.values():
         raise source.error(unread, f"({unread[0]} ...) is not read here")
     if len(goal) != 2:
         raise source.error(goal, "(:goal ...) takes one condition")
-    source.head(goal[1], "a condition")
-    start = frozenset(_atom(source, one, domain, objects, False) for one in init[1:])
+    if goal[1] != Form():
+        source.head(goal[1], "a condition")
+    start = _start(source, init, domain, objects)
     return Task(domain, name, objects, start, tuple(_literals(source, goal[1], domain, objects)), text)
+
+
+def _start(source: Source, init: Form, domain: Domain, objects: Mapping[str, str]) -> frozenset[Atom]:
+    """What holds at the start: what is not named there does not hold, and may be named as that."""
+    facts: dict[bool, set[Atom]] = {True: set(), False: set()}
+    for form in init[1:]:
+        head = source.head(form, "an atom")
+        if head == "and":
+            raise source.error(form, "(:init ...) is a list of atoms, without (and ...)")
+        if head == EQUAL and len(form) == 3 and isinstance(form[1], Form):
+            continue  # what a function, such as a cost, begins with
+        for one in _literals(source, form, domain, objects):
+            if one.atom in facts[not one.holds]:
+                raise source.error(form, f"({' '.join(one.atom)}) both holds at the start and does not")
+            facts[one.holds].add(one.atom)
+    return frozenset(facts[True])
 
 
 def write_task(

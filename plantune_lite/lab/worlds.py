@@ -232,7 +232,12 @@ class World:
         return found
 
     def broken(self, steps: Sequence[str], rng: Random) -> tuple[str, ...]:
-        """A plan with one step left out, doubled, exchanged or drawn anew; it may still be valid."""
+        """A plan with one step left out, doubled, exchanged or drawn anew; it may still be valid.
+
+        Of a plan without steps, which is one where the goal holds from the start, some action is made.
+        """
+        if not steps:
+            return tuple(rng.sample(list(self.actions), min(1, len(self.actions))))
         steps, at = list(steps), rng.randrange(len(steps))
         match rng.randrange(4):
             case 0:
@@ -272,6 +277,6 @@ def from_files(domain: Path, problem: Path) -> World:
 
 def _text(path: Path) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8")
+        return path.expanduser().read_text(encoding="utf-8-sig")  # Windows' Notepad begins a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise WorldError(f"{path} cannot be read as PDDL: {error}") from None

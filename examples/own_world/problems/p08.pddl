@@ -1,0 +1,10 @@
+(define (problem p08) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white attic) (pot blue attic) (sink hall)
+    (in hall) (clean)
+    (wall hall blue) (wall kitchen blue) (bare bath) (bare attic))
+  (:goal (and (wall hall blue) (wall kitchen blue) (wall attic blue))))

@@ -1,0 +1,10 @@
+(define (problem p09) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white bath) (pot blue hall) (sink attic)
+    (in bath) (clean)
+    (wall hall white) (bare kitchen) (wall bath white) (wall attic blue))
+  (:goal (and (wall hall white) (wall kitchen blue) (wall attic white))))

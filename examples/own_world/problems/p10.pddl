@@ -1,0 +1,10 @@
+(define (problem p10) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white attic) (pot blue attic) (sink hall)
+    (in kitchen) (clean)
+    (wall hall blue) (wall kitchen blue) (bare bath) (wall attic blue))
+  (:goal (and (wall kitchen blue) (wall bath blue) (wall attic blue))))

@@ -1,0 +1,10 @@
+(define (problem p11) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white kitchen) (pot blue kitchen) (sink hall)
+    (in kitchen) (clean)
+    (wall hall white) (wall kitchen white) (bare bath) (wall attic white))
+  (:goal (and (wall hall blue) (wall kitchen blue) (wall attic white))))

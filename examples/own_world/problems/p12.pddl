@@ -1,0 +1,10 @@
+(define (problem p12) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white kitchen) (pot blue attic) (sink bath)
+    (in bath) (clean)
+    (wall hall white) (bare kitchen) (bare bath) (bare attic))
+  (:goal (and (wall hall blue) (wall kitchen blue) (wall bath blue))))

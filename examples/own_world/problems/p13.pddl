@@ -1,0 +1,10 @@
+(define (problem p13) (:domain painter)
+  (:objects hall kitchen bath attic - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (pot white hall) (pot blue attic) (sink attic)
+    (in hall) (clean)
+    (wall hall white) (wall kitchen white) (wall bath white) (wall attic blue))
+  (:goal (and (wall hall white) (wall kitchen white) (wall attic white))))

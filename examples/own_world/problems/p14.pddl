@@ -1,0 +1,11 @@
+(define (problem p14) (:domain painter)
+  (:objects hall kitchen bath attic cellar - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (door attic cellar) (door cellar attic)
+    (pot white cellar) (pot blue kitchen) (sink cellar)
+    (in hall) (clean)
+    (wall hall blue) (bare kitchen) (wall bath white) (wall attic white) (wall cellar white))
+  (:goal (and (wall hall blue) (wall kitchen white) (wall attic blue) (wall cellar blue))))

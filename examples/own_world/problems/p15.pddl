@@ -1,0 +1,11 @@
+(define (problem p15) (:domain painter)
+  (:objects hall kitchen bath attic cellar - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (door attic cellar) (door cellar attic)
+    (pot white hall) (pot blue attic) (sink attic)
+    (in attic) (clean)
+    (wall hall blue) (wall kitchen blue) (wall bath white) (wall attic white) (wall cellar white))
+  (:goal (and (wall hall white) (wall kitchen blue) (wall bath white) (wall cellar white))))

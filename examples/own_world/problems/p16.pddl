@@ -1,0 +1,11 @@
+(define (problem p16) (:domain painter)
+  (:objects hall kitchen bath attic cellar - room white blue - colour)
+  (:init
+    (door hall kitchen) (door kitchen hall)
+    (door kitchen bath) (door bath kitchen)
+    (door bath attic) (door attic bath)
+    (door attic cellar) (door cellar attic)
+    (pot white cellar) (pot blue hall) (sink cellar)
+    (in bath) (clean)
+    (bare hall) (wall kitchen white) (bare bath) (wall attic blue) (bare cellar))
+  (:goal (and (wall hall white) (wall kitchen white) (wall bath blue) (wall attic white))))
