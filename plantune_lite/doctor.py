@@ -230,9 +230,11 @@ def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
     needed = any(name in ("q6_k", "q5_k_m", "q4_k_m") for name in recipe.export.formats)
     if found:
         yield Check("llama.cpp", "ok", str(found))
+    elif needed:
+        fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes); q8_0 needs none"
+        yield Check("llama.cpp", "bad", "not found", fix)
     else:
-        fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes)" if needed else ""
-        yield Check("llama.cpp", "note", "not found" + ("" if needed else "; this recipe needs none"), fix)
+        yield Check("llama.cpp", "note", "not found; this recipe needs none")
 
 
 def _sandbox(recipe: Recipe) -> Iterator[Check]:

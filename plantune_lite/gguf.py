@@ -1,4 +1,4 @@
-"""The merged model as GGUF files, each one run by llama.cpp beside the merged model before it bears its name.
+"""The merged model as GGUF files, each run beside it before it bears its name, where a llama.cpp is installed.
 
     export_gguf(Path("runs/mine/merged"), Path("runs/mine/gguf"), ("q8_0", "q4_k_m"), name="mine",
                 preset=presets.find("qwen3_4b"), prompts=prompts, say=print)

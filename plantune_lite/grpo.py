@@ -38,9 +38,6 @@ _NAMES = {
     "grad_norm": "grad_norm",
     "num_tokens": "tokens",
 }
-_ADVICE = (
-    "Try a lower grpo.learning_rate (a third of it), and student.bits=32 on a card without bf16, with --again grpo."
-)
 _REFERENCE = "ref"  # what TRL calls the adapter that the policy is kept near
 
 
@@ -78,7 +75,7 @@ def train(
     if checkpoint is not None:
         # Found there, the trainer would load the reference alone, and train on from where it began.
         shutil.rmtree(checkpoint.folder / _REFERENCE, ignore_errors=True)
-    asked, most = _chosen_length(student, rows, part, out, max_length, seed, say)
+    asked, most, room = _chosen_length(student, rows, part, out, max_length, seed, say)
     named = _named(rewards(most) if callable(rewards) else rewards)
     kept = prompts.solved_at_times(
         student,
@@ -98,12 +95,13 @@ def train(
     trainer, schedule = _trainer(student, kept, watched, part, partial(settings, most=most), seed, checkpoint)
 
     left = None if hours is None else hours - (time.monotonic() - began) / 3600
-    signs = Signs(say, most, fixed=part.max_completion is not None)
+    signs = Signs(say, most, longer=_longer(part, most, room))
     names = watched.names
     names.update(_NAMES)
     parts = [name for name in names.values() if name not in _NAMES.values()]
     shown = ("reward", *parts, "spread", "clipped", "entropy", "length", "kl", "tokens_a_second")
-    figures = _Figures(schedule, metric, show, names, _ADVICE, shown, completions=part.prompts_per_step * part.group)
+    a_step = part.prompts_per_step * part.group
+    figures = _Figures(schedule, metric, show, names, _steadier(part), shown, completions=a_step)
     trainer.remove_callback(PrinterCallback)  # the lines are ours
     for watcher in (watch.Clock(schedule, left, say), figures, signs):
         trainer.add_callback(watch.callback(watcher))
@@ -157,15 +155,16 @@ def _chosen_length(
     max_length: int,
     seed: int,
     say: Callable[[str], object],
-) -> tuple[list[Mapping[str, Any]], int]:
-    """The prompts that can be asked, and how many tokens an answer may have."""
+) -> tuple[list[Mapping[str, Any]], int, int]:
+    """The prompts that can be asked, how many tokens an answer may have, and how many it could have."""
     asked, room = prompts.askable(student, rows, max_length, say)
     if part.max_completion is None:
         file = out / "calibration.json"
-        return asked, prompts.calibrated(student, asked, room, file, temperature=part.temperature, seed=seed, say=say)
+        most = prompts.calibrated(student, asked, room, file, temperature=part.temperature, seed=seed, say=say)
+        return asked, most, room
     if part.max_completion > room:
         say(f"grpo.max_completion={part.max_completion} is more than student.max_length={max_length} leaves: {room}")
-    return asked, min(part.max_completion, room)
+    return asked, min(part.max_completion, room), room
 
 
 # --- the trainer ------------------------------------------------------------------------------------------------------
@@ -256,20 +255,41 @@ class _Figures(watch.Figures):
         super().on_log(args, state, control, logs)
 
 
+# --- advice -----------------------------------------------------------------------------------------------------------
+
+
+def _student_again(part: GRPO) -> str:
+    """How a setting of the student is changed: the SFT is of the same student, so that it is another one too."""
+    return "--again sft (the SFT is made again too)" if part.start == "sft" else "--again grpo"
+
+
+def _steadier(part: GRPO) -> str:
+    return (
+        "Try a lower grpo.learning_rate (a third of it) with --again grpo, and on a card without bf16 "
+        f"student.bits=32 with {_student_again(part)}."
+    )
+
+
+def _longer(part: GRPO, most: int, room: int) -> str:
+    """What allows longer answers than these, of which there is room for some."""
+    if most < room:
+        return f"grpo.max_completion={min(2 * most, room)} with --again grpo"
+    return f"a larger student.max_length with {_student_again(part)}"
+
+
 def _less_memory(part: GRPO, args: Any, most: int, checkpointing: bool, step: int) -> str:
     ways = []
-    if not checkpointing:
-        ways.append("student.checkpointing=true")
     if args.per_device_train_batch_size > 1:
-        ways.append("grpo.extra={'per_device_train_batch_size': 1} (the same steps)")
+        ways.append("grpo.extra.per_device_train_batch_size=1 (the same steps)")
     if (shorter := most * 3 // 4 // 16 * 16) >= prompts.LEAST:
         ways.append(f"grpo.max_completion={shorter}")
     if part.prompts_per_step > 1:
         ways.append(f"grpo.prompts_per_step={part.prompts_per_step // 2}")
-    return (
-        f"memory ran out at step {step}. With less of it: {', or '.join(ways) or 'a smaller student.model'}, "
-        "together with --again grpo. plantune estimate says what fits."
-    )
+    advice = [f"{', or '.join(ways)}, together with --again grpo"] if ways else []
+    if not checkpointing:
+        advice.append(f"student.checkpointing=true, together with {_student_again(part)}")
+    less = "; or ".join(advice) or "a smaller student.model, under another name=OTHER"
+    return f"memory ran out at step {step}. With less of it: {less}. plantune estimate says what fits."
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------

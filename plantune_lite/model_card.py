@@ -9,6 +9,7 @@ untuned and tuned overlap, it says that. What a model, a teacher or a data set w
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +248,8 @@ _REWARDS = {
     "answer+plan": "rewarded for the right answer and for a plan like the reference",
     "guided": "in groups of several plans with several continuations each (PTA-GRPO, arXiv 2510.01833)",
 }
+_STEPS = {True: "Step-APO", False: "step-DPO"}  # whether what a step is worth counts
+_ANSWERS = {True: "DPO with the gap of their values as its margin", False: "DPO"}
 _FILTERS = {
     "none": "whatever their score and answer",
     "plan": "where a verifier scored them {min_score} or more",
@@ -264,12 +267,23 @@ def _method(facts: Facts) -> list[str]:
     min_score = recipe["distill"]["min_score"] if raised is None else raised
     passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=min_score)
     ways = [f"by supervised learning on what was kept, {_TARGETS[sft['target']]}"] if sft else []
-    ways += ["by preferring some plan steps to others, as a search found them (Step-APO)"] if recipe.get("cpl") else []
+    ways += _searched(recipe["cpl"]) if recipe.get("cpl") else []
     ways += [f"by reinforcement (GRPO), {_REWARDS[grpo['reward']]}"] if grpo else []
     return [
         f"Plans were {came} and kept {passed}, after PLAN-TUNING (arXiv 2507.07495). A LoRA adapter of rank "
         f"{recipe['student'].get('lora_rank')} was trained {', then '.join(ways) or 'not at all'}."
     ]
+
+
+def _searched(cpl: Mapping[str, Any]) -> list[str]:
+    """What a search over plan steps taught."""
+    ways = ["by supervised learning, from the base anew, on the right paths of a search over plan steps (CPL)"]
+    by_gap = cpl["alpha"] > 0
+    if cpl["pairs"] == "steps":
+        ways.append(f"by preferring some steps to others, as the search found them ({_STEPS[by_gap]})")
+    elif cpl["pairs"] == "answers":
+        ways.append(f"by preferring right answers to wrong ones that the search found ({_ANSWERS[by_gap]})")
+    return ways
 
 
 def _data(facts: Facts) -> list[str]:

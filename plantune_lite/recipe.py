@@ -216,7 +216,8 @@ class Recipe:
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
-    max_hours: float | None = knob(None, low=0, pace=True)  # of the whole run; None = no limit
+    # Of the whole run: training, search and evaluation end within what is left, distillation is not cut short.
+    max_hours: float | None = knob(None, low=0, pace=True)  # None = no limit
 
     @property
     def has_baseline(self) -> bool:

@@ -2,7 +2,7 @@
 
     watched = Rewarded([("right_answer", right_answer, 1.0)], group=8, file=Path("samples.jsonl"))
     GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on as it was given
-    trainer.add_callback(watch.callback(Signs(watched, say, max_completion=176)))
+    trainer.add_callback(watch.callback(Signs(say, 176, longer="grpo.max_completion=352 with --again grpo")))
 
 One line of samples.jsonl:
 
@@ -87,9 +87,9 @@ class Signs:
     """Ends a reinforcement that teaches nothing, and says why: its figures are read from the trainer's own history,
     so that one that goes on after a kill sees the same."""
 
-    def __init__(self, say: Callable[[str], object], max_completion: int, *, fixed: bool = False) -> None:
+    def __init__(self, say: Callable[[str], object], max_completion: int, *, longer: str) -> None:
         self.stopped: str | None = None  # why, where it ended before its time with something learned
-        self._say, self._most, self._fixed = say, max_completion, fixed
+        self._say, self._most, self._longer = say, max_completion, longer  # which settings allow longer answers
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Look at the steps so far."""
@@ -97,17 +97,17 @@ class Signs:
         if len(steps) == 1 and state.global_step == 1 and logs.get("kl", 0.0) > _FROM_REFERENCE:
             raise TrainingError(
                 f"the reference is not the model this training began with (KL {logs['kl']:.3g} at step 0): the "
-                "installed libraries do it another way. Set grpo.extra to {'beta': 0.0}, which needs no reference."
+                "installed libraries do it another way. Set grpo.extra.beta=0.0, which needs no reference, with "
+                "--again grpo."
             )
         last = steps[-PATIENCE:]
         if len(last) < PATIENCE:
             return
         if min(row["completions/clipped_ratio"] for row in last) > CLIPPED:
-            more = f"grpo.max_completion={2 * self._most}" if self._fixed else "a larger student.max_length"
             raise TrainingError(
                 f"more than {CLIPPED:.0%} of the completions were cut off at {self._most} tokens in each of the last "
                 f"{PATIENCE} steps (to step {state.global_step}), so their answers were never seen. Allow longer ones "
-                f"({more}), or let an SFT teach the student to end first (grpo.start=sft), with --again grpo."
+                f"({self._longer}), or let an SFT teach the student to end first (grpo.start=sft with --again grpo)."
             )
         if sum(row["spread"] for row in last) <= SPREAD * PATIENCE:
             self._flat(steps, state, control)
@@ -117,8 +117,8 @@ class Signs:
         if not any(row["spread"] > SPREAD for row in steps[:-PATIENCE]):
             raise TrainingError(
                 f"{why}, so there is nothing to prefer: each earned {steps[-1]['reward']:.3g}. Sample more, and more "
-                "freely (grpo.group, grpo.temperature), take other problems, or let an SFT come first "
-                "(grpo.start=sft), with --again grpo."
+                "freely (grpo.group, grpo.temperature), or let an SFT come first (grpo.start=sft), with --again grpo; "
+                "or take other problems, under another name=OTHER."
             )
         self.stopped = f"{why}: there is nothing left to learn from these prompts"
         self._say(

@@ -39,7 +39,8 @@ def baseline(job: Job) -> dict[str, Any]:
     if len(rows) < len(learned):
         job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
     steps = job.earlier["sft"]["steps"]
-    part = replace(job.recipe.sft, target="solution", solutions="dataset", max_steps=steps)
+    # From the base, wherever the SFT goes on from: that run may have learned plans.
+    part = replace(job.recipe.sft, target="solution", solutions="dataset", start=None, max_steps=steps)
     summary = _trained(job, part, rows, validation, pinned=job.earlier["sft"]["base"]["revision"])
     if summary["steps"] < steps:
         job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")

@@ -9,7 +9,8 @@ Prompts that the warmed-up model always or never solves teach nothing and are le
 
 grpo.reward=answer is plain GRPO, answer+plan adds likeness to the reference plan (grpo.judge=teacher lets the teacher
 judge it, for money), guided makes groups of plans with several continuations each (grpo.group=12), after PTA-GRPO.
-Out of memory? Turn down in this order: grpo.max_completion=384, grpo.group=4, student.lora_rank=16.
+Out of memory? Turn down in this order: grpo.max_completion=384, grpo.group=4, both with --again grpo; then
+student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT is of the same student.
 The paper's numbers: grpo.settings=paper grpo.group=4 grpo.prompts_per_step=8 grpo.learning_rate=5e-6 grpo.start=base
 sft=none grpo.judge=teacher (its judge is a model; it trained all weights, on all prompts)
 The weights are gated: accept Gemma's terms and set HF_TOKEN, or student.model=unsloth/gemma-3-1b-it.

@@ -6,7 +6,8 @@ Memory: 3.1 GiB for SFT by `plantune estimate`, which nobody has compared with a
 Expect: unknown. PLAN-TUNING reports no SFT figure for this model; its authors saw 5 % on GSM8K after plain SFT and 28 %
 after Plan-GRPO, so SFT alone may well leave it worse than untuned. The first line of the table says so if it does.
 
-Out of memory? Turn down in this order: sft.batch_size=1 sft.accumulate=8, student.max_length=768, student.lora_rank=16.
+Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
+student.lora_rank=16 student.lora_alpha=16.
 On a T4 (no bf16) Gemma computes in float32, slower: its activations overflow fp16.
 The paper's size: problems.limit=none sft.learning_rate=5e-6 distill.keep=best evaluate.suites=paper evaluate.limit=none
 The weights are gated: accept Gemma's terms and set HF_TOKEN, or student.model=unsloth/gemma-3-1b-it.

@@ -4,10 +4,12 @@ Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate qwen3_
 first); without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
 Memory: 5.2 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little on easy problems. Untuned, this model solves nearly all of GSM8K, so the recipe trains on MATH levels 3
-to 5, where there may be headroom; before anything is spent it answers 64 of them and says how many it solves already.
+to 5, where there may be headroom; before anything is spent `plantune run` asks it 64 of them and says how many it
+solves already.
 PLAN-TUNING reports no SFT figure for this model.
 
-Out of memory? Turn down in this order: sft.batch_size=1 sft.accumulate=8, student.max_length=768, student.lora_rank=16.
+Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
+student.lora_rank=16 student.lora_alpha=16.
 The paper's size: problems.limit=none sft.learning_rate=5e-6 distill.keep=best evaluate.suites=paper evaluate.limit=none
 """
 

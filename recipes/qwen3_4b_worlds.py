@@ -7,7 +7,8 @@ them: a plan is right when every step can be done and the goal holds at its end.
 Memory: 6.6 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Other worlds: problems.source=plantune_lite.lab.world_sources:gripper, or :logistics. Random walks instead of plans,
 which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
-Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4, grpo.group=6, student.lora_rank=16.
+Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4 with --again sft, grpo.group=6 with --again
+grpo, student.lora_rank=16 student.lora_alpha=16 with --again sft.
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run
@@ -31,7 +32,7 @@ RECIPE = Recipe(
         max_completion=256,
     ),
     evaluate=Evaluate(("own",), limit=60, max_tokens=384),
-    export=Export(("merged", "q4_k_m")),
+    export=Export(("merged", "q8_0")),
     headroom=0,
     max_hours=5.0,
 )

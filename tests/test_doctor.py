@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import Evaluate, Export, Problems, Student, doctor
-from plantune_lite.recipe_files import load
+from plantune_lite.recipe_files import load, shipped
 
 DEMO = load("smollm2_135m")
 
@@ -77,6 +77,19 @@ def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
     monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert check(DEMO, "llama.cpp").found == str(tool)
+
+
+def test_a_k_quant_that_nothing_here_can_make_is_bad_before_anything_is_trained(monkeypatch):
+    monkeypatch.setattr(doctor.converter, "quantiser", lambda: None)
+    monkeypatch.setattr(doctor.converter, "runs_llama", lambda: False)
+    found = check(replace(DEMO, export=Export(("merged", "q4_k_m"))), "llama.cpp")
+    assert found.state == "bad" and "plantune-lite[gguf]" in found.fix
+    assert check(DEMO, "llama.cpp").state == "note"  # q8_0
+
+
+def test_no_shipped_recipe_needs_a_compiler():
+    for name in shipped():
+        assert not {"q4_k_m", "q5_k_m", "q6_k"} & set(load(name).export.formats), name
 
 
 def test_where_programs_may_be_run_it_says_whether_they_can_be():

@@ -1,5 +1,6 @@
 import gc
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,11 @@ from safetensors.torch import load_file
 from tiny import FAMILIES
 
 from plantune_lite import grpo, prompts, rewarded, watch
+from plantune_lite.order import active_stages, inputs_of
 from plantune_lite.prompts import PromptError
 from plantune_lite.recipe import GRPO
+from plantune_lite.recipe_files import load as load_recipe
+from plantune_lite.recipe_files import override
 from plantune_lite.records import RecipeError, Reply, read_jsonl
 from plantune_lite.rewarded import Rewarded, Signs
 from plantune_lite.sampled import Sampled
@@ -527,10 +531,34 @@ def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     with pytest.raises(TrainingError) as caught:
         train(learns, GRPO(**{**SMALL, "max_completion": 96}), tmp_path / "grpo")
     assert str(caught.value) == (
-        "memory ran out at step 0. With less of it: student.checkpointing=true, or "
-        "grpo.extra={'per_device_train_batch_size': 1} (the same steps), or grpo.max_completion=64, or "
-        "grpo.prompts_per_step=1, together with --again grpo. plantune estimate says what fits."
+        "memory ran out at step 0. With less of it: grpo.extra.per_device_train_batch_size=1 (the same steps), or "
+        "grpo.max_completion=64, or grpo.prompts_per_step=1, together with --again grpo; or "
+        "student.checkpointing=true, together with --again sft (the SFT is made again too). "
+        "plantune estimate says what fits."
     )
+
+
+@pytest.mark.parametrize("settings", [(), ("grpo.start=base", "sft=none")])
+def test_advice_is_spelled_for_the_command_line_and_makes_again_what_it_changes(settings):
+    recipe = override(load_recipe("gemma3_1b_grpo"), ["student.checkpointing=false", *settings])
+    part, args = recipe.grpo, SimpleNamespace(per_device_train_batch_size=8)
+    found = []
+    for advice in (grpo._steadier(part), grpo._longer(part, 64, 256), grpo._less_memory(part, args, 256, False, 3)):
+        for named, again in re.findall(r"(.*?)--again (\w+)", advice):
+            for setting in re.findall(r"(?:grpo|student)\.[\w.]+=\w+", named):
+                other = override(recipe, [setting])
+                changed = [one for one in active_stages(recipe) if inputs_of(other, one) != inputs_of(recipe, one)]
+                assert next(one.name for one in changed if one.trains) == again, setting
+                found.append(setting.partition("=")[0])
+    assert {"student.bits", "student.checkpointing", "grpo.max_completion", "grpo.prompts_per_step"} <= set(found)
+    assert "grpo.extra.per_device_train_batch_size" in found
+
+
+def test_longer_answers_are_allowed_as_far_as_there_is_room():
+    assert grpo._longer(GRPO(), 64, 256) == "grpo.max_completion=128 with --again grpo"
+    assert grpo._longer(GRPO(), 200, 256) == "grpo.max_completion=256 with --again grpo"
+    assert grpo._longer(GRPO(), 256, 256).startswith("a larger student.max_length with --again sft")
+    assert grpo._longer(GRPO(start="base"), 256, 256) == "a larger student.max_length with --again grpo"
 
 
 def test_a_loss_that_is_no_number_ends_the_training(base, start, tmp_path):
@@ -554,10 +582,11 @@ def test_time_that_is_up_ends_the_training_with_an_adapter(base, start, tmp_path
 # --- when to stop -----------------------------------------------------------------------------------------------------
 
 
-def signs(*steps, fixed=False):
+def signs(*steps):
     """What comes of steps with these shares of clipped completions and of groups with spread."""
-    said, watcher, control = [], None, SimpleNamespace(should_training_stop=False, should_save=False)
-    watcher, state = Signs(said.append, 64, fixed=fixed), SimpleNamespace(log_history=[], global_step=0)
+    said, control = [], SimpleNamespace(should_training_stop=False, should_save=False)
+    watcher = Signs(said.append, 64, longer="grpo.max_completion=128 with --again grpo")
+    state = SimpleNamespace(log_history=[], global_step=0)
     for clipped, spread in steps:
         state.global_step += 1
         state.log_history.append({"completions/clipped_ratio": clipped, "spread": spread, "reward": 2.0, "kl": 0.0})
@@ -567,10 +596,10 @@ def signs(*steps, fixed=False):
 
 
 def test_twenty_steps_of_cut_off_completions_stop_with_what_to_do():
-    with pytest.raises(TrainingError, match=r"more than 50% .* cut off at 64 tokens .*\(to step 20\).*max_length"):
+    with pytest.raises(TrainingError, match=r"more than 50% .* cut off at 64 tokens .*\(to step 20\)"):
         signs(*[(0.6, 1.0)] * 20)
-    with pytest.raises(TrainingError, match="grpo.max_completion=128"):
-        signs((0.1, 1.0), *[(1.0, 1.0)] * 20, fixed=True)
+    with pytest.raises(TrainingError, match=r"Allow longer ones \(grpo.max_completion=128 with --again grpo\)"):
+        signs((0.1, 1.0), *[(1.0, 1.0)] * 20)
     assert signs(*([(0.9, 1.0)] * 19 + [(0.4, 1.0)]) * 3).stopped is None
 
 

@@ -233,6 +233,11 @@ def test_the_funnel_is_the_corpuss_own(run):
             "then by reinforcement (GRPO), rewarded for the right answer and for a plan like the reference",
         ),
         (("grpo=default", "grpo.reward=guided", "grpo.group=12"), "PTA-GRPO, arXiv 2510.01833"),
+        (("grpo=none", "cpl=default"), "by preferring some steps to others, as the search found them (Step-APO)."),
+        (("grpo=none", "cpl=default", "cpl.alpha=0"), "as the search found them (step-DPO)."),
+        (("grpo=none", "cpl=default", "cpl.pairs=answers", "cpl.alpha=0"), "wrong ones that the search found (DPO)."),
+        (("grpo=none", "cpl=default", "cpl.pairs=answers"), "(DPO with the gap of their values as its margin)."),
+        (("grpo=none", "cpl=default", "cpl.pairs=none"), "on the right paths of a search over plan steps (CPL)."),
     ],
 )
 def test_the_method_is_the_recipes(run, settings, said):

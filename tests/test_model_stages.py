@@ -225,6 +225,9 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     assert [row["problem_id"] for row in taught["rows"]] == [one.id for one in POOL[:4]]
     assert taught["rows"][0]["completion"].startswith(POOL[0].solution.splitlines()[0])
     assert (taught["part"].target, taught["part"].max_steps, len(taught["validation"])) == ("solution", 7, 1)
+    on_top_of_plans = replace(asked, recipe=override(asked.recipe, ["sft.start=a_run_that_learned_plans"]))
+    train_stages.baseline(on_top_of_plans)
+    assert taught["part"].start is None
 
     write_records(tmp_path / "problems" / "pool.jsonl", [replace(one, solution=None, steps=()) for one in POOL])
     with pytest.raises(RunError, match="no solutions to learn from: name their column in problems.solution"):

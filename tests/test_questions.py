@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from plantune_lite import devices, fitting
 from plantune_lite.cli import cli
 from plantune_lite.command import load_asked
 from plantune_lite.recipe import leaves
@@ -58,6 +59,19 @@ def test_every_message_is_one_of_ours():
     }
     assert len(said) > 10
     assert [words for words in said if not any(words in text for text in ours)] == []
+
+
+TABLE = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+CARDS = [(name, int(size)) for name, size in re.findall(r"^\| `(\w+)` \| (\d+) GB \|", TABLE, re.MULTILINE)]
+CLOSER = [("qwen3_4b_sft", 8), ("qwen3_4b_grpo grpo.prompts_per_step=2", 8), ("qwen2_5_7b_sft", 12)]
+CLOSER += [("qwen2_5_7b_grpo", 12), ("qwen2_5_7b_cpl", 12)]
+
+
+@pytest.mark.parametrize(("asked", "gigabytes"), CARDS + CLOSER)
+def test_what_is_said_to_fit_a_card_fits_it_by_our_count(asked, gigabytes):
+    name, *settings = asked.split()
+    card = devices.card(gigabytes)
+    assert fitting.fit(override(load(name), settings), card.free, bf16=card.bf16).fits
 
 
 def test_every_link_leads_somewhere():
