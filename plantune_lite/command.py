@@ -83,9 +83,9 @@ def do_stages(
     say = say_to_stderr if as_json else click.echo
     if dry_run:
         folder = pipeline.folder_of(wanted, to)
-        show_states(
-            pipeline.with_teacher(wanted, os.environ, runs.read_manifest(folder), say), folder, as_json, options
-        )
+        manifest, again = runs.read_manifest(folder), options.get("again")
+        wanted = pipeline.with_teacher(wanted, os.environ, manifest, say, folder=folder, again=again)
+        show_states(wanted, folder, as_json, options)
         return folder
     stream = sys.stderr if as_json else None
     folder = pipeline.run(wanted, to=to, say=say, stream=stream, **options)

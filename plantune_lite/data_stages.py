@@ -5,6 +5,7 @@ A stage is a function of a Job whose return value is its summary: "line" is what
 
 import asyncio
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -86,7 +87,8 @@ def distill(job: Job) -> dict[str, Any]:
     from plantune_lite import estimate, ledger, mirror, teacher
 
     with ledger.recorded(home(job.run) / LEDGER) as known:
-        (name, calls, _, usd, _), *_ = estimate.rows(estimate.distillation(pool, part, os.environ, recorded=known))
+        bill, *_ = estimate.distillation(pool, part, os.environ, recorded=known)
+    ((name, calls, _, usd, _),) = estimate.rows([bill])
     job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
 
     generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
@@ -97,13 +99,28 @@ def distill(job: Job) -> dict[str, Any]:
             opened = teacher.open_teacher(
                 part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
             )
+            at_once = distill.AT_ONCE
+            if part.batch:
+                left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
+                at_once = distill.at_once_in_batches(len(pool), bill.usd[1], left)
             async with opened as ask:
                 found = await distill.distill(
-                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status
+                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status, at_once=at_once
                 )
             return {**found, **calls.totals()}
 
-    return asyncio.run(ask_for_all())
+    found = asyncio.run(ask_for_all())
+    return _ended_by_money(found, part.max_usd) if found.get("partial") else found
+
+
+def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
+    """The summary of a distillation that the budget ended: how far it came, and how it goes on."""
+    line = (
+        f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent and the "
+        f"next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run again to go on; "
+        f"{found['line']}"
+    )
+    return {**found, "line": line, "max_usd": max_usd}
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:

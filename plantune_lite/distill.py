@@ -7,7 +7,8 @@ trajectories.jsonl with what was kept and rejected.jsonl with all else, each wit
      "execution": "... \\boxed{72}", "answer": "72", "teacher": "gemini-3.8-flash", "sample": 0, "tokens": 512, ...}
 
 Every reply is in the ledger before it is used, so a problem that was cut off is asked for again: what was answered
-comes from there, free.
+comes from there, free. So it is with a budget that is used up: problems that need no further call are still done, the
+others are left for the next time, and what was kept is there to be trained on.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.ledger import BudgetError
 from plantune_lite.one_problem import Check, distil, worked
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
@@ -25,6 +27,7 @@ from plantune_lite.sift import counted
 from plantune_lite.terminal import duration, printable
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
+_AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
 _EVERY_SECONDS = 10.0  # a line of progress
 
 
@@ -37,8 +40,9 @@ async def distill(
     teacher: str,
     check: Check | None = None,
     status: Callable[[], str] = lambda: "",
+    at_once: int = AT_ONCE,
 ) -> dict[str, Any]:
-    """Distil every problem that is not done yet; `ask` None takes worked solutions.
+    """Distil every problem that is not done yet, so many at once; `ask` None takes worked solutions.
 
     `check` judges programs, where they may be run; `status` is the teacher's line.
     """
@@ -51,9 +55,11 @@ async def distill(
     judge = {} if check is None else {"check": check}
     done = _done_before(out)
     todo = iter([problem for problem in problems if problem.id not in done])
+    workers = min(at_once, len(problems) - len(done))
     counts = Counter(kept=_lines(out / "trajectories.jsonl"))
     live = Live(len(problems), len(done), counts, status)
     stopping = False
+    unpaid: list[BudgetError] = []
 
     with (
         JsonlWriter(out / "trajectories.jsonl") as trajectories,
@@ -65,7 +71,13 @@ async def distill(
             nonlocal stopping
             try:
                 for problem in todo:  # shared: each worker takes the next
-                    found = worked(problem) if ask is None else await distil(problem, ask, part, teacher, **judge)
+                    if stopping:
+                        return
+                    try:
+                        found = worked(problem) if ask is None else await distil(problem, ask, part, teacher, **judge)
+                    except BudgetError as error:  # others may need no further call: the ledger has all of theirs
+                        unpaid.append(error)
+                        continue
                     for made in found.kept:
                         trajectories.write(made)
                     for made in found.rejected:
@@ -75,22 +87,31 @@ async def distill(
                     counts["kept"] += len(found.kept)
                     live.problem_done()
                     await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
-                    if stopping:
-                        return
             except BaseException:
                 stopping = True  # no worker begins another problem
                 raise
 
         telling = asyncio.create_task(live.tell())
         try:
-            results = await asyncio.gather(*(work() for _ in range(AT_ONCE)), return_exceptions=True)
+            results = await asyncio.gather(*(work() for _ in range(workers)), return_exceptions=True)
         finally:
             telling.cancel()
             live.end()
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return _summary(out, len(problems), teacher)
+    if unpaid and not _lines(out / "trajectories.jsonl"):
+        raise unpaid[0]
+    summary = _summary(out, len(problems), teacher)
+    return {**summary, "partial": True, "problems_done": len(problems) - len(unpaid)} if unpaid else summary
+
+
+def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
+    """All problems, where the most that they can cost is there; else as many as that money can bring to their end: it
+    must not all be spent on beginnings."""
+    if most_usd <= left_usd:
+        return _AT_ONCE_IN_BATCHES
+    return min(_AT_ONCE_IN_BATCHES, max(AT_ONCE, int(problems * left_usd / most_usd)))
 
 
 _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave

@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from plantune_lite import one_problem
+from plantune_lite import judge, one_problem
+from plantune_lite.attempt import is_loopback
 from plantune_lite.gemini import DEFAULT_MODEL
 from plantune_lite.ledger import call_key
 from plantune_lite.prices import AS_OF, price_of
-from plantune_lite.recipe import Distill
+from plantune_lite.recipe import Distill, Recipe
 from plantune_lite.records import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
 REPLY_TOKENS = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
 FREE_REQUESTS_A_DAY = 250  # of a Flash model without billing; assumed: quotas differ by account and change often
+_QUESTION_TOKENS = 100  # of what a judge is asked; assumed
 OTHERS = ("gemini-3.1-flash-lite", "gemini-3.8-flash", "gemini-2.5-pro")
 _LENGTHS = ", ".join(f"{count} ({kind})" for kind, count in REPLY_TOKENS.items())
 ASSUMED = (
@@ -52,11 +54,11 @@ def distillation(
     problems: Sequence[Problem], part: Distill, environ: Mapping[str, str], *, recorded: Recorded | None = None
 ) -> list[Cost]:
     """The bills of the recipe's teacher and of others, the recipe's first: for it alone the ledger is looked into."""
-    model = part.model or (DEFAULT_MODEL if part.teacher == "gemini" else part.teacher)
+    model = _model(part)
     anew = _spans(problems, part, model, None)
     costs = []
     if part.teacher != "worked":
-        free = part.teacher == "self" or any(host in part.teacher for host in ("127.0.0.1", "localhost"))
+        free = part.teacher == "self" or is_loopback(part.teacher)
         names = [model, *(other for other in OTHERS if other != model)]
         for name in names:
             mine = name == model
@@ -79,6 +81,44 @@ def distillation(
     with_steps = sum(bool(problem.steps or problem.solution) for problem in problems)
     costs.append(Cost("worked", (0, 0), (0, 0), (0.0, 0.0), f"no model: {with_steps} problems have a worked solution"))
     return costs
+
+
+def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
+    """The most that the teacher costs as judge of plans in GRPO; None where it is none."""
+    part, grpo = wanted.distill, wanted.grpo
+    if grpo is None or (grpo.reward, grpo.judge) != ("answer+plan", "teacher"):
+        return None
+    calls = grpo.steps * grpo.prompts_per_step * grpo.group
+    tokens_in = calls * round(len(judge.COMPARE) / CHARACTERS_A_TOKEN + _QUESTION_TOKENS + 2 * REPLY_TOKENS["plan"])
+    tokens_out = calls * REPLY_TOKENS["score"]
+    model = _model(part)
+    usd = 0.0 if is_loopback(part.teacher) else price_of(model, environ=environ).usd(tokens_in, tokens_out)
+    return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd), "a plan that was judged before is free")
+
+
+def judged(cost: Cost) -> str:
+    """That bill in a sentence."""
+    price = f"up to ${cost.usd[1]:.2f}" if cost.usd[1] else "free"
+    return (
+        f"judge: grpo.judge=teacher asks {cost.teacher} up to {cost.calls[1]:,} times (a plan of each answer of each "
+        f"step), up to {_short(cost.tokens[1])} tokens, {price}; it counts against distill.max_usd too"
+    )
+
+
+def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> str:
+    """What happens where the most of the range is more than the budget; "" where it is not."""
+    most = first.usd[1] + (judge_too.usd[1] if judge_too else 0.0)
+    if max_usd is None or most <= max_usd:
+        return ""
+    stops = ", and GRPO stops where its judge may ask no more" if judge_too else ""
+    return (
+        f"distill.max_usd={max_usd:g} may not suffice: it can come to ${most:.2f}. Then distillation ends with the "
+        f"plans it has by then{stops}; with a larger distill.max_usd the same command goes on"
+    )
+
+
+def _model(part: Distill) -> str:
+    return part.model or (DEFAULT_MODEL if part.teacher == "gemini" else part.teacher)
 
 
 class _Counted(NamedTuple):

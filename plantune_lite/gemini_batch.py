@@ -3,8 +3,9 @@
     provider = GeminiBatch("gemini-3.8-flash", runs / "batches.jsonl")
     [outcome] = await provider.attempt(request)      minutes or hours later, with whoever else asked meanwhile
 
-What is under way stands in a file beside the ledger, one batch a line, so that a process that starts again waits for
-the batch that was paid for instead of sending another:
+A call's worst case stays reserved until its batch is done, so a distill.max_usd near what all will cost makes batches
+small, and many of them one after another. What is under way stands in a file beside the ledger, one batch a line, so
+that a process that starts again waits for the batch that was paid for instead of sending another:
 
     {"name": "batches/x7", "at": 1794000000, "keys": ["5f2a...", ...]}
 """

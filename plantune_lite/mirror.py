@@ -3,6 +3,10 @@
 What comes in: a run folder. What goes out: MIRROR/NAME/ with recipe, manifest, JSONL, adapters, the newest checkpoint
 and the report, and MIRROR/calls.sqlite. Never merged/ or gguf/. A mirror that is full, slow or gone is a warning, never
 a stop.
+
+Several machines may go on with one run in turn. Each working session leaves its mark at the end of the manifest's
+"sessions", so that of two copies one can tell which came from the other, or that both went on apart from each other:
+the mirror is written only from a folder that has all that the mirror has.
 """
 
 import json
@@ -10,7 +14,8 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,9 @@ from plantune_lite.runs import BATCHES, LEDGER, home, read_manifest
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
-_LARGE = ("merged", "gguf", "old", "ablate")  # what is large, or has a mirror of its own
+_APART = ("old", "ablate")  # what is of another time, or has a mirror of its own
+_LARGE = ("merged", "gguf", *_APART)
+_INCOMING = ".incoming"  # in the run folder: what is being brought back
 
 
 class Mirror:
@@ -90,6 +97,10 @@ class Mirror:
         self._target.mkdir(parents=True, exist_ok=True)
         # The manifest says what is complete: read first and written last, it never promises more than is here.
         manifest = (self._run / "manifest.json").read_text(encoding="utf-8")
+        if (self._target / "manifest.json").is_file():
+            there = read_manifest(self._target)
+            if not _comes_from(json.loads(manifest), there):
+                raise RunError(f"another machine has gone on with {self._run.name} there")
         index = _read_index(self._target)
         wanted = {file.relative_to(self._run).as_posix(): file for file in _small_things(self._run)}
         for name in sorted(wanted, key=_checkpoint_mark_last):
@@ -105,7 +116,7 @@ class Mirror:
                 raise
             index[name] = identity
             write_whole(self._target / _INDEX, json.dumps(index))
-        for name in set(index) - set(wanted):
+        for name in set(index) - set(wanted):  # it was here once, as all that is there, and was rotated or moved away
             (self._target / name).unlink(missing_ok=True)
             del index[name]
         write_whole(self._target / _INDEX, json.dumps(index))
@@ -183,10 +194,11 @@ def _read_index(target: Path) -> dict[str, list[int]]:
     }
 
 
-def bring_back(folder: Path, run: Path) -> int:
-    """Before a run starts or goes on: its ledger, and the run itself where it is not here; the number of files.
+def bring_back(folder: Path, run: Path, say: Callable[[str], object] = print) -> int:
+    """Before a run starts or goes on: its ledger, and of the run what is not here; the number of files.
 
-    Refuses a mirror that would be overwritten by another run of the same name, or that lies in the run or around it.
+    Where the mirror has come further, what is here moves to old/. Refuses a mirror that would be overwritten by another
+    run of the same name, one that went on apart from what is here, and one that lies in the run or around it.
     """
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
@@ -198,29 +210,87 @@ def bring_back(folder: Path, run: Path) -> int:
         shutil.copyfile(theirs / BATCHES, ours / BATCHES)
     if not (source / "manifest.json").is_file():
         return 0
-    if (run / "manifest.json").exists():
-        there = read_manifest(source)
-        if read_manifest(run).get("id") != there.get("id"):
-            raise RunError(
-                f"{source} mirrors another run of this name, created {there.get('created')}. Two ways on: name=OTHER; "
-                f"or move {run} away, and the mirrored run is restored"
-            )
-        return 0
-    names = [*sorted(_read_index(source)), "manifest.json"]  # last here too: half a copy is no run
-    for name in names:
-        checkpoint = _checkpoint_of(source / name)
-        if checkpoint is not None and not (checkpoint / "trainer_state.json").is_file():
-            continue  # its copy was cut off; training goes on from the one before
-        target = run / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary = target.with_name(f".{target.name}.part")
-            shutil.copy2(source / name, temporary)
-            os.replace(temporary, target)
-        except OSError as error:
-            why = error.strerror or error
-            raise RunError(f"{source / name} cannot be read back ({why}); mend the mirror, or go without it") from None
-    return len(names)
+    there = read_manifest(source)
+    if not (run / "manifest.json").exists():
+        return _restore(source, run)
+    mine = read_manifest(run)
+    if mine.get("id") != there.get("id"):
+        raise RunError(
+            f"{source} mirrors another run of this name, created {there.get('created')}. Two ways on: name=OTHER; "
+            f"or move {run} away, and the mirrored run is restored"
+        )
+    if _comes_from(mine, there) and (there.get("sessions") or _done(there) <= _done(mine)):
+        return _mend(source, run, mine, there)
+    if not _comes_from(there, mine) or not _done(mine) <= _done(there):
+        raise RunError(
+            f"{source} and {run} went on apart from each other, so neither may replace the other. Two ways on: the "
+            f"same command without --mirror, or with another folder for it; or move {run} away, and the mirrored run "
+            "is restored"
+        )
+    say(f"{source} has come further than {run}, whose files move to {run / 'old'}")
+    return _restore(source, run)
+
+
+def _comes_from(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
+    """Whether a copy of a run is the other one, or went on from it."""
+    passed = earlier.get("sessions", [])
+    return later.get("id") == earlier.get("id") and later.get("sessions", [])[: len(passed)] == passed
+
+
+def _done(manifest: Mapping[str, Any]) -> set[str]:
+    return {name for name, entry in manifest["stages"].items() if entry["status"] == "done"}
+
+
+def _restore(source: Path, run: Path) -> int:
+    """The whole run; what is here of it makes way once all of the mirror was read."""
+    incoming = run / _INCOMING
+    shutil.rmtree(incoming, ignore_errors=True)
+    names = [name for name in sorted(_read_index(source)) if not _cut_off(source / name)]
+    for name in (*names, "manifest.json"):
+        _fetch(source / name, incoming / name)
+    old = run / "old" / time.strftime("%Y%m%d-%H%M%S-mirror")
+    a_run = (run / "manifest.json").exists()
+    for one in list(run.iterdir()):
+        stays = one.name.startswith(".") or one.name in _APART
+        if not stays and (a_run or (incoming / one.name).exists()):
+            old.mkdir(parents=True, exist_ok=True)
+            os.replace(one, old / one.name)
+    for one in sorted(incoming.iterdir(), key=lambda one: one.name == "manifest.json"):  # last: half a copy is no run
+        os.replace(one, run / one.name)
+    incoming.rmdir()
+    return len(names) + 1
+
+
+def _cut_off(file: Path) -> bool:
+    """Whether it is of a checkpoint whose copy was cut off: training goes on from the one before."""
+    checkpoint = _checkpoint_of(file)
+    return checkpoint is not None and not (checkpoint / "trainer_state.json").is_file()
+
+
+def _mend(source: Path, run: Path, mine: Mapping[str, Any], there: Mapping[str, Any]) -> int:
+    """What a finished stage left, this folder has lost, and the mirror still has; the number of files."""
+    index = _read_index(source)
+    lost = [
+        name
+        for stage in sorted(_done(mine) & _done(there))
+        for name, identity in mine["stages"][stage].get("outputs", {}).items()
+        if name in index and there["stages"][stage].get("outputs", {}).get(name) == identity
+        if not (run / name).exists()
+    ]
+    for name in lost:
+        _fetch(source / name, run / name)
+    return len(lost)
+
+
+def _fetch(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copy2(source, temporary)
+        os.replace(temporary, target)
+    except OSError as error:
+        why = error.strerror or error
+        raise RunError(f"{source} cannot be read back ({why}); mend the mirror, or go without it") from None
 
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage

@@ -27,6 +27,7 @@ class Stage:
     part: str | None = None  # an optional part: None in the recipe skips the stage
     when: Callable[[Recipe], bool] = lambda recipe: True  # what else must be so of the recipe
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
+    shared: bool = False  # several processes may share it, one a card
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     format: int = 1  # raised when the same inputs would give other files
     work: str | None = None  # in tests: another function than stage.py's, "module_or_path.py:function"
@@ -73,6 +74,7 @@ STAGES = (
         outputs=("sft",),
         part="sft",
         trains=True,
+        shared=True,
     ),
     # The same problems and as many steps, without plans: what the tuned model is compared with.
     Stage(
@@ -212,7 +214,7 @@ def states(
 ) -> Iterator[tuple[Stage, State, str]]:
     """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
     expected: dict[str, str] = {}
-    partial: set[str] = set()  # stages that max_hours ended early, and those after them
+    partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
     for stage in active:
         entry = None if stage.name in anew else manifest["stages"].get(stage.name)
         inputs = inputs_of(wanted, stage)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -65,12 +66,16 @@ def run(
         )
     with ExitStack() as stack:
         stack.enter_context(runs.locked(folder / ".lock"))
-        if mirror is not None and (count := bring_back(mirror.resolve(), folder)):
+        if mirror is not None and (count := bring_back(mirror.resolve(), folder, tell)):
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = runs.read_manifest(folder)
-        wanted = with_teacher(asked, os.environ, manifest, tell)
+        wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
         found, anew = plan(folder, wanted, manifest, again, stages)
         _refuse_other(folder, found)
+        if wanted.distill.teacher != asked.distill.teacher:
+            manifest["without_key"] = True
+        if anew or any(state != "done" and (only is None or stage.name in only) for stage, state, _ in found):
+            manifest.setdefault("sessions", []).append(uuid.uuid4().hex[:8])  # of two copies it says which is later
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
@@ -94,8 +99,13 @@ def run(
             else:
                 if state == "to do":
                     manifest["stages"].pop(stage.name, None)
-                tell(f"{label} {'goes on' if state == 'goes on' else 'starts'}")
+                elif manifest["stages"][stage.name].get("anew"):
+                    _put_away(folder, manifest, [stage], [stage.name], tell)
+                _mark_what_follows(manifest, stage, stages)
+                tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
                 _put_probes_away(folder, stage)
+                if stage.trains and not stage.shared and processes_asked() > 1:
+                    tell(f"{stage.name} works in one process, on one card")
                 _do(folder, wanted, manifest, stage, active, mirror, stream)
                 entry = manifest["stages"][stage.name]
                 tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
@@ -119,17 +129,45 @@ def plan(
         raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
     # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
     anew = [again, *stale_after(again, stages)] if again is not None else []
-    return list(states(folder, wanted, manifest, active, anew)), anew
+    return list(states(folder, wanted, _as_far_as_money_goes(wanted, manifest), active, anew)), anew
+
+
+def _as_far_as_money_goes(wanted: Recipe, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a distillation that distill.max_usd ended as done, unless there is more money now."""
+    entry = manifest["stages"].get("distill", {})
+    reached, limit = entry.get("summary", {}).get("max_usd"), wanted.distill.max_usd
+    if reached is None or limit is None or limit > reached:
+        return manifest
+    whole = {**entry, "summary": {**entry["summary"], "partial": False}}
+    return {**manifest, "stages": {**manifest["stages"], "distill": whole}}
 
 
 def with_teacher(
-    asked: Recipe, environ: Mapping[str, str], manifest: Mapping[str, Any], say: Callable[[str], None]
+    asked: Recipe,
+    environ: Mapping[str, str],
+    manifest: Mapping[str, Any],
+    say: Callable[[str], None],
+    *,
+    folder: Path | None = None,
+    again: str | None = None,
 ) -> Recipe:
-    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already."""
-    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
+    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already, and
+    stays it when a key comes later; not where `again` makes its plans anew, or `folder` has none of them yet."""
+    if asked.distill.teacher != "gemini":
         return asked
-    begun = manifest["stages"].get("distill", {})
-    if begun.get("inputs", {}).get("distill.teacher") == "gemini":
+    begun = {} if again in ("problems", "distill") else manifest["stages"].get("distill", {})
+    teacher = begun.get("inputs", {}).get("distill.teacher")
+    if any(environ.get(key) for key in KEYS):
+        outputs = next(stage.outputs for stage in STAGES if stage.name == "distill")
+        nothing_yet = folder is not None and begun.get("status") != "done" and runs.is_empty(folder, outputs)
+        if teacher != "self" or not manifest.get("without_key") or nothing_yet:
+            return asked
+        say(
+            "this run began without a key: distill.teacher='self' stays, and the untuned student's plans with it; "
+            "--again distill asks Gemini instead"
+        )
+        return replace(asked, distill=replace(asked.distill, teacher="self"))
+    if teacher == "gemini":
         if begun["status"] == "done":
             return asked  # its plans are here, no key is needed
         raise RunError(f"this run's plans come from Gemini, and not all are here: set {KEYS[1]}, and it goes on")
@@ -166,6 +204,15 @@ def _put_away(
         runs.write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
         if moved or known:
             say(f"moved {stage.name} to {old}")
+
+
+def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
+    """What was made of a part of a stage is made anew when that goes on, even after a kill: a training must not go on
+    from a checkpoint that learned from fewer plans."""
+    entries = manifest["stages"]
+    if entries.get(stage.name, {}).get("summary", {}).get("partial"):
+        for name in set(stale_after(stage.name, stages)) & set(entries):
+            entries[name].update(status="stopped", anew=True)
 
 
 def _put_probes_away(folder: Path, stage: Stage) -> None:
@@ -208,9 +255,6 @@ def _do(
             "seconds": 0.0,
         }
     entry = entries[stage.name]
-    if entry.get("summary", {}).get("partial"):  # what was made of a part is made again, even after a kill
-        for name in set(stale_after(stage.name, active)) & set(entries) - {stage.name}:
-            entries[name]["status"] = "stopped"
     if entry.get("status") == "running":  # it was killed, and what it took until then counts against max_hours
         entry["seconds"] += max(0.0, _last_written(folder, stage) - entry["began"])
     entry.update(status="running", began=time.time())
@@ -224,7 +268,7 @@ def _do(
     write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
     try:
-        processes = processes_asked() if stage.trains else 1
+        processes = processes_asked() if stage.shared else 1
         kept = None if mirror is None else runs.home(mirror.absolute() / folder.name)  # where the ledger's copy goes
         summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
@@ -252,9 +296,11 @@ def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:
 
 
 def _hours_left(wanted: Recipe, manifest: dict[str, Any]) -> float | None:
+    """What is left of max_hours; a distillation by batches is waiting for others, and counts for nothing."""
     if wanted.max_hours is None:
         return None
-    spent = sum(entry.get("seconds", 0.0) for entry in manifest["stages"].values()) / 3600
+    waited = {"distill"} if wanted.distill.batch else set()
+    spent = sum(one.get("seconds", 0.0) for name, one in manifest["stages"].items() if name not in waited) / 3600
     return max(0.0, wanted.max_hours - spent)
 
 

@@ -101,8 +101,8 @@ def _how_it_died(stage: str, code: int, folder: Path) -> str:
     if code in (-9, 137):
         return (
             f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
-            f"goes on. With less memory: plantune estimate {folder} says what fits, and --again {stage} what is to be made "
-            "anew with other settings."
+            f"goes on. plantune estimate {folder} says what takes less memory; other settings need --again {stage}, or "
+            "an earlier stage's where they are its too."
         )
     return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
 

@@ -70,7 +70,7 @@ def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def cut_short(summary: Mapping[str, Any]) -> bool:
-    """Whether max_hours ended it before its end: another run may have had more time."""
+    """Whether max_hours or a budget ended it before its end: another run may have had more of them."""
     return bool(summary.get("partial")) or summary.get("steps", 0) < summary.get("planned_steps", 0)
 
 

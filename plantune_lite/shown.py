@@ -1,6 +1,7 @@
 """What `plantune show` and --dry-run print: a recipe, a run folder, a file of problems."""
 
 import functools
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
 
 
 def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, as_json: bool) -> bool:
-    """One table for the whole run, the teachers' bills below it; whether the run fits."""
+    """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
     from dataclasses import asdict
 
     from plantune_lite import devices, fitting, memory, minutes, presets
@@ -71,7 +72,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
         verdict = fitting.fit(wanted, machine.free, **how)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
-    bill = bills.rows(costs)
+    bill, judge = bills.rows(costs), bills.judging(wanted, os.environ)
     if as_json:
         found = {
             "machine": asdict(machine),
@@ -80,6 +81,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
             "why_not": why,
         }
         fit = asdict(verdict) if verdict else None
+        found["judge"] = asdict(judge) if judge else None
         print_json({**found, "fit": fit, "teachers": [asdict(cost) for cost in costs]})
         return verdict is None or verdict.fits
     if verdict is not None:
@@ -95,6 +97,10 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     else:
         click.echo(why)
     click.echo(table(f"teachers, {pool} problems", ("teacher", "calls", "tokens", "USD", ""), bill))
+    if judge:
+        click.echo(bills.judged(judge))
+    if over := bills.over_budget(costs[0], judge, wanted.distill.max_usd):
+        click.echo(over)
     for assumed in (bills.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
         click.echo(assumed)
     return verdict is None or verdict.fits

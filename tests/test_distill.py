@@ -4,7 +4,8 @@ import json
 import pytest
 
 from plantune_lite import Distill
-from plantune_lite.distill import distill
+from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill
+from plantune_lite.ledger import BudgetError
 from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict, read_records
 
 PROBLEMS = [Problem(id=f"p{n}", question=f"What is {n} plus {n + 1}, halved?", answer=f"{n}.5") for n in range(1, 7)]
@@ -144,6 +145,64 @@ def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_a
     assert cut[0] == whole[0]
     for one, other in zip(cut[1:], whole[1:], strict=True):
         assert sorted(one, key=by_id) == sorted(other, key=by_id)
+
+
+class Poor(Teacher):
+    """One with a budget of so many calls; what was answered before comes from `known`, free, as the ledger gives it."""
+
+    def __init__(self, calls, known, **said):
+        super().__init__(**said)
+        self.calls, self.known = calls, known
+
+    def reply(self, text, schema, sample):
+        if (text, sample) not in self.known:
+            if self.calls == 0:
+                raise BudgetError("could pass distill.max_usd")
+            self.calls -= 1
+            self.known[text, sample] = super().reply(text, schema, sample)
+        return self.known[text, sample]
+
+
+def test_a_spent_budget_leaves_what_was_kept_and_more_money_goes_on_from_there(tmp_path):
+    known = {}
+    with pytest.raises(BudgetError):
+        run(tmp_path, Poor(3, known))  # nothing at all was kept
+    poor, kept, _ = run(tmp_path, Poor(20, known))
+    assert poor["partial"] and 0 < len(kept) == poor["problems_done"] < 6
+    rich = Poor(100, known)
+    summary, kept, _ = run(tmp_path, rich)
+    assert "partial" not in summary and len(kept) == 6 and len(known) == 24
+    assert set(rich.asked.values()) == {1} and len(rich.asked) == 24 - 23, "a call was asked twice"
+
+
+def test_with_a_spent_budget_what_needs_no_further_call_is_still_done(tmp_path):
+    known = {}
+    run(tmp_path / "first", Poor(1000, known), PROBLEMS[1:])
+    summary, kept, _ = run(tmp_path / "second", Poor(0, known))
+    assert summary["partial"] and {made.problem_id for made in kept} == {one.id for one in PROBLEMS[1:]}
+
+
+def test_in_batches_so_many_are_worked_on_at_once_as_the_money_brings_to_their_end():
+    assert at_once_in_batches(1000, most_usd=5, left_usd=5) >= 1000
+    assert at_once_in_batches(1000, most_usd=10, left_usd=5) == 500
+    assert at_once_in_batches(1000, most_usd=10, left_usd=0) == AT_ONCE
+
+
+@pytest.mark.parametrize("at_once", [AT_ONCE, 300])
+def test_as_many_problems_are_worked_on_at_once_as_are_asked_for(tmp_path, at_once):
+    asking = most = 0
+
+    async def ask(messages, sampling, schema):
+        nonlocal asking, most
+        asking += 1
+        most = max(most, asking)
+        await asyncio.sleep(0.05)
+        asking -= 1
+        return [Reply(text="")] * sampling.n
+
+    problems = [Problem(id=str(n), question=f"What is {n}?", answer=str(n)) for n in range(300)]
+    asyncio.run(distill(problems, ask, Distill(plans=1), tmp_path, teacher="toy", at_once=at_once))
+    assert most == at_once
 
 
 def test_rows_of_a_half_written_problem_are_made_again_once(tmp_path):

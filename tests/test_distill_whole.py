@@ -12,15 +12,16 @@ from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 
-from plantune_lite import practice, runs
+from plantune_lite import practice, runs, verbs_stages
+from plantune_lite.recipe_files import load, override
 from plantune_lite.records import read_jsonl
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
     {"question": problem.question, "answer": problem.answer}
-    for problem in practice.generate("train", seed=0, limit=60, levels=(1,))  # the recipe's
+    for problem in practice.generate("train", seed=0, limit=150, levels=(1,))  # the recipe's
 ]
-SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3"]
+SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3", "headroom=0"]
 
 
 def gemini(**settings):
@@ -73,13 +74,30 @@ def test_while_it_works_the_mirror_gets_the_ledger_and_the_batches(tmp_path):
         assert again.returncode == 0 and server.stats()["requests"] == 0, again.stdout + again.stderr
 
 
-def test_a_budget_stops_it_and_more_money_goes_on(tmp_path):
+def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(tmp_path):
+    def stages():
+        return runs.read_manifest(tmp_path / "smollm2_135m")["stages"]
+
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
-        assert poor.returncode == 1 and "raise distill.max_usd" in poor.stderr, poor.stdout + poor.stderr
+        assert poor.returncode == 0, poor.stdout + poor.stderr
+        assert "raise distill.max_usd=... and run again to go on" in poor.stdout
+        few, rows = len(kept(tmp_path)), stages()["corpus"]["summary"]["line"]
+        asked = server.stats()["requests"]
+        again = distil(tmp_path, server.url, "distill.max_usd=0.06")
+        assert again.returncode == 0 and server.stats()["requests"] == asked
+        assert "distill   done before" in again.stdout and "corpus    done before" in again.stdout
         rich = distil(tmp_path, server.url, "distill.max_usd=5")
         assert rich.returncode == 0, rich.stderr
         assert server.stats()["answered_again"] == 0
+    assert 0 < few < len(kept(tmp_path)) and not stages()["distill"]["summary"].get("partial")
+    assert stages()["corpus"]["summary"]["line"] != rows and "anew" not in stages()["corpus"]
+
+
+def test_a_budget_for_nothing_at_all_is_a_sentence(tmp_path):
+    with gemini() as server:
+        done = distil(tmp_path, server.url, "distill.max_usd=0.0001")
+    assert done.returncode == 1 and "raise distill.max_usd" in done.stderr, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -110,6 +128,46 @@ def test_an_openai_compatible_server_teaches_too(tmp_path):
         done = distil(tmp_path, "http://127.0.0.1:9", *settings, OPENAI_API_KEY=SECRET)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len({problem for problem, _, _ in kept(tmp_path)}) >= 18
+
+
+@pytest.fixture
+def card(tmp_path):
+    """A machine that seems to have a card: the folder of its driver's program, to be put first."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path, card):
+    with gemini() as server:
+        done = distil(tmp_path, server.url, "problems.limit=3", "headroom=2", "evaluate.max_tokens=16", PATH=card)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = runs.read_manifest(tmp_path / "smollm2_135m")["stages"]
+    assert list(stages) == ["problems", "suites", "headroom", "distill", "corpus"]
+    assert stages["headroom"]["summary"]["asked"] == 2
+
+
+@pytest.mark.parametrize(
+    ("teacher", "looks"),
+    [("gemini", True), ("self", True), ("https://example.org/v1", True), ("http://localhost:8000", False)],
+)
+def test_a_teacher_that_may_be_on_the_card_itself_keeps_it(monkeypatch, card, teacher, looks):
+    wanted = override(load("smollm2_135m"), [f"distill.teacher={teacher}"])
+    monkeypatch.setenv("PATH", card)
+    assert verbs_stages._looks_first(wanted) is looks
+    assert not verbs_stages._looks_first(load("smollm2_135m"))  # from worked solutions: nothing is spent
+    monkeypatch.setenv("PATH", "")
+    assert not verbs_stages._looks_first(wanted)
+
+
+@pytest.mark.slow
+def test_in_batches_each_step_of_all_problems_is_one_batch(tmp_path):
+    with gemini(acceptance=1.0) as server:
+        done = distil(tmp_path, server.url, "problems.limit=150", "distill.batch=true")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert server.stats()["outcomes"]["batch"] == 4, "constraints, plans, scores, executions"
 
 
 @pytest.mark.slow

@@ -3,10 +3,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
-from plantune_lite import Distill, one_problem, practice
-from plantune_lite.estimate import distillation, rows
+import pytest
+
+from plantune_lite import GRPO, Distill, one_problem, practice
+from plantune_lite.estimate import distillation, judging, over_budget, rows
 from plantune_lite.ledger import Ledger, call_key, recorded
+from plantune_lite.recipe_files import load
 from plantune_lite.records import Reply
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=20))
@@ -38,8 +42,50 @@ def test_other_teachers_stand_beside_it_and_worked_costs_nothing():
     assert rows(costs)[-1][3] == "free" and "20 problems have a worked solution" in costs[-1].note
 
 
-def test_a_server_of_ones_own_is_free():
-    assert distillation(PROBLEMS, Distill("http://127.0.0.1:8080/v1"), {})[0].usd == (0.0, 0.0)
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "[::1]"])
+def test_a_server_of_ones_own_is_free(host):
+    assert distillation(PROBLEMS, Distill(f"http://{host}:8080/v1"), {})[0].usd == (0.0, 0.0)
+
+
+def test_a_server_whose_name_only_looks_like_this_machine_is_not_free():
+    part = Distill("https://localhost.example.org/v1", model="gemini-2.5-pro")
+    assert distillation(PROBLEMS, part, {})[0].usd[1] > 0
+
+
+JUDGED = GRPO(steps=50, prompts_per_step=4, group=8, reward="answer+plan", judge="teacher")
+
+
+def test_a_judge_is_priced_by_the_answers_of_all_steps_and_only_where_there_is_one():
+    wanted = replace(load("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED)
+    one = judging(wanted, {})
+    assert one.calls[1] == 50 * 4 * 8 and one.usd[1] > 0
+    assert judging(replace(wanted, grpo=replace(JUDGED, steps=100)), {}).usd[1] == pytest.approx(2 * one.usd[1])
+    assert judging(replace(wanted, distill=Distill("http://[::1]:8080/v1")), {}).usd == (0.0, 0.0)
+    assert judging(replace(wanted, grpo=replace(JUDGED, judge="alignment")), {}) is None
+    assert judging(replace(wanted, grpo=None), {}) is None
+
+
+def test_a_range_that_passes_the_budget_is_said_with_the_judges_part_in_it():
+    first = distillation(PROBLEMS, Distill("gemini"), {})[0]
+    judge = judging(replace(load("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED), {})
+    assert over_budget(first, None, None) == over_budget(first, None, first.usd[1]) == ""
+    assert f"it can come to ${first.usd[1]:.2f}" in over_budget(first, None, first.usd[1] / 2)
+    assert "judge" in over_budget(first, judge, first.usd[1])
+
+
+def test_estimate_prints_what_the_judge_asks_and_that_the_budget_may_not_suffice():
+    settings = [
+        "problems.limit=20",
+        "distill.teacher=gemini",
+        "distill.max_usd=0.01",
+        "grpo=default",
+        "grpo.judge=teacher",
+    ]
+    command = [sys.executable, "-m", "plantune_lite.cli", "estimate", "smollm2_135m", *settings, "grpo.steps=10"]
+    environ = {**os.environ, "GEMINI_API_KEY": "x"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert "judge: grpo.judge=teacher asks gemini-3.8-flash up to 320 times" in done.stdout, done.stdout + done.stderr
+    assert "distill.max_usd=0.01 may not suffice" in done.stdout
 
 
 def test_estimate_prints_the_table_and_what_is_assumed():

@@ -92,6 +92,117 @@ def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     assert runs.read_manifest(tmp_path / "m" / "r")["stages"] == {}
 
 
+# --- several machines -------------------------------------------------------------------------------------------------
+
+
+def went_on(folder, session, *done, files=()):
+    """A session on some machine that ended with these stages done."""
+    for name in files:
+        write_whole(folder / name, f"{name} of {session}")
+    manifest = runs.read_manifest(folder)
+    manifest["sessions"] = [*manifest.get("sessions", []), session]
+    manifest["stages"] = {
+        name: {"status": "done", "outputs": runs.outputs_of(folder, (name,))} if name in done else {"status": "running"}
+        for name in ("distill", "sft")
+    }
+    runs.write_manifest(folder, manifest)
+
+
+@pytest.fixture
+def machines(tmp_path):
+    """The run on machine A after distilling, on machine B, which trained it, and their mirror."""
+    here, there, drive = tmp_path / "a" / "r", tmp_path / "b" / "r", tmp_path / "drive"
+    runs.write_manifest(here, {"format": 1, "id": "mine", "stages": {}})
+    went_on(here, "a1", "distill", files=("distill/plans.jsonl",))
+    write_whole(here / "merged" / "model.safetensors", "of A")
+    mirrored(here, drive)
+    bring_back(drive, there)
+    went_on(there, "b1", "distill", "sft", files=("sft/adapter.safetensors",))
+    mirrored(there, drive)
+    return here, there, drive
+
+
+def test_what_another_machine_trained_is_brought_back_before_anything_is_mirrored(machines):
+    here, _, drive = machines
+    said = []
+    assert bring_back(drive, here, said.append) == 3 and "has come further" in said[0]
+    mirrored(here, drive)
+    for folder in (here, drive / "r"):
+        assert (folder / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors of b1"
+        assert runs.read_manifest(folder)["sessions"] == ["a1", "b1"]
+    (old,) = (here / "old").iterdir()
+    assert names(old) == {"manifest.json", "distill/plans.jsonl", "merged/model.safetensors"}
+
+
+def test_a_checkpoint_of_an_unfinished_training_elsewhere_is_brought_back_too(machines):
+    here, there, drive = machines
+    went_on(there, "b2", "distill", files=("sft/checkpoint-7/trainer_state.json",))
+    mirrored(there, drive)
+    bring_back(drive, here)
+    assert (here / "sft" / "checkpoint-7" / "trainer_state.json").exists()
+
+
+def test_a_run_that_went_on_in_two_places_is_refused_and_neither_is_overwritten(machines):
+    here, _, drive = machines
+    went_on(here, "a2", "distill", files=("distill/more.jsonl",))
+    with pytest.raises(RunError, match="went on apart from each other.*without --mirror.*move .* away"):
+        bring_back(drive, here)
+    said = []
+    mirrored(here, drive, said.append)
+    assert len(said) == 1 and "another machine has gone on with r there" in said[0]
+    assert (drive / "r" / "sft" / "adapter.safetensors").exists() and not (drive / "r" / "distill/more.jsonl").exists()
+
+
+def test_what_is_finished_here_alone_never_makes_way(machines):
+    here, _, drive = machines
+    manifest = runs.read_manifest(here)
+    manifest["stages"]["corpus"] = {"status": "done", "outputs": {}}  # while the mirror was away
+    runs.write_manifest(here, manifest)
+    with pytest.raises(RunError, match="went on apart"):
+        bring_back(drive, here)
+
+
+def test_without_marks_of_sessions_the_stages_that_are_done_say_who_is_ahead(machines):
+    here, there, drive = machines
+    for folder in (here, there, drive / "r"):
+        runs.write_manifest(folder, {**runs.read_manifest(folder), "sessions": []})
+    assert bring_back(drive, there) == 0 and bring_back(drive, here) == 3
+
+
+def test_what_is_made_anew_here_leaves_the_mirror_and_what_is_lost_here_comes_back(machines):
+    _, there, drive = machines
+    (there / "distill" / "plans.jsonl").unlink()
+    (there / "sft" / "adapter.safetensors").rename(there / "adapter.of.b1")  # as --again moves it to old/
+    went_on(there, "b2", "distill")
+    manifest = runs.read_manifest(there)
+    manifest["stages"]["distill"] = runs.read_manifest(drive / "r")["stages"]["distill"]
+    runs.write_manifest(there, manifest)
+    assert bring_back(drive, there) == 1
+    mirrored(there, drive)
+    assert (there / "distill" / "plans.jsonl").read_text() == "distill/plans.jsonl of a1"
+    assert not (drive / "r" / "sft" / "adapter.safetensors").exists()
+
+
+def test_files_of_ones_own_stay_where_a_run_is_restored_and_half_a_run_makes_way(machines, tmp_path):
+    _, _, drive = machines
+    write_whole(tmp_path / "c" / "r" / "mine.csv", "mine")
+    write_whole(tmp_path / "c" / "r" / "sft" / "checkpoint-1" / "state", "half")
+    assert bring_back(drive, tmp_path / "c" / "r") == 3
+    assert (tmp_path / "c" / "r" / "mine.csv").exists() and not (tmp_path / "c/r/sft/checkpoint-1").exists()
+
+
+def test_a_mirror_that_cannot_be_read_back_leaves_what_is_here(machines):
+    here, _, drive = machines
+    (drive / "r" / "sft" / "adapter.safetensors").unlink()
+    before = names(here)
+    with pytest.raises(RunError, match="cannot be read back"):
+        bring_back(drive, here)
+    assert {name for name in names(here) if not name.startswith(".")} == before
+
+
+# --- the ledger -------------------------------------------------------------------------------------------------------
+
+
 def ledger_with(path, *calls, run="r"):
     async def ask():
         with Ledger(path, run=run) as ledger:

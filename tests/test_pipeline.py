@@ -219,6 +219,16 @@ def test_a_stage_verb_says_which_stage_it_needs(tmp_path):
         run_toy(tmp_path / "r", only=("problems", "suites", "distill", "sft"))
 
 
+def test_a_training_that_cannot_be_shared_takes_one_card_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTUNE_PROCESSES", "2")
+    made = [toy("grpo", "train") if stage.name == "grpo" else stage for stage in stages(*ALL[:4], "grpo")]
+    lines = []
+    run(replace(RECIPE, grpo=GRPO(start="base")), to=tmp_path, stages=made, say=lines.append)
+    assert "grpo works in one process, on one card" in lines
+    assert (tmp_path / "log.txt").read_text().count("from step 0\n") == 1
+    assert [stage.name for stage in STAGES if stage.shared] == ["sft"]
+
+
 def test_two_runs_cannot_share_a_folder(tmp_path):
     (tmp_path / "r").mkdir()
     with runs.locked(tmp_path / "r" / ".lock"), pytest.raises(RunError, match="in use by another plantune"):
@@ -239,6 +249,43 @@ def test_plans_from_gemini_stay_when_the_key_is_gone_and_unfinished_ones_ask_for
     assert pipeline.with_teacher(gemini, {}, {"stages": {"distill": entry}}, print) == gemini
     with pytest.raises(RunError, match="set GEMINI_API_KEY, and it goes on"):
         pipeline.with_teacher(gemini, {}, {"stages": {"distill": {**entry, "status": "stopped"}}}, print)
+
+
+def test_a_run_that_began_without_a_key_stays_its_own_teachers_when_one_comes(tmp_path, monkeypatch):
+    asked = override(RECIPE, ["distill.teacher=gemini"])
+
+    def lines_of(key, **options):
+        monkeypatch.setenv("GEMINI_API_KEY", key)
+        lines = []
+        run(asked, to=tmp_path / "r", stages=stages(*ALL), say=lines.append, **options)
+        return lines
+
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    assert "distill.teacher='self'" in lines_of("")[0]
+    kept = lines_of("x")
+    assert "began without a key" in kept[0] and "--again distill" in kept[0]
+    assert all("done before" in line for line in kept[1:])
+    lines_of("x", again="distill")
+    assert runs.read_manifest(tmp_path / "r")["stages"]["distill"]["inputs"]["distill.teacher"] == "gemini"
+
+
+def test_a_key_that_comes_before_the_first_plan_is_used(tmp_path):
+    gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
+    entry = {"inputs": {"distill.teacher": "self"}, "status": "failed"}
+    manifest = {"without_key": True, "stages": {"distill": entry}}
+    asking = ({"GEMINI_API_KEY": "x"}, manifest, print)
+    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
+    (tmp_path / "trajectories.jsonl").write_text("{}\n")
+    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "self"
+    del manifest["without_key"]  # asked for by its user
+    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
+
+
+def test_waiting_for_batches_is_not_counted_against_the_deadline():
+    manifest = {"stages": {"distill": {"seconds": 36_000.0}, "sft": {"seconds": 3600.0}}}
+    assert pipeline._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 0.0
+    in_batches = override(RECIPE, ["max_hours=4", "distill.teacher=gemini", "distill.batch=true"])
+    assert pipeline._hours_left(in_batches, manifest) == 3.0
 
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
@@ -347,6 +394,27 @@ def test_a_mirror_of_another_run_of_the_same_name_is_not_overwritten(tmp_path):
     assert (tmp_path / "m" / "r" / "sft" / "adapter.txt").exists()
 
 
+def test_a_machine_that_only_distilled_takes_over_what_another_trained_and_mirrored(tmp_path):
+    here, there, drive = tmp_path / "a" / "r", tmp_path / "b" / "r", tmp_path / "m"
+    run_toy(here, mirror=drive, only=("problems", "suites", "distill", "corpus"))
+    run_toy(there, mirror=drive)
+    lines = run_toy(here, mirror=drive)
+    assert "has come further" in lines[0] and all("done before" in line for line in lines[2:])
+    assert (drive / "r" / "sft" / "adapter.txt").read_text() == (here / "sft" / "adapter.txt").read_text()
+
+
+def test_what_is_made_again_without_the_mirror_replaces_what_it_had(tmp_path):
+    run_toy(tmp_path / "r", mirror=tmp_path / "m")
+    old = names_in(tmp_path / "m" / "r" / "sft")
+    run_toy(tmp_path / "r", "sft.max_steps=5", again="sft")
+    run_toy(tmp_path / "r", "sft.max_steps=5", mirror=tmp_path / "m")
+    assert "checkpoint-12" in old and names_in(tmp_path / "m" / "r" / "sft") == {"checkpoint-4", "adapter.txt"}
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir() if path.is_file() or any(path.iterdir())}
+
+
 @pytest.mark.parametrize("mirror", ["r/m", "."])
 def test_a_mirror_in_the_run_or_around_it_is_refused(tmp_path, mirror):
     with pytest.raises(RunError, match="lie in each other"):
@@ -385,3 +453,16 @@ def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_pa
     runs.write_manifest(tmp_path / "r", manifest)
     assert "[6/6] evaluate  goes on" in run_toy(tmp_path / "r")
     assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
+
+
+def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_more(tmp_path):
+    run_toy(tmp_path / "r", "distill.max_usd=1")
+    manifest = runs.read_manifest(tmp_path / "r")
+    manifest["stages"]["distill"]["summary"].update(partial=True, max_usd=1.0)
+    runs.write_manifest(tmp_path / "r", manifest)
+    assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=1"))
+    lines = run_toy(tmp_path / "r", "distill.max_usd=2")
+    assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines
+    assert "from step 12" not in (tmp_path / "r" / "log.txt").read_text()
+    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"corpus", "sft", "eval"}
+    assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=2"))
