@@ -237,7 +237,7 @@ def test_a_reference_is_kept_where_the_trainer_keeps_none(base, start):
 def test_a_reference_that_is_another_model_is_noticed():
     state = SimpleNamespace(log_history=[{"spread": 1.0}], global_step=1)
     with pytest.raises(TrainingError, match=r"the reference is not the model this training began with \(KL 0.5 at"):
-        Signs(print, 64).on_log(None, state, None, {"kl": 0.5})
+        Signs(print, 64, longer="").on_log(None, state, None, {"kl": 0.5})
 
 
 def test_small_batches_and_recomputed_activations_give_the_same_steps(base, start, tmp_path):
