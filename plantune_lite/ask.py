@@ -40,11 +40,16 @@ class Answered:
     drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: it was no plan
 
 
-def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
-    """A run's recipe, the stage that was the last to train, and the model that it left."""
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run was made with."""
     if not (run / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
-    manifest, recipe = runs.read_manifest(run), load(run)
+    return load(run)
+
+
+def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
+    """A run's recipe, the stage that was the last to train, and the model that it left."""
+    recipe, manifest = recipe_of(run), runs.read_manifest(run)
     trained = manifest.get("final")
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")

@@ -21,7 +21,7 @@ def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 
 
 def _looks_first(wanted: Any) -> bool:
-    """Whether the untuned student is asked before a distillation: where plans cost something, and it has a card.
+    """Whether the untuned student is asked before a distillation: where plans cost money or hours, and it has a card.
 
     A server on this machine may be on that card itself.
     """

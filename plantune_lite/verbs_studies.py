@@ -109,13 +109,13 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
 
 def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
     """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
-    from plantune_lite.recipe_files import load, override
+    from plantune_lite.ask import recipe_of
+    from plantune_lite.recipe_files import override
     from plantune_lite.records import RunError
 
-    if settings and (folder / "recipe.json").is_file():
-        made = load(folder)
-        if override(made, settings) != made:
-            raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
+    made = recipe_of(folder)
+    if override(made, settings) != made:
+        raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
 
 
 probe.group = "Studies"
