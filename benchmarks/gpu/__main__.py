@@ -39,7 +39,7 @@ PARTS = {
     "grpo": Part("grpo", 15, "how fast is GRPO, and how much of it is sampling?"),
     "same": Part("same", 3, "is what was trained what is handed out?"),
     "pays-sft": Part("pays", 18, "does learning to plan pay on gsm8k?", ("--part", "choose", "untuned", "sft", "use")),
-    "pays-rl": Part("pays", 18, "which reward pays, and does mixing?", ("--part", "grpo", "mixed")),
+    "pays-rl": Part("pays", 25, "which reward pays, which filter, does mixing?", ("--part", "grpo", "filter", "mixed")),
 }
 
 

@@ -14,11 +14,12 @@ test. The parts, in this order; several processes share the card, and no call ne
     sft          baseline (the data set's solutions), M1 (plan, then solution), M2 (plan alone), three seeds
     grpo         from M1: R_ans, R_ans + R_plan, guided (PTA-GRPO): 100 steps of 32 completions, the same for all
     use          does the plan do the work: own, none, another problem's, dropped
+    filter       M1 taught what it says itself: unfiltered, plans that score well, and of these the right answers
     mixed        M1 with as many practice problems in the same number of steps
 
-The arms see the same problems and learned tokens, as in benchmarks/arms.py. What `worked` cannot be asked: it scores no
-plan, so there is no one-stage and no two-stage filter; and its working is the data set's, so the control is the
-baseline word for word, but for rows that the page counts. Unmeasured so far.
+The arms see the same problems and learned tokens, as in benchmarks/arms.py. Nobody scores the plans of `worked`, so the
+filters are asked about M1's own plans, scored by their likeness to the data set's; and its working is the data set's,
+so the control is the baseline word for word, but for rows that the page counts. Unmeasured so far.
 """
 
 import argparse
@@ -31,9 +32,9 @@ from benchmarks.gpu import card, pays_table
 from benchmarks.gpu.jobs import Job, known, measured, whole
 from benchmarks.gpu.pays_rows import FULL, TINY, Sizes, corpora, split
 from benchmarks.gpu.pays_student import GRPO_RATE, IN_MINIATURE, run
-from benchmarks.gpu.pays_table import REWARDS, SEEDS, UNTUNED
+from benchmarks.gpu.pays_table import FILTERS, REWARDS, SEEDS, UNTUNED
 
-PARTS = ("choose", "untuned", "sft", "grpo", "use", "mixed")
+PARTS = ("choose", "untuned", "sft", "grpo", "use", "filter", "mixed")
 AT_ONCE = 6  # their seconds say nothing, their answers do
 MOST_PROCESS = 540.0  # seconds; what is not done by then goes on next time
 
@@ -43,7 +44,7 @@ def main(given: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.pays")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS)
-    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this seed of sft and mixed")
+    parser.add_argument("--seed", type=int, choices=SEEDS, help="only this seed of sft, filter and mixed")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
     parser.add_argument("--write", action="store_true", help="only write down what is there")
@@ -93,9 +94,11 @@ def names(part: str, work: Path, sizes: Sizes, seed: int | None) -> list[str]:
         return [f"sft {arm} {seed}" for seed in seeds for arm in ("m1", "baseline", "m2") if arm in chosen]
     if part == "mixed":
         return [f"sft mixed {seed}" for seed in seeds if "m1" in chosen]
-    arms = {"grpo": ("m1",), "use": ("m1", "m2")}[part]
+    arms = {"grpo": ("m1",), "filter": ("m1",), "use": ("m1", "m2")}[part]
     if missing := [arm for arm in arms if not (f"sft {arm} 0" in done and adapter(arm, work).is_file())]:
         return [f"sft {arm} 0" for arm in missing if arm in chosen]
+    if part == "filter":
+        return [f"sft {arm} {seed}" for arm in FILTERS for seed in seeds] if "own m1" in done else ["own m1"]
     return [f"grpo {reward}" for reward in REWARDS] if part == "grpo" else [f"use {arm} 0" for arm in arms]
 
 

@@ -2,15 +2,17 @@
 
 train, apart, test = split(FULL)      apart: train problems that rates are chosen on
 corpora(work, FULL)                   work/rows/ARM/train.jsonl, the same problems for all arms
+filtered(work, FULL)                  the same of what M1 itself said, of which each filter keeps as many rows
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
-from benchmarks.gpu.pays_table import ARMS, SEEDS
+from benchmarks.gpu.pays_table import ARMS, FILTERS, SEEDS
 
 RATES = ("2e-4", "5e-4", "1e-3")
 
@@ -30,12 +32,15 @@ class Sizes:
     prompts: int = 4  # a step
     group: int = 8
     completion: int = 320
+    own_problems: int = 3000  # train problems that M1 answers for the filters
+    own_tries: int = 4
+    filter_steps: int = 40
     rates: tuple[str, ...] = RATES
     seeds: tuple[int, ...] = SEEDS
 
 
 FULL = Sizes()
-TINY = Sizes(12, 2, 2, 1, 1, 2048, 6, 1, 1, 4, 6, RATES[:1], SEEDS[:1])
+TINY = Sizes(12, 2, 2, 1, 1, 2048, 6, 1, 1, 4, 6, 4, 2, 1, RATES[:1], SEEDS[:1])
 
 
 def split(sizes: Sizes) -> tuple[list[Any], list[Any], list[Any]]:
@@ -65,6 +70,62 @@ def corpora(work: Path, sizes: Sizes) -> None:
     (work / "rows" / "control.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
+def filtered(work: Path, sizes: Sizes) -> None:
+    """Rows of what M1 said on train problems: any of it, well-scored plans, and of these the right answers.
+
+    A plan's score is how far it goes the way of the data set's own (R_plan, of 100), and the better half passes.
+    """
+    if (work / "rows" / "filters.json").is_file():
+        return
+    from plantune_lite import corpus, plans
+    from plantune_lite.alignment import Alignment
+    from plantune_lite.recipe import Corpus
+    from plantune_lite.records import Score, Trajectory, read_jsonl, read_records
+
+    train, _, test = split(sizes)
+    asked = {problem.id: problem for problem in train}
+    reference = {row["problem_id"]: row["plan"] for row in read_jsonl(work / "rows" / "m1" / "prompts.jsonl")}
+    judge = Alignment([(asked[id].question, plan) for id, plan in reference.items()])
+    said = read_records(Score, own_answers(work))
+    planned = [(one, plan) for one in said if one.problem_id in reference and (plan := plans.parse(one.text))]
+    alike = judge(
+        [asked[one.problem_id].question for one, _ in planned],
+        [plan.plan for _, plan in planned],
+        [reference[one.problem_id] for one, _ in planned],
+    )
+    trajectories = [
+        Trajectory(
+            problem_id=one.problem_id,
+            sample=one.sample,
+            question=asked[one.problem_id].question,
+            plan=plan.plan,
+            execution=plan.execution,
+            answer=one.prediction,
+            score=round(100 * like),
+            teacher="m1",
+        )
+        for (one, plan), like in zip(planned, alike, strict=True)
+    ]
+    bar = round(100 * median(alike))
+    kept = {}
+    for arm, filter in FILTERS.items():
+        part = Corpus(filter=filter, min_score=bar, per_problem=sizes.own_tries, dedup="exact", validation=0.0)
+        corpus.build(trajectories, train, {"gsm8k": test}, part, work / "rows" / arm)
+        kept[arm] = list(read_jsonl(work / "rows" / arm / "train.jsonl"))
+    least = min(map(len, kept.values()))
+    for arm, rows in kept.items():
+        _write(work, arm, Random(0).sample(rows, least))
+    right = sum(bool(one.same) for one in said)
+    told = {"answers": len(said), "with_a_plan": len(planned), "right": right, "bar": bar, "rows_each": least}
+    told["passed"] = {arm: len(rows) for arm, rows in kept.items()}
+    (work / "rows" / "filters.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def own_answers(work: Path) -> Path:
+    """What M1's first seed said on train problems."""
+    return work / "m10" / "own.jsonl"
+
+
 def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutions: str) -> list[dict]:
     from plantune_lite import corpus, worked
     from plantune_lite.recipe import Corpus
@@ -92,7 +153,6 @@ def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
     """Half gsm8k, half practice, as many as before."""
     from plantune_lite.plans import ask_plainly, render
     from plantune_lite.practice import generate
-    from plantune_lite.records import write_records
 
     half = len(rows) // 2
     practice = [
@@ -103,4 +163,10 @@ def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
         }
         for one in generate("train", seed=0, limit=len(rows) - half)
     ]
-    write_records(work / "rows" / "mixed" / "train.jsonl", Random(0).sample(rows, half) + practice)
+    _write(work, "mixed", Random(0).sample(rows, half) + practice)
+
+
+def _write(work: Path, arm: str, rows: list[dict]) -> None:
+    from plantune_lite.records import write_records
+
+    write_records(work / "rows" / arm / "train.jsonl", rows)

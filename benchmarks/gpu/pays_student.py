@@ -9,11 +9,12 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.gpu.jobs import known
-from benchmarks.gpu.pays_rows import Sizes, split
-from benchmarks.gpu.pays_table import ARMS
+from benchmarks.gpu.pays_rows import Sizes, filtered, own_answers, split
+from benchmarks.gpu.pays_table import ARMS, FILTERS
 
 IN_MINIATURE = "qwen3_4b"  # whose family stands in for SmolLM2
 GRPO_RATE = 2e-5  # that of benchmarks/grpo_rewards.py: all rewards have the same
+TRIED_AT = 0.7  # temperature of what M1 says for the filters
 ANSWERED_AT_ONCE = 512  # replies: a large card, and a small student
 
 
@@ -30,12 +31,14 @@ def run(job: list[str], work: Path, sizes: Sizes, tiny: bool) -> dict[str, Any]:
         return one.tuned(work / f"{name}{rest[0]}", name, _rate(name, work, sizes), int(rest[0]))
     if kind == "grpo":
         return one.reinforced(work / f"grpo {name}", name)
+    if kind == "own":
+        return one.own()
     return one.untuned(name) if kind == "untuned" else one.use(name)
 
 
 def _rate(arm: str, work: Path, sizes: Sizes) -> float:
-    """The rate with which most problems that were kept apart are solved; a mix has M1's."""
-    arm = "m1" if arm == "mixed" else arm
+    """The rate with which most problems that were kept apart are solved; a mix has M1's, and so has what it said."""
+    arm = "m1" if arm == "mixed" or arm in FILTERS else arm
     done = known(work, "pays")
     return float(max(sizes.rates, key=lambda rate: done[f"choose {arm} {rate}"]["accuracy"]))
 
@@ -72,9 +75,11 @@ class _Process:
         torch.manual_seed(seed)
         if not (out / "adapter_model.safetensors").is_file():
             rows = list(read_jsonl(self.work / "rows" / arm / "train.jsonl"))
-            loaded = self.load(training=True, seed=seed)
+            start = self.work / "m10" if arm in FILTERS else None
+            steps = self.sizes.filter_steps if arm in FILTERS else self.sizes.steps
+            loaded = self.load(training=True, adapter=start, seed=seed)
             at_once = self._rows_a_step(loaded.tokenizer, arm, rows)
-            part = SFT(max_steps=self.sizes.steps, batch_size=at_once, accumulate=1, learning_rate=rate, save_steps=150)
+            part = SFT(max_steps=steps, batch_size=at_once, accumulate=1, learning_rate=rate, save_steps=150)
             summary = sft.train(loaded, rows, part, out, max_length=self.sizes.length, seed=seed, say=_nothing)
             write_whole(out / "summary.json", json.dumps({**summary, "rate": rate, "rows_a_step": at_once}) + "\n")
         else:
@@ -133,6 +138,27 @@ class _Process:
         told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
         return {**self.asked(self.load(adapter=out), self.test, "m1", out / "test.jsonl"), "training": told["line"]}
 
+    def own(self) -> dict[str, Any]:
+        """M1's answers to train problems, several each, and of these what each filter keeps."""
+        from plantune_lite import evaluate
+
+        out = own_answers(self.work)
+        asked = self.train[: self.sizes.own_problems]
+        figures = evaluate.evaluate(
+            # In miniature it says nothing that is a plan.
+            _as_the_data_set(asked) if self.tiny else self.load(adapter=out.parent).generate,
+            asked,
+            mode="m1",
+            out=out,
+            samples=self.sizes.own_tries,
+            temperature=TRIED_AT,
+            max_tokens=self.sizes.tokens,
+            model=out.parent.name,
+            chunk=ANSWERED_AT_ONCE // self.sizes.own_tries,
+        )
+        filtered(self.work, self.sizes)
+        return {"line": figures["line"]}
+
     def use(self, arm: str) -> dict[str, Any]:
         """The student's plans taken away, exchanged, shortened."""
         from plantune_lite import interventions
@@ -171,6 +197,18 @@ class _Process:
             chunk=len(problems),
         )
         return {"line": figures["line"], "accuracy": figures["accuracy"]["value"], "cut_off": figures["truncated"]}
+
+
+def _as_the_data_set(problems: list[Any]) -> Any:
+    from plantune_lite import worked
+    from plantune_lite.plans import question_text, render
+    from plantune_lite.records import Reply
+
+    told = {question_text(one): worked.plan_of(one) for one in problems}
+    return lambda prompts, sampling: [
+        [Reply(text=render(said.plan, said.execution))] * sampling.n
+        for said in (told[prompt[-1]["content"]] for prompt in prompts)
+    ]
 
 
 def _nothing(line: str) -> None:

@@ -12,6 +12,7 @@ from benchmarks.report import markdown
 
 SEEDS = (0, 1, 2)
 UNTUNED = ("zero_shot_cot", "plan_then_solve", "few_shot")
+FILTERS = {"unfiltered": "none", "one_stage": "plan", "two_stage": "both"}  # of M1's own plans on train problems
 REWARDS = {"answer": "R_ans", "answer+plan": "R_ans + R_plan", "guided": "guided (PTA-GRPO)"}
 
 
@@ -28,6 +29,7 @@ ARMS = {
     "m1": Arm({"target": "plan+solution", "solutions": "teacher"}, "m1"),
     "m2": Arm({"target": "plan", "solutions": "teacher"}, "m2"),
     "mixed": Arm({}, "m1"),  # made of M1's
+    **{arm: Arm({}, "m1") for arm in FILTERS},  # M1's first seed, taught what it said itself
 }
 
 
@@ -72,6 +74,8 @@ def write_down(
         if name in done:
             text += f"\n\nPlans of {name.split()[1]}, seed 0: {done[name]['line']}."
     control = json.loads((work / "rows" / "control.json").read_text(encoding="utf-8"))
+    filters = work / "rows" / "filters.json"
+    filtered = json.loads(filters.read_text(encoding="utf-8")) if filters.is_file() else None
     card.write_down(
         "pays",
         work,
@@ -86,9 +90,10 @@ def write_down(
             },
             "jobs": dict(done),
             "control": control,
+            "filters": filtered,
             "settings": dict(settings),
         },
-        text=text + "\n\n" + _told(len(test), control, settings),
+        text=text + "\n\n" + _told(len(test), control, filtered, settings),
     )
 
 
@@ -102,13 +107,16 @@ def _pairs(found: Mapping[str, Sequence[float]]) -> list[tuple[str, str]]:
     if untuned:
         best = max(untuned, key=lambda arm: fmean(found[arm]))
         pairs += [(arm, best) for arm in ("baseline", "m1", "m2")]
+    pairs += [("one_stage", "unfiltered"), ("two_stage", "unfiltered"), ("two_stage", "one_stage")]
     first, *others = (f"GRPO, {title}" for title in REWARDS.values())
     known = set(found) | ({"m1, first seed"} if "m1" in found else set())
-    pairs += [(arm, "m1, first seed") for arm in (first, *others)] + [(other, first) for other in others]
+    pairs += [(arm, "m1, first seed") for arm in ("two_stage", first, *others)] + [(other, first) for other in others]
     return [(one, other) for one, other in pairs if one in known and other in known]
 
 
-def _told(tested: int, control: Mapping[str, Any], settings: Mapping[str, Any]) -> str:
+def _told(
+    tested: int, control: Mapping[str, Any], filtered: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> str:
     other = control["other_than_the_baseline"]
     said = "word for word the baseline" + (f" but in {other} rows" if other else "")
     dropped = ", ".join(f"{number} {reason}" for reason, number in control["rejected"].items()) or "none"
@@ -121,6 +129,19 @@ def _told(tested: int, control: Mapping[str, Any], settings: Mapping[str, Any]) 
         f"{settings['completion']} tokens, rate {settings['grpo_rate']}, the same for all rewards, one seed. The "
         "untuned model is compared at the prompt that is best on test, which favours it. An arm's share is the mean of "
         "its seeds on each problem; intervals and p values are over problems. The control (the teacher's working "
-        f"without its plan) is {said}, and so no arm. Plans are not scored here, so neither the one-stage filter (the "
-        "plan's score) nor the two-stage one (score, then answer) can be asked. 'mixed': half the rows are practice's."
+        f"without its plan) is {said}, and so no arm. 'mixed': half the rows are practice's."
+        + _of_filters(filtered, settings)
+    )
+
+
+def _of_filters(filtered: Mapping[str, Any] | None, settings: Mapping[str, Any]) -> str:
+    if filtered is None:
+        return ""
+    passed = ", ".join(f"{name} {number}" for name, number in filtered["passed"].items())
+    return (
+        f" The filters: M1's first seed answers {settings['own_problems']} train problems {settings['own_tries']} times"
+        f" ({filtered['right']} of {filtered['answers']} right, {filtered['with_a_plan']} with a plan) and goes on for "
+        f"{settings['filter_steps']} steps from what passes ({passed}), {filtered['rows_each']} rows in each arm. No "
+        "teacher is at hand that scores plans, so a plan's score is its likeness to the data set's own, as in R_plan; "
+        f"the better half passes (at least {filtered['bar']} of 100). Two stages: of these, what has the right answer."
     )
