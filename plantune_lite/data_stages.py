@@ -103,6 +103,8 @@ def distill(job: Job) -> dict[str, Any]:
             if part.batch:
                 left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
                 at_once = distill.at_once_in_batches(len(pool), bill.usd[1], left)
+                if at_once < len(pool):
+                    job.say(distill.small_batches(at_once, len(pool), part.max_usd + bill.usd[1] - left))
             async with opened as ask:
                 found = await distill.distill(
                     pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status, at_once=at_once

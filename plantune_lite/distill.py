@@ -12,6 +12,7 @@ others are left for the next time, and what was kept is there to be trained on.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections import Counter
@@ -112,6 +113,14 @@ def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
     if most_usd <= left_usd:
         return _AT_ONCE_IN_BATCHES
     return min(_AT_ONCE_IN_BATCHES, max(AT_ONCE, int(problems * left_usd / most_usd)))
+
+
+def small_batches(at_once: int, problems: int, enough_usd: float) -> str:
+    """What a budget near what all may cost means for the nights that it takes."""
+    return (
+        f"distill.max_usd covers {at_once:,} of {problems:,} problems at their dearest, so batches come one after "
+        f"another, hours each; with distill.max_usd={math.ceil(100 * enough_usd) / 100:g} all go together"
+    )
 
 
 _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave

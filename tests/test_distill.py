@@ -4,7 +4,7 @@ import json
 import pytest
 
 from plantune_lite import Distill
-from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill
+from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill, small_batches
 from plantune_lite.ledger import BudgetError
 from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict, read_records
 
@@ -186,6 +186,8 @@ def test_in_batches_so_many_are_worked_on_at_once_as_the_money_brings_to_their_e
     assert at_once_in_batches(1000, most_usd=5, left_usd=5) >= 1000
     assert at_once_in_batches(1000, most_usd=10, left_usd=5) == 500
     assert at_once_in_batches(1000, most_usd=10, left_usd=0) == AT_ONCE
+    said = small_batches(500, 1000, enough_usd=10.001)
+    assert "covers 500 of 1,000 problems" in said and said.endswith("with distill.max_usd=10.01 all go together")
 
 
 @pytest.mark.parametrize("at_once", [AT_ONCE, 300])
