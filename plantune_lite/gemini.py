@@ -34,6 +34,7 @@ from plantune_lite.attempt import (
     without_prefix,
 )
 from plantune_lite.prices import price_of
+from plantune_lite.records import encodable
 
 DEFAULT_MODEL = "gemini-3.8-flash"  # a current Flash, chosen 2026-10-07
 API_VERSION = "v1beta"  # google-genai 3.x would take v1, which knows no `gemini-*-latest` names
@@ -319,7 +320,8 @@ class Gemini:
 
 def _outcome(candidate: Any, prefix: str) -> Outcome:
     parts = (candidate.content.parts if candidate.content else None) or ()
-    text = without_prefix("".join(part.text for part in parts if part.text and not part.thought), prefix)
+    said = encodable("".join(part.text for part in parts if part.text and not part.thought))
+    text = without_prefix(said, prefix)
     reason = _word(candidate.finish_reason) or "STOP"
     logprob = candidate.avg_logprobs
     if reason == "MAX_TOKENS":

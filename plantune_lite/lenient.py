@@ -36,10 +36,12 @@ def grade(problem: Problem, text: str) -> Graded:
     """
     execution = _after_plan(text)
     gold_is_number = not problem.choices and isinstance(read(problem.answer), Number | LongNumber)
-    if marked := final_answer(execution) or final_answer(text):
+    # What only a plan is may have the answer in it; beside an execution a step "The answer is the total" is none.
+    if marked := final_answer(execution if execution.strip() else text):
         verdict = same_answer(marked, problem.answer, choices=problem.choices)
         if verdict.same is None and gold_is_number and len(numbers := _numbers(marked)) == 1:
-            verdict = same_answer(numbers[0], problem.answer)  # "that he has 15 apples left", but not "5 or 6"
+            [marked] = numbers  # "that he has 15 apples left", but not "5 or 6"
+            verdict = same_answer(marked, problem.answer)
         return Graded(marked, verdict)
     if problem.choices:
         named = _named_choice(execution.strip().rpartition("\n")[2], problem.choices)

@@ -33,6 +33,7 @@ from plantune_lite.attempt import (
     without_prefix,
 )
 from plantune_lite.prices import OVERRIDE, price_of
+from plantune_lite.records import encodable
 
 KEYS = ("OPENAI_API_KEY",)
 _ROOM = 8192  # tokens of thought we make room for where the model decides
@@ -236,7 +237,7 @@ class OpenAICompatible:
 
 
 def _outcome(choice: dict[str, Any], request: Request) -> Outcome:
-    text = _THOUGHT.sub("", choice["message"].get("content") or "", count=1)
+    text = _THOUGHT.sub("", encodable(choice["message"].get("content") or ""), count=1)
     text = without_prefix(text, prefix_of(request.messages))
     for stop in request.sampling.stop:  # where the server would not hear of them
         text = text.partition(stop)[0]

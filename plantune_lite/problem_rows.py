@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from plantune_lite.records import Kind, Problem
+from plantune_lite.records import Kind, Problem, encodable
 from plantune_lite.tables import BadRow, Draft
 from plantune_lite.verify import final_answer
 
@@ -116,7 +116,7 @@ def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False)
         text = "" if _empty(value) else str(value)
     if required and not text.strip():
         raise BadRow(f"{name} is empty")
-    if text != _encodable(text):
+    if text != encodable(text):
         raise BadRow(f"{name} holds half of a character (a lone surrogate)")
     return text if as_is else text.strip()
 
@@ -184,9 +184,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, int | float | bool) else _encodable(str(value))
-
-
-def _encodable(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which no file can hold."""
-    return text.encode("utf-8", "replace").decode()
+    return value if value is None or isinstance(value, int | float | bool) else encodable(str(value))

@@ -203,6 +203,11 @@ def read_records(kind: type[Record], path: Path) -> list[Record]:
     return [from_row(kind, row) for row in read_jsonl(path)]
 
 
+def encodable(text: str) -> str:
+    """The text without what JSON can spell and no file can hold: half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
 class JsonlWriter:
     """Appends records, each line handed to the system before the next; drops the torn line an earlier kill left."""
 

@@ -144,7 +144,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
     path = runs.home(job.run) / runs.LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, mirror.of_ledger(calls):
-        before = calls.spent_usd
+        before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
         with judge.Loop() as loop, loop.opened(opened) as ask:
             yield judge.teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)

@@ -23,7 +23,7 @@ _FILLERS = frozenset(
     ("a", "an", "the", "of", "per", "each", "every", "in", "for", "total", "altogether", "us", "/", "-")
 )
 _FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "csc", "cot", "log", "ln", "exp", "sqrt", "pi", "mod", "gcd", "lcm", "max", "infty", "cup")
+    ("sin", "cos", "tan", "csc", "cot", "log", "ln", "exp", "sqrt", "pi", "mod", "gcd", "lcm", "max", "infty")
 )
 _CURRENCY = re.compile(r"([-+]?)\s*(?:US|C|A)?([$€£¥₹]|(?:Rs\.?|USD|EUR|GBP|INR)(?![A-Za-z]))\s*(?=[-+0-9.\\(])")
 _TOKEN = re.compile(r"°\s*[CFK](?![A-Za-z])|[A-Za-z][A-Za-z.]*(?:['-][A-Za-z]+)*|[%°$€£¥₹¢/-]")

@@ -225,6 +225,7 @@ class FakeGemini(Loopback):
             "empty": _reply(prompt, _candidate("", "STOP"), 0),
             "thoughts": _reply(prompt, _candidate("", "MAX_TOKENS"), 0, thought=cap),
             "max_tokens": _reply(prompt, _candidate("Find the", "MAX_TOKENS"), cap),
+            "half": _reply(prompt, _candidate("1. Find \ud83d it.", "STOP"), 4),  # of a character; JSON can spell it
             "html": HTML,
             "torn": json.dumps(_reply(prompt, _candidate("1. Find", "STOP"), 4)).encode()[:60],
         }

@@ -92,12 +92,14 @@ class FakeOpenAI(Loopback):
 
     def _fault(self, fault: str, body: Any, prompt: str, sample: int) -> Any:
         endings = {"empty": ("", "stop"), "safety": ("", "content_filter"), "blocked": ("", "content_filter")}
-        if fault in (*endings, "html", "torn", "thinks", "length"):
+        if fault in (*endings, "html", "torn", "thinks", "length", "half"):
             self.note(fault)
         if fault in endings:
             return {"choices": [_choice(*endings[fault])], "usage": _usage(prompt, 0)}
         if fault == "length":
             return {"choices": [_choice("Find the", "length")], "usage": _usage(prompt, 2)}
+        if fault == "half":  # of a character; JSON can spell it
+            return {"choices": [_choice("1. Find \ud83d it.", "stop")], "usage": _usage(prompt, 4)}
         if fault == "thinks":
             text = f"<think>\nHm, 7?\n</think>\n\n{self.mind.reply(prompt, sample, None)}"
             return {"choices": [_choice(text, "stop")], "usage": _usage(prompt, 40)}

@@ -1,14 +1,19 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plantune_lite import train_stages
+from plantune_lite.job import Job
 from plantune_lite.judge import COMPARE, Loop, score_in, teacher_judge
 from plantune_lite.ledger import BudgetError, Ledger
-from plantune_lite.recipe import Distill
+from plantune_lite.recipe import GRPO, Distill
+from plantune_lite.recipe_files import load
 from plantune_lite.records import Reply
+from plantune_lite.runs import LEDGER
 from plantune_lite.teacher import open_teacher
 
 QUESTION, REFERENCE, PLAN = "What is 2 + 3?", ("Add both numbers.",), ("Sum the two numbers.",)
@@ -90,6 +95,30 @@ def test_a_teacher_is_paid_once_for_the_same_comparison_in_two_steps(tmp_path):
             assert judge([QUESTION] * 2, [PLAN, ("Guess.",)], [REFERENCE] * 2) == [0.5, 0.5]
             assert ask.stats.from_ledger == 2
     assert len(asked) == 2
+
+
+def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path):
+    part = GRPO(reward="answer+plan", judge="teacher")
+    job = Job(
+        run=tmp_path / "judged",
+        stage="grpo",
+        out=tmp_path / "judged" / "grpo",
+        recipe=replace(load("smollm2_135m"), name="judged", distill=Distill("gemini"), grpo=part),
+        earlier={"distill": {"usd": 0.5}},
+        hours_left=None,
+    )
+
+    async def pay(key, usd):
+        with Ledger(tmp_path / LEDGER, run="judged") as ledger:
+            await ledger.reserve(key, model="m", worst_usd=usd)
+            await ledger.settle(key, Reply(text="x"), outcome="ok", usd=usd, seconds=1.0)
+
+    asyncio.run(pay("a plan", 0.5))
+    asyncio.run(pay("a comparison before the kill", 0.25))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GEMINI_API_KEY", "a-key")
+        with train_stages._judge(job) as (_, spent):
+            assert spent() == 0.25
 
 
 def test_a_budget_used_up_is_an_error_and_no_failed_judge():

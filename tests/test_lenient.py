@@ -21,6 +21,9 @@ def asked(answer, choices=()):
         ("0.75", "she eats 3/4"),
         ("15", "<plan>\n1. Add.\n2. Add again.\n</plan>\n10 + 5 = 15"),
         ("15", "<plan>\n1. Add.\n</plan>\nWe get \\boxed{15}, not 16 or 17."),
+        ("15", "<plan>\n1. Add.\n2. The answer is the total.\n</plan>\nHe has 10 + 5 = 15 apples."),
+        ("15", "<plan>\n1. Write it as \\boxed{x}.\n</plan>\nHe has 10 + 5 = 15 apples."),
+        ("2 cups", "That makes 2."),
     ],
 )
 def test_a_right_answer_is_right_however_it_is_written(gold, text):
@@ -40,6 +43,19 @@ def test_a_right_answer_is_right_however_it_is_written(gold, text):
 )
 def test_what_commits_to_no_answer_is_not_judged(gold, text):
     assert grade(asked(gold), text).verdict.same is None
+
+
+def test_an_answer_in_prose_votes_as_the_number_it_is():
+    assert grade(asked("15"), "The answer is that he has 15 apples left.").prediction == "15"
+
+
+def test_what_is_only_a_plan_may_say_the_answer():
+    assert grade(asked("15"), "<plan>\n1. Add.\n2. The answer is 15.\n</plan>\n").verdict.same is True
+
+
+def test_a_plan_that_speaks_of_the_answer_chooses_nothing():
+    text = "<plan>\n1. The answer is the fruit that is green.\n</plan>\nIt is the pear."
+    assert grade(asked("B", FRUIT), text).verdict.same is True
 
 
 def test_an_answer_that_is_marked_counts_before_the_last_number():

@@ -192,6 +192,7 @@ TROUBLES = {
     "blocked always": ("blocked", 1),
     "safety always": ("blocked", 1),
     "no_usage": ("stop", 1),
+    "half": ("stop", 1),
 }
 
 
@@ -200,6 +201,7 @@ def test_each_trouble_ends_as_decided_and_is_never_asked_again(gemini, tmp_path,
     finish, requests = TROUBLES[marker]
     text = f"Write a plan. [[{marker}]]"
     reply = reply_to(gemini, tmp_path, text)
+    reply.text.encode()  # else no file could hold it
     assert (reply.finish, gemini.stats()["requests"]) == (finish, requests)
     assert bool(reply.text) == (finish != "blocked")
     assert reply_to(gemini, tmp_path, text) == reply and gemini.stats()["requests"] == requests
@@ -385,6 +387,7 @@ OPENAI_TROUBLES = {
     "length always": ("length", 2),
     "no_usage": ("stop", 1),
     "thinks": ("stop", 1),
+    "half": ("stop", 1),
 }
 
 
@@ -393,6 +396,7 @@ def test_each_trouble_of_an_openai_server_ends_as_decided(tmp_path, marker):
     with FakeOpenAI() as server:
         (replies,), _, _ = openai(server, tmp_path, [(chat(f"Write a plan. [[{marker}]]"), ONE, None)])
         assert (replies[0].finish, server.stats()["requests"]) == OPENAI_TROUBLES[marker]
+        replies[0].text.encode()  # else no file could hold it
         assert "<think>" not in replies[0].text
 
 
