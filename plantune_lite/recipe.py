@@ -373,6 +373,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             "sft.target is 'plan', but grpo rewards answers, which a student that only plans does not give: set "
             "sft.target='plan+solution', or grpo=none"
         )
+    if recipe.cpl and recipe.sft and recipe.sft.target != "plan+solution":
+        yield (
+            f"sft.target is {recipe.sft.target!r}, but cpl searches with a student that plans and solves, and teaches "
+            "both: set sft.target='plan+solution', or cpl=none"
+        )
     if recipe.cpl and (policy := recipe.cpl.policy) is not None:
         server = urlsplit(policy)
         if server.scheme not in ("http", "https") or not server.hostname or server.username or not server.fragment:

@@ -1,13 +1,15 @@
 """The stage that searches and learns from it (CPL): rounds of search, SFT on what was right, Step-APO on what mattered.
 
-    cpl/round1/   trees.jsonl, trees.html, pairs.jsonl, rows.jsonl, sft/ (an adapter), apo/ (an adapter, a value head)
+    cpl/round1/   trees.jsonl, trees.html, pairs.jsonl, rows.jsonl, sft/ and apo/ (an adapter each),
+                  a value head beside the last of the two
     cpl/          the last round's adapter: the run's model; section.json and charts, for the report
 
 The first round's policy is the student of the SFT stage, or the untuned one; after it the round before. A server's
 model may search in its place (cpl.policy), asked through the ledger like a teacher. As in the paper each round trains
 from the base anew, first on right paths, then on pairs, the former being the latter's reference. What a round has
-finished is not done again: search.json, taught.json, sft.json and apo.json say what that is. A round's search and SFT
-do not depend on its pairs, so that variants which differ in these share them (first_round.py).
+finished is not done again: search.json, taught.json, sft.json, apo.json and value.json say what that is. A search that
+was cut short goes on in the next call, once all rounds have come to their end: a kill before it costs no training. A
+round's search and SFT do not depend on its pairs, so that variants which differ in these share them (first_round.py).
 """
 
 import gc
@@ -42,6 +44,7 @@ from plantune_lite.train_stages import LEAST_HOURS
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
 _PAIRS_A_STEP = 8
+_LEARNED = ("taught", "sft", "apo", "value")  # what comes of a round's search, in this order
 
 Asks = Callable[[Problem], Messages]
 
@@ -56,12 +59,13 @@ def cpl(job: Job) -> dict[str, Any]:
         )
     questions = _questions(job)
     time_left = _time_left(job)
+    last = _ends_with(part)
+    made = job.out / f"round{part.rounds}" / last
+    ended = made.with_name(f"{last}.json").is_file()
     found: list[dict[str, Any]] = []
     for number in range(1, part.rounds + 1):
         of_round = _Round(job, number, questions, lambda share, left=part.rounds - number + 1: time_left(share / left))
-        found.append(of_round.run(sum(one["search"]["tokens"] for one in found)))
-    last = _ends_with(part)
-    made = job.out / f"round{part.rounds}" / last
+        found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
     shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
     cpl_section.write(job.run, job.out, found)
     solved = ", then ".join(f"{one['search']['solved']} of {one['search']['trees']}" for one in found)
@@ -83,12 +87,16 @@ def _ends_with(part: CPL) -> str:
 
 
 def _questions(job: Job) -> list[Problem]:
-    """What is searched: problems of the corpus, from which what tests restate is gone."""
+    """What is searched: problems of the corpus, from which what tests restate is gone, with an answer to work out."""
     pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
     prompts = read_jsonl(job.run / "corpus" / "prompts.jsonl")
-    found = [pool[row["problem_id"]] for row in prompts if row["kind"] != "code" and row["problem_id"] in pool]
+    prompts = (row for row in prompts if row["kind"] not in ("code", "plan"))
+    found = [pool[row["problem_id"]] for row in prompts if row["problem_id"] in pool]
     if not found:
-        raise RunError("there is no question to search: the corpus holds none with an answer that can be checked")
+        raise RunError(
+            "there is no question to search: the corpus holds none with an answer to be worked out after a plan; "
+            "programs and worlds have none"
+        )
     count = min(job.recipe.cpl.questions or len(found), len(found))
     return Random(job.recipe.seed).sample(found, count)
 
@@ -111,19 +119,29 @@ class _Round:
         self._folder = job.out / f"round{number}"
         self._ask = {problem.id: plans.ask_plainly(problem) for problem in questions}
 
-    def run(self, spent: int) -> dict[str, Any]:
-        """What is left of the round to do; `spent` are the tokens of the rounds before."""
+    def run(self, spent: int, ended: bool) -> dict[str, Any]:
+        """What is left of the round to do; `spent` are the tokens of the rounds before.
+
+        `ended` is whether the last round has come to its end before: until then what is being learned from a search
+        that was cut short is learned to the end.
+        """
         before = self._recorded("search")
-        found = self._search(spent) if before is None or before["partial"] else before
+        goes_on = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
+        found = self._search(spent) if goes_on else before
         if before is not None and found != before:  # it went on: what was learned from it is old
-            for name in ("taught", "sft", "apo"):
+            for name in _LEARNED:
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._folder / f"{name}.json").unlink(missing_ok=True)
             for later in range(self._number + 1, self._job.recipe.cpl.rounds + 1):
                 shutil.rmtree(self._job.out / f"round{later}", ignore_errors=True)
         found = {"search": self._record("search", found)}
-        for name, work in {"taught": self._teach, "sft": self._imitate, "apo": self._prefer}.items():
-            if name in ("taught", "sft", _ends_with(self._job.recipe.cpl)):
+        part = self._job.recipe.cpl
+        wanted = {"taught", "sft", _ends_with(part)}
+        if part.leaf == "value" and self._number < part.rounds:
+            wanted.add("value")
+        works = (self._teach, self._imitate, self._prefer, self._judge)
+        for name, work in zip(_LEARNED, works, strict=True):
+            if name in wanted:
                 found[name] = self._recorded(name) or self._record(name, work())
         return found
 
@@ -214,27 +232,36 @@ class _Round:
         )
 
     def _prefer(self) -> dict[str, Any]:
-        """Step-APO from there, and the next round's value head where it wants one."""
-        from plantune_lite.lab import step_apo, value
+        """Step-APO from there."""
+        from plantune_lite.lab import step_apo
 
-        part, out = self._job.recipe.cpl, self._folder / "apo"
         loaded = self._loaded(self._folder / "sft")
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
         accumulate = -(-_PAIRS_A_STEP // at_once)
         settings = {"batch_size": at_once, "accumulate": accumulate, "save_steps": self._sft().save_steps}
-        summary = step_apo.train(
-            loaded, chosen, self._ask, part, out, hours=self._hours(0.8), **settings, **self._training("apo")
+        return step_apo.train(
+            loaded,
+            chosen,
+            self._ask,
+            self._job.recipe.cpl,
+            self._folder / "apo",
+            hours=self._hours(0.8),
+            **settings,
+            **self._training("apo"),
         )
-        if part.leaf == "value" and self._number < part.rounds:
-            known = [
-                (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
-                for tree in search.trees_of(self._folder)
-                for state in pairs.states(tree)
-            ]
-            summary["value"] = value.train(loaded, known, out, seed=self._job.recipe.seed)
-            self._job.say(f"round {self._number}, {summary['value']['line']}")
-        return summary
+
+    def _judge(self) -> dict[str, Any]:
+        """What judges the next round's leaves: a value head on what this one trained last."""
+        from plantune_lite.lab import value
+
+        trained = self._folder / _ends_with(self._job.recipe.cpl)
+        known = [
+            (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
+            for tree in search.trees_of(self._folder)
+            for state in pairs.states(tree)
+        ]
+        return value.train(self._loaded(trained, training=False), known, trained, seed=self._job.recipe.seed)
 
     # --- the student
 

@@ -1,8 +1,9 @@
 """The judge of a run's plans: kept beside its probes, found again, and refused where it is of other weights.
 
-    keep(Path("runs/mine"), judge, fitted_on=problems)          writes probe/judge.json: plain numbers, no code
-    kept = judge_of(Path("runs/mine"))                          kept.judge, kept.identity, kept.knows(problem)
-    generate = judged(Path("runs/mine"), tries=4)(student)      the run's model with weak plans drawn again
+    keep(Path("runs/mine"), judge, fitted_on=problems, plan_is_all=False)
+                                                             writes probe/judge.json: plain numbers, no code
+    kept = judge_of(Path("runs/mine"))                       kept.judge, kept.identity, kept.knows(problem)
+    generate = judged(Path("runs/mine"), tries=4)(student)   the run's model with weak plans drawn again
 
 A judge reads what one model holds. Of weights that have changed since, even a little, it would say something all the
 same, and nobody would notice: so it is told which weights it belongs to.

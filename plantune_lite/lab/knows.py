@@ -1,8 +1,8 @@
 r"""Does a model know that its plan is good? A probe at the last token of a plan for "the answer will be right".
 
-    tries = tried(student, problems, file, samples=8)          what it answers, plan by plan
-    found, judge = knows(student, tries, Path("knows"))        {"auroc": {...}, "by_layer": [...], "controls": {...}}
-    judge.scores(student, [one.messages for one in tries])     [1.7, ...] below 0 a plan is weak
+    tries = tried(student, problems, file, samples=8, max_tokens=256)   what it answers, plan by plan
+    found, judge = knows(student, tries, Path("knows"))     {"auroc": {...}, "by_layer": [...], "controls": {...}}
+    judge.scores(student, [one.messages for one in tries])  [1.7, ...] below 0 a plan is weak
 
 For any model that plans before it solves. Problems are split, so the probe never saw the problems that it is judged on.
 Beside it stand what is cheaper: how long the plan is, how often the problem's other tries are right (which no one knows
@@ -21,7 +21,7 @@ from plantune_lite.answers import Show, answered
 from plantune_lite.evaluate import Mode
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
-from plantune_lite.lab.probe import Parts, split
+from plantune_lite.lab.probe import split
 from plantune_lite.lenient import Grade, grade
 from plantune_lite.records import Messages, PlantuneError, Problem, Sampling, Score
 from plantune_lite.student import Loaded
@@ -34,12 +34,15 @@ class Try:
     """One reply that begins with a plan."""
 
     problem: Problem
-    sample: int
+    score: Score
     plan: str  # the reply up to the plan's closing tag
-    answer: str | None
-    right: bool
     plan_tokens: int
     tokens: int  # with the plan's
+
+    @property
+    def right(self) -> bool:
+        """Whether its answer is right."""
+        return self.score.same is True
 
     @property
     def messages(self) -> Messages:
@@ -104,8 +107,7 @@ def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
         return None
     prompt, plan = plans.ask_plainly(problem), before + close
     tokens = len(student.encode_chat(begun(prompt, plan))) - len(student.encode_chat(prompt))
-    right = score.same is True
-    return Try(problem, score.sample, plan, score.prediction, right, tokens, max(tokens, score.tokens))
+    return Try(problem, score, plan, tokens, max(tokens, score.tokens))
 
 
 def knows(
@@ -131,13 +133,12 @@ def knows(
                 "probe needs both: take harder or easier problems, or more of them"
             )
     texts = [student.encode_chat(one.messages) for one in tries]
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out, ignore_cleanup_errors=True) as folder:
+    with residuals.room(out) as folder:
         learned = [one.plan_tokens for one in tries]
-        read = residuals.read(student, texts, Path(folder) / "plans.f32", learned=learned)
-        layers = [_fitted(read.layer(number), right, parts) for number in range(read.layers)]
-    best = max(range(read.layers), key=lambda number: layers[number][0])
-    _, probe, scores = layers[best]
+        read = residuals.read(student, texts, folder / "plans.f32", learned=learned)
+        fitted = [linear.best_fit(read.layer(number), right, parts.fit, parts.choose) for number in range(read.layers)]
+    best = max(range(read.layers), key=lambda number: fitted[number].auroc)
+    probe, scores = fitted[best].probe, fitted[best].scores
     judge = Judge(best, probe, linear.best_threshold(scores[parts.choose], right[parts.choose]))
     others = {
         "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
@@ -152,7 +153,7 @@ def knows(
         "threshold": round(judge.threshold, 4),
         "auroc": _reported(scores, right, ids, parts.report, seed),
         "within_a_problem": _within(scores, right, ids, parts.report),
-        "by_layer": [round(linear.auroc(one[parts.report], right[parts.report]), 4) for _, _, one in layers],
+        "by_layer": [round(linear.auroc(one.scores[parts.report], right[parts.report]), 4) for one in fitted],
         "controls": {name: _reported(values, right, ids, parts.report, seed) for name, values in others.items()},
         "controls_within_a_problem": {
             name: _within(values, right, ids, parts.report) for name, values in others.items() if name != "pass_rate"
@@ -166,16 +167,6 @@ def knows(
         },
     }
     return found, judge
-
-
-def _fitted(features_N_H: Any, right: Any, parts: Parts) -> tuple[float, Probe, Any]:
-    """The best penalty's AUROC on the second part, its probe, and the scores of all."""
-    tried = []
-    for strength in linear.STRENGTHS:
-        probe = linear.fit(features_N_H[parts.fit], right[parts.fit], strength=strength)
-        scores = probe(features_N_H)[:, 0].numpy()
-        tried.append((linear.auroc(scores[parts.choose], right[parts.choose]), probe, scores))
-    return max(tried, key=lambda one: one[0])
 
 
 def _pass_rates(tries: Sequence[Try]) -> Any:

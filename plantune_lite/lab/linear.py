@@ -1,6 +1,7 @@
 """Linear probes, and how good they are: logistic regression on residuals, AUROC, intervals over problems.
 
     probe = fit(residuals_N_H, labels_N_T, strength=0.01)
+    best_fit(residuals_N_H, labels_N, some_places, others).strength   0.1, the best on the others
     auroc(probe(residuals_N_H)[:, 0], labels_N)                       0.93
     over_problems(auroc, scores, labels, problem_ids, seed=0)         Estimate(value=0.93, low=0.90, high=0.96)
     difference(auroc, [(scores, others, labels, problem_ids)])        Estimate(value=0.08, low=0.01, high=0.15)
@@ -11,7 +12,7 @@ Several probes are fitted at once, a column each. A label that is not known, NaN
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from plantune_lite.intervals import LEVEL, Estimate
 
@@ -77,6 +78,28 @@ def fit(residuals_N_H: Any, labels_N_T: Any, *, strength: float) -> Probe:
 
 def _standardised(raw_N_H: Any, middle_H: Any, scale_H: Any) -> Any:
     return ((raw_N_H - middle_H) / scale_H.clamp(min=1e-6)).clamp(-_CLIP, _CLIP)
+
+
+class Fitted(NamedTuple):
+    """A probe with the penalty that is best for it."""
+
+    auroc: float  # where the penalty was chosen
+    strength: float
+    probe: Probe
+    scores: Any  # of all cases
+
+
+def best_fit(residuals_N_H: Any, labels_N: Any, fit_on: Sequence[int], choose_on: Sequence[int]) -> Fitted:
+    """One probe, fitted on some cases with each penalty; on others the best is chosen, of equals the strongest."""
+    import numpy as np
+
+    labels = np.asarray(labels_N, dtype=np.float32)
+    tried = []
+    for strength in STRENGTHS:
+        probe = fit(residuals_N_H[fit_on], labels[fit_on], strength=strength)
+        scores = probe(residuals_N_H)[:, 0].numpy()
+        tried.append(Fitted(auroc(scores[choose_on], labels[choose_on]), strength, probe, scores))
+    return max(tried, key=lambda one: (one.auroc, one.strength))
 
 
 # --- how good it is ---------------------------------------------------------------------------------------------------

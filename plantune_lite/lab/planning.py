@@ -25,9 +25,6 @@ from plantune_lite.plans import CLOSE, OPEN, clean_step
 from plantune_lite.records import Problem, Verdict
 from plantune_lite.tally import written_plan
 
-RIGHT = 2.0  # as much as a right answer is worth elsewhere
-
-
 # --- a question -------------------------------------------------------------------------------------------------------
 
 
@@ -114,11 +111,6 @@ def grade(problem: Problem, text: str) -> Graded:
 
 
 # --- rewards: plain functions that any TRL trainer takes --------------------------------------------------------------
-
-
-def valid_plan(prompts: Sequence[Any], completions: Sequence[Any], *, world: Sequence[Any], **_: Any) -> list[float]:
-    """2 for a plan that can be carried out and reaches the goal, else 0."""
-    return [RIGHT if one.check(steps_in(one, text)).valid else 0.0 for one, text in _each(completions, world)]
 
 
 def valid_prefix(

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from plantune_lite.intervals import Estimate
@@ -63,13 +62,12 @@ def probe(
     texts = [student.encode_chat(one.messages) for one in asked]
     learned = [len(text) - len(student.encode_chat(one.before)) for text, one in zip(texts, asked, strict=True)]
     say(f"{len(asked)} steps of {len(problems)} problems, half of them possible; {len(parts.report)} are reported on")
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out, ignore_cleanup_errors=True) as folder:
-        models = {"tuned": residuals.read(student, texts, Path(folder) / "tuned.f32", learned=learned)}
+    with residuals.room(out) as folder:
+        models = {"tuned": residuals.read(student, texts, folder / "tuned.f32", learned=learned)}
         generates = {"tuned": student.generate}
         if untuned := untuned and hasattr(student.model, "disable_adapter"):
             with student.untuned():
-                models["untuned"] = residuals.read(student, texts, Path(folder) / "untuned.f32", learned=learned)
+                models["untuned"] = residuals.read(student, texts, folder / "untuned.f32", learned=learned)
             generates["untuned"] = student.generate_untuned
         of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), untuned, seed) if ranked else {}
         validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
@@ -115,12 +113,12 @@ def split(problem_ids: Sequence[str], *, seed: int, spared: Collection[str] = ()
 def by_layer(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
     """A probe a layer; the layer and penalty that are best on the second part, and what they are worth on the third."""
     labels = [float(one.valid) for one in asked]
-    layers = [_best(read.layer(number), labels, parts) for number in range(read.layers)]
-    best = max(range(read.layers), key=lambda number: layers[number][0])
-    _, strength, scores = layers[best]
+    fitted = [linear.best_fit(read.layer(number), labels, parts.fit, parts.choose) for number in range(read.layers)]
+    best = max(range(read.layers), key=lambda number: fitted[number].auroc)
+    scores = fitted[best].scores
     return {
         "layer": best,
-        "strength": strength,
+        "strength": fitted[best].strength,
         "auroc": _reported(linear.auroc, scores, asked, parts.report, seed),
         "balanced_accuracy": _reported(linear.balanced_accuracy, scores, asked, parts.report, seed),
         "scores": [round(float(one), 4) for one in scores[parts.report]],
@@ -130,7 +128,8 @@ def by_layer(read: Residuals, asked: Sequence[Case], parts: Parts, *, seed: int)
             if (places := [place for place in parts.report if asked[place].after == after])
         },
         "by_layer": [
-            round(linear.auroc(one[parts.report], [labels[place] for place in parts.report]), 4) for *_, one in layers
+            round(linear.auroc(one.scores[parts.report], [labels[place] for place in parts.report]), 4)
+            for one in fitted
         ],
     }
 
@@ -143,32 +142,20 @@ def _reported(
     return asdict(linear.over_problems(measure, scores[list(places)], truth, ids, seed=seed))
 
 
-def _best(features_N_H: Any, labels: Sequence[float], parts: Parts) -> tuple[float, float, Any]:
-    """The AUROC on the second part at the penalty that is best there, that penalty, and the scores of all cases."""
-    import numpy as np
-
-    truth = np.asarray(labels, dtype=np.float32)
-    tried = []
-    for strength in linear.STRENGTHS:
-        fitted = linear.fit(features_N_H[parts.fit], truth[parts.fit], strength=strength)
-        scores = fitted(features_N_H)[:, 0].numpy()
-        tried.append((linear.auroc(scores[parts.choose], truth[parts.choose]), strength, scores))
-    return max(tried, key=lambda one: one[:2])
-
-
 def controls(read: Residuals, layer: int, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
     """What the same probes find where there is nothing to be known; the shuffled labels are learned on `layer`."""
     valid = [float(one.valid) for one in asked]
     shuffled = Random(f"shuffled {seed}").sample(valid, len(valid))
-    fitted = {
+    learned = {
         "embedding": (read.layer(0), valid),
         "shuffled": (read.layer(layer), shuffled),
         "bag_of_objects": (_bags(asked), valid),
     }
-    return {
-        name: _reported(linear.auroc, _best(features, labels, parts)[2], asked, parts.report, seed)
-        for name, (features, labels) in fitted.items()
-    }
+    found = {}
+    for name, (features, labels) in learned.items():
+        scores = linear.best_fit(features, labels, parts.fit, parts.choose).scores
+        found[name] = _reported(linear.auroc, scores, asked, parts.report, seed)
+    return found
 
 
 class _Words:

@@ -1,20 +1,35 @@
 """What a model holds at one token, every layer: read in batches, kept on the disk, one layer in memory at a time.
 
-    kept = read(student, [[1, 9690, ...], ...], Path("residuals.f32"), learned=[4, 5, ...])
+    with room(Path("probe")) as folder:
+        kept = read(student, [[1, 9690, ...], ...], folder / "residuals.f32", learned=[4, 5, ...])
     kept.layer(0)           N x H: the embeddings;   kept.layer(kept.layers - 1): what the output layer reads
     kept.logprobs[3]        the log-probabilities of the last 5 tokens of the text 3, as the model would write them
 
 The token is the last one of each text. Memory is bounded by the batch: nothing is kept of all other tokens.
 """
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from plantune_lite.records import LoadedStudent, PlantuneError
 
 TOKENS_AT_ONCE = 2048  # padding included: of these all layers are in memory together
+_ROOM = ".residuals-"
+
+
+@contextmanager
+def room(out: Path) -> Iterator[Path]:
+    """A folder in `out` for residuals, gone at the end; what a kill left of an earlier one goes too."""
+    out.mkdir(parents=True, exist_ok=True)
+    for left in out.glob(f"{_ROOM}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix=_ROOM, dir=out, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from plantune_lite import intervals, plans
+from plantune_lite import intervals, plans, tally
 from plantune_lite.lab.knows import Judge, Try, begun
 from plantune_lite.records import Generate, Messages, Reply, Sampling
 from plantune_lite.student import Loaded
-from plantune_lite.verify import same_answer
 
 TEMPERATURE = 0.7  # at least, of a plan that is drawn again
 Tell = Callable[[Sequence[float | None]], object]  # the scores of what was drawn for one reply; None: it was no plan
@@ -142,7 +141,10 @@ def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
     budget = fmean(tokens for _, tokens in judged)
     by_probe = [right for right, _ in judged]
     replies_P_n = [[one for one, _ in some] for some in of.values()]
-    by_majority = [_majority(some) for some in voters(replies_P_n, budget, lambda one: one.tokens)]
+    by_majority = [
+        float(tally.majority_is_right([one.score for one in some], some[0].problem.choices))
+        for some in voters(replies_P_n, budget, lambda one: one.tokens)
+    ]
     plain = [fmean(one.right for one, _ in some) for some in of.values()]
     shares = {"probe": by_probe, "majority": by_majority, "plain": plain}
     return {
@@ -184,12 +186,3 @@ def voters(replies_P_n: Sequence[Sequence[T]], budget: float, tokens: Callable[[
             left -= tokens(one)
             found[-1].append(one)
     return found
-
-
-def _majority(voting: Sequence[Try]) -> float:
-    """Whether most of these replies are right."""
-    right = {one.answer: one.right for one in voting if one.answer}
-    options = voting[0].problem.choices
-    votes = [one.answer for one in voting if one.answer]
-    chosen = intervals.majority(votes, lambda one, other: same_answer(one, other, choices=options).same is True)
-    return float(right.get(chosen, False))

@@ -214,9 +214,9 @@ class World:
 
     # --- exploring ----------------------------------------------------------------------------------------------------
 
-    def walk(self, rng: Random, length: int, state: int | None = None) -> list[Action]:
+    def walk(self, rng: Random, length: int) -> list[Action]:
         """A random walk: each step is drawn evenly from all that can be done; shorter only in a dead end."""
-        state, steps = self.start if state is None else state, []
+        state, steps = self.start, []
         while len(steps) < length and (options := self.applicable(state)):
             steps.append(rng.choice(options))
             state = self.step(steps[-1], state)
