@@ -280,7 +280,8 @@ def _longer(part: GRPO, most: int, room: int) -> str:
 def _less_memory(part: GRPO, args: Any, most: int, checkpointing: bool, step: int) -> str:
     ways = []
     if args.per_device_train_batch_size > 1:
-        ways.append("grpo.extra.per_device_train_batch_size=1 (the same steps)")
+        same = "" if args.loss_type == "bnpo" else " (the same steps)"  # its mean is over what is learned from at once
+        ways.append(f"grpo.extra.per_device_train_batch_size=1{same}")
     if (shorter := most * 3 // 4 // 16 * 16) >= prompts.LEAST:
         ways.append(f"grpo.max_completion={shorter}")
     if part.prompts_per_step > 1:

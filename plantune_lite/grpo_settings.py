@@ -116,7 +116,11 @@ def config(
         "use_vllm": False,  # the student answers for itself
         "eval_strategy": "no",
     }
-    return trl_config.config(GRPOConfig, settings, part.extra, "grpo", _OURS)
+    made = trl_config.config(GRPOConfig, settings, part.extra, "grpo", _OURS)
+    if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
+        asked = part.extra["scale_rewards"]
+        made.scale_rewards = {True: "group", False: "none"}.get(asked, asked)
+    return made
 
 
 def _at_once(part: GRPO, completions: int, most: int) -> int:

@@ -123,6 +123,7 @@ PRESETS = (
             "Qwen/Qwen3-4B-Instruct-2507",
             "unsloth/Qwen3-4B-Instruct-2507",
             "unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit",
+            "unsloth/Qwen3-4B-Instruct-2507-bnb-4bit",
         ),
     ),
     Preset(
@@ -133,7 +134,12 @@ PRESETS = (
         parameters=7.6,
         licence="apache-2.0",
         **_CHATML_TOKENS,
-        aliases=("Qwen/Qwen2.5-7B-Instruct", "unsloth/Qwen2.5-7B-Instruct", "unsloth/Qwen2.5-7B-Instruct-bnb-4bit"),
+        aliases=(
+            "Qwen/Qwen2.5-7B-Instruct",
+            "unsloth/Qwen2.5-7B-Instruct",
+            "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit",
+            "unsloth/Qwen2.5-7B-Instruct-bnb-4bit",
+        ),
     ),
 )
 

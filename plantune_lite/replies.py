@@ -207,6 +207,8 @@ class Replies:
         import torch
 
         on_gpu = torch.cuda.is_available()
+        if on_gpu:
+            _forget_last_batch(self._student.model)
         most = self._most or (AT_ONCE if on_gpu else at_once_on_cpu(length))
         room = _SHARE * (_free_on_gpu() if on_gpu else _free_here())
         return max(1, min(most, int(room // (length * self._bytes_a_token()))))
@@ -285,6 +287,18 @@ class _Dice:
         import torch
 
         return torch.cat(self._drawn, -1).tolist()
+
+
+_REMEMBERED = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")
+_REMEMBERED += ("temp_QA", "temp_KV", "temp_O", "RH_Q")
+
+
+def _forget_last_batch(model: Any) -> None:
+    """Drop what Unsloth remembers of the last batch: it would go when the next is read, which is measured first."""
+    for module in model.modules():
+        if "paged_attention" in vars(module):
+            for name in _REMEMBERED:
+                vars(module).pop(name, None)
 
 
 def _free_on_gpu() -> int:

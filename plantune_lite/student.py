@@ -37,6 +37,7 @@ class Loaded:
     def __init__(self, model: Any, tokenizer: Any, preset: Preset, source: Source) -> None:
         self.model, self.tokenizer, self.preset, self.source = model, tokenizer, preset, source
         self._replies = Replies(self)
+        self._padding_side = tokenizer.padding_side
 
     def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
         """Replies to a batch of conversations."""
@@ -71,6 +72,7 @@ class Loaded:
             yield self
         finally:
             set_peft_model_state_dict(self.model, own)
+            _forget_copies(self.model)
 
     def save(self, folder: Path) -> None:
         """Write the adapter, which plain PEFT loads anywhere, and the tokenizer."""
@@ -78,6 +80,7 @@ class Loaded:
         self.model.save_pretrained(folder, save_embedding_layers=False)
         # PEFT's empty card; the one that is pushed is written from the run.
         (folder / "README.md").unlink(missing_ok=True)
+        self.tokenizer.padding_side = self._padding_side  # Unsloth's trainers pad on the right
         self.tokenizer.save_pretrained(folder)
 
     @contextmanager
@@ -130,6 +133,8 @@ def load(
         _fill(model, adapter)
     if backend == "unsloth":
         _take_long_prompts(model)
+        if part.bits == 32:
+            os.environ["UNSLOTH_MIXED_PRECISION"] = "bfloat16"  # its word for: as the weights are, no autocast
     model.train(training)
     return Loaded(model, tokenizer, preset, source)
 
@@ -218,6 +223,8 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         load_in_4bit=part.bits == 4,
         load_in_16bit=part.bits == 16,
         full_finetuning=False,
+        # All of it on the card, or our sentence: left to itself it moves to the CPU what does not fit.
+        **({"device_map": {"": _device()}} if torch.cuda.is_available() else {}),
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,
         token=False,  # a token it is given, it writes to the disk; its copies need none
@@ -392,3 +399,10 @@ def _fill(model: Any, adapter: Path) -> None:
             f"{ours.get(name, 'not there')} here. Set student.model and student.lora_targets as in its recipe."
         )
     set_peft_model_state_dict(model, weights)
+    _forget_copies(model)
+
+
+def _forget_copies(model: Any) -> None:
+    """Drop the 16-bit copies of adapter weights that Unsloth before 2026.10.9 answers with, however these change."""
+    for parameter in model.parameters():
+        vars(parameter).pop("_fast_lora", None)

@@ -538,10 +538,18 @@ def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     )
 
 
+def test_fewer_rows_at_once_are_the_same_steps_only_where_the_loss_is_a_mean_over_the_step():
+    advice = [
+        grpo._less_memory(GRPO(**SMALL), SimpleNamespace(per_device_train_batch_size=8, loss_type=loss), 64, True, 0)
+        for loss in ("dr_grpo", "bnpo")
+    ]
+    assert ["(the same steps)" in one for one in advice] == [True, False]
+
+
 @pytest.mark.parametrize("settings", [(), ("grpo.start=base", "sft=none")])
 def test_advice_is_spelled_for_the_command_line_and_makes_again_what_it_changes(settings):
     recipe = override(load_recipe("gemma3_1b_grpo"), ["student.checkpointing=false", *settings])
-    part, args = recipe.grpo, SimpleNamespace(per_device_train_batch_size=8)
+    part, args = recipe.grpo, SimpleNamespace(per_device_train_batch_size=8, loss_type="dr_grpo")
     found = []
     for advice in (grpo._steadier(part), grpo._longer(part, 64, 256), grpo._less_memory(part, args, 256, False, 3)):
         for named, again in re.findall(r"(.*?)--again (\w+)", advice):

@@ -83,6 +83,14 @@ def test_greedy_samples_are_one_reply_made_once(qwen):
     assert len(some) == 3 and len({id(reply) for reply in some}) == 1
 
 
+def test_what_unsloth_remembers_of_a_batch_is_dropped_before_the_next_is_measured(qwen):
+    attention = next(module for name, module in qwen.model.named_modules() if name.endswith("self_attn"))
+    attention.paged_attention, attention.temp_QA = torch.zeros(4), torch.zeros(4)
+    kept = set(vars(attention)) - {"paged_attention", "temp_QA"}
+    replies._forget_last_batch(qwen.model)
+    assert set(vars(attention)) == kept
+
+
 def test_nothing_asked_is_nothing_answered(qwen):
     assert qwen.generate([], Sampling(n=3)) == []
 

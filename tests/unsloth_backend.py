@@ -63,6 +63,7 @@ GROUPS = GRPO(
     save_steps=2,
     extra={"per_device_train_batch_size": 4},
 )
+SCALED = GRPO(group=4, prompts_per_step=2, extra={"scale_rewards": "group"})
 REINFORCED = {
     "paper": GROUPS,
     "stable": replace(GROUPS, settings="stable"),
@@ -465,7 +466,8 @@ def test_the_trainer_for_cuda_learns_the_same(name, plain, cuda):
 def test_the_config_for_cuda_keeps_what_we_set(cuda):
     # Unsloth checkpoints in its own way, which works with this one alone.
     own = {"gradient_checkpointing_kwargs": [{"use_reentrant": False}, {"use_reentrant": True}]}
-    assert cuda["changed"] == {"sft": own, "cpl": own, "grpo": own, "grpo stable": own}
+    scaled = {**own, "scale_rewards": ["none", "group"]}  # as grpo.extra wants it, which Unsloth would set back
+    assert cuda["changed"] == {"sft": own, "cpl": own, "grpo": own, "grpo stable": own, "grpo scaled": scaled}
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma3_text"])
@@ -530,6 +532,7 @@ def changed_settings():
         "cpl": lambda: preference.config(model, CPL(), out, 4, 2, 2, True, 2, 0, LENGTH),
         "grpo": lambda: grpo_settings.config(model, GROUPS, out, **grpo_of),
         "grpo stable": lambda: grpo_settings.config(model, REINFORCED["stable"], out, **grpo_of),
+        "grpo scaled": lambda: grpo_settings.config(model, SCALED, out, **grpo_of),
     }
     changed = {}
     for name, make in made.items():

@@ -32,6 +32,8 @@ def smaller(gib: float, *, turing: bool = False, outside: float = CUDA_BYTES / G
     room = round((gib - outside) * GIB)
     torch.cuda.set_per_process_memory_fraction(room / torch.cuda.get_device_properties(0).total_memory)
     torch.cuda.mem_get_info = lambda device=None: (max(0, room - torch.cuda.memory_reserved()), round(gib * GIB))
+    # Unsloth would take the fraction once more, of the small card's memory, and find nothing free.
+    torch.cuda.get_per_process_memory_fraction = lambda device=None: 1.0
     # What Unsloth's losses do on cards of up to 24 GB; it asks the card itself, which would tell its true size.
     os.environ["UNSLOTH_FUSED_LINEAR_FLASH_MIN_ROWS"] = "0"
     if turing:
@@ -41,9 +43,13 @@ def smaller(gib: float, *, turing: bool = False, outside: float = CUDA_BYTES / G
 def _turing() -> None:
     import torch
     import triton
+    from torch._dynamo.device_interface import CudaInterface
 
-    # What is compiled is for the card that is here: Triton keeps the way to ask that it finds on its first use.
+    # What is compiled is for the card that is here: Triton keeps the way to ask that it finds on its first use, and
+    # Inductor asks on each.
     triton.runtime.driver.active.get_current_target()
+    major, minor = torch.cuda.get_device_capability()
+    CudaInterface.get_compute_capability = staticmethod(lambda device=None: 10 * major + minor)
     torch.cuda.get_device_capability = lambda device=None: (7, 5)
     torch.cuda.is_bf16_supported = lambda including_emulation=True: False
     torch.backends.cuda.enable_flash_sdp(False)
