@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from plantune_lite import intervals, runs, standing, tally
+from plantune_lite import evaluated, intervals, runs, tally
+from plantune_lite.evaluated import BASELINE, UNTUNED
 from plantune_lite.intervals import Estimate, p_text
 from plantune_lite.records import Problem, Score, read_records
-from plantune_lite.standing import BASELINE, UNTUNED, Comparison
+from plantune_lite.standing import Comparison
 
 Key = tuple[int, str]  # the number of the seed, and the problem
 _STAGES = ("sft", "cpl", "grpo")  # that train
@@ -114,8 +115,8 @@ def _best_untuned(arms: Sequence[Arm], suite: str) -> _Answers | None:
             if run and (path := run / "eval" / f"{suite}.{UNTUNED}.jsonl").is_file():
                 for mode, shares in _shares(run, path, suite, number).items():
                     modes.setdefault(mode, {}).update(shares)
-    found = [_Answers(UNTUNED, mode, shares) for mode, shares in modes.items()]
-    return max(found, key=lambda one: fmean(one.by_problem().values()), default=None)
+    found = {mode: _Answers(UNTUNED, mode, shares) for mode, shares in modes.items()}
+    return found[tally.best_mode({mode: one.by_problem() for mode, one in found.items()})] if found else None
 
 
 def _tuned(arm: Arm, suite: str) -> _Answers:
@@ -139,7 +140,8 @@ def _routed(arm: Arm, suite: str) -> _Answers:
     for number in range(max(len(one.runs) for one in arm.routes.values())):
         folders = [one.runs[number] for one in arm.routes.values()]
         if all(folders):
-            sources = {_key(problem): problem.source for problem in _problems(folders[0], suite).values()}
+            problems = evaluated.problems_of(folders[0], suite).values()
+            sources = {_key(problem): problem.source for problem in problems}
             for problem, source in sources.items():
                 if source in answers and (number, problem) in answers[source].shares:
                     shares[number, problem] = answers[source].shares[number, problem]
@@ -153,19 +155,11 @@ def _own_answers(run: Path, suite: str) -> Path | None:
 
 def _shares(run: Path, path: Path, suite: str, number: int) -> dict[str, dict[Key, float]]:
     """Mode -> problem -> the share of its samples that are right."""
-    by_id = _problems(run, suite)
-    modes: dict[str, list[Score]] = {}
-    for one in read_records(Score, path):
-        modes.setdefault(one.mode, []).append(one)
+    by_id = evaluated.problems_of(run, suite)
     return {
         mode: {(number, _key(by_id[id]) if id in by_id else id): share for id, share in tally.shares(scores).items()}
-        for mode, scores in modes.items()
+        for mode, scores in tally.by_mode(read_records(Score, path)).items()
     }
-
-
-def _problems(run: Path, suite: str) -> dict[str, Problem]:
-    path = run / "suites" / f"{suite}.jsonl"
-    return {one.id: one for one in read_records(Problem, path)} if path.is_file() else {}
 
 
 def _key(problem: Problem) -> str:
@@ -290,7 +284,7 @@ def _learned(entries: Mapping[str, Any]) -> list[Any]:
 
 
 def _caveats(run: Path) -> Iterator[str]:
-    for suite, known in standing.known_of(run).items():
+    for suite, known in evaluated.known_of(run).items():
         if shared := len(known["in_training"]):
             words = f"{known['words']} words in a row"
             yield f"{shared} of {known['problems']} problems of {suite} share {words} with the training rows"

@@ -13,9 +13,8 @@ to four in all; `plantune probe RUN` makes the judge.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
-from plantune_lite import evaluate, functions, plans, runs, standing, student, tally
+from plantune_lite import evaluate, evaluated, functions, plans, runs, student, tally
 from plantune_lite.evaluate import Mode
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import load
@@ -90,7 +89,7 @@ def ask(
         mode, pool, tested = best_prompt(run)
         answer, _ = evaluate.way_to_answer(mode, loaded.generate_untuned, None, pool, [*tested, problem], recipe.seed)
         [[reply]] = answer([problem], sampling)
-        found.append(taken_apart(standing.UNTUNED, mode, reply))
+        found.append(taken_apart(evaluated.UNTUNED, mode, reply))
     return found
 
 
@@ -99,14 +98,12 @@ def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
 
     The examples are of the first problems, and none of the second, as it was when they were evaluated.
     """
-    files = (run / "eval").glob(f"*.{standing.UNTUNED}.jsonl")
+    files = (run / "eval").glob(f"*.{evaluated.UNTUNED}.jsonl")
     first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
-    modes: dict[Mode, list[Score]] = {}
-    for one in read_records(Score, first) if first else ():
-        modes.setdefault(one.mode, []).append(one)
+    modes = tally.by_mode(read_records(Score, first) if first else ())
     if not modes:
         return "zero_shot_cot", [], []
-    best = max(modes, key=lambda mode: fmean(tally.shares(modes[mode]).values()))
+    best = tally.best_mode({mode: tally.shares(scores) for mode, scores in modes.items()})
     suite = first.name.partition(".")[0]
     pool, tested = run / "problems" / "pool.jsonl", run / "suites" / f"{suite}.jsonl"
     return best, read_records(Problem, pool), read_records(Problem, tested)

@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from plantune_lite.dedup import Shingles, alike
+from plantune_lite.model_facts import without_paths
 from plantune_lite.records import Problem, Trajectory
 from plantune_lite.terminal import printable
 
@@ -104,7 +105,11 @@ _FILTERS = {
 
 
 def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[str, Any]) -> str:
-    """The data set's README.md; `about` may have a name, the recipe, and the origin of each source."""
+    """The data set's README.md; `about` may have a name, the recipe, and the origin of each source.
+
+    Where files lay on this machine is not said.
+    """
+    stats, recipe = without_paths(stats), without_paths(about.get("recipe"))
     sections = [
         _front_matter(stats, about),
         f"# {code(str(about.get('name') or 'A planning corpus'))}",
@@ -129,9 +134,8 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
         "## How long and how different",
         *_lengths(stats),
     ]
-    if recipe := about.get("recipe"):
-        text = recipe if isinstance(recipe, str) else json.dumps(recipe, indent=1, ensure_ascii=False)
-        sections += ["## Recipe", fence(text, "" if isinstance(recipe, str) else "json")]
+    if recipe:
+        sections += ["## Recipe", fence(json.dumps(recipe, indent=1, ensure_ascii=False), "json")]
     return "\n\n".join(sections) + "\n"
 
 
@@ -178,23 +182,16 @@ def _front_matter(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
 
 
 def _sources(stats: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """A line a source, and what is known of its origin; a file's folder is the user's own business."""
+    """A line a source, and what is known of its origin."""
     lines = []
     for source, rows in stats["sources"].items():
         licence = LICENCES.get(source, ("", "unknown"))[1]
         mixed = stats["mixed"].get(source, {})
         weight = f"; {mixed['taken']} of {mixed['problems']} problems, by its weight" if "weight" in mixed else ""
         lines.append(f"- {code(source or 'unnamed')}: {rows} rows; licence: {licence}{weight}")
-    origins = {
-        _last_part(source): {name: _last_part(value) if name == "file" else value for name, value in origin.items()}
-        for source, origin in (about.get("origin") or {}).items()
-    }
+    origins = without_paths(about.get("origin"))
     told = [fence(json.dumps(origins, indent=1, ensure_ascii=False), "json")] if origins else []
     return ["\n".join(lines), *told]
-
-
-def _last_part(path: object) -> str:
-    return re.split(r"[/\\]", str(path))[-1]
 
 
 def _teachers(stats: Mapping[str, Any]) -> list[str]:

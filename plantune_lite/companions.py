@@ -28,7 +28,8 @@ _QUANTISED = re.compile(r"bnb|4bit|8bit|gptq|awq|gguf|fp8|int[48]", re.IGNORECAS
 def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None) -> None:
     """Write everything but the weights of a merged model."""
     config = _read(base / "config.json")
-    config.pop("quantization_config", None)
+    for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder of this machine
+        config.pop(name, None)
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = FLOATS[dtype]
     if untied:
         config["tie_word_embeddings"] = False
@@ -76,6 +77,8 @@ def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
             config["tokenizer_class"] = "PreTrainedTokenizerFast"
         if isinstance(config.get("extra_special_tokens"), list):
             config["additional_special_tokens"] = config.pop("extra_special_tokens")
+        for name in ("name_or_path", "tokenizer_file"):  # where it lay on the machine that wrote it
+            config.pop(name, None)
         _write(out / "tokenizer_config.json", config)
 
 

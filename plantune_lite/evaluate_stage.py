@@ -47,6 +47,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             say=job.say,
         )
         pace = 0.0  # seconds a problem, for all arms
+        _keep(job, known)  # before the first answers, which a kill may leave here
         for number, (name, suite) in enumerate(suites.items()):
             began, done = time.monotonic(), known[name]["answered"]
             if ends is not None and began + pace * min(evaluate.STEP, len(suite)) > ends:
@@ -54,13 +55,18 @@ def evaluate(job: Job) -> dict[str, Any]:
             seconds = None if ends is None else (ends - began) / (len(suites) - number)
             known[name]["answered"] = _answer_suite(job, loaded, name, suite, trained, done=done, seconds=seconds)
             pace = max(pace, (time.monotonic() - began) / max(1, known[name]["answered"] - done))
-            write_whole(job.out / standing.SUITES, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
+            _keep(job, known)
     found = standing.standing([job.run], seed=job.recipe.seed)
     write_whole(job.out / "standing.json", json.dumps(standing.as_json(found), indent=1, ensure_ascii=False) + "\n")
     write_whole(job.out / "standing.md", standing.as_markdown(found))
     job.say(standing.as_text(found))
     partial = any(one["answered"] < one["problems"] for one in known.values())
-    return {"line": found.sentences[0], "sentences": list(found.sentences), "partial": partial}
+    return {
+        "line": found.sentences[0],
+        "sentences": list(found.sentences),
+        "partial": partial,
+        "arm": _arm(job, trained) if trained else None,  # what the run's model is called among its answers
+    }
 
 
 def _suites(job: Job) -> Iterator[tuple[str, list[Problem]]]:
@@ -87,7 +93,7 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
 
     A corpus leaves out what it overlaps of the suites of its day; one that was added later is looked at here.
     """
-    from plantune_lite import sift, standing
+    from plantune_lite import evaluated, sift
 
     words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
     overlaps: dict[str, dict[str, str]] = {}
@@ -104,7 +110,7 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
             suites,
             words,
         )
-    before = standing.known_of(job.run)
+    before = evaluated.known_of(job.run)
     return {
         name: {
             "problems": len(suite),
@@ -115,6 +121,12 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
         }
         for name, suite in suites.items()
     }
+
+
+def _keep(job: Job, known: dict[str, dict[str, Any]]) -> None:
+    from plantune_lite import evaluated
+
+    write_whole(job.out / evaluated.SUITES, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
 def _of_the_baseline(job: Job) -> str:

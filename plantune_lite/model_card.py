@@ -98,7 +98,7 @@ def _results(facts: Facts) -> list[dict[str, Any]]:
         mine, known = rows[-1], BENCHMARKS.get(suite)
         metric = {
             "type": "accuracy",
-            "name": f"accuracy in %, {mine.right} of {mine.of}, 95 % interval {_interval(mine)}",
+            "name": f"accuracy in %, {mine.counts}, 95 % interval {_interval(mine)}{_but(mine)}",
             "value": round(100 * mine.share, 1),
         }
         dataset = {"name": suite, "type": known.hub if known else suite, **({"split": known.test} if known else {})}
@@ -122,10 +122,22 @@ def _verdict(facts: Facts) -> list[str]:
             said = "**Better than untuned**"
         else:
             said = f"**Not shown to be better than untuned** (by {test})"
-        counts = f"{mine.right} of {mine.of} right, untuned at its best prompt {untuned.right} of {untuned.of}"
-        lines.append(f"{said} on {code(suite)}: {counts}.")
+        counts = f"{mine.counts} right, untuned at its best prompt {untuned.counts}"
+        lines.append(f"{said} on {code(suite)}: {counts}{_but(mine)}.")
     worst_first = sorted(lines, key=lambda line: ("**Better" in line, "**Not shown" in line))
     return ["\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]]
+
+
+def _but(row: Scored) -> str:
+    return f"; but {' and '.join(row.caveats)}" if row.caveats else ""
+
+
+_WRITES = {
+    "solution": "to solve without a plan",
+    "plan+solution": "to write a short plan before it solves",
+    "plan": "to write a short plan, which another model carries out",
+    "answer": "to give the right answer",
+}
 
 
 def _what(facts: Facts) -> str:
@@ -146,19 +158,19 @@ def _what(facts: Facts) -> str:
         if facts.form == "adapter" and facts.recipe["student"]["model"] == EMBEDDED
         else ""
     )
-    what = f"{base}, trained to write a short plan before it solves. {forms[facts.form]}"
+    what = f"{base}, trained {_WRITES[facts.target]}. {forms[facts.form]}"
     return what + compared + dequantised + also
 
 
 def _scores(facts: Facts) -> list[str]:
     tables = []
     for suite, rows in facts.scores.items():
-        lines = [
-            f"| {code(row.model)} | {row.right} of {row.of} | {row.share:.1%} | {_interval(row)} |" for row in rows
-        ]
+        lines = [f"| {code(row.model)} | {row.counts} | {row.share:.1%} | {_interval(row)} |" for row in rows]
         head = f"| {code(suite)} | right | share | 95 % interval |\n| --- | --- | --- | --- |"
         tables.append("\n".join([head, *lines]))
-    plot = [f"![Untuned, baseline and this model]({facts.plot})"] if facts.plot else []
+        caveats = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
+        tables += [f"But {' and '.join(caveats)}."] if caveats else []
+    plot = [f"![Right answers, with 95 % intervals]({facts.plot})"] if facts.plot else []
     if tables and facts.form != "adapter":
         tables.append("Measured with the adapter over its base, before merging and quantising.")
     return ["## Scores", *tables, *plot] if tables or plot else []
@@ -191,9 +203,9 @@ def _prompting(facts: Facts) -> list[str]:
     )
     lines = [f"The question is the user's turn, as it is. The system turn it was trained with is this. {carried}"]
     lines.append(fence(plans.SYSTEM))
-    if (facts.recipe.get("sft") or {}).get("target") == "plan":
+    if facts.target == "plan":
         lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
-    if facts.example:
+    if facts.example and "sft" in facts.trained and "cpl" not in facts.trained:  # a search brings rows of its own
         asked = facts.example["prompt"][-1]["content"]
         lines += ["One row it learnt from, the question:", fence(asked), "and the reply:"]
         lines.append(fence(facts.example["completion"]))
@@ -239,9 +251,10 @@ def _quantisation(file: str) -> str:
 # --- how it was made --------------------------------------------------------------------------------------------------
 
 _TARGETS = {
-    "solution": "to write the solution without a plan (a baseline)",
-    "plan+solution": "to write the plan and then the working that follows it (M1)",
-    "plan": "to write the plan alone, for another model to carry out (M2)",
+    ("solution", "dataset"): "to write the data set's own solution, without a plan (a baseline)",
+    ("solution", "teacher"): "to write the teacher's working without the plan that it followed (the control)",
+    ("plan+solution", "teacher"): "to write the plan and then the working that follows it (M1)",
+    ("plan", "teacher"): "to write the plan alone, for another model to carry out (M2)",
 }
 _REWARDS = {
     "answer": "rewarded for the right answer",
@@ -260,19 +273,32 @@ _FILTERS = {
 
 def _method(facts: Facts) -> list[str]:
     """The method in two sentences."""
-    recipe, sft, grpo = facts.recipe, facts.recipe.get("sft"), facts.recipe.get("grpo")
+    recipe, trained = facts.recipe, facts.trained
+    sft, grpo = recipe.get("sft"), recipe.get("grpo")
     from_solutions = recipe["distill"]["teacher"] == "worked"
     came = "taken from each problem's worked solution" if from_solutions else "written for each problem"
     raised = recipe["corpus"].get("min_score")
     min_score = recipe["distill"]["min_score"] if raised is None else raised
     passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=min_score)
-    ways = [f"by supervised learning on what was kept, {_TARGETS[sft['target']]}"] if sft else []
-    ways += _searched(recipe["cpl"]) if recipe.get("cpl") else []
-    ways += [f"by reinforcement (GRPO), {_REWARDS[grpo['reward']]}"] if grpo else []
+    ways = []
+    if "sft" in trained:
+        target = _TARGETS[sft["target"], sft["solutions"]]
+        ways.append(f"by supervised learning on what was kept{_started(sft['start'])}, {target}")
+    if "cpl" in trained:
+        ways += _searched(recipe["cpl"])
+    if "grpo" in trained:
+        ways.append(f"by reinforcement (GRPO){_started(grpo['start'])}, {_REWARDS[grpo['reward']]}")
     return [
         f"Plans were {came} and kept {passed}, after PLAN-TUNING (arXiv 2507.07495). A LoRA adapter of rank "
         f"{recipe['student'].get('lora_rank')} was trained {', then '.join(ways) or 'not at all'}."
     ]
+
+
+def _started(start: str | None) -> str:
+    """What a training began with, where that is not what stands before it."""
+    if start in (None, "sft"):
+        return ""
+    return ", from the base itself" if start == "base" else f", going on from another run ({code(last_part(start))})"
 
 
 def _searched(cpl: Mapping[str, Any]) -> list[str]:
@@ -289,29 +315,36 @@ def _searched(cpl: Mapping[str, Any]) -> list[str]:
 def _data(facts: Facts) -> list[str]:
     if facts.stats is None:
         return ["**Data:** the run's corpus was not there when this card was written."]
-    stats, funnel = facts.stats, facts.stats["funnel"]
+    stats, funnel, learned = facts.stats, facts.stats["funnel"], "sft" in facts.trained
     teachers = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
-    sources = ", ".join(f"{code(last_part(name) or 'unnamed')} ({count})" for name, count in stats["sources"].items())
+    sources = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["sources"].items())
     rows = {
         "problems": funnel["problems"],
         "problems with plans": funnel["problems_with_trajectories"],
         "plans": funnel["trajectories"],
         **{f"left out: {code(reason)}": count for reason, count in stats["rejected"].items()},
         "plans kept": funnel["kept"],
-        "rows to learn from": stats["train"],
-        "rows to validate": stats["validation"],
+        **({"rows to learn from": stats["train"], "rows to validate": stats["validation"]} if learned else {}),
+        **({"questions for reinforcement": stats["prompts"]} if "grpo" in facts.trained else {}),
     }
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {count} |" for what, count in rows.items())])
     unscored = " Nobody scored the plans." if stats["unscored"] == 1 else ""
-    tested = stats["in_test_set"]
-    clean = (
-        f"Training problems that share {tested['words']} words in a row with a test problem were left out: "
-        f"{tested['problems']}."
-        if tested["words"]
-        else "The training problems were **not** compared with any test set."
-    )
     where = f" The rows are at [{facts.data_repo}](/datasets/{facts.data_repo})." if facts.data_repo else ""
-    return [f"Rows by source: {sources}. Plans by teacher: {teachers}.{unscored}{where}", table, clean]
+    came = f"Rows by source: {sources}. Plans by teacher: {teachers}.{unscored}{where}"
+    return [came, table, _compared(facts)]
+
+
+def _compared(facts: Facts) -> str:
+    """Which test sets the training problems were compared with, and which of those that have scores they were not."""
+    tested = facts.stats["in_test_set"]
+    suites = list(tested["suites"]) if tested["words"] else []
+    if not suites:
+        return "The training problems were **not** compared with any test set."
+    others = ", ".join(code(suite) for suite in facts.scores if suite not in suites)
+    return (
+        f"Training problems that share {tested['words']} words in a row with a problem of "
+        f"{', '.join(map(code, suites))} were left out: {tested['problems']}."
+    ) + (f" With {others} they were **not** compared before training." if others else "")
 
 
 def _licence(facts: Facts) -> str:

@@ -7,13 +7,14 @@ What comes in: recipe.json, manifest.json, corpus/, the adapter's config. What g
 """
 
 import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import runs
+from plantune_lite import functions, runs, tables
 from plantune_lite.presets import Preset, find
 from plantune_lite.records import read_jsonl
 
@@ -22,6 +23,11 @@ FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
 EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
+TRAININGS = ("sft", "cpl", "grpo")  # in this order
+# Fields of a recipe that name a file, a function or a run, and those that name a Hub id or a folder.
+_PATHS, _IDS = ("problems.path", "problems.source", "sft.start", "grpo.start"), ("student.model", "grpo.embedder")
+_JOINED = ("problems.source", "cpl.policy")  # practice+mine.csv, ADDRESS#NAME
+_ANYWHERE = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]")  # how a path begins that is no name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +35,20 @@ class Scored:
     """A line of a table of scores: how many of how many were right, and the 95 % interval of the share."""
 
     model: str
-    right: int
+    right: int  # answers
     of: int
     low: float
     high: float
+    samples: int = 1  # answers to each problem
+    caveats: tuple[str, ...] = ()  # what the figure must not be read without
 
     @property
     def share(self) -> float:
         return self.right / self.of
+
+    @property
+    def counts(self) -> str:
+        return f"{self.right} of {self.of}" + (f" ({self.samples} to a problem)" if self.samples > 1 else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +64,7 @@ class Facts:
     licence: str | None = None  # None = nobody told us
     licence_url: str | None = None
     recipe: Mapping[str, Any]
+    trained: Sequence[str] = ()  # the stages that its adapter has been through
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
     example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
     scores: Mapping[str, Sequence[Scored]] = field(default_factory=dict)  # suite -> untuned, baseline ..., this model
@@ -63,6 +76,14 @@ class Facts:
     plot: str | None = None  # a path in the repository
     data_repo: str | None = None  # where the corpus was pushed
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def target(self) -> str:
+        """What it writes: what supervised learning taught it, a plan too where that was searched for or rewarded."""
+        planned = "cpl" in self.trained or "grpo" in self.trained and self.recipe["grpo"]["reward"] != "answer"
+        if planned:
+            return "plan+solution"
+        return self.recipe["sft"]["target"] if "sft" in self.trained else "answer"
 
 
 def of_run(
@@ -92,7 +113,8 @@ def of_run(
         licence=preset.licence if preset else None,
         licence_url=preset.licence_url if preset else None,
         recipe=recipe,
-        stats=json.loads(stats.read_text(encoding="utf-8")) if stats.is_file() else None,
+        trained=_trained(recipe, manifest.get("final")),
+        stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
         example=next(read_jsonl(rows), None) if rows.is_file() else None,
         scores=scores,
         ahead=ahead,
@@ -122,12 +144,28 @@ def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
     return None
 
 
+def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:
+    until = TRAININGS.index(final) + 1 if final in TRAININGS else 0
+    return trained_by(recipe, [stage for stage in TRAININGS[:until] if recipe.get(stage)])
+
+
+def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
+    """The training stages that a run's model has been through, of those that are done.
+
+    Reinforcement that starts from the base or from another run leaves the adapter before it aside.
+    """
+    if "grpo" in done and recipe["grpo"]["start"] != "sft":
+        return ["grpo"]
+    return [stage for stage in TRAININGS if stage in done]
+
+
 def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
     """The Hub's name and the revision of what an adapter was trained on; None for a folder of the user's own."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
     named = config.get("base_model_name_or_path") or ""
-    base = preset.repo if preset else named if is_public(named) else None
-    return base, config.get("revision") if base else None
+    if is_public(named):
+        return named, config.get("revision")
+    return preset.repo if preset else None, None  # a revision is one of the repository that is named with it
 
 
 def is_public(base: str) -> bool:
@@ -135,16 +173,39 @@ def is_public(base: str) -> bool:
     return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)
 
 
-def without_paths(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as JSON with its folders cut off: where a user keeps files is nobody's business."""
-    cut = {key: dict(value) if isinstance(value, Mapping) else value for key, value in recipe.items()}
-    for part, name in (("problems", "path"), ("problems", "source"), ("student", "model")):
-        value = cut[part].get(name)
-        if isinstance(value, str) and (value.startswith(("/", "~", ".")) or "\\" in value or name == "path"):
-            cut[part][name] = last_part(value)
-    return cut
+def without_paths(said: Any, name: str = "") -> Any:
+    """JSON with the folders in it cut off, in keys too: where a user keeps files is nobody's business.
+
+    What a recipe says of a run, a file or a function is known by its field: `data/mine.csv` looks like a Hub id.
+    """
+    if isinstance(said, Mapping):
+        cut: dict[str, Any] = {}
+        for key, value in said.items():
+            short = _without_folders(key, name)
+            while short in cut:  # files of one name in two folders
+                short += "'"
+            cut[short] = without_paths(value, f"{name}.{key}")
+        return cut
+    if isinstance(said, list | tuple):
+        return [without_paths(one, name) for one in said]
+    return _without_folders(said, name) if isinstance(said, str) else said
+
+
+def _without_folders(text: str, name: str) -> str:
+    joined = name.endswith(_JOINED) and not os.path.isfile(os.path.expanduser(text))
+    parts = re.split(r"(\s*[+#]\s*)", text) if joined else [text]
+    return "".join(last_part(part) if _is_path(part, name) else part for part in parts)
+
+
+def _is_path(text: str, name: str) -> bool:
+    if re.match(r"https?://", text):
+        return False
+    deep = text.count("/") > 1  # no Hub id is
+    by_field = name.endswith(_PATHS) or name.endswith(_IDS) and deep
+    is_file = tables.is_data_file(text) or functions.is_reference(text) and ".py:" in text
+    return by_field or is_file or bool(_ANYWHERE.match(text)) or "\\" in text or os.path.exists(text)
 
 
 def last_part(path: str) -> str:
     """A file's name, or a name that is no path at all."""
-    return re.split(r"[/\\]", path)[-1]
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]

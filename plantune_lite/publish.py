@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import hub, model_card, model_facts, runs
+from plantune_lite import card, hub, model_card, model_facts, runs
 from plantune_lite.model_facts import Form, Scored
 from plantune_lite.pushable import Content
-from plantune_lite.records import PlantuneError
+from plantune_lite.records import PlantuneError, read_jsonl
 from plantune_lite.terminal import printable
 
 
@@ -45,7 +45,7 @@ def push_run(
     manifest = runs.read_manifest(run)
     how = {"token": token, "endpoint": endpoint, "say": say}
     if data:
-        about, also = _about(run, "corpus"), {"README.md": _card_of_corpus(run).encode()}
+        about, also = _about(run, "corpus"), _about_corpus(run, manifest)
         corpus = hub.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)
         return hub.bring([corpus], public)
     there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
@@ -86,17 +86,16 @@ def _recipe(run: Path) -> dict[str, Any]:
     return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
 
 
-def _card_of_corpus(run: Path) -> str:
-    """The card that the corpus stage wrote for this machine, without the folders of this machine."""
-    file, recipe = run / "corpus" / "README.md", _recipe(run)
-    if not file.is_file():
+def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
+    """A corpus's card and figures as others may read them: written anew, without the folders of this machine."""
+    folder, recipe = run / "corpus", _recipe(run)
+    if not (folder / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
-    text, cut = file.read_text(encoding="utf-8"), model_facts.without_paths(recipe)
-    for part in ("problems", "student"):
-        for name, value in recipe[part].items():
-            if value != cut[part][name]:
-                text = text.replace(json.dumps(value, ensure_ascii=False), json.dumps(cut[part][name]))
-    return text
+    stats = model_facts.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
+    row = next(read_jsonl(folder / "train.jsonl"))
+    origin = manifest["stages"].get("problems", {}).get("summary", {}).get("origin")
+    text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})
+    return {"README.md": text.encode(), "stats.json": (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()}
 
 
 def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:

@@ -10,9 +10,10 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
+from statistics import fmean
 from typing import Any
 
-from plantune_lite import charts, pages, runs, standing
+from plantune_lite import charts, model_facts, pages, runs, standing, tally
 from plantune_lite.intervals import Estimate, p_text
 from plantune_lite.records import PlantuneError, Score, Trajectory, from_row, read_jsonl, read_records, write_whole
 from plantune_lite.terminal import duration
@@ -69,13 +70,20 @@ def made_again(run: Path) -> str:
 
 
 def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    trained = [stage for stage in ("sft", "cpl", "grpo") if manifest["stages"].get(stage, {}).get("status") == "done"]
-    ways = " and ".join(name.upper() for name in trained)
+    done = [name for name, entry in manifest["stages"].items() if entry.get("status") == "done"]
+    ways = " and ".join(
+        name.upper() + _from(recipe[name].get("start")) for name in model_facts.trained_by(recipe, done)
+    )
     return (
         f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}"
         + (f", trained by {ways}" if ways else ", not trained")
         + f". Begun {manifest['created']}."
     )
+
+
+def _from(start: str | None) -> str:
+    """What a training began with, where that is not what stands before it."""
+    return "" if start in (None, "sft") else f" from {start}"
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
@@ -184,26 +192,23 @@ def _plan_use(run: Path) -> str:
 
 
 def _wins_and_losses(run: Path, stood: standing.Standing) -> str:
-    """Problems that the tuned model alone solves, and those that it alone misses, with what both wrote first."""
+    """Problems that the tuned model solves more often than the untuned one, or less often, with what both wrote."""
     parts = []
     for one in (one for one in stood.comparisons if one.beside_untuned):
-        answers = {
-            model: _answers(run / "eval" / f"{one.suite}.{model}.jsonl", mode)
-            for model, mode in ((one.model, one.mode), (one.reference, one.reference_mode))
-        }
-        tuned, untuned = answers[one.model], answers[one.reference]
+        tuned = _answers(run, one.suite, one.model, one.mode)
+        untuned = _answers(run, one.suite, one.reference, one.reference_mode)
         asked = {row["id"]: row["question"] for row in read_jsonl(run / "suites" / f"{one.suite}.jsonl")}
         common = [id for id in tuned if id in untuned and id in asked]
-        for title, right, wrong in (("Won", tuned, untuned), ("Lost", untuned, tuned)):
-            found = [id for id in common if right[id].same is True and wrong[id].same is not True]
+        for title, won in (("Won", True), ("Lost", False)):
+            better, worse = (tuned, untuned) if won else (untuned, tuned)
+            found = [id for id in common if _right(better[id]) > _right(worse[id])]
             parts += [f"<h3>{pages.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>"] if found else []
             parts += [
                 pages.folded(
                     asked[id],
-                    pages.block(f"{asked[id]}\n\nright: {tuned[id].gold}", "the problem"),
+                    pages.block(f"{asked[id]}\n\nright: {tuned[id][0].gold}", "the problem"),
                     pages.beside(
-                        pages.block(tuned[id].text, f"{one.model}: {tuned[id].prediction}"),
-                        pages.block(untuned[id].text, f"{one.reference}: {untuned[id].prediction}"),
+                        _said(one.model, tuned[id], right=won), _said(one.reference, untuned[id], right=not won)
                     ),
                 )
                 for id in found[:SHOWN_ANSWERS]
@@ -211,10 +216,21 @@ def _wins_and_losses(run: Path, stood: standing.Standing) -> str:
     return pages.section("Won and lost", *parts)
 
 
-def _answers(path: Path, mode: str) -> dict[str, Score]:
-    if not path.is_file():
-        return {}
-    return {one.problem_id: one for one in read_records(Score, path) if one.mode == mode and one.sample == 0}
+def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:
+    """The samples of each problem."""
+    scores = read_records(Score, run / "eval" / f"{suite}.{model}.jsonl")
+    return tally.by_problem(one for one in scores if one.mode == mode)
+
+
+def _right(samples: Sequence[Score]) -> float:
+    return fmean(one.same is True for one in samples)
+
+
+def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
+    """The first of the samples that is right, or that is not; and of several, how many are."""
+    shown = next(one for one in samples if (one.same is True) == right)
+    many = f", right in {sum(one.same is True for one in samples)} of {len(samples)}" if len(samples) > 1 else ""
+    return pages.block(shown.text, f"{model}: {shown.prediction}{many}")
 
 
 # --- what it was made from --------------------------------------------------------------------------------------------

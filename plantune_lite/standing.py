@@ -1,8 +1,7 @@
 """Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
 
-What comes in: run folders, of which eval/SUITE.MODEL.jsonl is read, and eval/suites.json, what is to be known of each
-suite. What goes out: who answered how much, who is better than whom, as text, Markdown or JSON, and before all else a
-sentence a tuned model:
+What comes in: run folders, with the answers in their eval/ (evaluated.py). What goes out: who answered how much, who is
+better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
 
     own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost
     gsm8k: m1 is better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training rows
@@ -10,22 +9,20 @@ sentence a tuned model:
 The best prompt is chosen on the test problems themselves, which favours the untuned model: the strict choice.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
-from plantune_lite import intervals, tally
+from plantune_lite import evaluated, intervals, tally
+from plantune_lite.evaluated import BASELINE, OF_A_RUN, UNTUNED, Answers
 from plantune_lite.intervals import Estimate, Paired, p_text
-from plantune_lite.records import PlantuneError, Problem, Score, read_records
+from plantune_lite.records import PlantuneError, Problem
 from plantune_lite.terminal import table
 
-UNTUNED, BASELINE = "untuned", "baseline"
-_ORDER = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", "grpo")  # of models in a table; others follow
 _SIGNIFICANT = 0.05
-SUITES = "suites.json"  # in eval/: suite -> {"problems": 300, "answered": 128, "in_training": [id, ...], "words": 13}
+_THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,7 @@ class Comparison:
     reference: str
     reference_mode: str
     beside_untuned: bool  # at its best prompt
-    asked: int  # problems that at least one of the two answered
+    asked: int  # problems that at least one of the two was asked
     paired: Paired
     p: float  # corrected for all comparisons of the table
     caveats: tuple[str, ...] = ()
@@ -79,116 +76,58 @@ class Standing:
 
 def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     """Compare all models of these runs, suite by suite."""
-    answers = [one for run, where in zip(runs, _places(runs), strict=True) for one in _answers(run, where)]
+    answers = list(evaluated.answers(runs))
     if not answers:
         raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
     rows, found = [], []
-    for suite in dict.fromkeys(one.suite for one in answers):
+    asked = dict.fromkeys(one.suite for one in answers)
+    for suite in asked:
         here = _in_order([one for one in answers if one.suite == suite])
-        rows += [one.row(seed) for one in here]
+        rows += [_row(one, seed) for one in here]
         found += [compared for one in here for compared in _comparisons(one, here, seed)]
     corrected = intervals.holm([compared.p for compared in found])
     comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
-    unasked = {suite: None for run in runs for suite, known in known_of(run).items() if known["answered"] == 0}
-    sentences = (*_sentences(rows, comparisons), *(f"{suite}: not asked: max_hours was up before" for suite in unasked))
+    unasked = dict.fromkeys(suite for run in runs for suite in evaluated.known_of(run) if suite not in asked)
+    sentences = (*_sentences(rows, comparisons), *(f"{suite}: not asked so far" for suite in unasked))
     return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
 
 
-# --- what was answered ------------------------------------------------------------------------------------------------
+def _row(one: Answers, seed: int) -> Row:
+    samples = tally.by_problem(one.scores)
+    choices = {id: problem.choices for id, problem in one.problems.items()}
+    several = min(map(len, samples.values()))
+    return Row(
+        suite=one.suite,
+        run=one.run,
+        model=one.name,
+        mode=one.mode,
+        problems=len(samples),
+        samples=several,
+        accuracy=tally.accuracy(one.scores, seed=seed),
+        passed=tally.passed(several, samples, seed=seed) if several > 1 else None,
+        majority=tally.majority(samples, choices) if several > 1 else None,
+        truncated=fmean(score.finish == "length" for score in one.scores),
+        unparsable=fmean(score.same is None for score in one.scores),
+        caveats=(*one.caveats, *one.unfinished),
+    )
 
 
-class _Answers(NamedTuple):
-    suite: str
-    run: str
-    model: str
-    mode: str
-    where: str  # "" or "RUN/", where there are several
-    scores: list[Score]
-    caveats: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        return self.where + self.model
-
-    @property
-    def share(self) -> float:
-        return fmean(tally.shares(self.scores).values())
-
-    def row(self, seed: int) -> Row:
-        samples = tally.by_problem(self.scores)
-        several = min(map(len, samples.values()))
-        return Row(
-            suite=self.suite,
-            run=self.run,
-            model=self.name,
-            mode=self.mode,
-            problems=len(samples),
-            samples=several,
-            accuracy=tally.accuracy(self.scores, seed=seed),
-            passed=tally.passed(several, samples, seed=seed) if several > 1 else None,
-            majority=tally.majority(samples, _choices(Path(self.run), self.suite)) if several > 1 else None,
-            truncated=fmean(one.finish == "length" for one in self.scores),
-            unparsable=fmean(one.same is None for one in self.scores),
-            caveats=self.caveats,
-        )
+def _best_untuned(answers: Iterable[Answers]) -> Answers | None:
+    """The untuned model at its best prompt; of several runs' the best."""
+    untuned: dict[str, dict[str, Answers]] = {}
+    for one in answers:
+        if one.model == UNTUNED:
+            untuned.setdefault(one.run, {})[one.mode] = one
+    best = [modes[tally.best_mode({mode: one.shares for mode, one in modes.items()})] for modes in untuned.values()]
+    return max(best, key=lambda one: fmean(one.shares.values()), default=None)
 
 
-def _places(runs: Sequence[Path]) -> list[str]:
-    """What stands before a model's name: nothing for one run, the folder's name, the path where names are alike."""
-    names = [run.resolve().name for run in runs]
-    if len(runs) == 1:
-        return [""]
-    return [f"{name if names.count(name) == 1 else run}/" for run, name in zip(runs, names, strict=True)]
-
-
-def _answers(run: Path, where: str) -> Iterator[_Answers]:
-    known = known_of(run)
-    for path in sorted((run / "eval").glob("*.jsonl")):
-        suite, _, model = path.stem.partition(".")
-        modes: dict[str, list[Score]] = {}
-        for one in read_records(Score, path):
-            modes.setdefault(one.mode, []).append(one)
-        for mode, scores in modes.items():
-            caveats = tuple(_caveats(suite, model, known[suite])) if suite in known and model in _ORDER else ()
-            yield _Answers(suite, str(run), model, mode, where, scores, caveats)
-
-
-def _choices(run: Path, suite: str) -> dict[str, tuple[str, ...]]:
-    """What could be chosen in each problem: a letter and its text are one vote."""
-    path = run / "suites" / f"{suite}.jsonl"
-    return {one.id: one.choices for one in read_records(Problem, path)} if path.is_file() else {}
-
-
-def known_of(run: Path) -> dict[str, dict[str, Any]]:
-    """What evaluation has found out about the suites of a run, beside their answers."""
-    path = run / "eval" / SUITES
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _caveats(suite: str, model: str, known: Mapping[str, Any]) -> Iterator[str]:
-    """What no figure of a model on a suite must be read without."""
-    shared = len(known["in_training"])
-    if shared and model != UNTUNED:
-        yield (
-            f"{shared} of {known['problems']} problems of {suite} share {known['words']} words in a row with the "
-            "training rows"
-        )
-    if model == BASELINE and known.get("baseline"):
-        yield known["baseline"]
-    if known["answered"] < known["problems"]:
-        yield f"only {known['answered']} of {known['problems']} problems of {suite} were asked before max_hours was up"
-
-
-def _best_untuned(answers: Iterable[_Answers]) -> _Answers | None:
-    return max((one for one in answers if one.model == UNTUNED), key=lambda one: one.share, default=None)
-
-
-def _in_order(answers: Sequence[_Answers]) -> list[_Answers]:
-    """The best untuned first, then as models are trained."""
+def _in_order(answers: Sequence[Answers]) -> list[Answers]:
+    """The best untuned first, then as models are trained; others follow."""
     best = _best_untuned(answers)
 
-    def place(one: _Answers) -> tuple[bool, int]:
-        return one is not best, _ORDER.index(one.model) if one.model in _ORDER else len(_ORDER)
+    def place(one: Answers) -> tuple[bool, int]:
+        return one is not best, OF_A_RUN.index(one.model) if one.model in OF_A_RUN else len(OF_A_RUN)
 
     return sorted(answers, key=place)
 
@@ -196,7 +135,7 @@ def _in_order(answers: Sequence[_Answers]) -> list[_Answers]:
 # --- who beside whom --------------------------------------------------------------------------------------------------
 
 
-def _comparisons(one: _Answers, answers: Sequence[_Answers], seed: int) -> Iterator[Comparison]:
+def _comparisons(one: Answers, answers: Sequence[Answers], seed: int) -> Iterator[Comparison]:
     """A tuned model beside the untuned one, the baseline, and the first of the other tuned ones."""
     if one.model == UNTUNED:
         return
@@ -214,21 +153,40 @@ def _comparisons(one: _Answers, answers: Sequence[_Answers], seed: int) -> Itera
                 reference=reference.name,
                 reference_mode=reference.mode,
                 beside_untuned=reference is untuned,
-                asked=len({score.problem_id for score in (*one.scores, *reference.scores)}),
+                asked=len(one.shares) + len(reference.shares) - paired.problems,
                 paired=paired,
                 p=paired.p,
-                caveats=tuple(dict.fromkeys((*one.caveats, *reference.caveats))),
+                caveats=tuple(dict.fromkeys(_caveats_of_both(one, reference))),
             )
 
 
-def _paired(one: _Answers, reference: _Answers, seed: int) -> Paired | None:
-    """The comparison on common problems: same id, same gold answer."""
-    ours, theirs = tally.shares(one.scores), tally.shares(reference.scores)
+def _paired(one: Answers, reference: Answers, seed: int) -> Paired | None:
+    """The comparison on common problems: same id, same gold answer, and same question where both runs have it.
+
+    An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is alike.
+    """
+    ours, theirs = one.shares, reference.shares
     gold = {(score.problem_id, score.gold) for score in reference.scores}
-    common = list(dict.fromkeys(s.problem_id for s in one.scores if (s.problem_id, s.gold) in gold))
+    alike = (score.problem_id for score in one.scores if (score.problem_id, score.gold) in gold)
+    common = [id for id in dict.fromkeys(alike) if _same(one.problems.get(id), reference.problems.get(id))]
     if not common:
         return None
     return intervals.paired([ours[id] for id in common], [theirs[id] for id in common], seed=seed)
+
+
+def _same(one: Problem | None, other: Problem | None) -> bool:
+    return one is None or other is None or (one.question, one.choices) == (other.question, other.choices)
+
+
+def _caveats_of_both(one: Answers, reference: Answers) -> Iterator[str]:
+    """What the comparison must not be read without; of what was not asked so far the larger part."""
+    yield from (*one.caveats, *reference.caveats)
+    yield from max(one, reference, key=lambda these: these.unasked).unfinished
+    for name, value in one.settings.items():
+        if name not in _THEIR_OWN and reference.settings.get(name, value) != value:
+            theirs = f"{reference.name} with {name}={reference.settings[name]}"
+            yield f"{one.name} was asked with {name}={value} and {theirs}"
+            return
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -270,9 +228,17 @@ def named(model: str, mode: str) -> str:
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
     if any(one.beside_untuned for one in comparisons):
         yield "The untuned model's prompt was chosen on these same problems, which favours it."
-    for caveat in dict.fromkeys(caveat for row in rows for caveat in row.caveats):
-        yield f"* {caveat}."
-    for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in _ORDER):
+    starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
+    yield from (f"* {caveat}." for caveat in starred)
+    for suite, caveat in dict.fromkeys((one.suite, caveat) for one in comparisons for caveat in one.caveats):
+        if caveat not in starred:
+            yield f"{suite}: {caveat}."
+    for suite, model in dict.fromkeys((row.suite, row.model) for row in rows):
+        asked = {row.mode: row.problems for row in rows if (row.suite, row.model) == (suite, model)}
+        if len(set(asked.values())) > 1:
+            counts = " and ".join(f"{problems} problems with {mode}" for mode, problems in asked.items())
+            yield f"{suite}: {model} was asked {counts}: its prompts compare on those that all have."
+    for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in OF_A_RUN):
         yield f"What {other} was trained on is not known here, nor whether these problems were among it."
     names = {row.model.rpartition("/")[2] for row in rows}
     if BASELINE in names and names & {"grpo", "cpl"}:

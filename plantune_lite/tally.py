@@ -33,6 +33,24 @@ def shares(scores: Iterable[Score]) -> dict[str, float]:
     return {id: fmean(one.same is True for one in samples) for id, samples in by_problem(scores).items()}
 
 
+def by_mode(scores: Iterable[Score]) -> dict[str, list[Score]]:
+    """The answers in each mode, in their order."""
+    found: dict[str, list[Score]] = {}
+    for one in scores:
+        found.setdefault(one.mode, []).append(one)
+    return found
+
+
+def best_mode(modes: Mapping[str, Mapping[str, float]]) -> str:
+    """The mode with the largest share of the problems that all of them answered; of equals the one asked most.
+
+    A kill may leave one prompt with all problems and another with the first ones, which may be easier.
+    """
+    common = set.intersection(*map(set, modes.values()))
+    right = {mode: sum(shares[id] for id in common) for mode, shares in modes.items()}
+    return max(modes, key=lambda mode: (right[mode], len(modes[mode])))
+
+
 def accuracy(scores: Iterable[Score], *, seed: int = 0) -> intervals.Estimate:
     """The share that is right, each problem counting once."""
     return intervals.of_problems(list(shares(scores).values()), seed=seed)

@@ -465,6 +465,17 @@ def test_arms_are_compared_on_the_problems_of_the_seeds_that_both_have(tmp_path)
     assert (compared.paired.won, compared.paired.lost) == (10, 0), "only the second seed is common to both"
 
 
+def test_the_best_prompt_over_seeds_is_that_of_the_problems_that_all_prompts_have(tmp_path):
+    run = answered(tmp_path / "1", 5, questions=[f"What is {n}?" for n in range(10)])
+    path = run / "eval" / "own.untuned.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    every = [{**row, "mode": "zero_shot_cot", "same": n < 6} for n, row in enumerate(rows)]
+    first = [{**row, "mode": "few_shot", "same": n < 3} for n, row in enumerate(rows[:4])]
+    write_records(path, [*every, *first])
+    untuned, _ = arms.beside([arms.Arm("m1", (run,))]).rows
+    assert (untuned.mode, untuned.accuracy.value) == ("zero_shot_cot", 0.6)
+
+
 def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
     a, b = (arms.Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))

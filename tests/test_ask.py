@@ -1,6 +1,7 @@
 """A question to a trained run: a tiny random student whose adapter is not nothing."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -52,6 +53,9 @@ def test_the_base_gets_the_prompt_it_was_best_at(run, tmp_path):
     write_records(run / "eval" / "own.untuned.jsonl", [score("zero_shot_cot", False), score("few_shot", True)])
     mode, pool, tested = ask.best_prompt(run)
     assert (mode, pool, tested) == ("few_shot", POOL, POOL[:2])
+    easy = [score("few_shot", True), replace(score("zero_shot_cot", False), problem_id="p2")]
+    write_records(run / "eval" / "own.untuned.jsonl", [score("zero_shot_cot", True), *easy])
+    assert ask.best_prompt(run)[0] == "zero_shot_cot", "it was asked more, and no worse on what both were asked"
     for path in (run / "eval").iterdir():
         path.unlink()
     assert ask.best_prompt(run) == ("zero_shot_cot", [], [])

@@ -39,7 +39,7 @@ FLOORS = [
     }
     | {"activations", "acceptance", "guided"},
     {"answers", "curriculum", "tally", "model_card", "memory", "hub", "programs"},
-    {"graders"},
+    {"graders", "evaluated"},
     {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
     | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
     | {"export", "gguf", "publish"},

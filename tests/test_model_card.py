@@ -12,7 +12,7 @@ from loopback_hub import LoopbackHub
 
 from plantune_lite import corpus, model_card, practice, presets, runs, worked
 from plantune_lite.model_card import card
-from plantune_lite.model_facts import FORMS, Scored, of_run
+from plantune_lite.model_facts import FORMS, TRAININGS, Scored, of_run, trained_by
 from plantune_lite.recipe import Corpus
 from plantune_lite.recipe_files import load, override, to_json
 from plantune_lite.records import Trajectory
@@ -145,6 +145,16 @@ def test_another_model_needs_no_notice_and_an_unknown_one_has_no_licence(run, hu
     assert reply.status_code == 200
 
 
+def test_the_base_is_the_repository_that_the_adapter_names_with_the_revision_of_that(tmp_path):
+    run = finished_run(tmp_path, "student.model=unsloth/gemma-3-1b-it")
+    config, named = run / "sft" / "adapter_config.json", {"base_model_name_or_path": "unsloth/gemma-3-1b-it"}
+    config.write_text(json.dumps({**named, "revision": "a" * 40}))
+    known = facts(run, "adapter")
+    assert (known.base, known.revision) == ("unsloth/gemma-3-1b-it", "a" * 40) and known.licence == "gemma"
+    config.write_text(json.dumps({"base_model_name_or_path": str(tmp_path), "revision": "a" * 40}))
+    assert (facts(run).base, facts(run).revision) == ("google/gemma-3-1b-it", None)
+
+
 # --- what was measured ------------------------------------------------------------------------------------------------
 
 
@@ -220,6 +230,12 @@ def test_the_funnel_is_the_corpuss_own(run):
     assert "| left out: `in test set" in text and "Nobody scored the plans." in text
 
 
+def test_the_test_sets_that_training_was_compared_with_are_named_and_so_are_the_others(run):
+    text = card(facts(run, scores={"own": [UNTUNED, EQUAL], "practice_known": [UNTUNED, BETTER]}))
+    assert "share 13 words in a row with a problem of `own` were left out: 1." in text
+    assert "With `practice_known` they were **not** compared before training." in text
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -241,9 +257,59 @@ def test_the_funnel_is_the_corpuss_own(run):
     ],
 )
 def test_the_method_is_the_recipes(run, settings, said):
-    recipe = json.loads(to_json(override(load("smollm2_135m"), settings)))
-    text = card(replace(facts(run), recipe=recipe))
+    text = trained_as(run, *settings)
     assert said in text and "where following them gave the right answer" in text
+
+
+def trained_as(run, *settings) -> str:
+    """The card of a model that went through all that such a recipe has."""
+    recipe = json.loads(to_json(override(load("smollm2_135m"), settings)))
+    trained = trained_by(recipe, [stage for stage in TRAININGS if recipe[stage]])
+    return card(replace(facts(run), recipe=recipe, trained=trained))
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [("base", "from the base itself"), ("/home/ada/runs/older", "going on from another run (`older`)")],
+)
+def test_reinforcement_that_leaves_the_runs_own_adapter_aside_learned_nothing_of_it(run, start, said):
+    text = trained_as(run, "grpo=default", f"grpo.start={start}")
+    assert f"was trained by reinforcement (GRPO), {said}, rewarded for the right answer" in text
+    assert "supervised" not in text and "One row it learnt from" not in text and "rows to learn from" not in text
+    assert "| questions for reinforcement |" in text
+
+
+def test_a_training_that_went_on_from_another_run_says_so(run):
+    text = trained_as(run, "grpo=none", "sft.start=other_run")
+    assert "supervised learning on what was kept, going on from another run (`other_run`), to write the plan" in text
+
+
+def test_a_training_that_is_not_done_is_no_part_of_the_model(tmp_path):
+    text = card(facts(finished_run(tmp_path, "grpo=default")))  # which ended with its SFT
+    assert "(M1)" in text and "reinforcement (GRPO)" not in text
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("grpo=none",), "to write a short plan before it solves"),
+        (("grpo=none", "sft.target=solution", "sft.solutions=dataset"), "to solve without a plan"),
+        (("grpo=none", "sft.target=solution"), "to solve without a plan"),
+        (("grpo=none", "sft.target=plan"), "to write a short plan, which another model carries out"),
+        (("grpo=default", "sft.target=solution", "grpo.reward=answer"), "to solve without a plan"),
+        (("grpo=default", "grpo.start=base", "grpo.reward=answer"), "to give the right answer"),
+        (("grpo=default", "grpo.start=base"), "to write a short plan before it solves"),
+    ],
+)
+def test_what_it_was_trained_to_do_is_what_its_target_was(run, settings, said):
+    assert f"`HuggingFaceTB/SmolLM2-135M-Instruct`, trained {said}." in trained_as(run, *settings)
+
+
+def test_the_control_is_no_baseline(run):
+    text = trained_as(run, "grpo=none", "sft.target=solution")
+    assert (
+        "the teacher's working without the plan that it followed (the control)" in text and "(a baseline)" not in text
+    )
 
 
 def test_where_a_user_keeps_files_is_not_said(tmp_path):

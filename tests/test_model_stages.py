@@ -13,6 +13,7 @@ from plantune_lite import (
     presets,
     sandbox,
     sft,
+    standing,
     student,
     train_stages,
 )
@@ -252,8 +253,25 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
     monkeypatch.setattr(evaluate, "in_time", every)
     learned.heard.clear()
     found = evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
-    assert found["partial"] is False and "only" not in found["line"]
+    assert (found["partial"], found["arm"]) == (False, "m1") and "only" not in found["line"]
     assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
+
+
+def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tmp_path, learned, monkeypatch):
+    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4, 9])
+    answer = learned.generate
+
+    def killed(prompts, sampling):
+        if learned.heard:
+            raise KeyboardInterrupt
+        return answer(prompts, sampling)
+
+    learned.generate = killed
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_stage.evaluate(to_evaluate(tmp_path))
+    [sentence] = standing.standing([tmp_path]).sentences
+    assert "1 of 9 problems of other share 13 words in a row with the training rows" in sentence
+    assert sentence.endswith(" and only 4 of 9 problems of other have been asked so far")
 
 
 def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):

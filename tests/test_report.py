@@ -3,7 +3,7 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -121,6 +121,24 @@ def test_what_was_won_and_what_was_lost_is_counted_and_shown_side_by_side(run):
     assert TESTED[0].question in words and "I guess." in words
 
 
+def test_of_several_samples_what_is_won_is_what_is_right_more_often(run):
+    right = {0: ((1, 1, 0), (0, 1, 1)), 1: ((0, 1, 1), (1, 0, 0)), 2: ((1, 0, 0), (0, 1, 1))}  # untuned, tuned
+    for number, (model, mode) in enumerate((("untuned", "zero_shot_cot"), ("m1", "m1"))):
+        rows = [
+            replace(answered(TESTED[place], bool(same), f"{model} {place}.{sample}", mode), sample=sample)
+            for place, samples in right.items()
+            for sample, same in enumerate(samples[number])
+        ]
+        write_records(run / "eval" / f"own.{model}.jsonl", rows)
+    summary, page = seen(run)
+    words = " ".join(page.words)
+    assert "1 won, 1 lost" in summary["line"]
+    assert "Won by m1: 1 on own" in words and "Lost by m1: 1 on own" in words
+    won = words[words.index("Won by m1") : words.index("Lost by m1")]
+    assert TESTED[2].question in won and "m1 2.1" in won and "untuned 2.1" in won
+    assert f"m1: {TESTED[2].answer}, right in 2 of 3" in won and "untuned: 0, right in 1 of 3" in won
+
+
 def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_path):
     _, page = seen(run)
     words = " ".join(page.words)
@@ -129,6 +147,22 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "recipe.json").write_text(again, encoding="utf-8")
     assert asdict(recipe_files.load(tmp_path / "again")) == asdict(recipe_files.load("smollm2_135m"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["grpo=default"], "trained by SFT and GRPO."),
+        (["grpo=default", "grpo.start=base"], "trained by GRPO from base."),
+        (["grpo=default", "grpo.start=older"], "trained by GRPO from older."),
+        (["grpo=default", "sft.start=older"], "trained by SFT from older and GRPO."),
+    ],
+)
+def test_a_training_is_named_where_the_model_has_been_through_it(run, settings, said):
+    recipe = recipe_files.override(recipe_files.load("smollm2_135m"), settings)
+    write_whole(run / "recipe.json", recipe_files.to_json(recipe))
+    report(run)
+    assert said in (run / "report.html").read_text()
 
 
 def test_charts_lie_beside_it_as_files(run):

@@ -168,7 +168,46 @@ def test_only_problems_that_both_answered_are_compared(tmp_path):
     write_records(path, rows)
     found = standing([tmp_path])
     assert found.comparisons[0].paired.problems == 49
-    assert "own: m1 and untuned have 49 of 60 problems in common, and are compared on those." in found.notes
+    assert "own: m1 and untuned have 49 of 61 problems in common, and are compared on those." in found.notes
+
+
+def test_another_question_under_the_same_id_with_the_same_answer_is_not_compared(tmp_path):
+    runs = [answers(tmp_path / name, "own.m1", ("m1", range(right))) for name, right in (("a", 10), ("b", 60))]
+    assert standing(runs).comparisons[0].paired.problems == 60, "nobody knows what was asked"
+    for run, changed in zip(runs, (0, 50), strict=True):
+        asked = [f"Is {n} {'odd' if n < changed else 'even'}?" for n in range(60)]
+        rows = [Problem(id=f"p/{n}", question=question, answer="1") for n, question in enumerate(asked)]
+        write_records(run / "suites" / "own.jsonl", rows)
+    found = standing(runs)
+    paired = found.comparisons[0].paired
+    assert (paired.problems, paired.won, paired.lost) == (10, 10, 0)
+    assert "own: b/m1 and a/m1 have 10 of 110 problems in common, and are compared on those." in found.notes
+
+
+def test_models_that_were_asked_in_another_way_are_told_apart(tmp_path):
+    runs = [answers(tmp_path / name, "own.m1", ("m1", range(30))) for name in ("a", "b")]
+    settings = {"samples": 1, "temperature": 0.0, "max_tokens": 128, "seed": 0, "model": "x"}
+    for run, other in zip(runs, ({}, {"seed": 1, "model": "y"}), strict=True):
+        (run / "eval" / "own.m1.json").write_text(json.dumps({"m1": settings | other}))
+    assert standing(runs).comparisons[0].caveats == ()
+    (runs[1] / "eval" / "own.m1.json").write_text(json.dumps({"m1": settings | {"max_tokens": 2048}}))
+    found = standing(runs)
+    differ = "b/m1 was asked with max_tokens=2048 and a/m1 with max_tokens=128"
+    assert found.comparisons[0].caveats == (differ,) and f"own: {differ}." in found.notes
+
+
+def test_a_prompt_that_a_kill_left_with_the_easy_problems_is_not_the_best_for_that(tmp_path):
+    answers(tmp_path, "own.untuned", ("zero_shot_cot", range(20)), ("few_shot", range(15)))
+    path = tmp_path / "eval" / "own.untuned.jsonl"
+    rows = [row for row in map(json.loads, path.read_text().splitlines()) if row["mode"] != "few_shot"]
+    first = [row for row in map(json.loads, path.read_text().splitlines()) if row["mode"] == "few_shot"][:25]
+    write_records(path, [*rows, *first])
+    found = standing([tmp_path])
+    assert found.sentences == ("own: untuned (zero_shot_cot) is right on 33.3 % (22.7 to 45.9)",)
+    counts = "own: untuned was asked 60 problems with zero_shot_cot and 25 problems with few_shot"
+    assert f"{counts}: its prompts compare on those that all have." in found.notes
+    answers(tmp_path, "own.untuned", ("zero_shot_cot", range(20)), ("few_shot", range(15)))
+    assert not [note for note in standing([tmp_path]).notes if "its prompts" in note]
 
 
 def test_without_an_untuned_model_nobody_knows(tmp_path):
@@ -234,13 +273,22 @@ def test_half_a_suite_is_called_that_wherever_its_figure_stands(tmp_path):
     answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
     of_the_suite(tmp_path, problems=300)
     found = standing([tmp_path])
-    half = "only 60 of 300 problems of own were asked before max_hours was up"
+    half = "only 60 of 300 problems of own have been asked so far"
     assert found.sentences[0].endswith(f"; but {half}") and all(row.caveats == (half,) for row in found.rows)
     assert standing([with_untuned(tmp_path / "alone")]).sentences[0].endswith("(22.7 to 45.9)")
+
+
+def test_of_two_that_are_not_finished_a_comparison_names_the_one_that_lacks_more(tmp_path):
+    answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
+    path = tmp_path / "eval" / "own.m1.jsonl"
+    write_records(path, [json.loads(line) for line in path.read_text().splitlines()][:40])
+    of_the_suite(tmp_path, problems=300, answered=0)
+    [sentence] = standing([tmp_path]).sentences
+    assert sentence.endswith("; but only 40 of 300 problems of own have been asked so far")
 
 
 def test_a_suite_that_nobody_was_asked_is_said(tmp_path):
     answers(with_untuned(tmp_path), "own.m1", ("m1", range(50)))
     known = {name: {"problems": 60, "answered": 60 * (name == "own"), "in_training": []} for name in ("own", "math500")}
     (tmp_path / "eval" / "suites.json").write_text(json.dumps(known))
-    assert standing([tmp_path]).sentences[1:] == ("math500: not asked: max_hours was up before",)
+    assert standing([tmp_path]).sentences[1:] == ("math500: not asked so far",)
