@@ -18,6 +18,14 @@ class TeacherError(PlantuneError, RuntimeError):
     """The teacher cannot go on: no key, a wrong one, a retired model, a quota used up, a service that is down."""
 
 
+class UnansweredError(TeacherError):
+    """One request came to nothing; others need not."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why.rstrip('.')}. What is done is kept: the same command goes on from here.")
+        self.why = why
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What is asked in one request; sampling.n is the number of candidates, sampling.seed that of the first."""
@@ -28,8 +36,9 @@ class Request:
     thinking: int | None = 0  # tokens; 0 = off, -1 = the model decides, None = its default
 
 
-# "ok" text to use; "length" cut off; "empty" nothing said; "recitation" withheld as a quotation; "blocked" refused
-What = Literal["ok", "length", "empty", "recitation", "blocked"]
+# "ok" text to use; "length" cut off; "empty" nothing said; "recitation" withheld as a quotation; "blocked" refused;
+# "declined" not even begun: the prompt does not fit the model's window, or its filter, and nothing was paid
+What = Literal["ok", "length", "empty", "recitation", "blocked", "declined"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +55,9 @@ class Outcome:
 
 
 # "busy" asked too much; "down" did not work and cost nothing; "lost" may have worked and cost, but nobody knows;
-# "reworded" refused a field that the provider will leave out from now on; "over" no use to go on at all
-Failure = Literal["busy", "down", "lost", "reworded", "over"]
+# "reworded" refused a field that the provider will leave out from now on; "declined" will not have this prompt;
+# "refused" will not have this request, whatever is wrong with it; "over" no use to go on at all
+Failure = Literal["busy", "down", "lost", "reworded", "declined", "refused", "over"]
 
 
 class Failed(Exception):
@@ -117,6 +127,19 @@ def scrub(text: str, *keys: str | None) -> str:
             text = text.replace(key, "(the key)")
     text = " ".join(text.split())
     return text if len(text) <= 400 else text[:399] + "…"
+
+
+# As vLLM, llama.cpp, OpenAI, Azure, OpenRouter and Gemini put it.
+_ITS_PROMPT = re.compile(
+    r"context[ _](?:length|size|window)|maximum number of tokens|(?:prompt|input) is too long"
+    r"|content[ _](?:filter|policy)|content management|(?:prompt|input|content) (?:was|is|has been) flagged",
+    re.IGNORECASE,
+)
+
+
+def blames_the_prompt(said: str) -> bool:
+    """Whether a refusal is about one prompt, too long for the window or caught by a filter, and not about all."""
+    return _ITS_PROMPT.search(said) is not None
 
 
 # --- one usage for several candidates ---------------------------------------------------------------------------------

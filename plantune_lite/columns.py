@@ -43,8 +43,8 @@ REQUIRED = ("question", "answer")
 class Columns:
     """Which column of a table holds what, and how that was found."""
 
-    names: dict[str, str]  # role -> column
-    how: dict[str, str]  # role -> "as you said", "by its name" or "by its content"
+    names: dict[str, str]  # role -> column; the role "input" has what stands below an instruction
+    how: dict[str, str]  # role -> "as you said", "by its name", "by its content" or "below the instruction"
 
 
 def guess(table: Table, part: Problems) -> Columns:
@@ -79,6 +79,11 @@ def guess(table: Table, part: Problems) -> Columns:
             f"{table.path.name}: which column holds the {' and which the '.join(missing)}? "
             f"There are {there}. Write {ways}"
         )
+    if how["question"] == "by its name" and _folded(names["question"]) == "instruction":
+        # "Solve the word problem." is asked of every row: of what, its input says.
+        column = folded.get("input")
+        if column and column not in names.values():
+            names["input"], how["input"] = column, "below the instruction"
     return Columns(names, how)
 
 
@@ -121,4 +126,8 @@ def _fields(row: Row, columns: Columns) -> dict[str, Any]:
     ours = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
     if isinstance(rest.get("extra"), Mapping):
         rest |= rest.pop("extra")
-    return {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in columns.names.items()}}
+    fields = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in columns.names.items()}}
+    question, given = fields.get("question"), fields.pop("input", None)
+    if isinstance(given, str | int | float) and str(given).strip() not in ("", "nan") and isinstance(question, str):
+        fields["question"] = f"{question}\n\n{given}"
+    return fields

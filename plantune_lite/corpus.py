@@ -50,13 +50,13 @@ def build(
     by_id = {problem.id: problem for problem in problems}
     sieve = sift.Sieve(sift.best_first(trajectories, by_id))
     came = tuple(sieve.left)
-    sift.refuse_unscored(came, part.filter)
     grade = sift.Grader(by_id)
 
     overlaps = sift.overlaps(came, by_id, suites, part.decontaminate)
     sieve.drop(lambda one: sift.in_test_set(overlaps.get(one.problem_id)))
     if part.spoilers == "drop":
         sieve.drop(lambda one: sift.spoils(one, by_id[one.problem_id]))
+    sift.refuse_unscored([one for one in sieve.left if one.plan], part.filter)
     executed = target != "plan"
     sieve.drop(lambda one: sift.not_good(one, part.filter, min_score, grade, executed=executed))
     good = tuple(sieve.left)
@@ -207,6 +207,7 @@ _WAYS_ON = {
     "answer cannot be checked": "Give problems.answer a column with answers in numbers or a few words.",
     "not executed": "Set distill.execute=all, or corpus.filter=both so that only executed plans are wanted.",
     "no score": "Set corpus.filter=answer, or distill with a teacher that scores.",
+    "empty plan": "Raise distill.max_tokens, or distill with a better teacher.",
     "spoils the answer": "Distill with a better teacher, or set corpus.spoilers=keep.",
     "in test set": "Learn from other problems (problems.source), or test on others (evaluate.suites).",
     NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",

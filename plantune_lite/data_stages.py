@@ -13,6 +13,7 @@ from typing import Any
 
 from plantune_lite.job import Job
 from plantune_lite.model_stages import self_teacher
+from plantune_lite.one_problem import CUT_OFF
 from plantune_lite.recipe_files import to_json
 from plantune_lite.records import (
     Problem,
@@ -32,7 +33,9 @@ def problems(job: Job) -> dict[str, Any]:
     from plantune_lite import problems
 
     revisions = job.earlier.get("problems", {}).get("revisions", {})
-    loaded = problems.load(job.recipe.problems, seed=job.recipe.seed, revisions=revisions)
+    loaded = problems.load(
+        job.recipe.problems, seed=job.recipe.seed, revisions=revisions, checked=job.recipe.wants_checked_answers
+    )
     if job.recipe.has_baseline and not any(one.solution or one.steps for one in loaded.pool):
         raise ProblemError(
             "evaluate.baseline is true, but no problem has a solution that a baseline could learn from: name their "
@@ -118,9 +121,9 @@ def distill(job: Job) -> dict[str, Any]:
 def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
     """The summary of a distillation that the budget ended: how far it came, and how it goes on."""
     line = (
-        f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent and the "
-        f"next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run again to go on; "
-        f"{found['line']}"
+        f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent or "
+        f"reserved and the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run "
+        f"again to go on; {found['line']}"
     )
     return {**found, "line": line, "max_usd": max_usd}
 
@@ -169,11 +172,11 @@ def corpus(job: Job) -> dict[str, Any]:
 
 
 def _trajectories(run: Path) -> Iterator[Trajectory]:
-    """Everything the teacher wrote, kept or not: which of it counts is the corpus's filter to say."""
+    """Everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
     for name in ("trajectories.jsonl", "rejected.jsonl"):
         for row in read_jsonl(run / name):
-            row.pop("reason", None)
-            yield from_row(Trajectory, row)
+            if row.pop("reason", "") != CUT_OFF:
+                yield from_row(Trajectory, row)
 
 
 STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {

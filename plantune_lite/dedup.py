@@ -155,6 +155,7 @@ def _bands(shingles: frozenset[int], masks: Sequence[int]) -> Iterator[tuple[int
 
 _SHORTEST = 6  # words: a shorter test question ("Solve for x.") is only found where it is all there is
 _PHRASE = -1
+_WORDINGS = 8  # of one question in a suite, and no more than a quarter of it: what more of them share is a template
 
 
 class TestQuestions:
@@ -176,6 +177,7 @@ class TestQuestions:
 class _Suite:
     """A run that several questions share is a phrase of theirs ("Your task is to count how many legs ..."): no find.
 
+    But a run with a number in it that a few questions with the same numbers share is one question in other wordings.
     Where a run is shared, the numbers must agree, all of one question's being among the other's: John's 3 apples are
     not John's 5 apples. What both rules let pass, a whole copy of a question, is looked for by itself.
     """
@@ -189,10 +191,13 @@ class _Suite:
         # runs of 14,000 questions take 80 MB where the words themselves would take 300.
         self._runs: dict[int, int] = {}
         self._short: set[int] = set()
+        again: Counter[int] = Counter()  # run -> how many more questions with the same numbers share it
         for id, question in questions:
-            self._add(id, words(question))
+            self._add(id, words(question), again)
+        few = min(_WORDINGS, len(self._ids) // 4)
+        self._runs.update((run, _PHRASE) for run, count in again.items() if count >= few)
 
-    def _add(self, id: str, asked: Words) -> None:
+    def _add(self, id: str, asked: Words, again: Counter[int]) -> None:
         if not asked or asked in self._whole:
             return
         index = self._whole[asked] = len(self._ids)
@@ -202,8 +207,14 @@ class _Suite:
             if len(asked) < _SHORTEST:
                 return
             self._short.add(len(asked))
-        for run in set(map(hash, runs(asked, self._length))):
-            self._runs[run] = _PHRASE if run in self._runs else index
+        for run in set(runs(asked, self._length)):
+            first = self._runs.setdefault(hash(run), index)
+            if first in (_PHRASE, index):
+                continue
+            if numbers(run) and self._numbers[first] == self._numbers[index]:
+                again[hash(run)] += 1
+            else:
+                self._runs[hash(run)] = _PHRASE
 
     def first_in(self, asked: Words, given: Counter[str]) -> str | None:
         """The id of the first question of the suite that is found."""

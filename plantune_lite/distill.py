@@ -8,7 +8,8 @@ trajectories.jsonl with what was kept and rejected.jsonl with all else, each wit
 
 Every reply is in the ledger before it is used, so a problem that was cut off is asked for again: what was answered
 comes from there, free. So it is with a budget that is used up: problems that need no further call are still done, the
-others are left for the next time, and what was kept is there to be trained on.
+others are left for the next time, and what was kept is there to be trained on. A problem that a teacher cannot answer,
+however often it is asked, is left out; only where that happens to many, one after another, is it the end.
 """
 
 import asyncio
@@ -20,15 +21,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.attempt import UnansweredError
 from plantune_lite.ledger import BudgetError
 from plantune_lite.one_problem import Check, distil, worked
 from plantune_lite.recipe import Distill
 from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
 from plantune_lite.sift import counted
-from plantune_lite.terminal import duration, printable
+from plantune_lite.terminal import duration, printable, redrawn
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
+_HOPELESS = 20  # problems one after another that the teacher could not answer
 _EVERY_SECONDS = 10.0  # a line of progress
 
 
@@ -53,6 +56,11 @@ async def distill(
             f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
             "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
         )
+    if ask is not None and part.plan_from == "solution" and not any(one.solution or one.steps for one in problems):
+        raise PlantuneError(
+            f"distill.plan_from is 'solution', but none of the {len(problems)} problems has one: name their column in "
+            "problems.solution, or set distill.plan_from=question"
+        )
     judge = {} if check is None else {"check": check}
     done = _done_before(out)
     todo = iter([problem for problem in problems if problem.id not in done])
@@ -61,6 +69,8 @@ async def distill(
     live = Live(len(problems), len(done), counts, status)
     stopping = False
     unpaid: list[BudgetError] = []
+    unanswered: list[UnansweredError] = []
+    in_a_row = 0  # of the unanswered
 
     with (
         JsonlWriter(out / "trajectories.jsonl") as trajectories,
@@ -69,7 +79,7 @@ async def distill(
     ):
 
         async def work() -> None:
-            nonlocal stopping
+            nonlocal stopping, in_a_row
             try:
                 for problem in todo:  # shared: each worker takes the next
                     if stopping:
@@ -79,6 +89,13 @@ async def distill(
                     except BudgetError as error:  # others may need no further call: the ledger has all of theirs
                         unpaid.append(error)
                         continue
+                    except UnansweredError as error:
+                        unanswered.append(error)
+                        in_a_row += 1
+                        if in_a_row >= min(_HOPELESS, len(problems)):
+                            raise
+                        continue
+                    in_a_row = 0
                     for made in found.kept:
                         trajectories.write(made)
                     for made in found.rejected:
@@ -104,7 +121,13 @@ async def distill(
     if unpaid and not _lines(out / "trajectories.jsonl"):
         raise unpaid[0]
     summary = _summary(out, len(problems), teacher)
-    return {**summary, "partial": True, "problems_done": len(problems) - len(unpaid)} if unpaid else summary
+    if unanswered:
+        why = f"the teacher could not answer: {unanswered[0].why}"
+        summary["line"] += f"; {len(unanswered)} left out ({why}), which --again distill asks anew"
+        summary["unanswered"] = len(unanswered)
+    if unpaid:
+        summary |= {"partial": True, "problems_done": len(problems) - len(unpaid) - len(unanswered)}
+    return summary
 
 
 def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
@@ -189,5 +212,5 @@ class Live:
         counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common() if count)
         left = f"{duration(pace * (self._problems - self._done))} left" if made else ""
         parts = [f"{self._done} of {self._problems} problems", counts, self._status(), left]
-        clear = "\x1b[2K" if self._redraws else ""
-        print(clear + printable("; ".join(part for part in parts if part)), end=end, flush=True)
+        line = "; ".join(part for part in parts if part)
+        print(redrawn(line, last=end == "\n") if self._redraws else printable(line) + end, end="", flush=True)

@@ -4,12 +4,13 @@ generate = of_gguf(Path("runs/mine/gguf/mine.q8_0.gguf"), room=1536)
 with of_server("http://127.0.0.1:8080/v1", "mine", ledger) as generate:
     [[reply]] = generate([chat("How many legs have 3 hens?")], Sampling(max_tokens=256))
 
-What a server says goes through the ledger like a teacher's reply: asked once, paced, tried again.
+What a server says goes through the ledger like a teacher's reply: asked once, paced, tried again. By tomorrow it may
+serve another model under the same name: generate(prompts, sampling, apart="...") asks anew what was asked without that.
 """
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,17 +57,17 @@ def of_gguf(file: Path, *, room: int) -> Generate:
 @contextmanager
 def of_server(
     address: str, model: str, ledger: Ledger, *, environ: Mapping[str, str] = os.environ
-) -> Iterator[Generate]:
-    """Replies of an OpenAI-compatible server; many prompts at once."""
+) -> Iterator[Callable[..., list[list[Reply]]]]:
+    """Replies of an OpenAI-compatible server; many prompts at once, `apart` from those to others (teacher.py)."""
     part = Distill(address, model=model, thinking=None)
     with asyncio.Runner() as loop:
         teacher = open_teacher(part, ledger, seed=0, environ=environ)
         ask = loop.run(teacher.__aenter__())
 
-        async def all_of(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-            return await asyncio.gather(*(ask(prompt, sampling, None) for prompt in prompts))
+        async def all_of(prompts: Sequence[Messages], sampling: Sampling, apart: str) -> list[list[Reply]]:
+            return await asyncio.gather(*(ask(prompt, sampling, None, apart=apart) for prompt in prompts))
 
         try:
-            yield lambda prompts, sampling: loop.run(all_of(prompts, sampling))
+            yield lambda prompts, sampling, apart="": loop.run(all_of(prompts, sampling, apart))
         finally:
             loop.run(teacher.__aexit__(None, None, None))

@@ -24,6 +24,7 @@ from plantune_lite.attempt import (
     What,
     asking_for,
     asking_to_go_on,
+    blames_the_prompt,
     habits_of,
     is_loopback,
     key_in,
@@ -257,6 +258,8 @@ class Gemini:
             return self._quota(message, details)
         if code in (408, 499) or code >= 500:
             return Failed("down", f"{code} {message}")
+        if code == 400 and blames_the_prompt(message):
+            return Failed("declined", f"{code} {message}")
         if code == 400 and (field := self._named_field(message, config)):
             self._habits.refuse(field)
             return Failed("reworded", message)
@@ -273,7 +276,8 @@ class Gemini:
                 f"Gemini has no model {self.model!r}, or has retired it ({message}). Set distill.model=... to a "
                 "current one; the default is DEFAULT_MODEL in plantune_lite/gemini.py.",
             )
-        return Failed("over", f"Gemini refuses the request for {self.model} ({code}: {message})")
+        why = f"Gemini refuses the request for {self.model} ({code}: {message})"
+        return Failed("refused" if code == 400 else "over", why)
 
     def _quota(self, message: str, details: list[dict[str, Any]]) -> Failed:
         violations = [one for detail in details for one in detail.get("violations") or ()]

@@ -108,10 +108,9 @@ class GeminiBatch(Gemini):
             if (reply := end.replies.get(key)) is not None:
                 return self._read(reply, request, config)
         raise Failed(
-            "over",
+            "refused",
             f"Gemini's batches brought no reply to a call {1 + _AGAIN} times; the last, {batch.name}, ended as "
-            f"{end.state}. What is done is kept: the same command goes on from here, and distill.batch=false asks one "
-            "call at a time.",
+            f"{end.state}; distill.batch=false asks one call at a time",
         )
 
     async def close(self) -> None:
@@ -174,6 +173,8 @@ class GeminiBatch(Gemini):
             self._batches.append(batch)
             self._save()
         except Exception as error:  # whoever asked must hear of it, whatever it is
+            if isinstance(error, Failed) and error.what == "declined":
+                error = Failed("refused", error.why)  # the fault of one prompt, and it is not said which
             for one in waiting.values():
                 one.batch.set_exception(error)
                 one.batch.exception()  # heard, even where whoever asked is gone
@@ -202,7 +203,7 @@ class GeminiBatch(Gemini):
                     replies = (job.dest.inlined_responses if job.dest else None) or ()
                     return _End(job.state.name, {(one.metadata or {}).get("key", ""): one for one in replies})
             except Failed as failed:
-                if failed.what == "over":
+                if failed.what not in ("busy", "down", "lost"):
                     raise
                 if not troubled:
                     self._say(f"{name} cannot be looked at ({failed.why}); it goes on, and so do we")

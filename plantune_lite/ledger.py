@@ -159,11 +159,17 @@ class Ledger:
             here.unlink(missing_ok=True)
 
     def take_from(self, other: Path) -> None:
-        """Take the calls of another ledger file: its replies where we have none, its money in any case."""
+        """Take the calls of another ledger file: its replies where we have none, the money also of what both paid."""
         with self._lock:
             self._db.execute("ATTACH ? AS other", (str(other),))
             self._db.execute("BEGIN")
-            self._db.execute("INSERT OR IGNORE INTO lost SELECT * FROM other.lost")
+            # Two that are not copies of each other were paid each on its own; whichever stays here, both count once.
+            paid = "'paid ' || key || ' ' || at || ' ' || seconds"
+            both = "usd > 0 AND reply IS NOT NULL AND key IN (SELECT key FROM calls WHERE reply IS NOT NULL)"
+            ours = f"SELECT {paid} FROM calls"
+            twice = f"SELECT {paid}, run, usd FROM other.calls WHERE {both} AND {paid} NOT IN ({ours})"
+            self._db.execute(f"INSERT OR IGNORE INTO lost {twice}")
+            self._db.execute(f"INSERT OR IGNORE INTO lost SELECT * FROM other.lost WHERE id NOT IN ({ours})")
             # Theirs has the reply that ours waits for: what ours may have cost stays spent.
             gone = "reply IS NULL AND key IN (SELECT key FROM other.calls WHERE reply IS NOT NULL)"
             lost = f"SELECT 'merged ' || key, run, usd FROM calls WHERE usd > 0 AND {gone}"

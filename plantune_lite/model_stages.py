@@ -82,8 +82,8 @@ def self_teacher(job: Job) -> tuple[Generate, str]:
             f"{error} (distill.teacher is 'self', and the student is its own teacher; 'worked' needs no model, "
             "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
         ) from None
-    revision = f"@{loaded.source.revision}" if loaded.source.revision else ""
-    return loaded.generate, f"{loaded.source.repo}{revision}:{part.bits}bit"
+    weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
+    return loaded.generate, f"{loaded.source.repo}{weights}:{part.bits}bit"
 
 
 STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"headroom": headroom}

@@ -126,6 +126,9 @@ def shapes() -> tuple[type, type, type]:
 # --- one problem ------------------------------------------------------------------------------------------------------
 
 
+CUT_OFF = "execution cut off"
+
+
 @dataclass(frozen=True)
 class _Judged:
     sample: int
@@ -153,6 +156,9 @@ def _unchecked(problem: Problem, execution: str) -> Verdict:
 
 async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str, check: Check = _unchecked) -> Found:
     """All that a teacher makes of one problem; where its answer is a program, `check` says whether it is right."""
+    if part.plan_from == "solution" and not (problem.solution or problem.steps):
+        nothing = _trajectory(problem, _Judged(0, (), 0), teacher)
+        return Found((), (Rejected(**vars(nothing), reason="no worked solution"),))
     constraints = await _one(ask, CONSTRAINTS.format(problem=question_text(problem)), part)
     kept: list[Trajectory] = []
     rejected: list[Rejected] = []
@@ -224,13 +230,15 @@ async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[lis
         sampling = Sampling(temperature=part.temperature, n=count, max_tokens=part.max_tokens)
         replies = await ask(prompt, sampling, None)
         yield [
-            _planned(number, split_steps(reply.text), _tokens(reply), problem)
+            _planned(number, split_steps(reply.text), _tokens(reply), problem, cut_off=reply.finish == "length")
             for number, reply in list(enumerate(replies))[seen:]
         ]
         seen = count
 
 
-def _planned(sample: int, plan: tuple[str, ...], tokens: int, problem: Problem) -> _Judged:
+def _planned(sample: int, plan: tuple[str, ...], tokens: int, problem: Problem, *, cut_off: bool = False) -> _Judged:
+    if cut_off:
+        return _Judged(sample, (), tokens, fault="plan cut off")
     fault = "no plan in the reply"
     if plan:
         why = spoiler(plan, problem)
@@ -287,11 +295,11 @@ async def _execute(
         execution, tokens, finish = reply.text.strip(), _tokens(reply), reply.finish
     answer, wrong = await _answer(problem, execution, part, check)
     made = _trajectory(problem, judged, teacher, execution=execution, answer=answer, tokens=tokens)
+    if finish == "length":  # said before all else: no filter may let it be learned from
+        return made, CUT_OFF
     if judged.fault:
         return made, judged.fault
-    if finish != "stop":
-        return made, "no execution to be had" if finish == "blocked" else "execution cut off"
-    return made, wrong
+    return made, wrong if finish == "stop" else "no execution to be had"
 
 
 async def _answer(problem: Problem, execution: str, part: Distill, check: Check) -> tuple[str | None, str]:

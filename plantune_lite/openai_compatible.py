@@ -22,6 +22,7 @@ from plantune_lite.attempt import (
     TeacherError,
     Usage,
     asking_for,
+    blames_the_prompt,
     habits_of,
     is_loopback,
     key_in,
@@ -215,6 +216,9 @@ class OpenAICompatible:
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
         if code == 408 or code >= 500:
             return Failed("down", f"{code} {message}")
+        said = " ".join(str(error.get(name) or "") for name in ("code", "type", "message"))
+        if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
+            return Failed("declined", f"{code} {message}")
         if code in (400, 422):
             named = str(error.get("param") or "")
             for name in _OPTIONAL:
@@ -230,7 +234,8 @@ class OpenAICompatible:
                 f"{self._address} has no model {self.model!r}, or is no such server ({message}). Set distill.model=... "
                 "to one of its models, or mend distill.teacher.",
             )
-        return Failed("over", f"{self._address} refuses the request for {self.model} ({code}: {message})")
+        why = f"{self._address} refuses the request for {self.model} ({code}: {message})"
+        return Failed("refused" if code in (400, 422) else "over", why)
 
     def _scrubbed(self, error: object) -> str:
         return scrub(str(error) or type(error).__name__, self._key)

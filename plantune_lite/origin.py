@@ -7,6 +7,7 @@ A branch moves and a commit does not: a merge next month starts from the weights
 Without a network, what was fetched before is taken; nobody waits for retries.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -41,6 +42,15 @@ class Source:
     revision: str | None  # its commit; None: a folder, or the Hub could not be asked
     place: str  # what was really loaded: a folder, or the name that Unsloth finds its 4-bit copy by
     backend: Backend
+
+    @property
+    def weights(self) -> str:
+        """What tells these weights from all others: the commit, or how the files of a folder look now."""
+        if self.repo != self.place or not Path(self.place).is_dir():
+            return self.revision or ""
+        files = [(one.name, one.stat()) for one in sorted(Path(self.place).glob("*.safetensors"))]
+        looks = [(name, about.st_size, about.st_mtime_ns) for name, about in files]
+        return hashlib.sha256(repr(looks).encode()).hexdigest()[:12]
 
 
 def source(

@@ -3,7 +3,8 @@
     evaluate_model(Path("runs/mine"), "runs/mine/gguf/mine.q8_0.gguf") -> the standing, with a row for it
 
 What was trained here is asked as it was trained to answer; a server, of which nobody knows that, with the prompts of an
-untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off.
+untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off; where they are
+moved away, a server is asked anew, whatever it said before.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing
@@ -32,7 +34,8 @@ def evaluate_model(
     suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
-    name, server, weights = _name(where), _is_server(where), _weights(where)
+    name, server = _name(where), _is_server(where)
+    weights = "" if server else _weights(where)
     modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(target),)
     pool = run / "problems" / "pool.jsonl"
     tested = {held_out.normalised(one) for problems in suites.values() for one in problems}
@@ -48,8 +51,9 @@ def evaluate_model(
                 continue
             out = run / "eval" / f"{suite}.{name}.jsonl"
             for mode in modes:
+                model = _asked_since(out, mode, where) if server else weights
                 evaluate.evaluate(
-                    generate,
+                    partial(generate, apart=model) if server else generate,
                     problems,
                     mode=mode,
                     out=out,
@@ -58,7 +62,7 @@ def evaluate_model(
                     max_tokens=part.max_tokens,
                     seed=recipe.seed,
                     examples=examples,
-                    model=weights,
+                    model=model,
                     grade=grade,
                     show=show,
                 )
@@ -81,10 +85,17 @@ def _is_server(where: str) -> bool:
     return "://" in where
 
 
+def _asked_since(out: Path, mode: str, where: str) -> str:
+    """A server, and when it was first asked for the answers that are here, or now: it may have served another model
+    under this name before."""
+    settings = out.with_suffix(".json")
+    known = json.loads(settings.read_text(encoding="utf-8")) if out.is_file() and settings.is_file() else {}
+    since = known.get(mode, {}).get("model", "")
+    return since if since.partition(", ")[0] == where else f"{where}, {runs.now()}"
+
+
 def _weights(where: str) -> str:
-    """What tells these weights from others that lay at this place before; a server is taken at its word."""
-    if _is_server(where):
-        return where
+    """What tells these weights from others that lay at this place before."""
     path = Path(where)
     adapter = path / "adapter_model.safetensors"
     if (file := adapter if adapter.is_file() else path).is_file():

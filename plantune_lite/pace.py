@@ -14,9 +14,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 from plantune_lite.attempt import TeacherError
+from plantune_lite.terminal import duration
 
 START, MOST = 32, 64  # calls in flight: wide from the start, for a quota shows itself by a 429 and not before
 PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds, after the width is down to one
+LONGEST_WAIT = 900.0  # seconds; who asks for more has nothing left for today
 _STREAK = 4  # failures in a row that halve the width; a quarter of it where that is more
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
 
@@ -117,7 +119,14 @@ class Pace:
     ) -> None:
         """A request that came to nothing; `too_many` is a 429, and `wait_seconds` what it asks everybody to wait."""
         now = self._clock()
-        if wait_seconds:
+        if wait_seconds and wait_seconds > LONGEST_WAIT:
+            self.stop(
+                TeacherError(
+                    f"the teacher asks to wait {duration(wait_seconds)} ({why}). What is done is kept: the same "
+                    "command goes on then."
+                )
+            )
+        elif wait_seconds:
             self._paused_until = max(self._paused_until, now + wait_seconds * self._random.uniform(1.02, 1.1))
         if started < self._backed_off_at:
             return  # it was under way when we last backed off: the same trouble, not a new one

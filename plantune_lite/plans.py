@@ -15,7 +15,11 @@ from plantune_lite.records import Messages, Problem
 
 OPEN, CLOSE = "<plan>", "</plan>"
 _TAG = re.compile(r"</?\s*plan\s*>", re.IGNORECASE)
-_NUMBERED = re.compile(r"(?:(?:step\s+)?[0-9]{1,3}\s*[.):]\s+|[-*•]\s+)+", re.IGNORECASE)
+_UNSPACED = r"\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # scripts that put no space around each word
+_MARK = rf"(?:[.):](?=[{_UNSPACED}])|[、．）：](?!\s*[0-9]))"  # of a number in them: 1、 but not the ratio 3：4
+_NUMBERED = re.compile(rf"(?:(?:step\s+)?[0-9]{{1,3}}\s*(?:[.):]\s+|{_MARK}\s*)|[-*•]\s+)+", re.IGNORECASE)
+_IS_NUMBERED = re.compile(rf"\W{{0,4}}(?:step\s+)?[0-9]{{1,3}}\s*(?:[.):]\W*\s|{_MARK})", re.IGNORECASE)
+_FENCE = re.compile(r"\s*(?:```|~~~)\w*\s*")
 _EMPHASIS = re.compile(r"\*\*|__")
 
 
@@ -69,22 +73,38 @@ def parse(text: str) -> Planned | None:
 def split_steps(text: str) -> tuple[str, ...]:
     """The steps in a teacher's free text: numbered or bulleted lines with what continues them, else one step a line."""
     inside = re.search(rf"{OPEN}(.*?){CLOSE}", text, re.DOTALL | re.IGNORECASE)
-    lines = [line for line in (inside[1] if inside else text).splitlines() if line.strip()]
+    lines: list[str] = []
+    apart: set[int] = set()  # the lines that begin a paragraph of their own
+    gap = False
+    for line in (inside[1] if inside else text).splitlines():
+        blank = not line.strip() or _FENCE.fullmatch(line) is not None
+        if gap and not blank and not re.match(r"\s|[-*•]\s", line):
+            apart.add(len(lines))
+        if not blank:
+            lines.append(line)
+        gap = blank
     if len(lines) == 1:
         lines = _split_inline(lines[0])
-    numbered = [bool(re.match(r"\W{0,4}(?:step\s+)?[0-9]{1,3}\s*[.):]\W*\s", line, re.IGNORECASE)) for line in lines]
+    numbered = [_IS_NUMBERED.match(line) is not None for line in lines]
     bulleted = [bool(re.match(r"\s*[-*•]\s", line)) for line in lines]
     starts = numbered if any(numbered) else bulleted
     if not any(starts):
         steps = lines
     else:
         steps = []
-        for line, is_start in zip(lines, starts, strict=True):
+        for line, is_start in zip(lines[: _end_of_steps(starts, apart)], starts, strict=False):
             if is_start:
                 steps.append(line)
             elif steps:  # a line before the first step is an introduction
                 steps[-1] += " " + re.sub(r"^\s*[-*•]\s+", "", line)
     return tuple(step for step in map(clean_step, steps) if step)
+
+
+def _end_of_steps(starts: Sequence[bool], apart: set[int]) -> int:
+    """Where a paragraph after the last step begins ("I hope this helps!"), unless other steps have theirs too."""
+    places = [at for at, is_start in enumerate(starts) if is_start]
+    after = [at for at in sorted(apart) if not starts[at] and at > places[0]]
+    return after[0] if len(places) > 1 and after and after[0] > places[-1] else len(starts)
 
 
 def _split_inline(line: str) -> list[str]:
@@ -183,7 +203,8 @@ def with_answer(execution: str, answer: str) -> str:
 
 # --- spoilers ---------------------------------------------------------------------------------------------------------
 
-_NUMBER = re.compile(r"(?<![\w.])[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?![0-9])")
+_LETTER = rf"[^\W{_UNSPACED}]"  # of a word that goes on; 得到72个 says 72
+_NUMBER = re.compile(rf"(?<!{_LETTER})(?<![.第])[0-9]+(?:,[0-9]{{3}})*(?:\.[0-9]+)?(?![0-9])")
 _RESULT = re.compile(r"=\s*\\?[$€£]?\s*-?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
 
 
@@ -239,4 +260,4 @@ def _plain(number: str) -> str:
 
 
 def _has_words(text: str, phrase: str) -> bool:
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text) is not None
+    return re.search(rf"(?<!{_LETTER}){re.escape(phrase)}(?!{_LETTER})", text) is not None

@@ -14,7 +14,10 @@ from typing import Any, get_args
 
 from plantune_lite.records import Kind, Problem, encodable
 from plantune_lite.tables import BadRow, Draft
-from plantune_lite.verify import final_answer
+from plantune_lite.verify import answer_kind, final_answer
+
+_PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
+_SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
 
 
 def checked(
@@ -57,12 +60,12 @@ def problem(
         raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")
     answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
     solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
-    if not as_is and ("####" in answer or "\\boxed" in answer):
-        solution = solution or _without_last_line(answer)
+    choices = _choices(fields.get("choices"), said["choices"])
+    if not as_is and _is_worked(answer) and answer not in choices:
+        solution = solution or _working(answer)
         if not (found := final_answer(answer)):
             raise BadRow(f"{said['answer']} holds a worked solution whose final answer cannot be found")
         answer = found
-    choices = _choices(fields.get("choices"), said["choices"])
     if choices:
         answer = _letter(answer, choices, said["answer"])
     extra = _rest(fields)
@@ -85,6 +88,13 @@ def problem(
     )
 
 
+def is_prose(problem: Problem) -> bool:
+    """Whether the answer is an explanation, which nobody gives again in the same words."""
+    if problem.kind != "text" or len(problem.answer.split()) <= _PROSE_WORDS or not _SENTENCE.search(problem.answer):
+        return False
+    return answer_kind(problem.answer) == "unchecked"
+
+
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
     ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
@@ -99,10 +109,24 @@ def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in rest.items() if not _empty(value)}
 
 
-def _without_last_line(worked: str) -> str:
-    """A worked solution without the `#### 72` below it, which is the answer and no step."""
+_SAYS = re.compile(r"\banswer\**\s*(?:is\b|:)", re.IGNORECASE)
+_ONLY_SAYS = re.compile(r"\W*(?:(?:so|the|final|correct)\s+)*answer\**\s*(?:is\b|:)[^\n]*", re.IGNORECASE)
+
+
+def _is_worked(answer: str) -> bool:
+    """Whether an answer is marked in what leads to it: `#### 72`, a box, or "so the answer is 72" at its end."""
+    if "####" in answer or "\\boxed" in answer:
+        return True
+    said = final_answer(answer) if _SAYS.search(answer) else None
+    return bool(said) and answer.rstrip(" .*").endswith(said.rstrip(" .*"))
+
+
+def _working(worked: str) -> str:
+    """A worked solution without the `#### 72` below it, which is the answer and no step; nor is a bare statement."""
     before, hashes, after = worked.rpartition("####")
-    return (before if hashes and "\\boxed" not in after else worked).strip()
+    if hashes and "\\boxed" not in after:
+        return before.strip()
+    return "" if _ONLY_SAYS.fullmatch(worked) else worked.strip()
 
 
 def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:

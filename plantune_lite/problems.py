@@ -84,8 +84,12 @@ class _Source:
     measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
 
 
-def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loaded:
-    """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows."""
+def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
+    """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows.
+
+    Where only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid
+    for, and nothing of it kept.
+    """
     names = _source_names(part)
     if part.limit is not None and part.limit < len(names):
         raise ProblemError(f"problems.limit is {part.limit}, less than one problem for each of {len(names)} sources")
@@ -95,7 +99,7 @@ def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}) -> Loa
         _of_levels(_source(name, part, seed=seed, limit=limit, most=most, revisions=revisions), part.levels)
         for name, limit in zip(names, limits, strict=True)
     ]
-    _ids_once(sources)
+    sources = _with_ids_once([_without_prose(source) for source in sources] if checked else sources)
     together = [problem for source in sources if not source.own for problem in source.problems]
     made = tuple(problem for source in sources for problem in source.own)
     split = held_out.split(together, share=part.held_out, seed=seed, most=held_out.MOST - len(made))
@@ -285,13 +289,38 @@ def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
     return replace(source, problems=kept, notes=(*source.notes, note))
 
 
-def _ids_once(sources: Sequence[_Source]) -> None:
+def _without_prose(source: _Source) -> _Source:
+    """Only the problems whose answer is no explanation."""
+    kept = tuple(problem for problem in source.problems if not problem_rows.is_prose(problem))
+    if not kept:
+        raise ProblemError(
+            f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
+            "name a column of short answers in problems.answer, or set corpus.filter=plan"
+        )
+    if len(kept) == len(source.problems):
+        return source
+    note = (
+        f"{len(source.problems) - len(kept)} of {len(source.problems)} problems of {source.name} are left out: "
+        "their answer is prose, which cannot be checked (with corpus.filter=plan it need not be)"
+    )
+    return replace(source, problems=kept, notes=(*source.notes, note))
+
+
+def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
+    """The sources with ids that differ: of two files that both count from 1, the second says which it is."""
     owner: dict[str, str] = {}
+    made = []
     for source in sources:
-        for problem in (*source.problems, *source.own):
-            other = owner.setdefault(problem.id, source.name)
-            if other != source.name:
-                raise ProblemError(f"{other} and {source.name} both have a problem with the id {problem.id!r}")
+        while clash := next((one.id for one in (*source.problems, *source.own) if one.id in owner), None):
+            if "file" not in source.origin:
+                raise ProblemError(f"{owner[clash]} and {source.name} both have a problem with the id {clash!r}")
+            name = Path(source.name).stem
+            note = f"the ids of {source.name} begin with {name}/, for {owner[clash]} has a problem {clash!r} too"
+            named = tuple(replace(one, id=f"{name}/{one.id}") for one in source.problems)
+            source = replace(source, problems=named, notes=(*source.notes, note))
+        owner.update((one.id, source.name) for one in (*source.problems, *source.own))
+        made.append(source)
+    return made
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------

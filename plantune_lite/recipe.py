@@ -226,6 +226,11 @@ class Recipe:
         itself = part is not None and (part.target, part.solutions) == ("solution", "dataset")
         return self.evaluate.baseline and part is not None and not itself
 
+    @property
+    def wants_checked_answers(self) -> bool:
+        """Whether only what reaches a checked answer is learned from; a worked solution ends in the answer itself."""
+        return self.corpus.filter in ("answer", "both") and self.distill.teacher != "worked"
+
     def __post_init__(self) -> None:
         for name in PARTS:
             if isinstance(part := getattr(self, name), PARTS[name]):

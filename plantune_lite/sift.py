@@ -63,12 +63,12 @@ def _rank(one: Trajectory) -> tuple[Any, ...]:
     return -score, length, one.sample, one.problem_id, one.plan, one.execution, one.answer or ""
 
 
-def refuse_unscored(came: Sequence[Trajectory], mode: str) -> None:
+def refuse_unscored(left: Sequence[Trajectory], mode: str) -> None:
     """Stop where scores are asked for and no plan has one; single plans without one are dropped later."""
-    if mode in ("plan", "both") and came and all(one.score is None for one in came):
-        teachers = ", ".join(sorted({repr(one.teacher) for one in came}))
+    if mode in ("plan", "both") and left and all(one.score is None for one in left):
+        teachers = ", ".join(sorted({repr(one.teacher) for one in left}))
         raise PlantuneError(
-            f"corpus.filter is {mode!r}, but none of the {len(came)} plans has a score "
+            f"corpus.filter is {mode!r}, but none of the {len(left)} plans has a score "
             f"(teacher {teachers}): set corpus.filter=answer, or distill with a teacher that scores"
         )
 
@@ -199,7 +199,8 @@ def mix(sieve: Sieve, problems: Sequence[Problem], weights: tuple[float, ...], s
         return {source: {"problems": size, "taken": size} for source, size in sizes.items()}
     share = _shares(weights, sizes)
     scale = min(sizes[source] / share[source] for source in sources if share[source] > 0)
-    quota = {source: round(scale * share[source]) for source in sources}
+    # However little a source weighs, it is left out only where its weight is 0.
+    quota = {source: max(1, round(scale * share[source])) if share[source] else 0 for source in sources}
     taken = {id for source in sources for id in _drawn(ids[source], quota[source], seed, "mix")}
     sieve.drop(lambda one: None if one.problem_id in taken else f"over the weight {share[source_of[one.problem_id]]:g}")
     return {source: {"problems": sizes[source], "weight": share[source], "taken": quota[source]} for source in sources}

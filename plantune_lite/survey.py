@@ -35,7 +35,7 @@ class Survey:
     problems: int
     columns: tuple[str, ...]
     roles: dict[str, str]  # question, answer, ... -> column
-    how: dict[str, str]  # question, answer, ... -> "as you said", "by its name" or "by its content"
+    how: dict[str, str]  # question, answer, ... -> "as you said", "by its name", ...
     samples: tuple[Problem, ...]
     checkable: dict[str, int]  # kind of answer -> problems whose answer the grader can check, most first
     uncheckable: int

@@ -3,9 +3,10 @@
     async with open_teacher(recipe.distill, ledger, seed=0) as ask:
         [reply] = await ask(chat("Write a plan ..."), Sampling(max_tokens=512), None)
 
-For each sample: the ledger first; else its worst case is reserved, it waits for its turn, is sent, judged, and settled
-before anybody sees it. What cannot be had (refused, or twice empty, withheld, cut off or unfit for its schema) is an
-answer too: finish="blocked" or "length", kept in the ledger and never asked again.
+For each sample: the ledger first; else it waits for its turn, its worst case is reserved, and it is sent, judged, and
+settled before anybody sees it. What cannot be had (refused, or twice empty, withheld, cut off or unfit for its schema)
+is an answer too: finish="blocked" or "length", kept in the ledger and never asked again. A prompt that is declined at
+no cost is "blocked" as well, but not kept: the same model may be served with more room by tomorrow.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
-from plantune_lite.attempt import Failed, Outcome, Provider, Request, TeacherError, fitting, most_in
+from plantune_lite.attempt import Failed, Outcome, Provider, Request, TeacherError, UnansweredError, fitting, most_in
 from plantune_lite.batched import BATCH, Batched
 from plantune_lite.gemini import Gemini
 from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
@@ -29,8 +30,9 @@ from plantune_lite.recipe import Distill
 from plantune_lite.records import Generate, Messages, Reply, Sampling
 from plantune_lite.runs import BATCHES
 
-_ATTEMPTS = 12  # of one request that does not come through; the circuit breaker mostly ends it sooner
-_BUSY_ATTEMPTS = 60  # of one request that meets a limit: others come through meanwhile
+# Attempts at one request that does not come through, by what it fails of. Where others fail too, the circuit breaker
+# mostly ends it sooner; where it meets a limit, others come through meanwhile.
+_ATTEMPTS = {"down": 12, "lost": 12, "busy": 60}
 _NEW_SEED = 1000  # between the seeds of a sample's attempts, so that samples and attempts share none
 _WARMER = 0.5  # added to the temperature after a recitation
 _GRACE_SECONDS = 5.0  # for the calls in flight when the user interrupts
@@ -85,6 +87,7 @@ class Stats:
     retries: Counter[str] = field(default_factory=Counter)  # reason -> how often
     from_ledger: int = 0  # samples
     samples: int = 0  # settled
+    declined: int = 0  # requests
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_thought: int = 0
@@ -172,13 +175,16 @@ class Teacher:
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._provider.close()
 
-    async def __call__(self, messages: Messages, sampling: Sampling, schema: type | None = None) -> list[Reply]:
-        """sampling.n replies, in order."""
+    async def __call__(
+        self, messages: Messages, sampling: Sampling, schema: type | None = None, *, apart: str = ""
+    ) -> list[Reply]:
+        """sampling.n replies, in order; `apart` from those that were given to anybody who did not name the same."""
         replies: dict[int, Reply] = {}
         asking: dict[int, asyncio.Task[dict[int, Reply]]] = {}
         missing: dict[int, str] = {}
+        settings = {"thinking": self._thinking} | ({"apart": apart} if apart else {})
         for sample in range(sampling.n):
-            key = call_key(self.model, messages, sampling, schema, sample=sample, thinking=self._thinking)
+            key = call_key(self.model, messages, sampling, schema, sample=sample, **settings)
             if key in self._asking:
                 asking[sample] = self._asking[key]
             elif (reply := self._ledger.reply(key)) is not None:
@@ -225,28 +231,31 @@ class Teacher:
 
     async def _one(self, key: str, request: Request, got: _Got | None) -> Reply:
         """One sample: what is worth a second attempt gets one, each trouble once."""
-        had: set[str] = set()
+        had: dict[str, Outcome] = {}
         seed = request.sampling.seed
         while True:
             if got is None:
                 (got,) = await self._send([key], request)
             outcome, reply = got.outcome, None
+            self._count(outcome)
+            if outcome.what == "declined" and "length" in had:
+                outcome = had["length"]  # there is no room for more: what was cut off stays so
             trouble, text = str(outcome.what), outcome.text
             if trouble == "ok" and request.schema is not None:
                 fits = fitting(text, request.schema)
                 trouble, text = ("unfit", "") if fits is None else ("ok", fits)
             if trouble == "ok":
                 reply = _reply(outcome, text, "stop")
-            elif trouble == "blocked" or trouble in had:
+            elif trouble in ("blocked", "declined", *had):
                 kept = text if trouble == "length" and request.schema is None else ""
                 reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
             why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
-            self._count(outcome)
-            await self._settle(key, reply, why if reply else f"again: {why}", got.usd, got.seconds)
+            stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
+            await self._settle(key, stored, why if reply else f"again: {why}", got.usd, got.seconds)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
-            had.add(trouble)
+            had[trouble] = outcome
             self.stats.retries[trouble] += 1
             request = _again(request, trouble, seed=seed + _NEW_SEED * len(had))
             got = None
@@ -261,72 +270,75 @@ class Teacher:
     async def _send(self, keys: list[str], request: Request) -> list[_Got]:
         """Outcomes for the first of the keys, whose costs stay reserved; fewer than asked for, or none, where the model
         does not bring several."""
-        failures = 0
+        failures: Counter[str] = Counter()
         while True:
-            worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
-            await self._reserve(keys, worst, under_way=self._under_way(request))
-            begun = time.monotonic()
             try:
-                outcomes = await self._through(request)
+                return await self._once(keys, request)
             except Failed as failed:
-                failures += failed.what == "lost"
-                await self._give_up(keys, failed.what, worst if failed.what == "lost" else 0.0)
-                if failed.what == "over" or failures >= _ATTEMPTS:
-                    error = TeacherError(failed.why if failed.what == "over" else _gave_up(failures, failed.why))
+                what, why = failed.what, failed.why
+                self.stats.retries[what] += 1
+                failures[what] += 1
+                if what == "over":
+                    error = TeacherError(why)
                     self._pace.stop(error)
                     raise error from None
-                if failed.what == "lost":
-                    await self._pace.rest(self._pace.backoff_seconds(failures))
-                elif len(keys) > self._provider.candidates:
-                    return []
-            except TeacherError:
-                await self._give_up(keys, "not sent", 0.0)
+                if what == "refused":
+                    raise UnansweredError(why) from None
+                if what == "reworded":
+                    if len(keys) > self._provider.candidates:
+                        return []
+                elif failures[what] >= _ATTEMPTS[what]:
+                    raise UnansweredError(
+                        f"one request failed {failures[what]} times, the last time with: {why}"
+                    ) from None
+                elif failed.wait_seconds is None:  # else everybody waits, see Pace
+                    await self._pace.rest(self._pace.backoff_seconds(failures[what]))
+
+    async def _once(self, keys: list[str], request: Request) -> list[_Got]:
+        """Send a request when its turn comes, and tell the pace how it went. Its worst case is reserved only then, and
+        until it fails: a kill makes nobody pay for what only waited."""
+        expected = max(most_in(request) / 4, self._mean_tokens)
+        started = await self._pace.enter(expected)
+        used = 0.0
+        try:
+            worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
+            await self._reserve(keys, worst, under_way=self._under_way(request))
+            self._notice()
+            self.stats.sent += 1
+            begun = time.monotonic()
+            try:
+                outcomes = await self._attempt(request)
+            except Failed as failed:
+                lost = failed.what == "lost"
+                used = expected if lost else 0.0
+                if failed.what in _ATTEMPTS:
+                    too_many = failed.what == "busy"
+                    self._pace.went_wrong(failed.why, started, too_many=too_many, wait_seconds=failed.wait_seconds)
+                await self._give_up(keys, failed.what, worst if lost else 0.0)
                 raise
             except Exception:
                 await self._give_up(keys, "crashed", worst)
                 raise
-            else:
-                await self._give_up(keys[len(outcomes) :], "not brought", 0.0)
-                seconds = time.monotonic() - begun
-                return [_Got(outcome, self._cost(outcome, worst), seconds) for outcome in outcomes[: len(keys)]]
-
-    async def _through(self, request: Request) -> list[Outcome]:
-        """Send a request again and again while that costs nothing: the service was busy, or down."""
-        failures = {"busy": 0, "down": 0}
-        while True:
-            try:
-                return await self._once(request)
-            except Failed as failed:
-                self.stats.retries[failed.what] += 1
-                if failed.what not in failures:
-                    raise
-                failures[failed.what] += 1
-                if failures["down"] >= _ATTEMPTS or failures["busy"] >= _BUSY_ATTEMPTS:
-                    raise Failed("over", _gave_up(failures[failed.what], failed.why)) from None
-                if failed.wait_seconds is None:  # else everybody waits, see Pace
-                    await self._pace.rest(self._pace.backoff_seconds(failures[failed.what]))
-
-    async def _once(self, request: Request) -> list[Outcome]:
-        """Send a request when its turn comes, and tell the pace how it went."""
-        expected = max(most_in(request) / 4, self._mean_tokens)
-        started = await self._pace.enter(expected)
-        self._notice()
-        self.stats.sent += 1
-        used = 0.0
-        try:
-            outcomes = await self._provider.attempt(request)
             used = float(sum(map(_tokens, outcomes))) or expected
             self._mean_tokens += (used - self._mean_tokens) / 32
             self._pace.went_well()
-            return outcomes
-        except Failed as failed:
-            used = expected if failed.what == "lost" else 0.0
-            if failed.what in ("busy", "down", "lost"):
-                too_many = failed.what == "busy"
-                self._pace.went_wrong(failed.why, started, too_many=too_many, wait_seconds=failed.wait_seconds)
-            raise
         finally:
             self._pace.leave(used - expected)
+        await self._give_up(keys[len(outcomes) :], "not brought", 0.0)
+        seconds = time.monotonic() - begun
+        return [_Got(outcome, self._cost(outcome, worst), seconds) for outcome in outcomes[: len(keys)]]
+
+    async def _attempt(self, request: Request) -> list[Outcome]:
+        """One attempt; a prompt that is declined is an outcome, for the model works and others are answered."""
+        try:
+            return await self._provider.attempt(request)
+        except Failed as failed:
+            if failed.what != "declined":
+                raise
+            if not self.stats.declined:
+                self._say(f"a prompt is declined, and goes without an answer as others like it will ({failed.why})")
+            self.stats.declined += 1
+            return [Outcome(what="declined", why=failed.why, tokens_in=0)] * request.sampling.n
 
     def _cost(self, outcome: Outcome, worst: float) -> float:
         if outcome.tokens_in is None:
@@ -419,10 +431,3 @@ def _reply(outcome: Outcome, text: str, finish: Any) -> Reply:
 
 def _tokens(outcome: Outcome) -> int:
     return (outcome.tokens_in or 0) + (outcome.tokens_out or 0) + (outcome.tokens_thought or 0)
-
-
-def _gave_up(times: int, why: str) -> str:
-    return (
-        f"one request failed {times} times, the last time with: {why}. What is done is kept: the same command goes on "
-        "from here."
-    )

@@ -3,6 +3,7 @@
 printable("[b]hi\\x1b[2J") -> "[b]hi␛[2J"
 """
 
+import os
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,12 @@ def printable(text: str, *, limit: int | None = None) -> str:
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     return "".join(_shown(char) for char in text)
+
+
+def redrawn(line: str, *, last: bool = False) -> str:
+    """A line in the place of the one before it, cut to one row: of two the terminal would clear the second alone."""
+    columns = int(os.environ.get("PLANTUNE_COLUMNS") or 80)
+    return "\x1b[2K" + (printable(line) + "\n" if last else printable(line, limit=columns - 1) + "\r")
 
 
 def _shown(char: str) -> str:

@@ -75,7 +75,7 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
 
     asked, _ = load_asked(recipe, settings, None)
     wanted = pipeline.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
-    pool = problems.load(wanted.problems, seed=wanted.seed).pool
+    pool = problems.load(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     with ledger.recorded(runs.runs_folder() / runs.LEDGER) as known:
         costs = bills.distillation(pool, wanted.distill, os.environ, recorded=known)
     fits = show_estimate(wanted, len(pool), costs, gpu, as_json)

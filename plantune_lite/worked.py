@@ -15,7 +15,7 @@ A solution with its numbers blanked is no plan, so a step of which neither can b
 import re
 from dataclasses import dataclass
 
-from plantune_lite.plans import clean_step, with_answer
+from plantune_lite.plans import clean_step, split_steps, with_answer
 from plantune_lite.records import Problem
 
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
@@ -41,7 +41,7 @@ def plan_of(problem: Problem) -> Worked:
         return Worked((), "", "no worked solution")
     execution = with_answer("\n".join(steps) if steps else problem.solution or "", problem.answer)
     if given := problem.extra.get("plan"):
-        lines = [str(line) for line in given]
+        lines = split_steps(given) if isinstance(given, str) else [str(line) for line in given]
     elif questions := problem.extra.get("subquestions"):
         if len(questions) != len(steps):
             return Worked((), execution, "sub-questions and steps do not match")

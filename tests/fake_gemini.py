@@ -77,6 +77,7 @@ class FakeGemini(Loopback):
 
     batch_seconds = 0.2
     batch_reads = True  # False: GET of a batch answers 503
+    most_in_batch = 1000  # calls
     batch_failures = 0  # of the next batches, how many end as failed
 
     def __init__(self, **settings: Any) -> None:
@@ -251,8 +252,12 @@ class FakeGemini(Loopback):
             self.note(fault)
             time.sleep(self.slow_seconds)
             return self._good(model, prompt, sample, config)
-        if fault in ("429", "daily", "503", "500", "reset"):
+        if fault in ("400", "too_long", "429", "daily", "503", "500", "reset"):
             self.note(fault)
+            if fault == "400":
+                raise invalid("Request contains an invalid argument.")
+            if fault == "too_long":
+                raise invalid("The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).")
             if fault == "reset":
                 raise Reset
             if fault == "429":
@@ -270,6 +275,8 @@ class FakeGemini(Loopback):
     def _make_batch(self, model: str, body: Any) -> Any:
         batch = body["batch"]
         requests = batch["inputConfig"]["requests"]["requests"]
+        if len(requests) > self.most_in_batch:
+            raise invalid("The input token count exceeds the maximum number of tokens allowed.")
         name = f"batches/b{len(self.batches)}"
         self.batches[name] = {
             "model": model,

@@ -1,7 +1,8 @@
 """An OpenAI-compatible server on this machine: `with FakeOpenAI() as server: ... server.url` (which ends in /v1).
 
 It refuses what the real ones refuse: a wrong key (where it wants one), unknown fields, unknown models, and whatever
-`without` says this server does not have: "response_format", "seed", "n", "max_tokens" ... Faults as in fake_teacher.
+`without` says this server does not have: "response_format", "seed", "n", "max_tokens" ..., and a prompt that leaves no
+room in its `window` for what may be written. Faults as in fake_teacher.
 """
 
 import json
@@ -27,9 +28,16 @@ class FakeOpenAI(Loopback):
     """The server."""
 
     def __init__(
-        self, *, models: tuple[str, ...] = ("tiny-1b",), without: tuple[str, ...] = (), key: str = "", **settings: Any
+        self,
+        *,
+        models: tuple[str, ...] = ("tiny-1b",),
+        without: tuple[str, ...] = (),
+        window: int | None = None,  # tokens
+        key: str = "",
+        **settings: Any,
     ) -> None:
         super().__init__(key=key, **settings)
+        self.window = window
         self.models, self.without = models, set(without)
         self.url += "/v1"
 
@@ -70,6 +78,16 @@ class FakeOpenAI(Loopback):
             raise refusal(400, "Invalid value for 'response_format'", param="response_format")
         if any(set(message) - {"role", "content", "name"} for message in body["messages"]):
             raise refusal(400, "Additional properties are not allowed in a message", param="messages")
+        asked = sum(len(message["content"]) // 4 for message in body["messages"])
+        cap = body.get("max_tokens", body.get("max_completion_tokens", 0))
+        if self.window is not None and asked + cap > self.window:  # as vLLM says it
+            raise refusal(
+                400,
+                f"'max_tokens' or 'max_completion_tokens' is too large: {cap}. This model's maximum context length is "
+                f"{self.window} tokens and your request has {asked} input tokens.",
+                kind="BadRequestError",
+                code=400,
+            )
 
     def _good(self, body: Any, prompt: str, sample: int, count: int | None = None) -> Any:
         asked = f"{prompt}\n{json.dumps(body.get('response_format'))}"
@@ -118,8 +136,10 @@ class FakeOpenAI(Loopback):
         if fault == "slow":
             time.sleep(self.slow_seconds)
             return self._good(body, prompt, sample)
-        if fault in ("429", "quota", "503", "500", "reset"):
+        if fault in ("400", "429", "quota", "503", "500", "reset"):
             self.note(fault)
+            if fault == "400":
+                raise refusal(400, "Something about this request.")
             if fault == "reset":
                 raise Reset
             if fault == "429":

@@ -135,6 +135,19 @@ def test_plans_that_nobody_scored_are_refused_where_scores_decide(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("plan", "why", "way"),
+    [
+        (("Multiply to get 777.",), "spoils the answer", "Distill with a better teacher"),
+        ((), "empty plan", "Raise distill.max_tokens"),
+    ],
+)
+def test_plans_that_were_not_worth_a_score_are_not_blamed_on_the_teachers_scoring(tmp_path, plan, why, way):
+    one = problem(0, answer="777")
+    text = refused(tmp_path, [trajectory(one, plan=plan, execution="", score=None)], [one], filter="both")
+    assert why in text and way in text and "score" not in text
+
+
 def test_one_plan_without_a_score_among_scored_ones_is_only_dropped(tmp_path):
     one, other = problem(0), problem(1)
     assert rejected(tmp_path, [trajectory(one, score=None), trajectory(other)], [one, other]) == ["no score"]
@@ -333,6 +346,21 @@ def test_what_all_questions_of_a_template_say_is_no_overlap_but_a_copy_is():
     assert found("A riddle. " + tests[3], *tests)
 
 
+def test_a_question_that_a_suite_holds_in_several_wordings_is_found_in_another():
+    text = "A shop near the old harbour had {} pens in stock on Monday and sold {} of them before noon. {}"
+    ends = ["How many are left?", "How many remain?", "Find what is left."]
+    tests = [text.format(100 + n, n, end) for n in range(1, 5) for end in ends[:2]]
+    assert found(text.format(102, 2, ends[2]), *tests)
+    assert not found(text.format(102, 9, ends[2]), *tests)
+
+
+def test_a_number_that_a_template_always_has_makes_no_overlap_of_it():
+    text = "In the year 2024, was the old {} ever taller than the new {}? Answer with 1 for yes and with 0 for no."
+    tests = [text.format(one, other) for one, other in zip(THINGS, NAMES, strict=True)]
+    for held_out in (tests[:2], tests[:6], tests[:12], [*tests[:12], *(problem(n).question for n in range(90))]):
+        assert not found(text.format("tower", "bridge"), *held_out)
+
+
 def test_problems_in_a_test_set_are_dropped_named_and_counted_by_suite(tmp_path):
     made = [problem(number) for number in range(3)]
     suites = {
@@ -401,6 +429,14 @@ def test_weights_take_as_many_problems_of_each_source_as_they_say(tmp_path):
     assert {row["reason"] for row in files["rejected"]} == {"over the weight 0.75"}
     stats = json.loads((tmp_path / "corpus" / "stats.json").read_text(encoding="utf-8"))
     assert stats["mixed"]["many"] == {"problems": 50, "weight": 0.75, "taken": 30}
+
+
+def test_a_source_that_weighs_little_is_not_left_out(tmp_path):
+    made = [problem(number, source="few" if number < 10 else "many") for number in range(60)]
+    _, files = built(tmp_path, map(trajectory, made), made, weights=(100.0, 1.0), validation=0.0)
+    assert len(files["train"]) == 11
+    _, files = built(tmp_path, map(trajectory, made), made, weights=(1.0, 0.0), validation=0.0)
+    assert len(files["train"]) == 10
 
 
 def test_weights_that_cannot_be_are_refused(tmp_path):

@@ -1,9 +1,11 @@
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 
-from plantune_lite import Distill
+from plantune_lite import Distill, data_stages
+from plantune_lite.attempt import UnansweredError
 from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill, small_batches
 from plantune_lite.ledger import BudgetError
 from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict, read_records
@@ -129,6 +131,43 @@ def test_a_plan_of_a_worked_solution_keeps_that_solution(tmp_path):
     assert kept[0].execution == "1+2=3, 3/2=1.5" and kept[0].answer == "1.5"
 
 
+def test_with_no_worked_solution_there_is_no_plan_of_it_and_nothing_to_pay(tmp_path):
+    solved = Problem(id="s", question=PROBLEMS[0].question, answer="1.5", solution="1+2=3, 3/2=1.5")
+    teacher = Teacher()
+    _, kept, rejected = run(tmp_path / "one", teacher, [solved, PROBLEMS[1]], plan_from="solution")
+    assert [made.problem_id for made in kept] == ["s"]
+    assert [(made.problem_id, made.reason) for made in rejected] == [("p2", "no worked solution")]
+    assert not any(PROBLEMS[1].question in text for text, _ in teacher.asked)
+    with pytest.raises(PlantuneError, match="none of the 6 problems has one.*problems.solution"):
+        run(tmp_path / "none", teacher, plan_from="solution")
+
+
+class CutOff(Teacher):
+    """One whose replies of some kind break off."""
+
+    def __init__(self, breaks_off, **said):
+        super().__init__(**said)
+        self.breaks_off = breaks_off
+
+    def reply(self, text, schema, sample):
+        reply = super().reply(text, schema, sample)
+        return replace(reply, finish="length") if self.breaks_off(text, sample) else reply
+
+
+def test_a_plan_that_was_cut_off_is_none_however_it_would_score(tmp_path):
+    cut = CutOff(lambda text, sample: "Write a plan" in text and sample == 0, scores=(95, 90), plans=TWO_PLANS)
+    _, kept, rejected = run(tmp_path, cut, keep="best", plans=2)
+    assert [made.score for made in kept] == [90] * 6
+    assert {(made.plan, made.reason) for made in rejected} == {((), "plan cut off")}
+
+
+def test_half_an_execution_is_learned_from_under_no_filter(tmp_path):
+    cut = CutOff(lambda text, sample: "following the plan" in text, scores=(10, 90), plans=TWO_PLANS)
+    _, kept, rejected = run(tmp_path, cut, plans=2, execute="all")
+    assert kept == [] and {made.reason for made in rejected} == {"execution cut off"} and len(rejected) == 12
+    assert list(data_stages._trajectories(tmp_path)) == []
+
+
 @pytest.mark.parametrize("stop_after", range(1, 24, 4))
 def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_after):
     class Failing(Teacher):
@@ -180,6 +219,38 @@ def test_with_a_spent_budget_what_needs_no_further_call_is_still_done(tmp_path):
     run(tmp_path / "first", Poor(1000, known), PROBLEMS[1:])
     summary, kept, _ = run(tmp_path / "second", Poor(0, known))
     assert summary["partial"] and {made.problem_id for made in kept} == {one.id for one in PROBLEMS[1:]}
+
+
+class Silent(Teacher):
+    """One who cannot answer some problems."""
+
+    def __init__(self, problems, **said):
+        super().__init__(**said)
+        self.problems = problems
+
+    def reply(self, text, schema, sample):
+        if any(one.question in text for one in self.problems):
+            self.asked[text, sample] = 1
+            raise UnansweredError("one request failed 12 times")
+        return super().reply(text, schema, sample)
+
+
+def test_a_problem_that_cannot_be_answered_is_left_out_and_the_others_are_done(tmp_path):
+    summary, kept, rejected = run(tmp_path, Silent(PROBLEMS[2:3]))
+    assert len(kept) == 5 and rejected == [] and not summary.get("partial") and summary["unanswered"] == 1
+    assert "1 left out (the teacher could not answer: one request failed 12 times)" in summary["line"]
+    summary, kept, _ = run(tmp_path, Teacher())
+    assert len(kept) == 6 and "left out" not in summary["line"]
+
+
+def test_a_teacher_that_answers_nobody_is_the_end_before_all_are_asked(tmp_path):
+    problems = [Problem(id=str(n), question=f"What is {n}, roughly?", answer=str(n)) for n in range(400)]
+    teacher = Silent(problems)
+    with pytest.raises(UnansweredError, match="12 times.*kept"):
+        run(tmp_path, teacher, problems)
+    assert len(teacher.asked) <= AT_ONCE + 20
+    with pytest.raises(UnansweredError, match="12 times"):
+        run(tmp_path / "few", teacher, problems[:2])
 
 
 def test_in_batches_so_many_are_worked_on_at_once_as_the_money_brings_to_their_end():

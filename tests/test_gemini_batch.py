@@ -13,7 +13,7 @@ from fake_gemini import FakeGemini
 from pydantic import BaseModel
 
 from plantune_lite import attempt
-from plantune_lite.attempt import TeacherError
+from plantune_lite.attempt import TeacherError, UnansweredError
 from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger
 from plantune_lite.pace import Pace
@@ -94,6 +94,22 @@ def test_troubles_of_one_call_are_its_own_and_end_as_they_do_singly(gemini, tmp_
     replies, _ = asked(gemini.url, tmp_path, asks)
     assert [one[0].finish for one in replies] == ["stop"] * 7 + ["blocked"] * 2
     assert batches(gemini) >= 2 and gemini.stats()["answered_again"] == 0
+
+
+def test_a_prompt_that_is_declined_or_refused_is_alone_in_that(gemini, tmp_path):
+    asks = [*ASKS[:3], *((chat(f"Write a plan. [[{marker} always]]"), ONE, None) for marker in ("too_long", "400"))]
+    replies, _ = asked(gemini.url, tmp_path, asks)
+    assert [one[0].finish for one in replies[:4]] == ["stop"] * 3 + ["blocked"]
+    assert isinstance(replies[4], UnansweredError) and batches(gemini) == 1
+
+
+def test_a_batch_that_is_refused_as_a_whole_leaves_no_call_for_answered(gemini, tmp_path):
+    gemini.most_in_batch = 5
+    replies, totals = asked(gemini.url, tmp_path, ASKS)
+    assert all(isinstance(one, UnansweredError) for one in replies) and totals["usd"] == 0
+    gemini.most_in_batch = 100
+    replies, _ = asked(gemini.url, tmp_path, ASKS)
+    assert all(one[0].text for one in replies)
 
 
 def test_several_candidates_go_in_one_request_where_the_model_takes_that(gemini, tmp_path):

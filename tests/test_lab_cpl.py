@@ -94,8 +94,11 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
     assert any("apo_preference" in row for row in metrics) and any("sft_loss" in row for row in metrics)
 
 
-def test_without_pairs_each_round_is_a_search_and_an_sft(base, tmp_path, knowing):
+def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(base, tmp_path, knowing, monkeypatch):
+    asked, value_of, out = [], value.value_of, tmp_path / "cpl"
+    monkeypatch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
     done = cpl_stage.cpl(job(tmp_path, base, replace(PART, pairs="none", iterations=8)))
+    assert asked == [out / "round1" / "sft"] and not (out / "round2" / "value.json").exists()
     adapter = (tmp_path / "cpl" / "adapter_model.safetensors").read_bytes()
     assert adapter == (tmp_path / "cpl" / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
     assert not (tmp_path / "cpl" / "round1" / "apo").exists() and "loss" in done["line"]
@@ -123,13 +126,47 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
 
 
 def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, tmp_path, knowing):
-    part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500)
+    part = replace(PART, max_tokens=9_000)
     partial = cpl_stage.cpl(job(tmp_path, base, part))
-    assert partial["partial"] and partial["rounds"][0]["search"]["tokens"] <= 4_500
+    before, _ = partial["rounds"]
+    assert partial["partial"] and before["search"]["tokens"] <= 4_500
     whole = cpl_stage.cpl(job(tmp_path, base, replace(part, max_tokens=None)))
-    assert not whole["partial"] and whole["rounds"][0]["search"]["trees"] == 6
-    assert whole["rounds"][0]["taught"]["rows"] > partial["rounds"][0]["taught"]["rows"]
-    assert whole["rounds"][0]["sft"]["rows"] == whole["rounds"][0]["taught"]["rows"]
+    after, second = whole["rounds"]
+    assert not whole["partial"] and after["search"]["trees"] == second["search"]["trees"] == 6
+    assert after["sft"]["rows"] == after["taught"]["rows"] > before["taught"]["rows"]
+    assert after["value"]["states"] > before["value"]["states"]
+
+
+def cut(*arguments, **named):
+    raise KeyboardInterrupt
+
+
+def test_a_kill_costs_no_training_though_the_search_before_it_was_cut_short(base, tmp_path, knowing, monkeypatch):
+    part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500)
+    folder, more = tmp_path / "cpl" / "round1", replace(part, max_tokens=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(cpl_stage._Round, "_prefer", cut)
+        with pytest.raises(KeyboardInterrupt):
+            cpl_stage.cpl(job(tmp_path, base, part))
+    before = stamps(folder)
+    ended = cpl_stage.cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
+    assert before.items() <= stamps(folder).items() and ended["partial"]
+    again = cpl_stage.cpl(job(tmp_path, base, more))
+    assert not again["partial"] and again["rounds"][0]["sft"]["rows"] > ended["rounds"][0]["sft"]["rows"]
+
+
+def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path, knowing, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(value, "train", cut)
+        with pytest.raises(KeyboardInterrupt):
+            cpl_stage.cpl(job(tmp_path, base))
+    folder = tmp_path / "cpl" / "round1"
+    before = stamps(folder)
+    assert folder / "apo.json" in before
+    found = cpl_stage.cpl(job(tmp_path, base))["rounds"]
+    changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
+    assert changed == {folder / "apo" / value.FILE, folder / "value.json"}
+    assert found[0]["value"]["line"].startswith("off by ") and "value" not in found[1]
 
 
 def test_a_search_that_finds_nothing_right_says_what_to_do(base, tmp_path, monkeypatch):
@@ -183,7 +220,8 @@ def test_without_time_or_questions_nothing_begins(base, tmp_path):
     with pytest.raises(RunError, match="is spent before the search began"):
         cpl_stage.cpl(job(tmp_path, base, hours=0.0, max_hours=1.0))
     begun = job(tmp_path, base)
-    write_records(tmp_path / "corpus" / "prompts.jsonl", [{"problem_id": POOL[0].id, "kind": "code"}])
+    rows = [{"problem_id": one.id, "kind": kind} for one, kind in zip(POOL[:2], ("code", "plan"), strict=True)]
+    write_records(tmp_path / "corpus" / "prompts.jsonl", rows)
     with pytest.raises(RunError, match="no question to search"):
         cpl_stage.cpl(begun)
 

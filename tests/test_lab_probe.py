@@ -22,7 +22,7 @@ from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.lab.residuals import Residuals
 from plantune_lite.lab.weak_plans import compare, resampling
 from plantune_lite.recipe import Student
-from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, write_records
+from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, write_records
 from tests.tiny import tiny_student, trained_run
 
 # --- linear probes ----------------------------------------------------------------------------------------------------
@@ -119,6 +119,20 @@ def test_two_scores_of_the_same_cases_are_compared_problem_by_problem():
     assert none.value == 0 and none.low < 0 < none.high
     lost = difference(auroc, [(worse, better, labels, ids), (worse, better, labels, ids)])
     assert lost.value == pytest.approx(-gained.value) and lost.high - lost.low < gained.high - gained.low
+
+
+def test_the_penalty_is_the_best_on_other_cases_and_of_equals_the_strongest(planted):
+    points, labels = planted
+    first, second = range(150), range(150, 250)
+    found = linear.best_fit(points, labels, first, second)
+    of = {
+        strength: auroc(fit(points[first], labels[first], strength=strength)(points[second])[:, 0], labels[second])
+        for strength in linear.STRENGTHS
+    }
+    assert found.auroc == max(of.values()) == of[found.strength] and len(set(of.values())) > 1
+    assert found.auroc == auroc(found.scores[second], labels[second]) and len(found.scores) == 300
+    told = np.stack([labels, -labels], 1)
+    assert linear.best_fit(told, labels, first, second)[:2] == (1.0, max(linear.STRENGTHS))
 
 
 # --- what is asked about ----------------------------------------------------------------------------------------------
@@ -232,6 +246,13 @@ def test_reading_leaves_a_student_that_trains_as_it_was(small, tmp_path):
     assert small.model.training
 
 
+def killed(out):
+    """What a probe leaves that never comes to its end."""
+    folder = out / f"{residuals.ROOM}killed"
+    folder.mkdir()
+    (folder / "tuned.f32").write_bytes(bytes(999))
+
+
 # --- probes of worlds -------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +326,7 @@ def test_output_probability_is_that_of_the_steps_own_tokens(asked, tmp_path):
 
 def test_a_whole_probe_of_a_tiny_model_has_every_figure_and_leaves_no_large_file(small, worlds, tmp_path):
     lines = []
+    killed(tmp_path)
     found = probe.probe(small, worlds[:12], tmp_path, per_problem=4, max_tokens=8, seed=0, say=lines.append)
     assert (found["cases"], found["problems"], found["layers"]) == (48, 12, 3)
     for name in ("validity", "output_probability", "rank", "predicates", "generative"):
@@ -378,7 +400,13 @@ def test_a_next_step_is_legal_where_it_can_be_done_in_the_state_it_is_sampled_in
 
 def a_try(number, sample, *, right, plan, answer="7", tokens=30):
     problem = Problem(id=f"p/{number}", question=f"What is {number} and so on?", answer="7")
-    return Try(problem, sample, plans.render([plan]).rstrip(), answer, right, 10, tokens)
+    text = plans.render([plan]).rstrip()
+    about = {"problem_id": problem.id, "sample": sample, "mode": "m1", "gold": "7", "how": ""}
+    return Try(problem, Score(text=text, prediction=answer, same=right, **about), text, 10, tokens)
+
+
+def judged(one, right):
+    return replace(one, score=replace(one.score, same=right))
 
 
 @pytest.fixture(scope="module")
@@ -393,7 +421,9 @@ def tries():
 
 
 def test_what_a_plans_last_words_tell_is_found_also_among_tries_of_one_problem(small, tries, tmp_path):
+    killed(tmp_path)
     found, judge = knows(small, tries, tmp_path)
+    assert not list(tmp_path.iterdir())
     assert found["auroc"]["value"] > 0.9 and found["within_a_problem"]["value"] > 0.9
     assert abs(found["controls"]["pass_rate"]["value"] - 0.5) < 0.35
     assert len(found["by_layer"]) == 3 and len(found["reported_on"]) == 8
@@ -404,13 +434,13 @@ def test_what_a_plans_last_words_tell_is_found_also_among_tries_of_one_problem(s
 
 def test_where_nothing_tells_right_from_wrong_nothing_is_found(small, tries, tmp_path):
     rng = Random(3)
-    found, _ = knows(small, [replace(one, right=rng.random() < 0.5) for one in tries], tmp_path)
+    found, _ = knows(small, [judged(one, rng.random() < 0.5) for one in tries], tmp_path)
     assert 0.2 < found["auroc"]["value"] < 0.8
 
 
 def test_a_model_that_is_always_right_has_nothing_to_be_told(small, tries, tmp_path):
     with pytest.raises(PlantuneError, match="all of the 96 replies to fit on are right"):
-        knows(small, [replace(one, right=True) for one in tries], tmp_path)
+        knows(small, [judged(one, True) for one in tries], tmp_path)
     with pytest.raises(PlantuneError, match="no reply begins with a whole plan"):
         knows(small, [], tmp_path)
 
@@ -439,7 +469,7 @@ def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small, tmp_pa
     talker = Talker(small, lambda question, turn: "<plan>\n1. Add up." if "3" in question else "Well")
     problems = [Problem(id=q, question=q, answer="7") for q in ("3?", "4?")]
     found = tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=99)
-    assert [(one.problem.id, one.sample, one.right, one.answer) for one in found] == [
+    assert [(one.problem.id, one.score.sample, one.right, one.score.prediction) for one in found] == [
         ("3?", 0, True, "7"),
         ("3?", 1, True, "7"),
     ]
@@ -465,8 +495,8 @@ def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_
 
     problem, how = Problem(id="p", question="3?", answer="7"), {"samples": 2, "max_tokens": 9, "mode": "m2"}
     [first, second] = tried(Planner(), [problem], tmp_path / "tries.jsonl", **how)
-    assert (first.plan, first.answer, first.right, first.tokens) == ("<plan>\n1. Add up.\n</plan>", "7", True, 36)
-    assert second.sample == 1 and 0 < first.plan_tokens < 36
+    assert (first.plan, first.right, first.tokens) == ("<plan>\n1. Add up.\n</plan>", True, 36)
+    assert (first.score.prediction, second.score.sample) == ("7", 1) and 0 < first.plan_tokens < 36
 
 
 class Liking:
@@ -500,6 +530,13 @@ def test_at_equal_tokens_a_judge_that_knows_beats_a_majority_and_one_that_does_n
     assert found["tokens"] == pytest.approx(10 * np.mean([1, 4, 3, 2]) + 20)
     blind = compare(tries, [0.0] * len(tries))
     assert blind["probe"]["value"] == 0.25 and blind["tokens"] == blind["tokens_of_one_reply"] == 30
+
+
+def test_an_answer_that_cannot_be_judged_has_no_vote_in_the_majority():
+    said = [("5 or 6", None), ("5 or 6", None), ("7", True)]
+    tries = [a_try(0, n, right=right, plan="x", answer=answer, tokens=10) for n, (answer, right) in enumerate(said)]
+    found = compare(tries, [-1.0] * 3)  # all three are drawn, so that all three may vote
+    assert found["tokens"] == 30 and found["majority"]["value"] == 1.0
 
 
 # --- the verb ---------------------------------------------------------------------------------------------------------
@@ -537,7 +574,7 @@ def test_a_probe_that_was_cut_off_goes_on_where_it_was(worlds, tmp_path, monkeyp
         assert probe_run(run, **how)["worlds"] == begun["worlds"]
         with pytest.raises(KeyboardInterrupt):  # but a probe that came to its end is made anew
             probe_run(run, **how)
-    assert not list((run / "probe").glob("tmp*"))
+    assert not list((run / "probe").glob(f"{residuals.ROOM}*"))
 
 
 def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path):

@@ -11,7 +11,7 @@ from plantune_lite.lab import corpora, domains, planning
 from plantune_lite.lab.corpora import coverage, drawn, toward, words
 from plantune_lite.lab.domains import BLOCKSWORLD, NAMES, generate
 from plantune_lite.lab.pddl import PddlError, read_domain, read_task, write_task
-from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_plan, valid_prefix, world_in
+from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_prefix, world_in
 from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
 from plantune_lite.plans import ask_plainly, parse, render, spoiler
 from plantune_lite.records import PlantuneError, from_row, to_row
@@ -288,12 +288,12 @@ def test_a_problem_of_kind_plan_without_its_world_is_a_sentence():
         grade(Problem(id="x", question="?", answer="?", kind="plan"), render(PLAN))
 
 
-def test_rewards_are_worth_a_valid_plan_and_the_share_before_the_first_wrong_step(tower):
+def test_the_reward_is_1_for_a_valid_plan_and_else_the_share_before_the_first_wrong_step(tower):
     texts = [render(PLAN), render(PLAN[:2]), render((*PLAN[:3], "stack a c")), "nothing"]
     world = [problem_of(tower, id="x").extra["world"]] * 4
     chats = [[{"role": "assistant", "content": text}] for text in texts]
-    assert valid_plan([], chats, world=world) == [2.0, 0.0, 0.0, 0.0]
-    assert valid_prefix([], texts, world=world) == [1.0, 2 / 3, 3 / 5, 0.0]
+    for completions in (texts, chats):
+        assert valid_prefix([], completions, world=world) == [1.0, 2 / 3, 3 / 5, 0.0]
 
 
 def test_a_plan_that_stops_early_earns_no_more_than_the_part_of_the_reference_that_it_is(tower):

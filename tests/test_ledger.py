@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.ledger import BudgetError, Ledger, call_key
+from plantune_lite.ledger import BudgetError, Ledger, call_key, merge_ledger
 from plantune_lite.records import Reply, RunError, Sampling
 
 MESSAGES = ({"role": "user", "content": "2 + 2?"},)
@@ -113,6 +113,28 @@ def test_a_copy_made_while_calls_go_on_is_a_whole_ledger(tmp_path):
         ledger.backup(tmp_path / "copy.sqlite")
     with Ledger(tmp_path / "copy.sqlite", run="a") as copy:
         assert copy.reply("k") == Reply(text="4") and copy.spent_usd == 0.25
+
+
+def paid(path, key, usd, seconds):
+    async def main():
+        with Ledger(path, run="r") as ledger:
+            await ledger.reserve(key, model="m", worst_usd=1)
+            await ledger.settle(key, Reply(text=f"{path.stem} {key}"), outcome="ok", usd=usd, seconds=seconds)
+
+    asyncio.run(main())
+
+
+def test_what_two_machines_paid_for_apart_counts_twice_and_copies_of_it_once(tmp_path):
+    a, b, c = (tmp_path / f"{name}.sqlite" for name in "abc")
+    for path, seconds in ((a, 1.5), (b, 2.5)):
+        paid(path, "both", 0.5, seconds)
+        paid(path, f"only {path.stem}", 0.25, 1.0)
+    for other, ledger in ((b, a), (a, b), (b, a), (a, c), (b, c), (c, a)):
+        merge_ledger(other, ledger)
+    for path in (a, b, c):
+        with Ledger(path, run="r") as ledger:
+            assert ledger.spent_usd == ledger.totals()["usd"] == 1.5
+            assert ledger.reply("both").text == f"{'b' if path == b else 'a'} both"
 
 
 _WRITER = """

@@ -216,6 +216,7 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
         tmp_path,
         "evaluate.baseline=true",
         "sft.epochs=3",
+        "sft.max_steps=40",
         stage="baseline",
         sft={"steps": 7, "base": {"revision": "abc"}},
     )

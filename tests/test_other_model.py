@@ -1,12 +1,13 @@
 """Models beside a run's own: a tiny random student as adapter and merged, SmolLM2 as GGUF, a loopback server."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 from fake_openai import FakeOpenAI
 from tiny import trained_run
 
-from plantune_lite import export, other_model, smollm2
+from plantune_lite import export, other_model, runs, smollm2
 from plantune_lite.practice import generate
 from plantune_lite.records import PlantuneError, RunError, Score, read_records, write_records
 
@@ -44,6 +45,16 @@ def test_a_server_is_asked_as_an_untuned_model_is_and_once(run):
         assert len(server.requests) == asked
     assert {row.mode for row in found.rows if row.model == "a"} == {"zero_shot_cot"}
     assert "few_shot is left out: it needs 3 solved problems, and there are 0" in said
+
+
+def test_a_server_whose_answers_are_moved_away_is_asked_anew(run, monkeypatch):
+    with FakeOpenAI(models=("b",)) as server:
+        for said, now in (("999", "2026-11-01T00:00:00Z"), ("777", "2026-11-02T00:00:00Z")):
+            monkeypatch.setattr(runs, "now", lambda now=now: now)
+            server.mind = SimpleNamespace(reply=lambda *asked, said=said: f"\\boxed{{{said}}}")
+            other_model.evaluate_model(run, f"{server.url}#b", say=lambda line: None)
+            assert {one.prediction for one in answers(run, "b")} == {said}
+            (run / "eval" / "own.b.jsonl").unlink()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")

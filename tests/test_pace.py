@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plantune_lite.attempt import TeacherError, seconds_in
-from plantune_lite.pace import PAUSES, Bucket, Pace
+from plantune_lite.pace import LONGEST_WAIT, PAUSES, Bucket, Pace
 
 
 class Clock:
@@ -114,6 +114,22 @@ def test_nobody_is_let_in_while_the_server_asks_to_wait():
         return await pace.enter() - started
 
     assert 3.0 < asyncio.run(main()) < 3.5
+
+
+@pytest.mark.parametrize("seconds", [LONGEST_WAIT, 83_520.0])
+def test_a_wait_of_hours_is_not_slept_through_but_said(seconds):
+    async def main():
+        pace, clock = paced()
+        started = await pace.enter()
+        pace.leave()
+        pace.went_wrong("429 tokens per day", started, too_many=True, wait_seconds=seconds)
+        return await pace.enter() - started
+
+    if seconds == LONGEST_WAIT:
+        assert asyncio.run(main()) > seconds
+    else:
+        with pytest.raises(TeacherError, match=r"wait 23 h 12 min \(429 tokens per day\).*kept"):
+            asyncio.run(main())
 
 
 def test_an_outage_pauses_longer_and_longer_and_then_stops_with_the_last_error():

@@ -170,6 +170,17 @@ def test_a_column_that_a_recipe_names_is_taken_or_missed_by_name(tmp_path):
     assert "no column 'alternative' (problems.answer)" in refused(path, answer="alternative")
 
 
+def test_what_stands_below_an_instruction_is_part_of_the_question(tmp_path):
+    row = {"instruction": "Solve the word problem.", "input": "Ann has 2 pens and buys 4.", "output": "6"}
+    rows = [row, {**row, "input": ""}, {**row, "input": 12}]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    below = ["Solve the word problem.\n\nAnn has 2 pens and buys 4.", "Solve the word problem."]
+    assert [one.question for one in everything(path)] == [*below, "Solve the word problem.\n\n12"]
+    assert everything(path)[0].extra == {} and survey(Problems(path), seed=0).how["input"] == "below the instruction"
+    named = everything(path, question="instruction")[0]
+    assert (named.question, named.extra) == ("Solve the word problem.", {"input": row["input"]})
+
+
 def test_a_worked_solution_in_the_answer_column_gives_both(tmp_path):
     rows = [
         {"question": "2 dozen?", "answer": "2 * 12 = 24\n#### 24"},
@@ -180,6 +191,47 @@ def test_a_worked_solution_in_the_answer_column_gives_both(tmp_path):
     (bare,) = everything(write_rows(tmp_path / "b.jsonl", [{"question": "2 dozen?", "answer": "#### 24"}]))
     assert (bare.answer, bare.solution) == ("24", None)
     assert (second.answer, second.solution) == (r"\frac{1}{2}", r"It is \boxed{\frac{1}{2}}.")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer", "solution"),
+    [
+        ("She buys 2*3=6 pens.\nShe has 3+6=9 pens.\nThe answer is: 9", "9", True),
+        ("Half of 18, so the answer is 9.", "9", True),
+        ("**Answer:** 9", "9", False),
+        ("The final answer is 9.", "9", False),
+        ("Try the answer: 5. That is too low, so it is 9.", "Try the answer: 5. That is too low, so it is 9.", False),
+        ("A\nB", "A\nB", False),
+        ("question and answer", "question and answer", False),
+    ],
+)
+def test_an_answer_that_prose_says_is_taken_out_of_it(tmp_path, said, answer, solution):
+    (made,) = everything(write_rows(tmp_path / "a.jsonl", [{"query": "How many pens?", "response": said}]))
+    assert (made.answer, made.solution) == (answer, said if solution else None)
+
+
+def test_a_choice_is_not_read_for_an_answer_that_it_says(tmp_path):
+    rows = [{"question": "Which?", "choices": ["The answer is B", "no"], "answer": "The answer is B"}]
+    assert everything(write_rows(tmp_path / "a.jsonl", rows))[0].answer == "A"
+
+
+ESSAY = "The first of them is taller than the second. " * 3
+
+
+def test_explanations_are_left_out_and_counted_where_only_checked_answers_are_learned_from(tmp_path):
+    words = {"question": "Sort the words.", "answer": " ".join(f"w{number}" for number in range(30))}
+    rows = [*sums(5), words, {"question": "Why?", "answer": ESSAY}]
+    part = Problems(write_rows(tmp_path / "a.jsonl", rows), held_out=0.0)
+    loaded = problems.load(part, seed=0, checked=True)
+    assert ids(loaded.pool) == {f"a/{number}" for number in range(1, 7)}
+    assert "1 of 7 problems of" in loaded.notes[0] and "prose, which cannot be checked" in loaded.notes[0]
+    assert len(problems.load(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
+
+
+def test_a_file_of_explanations_alone_is_refused_before_anything_is_asked(tmp_path):
+    part = Problems(write_rows(tmp_path / "a.jsonl", [{"question": "Why?", "answer": ESSAY}] * 2))
+    with pytest.raises(ProblemError, match=r"every answer of .* is prose, .* set corpus.filter=plan"):
+        problems.load(part, seed=0, checked=True)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +349,16 @@ def test_sources_are_joined_and_share_the_limit(tmp_path):
     loaded = problems.load(Problems(f"practice+{path}", limit=21), seed=0)
     assert [entry["taken"] for entry in loaded.origin.values()] == [11, 10]
     assert {p.source for p in loaded.own} == {"practice", "a.jsonl"}
+
+
+def test_two_files_that_count_their_problems_from_one_are_mixed(tmp_path):
+    for name in ("a.csv", "b.csv", "more/b.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write(tmp_path / name, "id,question,answer\n" + f"1,One of {name}?,3\n2,Two of {name}?,4\n")
+    part = Problems("+".join(str(tmp_path / name) for name in ("a.csv", "b.csv", "more/b.csv")), held_out=0.0)
+    loaded = problems.load(part, seed=0)
+    assert ids(loaded.pool) == {"1", "2", "b/1", "b/2", "b/b/1", "b/b/2"}
+    assert loaded.notes[0].endswith(f"b.csv begin with b/, for {tmp_path / 'a.csv'} has a problem '1' too")
 
 
 def test_an_unknown_source_suggests_a_near_one():

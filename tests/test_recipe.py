@@ -94,6 +94,15 @@ def test_a_wrong_setting_says_what_to_write(setting, words):
         override(RECIPE, [setting])
 
 
+@pytest.mark.parametrize("target", ["plan", "solution"])
+def test_a_search_over_plans_and_their_solutions_needs_a_student_that_learned_both(target):
+    settings = ["grpo=none", "cpl=default", f"sft.target={target}"]
+    with pytest.raises(RecipeError, match=r"set sft.target='plan\+solution', or cpl=none"):
+        override(RECIPE, settings)
+    assert override(RECIPE, [*settings, "cpl=none"]).sft.target == target
+    assert override(RECIPE, [*settings, "sft=none"]).cpl
+
+
 def test_all_wrong_settings_are_named_at_once():
     with pytest.raises(RecipeError) as caught:
         override(RECIPE, ["sft.epoch=2", "seed=x", "grpo.group=8"])
@@ -218,3 +227,16 @@ def test_a_recipe_file_runs_as_a_script_with_its_settings(tmp_path):
     )
     assert done.returncode == 0 and "other" in done.stdout, done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "checked"),
+    [
+        (["distill.teacher=worked", "corpus.filter=answer"], False),
+        (["distill.teacher=gemini", "corpus.filter=answer"], True),
+        (["distill.teacher=gemini", "corpus.filter=both"], True),
+        (["distill.teacher=gemini", "corpus.filter=plan"], False),
+    ],
+)
+def test_answers_must_be_checkable_where_what_a_teacher_wrote_is_kept_by_its_answer(settings, checked):
+    assert override(RECIPE, settings).wants_checked_answers is checked

@@ -14,7 +14,17 @@ from fake_teacher import Faults, Mind
 from pydantic import BaseModel
 
 from plantune_lite import attempt
-from plantune_lite.attempt import Failed, Outcome, Price, TeacherError, fitting, is_loopback, most_in
+from plantune_lite.attempt import (
+    Failed,
+    Outcome,
+    Price,
+    TeacherError,
+    UnansweredError,
+    blames_the_prompt,
+    fitting,
+    is_loopback,
+    most_in,
+)
 from plantune_lite.ledger import BudgetError, Ledger
 from plantune_lite.pace import Pace
 from plantune_lite.plans import chat
@@ -290,6 +300,72 @@ def test_an_outage_ends_in_a_sentence_and_leaves_no_money_reserved(gemini, tmp_p
     assert totals["usd"] == 0 and teacher.stats.sent < 40 * 12
 
 
+# --- one prompt's own trouble -----------------------------------------------------------------------------------------
+
+OTHERS = [(chat(f"Write plan {n}."), ONE, None) for n in range(5)]
+
+
+@pytest.mark.parametrize(("marker", "words"), [("400", "invalid argument"), ("500", "failed 12 times")])
+def test_a_request_that_never_comes_through_ends_itself_and_nobody_else(gemini, tmp_path, marker, words):
+    asks = [(chat(f"Write a plan. [[{marker} always]]"), ONE, None), *OTHERS]
+    replies, teacher, totals = asked(gemini, tmp_path, asks)
+    assert isinstance(replies[0], UnansweredError) and words in replies[0].why
+    assert all(one[0].text for one in replies[1:]) and teacher.stats.samples == 5 and totals["calls"] == 6
+
+
+def test_an_openai_servers_unclear_refusal_ends_one_request_alone(tmp_path):
+    with FakeOpenAI() as server:
+        replies, _, _ = openai(server, tmp_path, [(chat("Write a plan. [[400 always]]"), ONE, None), *OTHERS])
+    assert isinstance(replies[0], UnansweredError) and "Something about this request" in str(replies[0])
+    assert all(one[0].text for one in replies[1:])
+
+
+def test_a_prompt_that_is_too_long_goes_without_an_answer_until_there_is_room(tmp_path):
+    long, said = (chat("Write a plan. " + "And once more. " * 300), ONE, None), []
+    with FakeOpenAI(window=1000) as server:
+        replies, _, totals = openai(server, tmp_path, [long, *OTHERS], say=said.append)
+        assert (replies[0][0].text, replies[0][0].finish) == ("", "blocked") and all(one[0].text for one in replies[1:])
+        assert len(said) == 1 and "maximum context length is 1000" in said[0]
+        server.window = 4000
+        replies, teacher, _ = openai(server, tmp_path, [long, *OTHERS])
+    assert replies[0][0].finish == "stop" and teacher.stats.sent == 1
+
+
+def test_what_is_cut_off_and_has_no_room_for_more_stays_as_it_is(tmp_path):
+    with FakeOpenAI(window=700) as server:
+        asks = [(chat("Write a plan. [[length]]"), ONE, None)]  # a second attempt would bring it, with 800 tokens
+        (replies,), _, totals = openai(server, tmp_path, asks)
+        assert (replies[0].text, replies[0].finish) == ("Find the", "length")
+        again, teacher, _ = openai(server, tmp_path, asks)
+    assert again[0] == replies and teacher.stats.sent == 0, "it was paid for"
+
+
+def test_gemini_declines_a_prompt_for_its_length_alone_too(gemini, tmp_path):
+    replies, _, totals = asked(gemini, tmp_path, [(chat("Write a plan. [[too_long always]]"), ONE, None), *OTHERS])
+    assert replies[0][0].finish == "blocked" and all(one[0].text for one in replies[1:])
+    assert totals["usd"] == pytest.approx(
+        sum(one[0].tokens_in * 0.75 + (one[0].tokens_out + one[0].tokens_thought) * 3.75 for one in replies) / 1e6
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "its_own"),
+    [
+        ("exceed_context_size_error the request exceeds the available context size", True),
+        ("context_length_exceeded", True),
+        ("content_policy_violation", True),
+        ("The response was filtered due to the prompt triggering Azure OpenAI's content management policy.", True),
+        ("Your chosen model requires moderation and your input was flagged", True),
+        ("Unsupported parameter: 'max_tokens' is not supported with this model.", False),
+        ("API key not valid. Please pass a valid API key.", False),
+        ("Your account has been flagged", False),
+        ("Invalid value for 'response_format'", False),
+    ],
+)
+def test_a_refusal_says_whether_it_is_about_the_prompt(said, its_own):
+    assert blames_the_prompt(said) is its_own
+
+
 # --- Gemini: several candidates ---------------------------------------------------------------------------------------
 
 FIVE = Sampling(temperature=0.7, n=5, max_tokens=400)
@@ -562,6 +638,40 @@ def test_a_budget_smaller_than_what_runs_at_once_is_still_used_up(gemini, tmp_pa
     done = [ask for ask, reply in zip(asks, replies, strict=True) if not isinstance(reply, BudgetError)]
     again, teacher, _ = asked(gemini, tmp_path, done, max_usd=worst * 1.5)
     assert teacher.stats.sent == 0 and len(again) == len(done)
+
+
+def test_what_waits_for_its_turn_reserves_nothing_that_a_kill_would_count(tmp_path):
+    async def main(server):
+        with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
+            settings = {"seed": 0, "environ": environ(server), "pace": Pace(start=3, most=3)}
+            async with open_teacher(Distill("gemini"), ledger, **settings) as ask:
+                asking = [asyncio.create_task(ask(chat(f"Write plan {n}."), ONE, None)) for n in range(12)]
+                while server.in_flight < 3:
+                    await asyncio.sleep(0.01)
+                at_a_kill = ledger.spent_usd
+                await asyncio.gather(*asking)
+            return at_a_kill
+
+    with FakeGemini(key=KEY, latency_seconds=(0.3, 0.3)) as server:
+        at_a_kill = asyncio.run(main(server))
+    assert at_a_kill == pytest.approx(3 * (400 + 4096) * 3.75e-6, rel=0.05)
+
+
+def test_a_call_that_rests_after_a_failure_reserves_nothing(gemini, tmp_path):
+    reserved = []
+
+    async def main():
+        with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
+
+            async def sleep(seconds):
+                reserved.append(ledger.spent_usd)
+
+            settings = {"seed": 0, "environ": environ(gemini), "pace": Pace(sleep=sleep)}
+            async with open_teacher(Distill("gemini"), ledger, **settings) as ask:
+                await ask(chat("Write a plan. [[503 x3]]"), ONE, None)
+
+    asyncio.run(main())
+    assert reserved == [0, 0, 0]
 
 
 def test_input_is_never_estimated_too_low():

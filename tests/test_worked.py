@@ -34,6 +34,12 @@ def test_a_bare_step_becomes_its_operation_and_what_it_finds(step, line):
     assert plan_of(problem(steps=[step])).plan == (line,)
 
 
+@pytest.mark.parametrize("given", ["1. Note the pens.\n2. Add both.", ["Note the pens.", "2. Add both."]])
+def test_a_plan_that_the_row_brings_is_taken_as_it_is_written(given):
+    made = problem(solution="3 + 4 = 7 pens", answer="7", extra={"plan": given})
+    assert plan_of(made).plan == ("Note the pens.", "Add both.")
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [

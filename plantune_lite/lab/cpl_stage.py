@@ -90,8 +90,8 @@ def _questions(job: Job) -> list[Problem]:
     """What is searched: problems of the corpus, from which what tests restate is gone, with an answer to work out."""
     pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
     prompts = read_jsonl(job.run / "corpus" / "prompts.jsonl")
-    prompts = (row for row in prompts if row["kind"] not in ("code", "plan"))
-    found = [pool[row["problem_id"]] for row in prompts if row["problem_id"] in pool]
+    answered = (row["problem_id"] for row in prompts if row["kind"] not in ("code", "plan"))
+    found = [pool[id] for id in answered if id in pool]
     if not found:
         raise RunError(
             "there is no question to search: the corpus holds none with an answer to be worked out after a plan; "

@@ -19,16 +19,16 @@ from typing import Any
 from plantune_lite.records import LoadedStudent, PlantuneError
 
 TOKENS_AT_ONCE = 2048  # padding included: of these all layers are in memory together
-_ROOM = ".residuals-"
+ROOM = ".residuals-"  # what the names of such folders begin with
 
 
 @contextmanager
 def room(out: Path) -> Iterator[Path]:
     """A folder in `out` for residuals, gone at the end; what a kill left of an earlier one goes too."""
     out.mkdir(parents=True, exist_ok=True)
-    for left in out.glob(f"{_ROOM}*"):
+    for left in out.glob(f"{ROOM}*"):
         shutil.rmtree(left, ignore_errors=True)
-    with TemporaryDirectory(prefix=_ROOM, dir=out, ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix=ROOM, dir=out, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 

@@ -1,6 +1,6 @@
 """What a plan so far is worth, by a head on the student: trained on what a search found, asked in the next one.
 
-    train(student, [("practice/train/7", messages, 0.4), ...], folder)  -> {"line": "value head: off by 0.31 ...", ...}
+    train(student, [("practice/train/7", messages, 0.4), ...], folder)  -> {"line": "off by 0.31 on 40 states ...", ...}
     value_of(student, folder)([messages, ...])                          -> [0.38, ...]
 
 V(s) = tanh(w . h + b), h the last layer's output at the state's last token, the student's own weights as they are: the
@@ -51,7 +51,7 @@ def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: in
     constant = _error(torch.full_like(judged[1], mean).atanh(), judged[1])
     where = f"{len(judged[1])} states of {'other' if apart_N.any() else 'the same'} questions"
     return {
-        "line": f"value head: off by {errors[best]:.2f} on {where}, where their mean is by {constant:.2f}",
+        "line": f"off by {errors[best]:.2f} on {where}, where their mean is by {constant:.2f}",
         "states": len(learned[1]),
         "judged": len(judged[1]),
         "error": round(errors[best], 4),
