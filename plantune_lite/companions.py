@@ -1,19 +1,14 @@
 """The files beside the weights: what makes a folder of tensors a model that other programs load, and plan with.
 
 What comes in: the folders of base and adapter. What goes out: config, generation config, tokenizer and chat template of
-the merged model; or an adapter that names the public base, not the folder or the 4-bit copy it was trained on:
-
-    publish_adapter(Path("runs/mine/sft"), Path("runs/mine/adapter"), repo="Qwen/Qwen3-4B-Instruct-2507", revision=None)
+the merged model; and any tokenizer that we save, as programs with transformers 4 read it.
 """
 
 import json
-import os
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.adapters import CONFIG, WEIGHTS, AdapterError, read_config
 from plantune_lite.presets import Preset
 from plantune_lite.records import PlantuneError, write_whole
 from plantune_lite.shards import FLOATS
@@ -22,7 +17,6 @@ _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json"),
 )
-_QUANTISED = re.compile(r"bnb|4bit|8bit|gptq|awq|gguf|fp8|int[48]", re.IGNORECASE)
 
 
 def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None) -> None:
@@ -41,29 +35,6 @@ def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied
         shutil.copyfile(base / "generation_config.json", out / "generation_config.json")
 
 
-def publish_adapter(
-    adapter: Path, out: Path, *, repo: str, revision: str | None, preset: Preset | None = None
-) -> dict[str, Any]:
-    """Write the adapter as it may be published: plain PEFT loads it, onto the public 16-bit base that it names."""
-    config = read_config(adapter)
-    if repo.count("/") != 1 or "\\" in repo or Path(repo).is_absolute() or repo.startswith((".", "~")):
-        raise AdapterError(f"{repo!r} is no repository that others have: name the public base as OWNER/NAME")
-    if _QUANTISED.search(repo):
-        raise AdapterError(f"{repo!r} looks quantised: name the 16-bit original, which any program can load")
-    out.mkdir(parents=True, exist_ok=True)
-    config |= {"base_model_name_or_path": repo, "revision": revision, "inference_mode": True, "auto_mapping": None}
-    config["task_type"] = config.get("task_type") or "CAUSAL_LM"
-    # The weights first: a config without them would be taken for an adapter.
-    part = out / f".{WEIGHTS}.part"
-    shutil.copyfile(adapter / WEIGHTS, part)
-    os.replace(part, out / WEIGHTS)
-    _copy_tokenizer(adapter, adapter, out)
-    if preset is not None:
-        _speak_as(preset, out, generation=False)
-    _write(out / CONFIG, config)
-    return {"line": f"adapter of {repo}", "base": repo, "revision": revision, "bytes": (out / WEIGHTS).stat().st_size}
-
-
 def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
     """The tokenizer's files, all from the adapter's folder or all from the base's."""
     source = adapter if (adapter / "tokenizer_config.json").is_file() else base
@@ -71,18 +42,23 @@ def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
     if (out / "tokenizer_config.json").is_file():
-        config = _read(out / "tokenizer_config.json")
-        # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
-        if config.get("tokenizer_class") == "TokenizersBackend":
-            config["tokenizer_class"] = "PreTrainedTokenizerFast"
-        if isinstance(config.get("extra_special_tokens"), list):
-            config["additional_special_tokens"] = config.pop("extra_special_tokens")
-        for name in ("name_or_path", "tokenizer_file"):  # where it lay on the machine that wrote it
-            config.pop(name, None)
-        _write(out / "tokenizer_config.json", config)
+        for_everybody(out)
 
 
-def _speak_as(preset: Preset, out: Path, *, generation: bool = True) -> None:
+def for_everybody(folder: Path) -> None:
+    """A saved tokenizer as programs with transformers 4 read it, without the folders of this machine."""
+    config = _read(folder / "tokenizer_config.json")
+    # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for name in ("name_or_path", "tokenizer_file"):
+        config.pop(name, None)
+    _write(folder / "tokenizer_config.json", config)
+
+
+def _speak_as(preset: Preset, out: Path) -> None:
     """Have the folder speak as the student was trained to: its template and turn end, nothing of the base's own."""
     if not (out / "tokenizer_config.json").is_file():
         raise PlantuneError(f"{out} has no tokenizer to give the chat template to: base and adapter came without one")
@@ -94,13 +70,12 @@ def _speak_as(preset: Preset, out: Path, *, generation: bool = True) -> None:
     write_whole(out / "chat_template.jinja", preset.chat_template)  # the newer place; older programs know the other
     for older in ("chat_template.json", "special_tokens_map.json"):  # they would say again what was so before
         (out / older).unlink(missing_ok=True)
-    if generation:
-        ids = _ids(out, [preset.turn_end, *preset.stops, preset.pad, *filter(None, [preset.bos])])
-        ends = [ids[token] for token in (preset.turn_end, *preset.stops)]
-        known = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ids[preset.pad]}
-        if preset.bos is not None:
-            known["bos_token_id"] = ids[preset.bos]
-        _write(out / "generation_config.json", known)
+    ids = _ids(out, [preset.turn_end, *preset.stops, preset.pad, *filter(None, [preset.bos])])
+    ends = [ids[token] for token in (preset.turn_end, *preset.stops)]
+    known = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ids[preset.pad]}
+    if preset.bos is not None:
+        known["bos_token_id"] = ids[preset.bos]
+    _write(out / "generation_config.json", known)
 
 
 def _ids(folder: Path, tokens: list[str]) -> dict[str, int]:

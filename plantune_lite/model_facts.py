@@ -138,10 +138,8 @@ def _agreement(exported: Mapping[str, Any]) -> str | None:
 
 def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
     """Where the adapter lies that the run ended with; None before training."""
-    for name in ("adapter", manifest.get("final")):
-        if name and (run / name / "adapter_config.json").is_file():
-            return run / name
-    return None
+    final = manifest.get("final")
+    return run / final if final and (run / final / "adapter_config.json").is_file() else None
 
 
 def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import origin, presets, smollm2, speech
+from plantune_lite import companions, origin, presets, smollm2, speech
 from plantune_lite.origin import Backend, Source, StudentError
 from plantune_lite.presets import Preset
 from plantune_lite.recipe import Student
@@ -82,6 +82,7 @@ class Loaded:
         (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.padding_side = self._padding_side  # Unsloth's trainers pad on the right
         self.tokenizer.save_pretrained(folder)
+        companions.for_everybody(folder)
 
     @contextmanager
     def answering(self) -> Iterator[None]:

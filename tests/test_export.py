@@ -2,7 +2,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from plantune_lite import presets
 from plantune_lite.adapters import AdapterError, open_adapter
 from plantune_lite.agreement import compare
-from plantune_lite.companions import publish_adapter
 from plantune_lite.export import PROGRESS, ExportError, merge
-from plantune_lite.records import PlantuneError
 from plantune_lite.shards import Reader, ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
 
 SOME = ["q_proj", "v_proj", "down_proj"]
@@ -530,34 +527,3 @@ def test_the_tokenizer_is_the_adapter_s_where_it_has_one_and_older_programs_read
     config = json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert config["additional_special_tokens"] == ["<start_of_turn>"] and "extra_special_tokens" not in config
-
-
-# --- an adapter for others --------------------------------------------------------------------------------------------
-
-
-def test_a_published_adapter_loads_with_plain_peft_in_a_fresh_process(qwen2, tmp_path):
-    base, adapter, tuned = qwen2
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    publish_adapter(adapter, tmp_path / "out", repo="tiny/original", revision=revision)
-    shutil.copytree(base, tmp_path / "tiny" / "original")  # stands for the Hub: a folder of that name is taken first
-    code = """
-import torch
-from peft import AutoPeftModelForCausalLM
-model = AutoPeftModelForCausalLM.from_pretrained("out", dtype=torch.float32).eval()
-print(model.peft_config["default"].base_model_name_or_path, model.peft_config["default"].revision)
-torch.save(model(torch.arange(40).reshape(2, 20) + 8).logits, "logits.pt")
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["tiny/original", revision]
-    same(torch.load(tmp_path / "logits.pt"), logits(tuned))
-    for file in (tmp_path / "out").iterdir():
-        assert str(tmp_path.parent).encode() not in file.read_bytes(), file
-
-
-@pytest.mark.parametrize(
-    "repo", ["/home/me/model", "./model", "C:\\models\\qwen", "qwen", "unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit"]
-)
-def test_an_adapter_never_names_a_folder_or_a_quantised_copy(repo, qwen2, tmp_path):
-    with pytest.raises(PlantuneError, match="public base as OWNER/NAME|name the 16-bit original"):
-        publish_adapter(qwen2[1], tmp_path / "out", repo=repo, revision=None)
-    assert not (tmp_path / "out").exists()

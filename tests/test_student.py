@@ -232,6 +232,8 @@ def test_what_is_saved_is_the_adapter_and_the_tokenizer_and_no_empty_card(folder
         *("chat_template.jinja", "tokenizer.json", "tokenizer_config.json"),
     }
     assert (tmp_path / "chat_template.jinja").read_text(encoding="utf-8") == PRESETS["llama"].chat_template
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert config["tokenizer_class"] == "PreTrainedTokenizerFast", "transformers 4 knows no other"
     assert all("lora_" in name for name in load_file(tmp_path / "adapter_model.safetensors"))
     assert loaded.model.training and all(weights.requires_grad for weights in weights_of(loaded).values())
 
