@@ -28,14 +28,7 @@ _TOKENS = 24  # a prompt is cut to: its first and its last ones
 _POSITIONS = 16  # a prompt's last ones are compared
 
 
-def compare(
-    adapter: Path,
-    base: Path,
-    merged: Path,
-    prompts: Sequence[Sequence[int]],
-    *,
-    device: str | None = None,  # None: the GPU where there is one
-) -> dict[str, Any]:
+def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Run both on the prompts and say how far they agree, and whether the merged model may go out."""
     import torch
 
@@ -43,7 +36,7 @@ def compare(
         raise PlantuneError("a merged model is compared with its adapter on prompts, and there are none, or empty ones")
     length = min(_TOKENS, *(len(prompt) for prompt in prompts))
     rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts[:PROMPTS]]
-    ids = torch.tensor(rows, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ids = torch.tensor(rows, device="cuda" if torch.cuda.is_available() else "cpu")
     whole = _logits(merged, ids)
     exact = _logits(base, ids, adapter)
     top1, largest = _apart(whole, exact)

@@ -1,6 +1,6 @@
 """What a recipe's teacher will cost, before anything is spent: calls, tokens and money, other teachers beside it.
 
-distillation(problems, Distill("gemini")) -> [Cost("gemini-3.8-flash", calls=(4000, 16000), usd=(1.83, 6.92), ...), ...]
+distillation(problems, Distill("gemini"), os.environ) -> [Cost("gemini-3.8-flash", usd=(1.83, 6.92), ...), ...]
 
 Nothing is modelled: the real flow runs against a teacher that is not there, once where every first plan is kept and
 once where none ever is. Prompts are therefore counted to the character; the length of replies is assumed, as below.

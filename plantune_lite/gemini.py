@@ -1,6 +1,6 @@
 """Gemini through google-genai: one request, and what came of it.
 
-Request(messages, Sampling(n=1), schema=None, thinking=0) -> [Outcome(what="ok", text="1. Divide ...", ...)]
+Request(messages=messages, sampling=Sampling(n=1), schema=None) -> [Outcome(what="ok", text="1. Divide ...", ...)]
 
 The client's own retries are off: it ignores the delay that the server asks for, and an attempt that it repeats in
 silence is one that no ledger sees. What differs from model to model stands in one table; where the table is wrong, the

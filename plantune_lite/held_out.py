@@ -10,7 +10,7 @@ import hashlib
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plantune_lite.records import Problem
@@ -39,14 +39,7 @@ def group_of(problem: Problem) -> str:
     return str(problem.extra.get("template") or normalised(problem))
 
 
-def split(
-    problems: Sequence[Problem],
-    *,
-    share: float,
-    seed: int,
-    most: int = MOST,
-    group: Callable[[Problem], str] = group_of,
-) -> Split:
+def split(problems: Sequence[Problem], *, share: float, seed: int, most: int = MOST) -> Split:
     """Hold out a share of the groups, at most `most` problems.
 
     Each group draws its own number from (seed, group) and is held out when that lies below the share, so a row that is
@@ -58,7 +51,7 @@ def split(
         return Split(tuple(problems), ())
     groups: dict[str, list[Problem]] = {}
     for problem in problems:
-        groups.setdefault(group(problem), []).append(problem)
+        groups.setdefault(group_of(problem), []).append(problem)
     if len(groups) < 2:
         return Split(tuple(problems), ())
     numbers = sorted((_number(seed, name), name) for name in groups)
@@ -70,8 +63,8 @@ def split(
             break  # the lowest number is held out whatever it is: a small file has a test problem too
         held.add(name)
         count += size
-    own = [problem for problem in problems if group(problem) in held]
-    pool = tuple(problem for problem in problems if group(problem) not in held)
+    own = [problem for problem in problems if group_of(problem) in held]
+    pool = tuple(problem for problem in problems if group_of(problem) not in held)
     return Split(pool, tuple(own[:most]), tuple(own[most:]))
 
 

@@ -40,37 +40,9 @@ _PAUSES = (2.0, 10.0, 30.0)  # seconds between attempts, after those of the libr
 # --- a push -----------------------------------------------------------------------------------------------------------
 
 
-def push(
-    folder: Path,
-    repo: str,
-    *,
-    kind: Kind = "model",
-    public: bool = False,
-    dry_run: Path | None = None,
-    also: Mapping[str, Content] = {},
-    about: Mapping[str, str] = {},
-    token: str | None = None,
-    endpoint: str | None = None,
-    say: Say = lambda line: None,
-    pauses: Sequence[float] = _PAUSES,
-) -> dict[str, Any]:
-    """Bring a folder to USER/NAME; `also` adds files or replaces them, `about` (run, what) goes into plantune.json.
-
-    Without a token the library's own ways of finding one are taken: HF_TOKEN, `hf auth login`, Colab's secrets.
-    """
-    upload = prepare(
-        folder,
-        repo,
-        kind=kind,
-        dry_run=dry_run,
-        also=also,
-        about=about,
-        token=token,
-        endpoint=endpoint,
-        say=say,
-        pauses=pauses,
-    )
-    return bring([upload], public)[0]
+def push(folder: Path, repo: str, *, public: bool = False, **how: Any) -> dict[str, Any]:
+    """Bring one folder to USER/NAME, as `prepare` is told."""
+    return bring([prepare(folder, repo, **how)], public)[0]
 
 
 def prepare(
@@ -78,15 +50,19 @@ def prepare(
     repo: str,
     *,
     kind: Kind = "model",
-    dry_run: Path | None,
-    also: Mapping[str, Content],
-    about: Mapping[str, str],
-    token: str | None,
-    endpoint: str | None,
-    say: Say,
+    dry_run: Path | None = None,
+    also: Mapping[str, Content] = {},
+    about: Mapping[str, str] = {},
+    token: str | None = None,
+    endpoint: str | None = None,
+    say: Say = lambda line: None,
     pauses: Sequence[float] = _PAUSES,
 ) -> "_Upload":
-    """All that can be refused without asking the Hub is refused here."""
+    """All that can be refused without asking the Hub is refused here. `also` adds files or replaces them, `about` (run,
+    what) goes into plantune.json.
+
+    Without a token the library's own ways of finding one are taken: HF_TOKEN, `hf auth login`, Colab's secrets.
+    """
     refuse_name(repo)
     chosen, left_out = gather(folder, kind)
     files = [File(path, content) for path, content in sorted({**chosen, **also}.items()) if path != MARKER]

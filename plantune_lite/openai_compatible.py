@@ -1,6 +1,6 @@
 """Any server that speaks OpenAI's chat completions (Ollama, vLLM, llama.cpp, OpenRouter): one request and its outcome.
 
-Request(messages, Sampling(n=1), schema=None) -> [Outcome(what="ok", text="1. Divide ...", ...)]
+Request(messages=messages, sampling=Sampling(n=1), schema=None) -> [Outcome(what="ok", text="1. Divide ...", ...)]
 
 Servers agree on messages and differ in everything else. A field that one refuses by name is left out, or said in
 words, for the rest of the process.

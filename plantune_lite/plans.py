@@ -128,10 +128,6 @@ _PLAN_THEN_SOLVE = (
     "Then carry the plan out step by step and {ending}. Use this form:\n"
     "<plan>\n1. first step\n2. next step\n</plan>\nthe working, then {form}"
 )
-_PLAN_ONLY = (
-    "Write a short plan for solving this: numbered steps that say what to find next and how. "
-    "Do not calculate anything and do not give the answer. Use this form:\n<plan>\n1. first step\n2. next step\n</plan>"
-)
 _FOLLOW = "Follow this plan step by step, doing the calculations, then {ending}."
 
 # How a reply is to end, and what that looks like; a program is no answer that fits in a box.
@@ -166,11 +162,6 @@ def ask_step_by_step(problem: Problem) -> Messages:
 def ask_plan_then_solve(problem: Problem) -> Messages:
     """Plan and solve in one reply, for an untuned model."""
     return chat(f"{_asked(problem)}\n\n{_PLAN_THEN_SOLVE.format(**_end(problem))}")
-
-
-def ask_plan(problem: Problem) -> Messages:
-    """A plan alone, for an untuned model."""
-    return chat(f"{_asked(problem)}\n\n{_PLAN_ONLY}")
 
 
 def ask_to_follow(problem: Problem, plan: Sequence[str]) -> Messages:

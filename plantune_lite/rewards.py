@@ -228,7 +228,7 @@ class Filled:
 
     def __init__(self, reward: Reward, group: int) -> None:
         self.__name__ = getattr(reward, "__name__", type(reward).__name__)
-        self.failed, self.failed_groups = 0, 0  # so far
+        self.failed = 0  # so far
         self._reward, self._group = reward, group
         self._lately: deque[int] = deque(maxlen=_CALLS)
 
@@ -239,7 +239,6 @@ class Filled:
             judged = [one for one in rewards[group] if one is not None]
             mean = fmean(judged) if judged else 0.0
             filled += [mean if one is None else one for one in rewards[group]]
-            self.failed_groups += not judged
         failed = sum(one is None for one in rewards)
         self.failed += failed
         self._stop_if_too_many(failed, len(rewards))

@@ -6,7 +6,6 @@ from plantune_lite.plans import (
     SYSTEM,
     Planned,
     ask_plainly,
-    ask_plan,
     ask_plan_then_solve,
     ask_step_by_step,
     ask_to_follow,
@@ -154,15 +153,14 @@ def test_a_plan_that_gives_an_answer_in_words_is_a_spoiler(answer, step, reason)
 
 
 def test_our_system_turn_and_the_question_are_in_every_prompt():
-    asked = [ask(CLIPS) for ask in (ask_plainly, ask_step_by_step, ask_plan, ask_plan_then_solve)]
+    asked = [ask(CLIPS) for ask in (ask_plainly, ask_step_by_step, ask_plan_then_solve)]
     for messages in (*asked, ask_to_follow(CLIPS, ("Halve.",))):
         assert messages[0] == {"role": "system", "content": SYSTEM} and CLIPS.question in messages[1]["content"]
 
 
 def test_the_form_that_an_untuned_model_is_shown_is_the_form_that_is_parsed():
-    for ask in (ask_plan, ask_plan_then_solve):
-        shown = ask(CLIPS)[1]["content"]
-        assert parse(shown[shown.index("<plan>") :]).plan == ("first step", "next step")
+    shown = ask_plan_then_solve(CLIPS)[1]["content"]
+    assert parse(shown[shown.index("<plan>") :]).plan == ("first step", "next step")
 
 
 def test_the_executor_sees_the_rendered_plan_in_its_user_turn():

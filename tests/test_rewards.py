@@ -241,7 +241,7 @@ def test_a_sample_whose_judge_failed_is_neither_punished_nor_favoured():
     reward = rewards.Filled(replying(judged, *[[1.0] * 8] * 9), 4)
     filled = reward(prompts, [""] * 8)
     assert filled == [0.75] * 4 + [0] * 4
-    assert (reward.failed, reward.failed_groups) == (5, 1)
+    assert reward.failed == 5
 
     punished = advantages(list(zip(answers, judged, strict=True)), 4)
     fair = advantages(list(zip(answers, filled, strict=True)), 4)

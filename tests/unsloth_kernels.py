@@ -118,6 +118,8 @@ def _there_is_no_cuda(torch):
             name, given = getattr(function, "__name__", ""), dict(kwargs or {})
             if "device" in given:  # a card's number, or its name
                 given["device"] = "cpu" if type(given["device"]) is int else here(given["device"])
+            if function is torch.device and type(args[0]) is int:
+                return torch.device("cpu")
             if name == "cuda":
                 return args[0]
             if name == "to":
