@@ -119,7 +119,7 @@ def _there_is_no_cuda(torch):
             if "device" in given:  # a card's number, or its name
                 given["device"] = "cpu" if type(given["device"]) is int else here(given["device"])
             if function is torch.device and type(args[0]) is int:
-                return torch.device("cpu")
+                return torch.device("cpu", args[0])  # what is kept for each card is found by its number
             if name == "cuda":
                 return args[0]
             if name == "to":
