@@ -63,7 +63,6 @@ def train(
     tokens a completion may have. `passed` says by a number above 0 that an answer is right; without it, the first
     reward does.
     """
-    from transformers import PrinterCallback
 
     _refuse(part)
     settings = partial(
@@ -102,24 +101,12 @@ def train(
     shown = ("reward", *parts, "spread", "clipped", "entropy", "length", "kl", "tokens_a_second")
     a_step = part.prompts_per_step * part.group
     figures = _Figures(schedule, metric, show, names, _steadier(part), shown, completions=a_step)
-    trainer.remove_callback(PrinterCallback)  # the lines are ours
-    for watcher in (watch.Clock(schedule, left, say), figures, signs):
-        trainer.add_callback(watch.callback(watcher))
-    if checkpoint is not None:
-        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
-    except Exception as error:
-        if watch.out_of_memory(error):
-            step = trainer.state.global_step
-            raise watch.TrainingError(_less_memory(part, trainer.args, most, checkpointing, step)) from error
-        raise
+    less_memory = partial(_less_memory, part, trainer.args, most, checkpointing)
+    watch.train(trainer, (watch.Clock(schedule, left, say), figures, signs), checkpoint, less_memory, say)
     summary = _summary(trainer, watched, schedule, len(kept), most, signs.stopped)
     if _REFERENCE in student.model.peft_config:
         student.model.delete_adapter(_REFERENCE)
-    student.save(out)
-    for folder in sorted(out.glob("checkpoint-*"), key=_step_of, reverse=True):
-        shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
+    watch.keep(student, out)
     return summary
 
 
@@ -328,7 +315,3 @@ def _summary(
         "length_last": ends("completions/mean_length")[1],
         "stopped": stopped,
     }
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])

@@ -6,8 +6,8 @@ Which arm this is (baseline, control, M1, M2) is what the rows say, not the trai
 is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -75,8 +75,6 @@ def train(
 
     `ranks`, one a row, says which rows come earlier: those of a lower rank.
     """
-    from transformers import PrinterCallback
-
     taught = lessons.lessons(student, rows, max_length)
     _say_dropped(taught, len(rows), max_length, say)
     lessons.refuse_unlearnable(taught.kept, student.tokenizer, student.preset.turn_end)
@@ -90,25 +88,14 @@ def train(
     )
     a_step = part.batch_size * part.accumulate
     clock = watch.Clock(schedule, hours, say, validation=len(validated) / a_step, agree=trl_config.first_says)
-    trainer.remove_callback(PrinterCallback)  # the lines are ours
-    trainer.add_callback(watch.callback(clock))
-    trainer.add_callback(watch.callback(watch.Figures(schedule, metric, show, _NAMES, _ADVICE)))
-    if checkpoint is not None:
-        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
-    try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
-    except Exception as error:
-        if watch.out_of_memory(error):
-            step = trainer.state.global_step
-            raise watch.TrainingError(_less_memory(part, max_length, checkpointing, step)) from error
-        raise
+    figures = watch.Figures(schedule, metric, show, _NAMES, _ADVICE)
+    less_memory = partial(_less_memory, part, max_length, checkpointing)
+    watch.train(trainer, (clock, figures), checkpoint, less_memory, say)
     summary = _summary(trainer, taught, schedule, len(validated))
     trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
     if trainer.is_world_process_zero():
         _stops(student, [rows[one.row] for one in taught.kept[:SAMPLED]], taught.kept, summary, say)
-        student.save(out)
-        for folder in sorted(out.glob("checkpoint-*"), key=_step_of, reverse=True):
-            shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
+        watch.keep(student, out)
     return summary
 
 
@@ -280,12 +267,8 @@ def _summary(trainer: Any, taught: lessons.Taught, schedule: watch.Schedule, val
         "loss_first": first,
         "loss_last": last,
         "validation_loss": min(checked) if checked else None,
-        "best_step": _step_of(best) if (best := trainer.state.best_model_checkpoint) else None,
+        "best_step": watch.step_of(best) if (best := trainer.state.best_model_checkpoint) else None,
     }
-
-
-def _step_of(checkpoint: str | Path) -> int:
-    return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def _stops(

@@ -12,7 +12,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,39 @@ def callback(watcher: Any) -> Any:
     return type(kind, (TrainerCallback,), {name: staticmethod(method) for name, method in methods.items()})()
 
 
+# --- from the first step to the last ----------------------------------------------------------------------------------
+
+
+def train(
+    trainer: Any,
+    watchers: Sequence[Any],
+    checkpoint: "Checkpoint | None",
+    less_memory: Callable[[int], str],
+    say: Callable[[str], object],
+) -> None:
+    """Train to the end, or on from a checkpoint; `less_memory` says what to do where memory runs out at a step."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)  # the lines are ours
+    for watcher in watchers:
+        trainer.add_callback(callback(watcher))
+    if checkpoint is not None:
+        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
+    except Exception as error:
+        if out_of_memory(error):
+            raise TrainingError(less_memory(trainer.state.global_step)) from error
+        raise
+
+
+def keep(student: Any, out: Path) -> None:
+    """Save what has been learned, and remove the checkpoints on the way there."""
+    student.save(out)
+    for folder in sorted(out.glob("checkpoint-*"), key=step_of, reverse=True):
+        shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
+
+
 # --- going on ---------------------------------------------------------------------------------------------------------
 
 
@@ -170,6 +203,11 @@ def last_checkpoint(out: Path) -> Checkpoint | None:
         except (OSError, ValueError, KeyError):
             shutil.rmtree(folder, ignore_errors=True)
     return max(found, key=lambda one: one.step, default=None)
+
+
+def step_of(checkpoint: str | Path) -> int:
+    """The step after which it was made, by its name."""
+    return int(Path(checkpoint).name.rpartition("-")[2])
 
 
 def out_of_memory(error: BaseException) -> bool:

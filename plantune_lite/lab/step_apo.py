@@ -9,7 +9,6 @@ step-DPO; with whole replies as pairs (pairs.answer_pairs) and alpha=0 it is DPO
 the adapter as it comes in. Killed, the same call goes on.
 """
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,7 +57,6 @@ def train(
 ) -> dict[str, Any]:
     """Train the student's adapter on the pairs, or go on from the last checkpoint; `ask` has each question's prompt."""
     from torch.optim.lr_scheduler import LambdaLR
-    from transformers import PrinterCallback
 
     kept, dropped = preference.encoded(student, pairs, ask, max_length)
     if not kept:
@@ -85,24 +83,16 @@ def train(
     asked = [part.alpha * kept[place]["gap"] for place in places]
     figures = _Figures(schedule, metric, show, _NAMES, _ADVICE, ("loss", "preference", "asked"))
     figures.asked = [_mean(asked[start : start + a_step]) for start in range(0, len(asked), a_step)]
-    built.remove_callback(PrinterCallback)  # the lines are ours
-    for watcher in (watch.Clock(schedule, hours, say), figures):
-        built.add_callback(watch.callback(watcher))
-    if checkpoint is not None:
-        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
-    try:
-        built.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
-    except Exception as error:
-        if watch.out_of_memory(error):
-            raise watch.TrainingError(
-                f"memory ran out at step {built.state.global_step} of Step-APO, which takes two rows a pair: set a "
-                "smaller sft.batch_size or student.max_length, with --again sft"
-            ) from error
-        raise
-    student.save(out)
-    for folder in sorted(out.glob("checkpoint-*"), key=_step_of, reverse=True):
-        shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
+    watch.train(built, (watch.Clock(schedule, hours, say), figures), checkpoint, _less_memory, say)
+    watch.keep(student, out)
     return _summary(built.state.log_history, figures.asked, schedule, len(kept), dict(dropped))
+
+
+def _less_memory(step: int) -> str:
+    return (
+        f"memory ran out at step {step} of Step-APO, which takes two rows a pair: set a smaller sft.batch_size or "
+        "student.max_length, with --again sft"
+    )
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------
@@ -157,7 +147,3 @@ def _summary(
 
 def _mean(numbers: Sequence[float]) -> float:
     return sum(numbers) / len(numbers)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
