@@ -21,7 +21,7 @@ __all__ = [
 
 
 def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
-    """Run a recipe to its end, or go on with it: `run(RECIPE, "sft.epochs=2", mirror="/content/drive/MyDrive/mine")`.
+    """Run a recipe to its end, or go on with it: `run(RECIPE, "grpo=none", mirror="/content/drive/MyDrive/mine")`.
 
     In a script that holds the recipe, what stands behind its name on the command line counts too. The run folder.
     """

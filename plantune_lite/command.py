@@ -45,7 +45,7 @@ def cli() -> None:
     """Teach small language models to plan before they solve.
 
     A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
-    changed by part.field=value behind it: plantune run smollm2_135m sft.epochs=2 grpo=none
+    changed by part.field=value behind it: plantune run smollm2_135m sft.max_steps=80 grpo=none
     """
     from plantune_lite.process import quiet_telemetry
 
@@ -54,7 +54,16 @@ def cli() -> None:
 
 recipe_argument = click.argument("recipe", metavar="RECIPE")
 settings_argument = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
-PATH = click.Path(path_type=Path)
+
+
+class _Path(click.Path):
+    """A path; `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx).expanduser()
+
+
+PATH = _Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -103,12 +112,12 @@ def do_stages(
 
 def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
     """The recipe as asked for, and its run folder where that is not runs/NAME."""
-    from plantune_lite.recipe_files import load, override
+    from plantune_lite.recipe_files import load, override, run_folder
 
     original = load(recipe)
     wanted = override(original, settings)
-    if to is None and (Path(recipe) / "recipe.json").is_file() and wanted.name == original.name:
-        to = Path(recipe)
+    if to is None and wanted.name == original.name:
+        to = run_folder(recipe)
     return wanted, to
 
 

@@ -14,7 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plantune_lite import converter, functions, presets, problems, runs, sandbox, tables
+from plantune_lite.attempt import TeacherError, is_loopback
 from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.openai_compatible import OpenAICompatible
+from plantune_lite.prices import OVERRIDE, price_of
 from plantune_lite.recipe import Recipe
 from plantune_lite.records import ProblemError, RecipeError
 from plantune_lite.terminal import size
@@ -155,9 +158,13 @@ def _only_with(requirement: Any, extra: str) -> bool:
 
 
 def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
-    preset = presets.find(recipe.student.model)
+    model = recipe.student.model
+    preset = presets.find(model)
+    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+        yield Check("student", "bad", f"no folder {model}", "set student.model")
+        return
     if preset is None:
-        yield Check("student", "note", f"{recipe.student.model} is no preset: its own chat template is used as it is")
+        yield Check("student", "note", f"{model} is no preset: its own chat template is used as it is")
         return
     if preset.wants_gpu and not has_gpu:
         fix = "use a machine with an NVIDIA GPU (Colab's free one will do), or plantune run smollm2_135m"
@@ -187,9 +194,13 @@ def _source(name: str) -> Check:
     if functions.is_reference(name):
         try:
             functions.source_hash(name)
-            return Check("problems", "ok", f"the function {name}: it is your code, and it will run")
         except RecipeError as error:
             return Check("problems", "bad", str(error), _MEND)
+        if not name.startswith(_LAB):
+            return Check("problems", "ok", f"the function {name}: it is your code, and it will run")
+        there = all(find_spec(module) for module in ("unified_planning", "up_pyperplan"))
+        fix = "" if there else "pip install 'plantune-lite[lab]'"
+        return Check("problems", "ok" if there else "bad", f"{name}, from unified-planning and pyperplan", fix)
     if name.startswith("gym:"):
         there = find_spec("reasoning_gym") is not None
         fix = "" if there else "pip install 'plantune-lite[gym]' (needs a C compiler)"
@@ -204,6 +215,7 @@ def _source(name: str) -> Check:
 
 
 _MEND = "set problems.source or problems.path"
+_LAB = "plantune_lite.lab."
 
 
 def _teacher(recipe: Recipe) -> Iterator[Check]:
@@ -211,9 +223,22 @@ def _teacher(recipe: Recipe) -> Iterator[Check]:
     if teacher == "gemini" and not (os.environ.get("GEMINI_API_KEY") or os.environ.get("GOOGLE_API_KEY")):
         fix = "set GEMINI_API_KEY for a large teacher"
         yield Check("teacher", "note", "gemini, but no key: the untuned student will plan for itself", fix)
+    elif "://" in teacher:
+        yield _server(teacher, recipe.distill.model)
     else:
         words = {"self": "self: the untuned student", "worked": "worked: the problems' own solutions, no model"}
         yield Check("teacher", "ok", words.get(teacher, teacher))
+
+
+def _server(url: str, model: str | None) -> Check:
+    """What a run would refuse before its first call; whether the server answers, only a call could tell."""
+    try:
+        OpenAICompatible(url, model)
+        if not is_loopback(url) or os.environ.get(OVERRIDE):
+            price_of(model or "the model it serves")
+    except TeacherError as error:
+        return Check("teacher", "bad", str(error), "or set distill.teacher=self: the untuned student")
+    return Check("teacher", "ok", url)
 
 
 def _keys() -> Iterator[Check]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.recipe import Recipe
-from plantune_lite.terminal import printable
+from plantune_lite.terminal import printable, redrawn
 
 _EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn
 
@@ -54,8 +54,8 @@ class Progress:
         due = self._redraws or time.monotonic() - self._last >= _EVERY_SECONDS
         if is_first() and (due or last):
             self._last = time.monotonic()
-            clear, end = ("\x1b[2K", "\n" if last else "\r") if self._redraws else ("", "\n")
-            print(clear + printable(line), end=end, flush=True)
+            shown = redrawn(line, last=last) if self._redraws else printable(line) + "\n"
+            print(shown, end="", flush=True)
 
 
 def is_first() -> bool:

@@ -155,6 +155,12 @@ def readers_of(name: str, active: Sequence[Stage]) -> list[str]:
     return _following(name, active, lambda stage: (*stage.after, *stage.also))
 
 
+def with_what_is_moved(again: str, only: Sequence[str], active: Sequence[Stage]) -> tuple[str, ...]:
+    """The stages a verb does, with those that are made anew before them."""
+    needed = [name for name in stale_after(again, active) if set(only) & set(readers_of(name, active))]
+    return (again, *needed, *only)
+
+
 def _following(name: str, active: Sequence[Stage], before: Callable[[Stage], tuple[str, ...]]) -> list[str]:
     found = [name]
     for stage in active:
@@ -166,8 +172,11 @@ def _following(name: str, active: Sequence[Stage], before: Callable[[Stage], tup
 # --- fingerprints: is a stage in the folder the one that is asked for? -----------------------------------------------
 
 
-def inputs_of(wanted: Recipe, stage: Stage) -> dict[str, Any]:
-    """Every field the stage reads, by its dotted name; files and functions by their content too."""
+def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict[str, Any]:
+    """Every field the stage reads, by its dotted name; files and functions by their content too.
+
+    Of the contents that are `known` already the file may be gone.
+    """
     read = {}
     for name, value in leaves(wanted):
         if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
@@ -176,8 +185,9 @@ def inputs_of(wanted: Recipe, stage: Stage) -> dict[str, Any]:
             continue  # the student is asked only where it is its own teacher
         read[name] = list(value) if isinstance(value, tuple) else value
         for text in _texts(name, value):
-            if content := _content(name, text):
-                read[f"{name}{_CONTENT}{text})"] = content
+            place = f"{name}{_CONTENT}{text})"
+            if not (place in known and _is_gone(text)) and (content := _content(name, text)):
+                read[place] = content
     return read
 
 
@@ -199,6 +209,12 @@ def _content(name: str, text: str) -> str | None:
     return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
 
 
+def _is_gone(text: str) -> bool:
+    """Whether a text names a function in a file that is not there."""
+    home = Path(text.rpartition(":")[0]).expanduser()
+    return functions.is_reference(text) and home.suffix == ".py" and not home.is_file()
+
+
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
     """What makes a stage this stage: its inputs, the stages it comes after, its format."""
     after = {name: earlier[name] for name in stage.after}
@@ -217,7 +233,7 @@ def states(
     partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
     for stage in active:
         entry = None if stage.name in anew else manifest["stages"].get(stage.name)
-        inputs = inputs_of(wanted, stage)
+        inputs = inputs_of(wanted, stage, () if entry is None else entry["inputs"])
         if entry is not None:
             # A field that is younger than the entry, and says nothing new, was not there to be read; and a file that
             # is gone meanwhile is still the file that was read.

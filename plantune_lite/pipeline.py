@@ -28,6 +28,7 @@ from plantune_lite.order import (
     readers_of,
     stale_after,
     states,
+    with_what_is_moved,
 )
 from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe import Recipe
@@ -56,6 +57,7 @@ def run(
     `stream` takes what the stages print, standard output where it is None.
     """
     folder = folder_of(asked, to)
+    mirror = mirror and mirror.expanduser().resolve()
 
     def tell(line: str) -> None:
         say(printable(line))
@@ -66,12 +68,22 @@ def run(
         )
     with ExitStack() as stack:
         stack.enter_context(runs.locked(folder / ".lock"))
-        if mirror is not None and (count := bring_back(mirror.resolve(), folder, tell)):
+        if mirror is not None and (count := bring_back(mirror, folder, tell)):
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = runs.read_manifest(folder)
+        _settle(folder, manifest, stages)
         wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
         found, anew = plan(folder, wanted, manifest, again, stages)
         _refuse_other(folder, found)
+        active = [stage for stage, _, _ in found]
+        if only is not None:
+            only = only if again is None else with_what_is_moved(again, only, active)
+            _refuse_unmade(folder, found, only)
+        if again is not None and not anew:
+            made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
+            tell(f"--again {again} was stopped before its end, and goes on; without {made} in {folder} it begins anew")
+        if anew:
+            manifest["again"] = again  # until it is made: the same command goes on with it
         if wanted.distill.teacher != asked.distill.teacher:
             manifest["without_key"] = True
         if anew or any(state != "done" and (only is None or stage.name in only) for stage, state, _ in found):
@@ -79,22 +91,18 @@ def run(
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
-        _set_final(manifest, [stage for stage, _, _ in found])  # a variant may have taken over all there is to do
+        _set_final(manifest, active)  # a variant may have taken over all there is to do
         runs.write_manifest(folder, manifest)
         copies = None
         if mirror is not None:
-            copies = Mirror(mirror.resolve(), folder, tell, interval_seconds=mirror_seconds)
+            copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
             copies.start()
             stack.callback(copies.close)
-        active = [stage for stage, _, _ in found]
         for number, (stage, state, _) in enumerate(found, 1):
             label = f"[{number}/{len(active)}] {stage.name:<9}"
             if only is not None and stage.name not in only:
-                if state != "done" and set(only) & set(readers_of(stage.name, active)):
-                    raise RunError(
-                        f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it"
-                    )
-            elif state == "done":
+                continue
+            if state == "done":
                 tell(f"{label} done before: {manifest['stages'][stage.name]['summary'].get('line', '')}")
             else:
                 if state == "to do":
@@ -111,6 +119,9 @@ def run(
                 tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
             if copies is not None:
                 copies.sync()
+        if "again" in manifest and (only is None or manifest["again"] in only):
+            del manifest["again"]
+            runs.write_manifest(folder, manifest)
     return folder
 
 
@@ -127,9 +138,15 @@ def plan(
     active = active_stages(wanted, stages)
     if again is not None and again not in {stage.name for stage in active}:
         raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
+    known = _as_far_as_money_goes(wanted, manifest)
+    if again is not None and again == manifest.get("again"):  # stopped before its end: what it made is what it asks for
+        found = list(states(folder, wanted, known, active))
+        begun = {stage.name: state for stage, state, _ in found}
+        if begun[again] in ("goes on", "done") and "differs" not in begun.values():
+            return found, []
     # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
     anew = [again, *stale_after(again, stages)] if again is not None else []
-    return list(states(folder, wanted, _as_far_as_money_goes(wanted, manifest), active, anew)), anew
+    return list(states(folder, wanted, known, active, anew)), anew
 
 
 def _as_far_as_money_goes(wanted: Recipe, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -183,9 +200,18 @@ def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> No
             stale = ", ".join([stage.name, *stale_after(stage.name, active)])
             raise RunError(
                 f"{folder} holds another run: {why}, so {stage.name} would not be the same.\n"
-                f"Two ways on: name=OTHER starts a run of its own beside it; "
-                f"--again {stage.name} moves what there is of {stale} to {folder / 'old'} and makes it anew."
+                f"Three ways on: {folder} as the RECIPE, without settings, goes on with it as it was made; name=OTHER "
+                f"(or another --to, where you said one) starts a run of its own; --again {stage.name} moves what there "
+                f"is of {stale} to {folder / 'old'} and makes it anew."
             )
+
+
+def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str]) -> None:
+    """Stop where a verb needs what another makes, before anything is moved away."""
+    active = [stage for stage, _, _ in found]
+    for stage, state, _ in found:
+        if stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
+            raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
 
 
 def _put_away(
@@ -255,8 +281,6 @@ def _do(
             "seconds": 0.0,
         }
     entry = entries[stage.name]
-    if entry.get("status") == "running":  # it was killed, and what it took until then counts against max_hours
-        entry["seconds"] += max(0.0, _last_written(folder, stage) - entry["began"])
     entry.update(status="running", began=time.time())
     runs.write_manifest(folder, manifest)
     job = {
@@ -269,7 +293,7 @@ def _do(
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.shared else 1
-        kept = None if mirror is None else runs.home(mirror.absolute() / folder.name)  # where the ledger's copy goes
+        kept = None if mirror is None else runs.home(mirror / folder.name)  # where the ledger's copy goes
         summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
         entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
     except BaseException as error:
@@ -281,11 +305,14 @@ def _do(
         runs.write_manifest(folder, manifest)
 
 
-def _last_written(folder: Path, stage: Stage) -> float:
-    """When a stage last wrote anything; not when it was killed, but close to it, and never when it is gone on with."""
-    roots = [folder / name for name in (*stage.outputs, "log.txt", "metrics.jsonl")]
-    files = [file for root in roots for file in (root, *root.rglob("*")) if file.is_file()]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
+    """Count what a killed stage took against max_hours, before another one writes to log.txt."""
+    for stage in stages:
+        entry = manifest["stages"].get(stage.name, {})
+        if entry.get("status") == "running":
+            ended = runs.last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
+            seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
+            entry.update(status="stopped", seconds=seconds)
 
 
 def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:

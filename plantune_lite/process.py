@@ -8,6 +8,7 @@ is two such processes under `accelerate launch`, one a card, which share every s
 import codecs
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,7 +36,8 @@ def run_stage(
     command = [sys.executable, "-u", *launch, *module]
     environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
     if (stream or sys.stdout).isatty():
-        environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress
+        environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress, in one row
+        environ["PLANTUNE_COLUMNS"] = str(shutil.get_terminal_size().columns)
     if processes == 1:  # a trainer spreads over all the cards it sees, and 4-bit weights cannot be spread
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     if mirror is not None:

@@ -193,8 +193,8 @@ def _kept(looked: Sequence[Row], known: Mapping[str, Row], say: Say) -> list[Row
     if not kept:
         raise PromptError(
             f"nothing to reinforce: of {len(rates)} prompts the student solves {never} in none of {asked} answers, "
-            f"{always} in all. Let it learn more before (sft.epochs, grpo.start=sft), take easier problems, or let it "
-            "try more (grpo.group, grpo.temperature)."
+            f"{always} in all. Let it learn more before (sft.max_steps or sft.epochs, grpo.start=sft), take easier "
+            "problems, or let it try more (grpo.group, grpo.temperature)."
         )
     say(
         f"{len(kept)} of {len(rates)} prompts are solved at times ({asked} answers each) and are trained on; left out: "

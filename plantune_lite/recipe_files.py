@@ -1,6 +1,6 @@
 """Recipes as text: found by name, overridden on the command line, stored as JSON.
 
-load("smollm2_135m")      override(RECIPE, ["sft.epochs=2", "grpo=none"])      from_json(to_json(RECIPE)) == RECIPE
+load("smollm2_135m")      override(RECIPE, ["sft.max_steps=80", "grpo=none"])      from_json(to_json(RECIPE)) == RECIPE
 """
 
 import json
@@ -26,7 +26,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            errors.append(f"{setting!r} is no setting: write part.field=value, say sft.epochs=2")
+            errors.append(f"{setting!r} is no setting: write part.field=value, say sft.max_steps=80")
             continue
         try:
             _set(recipe, changes, name.strip(), text)
@@ -34,7 +34,14 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
             errors.append(str(error))
     if errors:
         raise RecipeError("\n".join(errors))
-    return replace(recipe, **changes)
+    wanted = replace(recipe, **changes)
+    said = {setting.partition("=")[0].strip() for setting in settings}
+    if "sft.epochs" in said and "sft.max_steps" not in said and wanted.sft and wanted.sft.max_steps:
+        raise RecipeError(
+            f"sft.epochs={wanted.sft.epochs:g} changes nothing where sft.max_steps={wanted.sft.max_steps} decides: "
+            "set sft.max_steps=none too, or another number of steps instead"
+        )
+    return wanted
 
 
 def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
@@ -104,9 +111,9 @@ def shipped() -> dict[str, Path]:
 
 def load(name_or_path: str | os.PathLike[str]) -> Recipe:
     """A recipe by shipped name, .py file (which is run) or run folder (whose recipe.json is data)."""
+    if folder := run_folder(name_or_path):
+        return load(folder / "recipe.json")
     path = Path(name_or_path).expanduser()
-    if (path / "recipe.json").is_file():
-        return load(path / "recipe.json")
     if path.suffix == ".json" and path.is_file():
         try:
             return from_json(path.read_text(encoding="utf-8"), str(path))
@@ -119,13 +126,21 @@ def load(name_or_path: str | os.PathLike[str]) -> Recipe:
     names = shipped()
     if str(name_or_path) in names:
         return _from_python(names[str(name_or_path)])
-    if (runs_folder() / path / "recipe.json").is_file():
-        return load(runs_folder() / path)
     if path.suffix:
         raise RecipeError(f"no file {path}")
     if path.is_dir():
         raise RecipeError(f"{path} is a folder without a recipe.json: no run was started there")
     raise RecipeError(f"no recipe {str(name_or_path)!r}{nearest(str(name_or_path), names)}")
+
+
+def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The run folder a recipe is loaded from, None where it is no run's: a shipped name and a .py file go first."""
+    path = Path(name_or_path).expanduser()
+    if (path / "recipe.json").is_file():
+        return path
+    named = runs_folder() / path
+    other = path.suffix == ".py" or str(name_or_path) in shipped()
+    return named if not other and (named / "recipe.json").is_file() else None
 
 
 def _from_python(path: Path) -> Recipe:

@@ -30,7 +30,7 @@ _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 def runs_folder() -> Path:
     """Where runs live: $PLANTUNE_RUNS, else ./runs."""
-    return Path(os.environ.get("PLANTUNE_RUNS") or "runs")
+    return Path(os.environ.get("PLANTUNE_RUNS") or "runs").expanduser()
 
 
 def home(run: Path) -> Path:
@@ -101,6 +101,12 @@ def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
             if file.is_file() and not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
                 found[inside.as_posix()] = _identity(file)
     return found
+
+
+def last_written(run: Path, paths: tuple[str, ...]) -> float:
+    """When any of these files was last written to, in seconds since 1970."""
+    files = [file for name in paths for file in (run / name, *(run / name).rglob("*")) if file.is_file()]
+    return max((file.stat().st_mtime for file in files), default=0.0)
 
 
 def is_empty(run: Path, paths: tuple[str, ...]) -> bool:

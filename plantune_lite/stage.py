@@ -22,6 +22,7 @@ from plantune_lite.recipe_files import load
 from plantune_lite.records import PlantuneError, RunError, write_whole
 
 INTERRUPTED = 130
+_DISK_FULL = ("no space left", "os error 28", "disk is full")
 
 _MODULES = (data_stages, model_stages, train_stages, evaluate_stage, ship_stages)
 _LAB = {"cpl": "plantune_lite.lab.cpl_stage:cpl"}  # by its name only: the core does not look into the lab
@@ -59,6 +60,9 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
+        if any(words in str(error).lower() for words in _DISK_FULL):  # safetensors says it in an error of its own
+            _say_why(result, f"the disk is full ({error}). Free some of it, and the same command goes on.", "disk")
+            return 1
         traceback.print_exc()
         _say_why(result, f"{stage} failed: {type(error).__name__}: {error}", "crash")
         return 1

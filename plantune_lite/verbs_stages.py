@@ -2,7 +2,8 @@
 
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
     """Another model on the same test problems, beside what was answered before."""
     from plantune_lite import other_model, standing
 
-    folder, how = _ready_to_answer(wanted, as_json, **options)
-    found = other_model.evaluate_model(folder, model, **how)
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how):
+        found = other_model.evaluate_model(folder, model, **how)
     if as_json:
         print_json(standing.as_json(found))
     else:
@@ -84,8 +85,7 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
     """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
     from plantune_lite import functions, report, runs
 
-    folder, how = _ready_to_answer(wanted, as_json, **options)
-    with runs.locked(folder / ".stage" / "lock"):
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how), runs.locked(folder / ".stage" / "lock"):
         found = functions.load("plantune_lite.lab.resampled:resample_run")(folder, tries=tries, **how)
         report.made_again(folder)
     if as_json:
@@ -95,16 +95,23 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
         click.echo(f"also in {folder / 'report.html'}")
 
 
-def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> tuple[Path, dict[str, Any]]:
-    """A run's folder with its test problems in it, and how what is asked there is told."""
+@contextmanager
+def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A run's folder with its test problems in it, mirrored meanwhile, and how what is asked there is told."""
     from plantune_lite import pipeline
     from plantune_lite.job import Progress
+    from plantune_lite.mirror import Mirror
     from plantune_lite.terminal import printable
 
     say = say_to_stderr if as_json else click.echo
     folder = pipeline.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
     show = (lambda line, last: None) if as_json else Progress()
-    return folder, {"say": lambda line: say(printable(line)), "show": show}
+    with ExitStack() as stack:
+        if options["mirror"]:
+            copies = Mirror(options["mirror"].resolve(), folder, lambda line: say_to_stderr(printable(line)))
+            copies.start()
+            stack.callback(copies.close)
+        yield folder, {"say": lambda line: say(printable(line)), "show": show}
 
 
 evaluate.group = "Stages"

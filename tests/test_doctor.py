@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -43,6 +44,43 @@ def test_a_missing_problem_file_is_bad():
 )
 def test_a_source_that_does_not_exist_is_bad_before_the_run_finds_out(source, state):
     assert check(replace(DEMO, problems=Problems(source)), "problems").state == state
+
+
+def test_worlds_of_ours_want_the_planners(monkeypatch):
+    found = check(load("smollm2_135m_worlds"), "problems")
+    assert "your code" not in found.found
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    found = check(load("smollm2_135m_worlds"), "problems")
+    assert found.state == "bad" and "plantune-lite[lab]" in found.fix
+
+
+@pytest.mark.parametrize("model", ["/nonexist", "./nonexist", "~/nonexist"])
+def test_a_student_in_a_folder_that_is_not_there_is_bad(model):
+    assert check(replace(DEMO, student=Student(model)), "student").state == "bad"
+
+
+def test_a_student_in_a_folder_is_no_preset_and_no_obstacle(tmp_path):
+    assert check(replace(DEMO, student=Student(str(tmp_path))), "student").state == "note"
+
+
+@pytest.mark.parametrize(
+    ("url", "model", "environ", "words"),
+    [
+        ("http://192.168.1.5:11434/v1", "m", {}, "no key is set"),
+        ("http://192.168.1.5:11434/v1", "m", {"OPENAI_API_KEY": "x"}, "price of 'm' is not known"),
+        ("http://192.168.1.5:11434/v1", None, {"OPENAI_API_KEY": "x"}, "price of .* is not known"),
+        ("http://127.0.0.1:11434/v1", None, {"PLANTUNE_PRICE": "cheap"}, "two numbers"),
+        ("http://192.168.1.5:11434/v1", None, {"OPENAI_API_KEY": "x", "PLANTUNE_PRICE": "0,0"}, None),
+        ("http://127.0.0.1:11434/v1", None, {}, None),
+    ],
+)
+def test_a_server_that_a_run_would_not_ask_is_bad(monkeypatch, url, model, environ, words):
+    for name in ("OPENAI_API_KEY", "PLANTUNE_PRICE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    found = check(replace(DEMO, distill=replace(DEMO.distill, teacher=url, model=model)), "teacher")
+    assert found.state == ("bad" if words else "ok") and re.search(words or "", found.found)
 
 
 def test_a_suite_that_does_not_exist_is_bad():

@@ -1,9 +1,11 @@
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -102,12 +104,13 @@ def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing
         run_toy(tmp_path / "r", "sft.order=easy_first")
 
 
-def test_another_recipe_is_refused_with_the_field_and_the_two_ways_on(tmp_path):
+def test_another_recipe_is_refused_with_the_field_and_the_three_ways_on(tmp_path):
     run_toy(tmp_path / "r")
     with pytest.raises(RunError) as caught:
         run_toy(tmp_path / "r", "sft.max_steps=3")
     assert "sft.max_steps was 12 and is now 3" in str(caught.value)
-    assert "name=OTHER" in str(caught.value) and "--again sft" in str(caught.value)
+    ways = (f"{tmp_path / 'r'} as the RECIPE", "name=OTHER", "another --to", "--again sft")
+    assert all(way in str(caught.value) for way in ways)
 
 
 def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
@@ -123,6 +126,60 @@ def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(tmp_path):
     lines = run_toy(tmp_path / "r", "evaluate.suites=own,smoke", again="suites")
     assert "[5/6] sft       done before: 12 steps" in lines
     assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"suites", "eval"}
+
+
+def test_what_is_made_anew_and_was_stopped_goes_on_with_the_same_command(tmp_path):
+    anew = {"again": "sft", "only": ("sft",)}
+    run_toy(tmp_path / "r", "sft.max_steps=8")
+    broken = (*stages(*ALL[:4]), own_stage(tmp_path, "sft", STOPPED), toy("evaluate", "evaluate"))
+    with pytest.raises(RunError, match="stopped at step 4"):
+        run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None, **anew)
+    lines = run_toy(tmp_path / "r", **anew)
+    assert "goes on; without sft in" in lines[0] and "[5/6] sft       goes on" in lines
+    assert not any("moved" in line for line in lines)
+    assert "from step 4" in (tmp_path / "r" / "log.txt").read_text()
+    lines = run_toy(tmp_path / "r", **anew)
+    assert "[5/6] sft       starts" in lines and any("moved sft" in line for line in lines), "it had come to its end"
+
+
+def test_what_is_made_anew_otherwise_than_when_it_was_stopped_is_made_anew(tmp_path):
+    run_toy(tmp_path / "r")
+    broken = (*stages(*ALL[:4]), own_stage(tmp_path, "sft", STOPPED), toy("evaluate", "evaluate"))
+    with pytest.raises(RunError, match="stopped at step 4"):
+        run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None, again="sft")
+    lines = run_toy(tmp_path / "r", "sft.max_steps=5", again="sft")
+    assert any("moved sft" in line for line in lines) and "[5/6] sft       starts" in lines
+
+
+STOPPED = """
+    write_whole(job.out / "checkpoint-4" / "state.txt", "")
+    write_whole(job.out / "checkpoint-4" / "trainer_state.json", "{}")
+    raise RunError("stopped at step 4")
+"""
+
+
+def own_stage(folder, name, body):
+    """A stage that does what `body` says."""
+    file = folder / f"own_{name}.py"
+    head = "import errno, os\nfrom plantune_lite.records import RunError, write_whole\ndef work(job):\n"
+    file.write_text(head + textwrap.indent(textwrap.dedent(body), "    "))
+    return replace(next(stage for stage in STAGES if stage.name == name), work=f"{file}:work")
+
+
+def test_a_verb_makes_what_it_moves_away_of_what_it_needs(tmp_path):
+    run_toy(tmp_path / "r")
+    lines = run_toy(tmp_path / "r", again="corpus", only=("sft",))
+    assert [line.split()[1] for line in lines if line.endswith("starts")] == ["corpus", "sft"]
+    run_toy(tmp_path / "r")
+    run_toy(tmp_path / "r", again="evaluate", only=("problems", "suites"))
+    assert (tmp_path / "r" / "eval" / "results.json").is_file()
+
+
+def test_a_verb_that_cannot_be_done_moves_nothing_away(tmp_path):
+    run_toy(tmp_path / "r", only=("problems", "suites"))
+    with pytest.raises(RunError, match="no finished distill yet"):
+        run_toy(tmp_path / "r", again="suites", only=("evaluate",))
+    assert (tmp_path / "r" / "suites" / "own.jsonl").is_file() and not (tmp_path / "r" / "old").exists()
 
 
 def test_an_unknown_stage_to_make_again_suggests_the_nearest(tmp_path):
@@ -157,7 +214,7 @@ def test_every_stage_that_makes_data_can_be_made_again(tmp_path, again):
 
 
 def test_a_whole_number_is_the_number_it_stands_for(tmp_path):
-    run_toy(tmp_path / "r", "sft.epochs=2")
+    run_toy(tmp_path / "r", "sft.epochs=2", "sft.max_steps=12")
     same = replace(RECIPE, sft=replace(RECIPE.sft, epochs=2))
     lines = []
     run(same, to=tmp_path / "r", stages=stages(*ALL), say=lines.append)
@@ -174,6 +231,23 @@ def test_a_changed_data_file_is_another_run_and_a_missing_one_is_not(tmp_path):
         run_toy(tmp_path / "r", *settings, names=names)
     data.unlink()
     assert "done before" in run_toy(tmp_path / "r", *settings, names=names)[0]
+
+
+def test_a_function_whose_file_is_gone_is_the_one_that_was_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = Path("own_world.py")
+    own.write_text(
+        "def mine():\n    return [{'question': f'What is {n} plus {n}?', 'answer': 2 * n} for n in range(20)]\n"
+    )
+    settings, names = ["problems.source=own_world.py:mine"], ("problems",)
+    run_toy(tmp_path / "r", *settings, names=names)
+    own.rename("elsewhere.py")
+    assert "done before" in run_toy(tmp_path / "r", *settings, names=names)[0]
+    with pytest.raises(PlantuneError, match="own_world.py"):
+        run_toy(tmp_path / "other", *settings, names=names)
+    own.write_text("def mine():\n    return []\n")
+    with pytest.raises(RunError, match="content of own_world.py:mine.* has changed"):
+        run_toy(tmp_path / "r", *settings, names=names)
 
 
 def test_what_was_found_out_about_a_model_goes_when_the_model_is_made_again(tmp_path):
@@ -208,6 +282,17 @@ def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(
     assert "12 steps" in run_toy(tmp_path / "r")[-3]
 
 
+@pytest.mark.parametrize(
+    "error",
+    ["OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "RuntimeError('I/O error: No space left (os error 28)')"],
+)
+def test_a_full_disk_is_said_in_a_sentence_and_not_in_a_traceback(tmp_path, error):
+    full = own_stage(tmp_path, "problems", f"raise {error}")
+    with pytest.raises(RunError, match=r"the disk is full \(.*same command goes on"):
+        run(RECIPE, to=tmp_path / "r", stages=[full], say=lambda line: None)
+    assert "Traceback" not in (tmp_path / "r" / "log.txt").read_text()
+
+
 def test_a_stage_that_failed_before_it_wrote_anything_may_be_asked_for_otherwise(tmp_path):
     with pytest.raises(RunError, match="missing.csv"):
         run_toy(tmp_path / "r", "problems.path=missing.csv", names=("problems",))
@@ -227,6 +312,15 @@ def test_a_training_that_cannot_be_shared_takes_one_card_and_says_so(tmp_path, m
     assert "grpo works in one process, on one card" in lines
     assert (tmp_path / "log.txt").read_text().count("from step 0\n") == 1
     assert [stage.name for stage in STAGES if stage.shared] == ["sft"]
+
+
+def test_a_stage_redraws_its_progress_in_one_row_of_the_terminal(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "50")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    told = own_stage(tmp_path, "problems", "job.progress()('x' * 200)\nreturn {}")
+    run(RECIPE, to=tmp_path / "r", stages=[told], say=lambda line: None, stream=terminal)
+    assert terminal.getvalue() == f"\x1b[2K{'x' * 48}…\r"
 
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
@@ -360,6 +454,21 @@ def test_a_killed_run_leaves_no_stage_behind(tmp_path):
     assert runs.read_manifest(folder)["stages"]["distill"]["seconds"] > 0.4, "the killed attempt was not counted"
 
 
+def test_the_time_between_a_kill_and_the_next_command_is_nobodys(tmp_path):
+    run_toy(tmp_path / "r", "max_hours=2")
+    manifest = runs.read_manifest(tmp_path / "r")
+    for name in ("distill", "evaluate"):
+        del manifest["stages"][name]
+    killed = time.time() - 3600
+    manifest["stages"]["sft"].update(status="running", seconds=1.0, began=killed - 60)
+    runs.write_manifest(tmp_path / "r", manifest)
+    for file in (file for file in (tmp_path / "r").rglob("*") if file.is_file()):
+        os.utime(file, (killed, killed))
+    lines = run_toy(tmp_path / "r", "max_hours=2")
+    assert "[3/6] distill   starts" in lines and "[5/6] sft       goes on" in lines
+    assert 61 <= runs.read_manifest(tmp_path / "r")["stages"]["sft"]["seconds"] < 120
+
+
 @posix
 def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     folder, calls = tmp_path / "r", tmp_path / "calls"
@@ -384,6 +493,13 @@ def test_a_half_distilled_run_is_restored_with_what_it_had(tmp_path):
     run(RECIPE, to=folder, stages=real, mirror=tmp_path / "m", say=lines.append)
     assert "restored" in lines[0] and all("done before" in line for line in lines[1:])
     assert (folder / "trajectories.jsonl").read_text() == rows
+
+
+def test_a_mirror_at_home_is_found_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    run_toy(tmp_path / "r", names=("problems",), mirror=Path("~/drive"))
+    assert (tmp_path / "home" / "drive" / "r" / "problems" / "pool.jsonl").is_file()
 
 
 def test_a_mirror_of_another_run_of_the_same_name_is_not_overwritten(tmp_path):

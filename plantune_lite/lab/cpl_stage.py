@@ -213,7 +213,7 @@ class _Round:
             raise RunError(
                 f"round {self._number} of the search found {len(rows)} right paths and {len(chosen)} pairs in "
                 f"{len(trees)} trees, and needs both: take easier questions, let the student learn more before "
-                "(sft.epochs), or search more (cpl.iterations, cpl.questions, cpl.max_tokens)"
+                "(sft.max_steps or sft.epochs), or search more (cpl.iterations, cpl.questions, cpl.max_tokens)"
             )
         return {"line": f"{len(rows)} right paths, {len(chosen)} pairs", "rows": len(rows), "pairs": len(chosen)}
 

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from plantune_lite import verbs_stages
+from plantune_lite.command import PATH, load_asked
+from plantune_lite.pipeline import folder_of
+from plantune_lite.recipe_files import load, override, to_json
+from plantune_lite.runs import runs_folder
+
+
+def run_of(folder, *settings):
+    folder.mkdir(parents=True)
+    (folder / "recipe.json").write_text(to_json(override(load("smollm2_135m"), settings)))
+    return folder
+
+
+@pytest.mark.parametrize("named", ["second", "here/../second"])
+def test_a_run_that_is_named_by_its_folder_is_worked_on_in_that_folder(tmp_path, monkeypatch, named):
+    monkeypatch.setenv("PLANTUNE_RUNS", str(tmp_path))
+    (tmp_path / "here").mkdir()
+    folder = run_of(tmp_path / "second", "name=first", "problems.limit=30")
+    run_of(tmp_path / "first", "name=first")
+    wanted, to = load_asked(named, (), None)
+    assert wanted.problems.limit == 30 and folder_of(wanted, to).samefile(folder)
+    other, to = load_asked(named, ("name=third",), None)
+    assert folder_of(other, to) == tmp_path / "third"
+
+
+def test_a_shipped_name_is_that_recipe_whatever_lies_in_a_folder_of_the_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("PLANTUNE_RUNS", str(tmp_path))
+    run_of(tmp_path / "smollm2_135m", "problems.limit=30", "name=other")
+    wanted, to = load_asked("smollm2_135m", (), None)
+    assert wanted == load("smollm2_135m") and folder_of(wanted, to) == tmp_path / "smollm2_135m"
+
+
+def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("PLANTUNE_RUNS", "~/pt")
+    run_of(tmp_path / "pt" / "mine", "name=mine")
+    assert runs_folder() == tmp_path / "pt" and load("mine").name == "mine"
+    assert PATH.convert("~/drive", None, None) == tmp_path / "drive"
+    assert PATH.convert("drive", None, None) == Path("drive")
+
+
+def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
+    wanted = override(load("smollm2_135m"), ["problems.limit=20", "evaluate.limit=3", "evaluate.suites=own"])
+    options = {"to": tmp_path / "r", "mirror": tmp_path / "drive", "again": None}
+    with verbs_stages._ready_to_answer(wanted, True, **options) as (folder, _):
+        (folder / "eval").mkdir()
+        (folder / "eval" / "own.other.jsonl").write_text("{}\n")
+    assert (tmp_path / "drive" / "r" / "eval" / "own.other.jsonl").is_file()
