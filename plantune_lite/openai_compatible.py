@@ -118,7 +118,7 @@ class OpenAICompatible:
         try:
             response = await self._opened().post("/chat/completions", json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed("down", self._scrubbed(error)) from None
+            raise Failed("down", f"{self._address} cannot be reached: {self._scrubbed(error)}") from None
         except httpx2.TransportError as error:
             raise Failed("lost", self._scrubbed(error)) from None
         if response.status_code != 200:

@@ -120,6 +120,7 @@ class Teacher:
         self._provider, self._ledger, self._pace = provider, ledger, pace
         self._thinking, self._say, self._under_way = thinking, say, under_way
         self._noticed = not provider.notice
+        self._complained = False
         self._asking: dict[str, asyncio.Task[dict[int, Reply]]] = {}  # key -> who is at it: a key is never asked twice
         self._reserved: set[str] = set()
         self._claimed_usd = 0.0
@@ -314,6 +315,7 @@ class Teacher:
                 if failed.what in _ATTEMPTS:
                     too_many = failed.what == "busy"
                     self._pace.went_wrong(failed.why, started, too_many=too_many, wait_seconds=failed.wait_seconds)
+                    self._complain(failed.why)
                 await self._give_up(keys, failed.what, worst if lost else 0.0)
                 raise
             except Exception:
@@ -349,6 +351,12 @@ class Teacher:
         if not self._noticed:
             self._noticed = True
             self._say(self._provider.notice)
+
+    def _complain(self, why: str) -> None:
+        """Say once why nothing comes; the pace goes on trying for minutes, and whoever waits can mend it meanwhile."""
+        if not self.stats.samples and not self._complained:
+            self._complained = True
+            self._say(f"no reply so far ({why}); it is asked again, slower and slower")
 
     # --- money
 

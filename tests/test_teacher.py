@@ -476,6 +476,15 @@ def test_each_trouble_of_an_openai_server_ends_as_decided(tmp_path, marker):
         assert "<think>" not in replies[0].text
 
 
+def test_a_server_that_is_not_there_is_named_at_once_and_not_only_in_the_end(tmp_path):
+    with FakeOpenAI() as server:
+        pass
+    lines = []
+    (error,), _, _ = openai(server, tmp_path, [(PLAN, ONE, None)], model="tiny-1b", say=lines.append)
+    assert isinstance(error, TeacherError) and f"{server.url} cannot be reached" in str(error)
+    assert len(lines) == 1 and lines[0].startswith(f"no reply so far ({server.url} cannot be reached")
+
+
 def test_an_openai_servers_refusals_are_sentences_without_the_key(tmp_path):
     def error(server, **settings):
         with pytest.raises(TeacherError) as caught:
