@@ -205,9 +205,10 @@ _WAYS_ON = {
     "wrong answer": "Raise distill.plans, or distill with a better teacher.",
     "no answer in the execution": "Raise distill.plans or distill.max_tokens, or distill with a better teacher.",
     "answer cannot be checked": "Give problems.answer a column with answers in numbers or a few words.",
-    "not executed": "Set distill.execute=all, or corpus.filter=both so that only executed plans are wanted.",
+    "not executed": "Set distill.execute=all, or distill with a better teacher.",
     "no score": "Set corpus.filter=answer, or distill with a teacher that scores.",
-    "empty plan": "Raise distill.max_tokens, or distill with a better teacher.",
+    "empty plan": "Name the column of worked solutions (problems.solution), raise distill.max_tokens, or distill with "
+    "a better teacher.",
     "spoils the answer": "Distill with a better teacher, or set corpus.spoilers=keep.",
     "in test set": "Learn from other problems (problems.source), or test on others (evaluate.suites).",
     NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",
