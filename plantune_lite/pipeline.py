@@ -81,7 +81,7 @@ def run(
             _refuse_unmade(folder, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
-            tell(f"--again {again} was stopped before its end, and goes on; without {made} in {folder} it begins anew")
+            tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
         if anew:
             manifest["again"] = again  # until it is made: the same command goes on with it
         if wanted.distill.teacher != asked.distill.teacher:

@@ -135,7 +135,7 @@ def test_what_is_made_anew_and_was_stopped_goes_on_with_the_same_command(tmp_pat
     with pytest.raises(RunError, match="stopped at step 4"):
         run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None, **anew)
     lines = run_toy(tmp_path / "r", **anew)
-    assert "goes on; without sft in" in lines[0] and "[5/6] sft       goes on" in lines
+    assert "was stopped and goes on (remove sft from" in lines[0] and "[5/6] sft       goes on" in lines
     assert not any("moved" in line for line in lines)
     assert "from step 4" in (tmp_path / "r" / "log.txt").read_text()
     lines = run_toy(tmp_path / "r", **anew)
