@@ -172,6 +172,17 @@ def test_a_part_goes_on_from_an_adapter_that_is_there(tmp_path):
     assert pays.names("grpo", tmp_path, FULL, None) == ["grpo answer", "grpo answer+plan", "grpo guided"]
 
 
+def test_the_filters_are_asked_once_their_rows_are_there(tmp_path):
+    rates = [{"job": f"choose m1 {rate}", "accuracy": 0.1} for rate in FULL.rates]
+    told(tmp_path, "pays", [*rates, {"job": "sft m1 0"}, {"job": "own m1"}])
+    assert pays.names("filter", tmp_path, FULL, 0) == ["sft m1 0"]
+    arms = ["sft unfiltered 0", "sft one_stage 0", "sft two_stage 0"]
+    for file, asked in ((pays.adapter("m1", tmp_path), ["own m1"]), (pays.filters(tmp_path), arms)):
+        file.parent.mkdir()
+        file.write_bytes(b"")
+        assert pays.names("filter", tmp_path, FULL, 0) == asked
+
+
 def test_every_reward_has_as_many_steps_and_completions():
     assert (FULL.grpo_steps, FULL.prompts * FULL.group) == (100, 32)
     assert pays.names("choose", ROOT, TINY, None) == ["choose m1 2e-4", "choose baseline 2e-4", "choose m2 2e-4"]

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.gpu import card, pays_table
 from benchmarks.gpu.jobs import Job, known, measured, whole
-from benchmarks.gpu.pays_rows import FULL, TINY, Sizes, corpora, split
+from benchmarks.gpu.pays_rows import FULL, TINY, Sizes, corpora, filters, split
 from benchmarks.gpu.pays_student import GRPO_RATE, IN_MINIATURE, run
 from benchmarks.gpu.pays_table import FILTERS, REWARDS, SEEDS, UNTUNED
 
@@ -72,8 +72,8 @@ def main(given: list[str] | None = None) -> None:
 
 def _job(name: str, asked: argparse.Namespace) -> Job:
     arguments = ("--work", str(asked.work), "--one", name, *["--tiny"] * asked.tiny)
-    makes = adapter(name.split()[1], asked.work) if name in ("sft m1 0", "sft m2 0") else None
-    return Job(name, "benchmarks.gpu.pays", arguments, needs=90, most=MOST_PROCESS, makes=makes)
+    made = {f"sft {arm} 0": adapter(arm, asked.work) for arm in ("m1", "m2")} | {"own m1": filters(asked.work)}
+    return Job(name, "benchmarks.gpu.pays", arguments, needs=90, most=MOST_PROCESS, makes=made.get(name))
 
 
 def adapter(arm: str, work: Path) -> Path:
@@ -98,7 +98,8 @@ def names(part: str, work: Path, sizes: Sizes, seed: int | None) -> list[str]:
     if missing := [arm for arm in arms if not (f"sft {arm} 0" in done and adapter(arm, work).is_file())]:
         return [f"sft {arm} 0" for arm in missing if arm in chosen]
     if part == "filter":
-        return [f"sft {arm} {seed}" for arm in FILTERS for seed in seeds] if "own m1" in done else ["own m1"]
+        kept = "own m1" in done and filters(work).is_file()
+        return [f"sft {arm} {seed}" for arm in FILTERS for seed in seeds] if kept else ["own m1"]
     return [f"grpo {reward}" for reward in REWARDS] if part == "grpo" else [f"use {arm} 0" for arm in arms]
 
 

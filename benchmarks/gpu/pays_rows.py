@@ -75,7 +75,7 @@ def filtered(work: Path, sizes: Sizes) -> None:
 
     A plan's score is how far it goes the way of the data set's own (R_plan, of 100), and the better half passes.
     """
-    if (work / "rows" / "filters.json").is_file():
+    if filters(work).is_file():
         return
     from plantune_lite import corpus, plans
     from plantune_lite.alignment import Alignment
@@ -118,7 +118,12 @@ def filtered(work: Path, sizes: Sizes) -> None:
     right = sum(bool(one.same) for one in said)
     told = {"answers": len(said), "with_a_plan": len(planned), "right": right, "bar": bar, "rows_each": least}
     told["passed"] = {arm: len(rows) for arm, rows in kept.items()}
-    (work / "rows" / "filters.json").write_text(json.dumps(told) + "\n", encoding="utf-8")
+    filters(work).write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def filters(work: Path) -> Path:
+    """What each filter kept, written once its rows are there."""
+    return work / "rows" / "filters.json"
 
 
 def own_answers(work: Path) -> Path:
