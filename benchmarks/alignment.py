@@ -20,8 +20,9 @@ import numpy as np
 from benchmarks.report import machine, markdown, write
 from plantune_lite import embedded, embedding, intervals, worked
 from plantune_lite.alignment import Alignment
+from plantune_lite.files import read_jsonl
 from plantune_lite.practice import generate
-from plantune_lite.records import Problem, read_jsonl
+from plantune_lite.types import Problem
 
 SIZE, EMBEDDED, DRAWS = 300, 100, 1000
 Case = tuple[str, str, tuple[str, ...], tuple[str, ...]]  # kind, question, reference, another plan of the problem

@@ -17,9 +17,10 @@ import torch
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite import corpus, evaluate, intervals, sft, student, tally, worked
+from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.practice import generate
 from plantune_lite.recipe import SFT, Corpus, Student
-from plantune_lite.records import Problem, Score, Trajectory, read_jsonl, read_records, write_whole
+from plantune_lite.types import Problem, Score, Trajectory
 
 SEEDS = (0, 1, 2)
 LEVELS = (1,)
@@ -74,19 +75,19 @@ def rows_of(problems: list[Problem], target: str, work: Path) -> list[dict]:
         return list(read_jsonl(out / "train.jsonl"))
     # Near copies stay: the generator's problems differ in names and numbers, and that is what is learned from here.
     part = Corpus(filter="answer", validation=0.0, dedup="exact")
-    corpus.build(trajectories, problems, {}, part, out, target=target, solutions="teacher")
+    corpus.build_corpus(trajectories, problems, {}, part, out, target=target, solutions="teacher")
     return list(read_jsonl(out / "train.jsonl"))
 
 
 def learned_a_row(rows: list[dict]) -> float:
     """Tokens that a row teaches."""
-    tokenizer = student.load(PART).tokenizer
+    tokenizer = student.load_student(PART).tokenizer
     return mean(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows)
 
 
 def untuned(work: Path, test: list[Problem], train: list[Problem]) -> None:
     """The student as it comes, at each of its prompts."""
-    loaded = student.load(PART)
+    loaded = student.load_student(PART)
     for mode in ("zero_shot_cot", "few_shot"):
         answer(loaded, test, mode, work / "untuned" / f"{mode}.jsonl", train)
 
@@ -96,9 +97,9 @@ def tuned(out: Path, rows: list[dict], batch: int, seed: int, mode: str, suites:
     torch.manual_seed(seed)
     done = out / "summary.json"
     if done.is_file():
-        loaded = student.load(PART, adapter=out)
+        loaded = student.load_student(PART, adapter=out)
     else:
-        loaded = student.load(PART, training=True, seed=seed)
+        loaded = student.load_student(PART, training=True, seed=seed)
         part = SFT(max_steps=STEPS, batch_size=batch, accumulate=1, learning_rate=LEARNING_RATE, save_steps=10)
         summary = sft.train(
             loaded,
@@ -116,7 +117,7 @@ def tuned(out: Path, rows: list[dict], batch: int, seed: int, mode: str, suites:
 
 def answer(loaded, problems: list[Problem], mode: str, out: Path, examples: list[Problem] = ()) -> None:
     """Greedy answers, graded."""
-    figures = evaluate.evaluate(
+    figures = evaluate.evaluate_problems(
         loaded.generate,
         problems,
         mode=mode,

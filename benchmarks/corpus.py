@@ -75,7 +75,7 @@ def main() -> None:
 
 def measure_copies() -> dict:
     """MinHash beside comparing every pair."""
-    pool = problems.load(Problems("gsm8k", held_out=0.0), seed=SEED).pool
+    pool = problems.load_problems(Problems("gsm8k", held_out=0.0), seed=SEED).pool
     made = ["\n".join(plan) for problem in pool if (plan := worked.plan_of(problem).plan)]
     draw = random.Random(SEED)
     lexicon = sorted({word for plan in made for word in plan.split()})

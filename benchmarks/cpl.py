@@ -24,11 +24,12 @@ import torch
 from benchmarks.arms import rows_of, shares
 from benchmarks.report import machine, markdown, write
 from plantune_lite import evaluate, intervals, lenient, plans, sft, student
+from plantune_lite.files import write_whole
 from plantune_lite.lab import pairs, search, step_apo
 from plantune_lite.lab.tree import Tree, to_row
 from plantune_lite.practice import generate
 from plantune_lite.recipe import CPL, SFT, Student
-from plantune_lite.records import Problem, Reply, Sampling, write_whole
+from plantune_lite.types import Problem, Reply, Sampling
 
 SEEDS = (0, 1, 2)
 STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
@@ -98,9 +99,9 @@ def right(problem: Problem, text: str) -> bool:
 def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
     """A student after SFT on these rows."""
     if (out / "adapter_model.safetensors").is_file():
-        return student.load(STUDENT, adapter=out, training=True, seed=seed)
+        return student.load_student(STUDENT, adapter=out, training=True, seed=seed)
     torch.manual_seed(seed)
-    loaded = student.load(STUDENT, training=True, seed=seed)
+    loaded = student.load_student(STUDENT, training=True, seed=seed)
     part = SFT(max_steps=steps, batch_size=8, accumulate=1, learning_rate=1e-3, save_steps=10)
     sft.train(loaded, rows, part, out, max_length=STUDENT.max_length, seed=seed, show=quiet)
     return loaded
@@ -270,9 +271,9 @@ def trained(
                 }
                 step_apo.train(loaded, chosen, ask, part, out, show=quiet, **settings)
             elif alpha is not None:
-                loaded = student.load(STUDENT, adapter=out)
+                loaded = student.load_student(STUDENT, adapter=out)
             file = work / f"{arm}{seed}.jsonl"
-            figures = evaluate.evaluate(
+            figures = evaluate.evaluate_problems(
                 loaded.generate, tested, mode="m1", out=file, max_tokens=MAX_TOKENS, model=out.name
             )
             print(figures["line"], flush=True)

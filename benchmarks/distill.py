@@ -23,13 +23,14 @@ from urllib.request import urlopen
 
 from benchmarks.report import HERE, machine, markdown, write
 from plantune_lite import Distill, Problems, practice
-from plantune_lite.distill import distill
+from plantune_lite.distill import distill_all
+from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.ledger import Ledger
-from plantune_lite.one_problem import CONSTRAINTS, EXECUTE, PLAN, SCORE, shapes
 from plantune_lite.pace import Pace
 from plantune_lite.plans import question_text, render
-from plantune_lite.records import Problem, read_jsonl, write_records
 from plantune_lite.teacher import open_teacher
+from plantune_lite.teacher_prompts import CONSTRAINTS, EXECUTE, PLAN, SCORE, reply_shapes
+from plantune_lite.types import Problem
 
 MODEL = "gemini-2.5-flash"  # one that the paper's settings fit: a temperature counts, thinking can be off
 AT_ONCE = 32
@@ -78,7 +79,7 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
                     return await teacher(messages, sampling, schema)
 
                 began = time.monotonic()
-                found = await distill(problems, ask, part, out, teacher=MODEL)
+                found = await distill_all(problems, ask, part, out, teacher=MODEL)
                 return {**found, **ledger.totals(), "seconds": time.monotonic() - began}
 
     out.mkdir(parents=True, exist_ok=True)
@@ -135,7 +136,7 @@ def one_after_another(url: str, problems: list[Problem]) -> float:
         constraints = ask(CONSTRAINTS.format(problem=text))
         plans = [ask(PLAN.format(problem=text), 0.7) for _ in range(5)]
         for plan in plans:
-            ask(SCORE.format(problem=text, constraints=constraints, plans=render([plan])), schema=shapes()[0])
+            ask(SCORE.format(problem=text, constraints=constraints, plans=render([plan])), schema=reply_shapes()[0])
         for plan in plans:
             ask(EXECUTE.format(problem=text, plan=render([plan])))
     return time.monotonic() - began
@@ -339,10 +340,10 @@ def worked(folder: Path) -> tuple[dict[str, Any], str]:
     """500 gsm8k train problems through their worked solutions; ten plans to read."""
     if not os.environ.get("PLANTUNE_DATA"):
         return {"left_out": "PLANTUNE_DATA is not set"}, "## Worked solutions\n\nNot run: PLANTUNE_DATA is not set."
-    from plantune_lite.problems import load
+    from plantune_lite.problems import load_problems
 
-    pool = load(Problems("gsm8k", limit=500), seed=0).pool
-    got = asyncio.run(distill(pool, None, Distill("worked"), folder, teacher="worked"))
+    pool = load_problems(Problems("gsm8k", limit=500), seed=0).pool
+    got = asyncio.run(distill_all(pool, None, Distill("worked"), folder, teacher="worked"))
     rows = list(read_jsonl(folder / "trajectories.jsonl"))
     ten = random.Random(0).sample(rows, 10)
     texts = [f"{row['question']}\n\n{render(row['plan'], row['execution'])}" for row in ten]

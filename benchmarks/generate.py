@@ -77,9 +77,9 @@ def ours(asked: list, most: int) -> tuple[float, list[list[int]]]:
     """Through Loaded.generate; the end of a turn, which is no part of a reply, is a token that was generated."""
     from plantune_lite import student
     from plantune_lite.recipe import Student
-    from plantune_lite.records import Sampling
+    from plantune_lite.types import Sampling
 
-    loaded = student.load(Student("smollm2_135m", bits=32), say=lambda line: None)
+    loaded = student.load_student(Student("smollm2_135m", bits=32), say=lambda line: None)
     [end] = set(loaded.model.generation_config.eos_token_id) - {loaded.tokenizer.pad_token_id}
     loaded.generate(asked[:1], Sampling(max_tokens=1))
     began = time.perf_counter()

@@ -123,11 +123,12 @@ class Shares:
 
 def ours(out: Path, ends: str, adapter: Path) -> dict:
     """Through grpo.train, with a look at pass rates that leaves no prompt out."""
-    from plantune_lite import grpo, rewards, student
+    from plantune_lite import grpo, rewards
     from plantune_lite.recipe import GRPO, Student
+    from plantune_lite.student import load_student
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
-    loaded = student.load(part, training=True, adapter=adapter)
+    loaded = load_student(part, training=True, adapter=adapter)
     if ends == "full":
         never_ending(loaded.model, loaded.tokenizer.convert_tokens_to_ids(loaded.preset.turn_end))
     shares = Shares()

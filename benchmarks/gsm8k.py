@@ -19,9 +19,10 @@ from random import Random
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite import evaluate, intervals, student
+from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.lenient import grade
 from plantune_lite.recipe import Student
-from plantune_lite.records import Problem, Score, read_jsonl, read_records, write_whole
+from plantune_lite.types import Problem, Score
 
 ASKED, SEED, MAX_TOKENS = 300, 0, 256
 PART = Student("smollm2_135m", bits=32, max_length=1024)
@@ -54,8 +55,8 @@ def rows(path: Path) -> list[Problem]:
 
 def answer(problems: list[Problem], work: Path) -> None:
     """The student's replies, with the seconds they took."""
-    loaded, began = student.load(PART), time.perf_counter()
-    evaluate.evaluate(
+    loaded, began = student.load_student(PART), time.perf_counter()
+    evaluate.evaluate_problems(
         loaded.generate, problems, mode=PROMPT, out=work / f"{PROMPT}.jsonl", max_tokens=MAX_TOKENS, model="smollm2"
     )
     taken = work / f"{PROMPT}.seconds.json"

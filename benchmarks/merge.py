@@ -202,10 +202,10 @@ def child(arguments: argparse.Namespace) -> None:
         import peft  # noqa: F401 - which a stage has imported before
         import torch
 
-        from plantune_lite.export import merge
+        from plantune_lite.export import merge_adapter
 
         began = time.perf_counter()
-        merge(adapter, base, work / "merged")
+        merge_adapter(adapter, base, work / "merged")
     else:
         import torch
         from peft import PeftModel

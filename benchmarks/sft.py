@@ -71,7 +71,7 @@ def ours(out: Path, loss: str) -> tuple[float, int]:
     from plantune_lite.recipe import SFT, Student
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
-    loaded = student.load(part, training=True)
+    loaded = student.load_student(part, training=True)
     ended: list[float] = []
     training = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
     sft.train(

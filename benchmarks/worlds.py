@@ -25,6 +25,7 @@ import torch
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite import plans, practice, sft, student
+from plantune_lite.files import write_whole
 from plantune_lite.intervals import Estimate, paired
 from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
 from plantune_lite.lab.domains import NAMES, generate
@@ -33,7 +34,7 @@ from plantune_lite.lab.planning import problem_of
 from plantune_lite.lab.probe import probe
 from plantune_lite.lab.worlds import World
 from plantune_lite.recipe import SFT, Student
-from plantune_lite.records import Problem, write_whole
+from plantune_lite.types import Problem
 from plantune_lite.worked import plan_of
 
 SEEDS = (0, 1, 2)
@@ -176,7 +177,7 @@ def in_worlds(
     size: dict[str, Any],
 ) -> dict[str, Any]:
     """One corpus, one seed: trained, tested and probed."""
-    tokenizer = student.load(STUDENT).tokenizer
+    tokenizer = student.load_student(STUDENT).tokenizer
     three = corpora.corpora(
         worlds.train, solved, seed=seed, apart=worlds.test, count=lambda text: len(tokenizer(text)["input_ids"])
     )
@@ -214,9 +215,9 @@ def row(problem: Problem, completion: str) -> dict[str, Any]:
 def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, batch: int) -> Any:
     """A student trained on rows, or the one that was."""
     if (out / "summary.json").is_file():
-        return student.load(STUDENT, adapter=out)
+        return student.load_student(STUDENT, adapter=out)
     torch.manual_seed(seed)
-    loaded = student.load(STUDENT, training=True, seed=seed)
+    loaded = student.load_student(STUDENT, training=True, seed=seed)
     settings = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=1e-3, save_steps=50)
 
     def show(line: str, last: bool) -> None:

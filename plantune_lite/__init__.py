@@ -29,7 +29,7 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     from pathlib import Path
 
     from plantune_lite import functions, pipeline, recipe_files
-    from plantune_lite.records import RecipeError
+    from plantune_lite.types import RecipeError
 
     if functions.is_loading():
         raise RecipeError("run() is called while the recipe is being read: put it under if __name__ == '__main__':")

@@ -20,9 +20,9 @@ from plantune_lite.mirror import bring_back
 from plantune_lite.order import STAGES, Stage
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import override
-from plantune_lite.records import PlantuneError, RunError
 from plantune_lite.studies import Study, Variant, study
 from plantune_lite.terminal import printable, table
+from plantune_lite.types import PlantuneError, RunError
 
 # A variant is measured and no more: what the run's headroom, export and report say, its own run says.
 OF_A_VARIANT = tuple(stage for stage in STAGES if stage.name not in ("headroom", "export", "report"))
@@ -57,7 +57,7 @@ class Planned:
         }
 
 
-def ablate(
+def run_study(
     what: str,
     asked: Recipe,
     *,
@@ -76,7 +76,7 @@ def ablate(
 
     parent = pipeline.folder_of(asked, to)
     folder = parent / "ablate" / what
-    planning = partial(plan, what, asked, seeds=seeds, to=to, stages=stages)
+    planning = partial(plan_study, what, asked, seeds=seeds, to=to, stages=stages)
     planning(say=_nobody)  # what cannot be is refused before anything is written
     with runs.locked(folder / ".lock"):
         count = bring_back(mirror.resolve(), parent) if mirror else 0
@@ -87,7 +87,7 @@ def ablate(
                 tell(f"restored {count} files from {mirror}")
             asked_for, planned = planning(say=_nobody)
         _refuse_without_key(planned)
-        tell(cost(asked_for, planned))
+        tell(study_cost(asked_for, planned))
         failed = {}
         for place, one in enumerate(planned, 1):
             if not (one.to_do or one.shared or mirror):
@@ -113,7 +113,7 @@ def _nobody(line: str) -> None:
     """Who is told nothing."""
 
 
-def plan(
+def plan_study(
     what: str,
     asked: Recipe,
     *,
@@ -177,7 +177,7 @@ def _planned(
     )
 
 
-def cost(asked: Study, planned: Sequence[Planned]) -> str:
+def study_cost(asked: Study, planned: Sequence[Planned]) -> str:
     """What a study will do, before it does it."""
     lines = [(one.name, " ".join(one.to_do) or "nothing", _taken(one), one.variant.tests) for one in planned]
     to_do = sum(len(one.to_do) for one in planned)

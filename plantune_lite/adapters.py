@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import PlantuneError
 from plantune_lite.shards import FLOATS, Reader, Tensor, tensors_in, tensors_of
+from plantune_lite.types import PlantuneError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.adapters import ADAPTER, PREFIX, WEIGHTS, inject, read_config, skeleton, ties_of
-from plantune_lite.records import PlantuneError
 from plantune_lite.shards import FLOATS, Reader, Tensor, tensors_in, tensors_of, torch_dtype
+from plantune_lite.types import PlantuneError
 
 PROMPTS = 32
 MIN_TOP1 = 0.99  # of positions, beside the rounded adapter

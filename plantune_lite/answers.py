@@ -20,19 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import intervals
+from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
 from plantune_lite.lenient import Grade, Graded, grade
-from plantune_lite.records import (
-    JsonlWriter,
-    PlantuneError,
-    Problem,
-    Reply,
-    Sampling,
-    Score,
-    from_row,
-    read_jsonl,
-    write_whole,
-)
 from plantune_lite.terminal import duration
+from plantune_lite.types import PlantuneError, Problem, Reply, Sampling, Score
 
 Answer = Callable[[Sequence[Problem], Sampling], list[list[Reply]]]  # P problems x n replies, each the whole text
 Show = Callable[[str, bool], object]  # a line of progress, and whether it is the last

@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 
 from plantune_lite import evaluated, intervals, runs, tally
 from plantune_lite.evaluated import BASELINE, UNTUNED
+from plantune_lite.files import read_records
 from plantune_lite.intervals import Estimate, p_text
-from plantune_lite.records import Problem, Score, read_records
 from plantune_lite.standing import Comparison
+from plantune_lite.types import Problem, Score
 
 Key = tuple[int, str]  # the number of the seed, and the problem
 _STAGES = ("sft", "cpl", "grpo")  # that train

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from plantune_lite import evaluate, evaluated, functions, plans, runs, student, tally
 from plantune_lite.evaluate import Mode
+from plantune_lite.files import read_records
+from plantune_lite.plans import written_plan
 from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import load
-from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, read_records
+from plantune_lite.recipe_files import load_recipe
 from plantune_lite.terminal import printable
+from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
 from plantune_lite.verify import final_answer
-
-_JUDGED = "plantune_lite.lab.judged:judged"  # by its name only: the core does not look into the lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ def recipe_of(run: Path) -> Recipe:
     """The recipe that a run was made with."""
     if not (run / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
-    return load(run)
+    return load_recipe(run)
 
 
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
@@ -52,7 +52,7 @@ def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str,
     trained = manifest.get("final")
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
-    loaded = student.load(
+    loaded = student.load_student(
         recipe.student,
         adapter=run / trained,
         pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
@@ -63,7 +63,7 @@ def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str,
     return recipe, trained, loaded
 
 
-def ask(
+def ask_student(
     run: Path,
     question: str,
     *,
@@ -75,7 +75,9 @@ def ask(
     if not question.strip():
         raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
     drawn: list[float | None] = []
-    judged = functions.load(_JUDGED)(run, tries=resample, tell=drawn.extend) if resample is not None else None
+    judged = (
+        functions.load_from_lab("judge_plan")(run, tries=resample, tell=drawn.extend) if resample is not None else None
+    )
     recipe, trained, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
@@ -111,7 +113,7 @@ def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
 
 def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
     """The plan, the working and the answer in a reply, for which plans were drawn with these scores."""
-    plan = tally.written_plan(reply.text)  # near enough: the untuned model never learned our format
+    plan = written_plan(reply.text)  # near enough: the untuned model never learned our format
     working = reply.text.rpartition(plans.CLOSE)[2] if plan else reply.text
     return Answered(
         model=model,

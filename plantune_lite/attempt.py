@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
-from plantune_lite.records import Messages, PlantuneError, Sampling
+from plantune_lite.types import Messages, PlantuneError, Sampling
 
 
 class TeacherError(PlantuneError, RuntimeError):

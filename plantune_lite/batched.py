@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from plantune_lite.attempt import FREE, Outcome, Request, asking_for
-from plantune_lite.records import Generate, Messages, Reply, Sampling
+from plantune_lite.types import Generate, Messages, Reply, Sampling
 
 BATCH = 64  # replies at once; the Generate makes smaller batches where memory asks for them
 _QUIET_SECONDS = 0.005

@@ -15,7 +15,7 @@ from typing import Any
 
 from plantune_lite import tables
 from plantune_lite.benchmarks import BENCHMARKS, Benchmark
-from plantune_lite.records import ProblemError
+from plantune_lite.types import ProblemError
 
 PLACE = "PLANTUNE_DATA"
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from plantune_lite.records import Kind
+from plantune_lite.types import Kind
 
 Cells = dict[str, Any]  # of one row of a Hub data set, and of what we make of it
 

@@ -4,16 +4,15 @@ What a model, a teacher or a data set wrote stands in fences that it cannot clos
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from random import Random
 from typing import Any
 
 from plantune_lite.dedup import Shingles, alike
-from plantune_lite.model_facts import without_paths
-from plantune_lite.records import Problem, Trajectory
-from plantune_lite.terminal import printable
+from plantune_lite.redact import without_paths
+from plantune_lite.terminal import code_span, fence, printable
+from plantune_lite.types import Problem, Trajectory
 
 # --- in figures -------------------------------------------------------------------------------------------------------
 
@@ -112,7 +111,7 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
     stats, recipe = without_paths(stats), without_paths(about.get("recipe"))
     sections = [
         _front_matter(stats, about),
-        f"# {code(str(about.get('name') or 'A planning corpus'))}",
+        f"# {code_span(str(about.get('name') or 'A planning corpus'))}",
         "Problems with plans: a small language model that is trained on this writes a short numbered plan before it "
         "solves. The method is that of PLAN-TUNING ([arXiv 2507.07495](https://arxiv.org/abs/2507.07495)): plans are "
         "written for each problem, checked by a score, by the answer they lead to, or both, and what passes is learnt "
@@ -137,24 +136,6 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
     if recipe:
         sections += ["## Recipe", fence(json.dumps(recipe, indent=1, ensure_ascii=False), "json")]
     return "\n\n".join(sections) + "\n"
-
-
-def fence(text: str, language: str = "") -> str:
-    """A block that the text in it cannot end."""
-    ticks = "`" * max(3, _longest_ticks(text) + 1)
-    return f"{ticks}{language}\n{printable(text)}\n{ticks}"
-
-
-def code(text: str) -> str:
-    """A code span of one line that the text in it cannot end."""
-    line = " ".join(printable(text).split())
-    ticks = "`" * (_longest_ticks(line) + 1)
-    pad = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{pad}{line}{pad}{ticks}"
-
-
-def _longest_ticks(text: str) -> int:
-    return max(map(len, re.findall(r"`+", text)), default=0)
 
 
 def _front_matter(stats: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -188,14 +169,14 @@ def _sources(stats: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         licence = LICENCES.get(source, ("", "unknown"))[1]
         mixed = stats["mixed"].get(source, {})
         weight = f"; {mixed['taken']} of {mixed['problems']} problems, by its weight" if "weight" in mixed else ""
-        lines.append(f"- {code(source or 'unnamed')}: {rows} rows; licence: {licence}{weight}")
+        lines.append(f"- {code_span(source or 'unnamed')}: {rows} rows; licence: {licence}{weight}")
     origins = without_paths(about.get("origin"))
     told = [fence(json.dumps(origins, indent=1, ensure_ascii=False), "json")] if origins else []
     return ["\n".join(lines), *told]
 
 
 def _teachers(stats: Mapping[str, Any]) -> list[str]:
-    named = ", ".join(f"{code(teacher or 'unnamed')} ({count})" for teacher, count in stats["teachers"].items())
+    named = ", ".join(f"{code_span(teacher or 'unnamed')} ({count})" for teacher, count in stats["teachers"].items())
     if stats["unscored"] == 1:
         scored = "The plans are **not scored**: nobody judged them, only the answers they lead to."
     elif stats["unscored"]:
@@ -214,10 +195,11 @@ def _filters(stats: Mapping[str, Any]) -> list[str]:
     said = _FILTERS[part["filter"]].format(min_score=stats["min_score"])
     lines = [
         f"Of {funnel['problems']} problems {funnel['problems_with_trajectories']} have plans from the teacher, "
-        f"{funnel['trajectories']} in all; {funnel['kept']} are here. By the filter {code(part['filter'])}, {said}."
+        f"{funnel['trajectories']} in all; {funnel['kept']} are here. "
+        f"By the filter {code_span(part['filter'])}, {said}."
     ]
     if stats["rejected"]:
-        rows = "\n".join(f"| {code(reason)} | {count} |" for reason, count in stats["rejected"].items())
+        rows = "\n".join(f"| {code_span(reason)} | {count} |" for reason, count in stats["rejected"].items())
         lines.append(f"| left out for | plans |\n| --- | --- |\n{rows}")
     tested = stats["in_test_set"]
     if not tested["words"]:
@@ -225,7 +207,7 @@ def _filters(stats: Mapping[str, Any]) -> list[str]:
     elif not tested["suites"]:
         lines.append("**Test sets:** there were none to compare the problems with.")
     else:
-        found = ", ".join(f"{code(suite)} {count}" for suite, count in tested["suites"].items())
+        found = ", ".join(f"{code_span(suite)} {count}" for suite, count in tested["suites"].items())
         lines.append(
             f"**Test sets:** a problem was left out when it shares {tested['words']} words in a row with a test "
             f"problem (or all of a shorter one) and its numbers. Problems found, by suite: {found}."

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import verbs_stages, verbs_start, verbs_studies  # noqa: F401 - each adds its verbs
+from plantune_lite import verbs_start
 from plantune_lite.command import cli, do_stages, reporting
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from plantune_lite.recipe import Problems
-from plantune_lite.records import ProblemError
 from plantune_lite.tables import BadRow, Draft, Row, Table
 from plantune_lite.typed import nearest
+from plantune_lite.types import ProblemError
 
 # What people call their columns, most telling first; compared without case, accents' encoding, spaces and punctuation.
 _NAMES = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from plantune_lite.records import PlantuneError
 from plantune_lite.shown import print_json, show_states
+from plantune_lite.types import PlantuneError
 
 _GROUPS = ("Start", "Stages", "Studies")
 
@@ -112,9 +112,9 @@ def do_stages(
 
 def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
     """The recipe as asked for, and its run folder where that is not runs/NAME."""
-    from plantune_lite.recipe_files import load, override, run_folder
+    from plantune_lite.recipe_files import load_recipe, override, run_folder
 
-    original = load(recipe)
+    original = load_recipe(recipe)
     wanted = override(original, settings)
     if to is None and wanted.name == original.name:
         to = run_folder(recipe)

@@ -4,14 +4,14 @@ What comes in: the folders of base and adapter. What goes out: config, generatio
 the merged model; and any tokenizer that we save, as programs with transformers 4 read it.
 """
 
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
+from plantune_lite.files import write_whole
 from plantune_lite.presets import Preset
-from plantune_lite.records import PlantuneError, write_whole
 from plantune_lite.shards import FLOATS
+from plantune_lite.speech import for_everybody, read_config, write_config
+from plantune_lite.types import PlantuneError
 
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
@@ -21,13 +21,13 @@ _TOKENIZER = (
 
 def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None) -> None:
     """Write everything but the weights of a merged model."""
-    config = _read(base / "config.json")
+    config = read_config(base / "config.json")
     for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder of this machine
         config.pop(name, None)
     config["torch_dtype" if "torch_dtype" in config else "dtype"] = FLOATS[dtype]
     if untied:
         config["tie_word_embeddings"] = False
-    _write(out / "config.json", config)
+    write_config(out / "config.json", config)
     _copy_tokenizer(base, adapter, out)
     if preset is not None:
         _speak_as(preset, out)
@@ -45,28 +45,15 @@ def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
         for_everybody(out)
 
 
-def for_everybody(folder: Path) -> None:
-    """A saved tokenizer as programs with transformers 4 read it, without the folders of this machine."""
-    config = _read(folder / "tokenizer_config.json")
-    # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    if isinstance(config.get("extra_special_tokens"), list):
-        config["additional_special_tokens"] = config.pop("extra_special_tokens")
-    for name in ("name_or_path", "tokenizer_file"):
-        config.pop(name, None)
-    _write(folder / "tokenizer_config.json", config)
-
-
 def _speak_as(preset: Preset, out: Path) -> None:
     """Have the folder speak as the student was trained to: its template and turn end, nothing of the base's own."""
     if not (out / "tokenizer_config.json").is_file():
         raise PlantuneError(f"{out} has no tokenizer to give the chat template to: base and adapter came without one")
-    config = _read(out / "tokenizer_config.json")
+    config = read_config(out / "tokenizer_config.json")
     config |= {"chat_template": preset.chat_template, "eos_token": preset.turn_end, "pad_token": preset.pad}
     if preset.bos is not None:
         config["bos_token"] = preset.bos
-    _write(out / "tokenizer_config.json", config)
+    write_config(out / "tokenizer_config.json", config)
     write_whole(out / "chat_template.jinja", preset.chat_template)  # the newer place; older programs know the other
     for older in ("chat_template.json", "special_tokens_map.json"):  # they would say again what was so before
         (out / older).unlink(missing_ok=True)
@@ -75,7 +62,7 @@ def _speak_as(preset: Preset, out: Path) -> None:
     known = {"do_sample": False, "eos_token_id": ends, "pad_token_id": ids[preset.pad]}
     if preset.bos is not None:
         known["bos_token_id"] = ids[preset.bos]
-    _write(out / "generation_config.json", known)
+    write_config(out / "generation_config.json", known)
 
 
 def _ids(folder: Path, tokens: list[str]) -> dict[str, int]:
@@ -85,16 +72,3 @@ def _ids(folder: Path, tokens: list[str]) -> dict[str, int]:
     if missing := [token for token in tokens if token not in vocabulary]:
         raise PlantuneError(f"the tokenizer in {folder} has no {missing[0]!r}: it is not this preset's")
     return {token: vocabulary[token] for token in tokens}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlantuneError(f"{path} is missing: fetch the model again") from None
-    except ValueError as error:
-        raise PlantuneError(f"{path} is not JSON ({error}): fetch the model again") from None
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fractions import Fraction
 
 from plantune_lite import units
-from plantune_lite.records import Verdict
+from plantune_lite.types import Verdict
 from plantune_lite.values import (
     Equation,
     Expression,

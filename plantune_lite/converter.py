@@ -20,8 +20,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from plantune_lite import smollm2
-from plantune_lite.records import MissingError, PlantuneError
+from plantune_lite import files
+from plantune_lite.types import MissingError, PlantuneError
 
 VERSION = "0.3.36"  # of llama-cpp-python, 2026-11; its converter is run, so its content is pinned too
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
@@ -120,7 +120,7 @@ def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None 
 def scripts(say: Callable[[str], object]) -> Path:
     """The folder with llama.cpp's converter, fetched where none is found."""
     on_path = shutil.which(SCRIPT)
-    fetched = smollm2.cache().parent / f"llama.cpp-{VERSION}"
+    fetched = files.cache_folder().parent / f"llama.cpp-{VERSION}"
     for folder in [*_places(), *([Path(on_path).parent] if on_path else []), *_beside_package(), fetched]:
         if (folder / SCRIPT).is_file() and (folder / "gguf-py" / "gguf").is_dir():
             return folder.absolute()

@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import card, plans, sift
+from plantune_lite.files import write_records, write_whole
 from plantune_lite.recipe import Corpus
-from plantune_lite.records import PlantuneError, Problem, Trajectory, write_records, write_whole
+from plantune_lite.types import PlantuneError, Problem, Trajectory
 from plantune_lite.verify import answer_kind
 
 NO_SOLUTION = "no solution in the data set"
 _NAMED = 10  # problems in a test set that a summary names
 
 
-def build(
+def build_corpus(
     trajectories: Iterable[Trajectory],
     problems: Sequence[Problem],
     suites: Mapping[str, Sequence[Problem]],

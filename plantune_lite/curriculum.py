@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.files import JsonlWriter, read_jsonl
 from plantune_lite.lenient import grade
 from plantune_lite.plans import ask_step_by_step
-from plantune_lite.records import Generate, JsonlWriter, Problem, Sampling, read_jsonl
+from plantune_lite.types import Generate, Problem, Sampling
 
 SAMPLES = 4  # answers a problem
 _AT_ONCE = 16  # problems between two lines of progress

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.attempt import UnansweredError
+from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.ledger import BudgetError
 from plantune_lite.one_problem import Check, distil, worked
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Ask, JsonlWriter, PlantuneError, Problem, read_jsonl, write_records
 from plantune_lite.sift import counted
 from plantune_lite.terminal import duration, printable, redrawn
+from plantune_lite.types import Ask, PlantuneError, Problem
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
@@ -35,7 +36,7 @@ _HOPELESS = 20  # problems one after another that the teacher could not answer
 _EVERY_SECONDS = 10.0  # a line of progress
 
 
-async def distill(
+async def distill_all(
     problems: Sequence[Problem],
     ask: Ask | None,
     part: Distill,

@@ -13,15 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import converter, functions, presets, problems, runs, sandbox, tables
+from plantune_lite import converter, files, functions, presets, problems, sandbox
 from plantune_lite.attempt import TeacherError, is_loopback
 from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.lab_names import PREFIX, canonical
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.prices import OVERRIDE, price_of
 from plantune_lite.recipe import Recipe
-from plantune_lite.records import ProblemError, RecipeError
 from plantune_lite.terminal import size
 from plantune_lite.typed import nearest
+from plantune_lite.types import ProblemError, RecipeError
 
 _KEYS = {  # what each key is for; only whether it is set is ever said
     "GEMINI_API_KEY": "the Gemini teacher",
@@ -105,7 +106,7 @@ def _memory() -> Iterator[Check]:
 
 
 def _disk(recipe: Recipe) -> Iterator[Check]:
-    folder = runs.runs_folder().absolute()
+    folder = files.runs_folder().absolute()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -188,7 +189,7 @@ def _problems(recipe: Recipe) -> Iterator[Check]:
 
 
 def _source(name: str) -> Check:
-    if tables.is_data_file(name):
+    if files.is_data_file(name):
         found = Path(name).expanduser().is_file()
         return Check("problems", "ok" if found else "bad", name if found else f"no file {name}", "" if found else _MEND)
     if functions.is_reference(name):
@@ -196,7 +197,7 @@ def _source(name: str) -> Check:
             functions.source_hash(name)
         except RecipeError as error:
             return Check("problems", "bad", str(error), _MEND)
-        if not name.startswith(_LAB):
+        if not canonical(name).startswith(PREFIX):
             return Check("problems", "ok", f"the function {name}: it is your code, and it will run")
         there = all(find_spec(module) for module in ("unified_planning", "up_pyperplan"))
         fix = "" if there else "pip install 'plantune-lite[lab]'"
@@ -215,7 +216,6 @@ def _source(name: str) -> Check:
 
 
 _MEND = "set problems.source or problems.path"
-_LAB = "plantune_lite.lab."
 
 
 def _teacher(recipe: Recipe) -> Iterator[Check]:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from plantune_lite.ledger import Ledger
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Generate, Messages, MissingError, PlantuneError, Reply, Sampling
 from plantune_lite.teacher import open_teacher
+from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Reply, Sampling
 
 
 def of_gguf(file: Path, *, room: int) -> Generate:

@@ -19,8 +19,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plantune_lite import presets, smollm2
-from plantune_lite.records import MissingError
+from plantune_lite import files, presets, smollm2
+from plantune_lite.types import MissingError
 
 if TYPE_CHECKING:
     import numpy
@@ -50,7 +50,7 @@ _PARTS = {
 
 def folder(*, say: Callable[[str], object] = print) -> Path:
     """The embedded student's folder, made where it is missing; after that only looked at."""
-    place = smollm2.cache() / f"{NAME}-{_fingerprint()}"
+    place = files.cache_folder() / f"{NAME}-{_fingerprint()}"
     if _whole(place):
         return place
     gguf = smollm2.gguf_path()

@@ -11,7 +11,7 @@ the card, and each different text is read once.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from plantune_lite.records import RecipeError
+from plantune_lite.types import RecipeError
 
 _AT_ONCE = 64  # texts
 _LONGEST = 256  # tokens of a step

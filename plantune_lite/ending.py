@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import runs, standing
-from plantune_lite.records import PlantuneError
 from plantune_lite.terminal import duration, table
+from plantune_lite.types import PlantuneError
 
 _MINUTE = 60.0
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from plantune_lite import judge, one_problem
+from plantune_lite import judge, one_problem, teacher_prompts
 from plantune_lite.attempt import is_loopback
 from plantune_lite.gemini import DEFAULT_MODEL
 from plantune_lite.ledger import call_key
 from plantune_lite.prices import AS_OF, price_of
 from plantune_lite.recipe import Distill, Recipe
-from plantune_lite.records import Messages, Problem, Reply, Sampling, Verdict
+from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
 REPLY_TOKENS = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
@@ -193,7 +193,7 @@ class _NobodyThere:
 
     def _reply(self, text: str, schema: type | None, *, way: str) -> tuple[str, str, int]:
         good = {"reasons": "", "score": 100}
-        _, judged_plans, plans = one_problem.shapes()
+        _, judged_plans, plans = teacher_prompts.reply_shapes()
         if schema is plans:
             count = next(int(word) for word in text.split() if word.isdigit())
             steps = [{"steps": [f"Think {way} {chr(ord('a') + number % 26)}."]} for number in range(count)]
@@ -203,9 +203,9 @@ class _NobodyThere:
             return "score", json.dumps({"judged": [good] * count}), count
         if schema is not None:
             return "score", json.dumps(good), 1
-        if text.startswith(_opening(one_problem.CONSTRAINTS)):
+        if text.startswith(_opening(teacher_prompts.CONSTRAINTS)):
             return "constraints", "", 1
-        if text.startswith(_opening(one_problem.EXECUTE)):
+        if text.startswith(_opening(teacher_prompts.EXECUTE)):
             return "execution", f"\\boxed{{{self.problem.answer}}}" if self._kept else "", 1
         return "plan", f"1. Think {way}.", 1
 

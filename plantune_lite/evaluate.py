@@ -23,8 +23,9 @@ from plantune_lite import plans, tally
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.held_out import normalised
 from plantune_lite.lenient import Grade, grade
+from plantune_lite.plans import written_plan
 from plantune_lite.recipe import Prompt
-from plantune_lite.records import Generate, Messages, PlantuneError, Problem, Reply, Sampling
+from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
 PROMPTS: tuple[Mode, ...] = get_args(Prompt)
@@ -41,7 +42,7 @@ SHOTS = 3
 STEP = 128  # problems that all models answer before any goes on
 
 
-def evaluate(
+def evaluate_problems(
     generate: Generate,
     problems: Sequence[Problem],
     *,
@@ -98,7 +99,7 @@ def at_best_prompt(
     The best is chosen on the test problems themselves. That favours the untuned model, which is the strict choice: a
     tuned one has to beat the luckiest of its prompts.
     """
-    found = {mode: evaluate(generate, problems, mode=mode, **settings) for mode in modes}
+    found = {mode: evaluate_problems(generate, problems, mode=mode, **settings) for mode in modes}
     best = max(found, key=lambda mode: found[mode]["accuracy"]["value"])
     return {**found[best], "modes": found}
 
@@ -208,7 +209,7 @@ def plan_alone(reply: Reply) -> tuple[str, ...]:
     text = reply.text
     if reply.finish == "stop" and plans.OPEN in text and plans.CLOSE not in text:
         text = f"{text.rstrip()}\n{plans.CLOSE}"
-    return tally.written_plan(text)
+    return written_plan(text)
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------

@@ -11,19 +11,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from plantune_lite import evaluate, evaluated, harness_json, held_out, interventions, sandbox, sift, standing, student
+from plantune_lite.evaluate import OF_TARGET, SHOTS, at_best_prompt, evaluate_problems
+from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.graders import grade
-from plantune_lite.job import Job
+from plantune_lite.headroom import run_headroom
+from plantune_lite.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.recipe import Corpus
-from plantune_lite.records import Problem, RunError, Score, Trajectory, read_jsonl, read_records, write_whole
-from plantune_lite.train_stages import LEAST_HOURS
+from plantune_lite.types import Problem, RunError, Score, Trajectory
 
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
 
 
-def evaluate(job: Job) -> dict[str, Any]:
+def run_evaluate(job: Job) -> dict[str, Any]:
     """The untuned student at its best prompt, then the tuned one, on every suite, as far as max_hours goes."""
-    from plantune_lite import evaluate, standing, student
-
     part, wanted = job.recipe.evaluate, job.recipe.student
     ends = None if job.hours_left is None else time.monotonic() + _FOR_EVALUATION * 3600 * job.hours_left
     trained = last_trained(job)
@@ -38,7 +39,7 @@ def evaluate(job: Job) -> dict[str, Any]:
             "the same command with a larger max_hours goes on"
         )
     if not spent:
-        loaded = student.load(
+        loaded = student.load_student(
             wanted,
             adapter=job.run / trained if trained else None,
             pinned=job.earlier.get(trained or "", {}).get("base", {}).get("revision"),
@@ -83,8 +84,6 @@ def _holds_programs(suite: Sequence[Problem]) -> bool:
 
 
 def _may_not_run(job: Job) -> str | None:
-    from plantune_lite import sandbox
-
     return sandbox.why_not() if job.recipe.evaluate.allow_code else "evaluate.allow_code=true allows to run them"
 
 
@@ -93,8 +92,6 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
 
     A corpus leaves out what it overlaps of the suites of its day; one that was added later is looked at here.
     """
-    from plantune_lite import evaluated, sift
-
     words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
     overlaps: dict[str, dict[str, str]] = {}
     if trained is not None:
@@ -124,8 +121,6 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
 
 
 def _keep(job: Job, known: dict[str, dict[str, Any]]) -> None:
-    from plantune_lite import evaluated
-
     write_whole(job.out / evaluated.SUITES, json.dumps(known, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -142,17 +137,10 @@ def _of_the_baseline(job: Job) -> str:
     return " and ".join(parts)
 
 
-def last_trained(job: Job) -> str | None:
-    """The stage whose adapter is the run's model; each training stage's folder has its name."""
-    return next((name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier), None)
-
-
 def _answer_suite(
     job: Job, loaded: Any, name: str, suite: list[Problem], trained: str | None, *, done: int, seconds: float | None
 ) -> int:
     """All arms on one suite: on how many of its problems, which is all there was time for and for each arm the same."""
-    from plantune_lite import evaluate, harness_json
-
     examples = _examples(job, suite)
     if "few_shot" in job.recipe.evaluate.prompts and len(examples) < evaluate.SHOTS:
         there = f"there are {len(examples)}" if examples else "there are none"
@@ -180,8 +168,6 @@ def _answer_suite(
 
 def _examples(job: Job, suite: Sequence[Problem]) -> list[Problem]:
     """Solved problems that may be shown: none of the suite's, and not only of its first ones, so that they stay."""
-    from plantune_lite import held_out
-
     tested = set(map(held_out.normalised, suite))
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     return [one for one in pool if (one.solution or one.steps) and held_out.normalised(one) not in tested]
@@ -199,14 +185,12 @@ def _answer(
     show: Callable[[str, bool], object],
 ) -> None:
     """The untuned model at each of its prompts and the tuned one, on the first problems of a suite."""
-    from plantune_lite import evaluate
-
     part = job.recipe.evaluate
     programs = _holds_programs(suite)
     modes = part.prompts or ("zero_shot_cot", "plan_then_solve")
     if not part.prompts and not loaded.preset.wants_gpu:
         modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
-    if programs or len(examples) < evaluate.SHOTS:  # solved problems of the pool are no examples of programs
+    if programs or len(examples) < SHOTS:  # solved problems of the pool are no examples of programs
         modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
     settings: dict[str, Any] = {
         "samples": part.samples,
@@ -218,16 +202,16 @@ def _answer(
         "show": lambda line, last: show(line, last and count == len(suite)),
     }
     some, weights = suite[:count], _weights(job, loaded)
-    evaluate.at_best_prompt(
+    at_best_prompt(
         loaded.generate_untuned, some, modes=modes, out=untuned, examples=examples, model=weights, **settings
     )
     if job.recipe.has_baseline:
         worn = job.run / "baseline"
         with loaded.wearing(worn):
-            evaluate.evaluate(
+            evaluate_problems(
                 loaded.generate,
                 some,
-                mode=evaluate.OF_TARGET["solution"],
+                mode=OF_TARGET["solution"],
                 out=_baseline(untuned),
                 model=_weights(job, loaded, worn.name),
                 **settings,
@@ -236,7 +220,7 @@ def _answer(
         if (target := _target(job)) == "plan":
             settings["executor"] = loaded.generate_untuned
         weights = _weights(job, loaded, trained)
-        evaluate.evaluate(loaded.generate, some, mode=evaluate.OF_TARGET[target], out=tuned, model=weights, **settings)
+        evaluate_problems(loaded.generate, some, mode=OF_TARGET[target], out=tuned, model=weights, **settings)
 
 
 def _baseline(untuned: Path) -> Path:
@@ -246,8 +230,6 @@ def _baseline(untuned: Path) -> Path:
 
 def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained: str, seconds: float | None) -> None:
     """Whether the tuned model's plans do its work, where there is time to ask as often as that takes."""
-    from plantune_lite import interventions
-
     scores = read_records(Score, tuned)
     if seconds is not None and len(interventions.CONDITIONS) * sum(one.seconds for one in scores) > seconds:
         job.say(f"{tuned.stem}: max_hours leaves no time for interventions")
@@ -297,4 +279,7 @@ def _identity(adapter: Path) -> str:
     return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"evaluate": evaluate}
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "headroom": run_headroom,
+    "evaluate": run_evaluate,
+}

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import tally
-from plantune_lite.records import Problem, Score, read_records
+from plantune_lite.files import read_records
+from plantune_lite.types import Problem, Score
 
 UNTUNED, BASELINE = "untuned", "baseline"
 OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", "grpo")  # models in the order of a run; others are not its

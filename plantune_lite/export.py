@@ -23,8 +23,8 @@ from typing import Any, Literal
 
 from plantune_lite.adapters import CONFIG, WEIGHTS, Layer, Opened, Part, open_adapter
 from plantune_lite.companions import write_companions
+from plantune_lite.files import write_whole
 from plantune_lite.presets import Preset
-from plantune_lite.records import PlantuneError, write_whole
 from plantune_lite.shards import (
     FLOATS,
     PIECE_BYTES,
@@ -38,6 +38,7 @@ from plantune_lite.shards import (
     torch_dtype,
 )
 from plantune_lite.terminal import duration, size
+from plantune_lite.types import PlantuneError
 
 SHARD_BYTES = 2_000_000_000
 PROGRESS = ".merge.json"
@@ -50,7 +51,7 @@ class ExportError(PlantuneError, RuntimeError):
     """A merge that cannot go on here."""
 
 
-def merge(
+def merge_adapter(
     adapter: Path,
     base: Path,
     out: Path,

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plantune_lite import shapes
-from plantune_lite.memory import GRPO_ROWS, Need, On, needs
-from plantune_lite.recipe import Recipe
+from plantune_lite.memory import Need, On, needs
+from plantune_lite.recipe import GRPO_ROWS, Recipe
 from plantune_lite.recipe_files import override
-from plantune_lite.records import RecipeError
 from plantune_lite.shapes import Shape
 from plantune_lite.terminal import size
+from plantune_lite.types import RecipeError
 
 _ROWS = "per_device_train_batch_size"
 
@@ -29,7 +29,7 @@ class Fit:
     sentence: str
 
 
-def fit(
+def fit_to_gpu(
     recipe: Recipe,
     free: float,
     *,

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from plantune_lite.records import RecipeError
+from plantune_lite.lab_names import FUNCTIONS, function_path
+from plantune_lite.types import RecipeError
 
 _REFERENCE = re.compile(r"(?P<home>.+):(?P<name>[A-Za-z_]\w*)")
 
@@ -44,7 +45,7 @@ def load(text: str) -> Callable[..., Any]:
     """The function a reference names; its file is run."""
     import importlib
 
-    match = _REFERENCE.fullmatch(text)
+    match = _REFERENCE.fullmatch(function_path(text))
     if match is None:
         raise RecipeError(f"{text!r} names no function: write module_or_path.py:function")
     home, name = match["home"], match["name"]
@@ -62,12 +63,17 @@ def load(text: str) -> Callable[..., Any]:
     return function
 
 
+def load_from_lab(name: str) -> Callable[..., Any]:
+    """Import what the lab brings under a name of the table."""
+    return load(FUNCTIONS[name])
+
+
 def source_hash(text: str) -> str:
     """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
     import ast
     import hashlib
 
-    match = _REFERENCE.fullmatch(text)
+    match = _REFERENCE.fullmatch(function_path(text))
     home = match["home"] if match else ""
     try:
         source = (Path(home).expanduser() if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")

@@ -34,8 +34,8 @@ from plantune_lite.attempt import (
     shared,
     without_prefix,
 )
+from plantune_lite.files import encodable
 from plantune_lite.prices import price_of
-from plantune_lite.records import encodable
 
 DEFAULT_MODEL = "gemini-3.8-flash"  # a current Flash, chosen 2026-10-07
 API_VERSION = "v1beta"  # google-genai 3.x would take v1, which knows no `gemini-*-latest` names

@@ -22,9 +22,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from plantune_lite.attempt import Failed, Outcome, Request
+from plantune_lite.files import read_jsonl, write_whole
 from plantune_lite.gemini import Gemini
 from plantune_lite.ledger import call_key
-from plantune_lite.records import read_jsonl, write_whole
 
 IN_BATCHES = 10_000  # calls that may wait for batches at once: all that are asked belong in the next one
 MOST = 1000  # calls in a batch; inlined requests may have 20 MB together

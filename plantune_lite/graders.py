@@ -5,13 +5,11 @@ grade(problem, "<plan>\\n1. pick-up a\\n...") -> Graded("pick-up a; ...", Verdic
 
 from plantune_lite import functions, lenient, programs
 from plantune_lite.lenient import Graded
-from plantune_lite.records import Problem
-
-_OF_PLANS = "plantune_lite.lab.planning:grade"  # by its name only: the core does not look into the lab
+from plantune_lite.types import Problem
 
 
 def grade(problem: Problem, text: str) -> Graded:
     """A program by its tests, a plan by carrying it out, anything else by its answer."""
     if problem.kind == "plan":
-        return functions.load(_OF_PLANS)(problem, text)
+        return functions.load_from_lab("grade_plan")(problem, text)
     return (programs.grade_code if problem.kind == "code" else lenient.grade)(problem, text)

@@ -18,10 +18,9 @@ from random import Random
 from typing import Any
 
 from plantune_lite import grpo_settings, guided, prompts, sampled, trl_config, watch
-from plantune_lite.memory import GRPO_ROWS
-from plantune_lite.recipe import GRPO
-from plantune_lite.records import LoadedStudent, RecipeError, Reward
+from plantune_lite.recipe import GRPO, GRPO_ROWS
 from plantune_lite.rewarded import Rewarded, Signs, Weighed
+from plantune_lite.types import LoadedStudent, RecipeError, Reward
 
 WARMUP = 0.1  # share of the steps
 _NAMES = {
@@ -66,7 +65,7 @@ def train(
 
     _refuse(part)
     settings = partial(
-        grpo_settings.config, student.model, part, out, seed=seed, checkpointing=checkpointing, rows=GRPO_ROWS
+        grpo_settings.grpo_config, student.model, part, out, seed=seed, checkpointing=checkpointing, rows=GRPO_ROWS
     )
     settings(most=prompts.LEAST, steps=part.steps)  # what cannot be is refused before anything is sampled
     began = time.monotonic()

@@ -12,7 +12,7 @@ from typing import Any
 
 from plantune_lite import trl_config
 from plantune_lite.recipe import GRPO
-from plantune_lite.records import RecipeError
+from plantune_lite.types import RecipeError
 
 _SETTINGS: dict[str, dict[str, Any]] = {
     # TRL 0.16.1's, which the paper used, where the paper says nothing: the loss, and nothing masked.
@@ -61,7 +61,7 @@ _OURS = {  # TRL's name -> what decides it
 }
 
 
-def config(
+def grpo_config(
     model: Any,
     part: GRPO,
     out: Path,

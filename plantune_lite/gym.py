@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from plantune_lite import practice
-from plantune_lite.records import MissingError, ProblemError
 from plantune_lite.typed import nearest
+from plantune_lite.types import MissingError, ProblemError
 
 
-def drafts(generator: str, *, size: int, seed: int) -> tuple[list[tuple[str, str, dict[str, Any]]], dict[str, Any]]:
+def gym_drafts(generator: str, *, size: int, seed: int) -> tuple[list[tuple[str, str, dict[str, Any]]], dict[str, Any]]:
     """The first problems of a generator and a seed, and where they came from."""
     try:
         import reasoning_gym

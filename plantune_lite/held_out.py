@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 MOST = 300  # held out of one recipe: more would cost time, and a score of 300 is sure to 6 points at worst
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from plantune_lite.records import read_jsonl
+from plantune_lite.files import read_jsonl
 
 Curve = list[tuple[float, float]]
 _RIGHT = 2.0  # what the reward right_answer gives

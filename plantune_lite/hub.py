@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from plantune_lite.pushable import MARKER, Content, File, Kind, gather, marker, refuse_keys
-from plantune_lite.records import PlantuneError
 from plantune_lite.terminal import printable, size
+from plantune_lite.types import PlantuneError
 
 Say = Callable[[str], None]
 Result = TypeVar("Result")

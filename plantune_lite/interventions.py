@@ -26,7 +26,8 @@ from plantune_lite import intervals, plans, tally, worked
 from plantune_lite.alignment import words
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.lenient import Grade, grade
-from plantune_lite.records import Generate, Messages, Problem, Reply, Sampling, Score
+from plantune_lite.plans import written_plan
+from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
 
 Plan = tuple[str, ...]
 Give = Callable[[Problem, Plan], Messages]
@@ -62,7 +63,7 @@ def intervene(
 ) -> dict[str, Any]:
     """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set."""
     by_id = {problem.id: problem for problem in problems}
-    written = {one.problem_id: tally.written_plan(one.text) for one in scores if one.sample == 0}
+    written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
     if len(own) < 2:
         why = (

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,3 +62,24 @@ class Progress:
 def is_first() -> bool:
     """Under `accelerate launch` every rank works, one speaks."""
     return os.environ.get("RANK", "0") == "0"
+
+
+TRAININGS = ("sft", "cpl", "grpo")  # in this order
+
+
+def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
+    """The training stages that a run's model has been through, of those that are done.
+
+    Reinforcement that starts from the base or from another run leaves the adapter before it aside.
+    """
+    if "grpo" in done and recipe["grpo"]["start"] != "sft":
+        return ["grpo"]
+    return [stage for stage in TRAININGS if stage in done]
+
+
+def last_trained(job: Job) -> str | None:
+    """The stage whose adapter is the run's model; each training stage's folder has its name."""
+    return next((name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier), None)
+
+
+LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from plantune_lite.plans import chat, render
-from plantune_lite.records import Ask, Reply, Sampling
+from plantune_lite.types import Ask, Reply, Sampling
 
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]
 Result = TypeVar("Result")

@@ -22,7 +22,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-from plantune_lite.records import Messages, PlantuneError, Reply, RunError, Sampling, from_row
+from plantune_lite.files import from_row, write_whole
+from plantune_lite.runs import BATCHES, LEDGER
+from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS calls (
@@ -332,3 +334,39 @@ def _move_over(here: Path, target: Path) -> None:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
+
+
+@contextmanager
+def of_ledger(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
+    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
+    mirror = os.environ.get("PLANTUNE_MIRROR")
+    ended = threading.Event()
+
+    def copy_now_and_then() -> None:
+        while True:
+            last = ended.wait(every_seconds)
+            try:
+                calls.backup(Path(mirror) / LEDGER)
+                if (batches := calls.path.with_name(BATCHES)).is_file():
+                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
+                else:
+                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
+            except OSError as error:
+                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
+            if last:
+                return
+
+    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
+    if mirror is not None:
+        copying.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if mirror is not None:
+            copying.join(_PATIENCE_SECONDS)
+            if copying.is_alive():
+                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from plantune_lite.plans import CLOSE, OPEN
-from plantune_lite.records import Problem, Verdict
+from plantune_lite.types import Problem, Verdict
 from plantune_lite.values import LongNumber, Number, read
 from plantune_lite.verify import final_answer, same_answer
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from plantune_lite import speech
-from plantune_lite.records import LoadedStudent, PlantuneError
+from plantune_lite.types import LoadedStudent, PlantuneError
 
 NOT_LEARNED = -100  # what cross entropy leaves out
 _SORTED_TOGETHER = 32  # batches whose rows are sorted by length; more would make the order less random

@@ -13,7 +13,7 @@ from typing import Literal
 
 from plantune_lite import activations, presets, shapes
 from plantune_lite.activations import Batch, Precision
-from plantune_lite.recipe import GRPO, SFT, Recipe
+from plantune_lite.recipe import GRPO, GRPO_ROWS, SFT, Recipe
 from plantune_lite.shapes import Shape
 from plantune_lite.terminal import size
 
@@ -25,7 +25,6 @@ CPU_BYTES = 1_000_000_000  # Python with torch, transformers and trl, and what t
 SLACK = 1.1  # for rounding and fragmentation of what comes and goes within a step
 OWN_4BIT = 1.2  # Unsloth's own 4-bit copies keep some layers in 16 bits
 PROMPT = 256  # tokens of a question and the turns around it
-GRPO_ROWS = 2  # completions trained at once where grpo.extra.per_device_train_batch_size says nothing
 MERGING = 3_000_000_000  # of main memory, whatever the model's size
 EMBEDDED = 98_000_000  # the wheel that the embedded student comes in
 

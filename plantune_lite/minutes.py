@@ -11,8 +11,7 @@ from collections.abc import Iterable
 
 from plantune_lite import shapes
 from plantune_lite.devices import AS_OF, Device
-from plantune_lite.memory import GRPO_ROWS
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe import GRPO_ROWS, Recipe
 from plantune_lite.shapes import Shape
 
 Span = tuple[float, float]  # the least and the most
@@ -36,7 +35,7 @@ ASSUMED = (
 )
 
 
-def minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = None) -> dict[str, Span]:
+def stage_minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = None) -> dict[str, Span]:
     """Minutes of each stage that holds a model."""
     shape = shape or shapes.of(recipe.student.model)
     part = recipe.student

@@ -16,13 +16,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.files import write_whole
 from plantune_lite.ledger import copy_ledger, merge_ledger
-from plantune_lite.records import RunError, write_whole
 from plantune_lite.runs import BATCHES, LEDGER, home, read_manifest
+from plantune_lite.types import RunError
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
@@ -291,39 +291,3 @@ def _fetch(source: Path, target: Path) -> None:
     except OSError as error:
         why = error.strerror or error
         raise RunError(f"{source} cannot be read back ({why}); mend the mirror, or go without it") from None
-
-
-_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
-
-
-@contextmanager
-def of_ledger(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
-    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
-    mirror = os.environ.get("PLANTUNE_MIRROR")
-    ended = threading.Event()
-
-    def copy_now_and_then() -> None:
-        while True:
-            last = ended.wait(every_seconds)
-            try:
-                calls.backup(Path(mirror) / LEDGER)
-                if (batches := calls.path.with_name(BATCHES)).is_file():
-                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
-                else:
-                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
-            except OSError as error:
-                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
-            if last:
-                return
-
-    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
-    if mirror is not None:
-        copying.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if mirror is not None:
-            copying.join(_PATIENCE_SECONDS)
-            if copying.is_alive():
-                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)

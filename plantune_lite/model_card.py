@@ -15,9 +15,9 @@ from typing import Any
 
 from plantune_lite import plans
 from plantune_lite.benchmarks import BENCHMARKS
-from plantune_lite.card import code, fence
-from plantune_lite.model_facts import EMBEDDED, Facts, Scored, last_part, without_paths
-from plantune_lite.terminal import size
+from plantune_lite.model_facts import EMBEDDED, Facts, Scored
+from plantune_lite.redact import last_part, without_paths
+from plantune_lite.terminal import code_span, fence, size
 
 
 def notice(facts: Facts) -> str | None:
@@ -34,7 +34,7 @@ def card(facts: Facts) -> str:
     """The README.md of a model's repository."""
     sections = [
         _front_matter(facts),
-        f"# {code(facts.name)}",
+        f"# {code_span(facts.name)}",
         *_verdict(facts),
         _what(facts),
         *_scores(facts),
@@ -123,7 +123,7 @@ def _verdict(facts: Facts) -> list[str]:
         else:
             said = f"**Not shown to be better than untuned** (by {test})"
         counts = f"{mine.counts} right, untuned at its best prompt {untuned.counts}"
-        lines.append(f"{said} on {code(suite)}: {counts}{_but(mine)}.")
+        lines.append(f"{said} on {code_span(suite)}: {counts}{_but(mine)}.")
     worst_first = sorted(lines, key=lambda line: ("**Better" in line, "**Not shown" in line))
     return ["\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]]
 
@@ -141,7 +141,7 @@ _WRITES = {
 
 
 def _what(facts: Facts) -> str:
-    base = code(facts.base) if facts.base else "a model of its author's own"
+    base = code_span(facts.base) if facts.base else "a model of its author's own"
     forms = {
         "adapter": "This is the adapter alone (LoRA): PEFT loads it over the base model.",
         "merged": "The adapter is merged into the 16-bit weights: it runs wherever the base model runs.",
@@ -165,8 +165,8 @@ def _what(facts: Facts) -> str:
 def _scores(facts: Facts) -> list[str]:
     tables = []
     for suite, rows in facts.scores.items():
-        lines = [f"| {code(row.model)} | {row.counts} | {row.share:.1%} | {_interval(row)} |" for row in rows]
-        head = f"| {code(suite)} | right | share | 95 % interval |\n| --- | --- | --- | --- |"
+        lines = [f"| {code_span(row.model)} | {row.counts} | {row.share:.1%} | {_interval(row)} |" for row in rows]
+        head = f"| {code_span(suite)} | right | share | 95 % interval |\n| --- | --- | --- | --- |"
         tables.append("\n".join([head, *lines]))
         caveats = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
         tables += [f"But {' and '.join(caveats)}."] if caveats else []
@@ -188,7 +188,7 @@ def _files(facts: Facts) -> list[str]:
         ran = {True: "yes", False: "**no: nobody has run this file**", None: "not said"}[check.get("ran")]
         found = [str(check["agreement"])] if check.get("agreement") else []
         found += [f"mean KL {check['kl']:.4f}"] if check.get("kl") is not None else []
-        lines.append(f"| {code(name)} | {size(check['bytes'])} | {ran} | {', '.join(found) or 'unmeasured'} |")
+        lines.append(f"| {code_span(name)} | {size(check['bytes'])} | {ran} | {', '.join(found) or 'unmeasured'} |")
     return ["## Files", "\n".join(lines)]
 
 
@@ -298,7 +298,9 @@ def _started(start: str | None) -> str:
     """What a training began with, where that is not what stands before it."""
     if start in (None, "sft"):
         return ""
-    return ", from the base itself" if start == "base" else f", going on from another run ({code(last_part(start))})"
+    return (
+        ", from the base itself" if start == "base" else f", going on from another run ({code_span(last_part(start))})"
+    )
 
 
 def _searched(cpl: Mapping[str, Any]) -> list[str]:
@@ -316,13 +318,13 @@ def _data(facts: Facts) -> list[str]:
     if facts.stats is None:
         return ["**Data:** the run's corpus was not there when this card was written."]
     stats, funnel, learned = facts.stats, facts.stats["funnel"], "sft" in facts.trained
-    teachers = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
-    sources = ", ".join(f"{code(name or 'unnamed')} ({count})" for name, count in stats["sources"].items())
+    teachers = ", ".join(f"{code_span(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
+    sources = ", ".join(f"{code_span(name or 'unnamed')} ({count})" for name, count in stats["sources"].items())
     rows = {
         "problems": funnel["problems"],
         "problems with plans": funnel["problems_with_trajectories"],
         "plans": funnel["trajectories"],
-        **{f"left out: {code(reason)}": count for reason, count in stats["rejected"].items()},
+        **{f"left out: {code_span(reason)}": count for reason, count in stats["rejected"].items()},
         "plans kept": funnel["kept"],
         **({"rows to learn from": stats["train"], "rows to validate": stats["validation"]} if learned else {}),
         **({"questions for reinforcement": stats["prompts"]} if "grpo" in facts.trained else {}),
@@ -340,10 +342,10 @@ def _compared(facts: Facts) -> str:
     suites = list(tested["suites"]) if tested["words"] else []
     if not suites:
         return "The training problems were **not** compared with any test set."
-    others = ", ".join(code(suite) for suite in facts.scores if suite not in suites)
+    others = ", ".join(code_span(suite) for suite in facts.scores if suite not in suites)
     return (
         f"Training problems that share {tested['words']} words in a row with a problem of "
-        f"{', '.join(map(code, suites))} were left out: {tested['problems']}."
+        f"{', '.join(map(code_span, suites))} were left out: {tested['problems']}."
     ) + (f" With {others} they were **not** compared before training." if others else "")
 
 
@@ -351,8 +353,8 @@ def _licence(facts: Facts) -> str:
     if facts.licence is None:
         return "Unknown to plantune-lite: what the base model's authors say holds for this one too."
     link = f" ([terms]({facts.licence_url}))" if facts.licence_url else ""
-    revision = f" The base's revision: {code(facts.revision)}." if facts.revision else ""
-    return f"That of the base model: {code(facts.licence)}{link}.{revision}"
+    revision = f" The base's revision: {code_span(facts.revision)}." if facts.revision else ""
+    return f"That of the base model: {code_span(facts.licence)}{link}.{revision}"
 
 
 _CITATION = """@inproceedings{plantuning2025,

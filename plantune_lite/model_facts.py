@@ -7,27 +7,23 @@ What comes in: recipe.json, manifest.json, corpus/, the adapter's config. What g
 """
 
 import json
-import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import functions, runs, tables
+from plantune_lite import runs
+from plantune_lite.files import read_jsonl
+from plantune_lite.job import TRAININGS, trained_by
 from plantune_lite.presets import Preset, find
-from plantune_lite.records import read_jsonl
+from plantune_lite.redact import without_paths
 
 Form = Literal["adapter", "merged", "gguf"]
 FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and how their repositories end
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
 EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
-TRAININGS = ("sft", "cpl", "grpo")  # in this order
-# Fields of a recipe that name a file, a function or a run, and those that name a Hub id or a folder.
-_PATHS, _IDS = ("problems.path", "problems.source", "sft.start", "grpo.start"), ("student.model", "grpo.embedder")
-_JOINED = ("problems.source", "cpl.policy")  # practice+mine.csv, ADDRESS#NAME
-_ANYWHERE = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]")  # how a path begins that is no name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +143,6 @@ def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:
     return trained_by(recipe, [stage for stage in TRAININGS[:until] if recipe.get(stage)])
 
 
-def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
-    """The training stages that a run's model has been through, of those that are done.
-
-    Reinforcement that starts from the base or from another run leaves the adapter before it aside.
-    """
-    if "grpo" in done and recipe["grpo"]["start"] != "sft":
-        return ["grpo"]
-    return [stage for stage in TRAININGS if stage in done]
-
-
 def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
     """The Hub's name and the revision of what an adapter was trained on; None for a folder of the user's own."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
@@ -169,41 +155,3 @@ def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, st
 def is_public(base: str) -> bool:
     """Whether a base is a name on the Hub that others can load: no folder, and no quantised copy."""
     return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)
-
-
-def without_paths(said: Any, name: str = "") -> Any:
-    """JSON with the folders in it cut off, in keys too: where a user keeps files is nobody's business.
-
-    What a recipe says of a run, a file or a function is known by its field: `data/mine.csv` looks like a Hub id.
-    """
-    if isinstance(said, Mapping):
-        cut: dict[str, Any] = {}
-        for key, value in said.items():
-            short = _without_folders(key, name)
-            while short in cut:  # files of one name in two folders
-                short += "'"
-            cut[short] = without_paths(value, f"{name}.{key}")
-        return cut
-    if isinstance(said, list | tuple):
-        return [without_paths(one, name) for one in said]
-    return _without_folders(said, name) if isinstance(said, str) else said
-
-
-def _without_folders(text: str, name: str) -> str:
-    joined = name.endswith(_JOINED) and not os.path.isfile(os.path.expanduser(text))
-    parts = re.split(r"(\s*[+#]\s*)", text) if joined else [text]
-    return "".join(last_part(part) if _is_path(part, name) else part for part in parts)
-
-
-def _is_path(text: str, name: str) -> bool:
-    if re.match(r"https?://", text):
-        return False
-    deep = text.count("/") > 1  # no Hub id is
-    by_field = name.endswith(_PATHS) or name.endswith(_IDS) and deep
-    is_file = tables.is_data_file(text) or functions.is_reference(text) and ".py:" in text
-    return by_field or is_file or bool(_ANYWHERE.match(text)) or "\\" in text or os.path.exists(text)
-
-
-def last_part(path: str) -> str:
-    """A file's name, or a name that is no path at all."""
-    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]

@@ -5,7 +5,6 @@ comes of following it is the right answer. `keep="first"` makes plans until one 
 """
 
 import asyncio
-import functools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,114 +12,21 @@ from typing import Any
 
 from plantune_lite.plans import as_block, chat, question_text, render, split_steps, spoiler
 from plantune_lite.recipe import Distill
-from plantune_lite.records import (
-    Ask,
-    Problem,
-    Rejected,
-    Reply,
-    Sampling,
-    Trajectory,
-    Verdict,
+from plantune_lite.teacher_prompts import (
+    CONSTRAINTS,
+    EXECUTE,
+    EXECUTE_CODE,
+    PLAN,
+    PLAN_OF_SOLUTION,
+    PLANS,
+    SCORE,
+    reply_shapes,
 )
+from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict
 from plantune_lite.verify import final_answer, same_answer
 from plantune_lite.worked import plan_of
 
 # --- prompts, each beside what reads its reply ------------------------------------------------------------------------
-
-CONSTRAINTS = """\
-Here is a problem. Somebody will write a plan for solving it, and somebody else will judge that plan.
-List what a good plan must respect: what is given, what is asked, which conditions hold, which of them are only implied,
-and which mistakes are easy to make. One constraint a line, at most eight lines. Do not solve the problem.
-
-<problem>
-{problem}
-</problem>"""
-
-PLAN = """\
-Write a plan for solving the problem below.
-A plan is a short numbered list. Each step says what to find next and how to find it, in words. It does not carry out
-the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
-Reply with the plan alone, one step a line.
-
-<problem>
-{problem}
-</problem>"""
-
-PLANS = """\
-Write {count} plans for solving the problem below that differ in how they go about it.
-A plan is a short list of steps. Each step says what to find next and how to find it, in words. It does not carry out
-the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
-
-<problem>
-{problem}
-</problem>"""
-
-PLAN_OF_SOLUTION = """\
-Below are a problem and a solution of it. Write the plan that the solution follows, as somebody would have written it
-before solving: a short numbered list, each step saying what to find next and how, in words, with no calculation, no
-results and not the answer. Reply with the plan alone, one step a line.
-
-<problem>
-{problem}
-</problem>
-<solution>
-{solution}
-</solution>"""
-
-SCORE = """\
-Judge a plan for solving a problem. Be strict: a reader who follows the plan to the letter, calculating correctly,
-should reach the right answer, and the plan should respect every constraint.
-Give your reasons first, then a whole number from -100 (leads astray) over 0 (of no use) to 100 (cannot be improved;
-almost never). A plan that calculates or states the answer is at most 0.
-
-<problem>
-{problem}
-</problem>
-<constraints>
-{constraints}
-</constraints>
-{plans}"""
-
-EXECUTE = """\
-Solve the problem by following the plan step by step. Show the working of each step briefly.
-End with the final answer in \\boxed{{}}.
-
-<problem>
-{problem}
-</problem>
-{plan}"""
-
-# It begins as EXECUTE does: that is how an estimate knows what is asked.
-EXECUTE_CODE = """\
-Solve the problem by following the plan step by step. Show the working of each step briefly.
-The problem is the beginning of a program. End with the whole function, with the imports it needs, in one ```python
-block; nothing is to be boxed.
-
-<problem>
-{problem}
-</problem>
-{plan}"""
-
-
-@functools.cache
-def shapes() -> tuple[type, type, type]:
-    """Score, list of scores, list of plans: what structured replies look like. pydantic is slow to import."""
-    from pydantic import BaseModel
-
-    class Judged(BaseModel):
-        reasons: str
-        score: int
-
-    class JudgedPlans(BaseModel):
-        judged: list[Judged]
-
-    class Plan(BaseModel):
-        steps: list[str]
-
-    class Plans(BaseModel):
-        plans: list[Plan]
-
-    return Judged, JudgedPlans, Plans
 
 
 # --- one problem ------------------------------------------------------------------------------------------------------
@@ -211,7 +117,7 @@ async def _plans(problem: Problem, ask: Ask, part: Distill) -> AsyncIterator[lis
         prompt = chat(PLANS.format(count=part.plans_per_call, problem=text))
         for call in range(-(-part.plans // part.plans_per_call)):
             sampling = Sampling(temperature=part.temperature, n=call + 1, max_tokens=part.max_tokens)
-            reply = (await ask(prompt, sampling, shapes()[2]))[call]
+            reply = (await ask(prompt, sampling, reply_shapes()[2]))[call]
             plans = [tuple(map(str, plan["steps"])) for plan in _said(reply).get("plans", [])]
             first = call * part.plans_per_call
             tokens = _tokens(reply) // max(1, len(plans))
@@ -257,14 +163,14 @@ async def _judge(
         listed = "\n".join(f"Plan {number}:\n{render(plan.plan)}" for number, plan in enumerate(wanted, 1))
         ending = f"{listed}\nJudge each of the {len(wanted)} plans, in this order."
         prompt = SCORE.format(problem=text, constraints=constraints, plans=ending)
-        reply = (await ask(chat(prompt), _greedy(part), shapes()[1]))[0]
+        reply = (await ask(chat(prompt), _greedy(part), reply_shapes()[1]))[0]
         judged = _said(reply).get("judged", [])
         if len(judged) == len(wanted):
             for plan, verdict in zip(wanted, judged, strict=True):
                 scores[plan.sample] = _scored(plan, verdict, _tokens(reply) // len(wanted), part)
         wanted = [plan for plan in wanted if plan.sample not in scores]  # another number of verdicts: one by one
     prompts = [SCORE.format(problem=text, constraints=constraints, plans=render(plan.plan)) for plan in wanted]
-    replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), shapes()[0]) for prompt in prompts))
+    replies = await asyncio.gather(*(ask(chat(prompt), _greedy(part), reply_shapes()[0]) for prompt in prompts))
     for plan, (reply,) in zip(wanted, replies, strict=True):
         scores[plan.sample] = _scored(plan, _said(reply), _tokens(reply), part)
     return [scores.get(plan.sample, plan) for plan in plans]

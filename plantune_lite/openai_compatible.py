@@ -33,8 +33,8 @@ from plantune_lite.attempt import (
     shared,
     without_prefix,
 )
+from plantune_lite.files import encodable
 from plantune_lite.prices import OVERRIDE, price_of
-from plantune_lite.records import encodable
 
 KEYS = ("OPENAI_API_KEY",)
 _ROOM = 8192  # tokens of thought we make room for where the model decides

@@ -17,8 +17,8 @@ from typing import Literal
 from plantune_lite import embedded, presets
 from plantune_lite.presets import Preset
 from plantune_lite.recipe import Student
-from plantune_lite.records import PlantuneError
 from plantune_lite.typed import nearest
+from plantune_lite.types import PlantuneError
 
 Backend = Literal["unsloth", "plain"]
 

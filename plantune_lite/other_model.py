@@ -16,20 +16,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing
+from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing, student
 from plantune_lite.answers import Show
+from plantune_lite.files import read_records
 from plantune_lite.graders import grade
 from plantune_lite.ledger import Ledger
 from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import load
-from plantune_lite.records import Generate, PlantuneError, Problem, RunError, read_records
+from plantune_lite.recipe_files import load_recipe
+from plantune_lite.types import Generate, PlantuneError, Problem, RunError
 
 
 def evaluate_model(
     run: Path, where: str, *, say: Callable[[str], object] = print, show: Show = lambda line, last: None
 ) -> standing.Standing:
     """Answer every suite of the run with this model, and say where it stands."""
-    recipe = load(run)
+    recipe = load_recipe(run)
     part, target = recipe.evaluate, recipe.sft.target if recipe.sft else "plan+solution"
     suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
     if not suites:
@@ -52,7 +53,7 @@ def evaluate_model(
             out = run / "eval" / f"{suite}.{name}.jsonl"
             for mode in modes:
                 model = _asked_since(out, mode, where) if server else weights
-                evaluate.evaluate(
+                evaluate.evaluate_problems(
                     partial(generate, apart=model) if server else generate,
                     problems,
                     mode=mode,
@@ -130,15 +131,13 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
     elif path.suffix == ".gguf" and path.is_file():
         yield elsewhere.of_gguf(path, room=room)
     elif (path / "adapter_config.json").is_file():
-        from plantune_lite import student
-
         pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
-        yield student.load(recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say).generate
+        yield student.load_student(
+            recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say
+        ).generate
     elif (path / "config.json").is_file():
-        from plantune_lite import student
-
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
-        yield student.load(wanted, room=room, seed=recipe.seed, say=say).generate
+        yield student.load_student(wanted, room=room, seed=recipe.seed, say=say).generate
     else:
         raise PlantuneError(
             f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "

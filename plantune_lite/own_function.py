@@ -11,13 +11,13 @@ from dataclasses import asdict
 from typing import Any
 
 from plantune_lite import functions
-from plantune_lite.records import Problem, ProblemError
 from plantune_lite.tables import BadRow, Draft
+from plantune_lite.types import Problem, ProblemError
 
 _ENDLESS = 1_000_000
 
 
-def drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterator[Draft], dict[str, Any]]:
+def function_drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterator[Draft], dict[str, Any]]:
     """What the function of a reference gives, and where it came from; it may take `seed` and `limit`."""
     function = functions.load(name)
     accepts = inspect.signature(function).parameters.values()

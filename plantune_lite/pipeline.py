@@ -15,27 +15,18 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite import __version__, runs
+from plantune_lite import __version__, files, runs
+from plantune_lite.files import write_whole
 from plantune_lite.gemini import KEYS
 from plantune_lite.mirror import INTERVAL_SECONDS, Mirror, bring_back
-from plantune_lite.order import (
-    STAGES,
-    Stage,
-    State,
-    active_stages,
-    fingerprint,
-    inputs_of,
-    readers_of,
-    stale_after,
-    states,
-    with_what_is_moved,
-)
+from plantune_lite.order import STAGES, Stage, active_stages, readers_of, stale_after, with_what_is_moved
 from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe import Recipe
 from plantune_lite.recipe_files import to_json
-from plantune_lite.records import RunError, write_whole
+from plantune_lite.state import State, fingerprint, inputs_of, states
 from plantune_lite.terminal import duration, printable
 from plantune_lite.typed import nearest
+from plantune_lite.types import RunError
 
 _PROBED = "probe"  # what `plantune probe` leaves
 
@@ -127,7 +118,7 @@ def run(
 
 def folder_of(asked: Recipe, to: Path | None) -> Path:
     """The run folder; it has a name, even where it is `.`, and the ledger lies beside it."""
-    folder = (to or runs.runs_folder() / asked.name).expanduser()
+    folder = (to or files.runs_folder() / asked.name).expanduser()
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from plantune_lite.records import Messages, Problem
+from plantune_lite.types import Messages, Problem
 
 OPEN, CLOSE = "<plan>", "</plan>"
 _TAG = re.compile(r"</?\s*plan\s*>", re.IGNORECASE)
@@ -252,3 +252,13 @@ def _plain(number: str) -> str:
 
 def _has_words(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!{_LETTER}){re.escape(phrase)}(?!{_LETTER})", text) is not None
+
+
+_TAGS = re.compile(r"<plan>.*</plan>", re.DOTALL | re.IGNORECASE)
+
+
+def written_plan(text: str) -> tuple[str, ...]:
+    """The plan in a reply, ours or anything else between plan tags; empty where there is none."""
+    if planned := parse(text):
+        return planned.plan
+    return split_steps(text) if _TAGS.search(text) else ()

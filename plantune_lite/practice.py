@@ -23,7 +23,7 @@ from typing import Literal, NamedTuple
 from plantune_lite.practice_held_out import HELD_OUT
 from plantune_lite.practice_parts import ITEMS, Story
 from plantune_lite.practice_train import TRAIN
-from plantune_lite.records import Problem, ProblemError
+from plantune_lite.types import Problem, ProblemError
 
 Split = Literal["train", "test"]
 LEVELS = (1, 2, 3)

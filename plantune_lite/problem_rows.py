@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from plantune_lite.records import Kind, Problem, encodable
+from plantune_lite.files import encodable
 from plantune_lite.tables import BadRow, Draft
+from plantune_lite.types import Kind, Problem
 from plantune_lite.verify import answer_kind, final_answer
 
 _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter

@@ -17,6 +17,7 @@ from typing import Any
 from plantune_lite import (
     benchmark_rows,
     columns,
+    files,
     functions,
     gym,
     held_out,
@@ -27,9 +28,9 @@ from plantune_lite import (
 )
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.recipe import Problems
-from plantune_lite.records import Problem, ProblemError
 from plantune_lite.tables import BadRow, Draft
 from plantune_lite.typed import nearest
+from plantune_lite.types import Problem, ProblemError
 
 GROUPS = {
     "paper": ("gsm8k", "math500", "olympiadbench", "aime_1983_2024", "aime24"),
@@ -84,7 +85,7 @@ class _Source:
     measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
 
 
-def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
+def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
     """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows.
 
     Where only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid
@@ -130,7 +131,7 @@ def load(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checke
 def _source_names(part: Problems) -> list[str]:
     if part.path is not None:
         return [part.path]
-    if tables.is_data_file(part.source) and Path(part.source).expanduser().is_file():
+    if files.is_data_file(part.source) and Path(part.source).expanduser().is_file():
         return [part.source]  # a file may have a + in its name
     names = [name.strip() for name in part.source.split("+")]
     if len(set(names)) < len(names):
@@ -141,7 +142,7 @@ def _source_names(part: Problems) -> list[str]:
 def _source(
     name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
 ) -> _Source:
-    if part.path is not None or tables.is_data_file(name):
+    if part.path is not None or files.is_data_file(name):
         return _file(Path(name).expanduser(), part)
     if functions.is_reference(name):
         return _function(name, part, seed=seed, limit=limit)
@@ -188,7 +189,7 @@ def _file(path: Path, part: Problems) -> _Source:
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
-    drafts, origin = own_function.drafts(name, seed=seed, limit=wanted)
+    drafts, origin = own_function.function_drafts(name, seed=seed, limit=wanted)
     told = limit is not None and "limit" in inspect.signature(functions.load(name)).parameters
     given: list[Draft] = []
     measured = False
@@ -197,7 +198,7 @@ def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _So
         if told and _is_for_tests(one):
             # It holds out by itself, so it is asked for what is to be learned from and no more. What it then gives is
             # its answer to that: random walks are longer than plans, and fewer of them have as many words.
-            given, measured = list(own_function.drafts(name, seed=seed, limit=limit)[0]), True
+            given, measured = list(own_function.function_drafts(name, seed=seed, limit=limit)[0]), True
             break
     tests = [one for one in given if _is_for_tests(one)]
     learned = [one for one in given if not _is_for_tests(one)]
@@ -224,7 +225,7 @@ def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
 def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
-    drafts, origin = gym.drafts(name.removeprefix("gym:"), size=size, seed=seed)
+    drafts, origin = gym.gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
     source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
     if len({problem.extra["template"] for problem in source.problems}) > 1:
         return source

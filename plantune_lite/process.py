@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite.records import RunError
+from plantune_lite.types import RunError
 
 
 def run_stage(

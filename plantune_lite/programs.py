@@ -17,7 +17,7 @@ import textwrap
 from plantune_lite import sandbox
 from plantune_lite.lenient import Graded
 from plantune_lite.plans import CLOSE
-from plantune_lite.records import Problem, ProblemError, Verdict
+from plantune_lite.types import Problem, ProblemError, Verdict
 
 _BLOCK = re.compile(r"^([ \t]*)(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\2|\Z)", re.MULTILINE | re.DOTALL)
 _TOP_LEVEL = re.compile(r"(?:async def|def|class|from|import|if|for|while|try|except|else|finally|with)\b|[@#)\]}]")

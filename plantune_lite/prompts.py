@@ -18,16 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite.records import (
-    JsonlWriter,
-    LoadedStudent,
-    PlantuneError,
-    Reply,
-    Reward,
-    Sampling,
-    read_jsonl,
-    write_whole,
-)
+from plantune_lite.files import JsonlWriter, read_jsonl, write_whole
+from plantune_lite.types import LoadedStudent, PlantuneError, Reply, Reward, Sampling
 
 Row = Mapping[str, Any]
 Say = Callable[[str], object]

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import card, hub, model_card, model_facts, runs
+from plantune_lite import card, hub, model_card, model_facts, redact, runs
+from plantune_lite.files import read_jsonl
 from plantune_lite.model_facts import Form, Scored
 from plantune_lite.pushable import Content
-from plantune_lite.records import PlantuneError, read_jsonl
 from plantune_lite.terminal import printable
+from plantune_lite.types import PlantuneError
 
 
-def push_run(
+def push_to_hub(
     run: Path,
     repo: str,
     *,
@@ -91,7 +92,7 @@ def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
     folder, recipe = run / "corpus", _recipe(run)
     if not (folder / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
-    stats = model_facts.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
+    stats = redact.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
     row = next(read_jsonl(folder / "train.jsonl"))
     origin = manifest["stages"].get("problems", {}).get("summary", {}).get("origin")
     text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 Kind = Literal["model", "dataset"]
 Content = Path | bytes

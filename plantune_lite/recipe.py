@@ -12,8 +12,8 @@ from typing import Any, Literal, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from plantune_lite import functions
-from plantune_lite.records import RecipeError
 from plantune_lite.typed import describe, fits, knob, nearest
+from plantune_lite.types import RecipeError
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
 
@@ -399,3 +399,6 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
             f"corpus.weights has {len(recipe.corpus.weights)} numbers, but problems.source names "
             f"{len(recipe.problems.source.split('+'))}: give one a source, or ()"
         )
+
+
+GRPO_ROWS = 2  # completions trained at once where grpo.extra.per_device_train_batch_size says nothing

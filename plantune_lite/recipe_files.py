@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from plantune_lite import functions
+from plantune_lite.files import runs_folder
 from plantune_lite.recipe import OPTIONAL, PARTS, Recipe
-from plantune_lite.records import PlantuneError, RecipeError
-from plantune_lite.runs import runs_folder
 from plantune_lite.typed import describe, nearest, parse
+from plantune_lite.types import PlantuneError, RecipeError
 
 # --- overriding -------------------------------------------------------------------------------------------------------
 
@@ -109,10 +109,10 @@ def shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.py"))}
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Recipe:
+def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     """A recipe by shipped name, .py file (which is run) or run folder (whose recipe.json is data)."""
     if folder := run_folder(name_or_path):
-        return load(folder / "recipe.json")
+        return load_recipe(folder / "recipe.json")
     path = Path(name_or_path).expanduser()
     if path.suffix == ".json" and path.is_file():
         try:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from plantune_lite.records import Messages, PlantuneError, Reply, Sampling
+from plantune_lite.types import Messages, PlantuneError, Reply, Sampling
 
 AT_ONCE = 128  # replies: the more there are, the fewer times all weights are read for them
 LOOK_EVERY = 16  # tokens; to leave out what has ended costs one copy of what is remembered, as every token does
@@ -314,3 +314,12 @@ def _free_here() -> int:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
         return 4 << 30  # not Linux
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is memory that ran out, on the card or on the machine."""
+    import torch
+
+    text = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)

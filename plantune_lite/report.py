@@ -13,10 +13,11 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import charts, model_facts, pages, runs, standing, tally
+from plantune_lite import charts, job, pages, runs, standing, tally
+from plantune_lite.files import from_row, read_jsonl, read_records, write_whole
 from plantune_lite.intervals import Estimate, p_text
-from plantune_lite.records import PlantuneError, Score, Trajectory, from_row, read_jsonl, read_records, write_whole
 from plantune_lite.terminal import duration
+from plantune_lite.types import PlantuneError, Score, Trajectory
 
 SHOWN_TRAJECTORIES, SHOWN_ANSWERS = 10, 5
 _CURVES = {  # file -> title, and what is drawn: the stage's name of a figure -> what it is called
@@ -31,7 +32,7 @@ _CURVES = {  # file -> title, and what is drawn: the stage's name of a figure ->
 }
 
 
-def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
+def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
     """Write the page and the charts, and say in a line what it says first."""
     manifest = runs.read_manifest(run)
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
@@ -61,7 +62,7 @@ def report(run: Path, *, seed: int = 0) -> dict[str, Any]:
 
 def made_again(run: Path) -> str:
     """The page with what has been found since; the manifest knows that it is another file. Its line, with its path."""
-    line = f"{run / report(run)['line']}"
+    line = f"{run / write_report(run)['line']}"
     manifest = runs.read_manifest(run)
     if made := manifest["stages"].get("report"):
         made["outputs"] = runs.outputs_of(run, ("report.html", "figures"))
@@ -71,9 +72,7 @@ def made_again(run: Path) -> str:
 
 def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     done = [name for name, entry in manifest["stages"].items() if entry.get("status") == "done"]
-    ways = " and ".join(
-        name.upper() + _from(recipe[name].get("start")) for name in model_facts.trained_by(recipe, done)
-    )
+    ways = " and ".join(name.upper() + _from(recipe[name].get("start")) for name in job.trained_by(recipe, done))
     return (
         f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}"
         + (f", trained by {ways}" if ways else ", not trained")

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import JsonlWriter, Reward, read_jsonl, write_records
+from plantune_lite.files import JsonlWriter, read_jsonl, write_records
+from plantune_lite.types import Reward
 from plantune_lite.watch import TrainingError
 
 Weighed = tuple[str, Reward, float]  # name, reward, weight

@@ -19,8 +19,8 @@ from typing import Any
 from plantune_lite import embedding, functions, graders, plans, recipe
 from plantune_lite.alignment import Alignment
 from plantune_lite.judge import Judge
-from plantune_lite.records import Kind, PlantuneError, Problem, Reward
-from plantune_lite.tally import written_plan
+from plantune_lite.plans import written_plan
+from plantune_lite.types import Kind, PlantuneError, Problem, Reward
 
 Chat = Sequence[Mapping[str, Any]]
 Column = Sequence[Any]

@@ -9,7 +9,6 @@ manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "fin
 
 import hashlib
 import json
-import os
 import sqlite3
 import time
 import uuid
@@ -18,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import RunError, write_whole
+from plantune_lite.files import write_whole
+from plantune_lite.types import RunError
 
 FORMAT = 1
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
@@ -26,11 +26,6 @@ BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under 
 # RUN/ablate/STUDY/VARIANT is a run as well.
 STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain")
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
-
-
-def runs_folder() -> Path:
-    """Where runs live: $PLANTUNE_RUNS, else ./runs."""
-    return Path(os.environ.get("PLANTUNE_RUNS") or "runs").expanduser()
 
 
 def home(run: Path) -> Path:

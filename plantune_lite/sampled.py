@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from plantune_lite.records import Sampling
+from plantune_lite.types import Sampling
 from plantune_lite.watch import TrainingError
 
 _STEPS = 1_000_000  # more than any run has: no two runs of neighbouring seeds draw alike

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 SECONDS = 5  # of CPU time; three times as long by the clock
 MEMORY = 1 << 30  # bytes

@@ -15,8 +15,8 @@ from typing import Any
 from plantune_lite import lessons, trl_config, watch
 from plantune_lite.lessons import Lesson, LessonError
 from plantune_lite.recipe import SFT
-from plantune_lite.records import LoadedStudent, Sampling
 from plantune_lite.terminal import printable
+from plantune_lite.types import LoadedStudent, Sampling
 
 VALIDATED = 64  # rows at most: a validation is a pause in the training
 SAMPLED = 8  # replies looked at in the end

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import presets
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 _QKV = ("q_proj", "k_proj", "v_proj")

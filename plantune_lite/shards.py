@@ -20,7 +20,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 PIECE_BYTES = 16 << 20  # read, worked on and written at once
 _CALL_BYTES = 1 << 18  # read or written by one call: for more, Linux may look long for a page cache in one piece

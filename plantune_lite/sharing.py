@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import functions, runs
-from plantune_lite.order import Stage, active_stages, fingerprint, inputs_of
+from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.order import Stage, active_stages
 from plantune_lite.recipe import Recipe
-from plantune_lite.records import read_jsonl, write_records
+from plantune_lite.state import fingerprint, inputs_of
 
 
 def take(
@@ -112,8 +113,6 @@ def _metrics(run: Path) -> Iterable[dict[str, Any]]:
 
 # --- the first round of CPL -------------------------------------------------------------------------------------------
 
-_FIRST_ROUND = "plantune_lite.lab.first_round:take"  # by its name only: the core does not look into the lab
-
 
 def _take_first_round(
     folder: Path, wanted: Recipe, donors: Sequence[Path], stages: Sequence[Stage], made: Mapping[str, str]
@@ -131,7 +130,7 @@ def _take_first_round(
         known = finished(donor)
         if any((name, made[name]) not in known for name in stage.after):
             continue
-        if parts := functions.load(_FIRST_ROUND)(folder, donor, inputs, theirs["inputs"]):
+        if parts := functions.load_from_lab("take_first_round")(folder, donor, inputs, theirs["inputs"]):
             return {f"{part} of cpl": donor for part in parts}
     return {}
 

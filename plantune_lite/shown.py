@@ -32,10 +32,10 @@ def show_recipe(wanted: Any, as_json: bool) -> None:
 
 def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
     """What a run would do with each stage."""
-    from plantune_lite import pipeline, runs
+    from plantune_lite import files, pipeline, runs
     from plantune_lite.terminal import duration, table
 
-    folder = folder or runs.runs_folder() / wanted.name
+    folder = folder or files.runs_folder() / wanted.name
     manifest = runs.read_manifest(folder)
     rows = []
     for stage, state, why in pipeline.plan(folder, wanted, manifest, options.get("again"))[0]:
@@ -57,8 +57,8 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
 
     from plantune_lite import devices, fitting, memory, minutes, presets
     from plantune_lite import estimate as bills
-    from plantune_lite.records import PlantuneError
     from plantune_lite.terminal import size, table
+    from plantune_lite.types import PlantuneError
 
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
@@ -68,8 +68,8 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     why, needs, spans, verdict = "", [], {}, None
     try:
         needs = memory.needs(wanted, **how)
-        spans = minutes.minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
-        verdict = fitting.fit(wanted, machine.free, **how)
+        spans = minutes.stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
+        verdict = fitting.fit_to_gpu(wanted, machine.free, **how)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
     bill, judge = bills.rows(costs), bills.judging(wanted, os.environ)
@@ -111,11 +111,11 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     from dataclasses import asdict, replace
 
     from plantune_lite.recipe import Problems
-    from plantune_lite.recipe_files import load, override
+    from plantune_lite.recipe_files import load_recipe, override
     from plantune_lite.survey import survey
 
     # Any recipe: only its problems count, and of those what is said here.
-    asked = override(replace(load("smollm2_135m"), problems=Problems("practice")), settings)
+    asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
     found = survey(replace(asked.problems, source=what), seed=asked.seed)
     if as_json:
         print_json(asdict(found))

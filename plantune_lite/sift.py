@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from plantune_lite import dedup, held_out, plans
-from plantune_lite.records import PlantuneError, Problem, Rejected, Trajectory, Verdict
+from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
 from plantune_lite.verify import same_answer
 
 _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one

@@ -20,7 +20,8 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-from plantune_lite.records import PlantuneError, write_whole
+from plantune_lite.files import cache_folder, write_whole
+from plantune_lite.types import PlantuneError
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -38,7 +39,7 @@ def gguf_path(sha256: str = SHA256) -> Path:
     """The embedded student's file, whose content has that hash; fetched where it is missing."""
     if own := os.environ.get("PLANTUNE_SMOLLM2"):
         return _own_copy(Path(own).expanduser().absolute(), sha256)
-    file = cache() / FILE
+    file = cache_folder() / FILE
     if file.is_file():
         if _verified(file, sha256):
             return file
@@ -53,22 +54,6 @@ def gguf_path(sha256: str = SHA256) -> Path:
         ) from None
     _mark(file, sha256)
     return file
-
-
-def cache() -> Path:
-    """The folder that keeps the file: $PLANTUNE_CACHE/smollm2, or one in the platform's folder for caches."""
-    if chosen := os.environ.get("PLANTUNE_CACHE"):
-        return Path(chosen).expanduser().absolute() / "smollm2"
-    try:
-        if sys.platform == "win32":
-            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            folder = Path.home() / "Library" / "Caches"
-        else:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        raise WeightsError("this user has no home folder to keep SmolLM2 in: set PLANTUNE_CACHE to a folder") from None
-    return folder / "plantune" / "smollm2"
 
 
 def _own_copy(file: Path, sha256: str) -> Path:
@@ -106,7 +91,7 @@ def _mark(file: Path, sha256: str) -> None:
 
 
 def _marker() -> Path:
-    return cache() / "verified.txt"
+    return cache_folder() / "verified.txt"
 
 
 def _fact(file: Path, sha256: str) -> str:

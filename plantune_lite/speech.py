@@ -5,11 +5,13 @@ where not, our own system turn, no thinking. What a template has rendered is nev
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
+from plantune_lite.files import write_whole
 from plantune_lite.plans import SYSTEM
 from plantune_lite.presets import Preset
-from plantune_lite.records import Messages, PlantuneError
+from plantune_lite.types import Messages, PlantuneError
 
 _PROBE = "plantune-turn"
 _USER, _ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE}
@@ -158,3 +160,31 @@ def padding(tokenizer: Any, turn_end: str) -> str:
         if token not in (None, turn_end, tokenizer.bos_token):
             return token
     raise PlantuneError(f"this tokenizer has no token to pad with besides {turn_end!r}: add one to it first")
+
+
+def for_everybody(folder: Path) -> None:
+    """A saved tokenizer as programs with transformers 4 read it, without the folders of this machine."""
+    config = read_config(folder / "tokenizer_config.json")
+    # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    for name in ("name_or_path", "tokenizer_file"):
+        config.pop(name, None)
+    write_config(folder / "tokenizer_config.json", config)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read one of a model folder's JSON files."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PlantuneError(f"{path} is missing: fetch the model again") from None
+    except ValueError as error:
+        raise PlantuneError(f"{path} is not JSON ({error}): fetch the model again") from None
+
+
+def write_config(path: Path, content: dict[str, Any]) -> None:
+    """Write one of a model folder's JSON files."""
+    write_whole(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -16,23 +16,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import data_stages, evaluate_stage, functions, model_stages, runs, ship_stages, train_stages
+from plantune_lite import (
+    distill_stage,
+    evaluate_stage,
+    export_stage,
+    functions,
+    problems_stage,
+    report_stage,
+    runs,
+    train_stages,
+)
+from plantune_lite.files import write_whole
 from plantune_lite.job import Job, is_first
-from plantune_lite.recipe_files import load
-from plantune_lite.records import PlantuneError, RunError, write_whole
+from plantune_lite.recipe_files import load_recipe
+from plantune_lite.types import PlantuneError, RunError
 
 INTERRUPTED = 130
 _DISK_FULL = ("no space left", "os error 28", "disk is full")
 
-_MODULES = (data_stages, model_stages, train_stages, evaluate_stage, ship_stages)
-_LAB = {"cpl": "plantune_lite.lab.cpl_stage:cpl"}  # by its name only: the core does not look into the lab
+_MODULES = (problems_stage, distill_stage, train_stages, evaluate_stage, export_stage, report_stage)
+_LAB = ("cpl",)  # stages that the lab brings
 
 
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """The function of a stage."""
     built = {name: work for module in _MODULES for name, work in module.STAGES.items()}
     if stage in _LAB:
-        return functions.load(_LAB[stage])
+        return functions.load_from_lab(stage)
     if stage not in built:
         raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *_LAB])}")
     return built[stage]
@@ -85,7 +95,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         run=folder,
         stage=stage,
         out=out,
-        recipe=load(folder),
+        recipe=load_recipe(folder),
         earlier=plan["earlier"],
         hours_left=plan["hours_left"],
     )

@@ -18,8 +18,8 @@ from typing import Any
 from plantune_lite import evaluated, intervals, tally
 from plantune_lite.evaluated import BASELINE, OF_A_RUN, UNTUNED, Answers
 from plantune_lite.intervals import Estimate, Paired, p_text
-from plantune_lite.records import PlantuneError, Problem
-from plantune_lite.terminal import table
+from plantune_lite.terminal import markdown_table, table
+from plantune_lite.types import PlantuneError, Problem
 
 _SIGNIFICANT = 0.05
 _THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
@@ -307,16 +307,10 @@ def as_markdown(found: Standing) -> str:
     """For a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
     for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts += [f"### {suite}", markdown(*row_table([row for row in found.rows if row.suite == suite]))]
+        parts += [f"### {suite}", markdown_table(*row_table([row for row in found.rows if row.suite == suite]))]
         if comparisons := [one for one in found.comparisons if one.suite == suite]:
-            parts.append(markdown(COMPARISONS, comparison_cells(comparisons)))
+            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"
-
-
-def markdown(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, whatever its cells hold."""
-    lines = (columns, ("---",) * len(columns), *rows)
-    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
 
 
 def as_json(found: Standing) -> dict[str, Any]:

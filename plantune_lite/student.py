@@ -20,13 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import companions, origin, presets, smollm2, speech
+from plantune_lite import files, origin, presets, speech
 from plantune_lite.origin import Backend, Source, StudentError
 from plantune_lite.presets import Preset
 from plantune_lite.recipe import Student
-from plantune_lite.records import Messages, MissingError, Reply, Sampling
-from plantune_lite.replies import Replies
-from plantune_lite.watch import out_of_memory
+from plantune_lite.replies import Replies, out_of_memory
+from plantune_lite.speech import for_everybody
+from plantune_lite.types import Messages, MissingError, Reply, Sampling
 
 _POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
 
@@ -82,7 +82,7 @@ class Loaded:
         (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.padding_side = self._padding_side  # Unsloth's trainers pad on the right
         self.tokenizer.save_pretrained(folder)
-        companions.for_everybody(folder)
+        for_everybody(folder)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
@@ -103,7 +103,7 @@ class Loaded:
                 self.model.train()
 
 
-def load(
+def load_student(
     part: Student,
     *,
     adapter: Path | None = None,
@@ -165,7 +165,7 @@ def backend_here(environ: Mapping[str, str] = os.environ) -> Backend:
 def unsloth() -> Any:
     """Unsloth, imported before transformers, peft and trl, which it changes; the code it writes goes into our cache."""
     # Its own default is a folder where the user happens to stand.
-    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(smollm2.cache().parent / "unsloth"))
+    os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache_folder().parent / "unsloth"))
     import unsloth
 
     return unsloth

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from plantune_lite import tables
+from plantune_lite import files
 from plantune_lite.recipe import Recipe
-from plantune_lite.records import RecipeError
 from plantune_lite.typed import nearest
+from plantune_lite.types import RecipeError
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
 _THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # a verifier's score is never above 95, by the prompt it is given
@@ -265,7 +265,7 @@ def _sources(recipe: Recipe) -> dict[str, str]:
 
 def _plain(source: str) -> str:
     """What a source's problems call it: a file by its name alone."""
-    return Path(source).name if tables.is_data_file(source) else source
+    return Path(source).name if files.is_data_file(source) else source
 
 
 def _mixture_notes(recipe: Recipe) -> Iterator[str]:

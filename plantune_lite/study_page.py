@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import arms, charts, how_soon
-from plantune_lite.records import write_whole
-from plantune_lite.standing import COMPARISONS, UNTUNED, comparison_cells, markdown, named
+from plantune_lite.files import write_whole
+from plantune_lite.standing import COMPARISONS, UNTUNED, comparison_cells, named
 from plantune_lite.studies import Study
-from plantune_lite.terminal import printable, table
+from plantune_lite.terminal import markdown_table, printable, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +58,11 @@ def as_markdown(found: Found) -> str:
     """For a page: the terminal's, with what each variant is and how to make it again."""
     parts = [f"# {found.study.what} of {found.recipe}", found.study.asks, _listed(found.beside.sentences)]
     for suite, rows, comparisons in _suites(found):
-        parts += [f"## {suite}", markdown(*_rows(found, rows))]
+        parts += [f"## {suite}", markdown_table(*_rows(found, rows))]
         if comparisons:
-            parts.append(markdown(COMPARISONS, comparison_cells(comparisons)))
+            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
     variants = [(one.name, one.tests, " ".join(one.settings)) for one in found.study.variants]
-    parts += ["## The variants", markdown(("variant", "what it learns", "settings"), variants)]
+    parts += ["## The variants", markdown_table(("variant", "what it learns", "settings"), variants)]
     parts += [_listed(tuple(found.notes())), f"Made by `{found.command}`; the same command goes on, or makes it again."]
     return "\n\n".join(parts) + "\n"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from plantune_lite import columns, held_out, problem_rows, tables
 from plantune_lite.recipe import Problems
-from plantune_lite.records import Problem
 from plantune_lite.tables import BadRow
+from plantune_lite.types import Problem
 from plantune_lite.verify import answer_kind, same_answer
 
 SAMPLES = 5

@@ -24,8 +24,8 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from plantune_lite.records import MissingError, Verdict
 from plantune_lite.spelling import CLOSE_SET, OPEN_SET, closing
+from plantune_lite.types import MissingError, Verdict
 
 START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
 MEMORY_BYTES = 2 << 30  # of the worker's address space, where the platform can limit it

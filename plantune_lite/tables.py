@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import ProblemError
+from plantune_lite.files import SUFFIXES
+from plantune_lite.types import ProblemError
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -48,11 +48,6 @@ class Table:
     rows: tuple[Row, ...]
     sha256: str
     notes: tuple[str, ...] = field(default=())
-
-
-def is_data_file(text: str) -> bool:
-    """Whether a text names a file that `read` can read."""
-    return text.lower().endswith(SUFFIXES)
 
 
 def read(path: Path) -> Table:

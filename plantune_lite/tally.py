@@ -6,7 +6,6 @@ tally(scores, problems) -> {"problems": 60, "samples": 1, "accuracy": {"value": 
 An answer that cannot be judged (Score.same is None) counts as wrong, and is counted apart.
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
@@ -14,10 +13,9 @@ from typing import Any
 
 from plantune_lite import intervals, plans
 from plantune_lite.lenient import LAST_NUMBER
-from plantune_lite.records import Problem, Score
+from plantune_lite.plans import written_plan
+from plantune_lite.types import Problem, Score
 from plantune_lite.verify import same_answer
-
-_TAGS = re.compile(r"<plan>.*</plan>", re.DOTALL | re.IGNORECASE)
 
 
 def by_problem(scores: Iterable[Score]) -> dict[str, list[Score]]:
@@ -54,13 +52,6 @@ def best_mode(modes: Mapping[str, Mapping[str, float]]) -> str:
 def accuracy(scores: Iterable[Score], *, seed: int = 0) -> intervals.Estimate:
     """The share that is right, each problem counting once."""
     return intervals.of_problems(list(shares(scores).values()), seed=seed)
-
-
-def written_plan(text: str) -> tuple[str, ...]:
-    """The plan in a reply, ours or anything else between plan tags; empty where there is none."""
-    if planned := plans.parse(text):
-        return planned.plan
-    return plans.split_steps(text) if _TAGS.search(text) else ()
 
 
 def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0) -> dict[str, Any]:

@@ -4,8 +4,9 @@ printable("[b]hi\\x1b[2J") -> "[b]hi␛[2J"
 """
 
 import os
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Characters that reorder or hide their neighbours although they are no control codes.
@@ -75,3 +76,27 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     raise AssertionError("unreachable")
+
+
+def fence(text: str, language: str = "") -> str:
+    """A block that the text in it cannot end."""
+    ticks = "`" * max(3, _longest_ticks(text) + 1)
+    return f"{ticks}{language}\n{printable(text)}\n{ticks}"
+
+
+def code_span(text: str) -> str:
+    """A code span of one line that the text in it cannot end."""
+    line = " ".join(printable(text).split())
+    ticks = "`" * (_longest_ticks(line) + 1)
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max(map(len, re.findall(r"`+", text)), default=0)
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, whatever its cells hold."""
+    lines = (columns, ("---",) * len(columns), *rows)
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -11,21 +11,34 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import recipe, runs
-from plantune_lite.job import Job, is_first
-from plantune_lite.records import Problem, RunError, read_jsonl, read_records, write_whole
+from plantune_lite import (
+    corpus,
+    curriculum,
+    grpo,
+    judge,
+    ledger,
+    recipe,
+    rewards,
+    runs,
+    sft,
+    student,
+    teacher,
+    trl_config,
+)
+from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.job import LEAST_HOURS, Job, is_first
+from plantune_lite.ledger import of_ledger
+from plantune_lite.types import Problem, RunError
 
 
-def sft(job: Job) -> dict[str, Any]:
+def run_sft(job: Job) -> dict[str, Any]:
     """Train an adapter on the corpus."""
     rows, validation = (list(read_jsonl(job.run / "corpus" / f"{name}.jsonl")) for name in ("train", "validation"))
     return _trained(job, job.recipe.sft, rows, validation)
 
 
-def baseline(job: Job) -> dict[str, Any]:
+def run_baseline(job: Job) -> dict[str, Any]:
     """Train what the tuned model is compared with: the data set's own solutions to the same problems, as many steps."""
-    from plantune_lite import corpus
-
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     rows, validation = (
         corpus.without_plans(read_jsonl(job.run / "corpus" / f"{name}.jsonl"), pool) for name in ("train", "validation")
@@ -55,8 +68,6 @@ def _trained(
     *,
     pinned: str | None = None,
 ) -> dict[str, Any]:
-    from plantune_lite import sft
-
     wanted = job.recipe.student
     _refuse_spent(job)
     adapter = adapter_of(part.start, job.run) if part.start else None
@@ -83,8 +94,6 @@ def _ranks(job: Job, part: recipe.SFT, loaded: Any, rows: Sequence[Mapping[str, 
     """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
     if part.order == "mixed":
         return None
-    from plantune_lite import curriculum, trl_config
-
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
 
     def rates(problems: Sequence[Problem]) -> Mapping[str, float]:
@@ -98,10 +107,8 @@ def _ranks(job: Job, part: recipe.SFT, loaded: Any, rows: Sequence[Mapping[str, 
     return curriculum.ranks(part.order, rows, pool, rates)
 
 
-def grpo(job: Job) -> dict[str, Any]:
+def run_grpo(job: Job) -> dict[str, Any]:
     """Reinforce an adapter: answers that earn more than their group become likelier."""
-    from plantune_lite import grpo, rewards
-
     part, wanted = job.recipe.grpo, job.recipe.student
     _refuse_spent(job)
     # No program is run here, so none could be rewarded.
@@ -139,11 +146,9 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
         yield None, lambda: 0.0
         return
-    from plantune_lite import judge, ledger, mirror, teacher
-
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
     path = runs.home(job.run) / runs.LEDGER
-    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, mirror.of_ledger(calls):
+    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
         with judge.Loop() as loop, loop.opened(opened) as ask:
@@ -155,9 +160,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
 
 def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
     """The student with its adapter; what it starts from is what a merge starts from, whenever that is."""
-    from plantune_lite import student
-
-    loaded = student.load(
+    loaded = student.load_student(
         job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
     )
     base = job.out / "base.json"
@@ -188,8 +191,6 @@ def adapter_of(name: str, run: Path) -> Path:
 
 # --- the time that is left --------------------------------------------------------------------------------------------
 
-LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
-
 
 def _refuse_spent(job: Job) -> None:
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
@@ -207,4 +208,4 @@ def _hours(job: Job) -> float | None:
     return None if job.hours_left is None else 0.7 / trainings * job.hours_left
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": sft, "baseline": baseline, "grpo": grpo}
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": run_sft, "baseline": run_baseline, "grpo": run_grpo}

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import MissingError, RecipeError
 from plantune_lite.typed import nearest
+from plantune_lite.types import MissingError, RecipeError
 
 
 def common(

@@ -86,12 +86,12 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
     from plantune_lite import functions, report, runs
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), runs.locked(folder / ".stage" / "lock"):
-        found = functions.load("plantune_lite.lab.resampled:resample_run")(folder, tries=tries, **how)
+        found = functions.load_from_lab("resample")(folder, tries=tries, **how)
         report.made_again(folder)
     if as_json:
         print_json(found)
     else:
-        click.echo(functions.load("plantune_lite.lab.resampled:as_text")(found))
+        click.echo(functions.load_from_lab("resampled_text")(found))
         click.echo(f"also in {folder / 'report.html'}")
 
 
@@ -132,12 +132,12 @@ export.group = "Stages"
 @click.argument("run", type=PATH, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
-    from plantune_lite import report, runs
-    from plantune_lite.records import RunError
+    from plantune_lite import files, report, runs
+    from plantune_lite.types import RunError
 
-    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
+    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     if not (folder / "recipe.json").is_file():
-        raise RunError(f"{run} is no run folder, and there is none of that name in {runs.runs_folder()}")
+        raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
     with runs.locked(folder / ".stage" / "lock"):
         line = report.made_again(folder)
     click.echo(line)
@@ -156,10 +156,10 @@ report.group = "Stages"
 @json_option
 def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
-    from plantune_lite import publish, runs
+    from plantune_lite import files, publish
     from plantune_lite.terminal import printable
 
-    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
+    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     say = say_to_stderr if as_json else click.echo
     scores, ahead = ({}, {}) if options["data"] else _scores(folder)
     plot = _plot(folder, scores)
@@ -168,7 +168,7 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
             f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {folder}` makes it, "
             "and --again evaluate makes anew what an older version left"
         )
-    done = publish.push_run(
+    done = publish.push_to_hub(
         folder, repo, scores=scores, ahead=ahead, plot=plot, say=lambda line: say(printable(line)), **options
     )
     if as_json:

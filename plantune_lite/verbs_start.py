@@ -72,11 +72,12 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
     """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite import estimate as bills
     from plantune_lite import ledger, pipeline, problems, runs
+    from plantune_lite.files import runs_folder
 
     asked, _ = load_asked(recipe, settings, None)
     wanted = pipeline.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
-    pool = problems.load(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
-    with ledger.recorded(runs.runs_folder() / runs.LEDGER) as known:
+    pool = problems.load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
+    with ledger.recorded(runs_folder() / runs.LEDGER) as known:
         costs = bills.distillation(pool, wanted.distill, os.environ, recorded=known)
     fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
     sys.exit(0 if fits else 1)
@@ -107,8 +108,8 @@ def recipes(as_json: bool) -> None:
 def copy(name: str, dest: Path | None) -> None:
     """Copy a shipped recipe to a file of your own."""
     from plantune_lite.recipe_files import shipped
-    from plantune_lite.records import RecipeError
     from plantune_lite.typed import nearest
+    from plantune_lite.types import RecipeError
 
     files = shipped()
     if name not in files:
@@ -154,12 +155,12 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     """Ask a run's model one QUESTION: its plan, its working, its answer."""
     from dataclasses import asdict
 
-    from plantune_lite import ask as asking
-    from plantune_lite import runs
+    from plantune_lite.ask import ask_student, lines
+    from plantune_lite.files import runs_folder
 
-    folder = run if (run / "recipe.json").is_file() else runs.runs_folder() / run
-    found = asking.ask(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
+    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
+    found = ask_student(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
     if as_json:
         print_json([asdict(one) for one in found])
     else:
-        click.echo("\n\n".join("\n".join(asking.lines(one)) for one in found))
+        click.echo("\n\n".join("\n".join(lines(one)) for one in found))

@@ -7,15 +7,7 @@ from typing import Any
 
 import click
 
-from plantune_lite.command import (
-    PATH,
-    cli,
-    json_option,
-    load_asked,
-    recipe_argument,
-    say_to_stderr,
-    settings_argument,
-)
+from plantune_lite.command import PATH, cli, json_option, load_asked, recipe_argument, say_to_stderr, settings_argument
 from plantune_lite.shown import print_json
 
 
@@ -26,7 +18,7 @@ from plantune_lite.shown import print_json
 def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
     from plantune_lite import standing
-    from plantune_lite.runs import runs_folder
+    from plantune_lite.files import runs_folder
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
     found = standing.standing(folders)
@@ -52,23 +44,23 @@ def ablate(
     what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
     """Variants of a recipe side by side; WHAT: filter, threshold, target, reward, preference, mixture, domain."""
-    from plantune_lite import ablate as variants
     from plantune_lite import study_page
+    from plantune_lite.ablate import plan_study, run_study, study_cost
 
     wanted, to = load_asked(recipe, settings, to)
     say = say_to_stderr if as_json else click.echo
     if dry_run:
-        asked, planned = variants.plan(what, wanted, seeds=options["seeds"], to=to, say=say)
+        asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
         if as_json:
             print_json([one.as_row() for one in planned])
         else:
-            click.echo(variants.cost(asked, planned))
+            click.echo(study_cost(asked, planned))
         return
     said = {"--seeds": options["seeds"] if options["seeds"] > 1 else None, "--to": to, "--mirror": options["mirror"]}
     also = [str(word) for option, value in said.items() if value is not None for word in (option, value)]
     command = shlex.join(["plantune", "ablate", what, recipe, *settings, *also])
     stream = sys.stderr if as_json else None
-    found = variants.ablate(what, wanted, to=to, command=command, say=say, stream=stream, **options)
+    found = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
     if as_json:
         print_json(study_page.as_json(found))
     else:
@@ -97,7 +89,7 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
     _as_it_was_made(folder, settings)
     say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
     with runs.locked(folder / ".stage" / "lock"):
-        probe_run = functions.load("plantune_lite.lab.probe_verb:probe_run")
+        probe_run = functions.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=say, show=show)
         report.made_again(folder)
     if as_json:
@@ -111,7 +103,7 @@ def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
     """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
     from plantune_lite.ask import recipe_of
     from plantune_lite.recipe_files import override
-    from plantune_lite.records import RunError
+    from plantune_lite.types import RunError
 
     made = recipe_of(folder)
     if override(made, settings) != made:

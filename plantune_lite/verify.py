@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from plantune_lite import symbols
 from plantune_lite.compare import Ask, compare, decided, shortened, unsure, yes
-from plantune_lite.records import Verdict
 from plantune_lite.spelling import clean
+from plantune_lite.types import Verdict
 from plantune_lite.values import (
     Equation,
     Expression,

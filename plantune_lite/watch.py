@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import PlantuneError
+from plantune_lite.replies import out_of_memory
 from plantune_lite.terminal import duration
+from plantune_lite.types import PlantuneError
 
 PLANNED_AFTER = 20  # steps
 _SAVING = 1.5  # in steps: what a checkpoint and the end take
@@ -208,12 +209,3 @@ def last_checkpoint(out: Path) -> Checkpoint | None:
 def step_of(checkpoint: str | Path) -> int:
     """The step after which it was made, by its name."""
     return int(Path(checkpoint).name.rpartition("-")[2])
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory that ran out, on the card or on the machine."""
-    import torch
-
-    text = str(error).lower()
-    words = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)

@@ -16,7 +16,7 @@ import re
 from dataclasses import dataclass
 
 from plantune_lite.plans import clean_step, split_steps, with_answer
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
 _NUMBER = r"[$€£]?\s?[0-9][0-9.,]*%?"

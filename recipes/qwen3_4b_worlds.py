@@ -5,7 +5,7 @@ them: a plan is right when every step can be done and the goal holds at its end.
 `plantune probe qwen3_4b_worlds` then asks what the student knows of its world. Needs the extra [lab].
 
 Memory: 6.6 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
-Other worlds: problems.source=plantune_lite.lab.world_sources:gripper, or :logistics. Random walks instead of plans,
+Other worlds: problems.source=world:gripper, or :logistics. Random walks instead of plans,
 which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
 Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4 with --again sft, grpo.group=6 with --again
 grpo, student.lora_rank=16 student.lora_alpha=16 with --again sft.
@@ -16,7 +16,7 @@ from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems
 RECIPE = Recipe(
     name="qwen3_4b_worlds",
     seed=0,
-    problems=Problems("plantune_lite.lab.world_sources:blocksworld", limit=1_000),
+    problems=Problems("world:blocksworld", limit=1_000),
     distill=Distill(teacher="worked"),  # no model: the planner's plans
     # Nobody scored these plans. Questions share the words of their world, so that only a whole copy is a copy.
     corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
@@ -24,7 +24,7 @@ RECIPE = Recipe(
     sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=4, accumulate=2),
     grpo=GRPO(
         reward="answer",  # 2 for a valid plan
-        rewards=("plantune_lite.lab.planning:valid_prefix",),  # up to 1 for how far a plan can be carried out
+        rewards=("world:valid_prefix",),  # up to 1 for how far a plan can be carried out
         steps=100,
         group=8,
         prompts_per_step=4,

@@ -4,7 +4,7 @@ Problems are drawn by a generator, plans come from a planner and are graded by a
 every step can be done and the goal holds at its end. Tested on problems of the sizes it learns from and on larger ones.
 `plantune probe smollm2_135m_worlds` then asks what the student knows of its world. Needs the extra [lab].
 
-Other worlds: problems.source=plantune_lite.lab.world_sources:gripper, or :logistics. Random walks instead of plans,
+Other worlds: problems.source=world:gripper, or :logistics. Random walks instead of plans,
 which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
 """
 
@@ -13,7 +13,7 @@ from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems
 RECIPE = Recipe(
     name="smollm2_135m_worlds",
     seed=0,
-    problems=Problems("plantune_lite.lab.world_sources:blocksworld", limit=400),
+    problems=Problems("world:blocksworld", limit=400),
     distill=Distill(teacher="worked"),  # no model: the planner's plans
     # Nobody scored these plans. Questions share the words of their world, so that only a whole copy is a copy.
     corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
@@ -21,7 +21,7 @@ RECIPE = Recipe(
     sft=SFT(target="plan+solution", max_steps=120, learning_rate=1e-3, batch_size=8, accumulate=1),
     grpo=GRPO(
         reward="answer",  # 2 for a valid plan
-        rewards=("plantune_lite.lab.planning:valid_prefix",),  # up to 1 for how far a plan can be carried out
+        rewards=("world:valid_prefix",),  # up to 1 for how far a plan can be carried out
         steps=8,
         group=6,
         prompts_per_step=2,

@@ -18,7 +18,7 @@ from tiny import tiny_student, tiny_tokenizer
 
 from plantune_lite import grpo, plans, sft, speech, student
 from plantune_lite.recipe import GRPO, SFT, Student
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 LOW = 96  # ids below it are liked
 
@@ -64,7 +64,7 @@ def load(base, start=None, **settings):
     """A student to reinforce."""
     part = Student(str(base), **{"bits": 32, "lora_rank": 4, "checkpointing": False, **settings})
     adapter = Path(start) if start else None
-    return student.load(part, adapter=adapter, training=True, seed=0, say=lambda line: None)
+    return student.load_student(part, adapter=adapter, training=True, seed=0, say=lambda line: None)
 
 
 def train(model, out, settings, kill):

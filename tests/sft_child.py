@@ -19,7 +19,7 @@ from tiny import tiny_student, tiny_tokenizer
 
 from plantune_lite import plans, presets, sft, speech, student, train_stages, watch
 from plantune_lite.recipe import SFT, Student
-from plantune_lite.records import Problem, RunError
+from plantune_lite.types import Problem, RunError
 
 PRESET = {
     "llama": presets.find("smollm2_135m"),
@@ -41,7 +41,7 @@ def make_base(folder, family):
 def learner(base, **settings):
     """A base on the disk with a new adapter."""
     part = Student(str(base), **{"bits": 32, "lora_rank": 4, "checkpointing": False, **settings})
-    return student.load(part, training=True, seed=0, say=lambda line: None)
+    return student.load_student(part, training=True, seed=0, say=lambda line: None)
 
 
 def rows(count, start=0):
@@ -96,7 +96,7 @@ def second_fails(job):
         log(self, args, state, control, **named)
 
     watch.Figures.on_log = on_log
-    return train_stages.sft(job)
+    return train_stages.run_sft(job)
 
 
 def attempt(*arguments):

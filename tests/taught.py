@@ -16,7 +16,7 @@ AT_ONCE = 4  # prompts a step, each with all of its replies, or it would write w
 
 def taught(folder: Path, replies, *, steps: int = 60) -> Path:
     """The whole of a random base trained on (conversation, replies): an adapter alone stays unsure of itself."""
-    loaded = student.load(Student(str(make_base(folder)), bits=32), say=lambda line: None)
+    loaded = student.load_student(Student(str(make_base(folder)), bits=32), say=lambda line: None)
     rows = []
     for asked, texts in replies:
         begins = len(loaded.encode_chat(asked))

@@ -14,14 +14,15 @@ import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
 from plantune_lite import arms, curriculum, how_soon, pipeline, runs, sharing, speech, studies, train_stages
-from plantune_lite.ablate import ablate, cost, plan
+from plantune_lite.ablate import plan_study, run_study, study_cost
+from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.job import Job
 from plantune_lite.ledger import Ledger
 from plantune_lite.mirror import Mirror, bring_back
 from plantune_lite.plans import ask_plainly
 from plantune_lite.practice import generate
-from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Problem, RecipeError, Reply, RunError, Score, read_jsonl, write_records
+from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 SCORED = override(RECIPE, ["distill.teacher=self", "corpus.filter=both", "distill.execute=all"])
@@ -30,7 +31,7 @@ MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
 
 def toy(what, folder, recipe=RECIPE, lines=None, **options):
     say = [].append if lines is None else lines.append
-    return ablate(what, recipe, to=folder, say=say, **{"stages": stages(), **options})
+    return run_study(what, recipe, to=folder, say=say, **{"stages": stages(), **options})
 
 
 def variants(what, recipe):
@@ -169,7 +170,7 @@ def test_the_untuned_model_is_asked_once(whole):
 def test_a_variant_is_whole_without_the_run_it_was_taken_from(whole, tmp_path):
     shutil.copytree(whole[0] / "ablate" / "target" / "control", tmp_path / "moved")
     lines = []
-    wanted = load(tmp_path / "moved")
+    wanted = load_recipe(tmp_path / "moved")
     pipeline.run(wanted, to=tmp_path / "moved", stages=stages(), say=lines.append)
     assert len(lines) == 6 and all("done before" in line for line in lines)
     assert len(list(read_jsonl(tmp_path / "moved" / "metrics.jsonl"))) == 12
@@ -230,11 +231,11 @@ def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
 
 
 def test_the_cost_is_said_before_anything_is_done(tmp_path):
-    asked, planned = plan("target", RECIPE, to=tmp_path / "r", stages=stages())
+    asked, planned = plan_study("target", RECIPE, to=tmp_path / "r", stages=stages())
     assert planned[0].to_do == ("problems", "suites", "distill", "corpus", "sft", "evaluate")
     assert planned[1].shared == dict.fromkeys(("problems", "suites", "distill"), "baseline")
     assert planned[1].to_do == ("corpus", "sft", "evaluate") and not (tmp_path / "r").exists()
-    assert "4 runs, 15 stages to do" in cost(asked, planned)
+    assert "4 runs, 15 stages to do" in study_cost(asked, planned)
 
 
 def test_another_recipe_in_the_same_study_is_refused_before_anything_is_done(whole):
@@ -631,7 +632,7 @@ def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_
     write_records(tmp_path / "corpus" / "validation.jsonl", [])
     (tmp_path / "sft").mkdir()
     job = Job(run=tmp_path, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier={}, hours_left=None)
-    assert train_stages.sft(job)["steps"] == 2
+    assert train_stages.run_sft(job)["steps"] == 2
     assert [row["asked"] for row in read_jsonl(tmp_path / "sft" / "pass_rates.jsonl")] == [4] * 8
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from plantune_lite import embedded, embedding, practice, worked
 from plantune_lite.alignment import Alignment, words
-from plantune_lite.records import RecipeError
+from plantune_lite.types import RecipeError
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=200))
 CORPUS = [(problem.question, problem.extra["plan"]) for problem in PROBLEMS]

@@ -9,9 +9,10 @@ from tiny import trained_run
 
 from plantune_lite import ask, plans, student
 from plantune_lite.cli import cli
+from plantune_lite.files import write_records
 from plantune_lite.practice import generate
 from plantune_lite.recipe import Student
-from plantune_lite.records import PlantuneError, Reply, RunError, Sampling, Score, write_records
+from plantune_lite.types import PlantuneError, Reply, RunError, Sampling, Score
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
 POOL = list(generate("train", seed=0, limit=12))
@@ -31,11 +32,11 @@ def plantune(*arguments):
 
 
 def base_of(run):
-    return student.load(Student(str(run / "base"), bits=32), environ={})
+    return student.load_student(Student(str(run / "base"), bits=32), environ={})
 
 
 def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):
-    tuned, untuned = ask.ask(run, QUESTION, beside_base=True, say=lambda line: None)
+    tuned, untuned = ask.ask_student(run, QUESTION, beside_base=True, say=lambda line: None)
     assert (tuned.model, tuned.mode) == ("sft of mine", "m1")
     assert (untuned.model, untuned.mode) == ("untuned", "zero_shot_cot")
     asked = plans.chat(f"{QUESTION}\n\nWork through it step by step, then give the final answer in \\boxed{{}}.")
@@ -72,12 +73,12 @@ def test_the_command_prints_plan_working_and_answer_and_json(run):
 
 def test_without_a_trained_model_or_a_question_it_is_one_sentence(run, tmp_path):
     with pytest.raises(PlantuneError, match="the question is empty"):
-        ask.ask(run, " \n")
+        ask.ask_student(run, " \n")
     with pytest.raises(RunError, match="is no run folder"):
-        ask.ask(tmp_path / "nothing", QUESTION)
+        ask.ask_student(tmp_path / "nothing", QUESTION)
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(RunError, match="has no trained model yet; plantune train .* makes it"):
-        ask.ask(tmp_path, QUESTION)
+        ask.ask_student(tmp_path, QUESTION)
 
 
 def test_a_reply_is_taken_apart_into_plan_working_and_answer():

@@ -11,7 +11,7 @@ from tiny import tiny_student
 from transformers import AutoTokenizer
 
 from plantune_lite import presets, runs
-from plantune_lite.recipe_files import load
+from plantune_lite.recipe_files import load_recipe
 
 
 def plantune(*arguments, **options):
@@ -66,7 +66,7 @@ def test_recipes_are_listed_with_their_first_sentence():
 
 def test_a_recipe_is_copied_once_and_never_over_another_file(tmp_path):
     assert "plantune run mine.py" in plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path).stdout
-    assert load(tmp_path / "mine.py") == load("smollm2_135m")
+    assert load_recipe(tmp_path / "mine.py") == load_recipe("smollm2_135m")
     again = plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path)
     assert again.returncode == 1 and "stays as it is" in again.stderr
 

@@ -4,14 +4,14 @@ import pytest
 
 from plantune_lite import verbs_stages
 from plantune_lite.command import PATH, load_asked
+from plantune_lite.files import runs_folder
 from plantune_lite.pipeline import folder_of
-from plantune_lite.recipe_files import load, override, to_json
-from plantune_lite.runs import runs_folder
+from plantune_lite.recipe_files import load_recipe, override, to_json
 
 
 def run_of(folder, *settings):
     folder.mkdir(parents=True)
-    (folder / "recipe.json").write_text(to_json(override(load("smollm2_135m"), settings)))
+    (folder / "recipe.json").write_text(to_json(override(load_recipe("smollm2_135m"), settings)))
     return folder
 
 
@@ -31,7 +31,7 @@ def test_a_shipped_name_is_that_recipe_whatever_lies_in_a_folder_of_the_name(tmp
     monkeypatch.setenv("PLANTUNE_RUNS", str(tmp_path))
     run_of(tmp_path / "smollm2_135m", "problems.limit=30", "name=other")
     wanted, to = load_asked("smollm2_135m", (), None)
-    assert wanted == load("smollm2_135m") and folder_of(wanted, to) == tmp_path / "smollm2_135m"
+    assert wanted == load_recipe("smollm2_135m") and folder_of(wanted, to) == tmp_path / "smollm2_135m"
 
 
 def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
@@ -39,13 +39,13 @@ def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     monkeypatch.setenv("PLANTUNE_RUNS", "~/pt")
     run_of(tmp_path / "pt" / "mine", "name=mine")
-    assert runs_folder() == tmp_path / "pt" and load("mine").name == "mine"
+    assert runs_folder() == tmp_path / "pt" and load_recipe("mine").name == "mine"
     assert PATH.convert("~/drive", None, None) == tmp_path / "drive"
     assert PATH.convert("drive", None, None) == Path("drive")
 
 
 def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
-    wanted = override(load("smollm2_135m"), ["problems.limit=20", "evaluate.limit=3", "evaluate.suites=own"])
+    wanted = override(load_recipe("smollm2_135m"), ["problems.limit=20", "evaluate.limit=3", "evaluate.suites=own"])
     options = {"to": tmp_path / "r", "mirror": tmp_path / "drive", "again": None}
     with verbs_stages._ready_to_answer(wanted, True, **options) as (folder, _):
         (folder / "eval").mkdir()

@@ -10,10 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import card, corpus, dedup, plans
+from plantune_lite import corpus, dedup, plans, terminal
 from plantune_lite.dedup import TestQuestions, alike, near_copies, words
+from plantune_lite.files import read_jsonl, read_records
 from plantune_lite.recipe import Corpus
-from plantune_lite.records import PlantuneError, Problem, Rejected, Trajectory, read_jsonl, read_records
+from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory
 
 
 def listed(text: str) -> list[str]:
@@ -56,7 +57,7 @@ def trajectory(of: Problem, sample: int = 0, **changed) -> Trajectory:
 def built(tmp_path, trajectories, problems, suites=None, **named):
     """Build, and give back the summary with the files."""
     part = Corpus(**{name: named.pop(name) for name in list(named) if name in Corpus.__dataclass_fields__})
-    summary = corpus.build(trajectories, problems, suites or {}, part, tmp_path / "corpus", **named)
+    summary = corpus.build_corpus(trajectories, problems, suites or {}, part, tmp_path / "corpus", **named)
     files = {
         name: list(read_jsonl(tmp_path / "corpus" / f"{name}.jsonl"))
         for name in ("train", "validation", "prompts", "rejected")
@@ -585,10 +586,10 @@ def test_worked_plans_are_called_what_they_are_and_an_unknown_licence_unknown(tm
 
 @given(st.text(alphabet="`~ab\n#\x1b\u202e"))
 def test_no_text_ends_its_fence_or_its_code_span(text):
-    lines = card.fence(text).split("\n")
+    lines = terminal.fence(text).split("\n")
     assert all(not line.strip().startswith(lines[0]) for line in lines[1:-1]) and lines[0] == lines[-1]
-    ticks = card.code("x" + text + "x").partition("x")[0]
-    assert card.code("x" + text + "x").count(ticks) == 2 and "\x1b" not in card.fence(text)
+    ticks = terminal.code_span("x" + text + "x").partition("x")[0]
+    assert terminal.code_span("x" + text + "x").count(ticks) == 2 and "\x1b" not in terminal.fence(text)
 
 
 def test_the_example_row_stays_inside_its_fence(tmp_path):

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import Distill, data_stages
+from plantune_lite import Distill, distill_stage
 from plantune_lite.attempt import UnansweredError
-from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill, small_batches
+from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill_all, small_batches
+from plantune_lite.files import read_records
 from plantune_lite.ledger import BudgetError
-from plantune_lite.records import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict, read_records
+from plantune_lite.types import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict
 
 PROBLEMS = [Problem(id=f"p{n}", question=f"What is {n} plus {n + 1}, halved?", answer=f"{n}.5") for n in range(1, 7)]
 
@@ -46,7 +47,7 @@ class Teacher:
 
 def run(out, teacher=None, problems=PROBLEMS, **part):
     summary = asyncio.run(
-        distill(problems, teacher, Distill(**part), out, teacher="toy" if teacher else "worked", status=lambda: "")
+        distill_all(problems, teacher, Distill(**part), out, teacher="toy" if teacher else "worked", status=lambda: "")
     )
     return (
         summary,
@@ -165,7 +166,7 @@ def test_half_an_execution_is_learned_from_under_no_filter(tmp_path):
     cut = CutOff(lambda text, sample: "following the plan" in text, scores=(10, 90), plans=TWO_PLANS)
     _, kept, rejected = run(tmp_path, cut, plans=2, execute="all")
     assert kept == [] and {made.reason for made in rejected} == {"execution cut off"} and len(rejected) == 12
-    assert list(data_stages._trajectories(tmp_path)) == []
+    assert list(distill_stage._trajectories(tmp_path)) == []
 
 
 @pytest.mark.parametrize("stop_after", range(1, 24, 4))
@@ -274,7 +275,7 @@ def test_as_many_problems_are_worked_on_at_once_as_are_asked_for(tmp_path, at_on
         return [Reply(text="")] * sampling.n
 
     problems = [Problem(id=str(n), question=f"What is {n}?", answer=str(n)) for n in range(300)]
-    asyncio.run(distill(problems, ask, Distill(plans=1), tmp_path, teacher="toy", at_once=at_once))
+    asyncio.run(distill_all(problems, ask, Distill(plans=1), tmp_path, teacher="toy", at_once=at_once))
     assert most == at_once
 
 
@@ -345,7 +346,7 @@ def programmer(*executions):
 
 def test_a_program_is_kept_where_it_passes_and_rejected_with_what_came_of_it(tmp_path):
     ask = programmer("It is x.", "```python\ndef half(x): return x\n```", "```python\ndef half(x): return x / 2\n```")
-    asyncio.run(distill([CODE], ask, Distill(), tmp_path, teacher="toy", check=passes))
+    asyncio.run(distill_all([CODE], ask, Distill(), tmp_path, teacher="toy", check=passes))
     [kept] = read_records(Trajectory, tmp_path / "trajectories.jsonl")
     rejected = read_records(Rejected, tmp_path / "rejected.jsonl")
     assert [made.reason for made in rejected] == [
@@ -357,7 +358,7 @@ def test_a_program_is_kept_where_it_passes_and_rejected_with_what_came_of_it(tmp
 
 def test_the_data_sets_own_program_follows_its_plan_as_a_whole_one(tmp_path):
     part = Distill(plan_from="solution")
-    asyncio.run(distill([CODE], programmer(), part, tmp_path, teacher="toy", check=passes))
+    asyncio.run(distill_all([CODE], programmer(), part, tmp_path, teacher="toy", check=passes))
     [kept] = read_records(Trajectory, tmp_path / "trajectories.jsonl")
     assert kept.execution == f"```python\n{CODE.question}{CODE.answer}```"
 

@@ -13,8 +13,8 @@ from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 
 from plantune_lite import practice, runs, verbs_stages
-from plantune_lite.recipe_files import load, override
-from plantune_lite.records import read_jsonl
+from plantune_lite.files import read_jsonl
+from plantune_lite.recipe_files import load_recipe, override
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
@@ -154,10 +154,10 @@ def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path
     [("gemini", True), ("self", True), ("https://example.org/v1", True), ("http://localhost:8000", False)],
 )
 def test_a_teacher_that_may_be_on_the_card_itself_keeps_it(monkeypatch, card, teacher, looks):
-    wanted = override(load("smollm2_135m"), [f"distill.teacher={teacher}"])
+    wanted = override(load_recipe("smollm2_135m"), [f"distill.teacher={teacher}"])
     monkeypatch.setenv("PATH", card)
     assert verbs_stages._looks_first(wanted) is looks
-    assert not verbs_stages._looks_first(load("smollm2_135m"))  # from worked solutions: nothing is spent
+    assert not verbs_stages._looks_first(load_recipe("smollm2_135m"))  # from worked solutions: nothing is spent
     monkeypatch.setenv("PATH", "")
     assert not verbs_stages._looks_first(wanted)
 

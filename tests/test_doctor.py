@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import Evaluate, Export, Problems, Student, doctor
-from plantune_lite.recipe_files import load, shipped
+from plantune_lite.recipe_files import load_recipe, shipped
 
-DEMO = load("smollm2_135m")
+DEMO = load_recipe("smollm2_135m")
 
 
 def check(recipe, name):
@@ -47,10 +47,10 @@ def test_a_source_that_does_not_exist_is_bad_before_the_run_finds_out(source, st
 
 
 def test_worlds_of_ours_want_the_planners(monkeypatch):
-    found = check(load("smollm2_135m_worlds"), "problems")
+    found = check(load_recipe("smollm2_135m_worlds"), "problems")
     assert "your code" not in found.found
     monkeypatch.setattr(doctor, "find_spec", lambda name: None)
-    found = check(load("smollm2_135m_worlds"), "problems")
+    found = check(load_recipe("smollm2_135m_worlds"), "problems")
     assert found.state == "bad" and "plantune-lite[lab]" in found.fix
 
 
@@ -127,7 +127,7 @@ def test_a_k_quant_that_nothing_here_can_make_is_bad_before_anything_is_trained(
 
 def test_no_shipped_recipe_needs_a_compiler():
     for name in shipped():
-        assert not {"q4_k_m", "q5_k_m", "q6_k"} & set(load(name).export.formats), name
+        assert not {"q4_k_m", "q5_k_m", "q6_k"} & set(load_recipe(name).export.formats), name
 
 
 def test_where_programs_may_be_run_it_says_whether_they_can_be():

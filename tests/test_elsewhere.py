@@ -9,7 +9,7 @@ from plantune_lite import elsewhere
 from plantune_lite.ledger import Ledger
 from plantune_lite.origin import Source
 from plantune_lite.plans import chat
-from plantune_lite.records import Sampling
+from plantune_lite.types import Sampling
 
 QUESTION = "Solve: What is 2 plus 3?"
 

@@ -10,8 +10,8 @@ import pytest
 from plantune_lite import GRPO, Distill, one_problem, practice
 from plantune_lite.estimate import distillation, judging, over_budget, rows
 from plantune_lite.ledger import Ledger, call_key, recorded
-from plantune_lite.recipe_files import load
-from plantune_lite.records import Reply
+from plantune_lite.recipe_files import load_recipe
+from plantune_lite.types import Reply
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=20))
 
@@ -56,7 +56,7 @@ JUDGED = GRPO(steps=50, prompts_per_step=4, group=8, reward="answer+plan", judge
 
 
 def test_a_judge_is_priced_by_the_answers_of_all_steps_and_only_where_there_is_one():
-    wanted = replace(load("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED)
+    wanted = replace(load_recipe("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED)
     one = judging(wanted, {})
     assert one.calls[1] == 50 * 4 * 8 and one.usd[1] > 0
     assert judging(replace(wanted, grpo=replace(JUDGED, steps=100)), {}).usd[1] == pytest.approx(2 * one.usd[1])
@@ -67,7 +67,7 @@ def test_a_judge_is_priced_by_the_answers_of_all_steps_and_only_where_there_is_o
 
 def test_a_range_that_passes_the_budget_is_said_with_the_judges_part_in_it():
     first = distillation(PROBLEMS, Distill("gemini"), {})[0]
-    judge = judging(replace(load("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED), {})
+    judge = judging(replace(load_recipe("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED), {})
     assert over_budget(first, None, None) == over_budget(first, None, first.usd[1]) == ""
     assert f"it can come to ${first.usd[1]:.2f}" in over_budget(first, None, first.usd[1] / 2)
     assert "judge" in over_budget(first, judge, first.usd[1])

@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import plans, practice
-from plantune_lite.evaluate import at_best_prompt, evaluate, in_time
+from plantune_lite.evaluate import at_best_prompt, evaluate_problems, in_time
+from plantune_lite.files import read_records
 from plantune_lite.lenient import Graded
-from plantune_lite.records import PlantuneError, Problem, Reply, Score, Verdict, read_records
+from plantune_lite.types import PlantuneError, Problem, Reply, Score, Verdict
 
 PROBLEMS = list(practice.generate("test", seed=0, limit=60))
 EXAMPLES = list(practice.generate("train", seed=0, limit=12))
@@ -50,13 +51,13 @@ def planned(problem, sample=0):
 
 
 def test_a_model_right_on_a_third_gets_its_share_with_an_interval(tmp_path):
-    found = evaluate(right_on(lambda n: n % 3 == 0), PROBLEMS, mode="m1", out=tmp_path / "own.sft.jsonl")
+    found = evaluate_problems(right_on(lambda n: n % 3 == 0), PROBLEMS, mode="m1", out=tmp_path / "own.sft.jsonl")
     assert found["line"] == "own sft m1: 20 of 60 right, 33.3 % (22.7 to 45.9)"
     assert (found["problems"], found["truncated"], found["unparsable"]) == (60, 0, 0)
 
 
 def test_every_answer_is_a_line_of_the_file(tmp_path):
-    evaluate(right_on(lambda n: n == 1), PROBLEMS[:2], mode="m1", out=tmp_path / "own.sft.jsonl")
+    evaluate_problems(right_on(lambda n: n == 1), PROBLEMS[:2], mode="m1", out=tmp_path / "own.sft.jsonl")
     wrong, right = read_records(Score, tmp_path / "own.sft.jsonl")
     assert (right.problem_id, right.prediction, right.gold) == (PROBLEMS[1].id, PROBLEMS[1].answer, PROBLEMS[1].answer)
     assert (wrong.same, right.same, right.mode, right.tokens) == (False, True, "m1", 10)
@@ -67,7 +68,7 @@ def test_every_answer_is_a_line_of_the_file(tmp_path):
 )
 def test_each_mode_asks_in_its_own_words(tmp_path, mode, words):
     model = right_on(lambda n: True)
-    evaluate(model, PROBLEMS[:1], mode=mode, out=tmp_path / "own.x.jsonl")
+    evaluate_problems(model, PROBLEMS[:1], mode=mode, out=tmp_path / "own.x.jsonl")
     [[(system, user), _]] = model.heard
     assert system == {"role": "system", "content": plans.SYSTEM}
     assert user["content"].startswith(PROBLEMS[0].question) and words in user["content"]
@@ -76,14 +77,14 @@ def test_each_mode_asks_in_its_own_words(tmp_path, mode, words):
 
 def test_an_unknown_mode_and_no_problems_are_sentences(tmp_path):
     with pytest.raises(PlantuneError, match="no mode 'm3'"):
-        evaluate(right_on(bool), PROBLEMS, mode="m3", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(right_on(bool), PROBLEMS, mode="m3", out=tmp_path / "a.b.jsonl")
     with pytest.raises(PlantuneError, match="no problems"):
-        evaluate(right_on(bool), [], mode="m1", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(right_on(bool), [], mode="m1", out=tmp_path / "a.b.jsonl")
 
 
 def test_cut_off_and_unreadable_answers_are_wrong_and_counted(tmp_path):
     model = answering(lambda problem, sample: "let me think", finish="length")
-    found = evaluate(model, PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
+    found = evaluate_problems(model, PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
     assert (found["accuracy"]["value"], found["truncated"], found["unparsable"]) == (0, 1, 1)
     assert found["line"].endswith("100 % cut off, 100 % without a readable answer")
 
@@ -92,21 +93,23 @@ def test_plans_are_counted_and_so_are_those_that_calculate(tmp_path):
     def text(problem, sample):
         return planned(problem) if number(problem) % 2 else "<plan>\n1. Compute 2 + 40 = 42.\n</plan>\nso 3"
 
-    found = evaluate(answering(text), PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
+    found = evaluate_problems(answering(text), PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
     assert (found["planned"], found["spoiled"]) == (1, 0.5)
-    plain = evaluate(right_on(bool), PROBLEMS[:10], mode="plain", out=tmp_path / "own.sft.jsonl")
+    plain = evaluate_problems(right_on(bool), PROBLEMS[:10], mode="plain", out=tmp_path / "own.sft.jsonl")
     assert (plain["planned"], plain["steps"], plain["spoiled"]) == (0, None, None)
 
 
 def test_a_generate_of_another_shape_is_a_sentence(tmp_path):
     with pytest.raises(PlantuneError, match="return a list for each prompt, of 1 Reply each"):
-        evaluate(lambda prompts, sampling: [[Reply(text="1")]], PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(
+            lambda prompts, sampling: [[Reply(text="1")]], PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl"
+        )
 
 
 def test_progress_is_told_on_the_way(tmp_path):
     said = []
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS, mode="m1", out=out, chunk=20, show=lambda *line: said.append(line))
+    evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out, chunk=20, show=lambda *line: said.append(line))
     assert [last for _, last in said] == [False, False, True]
     assert said[0][0].startswith("own sft m1: 20 of 60 problems, 95.0 % (76.4 to 99.1) right, ")
     assert said[0][0].endswith(" left") and said[-1][0].startswith("own sft m1: 59 of 60 right")
@@ -117,7 +120,9 @@ def test_progress_is_told_on_the_way(tmp_path):
 
 def test_few_shot_shows_three_worked_examples_none_of_them_tested(tmp_path):
     model = right_on(bool)
-    evaluate(model, PROBLEMS, mode="few_shot", out=tmp_path / "own.x.jsonl", examples=[*PROBLEMS, *EXAMPLES[:3]])
+    evaluate_problems(
+        model, PROBLEMS, mode="few_shot", out=tmp_path / "own.x.jsonl", examples=[*PROBLEMS, *EXAMPLES[:3]]
+    )
     for messages, _ in model.heard:
         assert [turn["role"] for turn in messages] == ["system", *["user", "assistant"] * 3, "user"]
         shown = {messages[at]["content"].split("\n\n")[0]: messages[at + 1]["content"] for at in (1, 3, 5)}
@@ -131,13 +136,13 @@ def test_a_test_problem_under_another_id_is_no_example(tmp_path):
     ]
     with pytest.raises(PlantuneError, match="of 62 there are 2"):
         examples = [*disguised, *EXAMPLES[:2]]
-        evaluate(right_on(bool), PROBLEMS, mode="few_shot", out=tmp_path / "a.b.jsonl", examples=examples)
+        evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=tmp_path / "a.b.jsonl", examples=examples)
 
 
 def test_in_m2_another_model_follows_the_students_plan(tmp_path):
     student, executor = answering(planned), right_on(lambda n: n % 2 == 0)
     out = tmp_path / "own.m2.jsonl"
-    found = evaluate(student, PROBLEMS[:10], mode="m2", executor=executor, out=out)
+    found = evaluate_problems(student, PROBLEMS[:10], mode="m2", executor=executor, out=out)
     assert (found["accuracy"]["value"], found["planned"]) == (0.5, 1)
     assert student.heard[0][1].stop == ("</plan>",)
     order = executor.heard[0][0][-1]["content"]
@@ -149,18 +154,26 @@ def test_in_m2_another_model_follows_the_students_plan(tmp_path):
 def test_a_plan_stopped_at_its_closing_tag_is_a_plan_and_one_cut_off_is_none(tmp_path):
     stopped = answering(lambda problem, sample: planned(problem).partition("</plan>")[0])
     assert (
-        evaluate(stopped, PROBLEMS[:5], mode="m2", executor=right_on(bool), out=tmp_path / "a.b.jsonl")["planned"] == 1
+        evaluate_problems(stopped, PROBLEMS[:5], mode="m2", executor=right_on(bool), out=tmp_path / "a.b.jsonl")[
+            "planned"
+        ]
+        == 1
     )
     cut_off = answering(lambda problem, sample: "<plan>\n1. Add the", finish="length")
     executor = right_on(bool)
-    assert evaluate(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")["planned"] == 0
+    assert (
+        evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")["planned"]
+        == 0
+    )
     assert executor.heard[0][0] == plans.ask_step_by_step(PROBLEMS[0])
 
 
 def test_several_sampled_plans_are_each_followed_greedily(tmp_path):
     executor = right_on(bool)
     out = tmp_path / "own.m2.jsonl"
-    evaluate(answering(planned), PROBLEMS[:4], mode="m2", executor=executor, out=out, samples=3, temperature=0.8)
+    evaluate_problems(
+        answering(planned), PROBLEMS[:4], mode="m2", executor=executor, out=out, samples=3, temperature=0.8
+    )
     assert len(executor.heard) == 12 and {(s.n, s.temperature) for _, s in executor.heard} == {(1, 0)}
     assert [(one.problem_id, one.sample) for one in read_records(Score, out)][:4] == [
         *((PROBLEMS[0].id, sample) for sample in range(3)),
@@ -170,7 +183,7 @@ def test_several_sampled_plans_are_each_followed_greedily(tmp_path):
 
 def test_m2_without_an_executor_is_a_sentence(tmp_path):
     with pytest.raises(PlantuneError, match="needs an executor"):
-        evaluate(right_on(bool), PROBLEMS, mode="m2", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(right_on(bool), PROBLEMS, mode="m2", out=tmp_path / "a.b.jsonl")
 
 
 def test_the_best_of_an_untuned_models_prompts_is_named(tmp_path):
@@ -197,7 +210,7 @@ def test_samples_give_pass_at_k_and_a_majority(tmp_path):
         return f"\\boxed{{{[problem.answer, '-7', '-7.0', 'none'][(number(problem) + sample) % 4]}}}"
 
     out = tmp_path / "own.sft.jsonl"
-    found = evaluate(answering(text), PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
+    found = evaluate_problems(answering(text), PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
     assert (found["samples"], found["accuracy"]["value"]) == (4, 0.25)
     assert [found["pass"][k]["value"] for k in ("1", "2", "4")] == pytest.approx([0.25, 0.5, 1])
     assert found["majority"]["value"] == 0
@@ -209,19 +222,21 @@ def test_answers_that_nobody_can_read_have_no_vote(tmp_path):
         return "\\boxed{5 or 6}" if sample < 3 else f"\\boxed{{{problem.answer}}}"
 
     out = tmp_path / "own.sft.jsonl"
-    found = evaluate(answering(text), PROBLEMS[:5], mode="m1", out=out, samples=4, temperature=0.7)
+    found = evaluate_problems(answering(text), PROBLEMS[:5], mode="m1", out=out, samples=4, temperature=0.7)
     assert (found["unparsable"], found["majority"]["value"]) == (0.75, 1)
 
 
 def test_samples_without_temperature_are_refused(tmp_path):
     with pytest.raises(PlantuneError, match=r"evaluate\.samples is 4, but evaluate\.temperature is 0"):
-        evaluate(right_on(bool), PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl", samples=4)
+        evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl", samples=4)
 
 
 def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
     models = [right_on(bool), right_on(bool)]
     for model, name in zip(models, "ab", strict=True):
-        evaluate(model, PROBLEMS, mode="m1", out=tmp_path / f"{name}.x.jsonl", chunk=20, temperature=0.7, seed=3)
+        evaluate_problems(
+            model, PROBLEMS, mode="m1", out=tmp_path / f"{name}.x.jsonl", chunk=20, temperature=0.7, seed=3
+        )
     seeds = [[sampling.seed for _, sampling in model.heard] for model in models]
     assert seeds[0] == seeds[1] and len(set(seeds[0])) == 3
 
@@ -232,8 +247,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from plantune_lite import practice
-from plantune_lite.evaluate import evaluate
-from plantune_lite.records import Reply
+from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.types import Reply
 
 asked = 0
 
@@ -247,7 +262,7 @@ def generate(prompts, sampling):
     return [[Reply(text="\\\\boxed{1}")] for _ in prompts]
 
 problems = list(practice.generate("test", seed=0, limit=60))
-evaluate(generate, problems, mode="m1", out=Path(sys.argv[1]), chunk=8)
+evaluate_problems(generate, problems, mode="m1", out=Path(sys.argv[1]), chunk=8)
 """
 
 
@@ -257,7 +272,7 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
     before = out.read_bytes().splitlines(keepends=True)[:-1]
     assert len(before) == 24
     model, said = right_on(lambda n: True), []
-    found = evaluate(model, PROBLEMS, mode="m1", out=out, chunk=8, show=lambda line, last: said.append(line))
+    found = evaluate_problems(model, PROBLEMS, mode="m1", out=out, chunk=8, show=lambda line, last: said.append(line))
     assert [asked_about(messages) for messages, _ in model.heard] == PROBLEMS[24:]
     assert out.read_bytes().splitlines(keepends=True)[:24] == before
     assert {one.problem_id for one in read_records(Score, out)} == set(p.id for p in PROBLEMS)
@@ -267,17 +282,17 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
 
 def test_what_is_done_is_not_asked_again(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    first = evaluate(right_on(bool), PROBLEMS, mode="m1", out=out)
+    first = evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out)
     silent = answering(lambda problem, sample: pytest.fail("asked again"))
-    assert evaluate(silent, PROBLEMS, mode="m1", out=out) == first
+    assert evaluate_problems(silent, PROBLEMS, mode="m1", out=out) == first
 
 
 def test_samples_that_a_kill_left_out_are_filled_in(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
+    evaluate_problems(right_on(bool), PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
     out.write_text("".join(out.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
     model = right_on(bool)
-    evaluate(model, PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
+    evaluate_problems(model, PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
     assert [asked_about(messages) for messages, _ in model.heard] == PROBLEMS[1:3]
     assert [(one.problem_id, one.sample) for one in read_records(Score, out)] == [
         (problem.id, sample) for problem in PROBLEMS[:3] for sample in range(2)
@@ -290,46 +305,46 @@ def test_samples_that_a_kill_left_out_are_filled_in(tmp_path):
 )
 def test_answers_of_other_settings_are_not_mixed_in(tmp_path, changed, name):
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS, mode="m1", out=out)
+    evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out)
     before = out.read_bytes()
     with pytest.raises(PlantuneError, match=f"answers of mode m1 made with {name}="):
-        evaluate(right_on(bool), PROBLEMS, mode="m1", out=out, **changed)
+        evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out, **changed)
     assert out.read_bytes() == before
 
 
 def test_other_examples_are_another_prompt(tmp_path):
     out = tmp_path / "own.untuned.jsonl"
-    evaluate(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[:3])
+    evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[:3])
     with pytest.raises(PlantuneError, match="made with prompt="):
-        evaluate(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[3:6])
+        evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[3:6])
 
 
 def test_another_mode_shares_the_file_and_has_settings_of_its_own(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
-    evaluate(right_on(bool), PROBLEMS[:5], mode="plain", out=out, max_tokens=64)
+    evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
+    evaluate_problems(right_on(bool), PROBLEMS[:5], mode="plain", out=out, max_tokens=64)
     assert json.loads(out.with_suffix(".json").read_text())["plain"]["max_tokens"] == 64
     assert [one.mode for one in read_records(Score, out)] == ["m1"] * 5 + ["plain"] * 5
 
 
 def test_more_problems_are_added_and_fewer_are_counted_alone(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS[:20], mode="m1", out=out)
+    evaluate_problems(right_on(bool), PROBLEMS[:20], mode="m1", out=out)
     model = right_on(bool)
-    assert evaluate(model, PROBLEMS[:30], mode="m1", out=out)["problems"] == 30 and len(model.heard) == 10
-    assert evaluate(model, PROBLEMS[:10], mode="m1", out=out)["problems"] == 10
+    assert evaluate_problems(model, PROBLEMS[:30], mode="m1", out=out)["problems"] == 30 and len(model.heard) == 10
+    assert evaluate_problems(model, PROBLEMS[:10], mode="m1", out=out)["problems"] == 10
 
 
 def test_another_problem_of_the_same_id_is_found_out(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    evaluate(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
+    evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
     with pytest.raises(PlantuneError, match=f"answers another {PROBLEMS[4].id}"):
-        evaluate(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
+        evaluate_problems(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
 
 
 def test_two_problems_of_one_id_are_refused(tmp_path):
     with pytest.raises(PlantuneError, match="1 of 3 problems have another one's id"):
-        evaluate(right_on(bool), [*PROBLEMS[:2], PROBLEMS[0]], mode="m1", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(right_on(bool), [*PROBLEMS[:2], PROBLEMS[0]], mode="m1", out=tmp_path / "a.b.jsonl")
 
 
 # --- in time ----------------------------------------------------------------------------------------------------------
@@ -373,10 +388,12 @@ def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
     problem = Problem(id="he/0", question=PROBLEMS[0].question, answer="assert f(1) == 2", kind="code")
     model = answering(lambda _, sample: "def f(x): return x + 1")
     with pytest.raises(PlantuneError, match="evaluate.allow_code=true"):
-        evaluate(model, [problem], mode="plain", out=tmp_path / "a.b.jsonl")
+        evaluate_problems(model, [problem], mode="plain", out=tmp_path / "a.b.jsonl")
 
     def run_code(problem, text):
         return Graded(text, Verdict(same="x + 1" in text, how="ran"))
 
-    found = evaluate(model, [problem, PROBLEMS[1]], mode="plain", out=tmp_path / "a.b.jsonl", run_code=run_code)
+    found = evaluate_problems(
+        model, [problem, PROBLEMS[1]], mode="plain", out=tmp_path / "a.b.jsonl", run_code=run_code
+    )
     assert found["accuracy"]["value"] == 0.5

@@ -18,9 +18,9 @@ from tiny import tiny_student
 from transformers import AutoTokenizer
 
 from plantune_lite import functions, practice, presets, runs, sft
+from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plans import render
 from plantune_lite.recipe import SFT
-from plantune_lite.records import read_jsonl, write_records
 
 KEY = "a-key-that-nobody-is-shown"
 MODELS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from plantune_lite import presets
 from plantune_lite.adapters import AdapterError, open_adapter
 from plantune_lite.agreement import compare
-from plantune_lite.export import PROGRESS, ExportError, merge
+from plantune_lite.export import PROGRESS, ExportError, merge_adapter
 from plantune_lite.shards import Reader, ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
 
 SOME = ["q_proj", "v_proj", "down_proj"]
@@ -98,7 +98,7 @@ def qwen2(tmp_path_factory):
 def test_a_merged_model_equals_peft_s_own(family, kind, tmp_path):
     base = tiny_student(tmp_path / "base", family, dtype=torch.float32)
     tuned = trained(base, tmp_path / "adapter", **KINDS[kind])
-    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
     merged = loaded(tmp_path / "merged")
     same(logits(merged), logits(tuned))
     peft = dict(tuned.merge_and_unload().named_parameters())
@@ -112,7 +112,7 @@ def test_changing_one_end_of_a_tied_model_leaves_the_other_as_it_was(family, kin
     """PEFT's own merge changes both, so that its merged model is not its adapter: ours is."""
     base = tiny_student(tmp_path / "base", family, dtype=torch.float32)
     tuned = trained(base, tmp_path / "adapter", **ENDS[kind])
-    summary = merge(tmp_path / "adapter", base, tmp_path / "merged")
+    summary = merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
     same(logits(loaded(tmp_path / "merged")), logits(tuned))
     assert summary["untied"] == tuned.config.tie_word_embeddings
 
@@ -120,7 +120,7 @@ def test_changing_one_end_of_a_tied_model_leaves_the_other_as_it_was(family, kin
 def test_tied_ends_that_nothing_changes_stay_one_tensor(tmp_path):
     base = tiny_student(tmp_path / "base", "gemma3_text")
     trained(base, tmp_path / "adapter", target_modules=SOME)
-    assert not merge(tmp_path / "adapter", base, tmp_path / "merged")["untied"]
+    assert not merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")["untied"]
     assert "lm_head.weight" not in weights(tmp_path / "merged")
 
 
@@ -131,14 +131,14 @@ def test_layers_stored_by_input_are_merged_too(dora, tmp_path):
     config = GPT2Config(vocab_size=VOCABULARY, n_positions=64, n_embd=64, n_layer=2, n_head=2)
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
     tuned = trained(tmp_path / "base", tmp_path / "adapter", target_modules=["c_attn", "c_proj"], use_dora=dora)
-    merge(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
+    merge_adapter(tmp_path / "adapter", tmp_path / "base", tmp_path / "merged")
     same(logits(loaded(tmp_path / "merged")), logits(tuned))
 
 
 def test_biases_that_were_trained_come_along(tmp_path):
     base = tiny_student(tmp_path / "base", "qwen2", dtype=torch.float32)
     tuned = trained(base, tmp_path / "adapter", target_modules=SOME, bias="all")
-    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
     same(logits(loaded(tmp_path / "merged")), logits(tuned))
 
 
@@ -146,7 +146,7 @@ def test_biases_that_were_trained_come_along(tmp_path):
 def test_a_16_bit_base_is_added_to_in_float32_and_rounded_once(stored, tmp_path):
     base = tiny_student(tmp_path / "base", "qwen3", dtype=stored)
     tuned = trained(base, tmp_path / "adapter", **KINDS["plain"])
-    assert merge(tmp_path / "adapter", base, tmp_path / "merged")["dtype"] == str(stored).removeprefix("torch.")
+    assert merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")["dtype"] == str(stored).removeprefix("torch.")
     peft = dict(tuned.merge_and_unload().named_parameters())
     for name, values in weights(tmp_path / "merged").items():
         assert values.dtype == stored
@@ -158,7 +158,7 @@ def test_a_16_bit_base_is_added_to_in_float32_and_rounded_once(stored, tmp_path)
 
 def test_another_type_is_a_request_away(qwen2, tmp_path):
     base, adapter, _ = qwen2
-    merge(adapter, base, tmp_path / "merged", dtype="float16")
+    merge_adapter(adapter, base, tmp_path / "merged", dtype="float16")
     assert {values.dtype for values in weights(tmp_path / "merged").values()} == {torch.float16}
     assert loaded(tmp_path / "merged", dtype="auto").dtype == torch.float16
 
@@ -167,7 +167,7 @@ def test_what_float16_cannot_hold_is_named(tmp_path):
     base = tiny_student(tmp_path / "base", "qwen2")
     trained(base, tmp_path / "adapter", target_modules=["k_proj"], lora_alpha=10_000_000)
     with pytest.raises(ExportError, match=r"k_proj.weight does not fit into float16.*merge to bfloat16"):
-        merge(tmp_path / "adapter", base, tmp_path / "merged", dtype="float16")
+        merge_adapter(tmp_path / "adapter", base, tmp_path / "merged", dtype="float16")
 
 
 def test_a_layer_keeps_no_numbers_once_it_is_merged(qwen2):
@@ -187,8 +187,8 @@ def test_sharded_and_single_bases_give_the_same_tensors(qwen2, tmp_path):
     base, adapter, _ = qwen2
     sharded = tiny_student(tmp_path / "base", "qwen2", shard_size="40KB")
     assert len(list(sharded.glob("*.safetensors"))) > 3
-    merge(adapter, base, tmp_path / "one")
-    summary = merge(adapter, sharded, tmp_path / "many", shard_bytes=60_000)
+    merge_adapter(adapter, base, tmp_path / "one")
+    summary = merge_adapter(adapter, sharded, tmp_path / "many", shard_bytes=60_000)
     one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
     assert one.keys() == many.keys() and all(torch.equal(one[name], many[name]) for name in one)
     assert [path.name for path in (tmp_path / "one").glob("*.safetensors*")] == ["model.safetensors"]
@@ -249,12 +249,12 @@ def contents(folder):
 
 def test_an_interrupted_merge_goes_on_at_the_next_file_to_the_same_bytes(qwen2, tmp_path, monkeypatch):
     base, adapter, _ = qwen2
-    whole = merge(adapter, base, tmp_path / "calm", shard_bytes=40_000)
+    whole = merge_adapter(adapter, base, tmp_path / "calm", shard_bytes=40_000)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         fail_after(patched, 2, KeyboardInterrupt())
-        merge(adapter, base, tmp_path / "cut", shard_bytes=40_000)
+        merge_adapter(adapter, base, tmp_path / "cut", shard_bytes=40_000)
     (tmp_path / "cut" / ".model-00003-of-00007.safetensors.part").write_bytes(b"of a merge that was killed")
-    resumed = merge(adapter, base, tmp_path / "cut", shard_bytes=40_000)
+    resumed = merge_adapter(adapter, base, tmp_path / "cut", shard_bytes=40_000)
     assert resumed["kept"] == 2 and len(resumed["files"]) > 4
     assert resumed["files"] == whole["files"]
     assert contents(tmp_path / "cut") == contents(tmp_path / "calm")
@@ -262,23 +262,23 @@ def test_an_interrupted_merge_goes_on_at_the_next_file_to_the_same_bytes(qwen2, 
 
 def test_a_finished_merge_is_not_done_again_unless_its_bytes_changed(qwen2, tmp_path):
     base, adapter, _ = qwen2
-    merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    merge_adapter(adapter, base, tmp_path / "merged", shard_bytes=40_000)
     before = contents(tmp_path / "merged")
     files = sorted((tmp_path / "merged").glob("*.safetensors"))
     damaged = bytearray(files[1].read_bytes())
     damaged[-1] ^= 1
     files[1].write_bytes(damaged)
     files[2].unlink()
-    again = merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    again = merge_adapter(adapter, base, tmp_path / "merged", shard_bytes=40_000)
     assert again["kept"] == len(files) - 2
     assert contents(tmp_path / "merged") == before
 
 
 def test_another_adapter_begins_anew(qwen2, tmp_path):
     base, adapter, _ = qwen2
-    merge(adapter, base, tmp_path / "merged", shard_bytes=40_000)
+    merge_adapter(adapter, base, tmp_path / "merged", shard_bytes=40_000)
     trained(base, tmp_path / "other", seed=2, **KINDS["plain"])
-    assert merge(tmp_path / "other", base, tmp_path / "merged")["kept"] == 0
+    assert merge_adapter(tmp_path / "other", base, tmp_path / "merged")["kept"] == 0
     assert [path.name for path in (tmp_path / "merged").glob("*.safetensors*")] == ["model.safetensors"]
 
 
@@ -286,7 +286,7 @@ def test_files_of_somebody_else_are_never_written_over(qwen2, tmp_path):
     base, adapter, _ = qwen2
     (tmp_path / "thesis.md").write_text("mine")
     with pytest.raises(ExportError, match="holds files that no merge wrote"):
-        merge(adapter, base, tmp_path)
+        merge_adapter(adapter, base, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.md"]
 
 
@@ -311,13 +311,13 @@ def test_needed_and_free_bytes_are_said_and_too_few_are_a_sentence(qwen2, tmp_pa
     usage = shutil.disk_usage(tmp_path)._replace(free=1_000_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     with pytest.raises(ExportError, match=r"has 1.0 MB free and the merged model needs 64.2 MB more: free 63.2 MB"):
-        merge(adapter, base, tmp_path / "merged", say=said.append)
+        merge_adapter(adapter, base, tmp_path / "merged", say=said.append)
     assert said == [f"merging needs 64.2 MB in {tmp_path / 'merged'}, where 1.0 MB are free"]
 
 
 def test_a_disk_that_becomes_full_keeps_the_finished_files_and_goes_on(qwen2, tmp_path, monkeypatch):
     base, adapter, _ = qwen2
-    merge(adapter, base, tmp_path / "calm", shard_bytes=40_000)
+    merge_adapter(adapter, base, tmp_path / "calm", shard_bytes=40_000)
     with small_disk(tmp_path / "disk", 66) as disk:
         out = (disk or tmp_path) / "merged"
 
@@ -329,12 +329,12 @@ def test_a_disk_that_becomes_full_keeps_the_finished_files_and_goes_on(qwen2, tm
         with monkeypatch.context() as patched, pytest.raises(ExportError) as error:
             if not disk:
                 fail_after(patched, 2, OSError(28, os.strerror(28)))
-            merge(adapter, base, out, shard_bytes=40_000, say=fill)
+            merge_adapter(adapter, base, out, shard_bytes=40_000, say=fill)
         assert "became full. 2 of 7 files are finished and kept: free some space" in str(error.value)
         assert len(list(out.glob("*.safetensors"))) == 2 and not list(out.glob(".*.part"))
         if disk:
             (disk / "ballast").unlink()
-        assert merge(adapter, base, out, shard_bytes=40_000)["kept"] == 2
+        assert merge_adapter(adapter, base, out, shard_bytes=40_000)["kept"] == 2
         assert contents(out) == contents(tmp_path / "calm")
 
 
@@ -403,7 +403,7 @@ def test_an_adapter_whose_training_went_wrong_is_refused(qwen2, tmp_path):
     tensors["base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"][3, 1] = float("nan")
     save_file(tensors, broken / "adapter_model.safetensors")
     with pytest.raises(AdapterError, match=r"layers.1.mlp.up_proj.lora_B.weight holds numbers that are not finite"):
-        merge(broken, base, tmp_path / "merged")
+        merge_adapter(broken, base, tmp_path / "merged")
 
 
 def test_a_quantised_base_is_refused(qwen2, tmp_path):
@@ -414,7 +414,7 @@ def test_a_quantised_base_is_refused(qwen2, tmp_path):
     tensors["model.layers.0.mlp.up_proj.weight"] = torch.zeros(packed.numel() // 2, 1, dtype=torch.uint8)
     save_file(tensors, four / "model.safetensors")
     with pytest.raises(AdapterError, match=r"up_proj.weight as U8 .*: it is quantised.*original 16-bit model"):
-        merge(adapter, four, tmp_path / "merged")
+        merge_adapter(adapter, four, tmp_path / "merged")
 
 
 def test_pickles_and_torn_files_are_refused(qwen2, tmp_path):
@@ -444,7 +444,7 @@ def test_pickles_and_torn_files_are_refused(qwen2, tmp_path):
 def test_a_merged_model_agrees_with_its_adapter(family, tmp_path):
     base = tiny_student(tmp_path / "base", family)
     tuned = trained(base, tmp_path / "adapter", **KINDS["dora"])
-    merge(tmp_path / "adapter", base, tmp_path / "merged")
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
     found = compare(tmp_path / "adapter", base, tmp_path / "merged", PROMPTS)
     assert found["verified"] and found["top1"] > 0.95 and found["positions"] == 32 * 16
     assert found["rounded_top1"] == 1.0 and found["rounded_largest"] < 0.1 * found["largest"]
@@ -458,15 +458,17 @@ def test_a_merged_model_agrees_with_its_adapter(family, tmp_path):
 def test_it_agrees_where_tied_ends_came_apart_and_the_base_was_in_float32(kind, tmp_path):
     base = tiny_student(tmp_path / "base", "gemma3_text", dtype=torch.float32)
     trained(base, tmp_path / "adapter", **ENDS[kind])
-    merge(tmp_path / "adapter", base, tmp_path / "merged", dtype="bfloat16")
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged", dtype="bfloat16")
     assert compare(tmp_path / "adapter", base, tmp_path / "merged", PROMPTS)["verified"]
 
 
 def test_a_model_that_is_not_its_adapter_is_not_verified(qwen2, tmp_path):
     base, adapter, _ = qwen2
-    merge(edited(adapter, tmp_path / "half", lora_alpha=8), base, tmp_path / "half scale")
-    merge(edited(adapter, tmp_path / "lost", alpha_pattern={"layers.1.self_attn.v_proj": 0}), base, tmp_path / "v lost")
-    merge(adapter, base, tmp_path / "merged")
+    merge_adapter(edited(adapter, tmp_path / "half", lora_alpha=8), base, tmp_path / "half scale")
+    merge_adapter(
+        edited(adapter, tmp_path / "lost", alpha_pattern={"layers.1.self_attn.v_proj": 0}), base, tmp_path / "v lost"
+    )
+    merge_adapter(adapter, base, tmp_path / "merged")
     for wrong in (base, tmp_path / "half scale", tmp_path / "v lost"):
         found = compare(adapter, base, wrong, PROMPTS)
         assert not found["verified"], found
@@ -486,7 +488,7 @@ def test_a_merged_model_plans_without_being_told(family, name, tmp_path):
     (base / "generation_config.json").write_text('{"repetition_penalty": 1.05, "eos_token_id": [4], "do_sample": true}')
     (base / "special_tokens_map.json").write_text('{"eos_token": "<eos>", "pad_token": "<eos>"}')
     trained(base, tmp_path / "adapter", target_modules=SOME)
-    merge(tmp_path / "adapter", base, tmp_path / "merged", preset=preset)
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged", preset=preset)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     question = [{"role": "user", "content": "What is 2+3?"}]
     reference = tiny_tokenizer(family)
@@ -509,7 +511,7 @@ def test_the_config_is_the_base_s_without_what_no_longer_holds(qwen2, tmp_path):
     del config["dtype"]
     config |= {"torch_dtype": "float32", "quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
     (odd / "config.json").write_text(json.dumps(config))
-    merge(adapter, odd, tmp_path / "merged")
+    merge_adapter(adapter, odd, tmp_path / "merged")
     written = json.loads((tmp_path / "merged" / "config.json").read_text())
     del config["quantization_config"]
     assert written == {**config, "torch_dtype": "bfloat16"}
@@ -522,7 +524,7 @@ def test_the_tokenizer_is_the_adapter_s_where_it_has_one_and_older_programs_read
     tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>"]})
     tokenizer.chat_template = "mine"
     tokenizer.save_pretrained(own)
-    merge(own, base, tmp_path / "merged")
+    merge_adapter(own, base, tmp_path / "merged")
     assert AutoTokenizer.from_pretrained(tmp_path / "merged").chat_template == "mine"
     config = json.loads((tmp_path / "merged" / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "PreTrainedTokenizerFast"

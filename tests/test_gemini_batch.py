@@ -19,9 +19,9 @@ from plantune_lite.ledger import Ledger
 from plantune_lite.pace import Pace
 from plantune_lite.plans import chat
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Sampling
 from plantune_lite.runs import BATCHES
 from plantune_lite.teacher import Teacher, open_teacher
+from plantune_lite.types import Sampling
 
 KEY = "AIza-secret-of-the-test"
 ONE = Sampling(max_tokens=400)

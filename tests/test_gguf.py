@@ -155,7 +155,7 @@ def test_a_lora_alone_does_over_its_base_what_the_merged_model_does(merged, prom
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     with_lora = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False))
     with_lora.save_pretrained(adapter)
-    export.merge(adapter, merged, whole)
+    export.merge_adapter(adapter, merged, whole)
     how = {"name": "tiny", "preset": CHATML, "prompts": prompts, "adapter": adapter, "base": merged}
     summary = gguf.export_gguf(whole, tmp_path / "out", ("lora_gguf",), **how)
     found = summary["gguf"]["tiny-lora.gguf"]

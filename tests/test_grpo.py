@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 from tiny import FAMILIES
 
 from plantune_lite import grpo, prompts, rewarded, watch
-from plantune_lite.order import active_stages, inputs_of
+from plantune_lite.files import read_jsonl
+from plantune_lite.order import active_stages
 from plantune_lite.prompts import PromptError
 from plantune_lite.recipe import GRPO
-from plantune_lite.recipe_files import load as load_recipe
-from plantune_lite.recipe_files import override
-from plantune_lite.records import RecipeError, Reply, read_jsonl
+from plantune_lite.recipe_files import load_recipe, override
 from plantune_lite.rewarded import Rewarded, Signs
 from plantune_lite.sampled import Sampled
+from plantune_lite.state import inputs_of
+from plantune_lite.types import RecipeError, Reply
 from plantune_lite.watch import TrainingError
 
 HERE = Path(__file__).parent

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from plantune_lite import practice
-from plantune_lite.evaluate import evaluate
+from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.files import read_records
 from plantune_lite.harness_json import results, write
-from plantune_lite.records import PlantuneError, Reply, Score, read_records
+from plantune_lite.types import PlantuneError, Reply, Score
 
 PROBLEMS = list(practice.generate("test", seed=0, limit=20))
 EXAMPLES = list(practice.generate("train", seed=0, limit=3))
@@ -21,7 +22,7 @@ def boxing_every_other(prompts, sampling):
 
 def test_a_results_file_holds_what_the_harness_writes(tmp_path):
     out = tmp_path / "gsm8k.m1.jsonl"
-    evaluate(boxing_every_other, PROBLEMS, mode="m1", out=out, max_tokens=99)
+    evaluate_problems(boxing_every_other, PROBLEMS, mode="m1", out=out, max_tokens=99)
     path = write(out, model="me/student", version="0.1")
     found = json.loads(path.read_text(encoding="utf-8"))
     assert path.name == "results_gsm8k.m1.json"
@@ -43,7 +44,7 @@ def test_a_results_file_holds_what_the_harness_writes(tmp_path):
 def test_several_modes_are_several_tasks(tmp_path):
     out = tmp_path / "own.untuned.jsonl"
     for mode in ("zero_shot_cot", "few_shot"):
-        evaluate(boxing_every_other, PROBLEMS, mode=mode, out=out, examples=EXAMPLES)
+        evaluate_problems(boxing_every_other, PROBLEMS, mode=mode, out=out, examples=EXAMPLES)
     found = json.loads(write(out, model="m").read_text(encoding="utf-8"))
     assert found["n-shot"] == {"own_zero_shot_cot": 0, "own_few_shot": 3}
     tables = ("results", "configs", "versions", "higher_is_better", "n-samples", "group_subtasks")
@@ -52,7 +53,7 @@ def test_several_modes_are_several_tasks(tmp_path):
 
 def test_several_samples_have_pass_at_k(tmp_path):
     out = tmp_path / "own.m1.jsonl"
-    evaluate(boxing_every_other, PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
+    evaluate_problems(boxing_every_other, PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
     found = results(read_records(Score, out), suite="own", model="m")["results"]["own"]
     assert (found["pass@2,strict-match"], found["pass@4,flexible-extract"]) == (0.5, 1)
 

@@ -21,8 +21,8 @@ from test_model_card import finished_run
 
 from plantune_lite import runs
 from plantune_lite.hub import push
-from plantune_lite.publish import push_run
-from plantune_lite.records import PlantuneError
+from plantune_lite.publish import push_to_hub
+from plantune_lite.types import PlantuneError
 
 CARD = "---\nlicense: mit\n---\n# x\n"
 WEIGHTS = random.Random(0).randbytes(100_000)
@@ -364,7 +364,7 @@ def run(tmp_path):
 
 
 def run_pushed(hub, run, **named):
-    return push_run(run, "alice/mine", token=TOKEN, endpoint=hub.url, **named)
+    return push_to_hub(run, "alice/mine", token=TOKEN, endpoint=hub.url, **named)
 
 
 def run_refused(hub, run, **named) -> str:

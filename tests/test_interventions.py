@@ -1,10 +1,11 @@
 import pytest
 
 from plantune_lite import plans, practice
-from plantune_lite.evaluate import evaluate
+from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.files import read_records
 from plantune_lite.interventions import agreement, as_order, intervene
-from plantune_lite.records import PlantuneError, Reply, Score, read_records
-from plantune_lite.tally import written_plan
+from plantune_lite.plans import written_plan
+from plantune_lite.types import PlantuneError, Reply, Score
 
 PROBLEMS = list(practice.generate("test", seed=0, limit=60))
 OF_QUESTION = {problem.question: problem for problem in PROBLEMS}
@@ -34,7 +35,7 @@ def text_after(messages, heeds):
 
 def intervened(model, tmp_path, **more):
     out = tmp_path / "own.m1.jsonl"
-    evaluate(obedient, PROBLEMS, mode="m1", out=out)
+    evaluate_problems(obedient, PROBLEMS, mode="m1", out=out)
     return intervene(model, PROBLEMS, read_records(Score, out), out=tmp_path / "interventions/own.m1.jsonl", **more)
 
 
@@ -102,14 +103,14 @@ def test_problems_without_a_plan_are_left_out_and_counted(tmp_path):
         return [[Reply(text="\\boxed{1}")] if number % 4 == 0 else reply for number, reply in enumerate(replies)]
 
     out = tmp_path / "own.m1.jsonl"
-    evaluate(sometimes, PROBLEMS, mode="m1", out=out)
+    evaluate_problems(sometimes, PROBLEMS, mode="m1", out=out)
     found = intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
     assert (found["problems"], found["planned"]) == (45, 0.75)
 
 
 def test_a_student_that_never_plans_has_nothing_to_exchange(tmp_path):
     out = tmp_path / "own.m1.jsonl"
-    evaluate(lambda prompts, _: [[Reply(text="1")] for _ in prompts], PROBLEMS, mode="m1", out=out)
+    evaluate_problems(lambda prompts, _: [[Reply(text="1")] for _ in prompts], PROBLEMS, mode="m1", out=out)
     found = intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
     assert found["line"].startswith("no interventions: the student wrote 0 plans in 60 answers")
     assert "conditions" not in found and not (tmp_path / "i.jsonl").exists()

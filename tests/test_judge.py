@@ -11,10 +11,10 @@ from plantune_lite.job import Job
 from plantune_lite.judge import COMPARE, Loop, score_in, teacher_judge
 from plantune_lite.ledger import BudgetError, Ledger
 from plantune_lite.recipe import GRPO, Distill
-from plantune_lite.recipe_files import load
-from plantune_lite.records import Reply
+from plantune_lite.recipe_files import load_recipe
 from plantune_lite.runs import LEDGER
 from plantune_lite.teacher import open_teacher
+from plantune_lite.types import Reply
 
 QUESTION, REFERENCE, PLAN = "What is 2 + 3?", ("Add both numbers.",), ("Sum the two numbers.",)
 
@@ -103,7 +103,7 @@ def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path
         run=tmp_path / "judged",
         stage="grpo",
         out=tmp_path / "judged" / "grpo",
-        recipe=replace(load("smollm2_135m"), name="judged", distill=Distill("gemini"), grpo=part),
+        recipe=replace(load_recipe("smollm2_135m"), name="judged", distill=Distill("gemini"), grpo=part),
         earlier={"distill": {"usd": 0.5}},
         hours_left=None,
     )

@@ -12,25 +12,18 @@ from sft_child import make_base
 from toy_cpl import WAYS, knows_its_way
 
 from plantune_lite import pipeline, plans, runs, student
+from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.job import Job
 from plantune_lite.lab import cpl_section, cpl_stage, first_round, search, value
 from plantune_lite.lab.tree import Node, Tree, expand
 from plantune_lite.ledger import Ledger
-from plantune_lite.order import STAGES, inputs_of
+from plantune_lite.order import STAGES
 from plantune_lite.plans import CLOSE
 from plantune_lite.practice import generate
 from plantune_lite.recipe import CPL
-from plantune_lite.recipe_files import load, override
-from plantune_lite.records import (
-    Problem,
-    RecipeError,
-    Reply,
-    RunError,
-    StepPair,
-    read_jsonl,
-    read_records,
-    write_records,
-)
+from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.state import inputs_of
+from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
 
 POOL = list(generate("train", seed=0, limit=6, levels=(1,)))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
@@ -46,7 +39,7 @@ PART = CPL(iterations=12, root_width=8, width=6, leaf="value", learning_rate=1e-
 
 def job(run, base, part=PART, hours=None, **changes):
     settings = ["grpo=none", "sft=none", f"student.model={base}", "student.bits=32", "student.lora_rank=4"]
-    recipe = replace(override(load("smollm2_135m"), settings), cpl=part, **changes)
+    recipe = replace(override(load_recipe("smollm2_135m"), settings), cpl=part, **changes)
     (run / "cpl").mkdir(parents=True, exist_ok=True)
     write_records(run / "problems" / "pool.jsonl", POOL)
     write_records(run / "corpus" / "prompts.jsonl", [{"problem_id": one.id, "kind": one.kind} for one in POOL])
@@ -72,7 +65,7 @@ def twice(base, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(student.Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
         patch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
-        return run, cpl_stage.cpl(job(run, base)), asked
+        return run, cpl_stage.run_cpl(job(run, base)), asked
 
 
 def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(twice):
@@ -97,7 +90,7 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
 def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(base, tmp_path, knowing, monkeypatch):
     asked, value_of, out = [], value.value_of, tmp_path / "cpl"
     monkeypatch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
-    done = cpl_stage.cpl(job(tmp_path, base, replace(PART, pairs="none", iterations=8)))
+    done = cpl_stage.run_cpl(job(tmp_path, base, replace(PART, pairs="none", iterations=8)))
     assert asked == [out / "round1" / "sft"] and not (out / "round2" / "value.json").exists()
     adapter = (tmp_path / "cpl" / "adapter_model.safetensors").read_bytes()
     assert adapter == (tmp_path / "cpl" / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
@@ -105,21 +98,21 @@ def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(bas
 
 
 def test_pairs_may_be_whole_answers(base, tmp_path, knowing):
-    cpl_stage.cpl(job(tmp_path, base, replace(PART, rounds=1, pairs="answers", alpha=0.0)))
+    cpl_stage.run_cpl(job(tmp_path, base, replace(PART, rounds=1, pairs="answers", alpha=0.0)))
     found = read_records(StepPair, tmp_path / "cpl" / "round1" / "pairs.jsonl")
     assert found and all(pair.prompt == "" and plans.parse(pair.worse) for pair in found)
 
 
 def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout")
-    first = cpl_stage.cpl(job(tmp_path, base, part))
+    first = cpl_stage.run_cpl(job(tmp_path, base, part))
     before = stamps(tmp_path / "cpl")
-    assert cpl_stage.cpl(job(tmp_path, base, part)) == first
+    assert cpl_stage.run_cpl(job(tmp_path, base, part)) == first
     assert stamps(tmp_path / "cpl") == before
     folder = tmp_path / "cpl" / "round1"
     (folder / "apo.json").unlink()
     shutil.rmtree(folder / "apo")
-    again = cpl_stage.cpl(job(tmp_path, base, part))
+    again = cpl_stage.run_cpl(job(tmp_path, base, part))
     assert again["rounds"][0]["apo"] == first["rounds"][0]["apo"]
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert {path.relative_to(folder).parts[0] for path in changed} == {"apo", "apo.json"}
@@ -127,10 +120,10 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
 
 def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, tmp_path, knowing):
     part = replace(PART, max_tokens=9_000)
-    partial = cpl_stage.cpl(job(tmp_path, base, part))
+    partial = cpl_stage.run_cpl(job(tmp_path, base, part))
     before, _ = partial["rounds"]
     assert partial["partial"] and before["search"]["tokens"] <= 4_500
-    whole = cpl_stage.cpl(job(tmp_path, base, replace(part, max_tokens=None)))
+    whole = cpl_stage.run_cpl(job(tmp_path, base, replace(part, max_tokens=None)))
     after, second = whole["rounds"]
     assert not whole["partial"] and after["search"]["trees"] == second["search"]["trees"] == 6
     assert after["sft"]["rows"] == after["taught"]["rows"] > before["taught"]["rows"]
@@ -147,11 +140,11 @@ def test_a_kill_costs_no_training_though_the_search_before_it_was_cut_short(base
     with monkeypatch.context() as patch:
         patch.setattr(cpl_stage._Round, "_prefer", cut)
         with pytest.raises(KeyboardInterrupt):
-            cpl_stage.cpl(job(tmp_path, base, part))
+            cpl_stage.run_cpl(job(tmp_path, base, part))
     before = stamps(folder)
-    ended = cpl_stage.cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
+    ended = cpl_stage.run_cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
     assert before.items() <= stamps(folder).items() and ended["partial"]
-    again = cpl_stage.cpl(job(tmp_path, base, more))
+    again = cpl_stage.run_cpl(job(tmp_path, base, more))
     assert not again["partial"] and again["rounds"][0]["sft"]["rows"] > ended["rounds"][0]["sft"]["rows"]
 
 
@@ -159,11 +152,11 @@ def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(value, "train", cut)
         with pytest.raises(KeyboardInterrupt):
-            cpl_stage.cpl(job(tmp_path, base))
+            cpl_stage.run_cpl(job(tmp_path, base))
     folder = tmp_path / "cpl" / "round1"
     before = stamps(folder)
     assert folder / "apo.json" in before
-    found = cpl_stage.cpl(job(tmp_path, base))["rounds"]
+    found = cpl_stage.run_cpl(job(tmp_path, base))["rounds"]
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert changed == {folder / "apo" / value.FILE, folder / "value.json"}
     assert found[0]["value"]["line"].startswith("off by ") and "value" not in found[1]
@@ -172,7 +165,7 @@ def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path
 def test_a_search_that_finds_nothing_right_says_what_to_do(base, tmp_path, monkeypatch):
     monkeypatch.setattr(student.Loaded, "generate", lambda self, p, s: [[Reply(text="hm")] * s.n for _ in p])
     with pytest.raises(RunError, match=r"round 1 of the search found 0 right paths and 0 pairs in 6 trees"):
-        cpl_stage.cpl(job(tmp_path, base))
+        cpl_stage.run_cpl(job(tmp_path, base))
 
 
 def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
@@ -190,7 +183,7 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
     with FakeOpenAI() as server:
         server.mind = SimpleNamespace(reply=mind)
         part = replace(PART, rounds=1, leaf="rollout", policy=f"{server.url}#tiny-1b")
-        done = cpl_stage.cpl(job(tmp_path / "run", base, part))
+        done = cpl_stage.run_cpl(job(tmp_path / "run", base, part))
         asked = len(server.requests)
     assert done["rounds"][0]["search"]["solved"] >= 4 and done["rounds"][0]["taught"]["pairs"] > 0
     assert (tmp_path / "run" / "cpl" / "adapter_model.safetensors").is_file()
@@ -203,27 +196,27 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
 )
 def test_a_policy_that_is_no_server_and_model_is_refused(wrong):
     with pytest.raises(RecipeError, match="must be a server's address with the model behind a #"):
-        replace(load("smollm2_135m"), cpl=CPL(rounds=1, policy=wrong))
+        replace(load_recipe("smollm2_135m"), cpl=CPL(rounds=1, policy=wrong))
 
 
 def test_a_head_on_the_student_does_not_judge_what_a_server_says():
     with pytest.raises(RecipeError, match="set cpl.leaf='rollout'"):
-        replace(load("smollm2_135m"), cpl=CPL(rounds=1, policy="http://localhost:11434/v1#x", leaf="value"))
+        replace(load_recipe("smollm2_135m"), cpl=CPL(rounds=1, policy="http://localhost:11434/v1#x", leaf="value"))
 
 
 def test_a_server_searches_one_round_since_none_makes_it_better():
     with pytest.raises(RecipeError, match="set cpl.rounds=1"):
-        replace(load("smollm2_135m"), cpl=CPL(rounds=2, policy="http://localhost:11434/v1#x"))
+        replace(load_recipe("smollm2_135m"), cpl=CPL(rounds=2, policy="http://localhost:11434/v1#x"))
 
 
 def test_without_time_or_questions_nothing_begins(base, tmp_path):
     with pytest.raises(RunError, match="is spent before the search began"):
-        cpl_stage.cpl(job(tmp_path, base, hours=0.0, max_hours=1.0))
+        cpl_stage.run_cpl(job(tmp_path, base, hours=0.0, max_hours=1.0))
     begun = job(tmp_path, base)
     rows = [{"problem_id": one.id, "kind": kind} for one, kind in zip(POOL[:2], ("code", "plan"), strict=True)]
     write_records(tmp_path / "corpus" / "prompts.jsonl", rows)
     with pytest.raises(RunError, match="no question to search"):
-        cpl_stage.cpl(begun)
+        cpl_stage.run_cpl(begun)
 
 
 def test_questions_are_the_corpus_s_and_no_more_than_asked_for(base, tmp_path):
@@ -246,8 +239,8 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     part = replace(PART, rounds=1, leaf="rollout")
     alone, first, second = (job(tmp_path / name, base, part) for name in ("alone", "first", "second"))
     first = replace(first, recipe=replace(first.recipe, cpl=replace(part, pairs="none")))
-    cpl_stage.cpl(alone)
-    cpl_stage.cpl(first)
+    cpl_stage.run_cpl(alone)
+    cpl_stage.run_cpl(first)
     begun, half = second.out / "round1" / "replies.jsonl", second.out / ".round1.part" / "trees.jsonl"
     write_records(begun, [{"what": "was begun here"}])
     write_records(half, [{"what": "a kill left of an earlier taking over"}])
@@ -256,7 +249,7 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     before = stamps(second.out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(student.Loaded, "generate", None)  # nobody is asked
-        cpl_stage.cpl(second)
+        cpl_stage.run_cpl(second)
     assert before.items() <= stamps(second.out).items(), "what was taken over was not written again"
     for name in ("round1/trees.jsonl", "round1/sft/adapter_model.safetensors", "adapter_model.safetensors"):
         assert (second.out / name).read_bytes() == (alone.out / name).read_bytes()
@@ -266,7 +259,7 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
 def test_a_search_that_ran_out_of_tokens_is_not_taken_over(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500, pairs="none")
     first, second = (job(tmp_path / name, base, part) for name in ("first", "second"))
-    cpl_stage.cpl(first)
+    cpl_stage.run_cpl(first)
     assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == []
     file = first.out / "round1" / "search.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "partial": False}))
@@ -331,7 +324,7 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     settings = ["problems.limit=140", "sft.max_steps=32", "sft.batch_size=4", "student.max_length=256", "headroom=0"]
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice_known", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
-    run = pipeline.run(override(load("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
+    run = pipeline.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
     done = runs.read_manifest(run)["stages"]["cpl"]["summary"]
     trees, found = list(search.trees_of(run / "cpl" / "round1")), done["rounds"][0]
     assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1

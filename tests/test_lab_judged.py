@@ -14,12 +14,13 @@ from taught import taught
 
 from plantune_lite import ask, evaluate, plans, runs
 from plantune_lite.cli import cli
+from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.lab import judged, resampled, weak_plans
 from plantune_lite.lab.judged import judge_of, keep
 from plantune_lite.lab.probe_verb import probe_run
-from plantune_lite.recipe_files import load, override, to_json
-from plantune_lite.records import Problem, Reply, RunError, Sampling, Score, read_jsonl, write_records
-from plantune_lite.report import report
+from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.report import write_report
+from plantune_lite.types import Problem, Reply, RunError, Sampling, Score
 
 GOOD, BAD = (plans.render([f"Add {word}."], f"\\boxed{{{answer}}}") for word, answer in (("them up", 7), ("none", 8)))
 TRIES = 10  # plans, of which a third are good, and never the likeliest
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
     base = taught(run / "base", [(plans.ask_plainly(one), (GOOD, BAD, BAD)) for one in problems("own", 16)])
     learner(base).save(run / "sft")
     settings = [f"student.model={base}", "student.bits=32", "student.lora_rank=4", "name=mine"]
-    recipe = override(load("smollm2_135m"), [*settings, "evaluate.max_tokens=48"])
+    recipe = override(load_recipe("smollm2_135m"), [*settings, "evaluate.max_tokens=48"])
     (run / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
     runs.write_manifest(run, {**runs.read_manifest(run), "final": "sft"})
     write_records(run / "problems" / "own.jsonl", problems("own", 40))
@@ -100,7 +101,7 @@ def test_a_judge_of_other_weights_is_refused(probed, tmp_path):
     with pytest.raises(RunError, match="judges the plans of other weights: of .*sft:.* plantune probe"):
         judge_of(run)
     with pytest.raises(RunError, match="other weights"):
-        ask.ask(run, "What is 1?", resample=2, say=quiet)
+        ask.ask_student(run, "What is 1?", resample=2, say=quiet)
 
 
 def test_a_file_that_is_no_judge_and_a_run_without_one_are_sentences(trained, tmp_path):
@@ -124,8 +125,8 @@ def test_a_file_that_is_no_judge_and_a_run_without_one_are_sentences(trained, tm
 def test_ask_draws_weak_plans_again_and_says_how_many_and_how_they_were_judged(probed):
     run, _ = probed
     questions = [one.question for one in problems("new", 3)]
-    found = [ask.ask(run, one, resample=20, say=quiet)[0] for one in questions]
-    once = [ask.ask(run, one, say=quiet)[0] for one in questions]
+    found = [ask.ask_student(run, one, resample=20, say=quiet)[0] for one in questions]
+    once = [ask.ask_student(run, one, say=quiet)[0] for one in questions]
     assert all(one.drawn[-1] >= 0 and all(score < 0 for score in one.drawn[:-1]) for one in found)
     assert {one.answer for one in found} == {"7"} and {one.answer for one in once} == {"8"}
     assert all(one.drawn == () for one in once)
@@ -290,7 +291,7 @@ def test_what_was_answered_is_not_asked_again(probed, measured):
 
 
 def test_the_report_shows_what_drawing_weak_plans_again_is_worth(probed, measured):
-    report(probed[0])
+    write_report(probed[0])
     page = (probed[0] / "report.html").read_text(encoding="utf-8")
     assert "weak plans drawn again" in page and "judged minus it" in page and "will the answer be right?" in page
 

@@ -16,15 +16,16 @@ from tiny import trained_run
 
 from plantune_lite import corpus, distill, graders, grpo, problems, rewards
 from plantune_lite.cli import cli
+from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.lab import corpora, world_sources
 from plantune_lite.lab.domains import BLOCKSWORLD, generate
 from plantune_lite.lab.planning import problem_of, steps_in
 from plantune_lite.lab.worlds import world_of
 from plantune_lite.plans import ask_plainly, parse, render
 from plantune_lite.recipe import Corpus, Distill, Problems
-from plantune_lite.recipe_files import load
-from plantune_lite.records import Problem, Trajectory, read_jsonl, read_records, write_records
-from plantune_lite.report import report
+from plantune_lite.recipe_files import load_recipe
+from plantune_lite.report import write_report
+from plantune_lite.types import Problem, Trajectory
 
 SWAP = """(define (problem swap) (:domain blocksworld) (:objects a b)
   (:init (ontable a) (on b a) (clear b) (handempty)) (:goal (on a b)))"""
@@ -49,15 +50,15 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
     monkeypatch.setattr(world_sources, "TESTS", 6)
     part = Problems("plantune_lite.lab.world_sources:blocksworld", limit=6)
-    loaded = problems.load(part, seed=0)
+    loaded = problems.load_problems(part, seed=0)
     assert loaded.pool and len(loaded.own) == 6
     assert {one.split for one in loaded.own} == {"test"} and any("larger" in one.id for one in loaded.own)
     assert not {one.question for one in loaded.pool} & {one.question for one in loaded.own}
-    asyncio.run(distill.distill(loaded.pool, None, Distill(teacher="worked"), tmp_path, teacher="worked"))
+    asyncio.run(distill.distill_all(loaded.pool, None, Distill(teacher="worked"), tmp_path, teacher="worked"))
     kept = read_records(Trajectory, tmp_path / "trajectories.jsonl")
     assert len(kept) == len(loaded.pool)
     made = Corpus(filter="none", dedup="exact", decontaminate=100, validation=0.0)
-    corpus.build(kept, loaded.pool, {"own": loaded.own}, made, tmp_path / "corpus")
+    corpus.build_corpus(kept, loaded.pool, {"own": loaded.own}, made, tmp_path / "corpus")
     rows = list(read_jsonl(tmp_path / "corpus" / "train.jsonl"))
     by_id = {one.id: one for one in loaded.pool}
     assert rows and all(parse(row["completion"]).execution == "" for row in rows)
@@ -70,7 +71,7 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
 
 def test_a_step_of_grpo_in_a_world_rewards_valid_plans_and_how_far_others_can_be_carried_out(tmp_path):
     """The recipe's own rewards, on a tiny student that knows a valid plan by heart, half of it, and a wrong one."""
-    part = replace(load("smollm2_135m_worlds").grpo, steps=1, group=8, extra={"per_device_train_batch_size": 16})
+    part = replace(load_recipe("smollm2_135m_worlds").grpo, steps=1, group=8, extra={"per_device_train_batch_size": 16})
     world = world_of(BLOCKSWORLD, SWAP)
     problem = problem_of(world, id="x")
     texts = [render(PLAN), render(PLAN[:2]), render((*PLAN[:3], "fly b"))]
@@ -111,8 +112,8 @@ def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
 
 def test_the_shipped_recipes_of_worlds_are_whole():
     for name in ("smollm2_135m_worlds", "qwen3_4b_worlds"):
-        recipe = load(name)
-        assert recipe.problems.source == "plantune_lite.lab.world_sources:blocksworld"
+        recipe = load_recipe(name)
+        assert recipe.problems.source == "world:blocksworld"
         assert [one for one, _, _ in rewards.of(recipe.grpo, [], max_completion=160)] == [
             "right_answer",
             "soft_overlong",
@@ -124,7 +125,7 @@ def test_the_shipped_recipes_of_worlds_are_whole():
 def test_every_world_has_as_many_problems_as_the_recipes_ask_for(name):
     sizes, larger = world_sources.SIZES[name]
     half = world_sources.TESTS // 2
-    most = load("qwen3_4b_worlds").problems.limit
+    most = load_recipe("qwen3_4b_worlds").problems.limit
     drawn = corpora.drawn(name, sizes=sizes, larger=larger, seed=0, train=most, test=half)
     assert (len(drawn.train), len(drawn.test), len(drawn.larger)) == (most, half, half)
 
@@ -160,6 +161,6 @@ def test_the_embedded_student_goes_through_a_world_and_is_probed(tmp_path):
         assert asked.returncode == 0 and " drawn, judged " in asked.stdout, asked.stderr
     else:
         assert "has no judge of plans" in plantune("ask", run, "Goal: on a b", "--resample", 2).stderr
-    report(run)
+    write_report(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Does the model know?" in page and "can the step be done? AUROC by layer" in page

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from plantune_lite import plans, presets, student
+from plantune_lite import plans, presets
+from plantune_lite.files import write_records
 from plantune_lite.lab import generative, linear, probe, probe_verb, ranks, residuals
 from plantune_lite.lab.cases import cases
 from plantune_lite.lab.domains import generate
@@ -22,7 +23,8 @@ from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.lab.residuals import Residuals
 from plantune_lite.lab.weak_plans import compare, resampling
 from plantune_lite.recipe import Student
-from plantune_lite.records import PlantuneError, Problem, Reply, RunError, Sampling, Score, write_records
+from plantune_lite.student import load_student
+from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
 from tests.tiny import tiny_student, trained_run
 
 # --- linear probes ----------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ def small(tmp_path_factory):
     folder = tiny_student(tmp_path_factory.mktemp("base"), "llama", dtype=torch.float32, max_position_embeddings=1024)
     (folder / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
     part = Student(str(folder), bits=32, max_length=1024, lora_rank=4, lora_alpha=4)
-    loaded = student.load(part, training=True, environ={}, say=lambda line: None)
+    loaded = load_student(part, training=True, environ={}, say=lambda line: None)
     for name, values in loaded.model.named_parameters():
         if "lora_B" in name:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))

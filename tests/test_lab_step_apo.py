@@ -8,7 +8,7 @@ from sft_child import learner, make_base
 from plantune_lite import plans
 from plantune_lite.lab import preference, step_apo
 from plantune_lite.recipe import CPL
-from plantune_lite.records import RecipeError, StepPair
+from plantune_lite.types import RecipeError, StepPair
 
 ASK = {"hens": plans.chat("How many legs have 3 hens?"), "cows": plans.chat("How many legs have 2 cows, and 1 hen?")}
 

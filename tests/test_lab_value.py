@@ -5,7 +5,7 @@ from sft_child import learner, make_base
 
 from plantune_lite import plans
 from plantune_lite.lab import value
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plantune_lite.files import from_row, to_row
 from plantune_lite.lab import corpora, domains, planning
 from plantune_lite.lab.corpora import coverage, drawn, toward, words
 from plantune_lite.lab.domains import BLOCKSWORLD, NAMES, generate
@@ -14,7 +15,7 @@ from plantune_lite.lab.pddl import PddlError, read_domain, read_task, write_task
 from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_prefix, world_in
 from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
 from plantune_lite.plans import ask_plainly, parse, render, spoiler
-from plantune_lite.records import PlantuneError, from_row, to_row
+from plantune_lite.types import PlantuneError
 from plantune_lite.worked import plan_of
 
 TOWER = """(define (problem tower) (:domain blocksworld) (:objects a b c)
@@ -282,7 +283,7 @@ def test_a_reply_is_graded_by_validation_whatever_its_form(tower, text, same, ho
 
 
 def test_a_problem_of_kind_plan_without_its_world_is_a_sentence():
-    from plantune_lite.records import Problem
+    from plantune_lite.types import Problem
 
     with pytest.raises(WorldError, match="x asks for a plan and has no 'world'"):
         grade(Problem(id="x", question="?", answer="?", kind="plan"), render(PLAN))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plantune_lite.ledger import BudgetError, Ledger, call_key, merge_ledger
-from plantune_lite.records import Reply, RunError, Sampling
+from plantune_lite.types import Reply, RunError, Sampling
 
 MESSAGES = ({"role": "user", "content": "2 + 2?"},)
 
@@ -141,7 +141,7 @@ _WRITER = """
 import asyncio, sys
 from pathlib import Path
 from plantune_lite.ledger import Ledger
-from plantune_lite.records import Reply
+from plantune_lite.types import Reply
 
 async def main():
     with Ledger(Path(sys.argv[1]), run="a") as ledger:

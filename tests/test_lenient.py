@@ -1,7 +1,7 @@
 import pytest
 
 from plantune_lite.lenient import grade
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 
 def asked(answer, choices=()):

@@ -9,7 +9,7 @@ from tiny import FAMILIES, tiny_tokenizer
 
 from plantune_lite import lessons, plans, speech
 from plantune_lite.lessons import Lesson, LessonError
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 COMPLETION = "<plan>\n1. Multiply.\n</plan>\nThe answer is \\boxed{36}."
 CONTROL = {"gemma3_text": "<end_of_turn>", **dict.fromkeys(("llama", "qwen2", "qwen3"), "<|im_end|>")}

@@ -24,8 +24,8 @@ from plantune_lite import (
     shapes,
 )
 from plantune_lite.activations import Batch
-from plantune_lite.recipe_files import load, override, shipped
-from plantune_lite.records import PlantuneError
+from plantune_lite.recipe_files import load_recipe, override, shipped
+from plantune_lite.types import PlantuneError
 
 ALL = Student("x").lora_targets
 ATTENTION = ALL[:4]
@@ -388,7 +388,7 @@ def test_disk_holds_the_download_the_checkpoints_and_what_is_exported():
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_can_be_estimated(name):
-    one = load(name)
+    one = load_recipe(name)
     found = memory.needs(one, on="cuda") + memory.needs(one, on="cpu")
     assert all(need.memory > 0 and need.disk >= 0 for need in found)
     table = memory.rows(found, {"sft": "9 to 27 min"}, "$2")
@@ -411,10 +411,10 @@ TOO_MUCH = [
 @pytest.mark.parametrize("one, gigabytes", TOO_MUCH)
 def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
     free = devices.card(gigabytes).free
-    found = fitting.fit(one, free)
+    found = fitting.fit_to_gpu(one, free)
     assert not found.fits and found.overrides and " ".join(found.overrides) in found.sentence
     smaller = override(one, found.overrides)
-    assert fitting.fit(smaller, free).fits
+    assert fitting.fit_to_gpu(smaller, free).fits
     if one.sft:  # as many rows a step as before
         assert smaller.sft.batch_size * smaller.sft.accumulate == one.sft.batch_size * one.sft.accumulate
 
@@ -422,15 +422,15 @@ def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
 def test_what_hurts_least_is_named_first_and_alone_where_it_is_enough():
     one = recipe(sft=SFT(batch_size=4, accumulate=2), student=Student("qwen3_4b", bits=16, checkpointing=False))
     all_it_needs = need_of("sft", one).memory
-    assert fitting.fit(one, all_it_needs).fits
-    assert fitting.fit(one, all_it_needs - 1).overrides == ("student.checkpointing=true",)
+    assert fitting.fit_to_gpu(one, all_it_needs).fits
+    assert fitting.fit_to_gpu(one, all_it_needs - 1).overrides == ("student.checkpointing=true",)
     checkpointed = override(one, ["student.checkpointing=true"])
     less = need_of("sft", checkpointed).memory - 1
-    assert fitting.fit(checkpointed, less).overrides == ("sft.accumulate=4", "sft.batch_size=2")
+    assert fitting.fit_to_gpu(checkpointed, less).overrides == ("sft.accumulate=4", "sft.batch_size=2")
 
 
 def test_what_fits_nowhere_is_refused_with_advice():
-    found = fitting.fit(recipe("qwen2_5_7b"), devices.card(4).free)
+    found = fitting.fit_to_gpu(recipe("qwen2_5_7b"), devices.card(4).free)
     assert (found.fits, found.overrides) == (False, ())
     assert "choose a smaller student.model" in found.sentence and "weights" in found.sentence
 
@@ -439,7 +439,7 @@ def test_what_fits_nowhere_is_refused_with_advice():
 
 
 def test_minutes_are_a_range_and_unmeasured_where_nobody_described_the_device():
-    found = minutes.minutes(recipe(grpo=GRPO()), devices.device("Tesla T4"), problems=1000)
+    found = minutes.stage_minutes(recipe(grpo=GRPO()), devices.device("Tesla T4"), problems=1000)
     assert list(found) == ["sft", "grpo", "evaluate"] and all(least < most for least, most in found.values())
     assert devices.device("NVIDIA Q9000") is None and minutes.in_words(None) == "unmeasured"
     assert minutes.in_words((9.2, 27.0)) == "9 to 27 min" and minutes.in_words((72, 240)) == "1.2 to 4.0 h"
@@ -447,9 +447,9 @@ def test_minutes_are_a_range_and_unmeasured_where_nobody_described_the_device():
 
 def test_a_longer_search_takes_longer_and_a_budget_of_tokens_ends_it():
     def least(**settings):
-        return minutes.minutes(recipe(cpl=CPL(questions=200, **settings)), devices.device("Tesla T4"), problems=1000)[
-            "cpl"
-        ][0]
+        return minutes.stage_minutes(
+            recipe(cpl=CPL(questions=200, **settings)), devices.device("Tesla T4"), problems=1000
+        )["cpl"][0]
 
     assert least(iterations=10) < least(iterations=100) and least(rounds=1) < least(rounds=2)
     assert least(iterations=10, max_tokens=100_000) < least(iterations=10)
@@ -474,7 +474,7 @@ def test_a_machine_is_the_one_at_hand_or_a_card_of_a_size():
 
 def test_a_faster_card_and_fewer_rows_take_no_longer():
     def most(card, **parts):
-        return minutes.minutes(recipe(**parts), devices.device(card), problems=1000)["sft"][1]
+        return minutes.stage_minutes(recipe(**parts), devices.device(card), problems=1000)["sft"][1]
 
     assert most("H100") < most("T4")
     assert most("T4", sft=SFT(max_steps=10)) < most("T4")
@@ -484,6 +484,6 @@ def test_a_faster_card_and_fewer_rows_take_no_longer():
 def test_a_cpus_minutes_hold_what_was_seen_on_one():
     part = Student("smollm2_135m", bits=16, max_length=512, checkpointing=False)
     seen = recipe(student=part, sft=SFT(batch_size=8, accumulate=1, max_steps=60), evaluate=Evaluate(limit=64))
-    found = minutes.minutes(seen, devices.processor(2), problems=1000)
+    found = minutes.stage_minutes(seen, devices.processor(2), problems=1000)
     assert found["sft"][0] < 60 * 5.5 / 60 < found["sft"][1]  # 5.5 s a step
     assert found["evaluate"][0] < 4 * 4 < found["evaluate"][1]  # 4 min for 64 problems, four times

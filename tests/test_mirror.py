@@ -7,9 +7,10 @@ import time
 import pytest
 
 from plantune_lite import runs
+from plantune_lite.files import write_whole
 from plantune_lite.ledger import Ledger
 from plantune_lite.mirror import Mirror, bring_back
-from plantune_lite.records import Reply, RunError, write_whole
+from plantune_lite.types import Reply, RunError
 
 
 @pytest.fixture

@@ -11,11 +11,12 @@ from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
 from plantune_lite import corpus, model_card, practice, presets, runs, worked
+from plantune_lite.job import TRAININGS, trained_by
 from plantune_lite.model_card import card
-from plantune_lite.model_facts import FORMS, TRAININGS, Scored, of_run, trained_by
+from plantune_lite.model_facts import FORMS, Scored, of_run
 from plantune_lite.recipe import Corpus
-from plantune_lite.recipe_files import load, override, to_json
-from plantune_lite.records import Trajectory
+from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.types import Trajectory
 
 UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
 BASELINE = Scored(model="baseline", right=58, of=200, low=0.231, high=0.356)
@@ -26,7 +27,7 @@ BETTER = Scored(model="plan-tuned", right=110, of=200, low=0.481, high=0.617)
 
 def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Path:
     """A run folder as training and export leave it, with a real corpus and weights that are none."""
-    recipe = override(load("smollm2_135m"), settings)
+    recipe = override(load_recipe("smollm2_135m"), settings)
     adapter = {"base_model_name_or_path": presets.find(recipe.student.model).repo, "revision": "5" * 40}
     files = {
         "sft/adapter_model.safetensors": "adapter",
@@ -42,7 +43,7 @@ def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Pat
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(text)
     problems = list(practice.generate("train", seed=0, limit=12))
-    corpus.build(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
+    corpus.build_corpus(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
     checked = {"verified": verified, "top1": 0.994, "positions": 512, "largest": 0.125}
     export = {
         "status": "done",
@@ -263,7 +264,7 @@ def test_the_method_is_the_recipes(run, settings, said):
 
 def trained_as(run, *settings) -> str:
     """The card of a model that went through all that such a recipe has."""
-    recipe = json.loads(to_json(override(load("smollm2_135m"), settings)))
+    recipe = json.loads(to_json(override(load_recipe("smollm2_135m"), settings)))
     trained = trained_by(recipe, [stage for stage in TRAININGS if recipe[stage]])
     return card(replace(facts(run), recipe=recipe, trained=trained))
 

@@ -5,23 +5,24 @@ from types import SimpleNamespace
 import pytest
 
 from plantune_lite import (
-    data_stages,
     evaluate,
     evaluate_stage,
-    model_stages,
+    headroom,
     origin,
     presets,
+    problems_stage,
     sandbox,
     sft,
     standing,
     student,
     train_stages,
 )
-from plantune_lite.job import Job
+from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.job import Job, last_trained
 from plantune_lite.order import active_stages
 from plantune_lite.practice import generate
-from plantune_lite.recipe_files import load, override
-from plantune_lite.records import Problem, ProblemError, Reply, RunError, read_jsonl, write_records
+from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.types import Problem, ProblemError, Reply, RunError
 
 POOL = list(generate("train", seed=0, limit=8))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
@@ -29,7 +30,7 @@ ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 def job(folder, *settings, stage="headroom", **earlier):
     alone = ("grpo=none", "evaluate.baseline=false", "evaluate.prompts=")
-    recipe = override(load("smollm2_135m"), [*alone, *settings])
+    recipe = override(load_recipe("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
     return Job(run=folder, stage=stage, out=folder / stage, recipe=recipe, earlier=earlier, hours_left=None)
@@ -48,7 +49,7 @@ def knows(share):
 
 def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(student, "load", knows(1.0))
-    found = model_stages.headroom(job(tmp_path))
+    found = headroom.run_headroom(job(tmp_path))
     said = capsys.readouterr().out
     assert found["solved"] == found["asked"] == 8 and "expect little" in found["line"]
     assert "already solves 100% of these" in said and "problems.levels=3,4,5" in said and "student.model" in said
@@ -56,26 +57,26 @@ def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, mo
 
 def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(student, "load", knows(0.5))
-    found = model_stages.headroom(job(tmp_path))
+    found = headroom.run_headroom(job(tmp_path))
     assert found["line"] == "untuned, the student solves 4 of 8 problems like these"
     assert "warning" not in capsys.readouterr().out
 
 
 def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(student, "load", knows(0.0))
-    assert model_stages.headroom(job(tmp_path, "headroom=3"))["asked"] == 3
-    assert model_stages.headroom(job(tmp_path, "headroom=0"))["solved"] is None
+    assert headroom.run_headroom(job(tmp_path, "headroom=3"))["asked"] == 3
+    assert headroom.run_headroom(job(tmp_path, "headroom=0"))["solved"] is None
 
 
 def test_a_model_that_wants_a_gpu_is_not_asked_on_a_cpu(tmp_path):
-    found = model_stages.headroom(job(tmp_path, "student.model=qwen2_5_7b"))
+    found = headroom.run_headroom(job(tmp_path, "student.model=qwen2_5_7b"))
     assert found["solved"] is None and "wants a GPU" in found["line"]
 
 
 def test_the_run_s_model_is_what_was_trained_last(tmp_path):
-    assert evaluate_stage.last_trained(job(tmp_path, sft={"base": {}})) == "sft"
-    assert evaluate_stage.last_trained(job(tmp_path)) is None
-    assert evaluate_stage.last_trained(job(tmp_path, "sft=none", sft={"base": {}})) is None
+    assert last_trained(job(tmp_path, sft={"base": {}})) == "sft"
+    assert last_trained(job(tmp_path)) is None
+    assert last_trained(job(tmp_path, "sft=none", sft={"base": {}})) is None
 
 
 def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
@@ -113,7 +114,7 @@ def test_training_leaves_time_for_what_comes_after_it(tmp_path):
 
 def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
     for name in ("gemma3_1b_sft", "qwen3_4b_sft", "qwen2_5_7b_sft"):
-        recipe = load(name)
+        recipe = load_recipe(name)
         assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution" and recipe.student.bits == 4
         assert recipe.distill.teacher == "gemini" and recipe.distill.max_usd and recipe.max_hours
 
@@ -166,19 +167,19 @@ def learned(monkeypatch):
 
 
 def test_a_suite_added_after_the_corpus_is_looked_at_for_what_was_learned(tmp_path, learned):
-    found = evaluate_stage.evaluate(to_evaluate(tmp_path))
+    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path))
     assert "is better than untuned" in found["line"] and found["partial"] is False
     assert found["line"].endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
     assert found["line"] in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
 
 
 def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp_path, learned):
-    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
+    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
     assert "1 of 9 problems of other share 13 words" in found["line"]
 
 
 def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
-    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "sft=none"))
+    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "sft=none"))
     assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
 
 
@@ -186,7 +187,7 @@ def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tu
     wanted = to_evaluate(tmp_path, "evaluate.baseline=true")
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
-    found = evaluate_stage.evaluate(wanted)
+    found = evaluate_stage.run_evaluate(wanted)
     assert learned.worn == ["baseline"] and "other: baseline (plain) is not better than untuned" in found["line"]
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
     assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
@@ -223,28 +224,28 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     rows = [{"problem_id": one.id, "prompt": [], "completion": "<plan> ..."} for one in POOL[:4]]
     write_records(tmp_path / "corpus" / "train.jsonl", [*rows, rows[0]])
     write_records(tmp_path / "corpus" / "validation.jsonl", rows[3:])
-    train_stages.baseline(asked)
+    train_stages.run_baseline(asked)
     assert [row["problem_id"] for row in taught["rows"]] == [one.id for one in POOL[:4]]
     assert taught["rows"][0]["completion"].startswith(POOL[0].solution.splitlines()[0])
     assert (taught["part"].target, taught["part"].max_steps, len(taught["validation"])) == ("solution", 7, 1)
     on_top_of_plans = replace(asked, recipe=override(asked.recipe, ["sft.start=a_run_that_learned_plans"]))
-    train_stages.baseline(on_top_of_plans)
+    train_stages.run_baseline(on_top_of_plans)
     assert taught["part"].start is None
 
     write_records(tmp_path / "problems" / "pool.jsonl", [replace(one, solution=None, steps=()) for one in POOL])
     with pytest.raises(RunError, match="no solutions to learn from: name their column in problems.solution"):
-        train_stages.baseline(asked)
+        train_stages.run_baseline(asked)
 
 
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
-    evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
+    evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
     every = evaluate.in_time
     monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
-    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
+    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
     assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     asked = [row["problem_id"] for row in rows["m1"]]
@@ -253,7 +254,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
 
     monkeypatch.setattr(evaluate, "in_time", every)
     learned.heard.clear()
-    found = evaluate_stage.evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
+    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
     assert (found["partial"], found["arm"]) == (False, "m1") and "only" not in found["line"]
     assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
 
@@ -269,7 +270,7 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 
     learned.generate = killed
     with pytest.raises(KeyboardInterrupt):
-        evaluate_stage.evaluate(to_evaluate(tmp_path))
+        evaluate_stage.run_evaluate(to_evaluate(tmp_path))
     [sentence] = standing.standing([tmp_path]).sentences
     assert "1 of 9 problems of other share 13 words in a row with the training rows" in sentence
     assert sentence.endswith(" and only 4 of 9 problems of other have been asked so far")
@@ -278,11 +279,11 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
     with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
-        evaluate_stage.evaluate(limited)
+        evaluate_stage.run_evaluate(limited)
     monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4])
-    first = evaluate_stage.evaluate(replace(limited, hours_left=1.0))
+    first = evaluate_stage.run_evaluate(replace(limited, hours_left=1.0))
     monkeypatch.setattr(student, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
-    assert evaluate_stage.evaluate(limited) == first
+    assert evaluate_stage.run_evaluate(limited) == first
 
 
 PROGRAM = Problem(
@@ -299,11 +300,11 @@ def test_programs_are_run_only_where_that_is_allowed(tmp_path, learned, capsys):
     learned.generate_untuned = lambda prompts, sampling: [[Reply(text="```python\ndef half(x): return x\n```")]]
     settings = ("evaluate.prompts=zero_shot_cot", "corpus.decontaminate=0")
     with pytest.raises(RunError, match="no suite left"):
-        evaluate_stage.evaluate(to_evaluate(tmp_path, *settings, suite=[PROGRAM]))
+        evaluate_stage.run_evaluate(to_evaluate(tmp_path, *settings, suite=[PROGRAM]))
     assert "left out, because its answers are programs: evaluate.allow_code=true" in capsys.readouterr().out
     if sandbox.why_not():
         pytest.skip(sandbox.why_not())
-    evaluate_stage.evaluate(to_evaluate(tmp_path, *settings, "evaluate.allow_code=true", suite=[PROGRAM]))
+    evaluate_stage.run_evaluate(to_evaluate(tmp_path, *settings, "evaluate.allow_code=true", suite=[PROGRAM]))
     told = {name: next(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     assert told["m1"]["same"] is True and told["untuned"]["same"] is False
     assert told["untuned"]["how"].startswith("failed: AssertionError")
@@ -314,5 +315,5 @@ def test_a_baseline_without_solutions_is_refused_before_anything_is_spent(tmp_pa
     write_records(tmp_path / "mine.jsonl", rows)
     settings = (f"problems.path={tmp_path / 'mine.jsonl'}", "evaluate.suites=own", "evaluate.baseline=true")
     with pytest.raises(ProblemError, match="or set evaluate.baseline=false"):
-        data_stages.problems(job(tmp_path, *settings, stage="problems"))
-    assert data_stages.problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]
+        problems_stage.run_problems(job(tmp_path, *settings, stage="problems"))
+    assert problems_stage.run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]

@@ -13,7 +13,7 @@ from plantune_lite import origin, presets, student
 from plantune_lite.origin import StudentError
 from plantune_lite.plans import chat
 from plantune_lite.recipe import Student
-from plantune_lite.records import Sampling
+from plantune_lite.types import Sampling
 
 REPO = "somebody/tiny"
 
@@ -74,7 +74,7 @@ def test_a_pinned_commit_is_loaded_though_the_branch_has_moved(hub, files):
 def test_it_loads_answers_and_names_its_repository_and_commit_in_the_adapter(hub, files, tmp_path):
     commit = hub.commit(REPO, files, kind="model")
     part = Student(REPO, bits=32, lora_rank=4)
-    loaded = student.load(part, training=True, environ={}, say=lambda line: None)
+    loaded = student.load_student(part, training=True, environ={}, say=lambda line: None)
     [[reply]] = loaded.generate([chat("Two?")], Sampling(max_tokens=2))
     config = loaded.model.active_peft_config
     assert reply.tokens_out and loaded.encode_chat(chat("Two?"))[0] == loaded.tokenizer.convert_tokens_to_ids("<bos>")

@@ -8,8 +8,9 @@ from fake_openai import FakeOpenAI
 from tiny import trained_run
 
 from plantune_lite import export, other_model, runs, smollm2
+from plantune_lite.files import read_records, write_records
 from plantune_lite.practice import generate
-from plantune_lite.records import PlantuneError, RunError, Score, read_records, write_records
+from plantune_lite.types import PlantuneError, RunError, Score
 
 PROBLEMS = list(generate("test", seed=0, limit=4))
 
@@ -19,7 +20,7 @@ def run(tmp_path_factory):
     """A run folder with an adapter, the merged model, and test problems."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
     trained_run(folder, max_tokens=16)
-    export.merge(folder / "sft", folder / "base", folder / "merged", preset=None, say=lambda line: None)
+    export.merge_adapter(folder / "sft", folder / "base", folder / "merged", preset=None, say=lambda line: None)
     write_records(folder / "suites" / "own.jsonl", PROBLEMS)
     return folder
 

@@ -15,11 +15,13 @@ import toy_stages
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
 from plantune_lite import CPL, GRPO, pipeline, runs
-from plantune_lite.order import STAGES, active_stages, fingerprint, inputs_of, states
+from plantune_lite.files import read_jsonl
+from plantune_lite.order import STAGES, active_stages
 from plantune_lite.pipeline import run
 from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
 from plantune_lite.recipe_files import override
-from plantune_lite.records import PlantuneError, RunError, read_jsonl
+from plantune_lite.state import fingerprint, inputs_of, states
+from plantune_lite.types import PlantuneError, RunError
 
 FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO(), evaluate=replace(RECIPE.evaluate, baseline=True))
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -161,7 +163,8 @@ STOPPED = """
 def own_stage(folder, name, body):
     """A stage that does what `body` says."""
     file = folder / f"own_{name}.py"
-    head = "import errno, os\nfrom plantune_lite.records import RunError, write_whole\ndef work(job):\n"
+    head = "import errno, os\nfrom plantune_lite.files import write_whole\nfrom plantune_lite.types import RunError\n"
+    head += "def work(job):\n"
     file.write_text(head + textwrap.indent(textwrap.dedent(body), "    "))
     return replace(next(stage for stage in STAGES if stage.name == name), work=f"{file}:work")
 

@@ -17,7 +17,7 @@ from plantune_lite.plans import (
     spoiler,
     with_answer,
 )
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 CLIPS = Problem(
     id="clips",

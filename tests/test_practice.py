@@ -7,9 +7,10 @@ from itertools import islice
 import pytest
 
 from plantune_lite import practice
+from plantune_lite.files import from_row, to_row
 from plantune_lite.plans import ask_plainly, clean_step, parse, render, spoiler, with_answer
 from plantune_lite.practice import LIMIT, TEMPLATES, fingerprint, generate
-from plantune_lite.records import Problem, ProblemError, from_row, to_row
+from plantune_lite.types import Problem, ProblemError
 
 TRAIN = list(generate("train", seed=0, limit=2_000))
 TEST = list(generate("test", seed=0, limit=1_000))

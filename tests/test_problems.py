@@ -14,8 +14,8 @@ from loopback_hub import TOKEN, LoopbackHub
 from plantune_lite import held_out, problem_rows, problems, tables
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.recipe import Problems
-from plantune_lite.records import MissingError, Problem, ProblemError
 from plantune_lite.survey import survey
+from plantune_lite.types import MissingError, Problem, ProblemError
 
 
 def write(path: Path, text: str, encoding: str = "utf-8") -> str:
@@ -32,12 +32,12 @@ def sums(count: int) -> list[dict]:
 
 
 def everything(source: str, **named) -> tuple[Problem, ...]:
-    return problems.load(Problems(source, held_out=0.0, **named), seed=0).pool
+    return problems.load_problems(Problems(source, held_out=0.0, **named), seed=0).pool
 
 
 def refused(source: str, **named) -> str:
     with pytest.raises(ProblemError) as caught:
-        problems.load(Problems(source, **named), seed=0)
+        problems.load_problems(Problems(source, **named), seed=0)
     return str(caught.value)
 
 
@@ -116,7 +116,7 @@ def test_skipped_rows_are_counted_and_named(tmp_path):
         {"question": 5, "answer": "5"},
         {"question": "Why?", "answer": None},
     ]
-    loaded = problems.load(Problems(write_rows(tmp_path / "my.jsonl", rows), bad_rows="skip"), seed=0)
+    loaded = problems.load_problems(Problems(write_rows(tmp_path / "my.jsonl", rows), bad_rows="skip"), seed=0)
     (origin,) = loaded.origin.values()
     assert origin["skipped"] == {
         "answer is a list, not text or a number": 1,
@@ -222,16 +222,16 @@ def test_explanations_are_left_out_and_counted_where_only_checked_answers_are_le
     words = {"question": "Sort the words.", "answer": " ".join(f"w{number}" for number in range(30))}
     rows = [*sums(5), words, {"question": "Why?", "answer": ESSAY}]
     part = Problems(write_rows(tmp_path / "a.jsonl", rows), held_out=0.0)
-    loaded = problems.load(part, seed=0, checked=True)
+    loaded = problems.load_problems(part, seed=0, checked=True)
     assert ids(loaded.pool) == {f"a/{number}" for number in range(1, 7)}
     assert "1 of 7 problems of" in loaded.notes[0] and "prose, which cannot be checked" in loaded.notes[0]
-    assert len(problems.load(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
+    assert len(problems.load_problems(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
 
 
 def test_a_file_of_explanations_alone_is_refused_before_anything_is_asked(tmp_path):
     part = Problems(write_rows(tmp_path / "a.jsonl", [{"question": "Why?", "answer": ESSAY}] * 2))
     with pytest.raises(ProblemError, match=r"every answer of .* is prose, .* set corpus.filter=plan"):
-        problems.load(part, seed=0, checked=True)
+        problems.load_problems(part, seed=0, checked=True)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_half_a_character_is_a_bad_row_and_not_a_crash_when_the_pool_is_written(
 
 
 def test_a_file_of_one_question_says_that_nothing_is_held_out(tmp_path):
-    loaded = problems.load(Problems(write_rows(tmp_path / "a.jsonl", sums(1) * 3)), seed=0)
+    loaded = problems.load_problems(Problems(write_rows(tmp_path / "a.jsonl", sums(1) * 3)), seed=0)
     assert len(loaded.pool) == 3 and loaded.own == () and "nothing is held out" in loaded.notes[-1]
 
 
@@ -281,7 +281,7 @@ def test_an_id_is_given_once(tmp_path):
 
 
 def test_a_pool_that_a_run_wrote_can_be_loaded_again(tmp_path):
-    from plantune_lite.records import write_records
+    from plantune_lite.files import write_records
 
     pool = everything(write_rows(tmp_path / "a.jsonl", [{**row, "level": 2, "steps": ["s"]} for row in sums(3)]))
     write_records(tmp_path / "pool.jsonl", pool)
@@ -296,17 +296,17 @@ def test_a_pool_that_a_run_wrote_can_be_loaded_again(tmp_path):
 
 def test_no_row_that_was_trained_on_is_held_out_when_the_file_grows(tmp_path):
     path = tmp_path / "my.jsonl"
-    before = problems.load(Problems(write_rows(path, sums(400))), seed=1)
-    after = problems.load(Problems(write_rows(path, sums(500))), seed=1)
+    before = problems.load_problems(Problems(write_rows(path, sums(400))), seed=1)
+    after = problems.load_problems(Problems(write_rows(path, sums(500))), seed=1)
     assert ids(before.pool) < ids(after.pool) and ids(before.own) < {p.id for p in after.own}
     assert 60 < len(before.own) < 100
-    much = problems.load(Problems(write_rows(path, sums(4000))), seed=1)
+    much = problems.load_problems(Problems(write_rows(path, sums(4000))), seed=1)
     assert len(much.own) == 300 and ids(before.pool) < ids(much.pool)
 
 
 def test_copies_of_a_question_stay_on_one_side(tmp_path):
     rows = [row for row in sums(50) for row in (row, {**row, "question": row["question"].upper().replace(" ", "  ")})]
-    loaded = problems.load(Problems(write_rows(tmp_path / "a.jsonl", rows)), seed=0)
+    loaded = problems.load_problems(Problems(write_rows(tmp_path / "a.jsonl", rows)), seed=0)
     own, pool = ({held_out.normalised(p) for p in side} for side in (loaded.own, loaded.pool))
     assert own and pool and not own & pool and len(loaded.own) == 2 * len(own)
 
@@ -322,11 +322,11 @@ def test_a_split_loses_nothing_and_never_cuts_a_group(groups, seed, share, most)
 
 def test_a_larger_limit_contains_a_smaller_one_and_neither_changes_what_is_held_out(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", sums(200))
-    small, large = (problems.load(Problems(path, limit=limit), seed=5) for limit in (20, 60))
+    small, large = (problems.load_problems(Problems(path, limit=limit), seed=5) for limit in (20, 60))
     assert ids(small.pool) < ids(large.pool) and small.own == large.own and len(small.pool) == 20
     numbers = [int(p.id.partition("/")[2]) for p in small.pool]
     assert numbers == sorted(numbers) and numbers != list(range(1, 21))
-    assert problems.load(Problems(path, limit=20), seed=6).pool != small.pool
+    assert problems.load_problems(Problems(path, limit=20), seed=6).pool != small.pool
 
 
 def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path):
@@ -334,19 +334,21 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     path = write_rows(tmp_path / "a.jsonl", rows)
     assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
     assert "there are 1, 2, 3" in refused(path, levels=(5,))
-    own = problems.load(Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0)
+    own = problems.load_problems(
+        Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0
+    )
     assert len(own.pool) == 3 and any("has no levels: problems.levels=5" in note for note in own.notes)
 
 
 def test_practice_is_held_out_by_template():
-    loaded = problems.load(Problems("practice", limit=60), seed=0)
+    loaded = problems.load_problems(Problems("practice", limit=60), seed=0)
     own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
     assert len(loaded.pool) == 60 and len(loaded.own) == 12 and not own & pool
 
 
 def test_sources_are_joined_and_share_the_limit(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", sums(50))
-    loaded = problems.load(Problems(f"practice+{path}", limit=21), seed=0)
+    loaded = problems.load_problems(Problems(f"practice+{path}", limit=21), seed=0)
     assert [entry["taken"] for entry in loaded.origin.values()] == [11, 10]
     assert {p.source for p in loaded.own} == {"practice", "a.jsonl"}
 
@@ -356,7 +358,7 @@ def test_two_files_that_count_their_problems_from_one_are_mixed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, "id,question,answer\n" + f"1,One of {name}?,3\n2,Two of {name}?,4\n")
     part = Problems("+".join(str(tmp_path / name) for name in ("a.csv", "b.csv", "more/b.csv")), held_out=0.0)
-    loaded = problems.load(part, seed=0)
+    loaded = problems.load_problems(part, seed=0)
     assert ids(loaded.pool) == {"1", "2", "b/1", "b/2", "b/b/1", "b/b/2"}
     assert loaded.notes[0].endswith(f"b.csv begin with b/, for {tmp_path / 'a.csv'} has a problem '1' too")
 
@@ -368,7 +370,7 @@ def test_an_unknown_source_suggests_a_near_one():
 # --- functions and generators -----------------------------------------------------------------------------------------
 
 FUNCTIONS = """
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 def ten(seed, limit=None):
     for number in range(10):
         yield {"question": f"What is {number} + {seed}?", "answer": number + seed, "topic": "sums"}
@@ -383,7 +385,7 @@ def endless():
 
 def test_a_function_yields_dicts_or_problems_and_takes_a_seed_where_it_wants_one(tmp_path):
     home = write(tmp_path / "mine.py", FUNCTIONS)
-    made = problems.load(Problems(f"{home}:ten"), seed=3)
+    made = problems.load_problems(Problems(f"{home}:ten"), seed=3)
     assert {p.answer for p in (*made.pool, *made.own)} == {str(number + 3) for number in range(10)}
     (problem,) = everything(f"{home}:one")
     assert (problem.id, problem.choices, problem.kind) == ("mine", ("x", "y"), "choice")
@@ -398,12 +400,12 @@ def test_a_function_that_gives_something_else_is_told_so(tmp_path):
 def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # what an import finds where it is not installed
     with pytest.raises(MissingError, match=r"plantune-lite\[gym\].*C compiler"):
-        problems.load(Problems("gym:gsm_symbolic"), seed=0)
+        problems.load_problems(Problems("gym:gsm_symbolic"), seed=0)
 
 
 def test_reasoning_gym_holds_whole_templates_out():
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'plantune-lite[gym]'")
-    loaded = problems.load(Problems("gym:gsm_symbolic", limit=100), seed=0)
+    loaded = problems.load_problems(Problems("gym:gsm_symbolic", limit=100), seed=0)
     own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
     assert len(loaded.pool) == 100 and own and not own & pool and all(p.steps for p in loaded.pool)
     assert "did you mean 'leg_counting'" in refused("gym:leg_countin")
@@ -489,7 +491,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_folder_of_ones_own_serves_benchmarks_and_says_which_file(folder):
-    loaded = problems.load(Problems("gsm8k"), seed=0)
+    loaded = problems.load_problems(Problems("gsm8k"), seed=0)
     assert {p.source for p in loaded.pool} == {"gsm8k"} and loaded.origin["gsm8k"]["file"].endswith("gsm8k_train.jsonl")
     suite = problems.load_suite("strategyqa", limit=None, seed=0, own=())
     assert suite.origin["file"].endswith("strategyqa_dev.jsonl") and suite.problems[0].answer == "yes"
@@ -529,7 +531,7 @@ def test_smoke_is_the_same_sixty_problems_for_every_seed():
 
 
 def test_known_kinds_are_fresh_problems_of_the_templates_and_levels_that_are_learned_from():
-    pool = problems.load(Problems("practice", limit=200, levels=(1,)), seed=0).pool
+    pool = problems.load_problems(Problems("practice", limit=200, levels=(1,)), seed=0).pool
     suite = problems.load_suite("practice_known", limit=200, seed=0, own=(), pool=pool).problems
     assert len(suite) == 60 and {one.extra["level"] for one in suite} == {1}
     assert {one.extra["template"] for one in suite} <= {one.extra["template"] for one in pool}
@@ -540,7 +542,7 @@ def test_known_kinds_are_fresh_problems_of_the_templates_and_levels_that_are_lea
 
 
 def test_the_suite_own_is_what_was_held_out_and_never_empty():
-    own = problems.load(Problems("practice", limit=100), seed=0).own
+    own = problems.load_problems(Problems("practice", limit=100), seed=0).own
     assert ids(problems.load_suite("own", limit=5, seed=0, own=own).problems) < ids(own)
     with pytest.raises(ProblemError, match="problems.held_out"):
         problems.load_suite("own", limit=5, seed=0, own=())
@@ -562,7 +564,7 @@ def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
     assert found.bad_rows == (("my.jsonl line 23", "answer is empty"),)
     assert found.duplicates == 2 and found.conflicts == (("my.jsonl line 4", "my.jsonl line 21"),)
     assert found.checkable["whole number"] == 21 and found.uncheckable == 0
-    assert found.held_out == len(problems.load(Problems(found.file, bad_rows="skip"), seed=0).own)
+    assert found.held_out == len(problems.load_problems(Problems(found.file, bad_rows="skip"), seed=0).own)
 
 
 def test_a_survey_tries_a_sample_of_very_many_formulas_and_says_so(tmp_path):
@@ -593,14 +595,14 @@ CHILD = """
 import json, sys
 from plantune_lite import problems
 from plantune_lite.recipe import Problems
-from plantune_lite.records import ProblemError
+from plantune_lite.types import ProblemError
 
 def outcome(verb, name, revisions):
     try:
         if verb == "suite":
             suite = problems.load_suite(name, limit=None, seed=0, own=(), revisions=revisions)
             return [problem.question for problem in suite.problems]
-        loaded = problems.load(Problems(name), seed=0, revisions=revisions)
+        loaded = problems.load_problems(Problems(name), seed=0, revisions=revisions)
         return {"rows": len(loaded.pool + loaded.own), "revisions": loaded.revisions, "origin": loaded.origin[name],
                 "steps": loaded.pool[0].steps}
     except ProblemError as error:

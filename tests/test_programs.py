@@ -3,10 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plantune_lite import sandbox
-from plantune_lite.evaluate import evaluate
+from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.files import read_records
 from plantune_lite.lenient import Graded
 from plantune_lite.programs import grade_code, program_in
-from plantune_lite.records import Problem, ProblemError, Reply, Score, Verdict, read_records
+from plantune_lite.types import Problem, ProblemError, Reply, Score, Verdict
 
 isolated = pytest.mark.skipif(sandbox.why_not() is not None, reason=str(sandbox.why_not()))
 
@@ -91,6 +92,6 @@ def test_programs_are_evaluated_where_somebody_may_run_them(tmp_path):
         return [[Reply(text=f"```python\n{PROGRAM}```"), Reply(text="    return x\n")] for _ in prompts]
 
     out = tmp_path / "own.model.jsonl"
-    found = evaluate(generate, [ROOF], mode="plain", out=out, samples=2, temperature=1.0, run_code=grade_code)
+    found = evaluate_problems(generate, [ROOF], mode="plain", out=out, samples=2, temperature=1.0, run_code=grade_code)
     assert found["pass"]["1"]["value"] == 0.5 and found["pass"]["2"]["value"] == 1.0
     assert [one.how for one in read_records(Score, out)] == ["passed the tests", "failed: AssertionError"]

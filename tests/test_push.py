@@ -10,13 +10,14 @@ from test_model_card import finished_run
 
 from plantune_lite import companions, practice, runs
 from plantune_lite.cli import cli
-from plantune_lite.data_stages import corpus as corpus_stage
-from plantune_lite.data_stages import distill as distill_stage
-from plantune_lite.data_stages import problems as problems_stage
+from plantune_lite.distill_stage import run_corpus as corpus_stage
+from plantune_lite.distill_stage import run_distill as distill_stage
+from plantune_lite.files import write_records
 from plantune_lite.job import Job
-from plantune_lite.model_facts import without_paths
-from plantune_lite.recipe_files import load, override, to_json
-from plantune_lite.records import Score, write_records
+from plantune_lite.problems_stage import run_problems as problems_stage
+from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.redact import without_paths
+from plantune_lite.types import Score
 
 SERVER = "gpt-oss-120b"  # what `evaluate --model` calls the answers of a server's model
 
@@ -181,7 +182,7 @@ def secret(tmp_path, monkeypatch):
         f"grpo.rewards={home}/fn.py:rew",
         f"distill.model={home}/models/tiny.gguf",
     ]
-    recipe = override(load("smollm2_135m"), settings)
+    recipe = override(load_recipe("smollm2_135m"), settings)
     (run / "recipe.json").write_text(to_json(recipe))
     earlier = {}
     for name, work in (("problems", problems_stage), ("distill", distill_stage), ("corpus", corpus_stage)):

@@ -11,7 +11,7 @@ from plantune_lite import devices, fitting
 from plantune_lite.cli import cli
 from plantune_lite.command import load_asked
 from plantune_lite.recipe import leaves
-from plantune_lite.recipe_files import load, override
+from plantune_lite.recipe_files import load_recipe, override
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "recipes" / "QUESTIONS.md").read_text(encoding="utf-8")
@@ -31,17 +31,17 @@ def test_every_command_is_one_and_its_settings_fit_its_recipe(line, monkeypatch)
     elif verb == "show":
         assert (ROOT / given["what"]).is_file()
     else:  # a run that the recipe of this name makes
-        assert [load(name) for name in given.get("runs") or [given["run"]]]
+        assert [load_recipe(name) for name in given.get("runs") or [given["run"]]]
 
 
 @pytest.mark.parametrize("span", [span for span in SPANS if SETTING.search(span)])
 def test_every_setting_fits_a_recipe_with_sft_and_grpo(span):
     settings = [word for word in span.split() if SETTING.fullmatch(word)]
-    assert override(load("gemma3_1b_grpo"), settings)
+    assert override(load_recipe("gemma3_1b_grpo"), settings)
 
 
 def test_every_verb_and_field_that_is_named_is_there():
-    fields = dict(leaves(load("gemma3_1b_grpo")))
+    fields = dict(leaves(load_recipe("gemma3_1b_grpo")))
     for span in SPANS:
         if span.startswith("plantune "):
             assert span.split()[1] in cli.commands, span
@@ -71,7 +71,7 @@ CLOSER += [("qwen2_5_7b_grpo", 12), ("qwen2_5_7b_cpl", 12)]
 def test_what_is_said_to_fit_a_card_fits_it_by_our_count(asked, gigabytes):
     name, *settings = asked.split()
     card = devices.card(gigabytes)
-    assert fitting.fit(override(load(name), settings), card.free, bf16=card.bf16).fits
+    assert fitting.fit_to_gpu(override(load_recipe(name), settings), card.free, bf16=card.bf16).fits
 
 
 def test_every_link_leads_somewhere():

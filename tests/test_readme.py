@@ -5,7 +5,7 @@ from operator import getitem
 from pathlib import Path
 from statistics import fmean
 
-from plantune_lite.recipe_files import load
+from plantune_lite.recipe_files import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,7 +20,7 @@ def test_the_file_tree_names_every_module():
 def test_the_recipe_shown_is_the_recipe_shipped(tmp_path):
     shown = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     (tmp_path / "shown.py").write_text(shown)
-    assert load(tmp_path / "shown.py") == load("smollm2_135m")
+    assert load_recipe(tmp_path / "shown.py") == load_recipe("smollm2_135m")
 
 
 def figures(name):
@@ -168,7 +168,7 @@ def test_every_setting_on_the_page_of_the_recipes_is_one(tmp_path):
     from plantune_lite.recipe_files import override
 
     page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
-    recipe = override(load("smollm2_135m"), ["grpo=none"])
+    recipe = override(load_recipe("smollm2_135m"), ["grpo=none"])
     for said in re.findall(r"`([^`]+)`", page.replace("part.field=value", "")):
         settings = [word for word in said.split() if re.fullmatch(r"[a-z]+\.[a-z]+=\S+|max_hours=\d+", word)]
         assert override(recipe, settings)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, typed
 from plantune_lite.recipe import PARTS, leaves
-from plantune_lite.recipe_files import from_json, load, override, shipped, to_json
-from plantune_lite.records import RecipeError
+from plantune_lite.recipe_files import from_json, load_recipe, override, shipped, to_json
+from plantune_lite.types import RecipeError
 
 RECIPE = Recipe(
     name="mine",
@@ -23,7 +23,7 @@ RECIPE = Recipe(
 
 @pytest.mark.parametrize("name", shipped())
 def test_every_shipped_recipe_loads_and_survives_json(name):
-    recipe = load(name)
+    recipe = load_recipe(name)
     assert recipe.name == name
     assert from_json(to_json(recipe)) == recipe
 
@@ -129,7 +129,7 @@ def test_a_recipe_file_names_every_unknown_keyword_by_line(tmp_path):
         "    sft=SFT(epoch=3))\n"
     )
     with pytest.raises(RecipeError) as caught:
-        load(path)
+        load_recipe(path)
     assert "line 2: Problems has no field 'limt'; did you mean 'limit'?" in str(caught.value)
     assert "line 4: SFT has no field 'epoch'; did you mean 'epochs'?" in str(caught.value)
 
@@ -142,19 +142,19 @@ def test_a_file_that_is_no_recipe_says_so(tmp_path, text, words):
     path = tmp_path / "bad.py"
     path.write_text(text)
     with pytest.raises(RecipeError, match=words):
-        load(path)
+        load_recipe(path)
 
 
 def test_an_unknown_name_suggests_the_nearest():
     with pytest.raises(RecipeError, match="did you mean 'smollm2_135m'"):
-        load("smolm2_135m")
+        load_recipe("smolm2_135m")
 
 
 def test_a_run_folder_is_data_and_none_of_it_is_run(tmp_path):
     recipe = replace(RECIPE, problems=Problems(f"{tmp_path}/evil.py:make"))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef make(): return []\n")
     (tmp_path / "recipe.json").write_text(to_json(recipe))
-    assert load(tmp_path) == recipe
+    assert load_recipe(tmp_path) == recipe
     assert not (tmp_path / "ran").exists()
 
 
@@ -179,7 +179,7 @@ def test_a_function_in_a_recipe_is_stored_by_file_and_name(tmp_path):
         "def make(): return []\n"
         "RECIPE = Recipe(name='x', problems=Problems(make), student=Student('smollm2_135m'))\n"
     )
-    assert load(path).problems.source == f"{path}:make"
+    assert load_recipe(path).problems.source == f"{path}:make"
 
 
 def test_a_lambda_in_a_recipe_is_refused_with_what_to_do():

@@ -6,20 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.records import (
-    JsonlWriter,
-    PlantuneError,
-    Problem,
-    Rejected,
-    Score,
-    from_row,
-    read_jsonl,
-    read_records,
-    to_row,
-    write_records,
-    write_whole,
-)
+from plantune_lite.files import JsonlWriter, from_row, read_jsonl, read_records, to_row, write_records, write_whole
 from plantune_lite.terminal import duration, printable, size, table
+from plantune_lite.types import PlantuneError, Problem, Rejected, Score
 
 PROBLEM = Problem(id="a", question="2+2?", answer="4", steps=("2+2=4",), extra={"level": 1})
 SCORE = Score(problem_id="a", sample=0, mode="m1", text="", prediction=None, gold="4", same=None, how="empty")
@@ -69,7 +58,7 @@ def test_a_line_is_on_disk_before_the_next_is_written(tmp_path):
     code = f"""
 import os
 from pathlib import Path
-from plantune_lite.records import JsonlWriter
+from plantune_lite.files import JsonlWriter
 JsonlWriter(Path({str(path)!r})).write({{"a": 1}})
 os.kill(os.getpid(), 9)
 """
@@ -84,7 +73,7 @@ def test_writing_whole_onto_a_full_disk_leaves_the_old_text(tmp_path):
     code = f"""
 import resource
 from pathlib import Path
-from plantune_lite.records import write_whole
+from plantune_lite.files import write_whole
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))

@@ -9,8 +9,9 @@ from html.parser import HTMLParser
 import pytest
 
 from plantune_lite import Corpus, Distill, corpus, distill, practice, recipe_files
-from plantune_lite.records import Score, write_records, write_whole
-from plantune_lite.report import report
+from plantune_lite.files import write_records, write_whole
+from plantune_lite.report import write_report
+from plantune_lite.types import Score
 
 HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'
 PROBLEMS = list(practice.generate("train", seed=0, limit=12))
@@ -37,15 +38,16 @@ def answered(problem, right, text, mode):
 def run(tmp_path):
     """A run folder as its stages leave it, without the hours."""
     run = tmp_path / "mine"
-    write_whole(run / "recipe.json", recipe_files.to_json(recipe_files.load("smollm2_135m")))
-    asyncio.run(distill.distill(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
+    write_whole(run / "recipe.json", recipe_files.to_json(recipe_files.load_recipe("smollm2_135m")))
+    asyncio.run(distill.distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
     trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
     trajectories[0]["execution"] += HOSTILE
     write_records(run / "trajectories.jsonl", trajectories)
-    from plantune_lite.records import Trajectory, from_row
+    from plantune_lite.files import from_row
+    from plantune_lite.types import Trajectory
 
     rows = [from_row(Trajectory, row) for row in trajectories[1:]]
-    corpus.build(rows, PROBLEMS, {}, Corpus(filter="answer", validation=0.0), run / "corpus")
+    corpus.build_corpus(rows, PROBLEMS, {}, Corpus(filter="answer", validation=0.0), run / "corpus")
     write_records(run / "suites" / "own.jsonl", TESTED)
     untuned = [answered(one, n < 2, "I guess.", "zero_shot_cot") for n, one in enumerate(TESTED)]
     tuned = [answered(one, n > 0, f"<plan>\n1. Think.\n</plan>\n{HOSTILE}", "m1") for n, one in enumerate(TESTED)]
@@ -90,7 +92,7 @@ class Seen(HTMLParser):
 
 
 def seen(run):
-    summary = report(run)
+    summary = write_report(run)
     return summary, Seen((run / "report.html").read_text(encoding="utf-8"))
 
 
@@ -146,7 +148,7 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     again = next(word for word in page.words if word.lstrip().startswith('{\n "name"') or '"problems": {' in word)
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "recipe.json").write_text(again, encoding="utf-8")
-    assert asdict(recipe_files.load(tmp_path / "again")) == asdict(recipe_files.load("smollm2_135m"))
+    assert asdict(recipe_files.load_recipe(tmp_path / "again")) == asdict(recipe_files.load_recipe("smollm2_135m"))
 
 
 @pytest.mark.parametrize(
@@ -159,9 +161,9 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     ],
 )
 def test_a_training_is_named_where_the_model_has_been_through_it(run, settings, said):
-    recipe = recipe_files.override(recipe_files.load("smollm2_135m"), settings)
+    recipe = recipe_files.override(recipe_files.load_recipe("smollm2_135m"), settings)
     write_whole(run / "recipe.json", recipe_files.to_json(recipe))
-    report(run)
+    write_report(run)
     assert said in (run / "report.html").read_text()
 
 
@@ -192,9 +194,9 @@ def test_what_a_search_left_to_be_shown_is_shown_as_data(run):
 def test_steps_that_begin_anew_each_round_are_no_curve_of_the_report_s_own(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     again = [{"stage": "cpl", "round": number, "step": 1, "seconds": 1, "loss": 9.0} for number in (1, 2)]
-    before = report(run)["figures"]
+    before = write_report(run)["figures"]
     write_records(run / "metrics.jsonl", [*rows, *again])
-    assert report(run)["figures"] == before and not any(name.startswith("cpl") for name in before)
+    assert write_report(run)["figures"] == before and not any(name.startswith("cpl") for name in before)
 
 
 def test_a_run_that_was_only_distilled_has_a_page_too(run):
@@ -207,7 +209,7 @@ def test_a_run_that_was_only_distilled_has_a_page_too(run):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_shows_it_on_a_phone_and_has_nothing_to_complain_of(run, tmp_path):
-    report(run)
+    write_report(run)
     shot = tmp_path / "shot.png"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,844"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0", "--force-dark-mode"]

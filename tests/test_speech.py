@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from plantune_lite import presets, speech
 from plantune_lite.plans import SYSTEM, chat
 from plantune_lite.presets import PRESETS
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 OF_A_FAMILY = {preset.family: preset for preset in PRESETS}
 CHATML = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\n"

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from plantune_lite.records import PlantuneError, Problem, Score, write_records
+from plantune_lite.files import write_records
 from plantune_lite.standing import as_json, as_markdown, as_text, standing
+from plantune_lite.types import PlantuneError, Problem, Score
 
 
 def answers(run, name, *modes):

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer
 from plantune_lite import embedded, presets, student
 from plantune_lite.plans import chat
 from plantune_lite.recipe import Student
-from plantune_lite.records import MissingError, PlantuneError, Sampling
 from plantune_lite.student import StudentError
+from plantune_lite.types import MissingError, PlantuneError, Sampling
 
 PRESETS = {preset.family: preset for preset in presets.PRESETS}
 ASKED = chat("A pen costs 3 dollars. What do 4 pens cost?")
@@ -35,7 +35,7 @@ def folder_of(family, folder, **how):
 
 def load(folder, *, bits=32, training=True, adapter=None, seed=0, **part):
     part = Student(str(folder), bits=bits, **{**SMALL, **part})
-    return student.load(part, training=training, adapter=adapter, seed=seed, environ={}, say=lambda line: None)
+    return student.load_student(part, training=training, adapter=adapter, seed=seed, environ={}, say=lambda line: None)
 
 
 def scores(loaded):

@@ -30,8 +30,8 @@ from plantune_lite.pace import Pace
 from plantune_lite.plans import chat
 from plantune_lite.prices import price_of
 from plantune_lite.recipe import Distill
-from plantune_lite.records import Reply, Sampling
 from plantune_lite.teacher import Teacher, open_teacher
+from plantune_lite.types import Reply, Sampling
 
 KEY = "AIza-secret-of-the-test"
 ONE, PLAN = Sampling(max_tokens=400), chat("Write a plan for adding 2 and 2.")

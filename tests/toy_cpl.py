@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import toy_variants
 
+from plantune_lite.files import read_records, write_whole
 from plantune_lite.plans import CLOSE
 from plantune_lite.recipe_files import override
-from plantune_lite.records import Problem, Reply, RunError, read_records, write_whole
+from plantune_lite.types import Problem, Reply, RunError
 
 HERE = str(Path(__file__).resolve())
 WAYS = ("Count them.", "Guess.", "Add them.")
@@ -72,7 +73,7 @@ def cpl(job):
     step_apo.train = lambda student, pairs, ask, part, out, **rest: _trained(
         "preferred", out, repr((pairs, part.alpha)), **rest
     )
-    return cpl_stage.cpl(job)
+    return cpl_stage.run_cpl(job)
 
 
 def cpl_that_breaks_at_first(job):

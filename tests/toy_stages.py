@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
+from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_records, write_whole
 from plantune_lite.order import STAGES
 from plantune_lite.pipeline import run
-from plantune_lite.records import JsonlWriter, Problem, RunError, read_jsonl, read_records, write_records, write_whole
+from plantune_lite.types import Problem, RunError
 
 HERE = str(Path(__file__).resolve())
 RECIPE = Recipe(

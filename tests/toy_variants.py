@@ -12,9 +12,10 @@ from pathlib import Path
 import toy_stages
 from toy_stages import _pause
 
-from plantune_lite.ablate import OF_A_VARIANT, ablate
+from plantune_lite.ablate import OF_A_VARIANT, run_study
+from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_whole
 from plantune_lite.recipe_files import override
-from plantune_lite.records import JsonlWriter, Problem, RunError, Score, read_jsonl, read_records, write_whole
+from plantune_lite.types import Problem, RunError, Score
 
 HERE = str(Path(__file__).resolve())
 RECIPE = override(toy_stages.RECIPE, ["problems.limit=30", "problems.held_out=0.9", "evaluate.limit=none"])
@@ -89,4 +90,4 @@ def _score(problem, model, mode, seed):
 
 if __name__ == "__main__":
     what, folder, mirror = sys.argv[1:]
-    ablate(what, RECIPE, to=Path(folder), mirror=Path(mirror) if mirror else None, stages=stages(), say=print)
+    run_study(what, RECIPE, to=Path(folder), mirror=Path(mirror) if mirror else None, stages=stages(), say=print)

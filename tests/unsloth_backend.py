@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plantune_lite import embedded, grpo, grpo_settings, lessons, presets, sampled, sft, student
+from plantune_lite import embedded, grpo, grpo_settings, lessons, presets, sampled, sft
 from plantune_lite.lab import preference, residuals, step_apo, value
 from plantune_lite.plans import SYSTEM
 from plantune_lite.recipe import CPL, GRPO, SFT, Student
-from plantune_lite.records import Sampling, StepPair
+from plantune_lite.student import load_student, unsloth
+from plantune_lite.types import Sampling, StepPair
 
 TURNS_OF = {"llama": "smollm2_135m", "qwen2": "qwen2_5_7b", "qwen3": "qwen3_4b", "gemma3_text": "gemma3_1b"}
 NAMES = (*TURNS_OF, "smollm2")
@@ -73,7 +74,7 @@ REINFORCED = {
 
 def load(folder, bits=32, backend="unsloth", **how):
     part = Student(str(folder), bits=bits, max_length=LENGTH, lora_rank=4, lora_alpha=8)
-    return student.load(part, seed=1, environ={"PLANTUNE_BACKEND": backend}, **how)
+    return load_student(part, seed=1, environ={"PLANTUNE_BACKEND": backend}, **how)
 
 
 def learn(loaded, out, metric=lambda step, **figures: None):
@@ -231,7 +232,7 @@ sft.SAMPLED = 2  # a training ends with replies twice as long as the longest row
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    student.unsloth()  # before transformers, as in a stage
+    unsloth()  # before transformers, as in a stage
     from tiny import tiny_student, tiny_tokenizer
 
     folders = {"smollm2": embedded.folder()}
@@ -496,7 +497,7 @@ def as_if_on_cuda():
     os.environ |= {"UNSLOTH_ALLOW_CPU": "1", "UNSLOTH_DISABLE_STATISTICS": "1", "TORCHDYNAMO_DISABLE": "1"}
     # Several texts in a row, which a plain model's attention does not keep apart.
     os.environ |= {"UNSLOTH_GRPO_SEQ_PACKING": "0", "UNSLOTH_GRPO_PREFIX_GROUPER": "0"}
-    student.unsloth()
+    unsloth()
     from unsloth.models import _utils, rl
     from unsloth.trainer import _patch_trl_trainer
 
@@ -530,9 +531,9 @@ def changed_settings():
     made = {
         "sft": lambda: sft._settings(model, PART, out, LENGTH, True, 0, 4, True),
         "cpl": lambda: preference.config(model, CPL(), out, 4, 2, 2, True, 2, 0, LENGTH),
-        "grpo": lambda: grpo_settings.config(model, GROUPS, out, **grpo_of),
-        "grpo stable": lambda: grpo_settings.config(model, REINFORCED["stable"], out, **grpo_of),
-        "grpo scaled": lambda: grpo_settings.config(model, SCALED, out, **grpo_of),
+        "grpo": lambda: grpo_settings.grpo_config(model, GROUPS, out, **grpo_of),
+        "grpo stable": lambda: grpo_settings.grpo_config(model, REINFORCED["stable"], out, **grpo_of),
+        "grpo scaled": lambda: grpo_settings.grpo_config(model, SCALED, out, **grpo_of),
     }
     changed = {}
     for name, make in made.items():

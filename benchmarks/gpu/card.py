@@ -122,10 +122,10 @@ def _doctor() -> list[dict[str, str]]:
     from importlib.metadata import PackageNotFoundError
 
     from plantune_lite import doctor
-    from plantune_lite.recipe_files import load
+    from plantune_lite.recipe_files import load_recipe
 
     try:
-        found = doctor.examine(load("qwen3_4b_grpo"))
+        found = doctor.examine(load_recipe("qwen3_4b_grpo"))
     except PackageNotFoundError:  # it reads the versions it wants from our package's own metadata
         return [{"name": "doctor", "state": "note", "found": "plantune-lite is not installed as a package", "fix": ""}]
     return [asdict(check) for check in found if "/" not in check.found and not check.name.isupper()]

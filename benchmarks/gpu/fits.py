@@ -121,17 +121,17 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     """One recipe in so much memory: whether it fits, and what it took."""
     card.smaller(gib, turing=t4, outside=outside)
     from benchmarks.gpu.shapes import written
-    from plantune_lite import student
-    from plantune_lite.recipe_files import load
-    from plantune_lite.watch import out_of_memory
+    from plantune_lite.recipe_files import load_recipe
+    from plantune_lite.replies import out_of_memory
+    from plantune_lite.student import load_student
 
-    recipe = load(name)
+    recipe = load_recipe(name)
     smaller = {"bits": 32, "max_length": 320} if tiny else {}
     part = replace(recipe.student, model=str(written(student_of(name), work, tiny=tiny)), **smaller)
     recipe = replace(recipe, student=part)
     found: dict[str, Any] = {"recipe": name, "gib": gib, "t4": t4}
     try:
-        loaded = student.load(part, training=True, say=lambda line: None)
+        loaded = load_student(part, training=True, say=lambda line: None)
         found |= {"loading_gib": card.loaded(), "dtype": str(loaded.model.dtype)}
         found["attention"] = loaded.model.config._attn_implementation
         with tempfile.TemporaryDirectory() as out:
@@ -191,9 +191,9 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
 def estimated(name: str, t4: bool) -> float:
     """What `plantune estimate` says, in GiB: of 4-bit weights made from the original, as they are here."""
     from plantune_lite import memory, shapes
-    from plantune_lite.recipe_files import load
+    from plantune_lite.recipe_files import load_recipe
 
-    recipe = load(name)
+    recipe = load_recipe(name)
     of_original = replace(recipe, student=replace(recipe.student, revision="main"))  # else Unsloth's own copies
     needs = memory.needs(of_original, shape=shapes.of(recipe.student.model), bf16=not t4)
     stage = "grpo" if recipe.grpo else "sft"

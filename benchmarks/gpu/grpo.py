@@ -89,12 +89,13 @@ def run(student: str, side: str, work: Path, tiny: bool) -> dict[str, Any]:
 def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     """As the recipes train: Unsloth where there is a card."""
     from benchmarks.gpu.shapes import asked
-    from plantune_lite import grpo, rewards, student
+    from plantune_lite import grpo, rewards
     from plantune_lite.recipe import GRPO, Student
+    from plantune_lite.student import load_student
 
     length = PROMPT + CAP
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
-    loaded = student.load(part, training=True)
+    loaded = load_student(part, training=True)
     card.loaded()
     settings = GRPO(
         steps=STEPS,

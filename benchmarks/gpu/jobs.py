@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import read_jsonl
+from plantune_lite.files import read_jsonl
 
 _TAIL = 1500  # characters of a log that say why
 _QUIET = {

@@ -48,7 +48,7 @@ def split(sizes: Sizes) -> tuple[list[Any], list[Any], list[Any]]:
     from plantune_lite import problems
     from plantune_lite.recipe import Problems
 
-    train = list(problems.load(Problems("gsm8k", held_out=0.0), seed=0).pool)
+    train = list(problems.load_problems(Problems("gsm8k", held_out=0.0), seed=0).pool)
     test = problems.load_suite("gsm8k", limit=sizes.test, seed=0, own=()).problems
     apart = {one.id for one in Random(0).sample(train, sizes.kept_apart)}
     kept = [one for one in train if one.id not in apart][: sizes.train]
@@ -79,8 +79,9 @@ def filtered(work: Path, sizes: Sizes) -> None:
         return
     from plantune_lite import corpus, plans
     from plantune_lite.alignment import Alignment
+    from plantune_lite.files import read_jsonl, read_records
     from plantune_lite.recipe import Corpus
-    from plantune_lite.records import Score, Trajectory, read_jsonl, read_records
+    from plantune_lite.types import Score, Trajectory
 
     train, _, test = split(sizes)
     asked = {problem.id: problem for problem in train}
@@ -110,7 +111,7 @@ def filtered(work: Path, sizes: Sizes) -> None:
     kept = {}
     for arm, filter in FILTERS.items():
         part = Corpus(filter=filter, min_score=bar, per_problem=sizes.own_tries, dedup="exact", validation=0.0)
-        corpus.build(trajectories, train, {"gsm8k": test}, part, work / "rows" / arm)
+        corpus.build_corpus(trajectories, train, {"gsm8k": test}, part, work / "rows" / arm)
         kept[arm] = list(read_jsonl(work / "rows" / arm / "train.jsonl"))
     least = min(map(len, kept.values()))
     for arm, rows in kept.items():
@@ -133,8 +134,9 @@ def own_answers(work: Path) -> Path:
 
 def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutions: str) -> list[dict]:
     from plantune_lite import corpus, worked
+    from plantune_lite.files import read_jsonl
     from plantune_lite.recipe import Corpus
-    from plantune_lite.records import Trajectory, read_jsonl
+    from plantune_lite.types import Trajectory
 
     trajectories = [
         Trajectory(
@@ -150,7 +152,7 @@ def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutio
         if (one := worked.plan_of(problem)).plan
     ]
     part = Corpus(filter="answer", validation=0.0)
-    corpus.build(trajectories, train, {"gsm8k": test}, part, out, target=target, solutions=solutions)
+    corpus.build_corpus(trajectories, train, {"gsm8k": test}, part, out, target=target, solutions=solutions)
     return list(read_jsonl(out / "train.jsonl"))
 
 
@@ -172,6 +174,6 @@ def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
 
 
 def _write(work: Path, arm: str, rows: list[dict]) -> None:
-    from plantune_lite.records import write_records
+    from plantune_lite.files import write_records
 
     write_records(work / "rows" / arm / "train.jsonl", rows)

@@ -56,9 +56,9 @@ class _Process:
         self.train, self.apart, self.test = split(sizes)
 
     def load(self, **how: Any) -> Any:
-        from plantune_lite import student
+        from plantune_lite.student import load_student
 
-        return student.load(self.part, room=2048, say=lambda line: None, **how)
+        return load_student(self.part, room=2048, say=lambda line: None, **how)
 
     def untuned(self, mode: str) -> dict[str, Any]:
         """The student as it comes, with one of its prompts."""
@@ -69,8 +69,8 @@ class _Process:
         import torch
 
         from plantune_lite import sft
+        from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe import SFT
-        from plantune_lite.records import read_jsonl, write_whole
 
         torch.manual_seed(seed)
         if not (out / "adapter_model.safetensors").is_file():
@@ -90,7 +90,7 @@ class _Process:
 
     def _rows_a_step(self, tokenizer: Any, arm: str, rows: list[dict]) -> int:
         """As many learned tokens a step as M1's rows have."""
-        from plantune_lite.records import read_jsonl
+        from plantune_lite.files import read_jsonl
 
         def a_row(some: list[dict]) -> float:
             return mean(len(ids) + 1 for ids in tokenizer([row["completion"] for row in some])["input_ids"])
@@ -103,8 +103,8 @@ class _Process:
         import torch
 
         from plantune_lite import grpo, rewards
+        from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe import GRPO
-        from plantune_lite.records import read_jsonl, write_whole
 
         sizes, start = self.sizes, self.work / "m10"
         rows = list(read_jsonl(self.work / "rows" / "m1" / "prompts.jsonl"))
@@ -144,7 +144,7 @@ class _Process:
 
         out = own_answers(self.work)
         asked = self.train[: self.sizes.own_problems]
-        figures = evaluate.evaluate(
+        figures = evaluate.evaluate_problems(
             # In miniature it says nothing that is a plan.
             _as_the_data_set(asked) if self.tiny else self.load(adapter=out.parent).generate,
             asked,
@@ -162,7 +162,8 @@ class _Process:
     def use(self, arm: str) -> dict[str, Any]:
         """The student's plans taken away, exchanged, shortened."""
         from plantune_lite import interventions
-        from plantune_lite.records import Score, read_records
+        from plantune_lite.files import read_records
+        from plantune_lite.types import Score
 
         out = self.work / f"{arm}0"
         loaded = self.load(adapter=out)
@@ -185,7 +186,7 @@ class _Process:
         """Greedy answers, graded."""
         from plantune_lite import evaluate
 
-        figures = evaluate.evaluate(
+        figures = evaluate.evaluate_problems(
             loaded.generate,
             problems,
             mode=mode,
@@ -202,7 +203,7 @@ class _Process:
 def _as_the_data_set(problems: list[Any]) -> Any:
     from plantune_lite import worked
     from plantune_lite.plans import question_text, render
-    from plantune_lite.records import Reply
+    from plantune_lite.types import Reply
 
     told = {question_text(one): worked.plan_of(one) for one in problems}
     return lambda prompts, sampling: [

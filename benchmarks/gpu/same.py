@@ -79,14 +79,14 @@ def run(what: str, bits: int, work: Path, tiny: bool) -> dict[str, Any]:
     adapter, merged = place / "adapter", place / "merged"
     part = Student(_base(work, tiny), bits=32 if what == "cpu" else bits, max_length=LENGTH, checkpointing=False)
     if what == "train":
-        return _trained(student.load(part, training=True), adapter, steps=2 if tiny else 60)
+        return _trained(student.load_student(part, training=True), adapter, steps=2 if tiny else 60)
     if what == "gguf":
         return _gguf(merged, place / "gguf", tiny)
     if what == "merge":
         return _merged(adapter, _base(work, tiny), merged, bits)
     if what == "merged":
-        return _answers(student.load(replace(part, model=str(merged))), tiny)
-    return _answers(student.load(part, adapter=adapter), tiny)
+        return _answers(student.load_student(replace(part, model=str(merged))), tiny)
+    return _answers(student.load_student(part, adapter=adapter), tiny)
 
 
 def _base(work: Path, tiny: bool) -> str:
@@ -119,7 +119,7 @@ def _merged(adapter: Path, model: str, merged: Path, bits: int) -> dict[str, Any
     preset = presets.find(model)
     base = embedded.folder() if preset else Path(model)
     dtype = "float32" if bits == 32 else None  # None: bfloat16, as the base has it
-    export.merge(adapter, base, merged, dtype=dtype, preset=preset)
+    export.merge_adapter(adapter, base, merged, dtype=dtype, preset=preset)
     return {"agreement": agreement.compare(adapter, base, merged, _prompts(merged)[: agreement.PROMPTS])["line"]}
 
 
@@ -153,7 +153,7 @@ def _prompts(folder: Path) -> list[list[int]]:
 def _answers(loaded: Any, tiny: bool) -> dict[str, Any]:
     """What it says, greedily."""
     from plantune_lite.plans import ask_plainly
-    from plantune_lite.records import Sampling
+    from plantune_lite.types import Sampling
 
     asked = [ask_plainly(problem) for problem in _problems()[: 2 if tiny else None]]
     replies = loaded.generate(asked, Sampling(max_tokens=8 if tiny else 128))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from plantune_lite.lab.world_sources import from_folder
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 HERE = Path(__file__).parent
 

@@ -18,7 +18,7 @@ from plantune_lite import plans
 from plantune_lite.lab.pddl import Atom, Literal
 from plantune_lite.lab.planning import world_in
 from plantune_lite.lab.worlds import Action, World
-from plantune_lite.records import Messages, Problem
+from plantune_lite.types import Messages, Problem
 
 _LONGEST_WALK = 12  # steps before the one that is asked about
 _TRIES = 50  # drawings of steps after which there may be no pair

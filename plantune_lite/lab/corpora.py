@@ -18,7 +18,7 @@ from plantune_lite import plans
 from plantune_lite.lab import domains, pddl
 from plantune_lite.lab.planning import problem_of, world_in
 from plantune_lite.lab.worlds import World, WorldError, world_of
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 Kind = Literal["planner", "walks", "mixed"]
 Count = Callable[[str], int]  # tokens of a text

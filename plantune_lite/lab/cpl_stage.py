@@ -24,22 +24,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import lenient, plans
-from plantune_lite.job import Job
-from plantune_lite.lab import cpl_section, pairs, search, viewer
+from plantune_lite import elsewhere, lenient, plans, runs, sft, student
+from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
+from plantune_lite.job import LEAST_HOURS, Job
+from plantune_lite.lab import cpl_section, pairs, search, step_apo, value, viewer
+from plantune_lite.ledger import Ledger
 from plantune_lite.recipe import CPL, SFT
-from plantune_lite.records import (
-    Generate,
-    Messages,
-    Problem,
-    RunError,
-    StepPair,
-    read_jsonl,
-    read_records,
-    write_records,
-    write_whole,
-)
-from plantune_lite.train_stages import LEAST_HOURS
+from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
 
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
@@ -49,7 +40,7 @@ _LEARNED = ("taught", "sft", "apo", "value")  # what comes of a round's search, 
 Asks = Callable[[Problem], Messages]
 
 
-def cpl(job: Job) -> dict[str, Any]:
+def run_cpl(job: Job) -> dict[str, Any]:
     """Search over plan steps and learn from it, round by round."""
     part = job.recipe.cpl
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
@@ -181,8 +172,6 @@ class _Round:
     @contextmanager
     def _a_student(self) -> Iterator[tuple[Generate, Asks, search.Value | None]]:
         """Who is searched with: how it replies, how it is asked, and what judges its states where something does."""
-        from plantune_lite.lab import value
-
         before = self._policy()
         loaded = self._loaded(before, training=False)
         by_value = self._job.recipe.cpl.leaf == "value" and before is not None and (before / value.FILE).is_file()
@@ -191,9 +180,6 @@ class _Round:
 
     @contextmanager
     def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
-        from plantune_lite import elsewhere, runs
-        from plantune_lite.ledger import Ledger
-
         job = self._job
         address, _, model = job.recipe.cpl.policy.partition("#")
         calls = Ledger(runs.home(job.run) / runs.LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
@@ -219,8 +205,6 @@ class _Round:
 
     def _imitate(self) -> dict[str, Any]:
         """SFT from the base on right paths: by the recipe's own SFT settings, whatever its arm."""
-        from plantune_lite import sft
-
         loaded = self._loaded(None)
         return sft.train(
             loaded,
@@ -233,8 +217,6 @@ class _Round:
 
     def _prefer(self) -> dict[str, Any]:
         """Step-APO from there."""
-        from plantune_lite.lab import step_apo
-
         loaded = self._loaded(self._folder / "sft")
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
@@ -253,8 +235,6 @@ class _Round:
 
     def _judge(self) -> dict[str, Any]:
         """What judges the next round's leaves: a value head on what this one trained last."""
-        from plantune_lite.lab import value
-
         trained = self._folder / _ends_with(self._job.recipe.cpl)
         known = [
             (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
@@ -293,8 +273,6 @@ class _Round:
         """The student, on the same base every time, and nothing else of that size in memory."""
         import torch
 
-        from plantune_lite import student
-
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -303,7 +281,7 @@ class _Round:
             json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.get("sft", {}).get("base")
         )
         part = job.recipe.student
-        loaded = student.load(
+        loaded = student.load_student(
             part,
             adapter=adapter,
             training=training,
@@ -317,4 +295,4 @@ class _Round:
         return loaded
 
 
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"cpl": cpl}
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"cpl": run_cpl}

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.records import read_jsonl, write_records, write_whole
+from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.sharing import cut_short
 
 # Fields of the recipe that the first round's search and SFT do not depend on. A search that ran out of its share of

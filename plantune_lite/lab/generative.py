@@ -11,7 +11,7 @@ from plantune_lite import intervals, plans
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab.cases import Case
 from plantune_lite.lab.planning import steps_in, world_in
-from plantune_lite.records import Generate, Problem, Sampling
+from plantune_lite.types import Generate, Problem, Sampling
 
 _STEP_TOKENS = 24  # no step is longer
 

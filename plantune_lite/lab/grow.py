@@ -17,7 +17,7 @@ from typing import Any
 from plantune_lite.lab.tree import Node, Tree, back_up, begun, expand, select
 from plantune_lite.plans import CLOSE, clean_step
 from plantune_lite.recipe import CPL
-from plantune_lite.records import Messages, Reply, Sampling
+from plantune_lite.types import Messages, Reply, Sampling
 
 STEP_TOKENS = 128  # a longer line is no step
 _OTHER_DICE = 1_000_003  # rollouts begin where steps do: with the same seed they would begin with the same words

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plantune_lite import held_out, runs
+from plantune_lite.files import write_whole
 from plantune_lite.lab import linear, weak_plans
 from plantune_lite.lab.knows import Judge
-from plantune_lite.records import Generate, Problem, RunError, write_whole
 from plantune_lite.student import Loaded
+from plantune_lite.types import Generate, Problem, RunError
 
 FOLDER = "probe"
 _FILE = "judge.json"

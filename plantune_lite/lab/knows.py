@@ -23,8 +23,8 @@ from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
 from plantune_lite.lab.probe import split
 from plantune_lite.lenient import Grade, grade
-from plantune_lite.records import Messages, PlantuneError, Problem, Sampling, Score
 from plantune_lite.student import Loaded
+from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
 
 _AT_ONCE = 16  # problems, of several replies each
 

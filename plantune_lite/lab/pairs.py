@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from plantune_lite.lab.tree import Node, Tree, begun
 from plantune_lite.plans import CLOSE, render
-from plantune_lite.records import Messages, StepPair
+from plantune_lite.types import Messages, StepPair
 
 SOLUTION_SCALE = 0.3  # of what a pair is worth where a solution is among the siblings
 PATHS = 4  # a question, at most

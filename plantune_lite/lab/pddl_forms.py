@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from plantune_lite.records import PlantuneError
 from plantune_lite.terminal import printable
+from plantune_lite.types import PlantuneError
 
 OBJECT = "object"  # the type that all others descend from
 _TOKEN = re.compile(r"[()]|[^\s()]+")

@@ -17,8 +17,8 @@ from typing import Any
 from plantune_lite.lab.pddl import EQUAL, Atom, Domain, Literal
 from plantune_lite.lab.pddl_forms import OBJECT
 from plantune_lite.lab.worlds import World, WorldError, domain_of
-from plantune_lite.records import MissingError, PlantuneError
 from plantune_lite.terminal import printable
+from plantune_lite.types import MissingError, PlantuneError
 
 _PLANNER = "pyperplan"
 _SEARCH = {  # optimal or not

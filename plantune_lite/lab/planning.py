@@ -21,9 +21,8 @@ from typing import Any
 from plantune_lite.lab.pddl import Atom
 from plantune_lite.lab.worlds import World, WorldError, world_of
 from plantune_lite.lenient import Graded
-from plantune_lite.plans import CLOSE, OPEN, clean_step
-from plantune_lite.records import Problem, Verdict
-from plantune_lite.tally import written_plan
+from plantune_lite.plans import CLOSE, OPEN, clean_step, written_plan
+from plantune_lite.types import Problem, Verdict
 
 # --- a question -------------------------------------------------------------------------------------------------------
 

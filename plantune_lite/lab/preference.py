@@ -16,7 +16,7 @@ from typing import Any
 
 from plantune_lite import speech, trl_config
 from plantune_lite.recipe import CPL
-from plantune_lite.records import LoadedStudent, Messages, RecipeError, StepPair
+from plantune_lite.types import LoadedStudent, Messages, RecipeError, StepPair
 
 _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
 

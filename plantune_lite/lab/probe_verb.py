@@ -17,13 +17,14 @@ from typing import Any
 from plantune_lite import charts, evaluate, graders, held_out, student
 from plantune_lite.answers import Show
 from plantune_lite.ask import final_student
+from plantune_lite.files import read_records, write_whole
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab import judged, weak_plans
 from plantune_lite.lab.judged import FOLDER
 from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.probe import probe
 from plantune_lite.recipe import Recipe
-from plantune_lite.records import PlantuneError, Problem, read_records, write_whole
+from plantune_lite.types import PlantuneError, Problem
 
 PROBLEMS, SAMPLES, PER_PROBLEM = 100, 8, 8
 TEMPERATURE = 0.7

@@ -18,13 +18,15 @@ from typing import Any
 from plantune_lite import evaluate, intervals, tally
 from plantune_lite.answers import Show, answered
 from plantune_lite.ask import final_student
+from plantune_lite.files import read_records, write_whole
 from plantune_lite.graders import grade
 from plantune_lite.intervals import Estimate, p_text
 from plantune_lite.lab import judged, probe_verb, weak_plans
 from plantune_lite.lab.judged import Kept
 from plantune_lite.recipe import Recipe
-from plantune_lite.records import Generate, Problem, RunError, Sampling, Score, read_records, write_whole
 from plantune_lite.student import Loaded
+from plantune_lite.terminal import table
+from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
 
 LEAST = 5  # problems that the judge does not know: of fewer there is nothing to be said
 OTHERS = ("one", "plain", "majority")  # what the judged way is compared with
@@ -187,8 +189,6 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 def as_text(found: Mapping[str, Any]) -> str:
     """The table for a terminal."""
-    from plantune_lite.terminal import table
-
     return table(f"up to {found['tries']} plans", COLUMNS, list(rows(found)))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plantune_lite.records import LoadedStudent, PlantuneError
+from plantune_lite.types import LoadedStudent, PlantuneError
 
 TOKENS_AT_ONCE = 2048  # padding included: of these all layers are in memory together
 ROOM = ".residuals-"  # what the names of such folders begin with

@@ -20,12 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import records
+from plantune_lite import files
+from plantune_lite.files import JsonlWriter, read_jsonl
 from plantune_lite.lab.grow import Request, grow
 from plantune_lite.lab.tree import Tree, from_row, to_row
 from plantune_lite.plans import question_text
 from plantune_lite.recipe import CPL
-from plantune_lite.records import Generate, JsonlWriter, Messages, PlantuneError, Problem, Reply, Sampling, read_jsonl
+from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 AT_ONCE = 64  # trees
 TREES, OPEN, REPLIES = "trees.jsonl", "open.jsonl", "replies.jsonl"
@@ -91,7 +92,7 @@ def search(
                 one.answer(number, answer)
                 spent += _tokens(answer) if first else 0
     partial = bool(waiting or growing)
-    records.write_records(out / OPEN, [to_row(one.tree) for one in growing])
+    files.write_records(out / OPEN, [to_row(one.tree) for one in growing])
     if not partial:
         for name in (OPEN, REPLIES):
             (out / name).unlink()
@@ -215,18 +216,18 @@ def _words(messages: Messages) -> tuple[str, ...]:
 def _to_row(answer: Any) -> dict[str, Any]:
     if isinstance(answer, float):
         return {"value": answer}
-    return {"replies": [records.to_row(replace(reply, token_ids=())) for reply in answer]}
+    return {"replies": [files.to_row(replace(reply, token_ids=())) for reply in answer]}
 
 
 def _from_row(row: Mapping[str, Any]) -> Any:
-    return row["value"] if "value" in row else [records.from_row(Reply, one) for one in row["replies"]]
+    return row["value"] if "value" in row else [files.from_row(Reply, one) for one in row["replies"]]
 
 
 def _known(path: Path, finished: set[str]) -> dict[str, dict[int, Any]]:
     """What unfinished trees were answered, by tree and number; what finished ones were is left out of the file."""
     rows = [row for row in read_jsonl(path) if row["problem_id"] not in finished] if path.is_file() else []
     if rows:
-        records.write_records(path, rows)
+        files.write_records(path, rows)
     known: dict[str, dict[int, Any]] = defaultdict(dict)
     for row in rows:
         known[row["problem_id"]][row["number"]] = _from_row(row)

@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite.records import LoadedStudent, Messages, PlantuneError
+from plantune_lite.types import LoadedStudent, Messages, PlantuneError
 
 FILE = "value_head.safetensors"
 ROWS = 16  # states read at once

@@ -10,9 +10,9 @@ markup (pages.py).
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from plantune_lite.files import write_whole
 from plantune_lite.lab.tree import Node, Tree
 from plantune_lite.pages import page, paragraph, text
-from plantune_lite.records import write_whole
 
 _STYLE = """<style>
 details.step,div.leaf{border:0;border-left:2px solid var(--line);border-radius:0;margin:.15em 0;

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from plantune_lite import intervals, plans, tally
 from plantune_lite.lab.knows import Judge, Try, begun
-from plantune_lite.records import Generate, Messages, Reply, Sampling
 from plantune_lite.student import Loaded
+from plantune_lite.types import Generate, Messages, Reply, Sampling
 
 TEMPERATURE = 0.7  # at least, of a plan that is drawn again
 Tell = Callable[[Sequence[float | None]], object]  # the scores of what was drawn for one reply; None: it was no plan

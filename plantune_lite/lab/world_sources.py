@@ -1,4 +1,4 @@
-"""Worlds as a recipe's problems: `problems.source="plantune_lite.lab.world_sources:blocksworld"`.
+"""Worlds as a recipe's problems: `problems.source="world:blocksworld"`.
 
     blocksworld            the planner's plans          gripper, logistics          the same of other worlds
     blocksworld_walks      random walks                 gripper_walks, logistics_walks
@@ -20,7 +20,7 @@ from plantune_lite.lab import corpora, planners
 from plantune_lite.lab.corpora import Drawn, Kind
 from plantune_lite.lab.planning import problem_of
 from plantune_lite.lab.worlds import World, WorldError, from_files
-from plantune_lite.records import Problem
+from plantune_lite.types import Problem
 
 LIMIT, TESTS = 400, 120  # twice what a recipe tests on: a probe is fitted on others
 # name -> the sizes that are learned from, and the larger ones that are only tested on

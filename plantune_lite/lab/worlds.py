@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from plantune_lite.lab.pddl import EQUAL, Atom, Domain, Literal, Schema, Task, read_domain, read_task
-from plantune_lite.records import PlantuneError
+from plantune_lite.types import PlantuneError
 
 _MOST_ACTIONS = 200_000  # of one world; more is another size of problem than what is studied here
 

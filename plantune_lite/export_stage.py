@@ -1,20 +1,17 @@
-"""The stages at the end of a run, after which it can be handed on: its model merged, and its report.
-
-A stage is a function of a Job whose return value is its summary: "line" is what a person reads.
-"""
+"""The stage that makes a model others can run: the adapter merged into its base, and GGUF files."""
 
 from collections.abc import Callable
 from typing import Any
 
-from plantune_lite import presets
-from plantune_lite.evaluate_stage import last_trained
-from plantune_lite.job import Job
-from plantune_lite.records import read_jsonl
+from plantune_lite import agreement, gguf, origin, presets, speech
+from plantune_lite.export import merge_adapter
+from plantune_lite.files import read_jsonl
+from plantune_lite.job import Job, last_trained
 
 _COMPARED = 32  # prompts on which a merged model and its adapter are to agree
 
 
-def export(job: Job) -> dict[str, Any]:
+def run_export(job: Job) -> dict[str, Any]:
     """The adapter merged into its 16-bit base, and checked; the adapter alone needs nothing done."""
     formats = job.recipe.export.formats
     trained = last_trained(job)
@@ -22,14 +19,11 @@ def export(job: Job) -> dict[str, Any]:
         return {"line": "the adapter is what there is" if trained else "nothing was trained: nothing to export"}
     from transformers import AutoTokenizer
 
-    from plantune_lite import agreement, gguf, origin, speech
-    from plantune_lite import export as merging
-
     base = origin.Source(**job.earlier[trained]["base"])
     place = origin.base_folder(base, job.say)
     adapter, merged = job.run / trained, job.run / "merged"
     preset = presets.find(job.recipe.student.model)
-    done = merging.merge(adapter, place, merged, preset=preset, say=job.say)
+    done = merge_adapter(adapter, place, merged, preset=preset, say=job.say)
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     rows = list(read_jsonl(job.run / "corpus" / "train.jsonl"))[:_COMPARED]
     prompts = [speech.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
@@ -55,13 +49,4 @@ def export(job: Job) -> dict[str, Any]:
     return {**done, **checked, **made, "line": "; ".join(lines)}
 
 
-def report(job: Job) -> dict[str, Any]:
-    """One page that says what came of it all."""
-    from plantune_lite import report
-
-    found = report.report(job.run, seed=job.recipe.seed)
-    job.say(f"open {job.run / 'report.html'}")
-    return found
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"export": export, "report": report}
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"export": run_export}

@@ -1,0 +1,141 @@
+"""Read and write files: JSONL of records, texts written whole, and the folders where runs and caches live."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, asdict, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from plantune_lite.types import PlantuneError
+
+Record = TypeVar("Record")
+
+
+def to_row(record: Any) -> dict[str, Any]:
+    """A record as a JSON object, without the optional fields that are empty."""
+    required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
+    return {name: value for name, value in asdict(record).items() if name in required or value not in ((), {}, "")}
+
+
+def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
+    """The record that `to_row` wrote; lists become tuples where the record has tuples."""
+    known = {f.name for f in fields(kind)}
+    if unknown := sorted(set(row) - known):
+        raise PlantuneError(f"{kind.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return kind(**values)
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file that we wrote; a torn last line is dropped, any other bad line is an error."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return  # the process was killed while it wrote this line, perhaps within a character
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise PlantuneError(f"{path} line {number}: not JSON ({error}). Delete the line or the file.") from None
+
+
+def read_records(kind: type[Record], path: Path) -> list[Record]:
+    """All records of a JSONL file."""
+    return [from_row(kind, row) for row in read_jsonl(path)]
+
+
+def encodable(text: str) -> str:
+    """The text without what JSON can spell and no file can hold: half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()
+
+
+class JsonlWriter:
+    """Appends records, each line handed to the system before the next; drops the torn line an earlier kill left."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "ab+")  # noqa: SIM115 - closed by close()
+        end = self._file.seek(0, os.SEEK_END)
+        self._file.truncate(_end_of_last_line(self._file, end))
+
+    def write(self, record: Any) -> None:
+        """Append one record, or one plain dict."""
+        row = record if isinstance(record, dict) else to_row(record)
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Bring everything to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _end_of_last_line(file: Any, end: int, block: int = 1 << 16) -> int:
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        newline = file.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old text or the new, never half: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_records(path: Path, records: Iterable[Any]) -> None:
+    """Write a whole JSONL file of records or dicts."""
+    rows = (record if isinstance(record, dict) else to_row(record) for record in records)
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def runs_folder() -> Path:
+    """Where runs live: $PLANTUNE_RUNS, else ./runs."""
+    return Path(os.environ.get("PLANTUNE_RUNS") or "runs").expanduser()
+
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+
+
+def is_data_file(text: str) -> bool:
+    """Whether a text names a file that `read` can read."""
+    return text.lower().endswith(SUFFIXES)
+
+
+def cache_folder() -> Path:
+    """The folder that keeps the file: $PLANTUNE_CACHE/smollm2, or one in the platform's folder for caches."""
+    if chosen := os.environ.get("PLANTUNE_CACHE"):
+        return Path(chosen).expanduser().absolute() / "smollm2"
+    try:
+        if sys.platform == "win32":
+            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        elif sys.platform == "darwin":
+            folder = Path.home() / "Library" / "Caches"
+        else:
+            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:
+        raise PlantuneError("this user has no home folder to keep SmolLM2 in: set PLANTUNE_CACHE to a folder") from None
+    return folder / "plantune" / "smollm2"

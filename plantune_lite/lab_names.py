@@ -1,0 +1,43 @@
+"""Name what the lab brings: the core reaches the lab through this table and never imports it.
+
+A recipe says `problems.source="world:blocksworld"` and `grpo.rewards=("world:valid_prefix",)`. The module paths that
+older recipes name instead are still read, and mean the same.
+"""
+
+FUNCTIONS = {
+    "cpl": "plantune_lite.lab.cpl_stage:run_cpl",
+    "take_first_round": "plantune_lite.lab.first_round:take",
+    "grade_plan": "plantune_lite.lab.planning:grade",
+    "judge_plan": "plantune_lite.lab.judged:judged",
+    "probe": "plantune_lite.lab.probe_verb:probe_run",
+    "resample": "plantune_lite.lab.resampled:resample_run",
+    "resampled_text": "plantune_lite.lab.resampled:as_text",
+}
+_SOURCES, _REWARDS = "plantune_lite.lab.world_sources", "plantune_lite.lab.planning"
+_OLDER = ("plantune_lite.lab.world_sources:", "plantune_lite.lab.planning:")
+PREFIX = "world:"
+
+
+def canonical(text: str) -> str:
+    """Spell what a recipe takes from the lab as `world:NAME`; leave any other text as it is."""
+    for old in _OLDER:
+        text = text.replace(old, PREFIX)
+    return text
+
+
+def function_path(text: str) -> str:
+    """Return the `module:function` behind `world:NAME`, in either spelling, or the text itself."""
+    name = canonical(text)
+    if not name.startswith(PREFIX):
+        return text
+    name = name.removeprefix(PREFIX)
+    return f"{_REWARDS if name == 'valid_prefix' else _SOURCES}:{name}"
+
+
+def means_the_same(value: object, recorded: object) -> bool:
+    """Tell whether a field names the same parts of the lab as a run made before, in another spelling."""
+    if isinstance(value, str) and isinstance(recorded, str):
+        return canonical(value) == canonical(recorded)
+    if isinstance(value, list | tuple) and isinstance(recorded, list | tuple) and len(value) == len(recorded):
+        return all(map(means_the_same, value, recorded))
+    return value == recorded

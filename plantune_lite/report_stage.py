@@ -1,0 +1,17 @@
+"""The stage that writes the report."""
+
+from collections.abc import Callable
+from typing import Any
+
+from plantune_lite.job import Job
+from plantune_lite.report import write_report
+
+
+def run_report(job: Job) -> dict[str, Any]:
+    """One page that says what came of it all."""
+    found = write_report(job.run, seed=job.recipe.seed)
+    job.say(f"open {job.run / 'report.html'}")
+    return found
+
+
+STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"report": run_report}
