@@ -18,8 +18,8 @@ from statistics import median
 import numpy as np
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import embedded, embedding, intervals, worked
-from plantune_lite.alignment import Alignment
+from plantune_lite import embedded, intervals, worked
+from plantune_lite.alignment import Alignment, embedding_similarity
 from plantune_lite.files import read_jsonl
 from plantune_lite.practice import generate
 from plantune_lite.types import Problem
@@ -37,7 +37,7 @@ def main() -> None:
         judges = {
             "words": (Alignment(corpus), cases),
             "SmolLM2-135M's embeddings": (
-                Alignment(corpus[:EMBEDDED], alike=embedding.embedded(str(embedded.folder()))),
+                Alignment(corpus[:EMBEDDED], alike=embedding_similarity(str(embedded.folder()))),
                 cases[:EMBEDDED],
             ),
         }

@@ -93,7 +93,7 @@ def quiet(line: str, last: bool = True) -> None:
 
 def right(problem: Problem, text: str) -> bool:
     """By the one grader."""
-    return lenient.grade(problem, text).verdict.same is True
+    return lenient.grade_answer(problem, text).verdict.same is True
 
 
 def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:

@@ -20,7 +20,7 @@ from random import Random
 from benchmarks.report import machine, markdown, write
 from plantune_lite import evaluate, intervals, student
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.lenient import grade
+from plantune_lite.lenient import grade_answer
 from plantune_lite.recipe import Student
 from plantune_lite.types import Problem, Score
 
@@ -121,7 +121,7 @@ def write_down(problems: list[Problem], work: Path) -> None:
     replies = {PROMPT: read_records(Score, work / f"{PROMPT}.jsonl")}
     replies |= {f"solutions, `{ending.format(72)}`": written(problems, ending) for ending in ENDINGS}
     for prompt, scores in replies.items():
-        ours = {one.problem_id: grade(by_id[one.problem_id], one.text) for one in scores}
+        ours = {one.problem_id: grade_answer(by_id[one.problem_id], one.text) for one in scores}
         right = {id: found.verdict.same is True for id, found in ours.items()}
         cut = sum(one.finish == "length" for one in scores) / len(scores)
         interval = intervals.wilson(sum(right.values()), len(right))

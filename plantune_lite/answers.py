@@ -21,7 +21,7 @@ from typing import Any
 
 from plantune_lite import intervals
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
-from plantune_lite.lenient import Grade, Graded, grade
+from plantune_lite.lenient import Grade, Graded, grade_answer
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Problem, Reply, Sampling, Score
 
@@ -39,7 +39,7 @@ def answered(
     out: Path,
     sampling: Sampling,
     settings: Mapping[str, Any] = {},
-    grade: Grade = grade,
+    grade: Grade = grade_answer,
     chunk: int = 128,
     begin_anew: str = "in a run: --again evaluate",
     show: Show = lambda line, last: None,

@@ -102,9 +102,9 @@ def do_stages(
         print_json(runs.read_manifest(folder))
     else:
         if options.get("only") is None:
-            from plantune_lite import ending
+            from plantune_lite import shown
 
-            for line in ending.ending(folder, wanted):
+            for line in shown.ending(folder, wanted):
                 click.echo(line)
         click.echo(f"done: {folder}")
     return folder

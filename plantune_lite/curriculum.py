@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import JsonlWriter, read_jsonl
-from plantune_lite.lenient import grade
+from plantune_lite.lenient import grade_answer
 from plantune_lite.plans import ask_step_by_step
 from plantune_lite.types import Generate, Problem, Sampling
 
@@ -73,4 +73,4 @@ def pass_rates(
 
 def _is_right(problem: Problem, text: str) -> bool:
     """A program is not run here, so it is as hard as any can be."""
-    return problem.kind != "code" and grade(problem, text).verdict.same is True
+    return problem.kind != "code" and grade_answer(problem, text).verdict.same is True

@@ -22,7 +22,7 @@ from typing import Any, Literal, get_args
 from plantune_lite import plans, tally
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.held_out import normalised
-from plantune_lite.lenient import Grade, grade
+from plantune_lite.lenient import Grade, grade_answer
 from plantune_lite.plans import written_plan
 from plantune_lite.recipe import Prompt
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
@@ -55,7 +55,7 @@ def evaluate_problems(
     executor: Generate | None = None,
     examples: Sequence[Problem] = (),
     run_code: Grade | None = None,
-    grade: Grade = grade,
+    grade: Grade = grade_answer,
     model: str = "",
     chunk: int = 128,
     show: Show = lambda line, last: None,

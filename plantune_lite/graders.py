@@ -12,4 +12,4 @@ def grade(problem: Problem, text: str) -> Graded:
     """A program by its tests, a plan by carrying it out, anything else by its answer."""
     if problem.kind == "plan":
         return functions.load_from_lab("grade_plan")(problem, text)
-    return (programs.grade_code if problem.kind == "code" else lenient.grade)(problem, text)
+    return (programs.grade_code if problem.kind == "code" else lenient.grade_answer)(problem, text)

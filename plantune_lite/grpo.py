@@ -17,9 +17,11 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import grpo_settings, guided, prompts, sampled, trl_config, watch
+from plantune_lite import guided, prompts, trl_config, watch
+from plantune_lite.guided import Sampled
 from plantune_lite.recipe import GRPO, GRPO_ROWS
 from plantune_lite.rewarded import Rewarded, Signs, Weighed
+from plantune_lite.trl_config import grpo_config
 from plantune_lite.types import LoadedStudent, RecipeError, Reward
 
 WARMUP = 0.1  # share of the steps
@@ -64,9 +66,7 @@ def train(
     """
 
     _refuse(part)
-    settings = partial(
-        grpo_settings.grpo_config, student.model, part, out, seed=seed, checkpointing=checkpointing, rows=GRPO_ROWS
-    )
+    settings = partial(grpo_config, student.model, part, out, seed=seed, checkpointing=checkpointing, rows=GRPO_ROWS)
     settings(most=prompts.LEAST, steps=part.steps)  # what cannot be is refused before anything is sampled
     began = time.monotonic()
     checkpoint = watch.last_checkpoint(out)
@@ -200,7 +200,7 @@ def _rollout(student: Any, part: GRPO, seed: int) -> Any:
     """Who samples: the student, plans first where they are shared; under Unsloth its own trainer."""
     if part.reward == "guided":
         return guided.Guided(student, part.plans, part.continuations)
-    return sampled.Sampled(student, part.group, seed) if student.source.backend == "plain" else None
+    return Sampled(student, part.group, seed) if student.source.backend == "plain" else None
 
 
 def order(count: int, draws: int, seed: int) -> list[int]:

@@ -2,7 +2,7 @@
 
     GRPOTrainer(..., rollout_func=Guided(student, plans=4, continuations=3))
 
-    <plan> A </plan> working ... \\boxed{7}     plan_index 0
+    <plan> A </plan> working ... \boxed{7}     plan_index 0
     <plan> A </plan> other working ...         plan_index 0      the same plan, token for token
     <plan> B </plan> ...                       plan_index 1 ...
 
@@ -13,11 +13,13 @@ would be trained on what it never said.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from plantune_lite.plans import CLOSE
-from plantune_lite.sampled import one_of_each
+from plantune_lite.types import Sampling
+from plantune_lite.watch import TrainingError
 
 _TAIL = 2 * len(CLOSE)  # tokens in which a tag that has just been closed must lie: a character is a token at most
 
@@ -137,3 +139,59 @@ def to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
     """The tokens up to the one that ends the turn, with it."""
     last = next((place for place, id in enumerate(ids) if id in ends), len(ids))
     return list(ids[: last + 1])
+
+
+# --- answers without guidance: the student's own way to sample --------------------------------------------------------
+
+_STEPS = 1_000_000  # more than any run has: no two runs of neighbouring seeds draw alike
+
+
+class Sampled:
+    """A rollout for TRL's trainer."""
+
+    def __init__(self, student: Any, group: int, seed: int) -> None:
+        self._student, self._group, self._seed = student, group, seed
+
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Completions of the prompts of one step, in their order."""
+        asked = [tuple(prompt) for prompt in one_of_each(prompts, self._group, trainer.num_generations)]
+        sampling = Sampling(
+            temperature=trainer.temperature,
+            n=self._group,
+            max_tokens=trainer.max_completion_length,
+            seed=self._seed * _STEPS + trainer.state.global_step,
+        )
+        end = self._student.tokenizer.convert_tokens_to_ids(self._student.preset.turn_end)
+        with self._ending_with(end):
+            replies_P_G = self._student.generate(asked, sampling)
+        prompt_ids = [self._student.encode_chat(messages, for_reply=True) for messages in asked]
+        return {
+            "prompt_ids": [ids for ids in prompt_ids for _ in range(self._group)],
+            "completion_ids": [
+                [*reply.token_ids, end] if reply.finish == "stop" else list(reply.token_ids) or [end]
+                for replies in replies_P_G
+                for reply in replies
+            ],
+            "logprobs": None,  # the policy that samples is the one that is trained: TRL computes its own
+        }
+
+    @contextmanager
+    def _ending_with(self, end: int) -> Iterator[None]:
+        """Only the end of a turn ends an answer: a reply does not say which of several tokens ended it."""
+        settings = self._student.model.generation_config
+        ends, settings.eos_token_id = settings.eos_token_id, [end]
+        try:
+            yield
+        finally:
+            settings.eos_token_id = ends
+
+
+def one_of_each(prompts: Sequence[Any], group: int, generations: int) -> list[Any]:
+    """One prompt of every group; an error where a changed TRL hands them out in another way."""
+    blocks = [prompts[start : start + group] for start in range(0, len(prompts), group)]
+    if generations != group or any(len(one) < group or any(other != one[0] for other in one) for one in blocks):
+        raise TrainingError(
+            f"TRL hands out {len(prompts)} prompts in another way than whole groups, each {group} times one after "
+            "another: the installed TRL is not one we know. Install the versions that plantune doctor names."
+        )
+    return [one[0] for one in blocks]

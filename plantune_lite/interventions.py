@@ -25,7 +25,7 @@ from typing import Any
 from plantune_lite import intervals, plans, tally, worked
 from plantune_lite.alignment import words
 from plantune_lite.answers import Answer, Show, answered, checked
-from plantune_lite.lenient import Grade, grade
+from plantune_lite.lenient import Grade, grade_answer
 from plantune_lite.plans import written_plan
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
 
@@ -56,7 +56,7 @@ def intervene(
     references: Mapping[str, Plan] | None = None,
     max_tokens: int = 1024,
     seed: int = 0,
-    grade: Grade = grade,
+    grade: Grade = grade_answer,
     model: str = "",
     chunk: int = 128,
     show: Show = lambda line, last: None,

@@ -28,7 +28,7 @@ Grade = Callable[[Problem, str], Graded]
 _NUMBER = re.compile(r"(?<![\w.)])[-−]?[$€£]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[0-9]+)?%?")
 
 
-def grade(problem: Problem, text: str) -> Graded:
+def grade_answer(problem: Problem, text: str) -> Graded:
     """Judge a reply leniently, so that to have learned our format is no gain.
 
     Where nothing marks an answer, the last number counts if the gold answer is one, as in the harnesses, and the choice

@@ -7,23 +7,26 @@ untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes 
 moved away, a server is asked anew, whatever it said before.
 """
 
+import asyncio
 import hashlib
 import json
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite import elsewhere, evaluate, harness_json, held_out, runs, standing, student
+from plantune_lite import evaluate, harness_json, held_out, runs, standing, student
 from plantune_lite.answers import Show
 from plantune_lite.files import read_records
 from plantune_lite.graders import grade
 from plantune_lite.ledger import Ledger
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe import Distill, Recipe
 from plantune_lite.recipe_files import load_recipe
-from plantune_lite.types import Generate, PlantuneError, Problem, RunError
+from plantune_lite.teacher import open_teacher
+from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Problem, Reply, RunError, Sampling
 
 
 def evaluate_model(
@@ -125,11 +128,11 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
             raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
         with (
             Ledger(runs.home(run) / runs.LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
-            elsewhere.of_server(address, model, calls) as generate,
+            of_server(address, model, calls) as generate,
         ):
             yield generate
     elif path.suffix == ".gguf" and path.is_file():
-        yield elsewhere.of_gguf(path, room=room)
+        yield of_gguf(path, room=room)
     elif (path / "adapter_config.json").is_file():
         pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
         yield student.load_student(
@@ -143,3 +146,59 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
             f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "
             "address with the model behind a #"
         )
+
+
+# --- a GGUF file or a server as a Generate ----------------------------------------------------------------------------
+
+
+def of_gguf(file: Path, *, room: int) -> Generate:
+    """Replies of a GGUF file by its own chat template, one after another; `room` is prompt and reply in tokens."""
+    try:
+        import llama_cpp
+    except ImportError:
+        raise MissingError("a GGUF file needs llama.cpp: pip install 'plantune-lite[gguf]' (a C++ compiler)") from None
+    try:
+        model = llama_cpp.Llama(str(file), n_ctx=room, verbose=False)
+    except ValueError as error:
+        raise PlantuneError(f"{file} cannot be loaded by llama.cpp: {error}") from None
+
+    def one(messages: Messages, sampling: Sampling, sample: int) -> Reply:
+        said = model.create_chat_completion(
+            messages=list(messages),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            seed=sampling.seed + sample,
+        )
+        choice, used = said["choices"][0], said["usage"]
+        return Reply(
+            text=choice["message"]["content"] or "",
+            finish="length" if choice["finish_reason"] == "length" else "stop",
+            tokens_in=used["prompt_tokens"],
+            tokens_out=used["completion_tokens"],
+        )
+
+    def generate(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+        return [[one(prompt, sampling, sample) for sample in range(sampling.n)] for prompt in prompts]
+
+    return generate
+
+
+@contextmanager
+def of_server(
+    address: str, model: str, ledger: Ledger, *, environ: Mapping[str, str] = os.environ
+) -> Iterator[Callable[..., list[list[Reply]]]]:
+    """Replies of an OpenAI-compatible server; many prompts at once, `apart` from those to others (teacher.py)."""
+    part = Distill(address, model=model, thinking=None)
+    with asyncio.Runner() as loop:
+        teacher = open_teacher(part, ledger, seed=0, environ=environ)
+        ask = loop.run(teacher.__aenter__())
+
+        async def all_of(prompts: Sequence[Messages], sampling: Sampling, apart: str) -> list[list[Reply]]:
+            return await asyncio.gather(*(ask(prompt, sampling, None, apart=apart) for prompt in prompts))
+
+        try:
+            yield lambda prompts, sampling, apart="": loop.run(all_of(prompts, sampling, apart))
+        finally:
+            loop.run(teacher.__aexit__(None, None, None))

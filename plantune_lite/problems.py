@@ -19,7 +19,6 @@ from plantune_lite import (
     columns,
     files,
     functions,
-    gym,
     held_out,
     own_function,
     practice,
@@ -27,6 +26,7 @@ from plantune_lite import (
     tables,
 )
 from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.own_function import gym_drafts
 from plantune_lite.recipe import Problems
 from plantune_lite.tables import BadRow, Draft
 from plantune_lite.typed import nearest
@@ -225,7 +225,7 @@ def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
 def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
-    drafts, origin = gym.gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
+    drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
     source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
     if len({problem.extra["template"] for problem in source.problems}) > 1:
         return source

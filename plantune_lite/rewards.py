@@ -16,7 +16,7 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import embedding, functions, graders, plans, recipe
+from plantune_lite import alignment, functions, graders, plans, recipe
 from plantune_lite.alignment import Alignment
 from plantune_lite.judge import Judge
 from plantune_lite.plans import written_plan
@@ -301,7 +301,7 @@ def _house(
 
 def _similarity(part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
     if part.judge == "alignment":
-        alike = embedding.embedded(part.embedder) if part.embedder else None
+        alike = alignment.embedding_similarity(part.embedder) if part.embedder else None
         return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows], alike=alike))
     if judge is None:
         raise PlantuneError("grpo.judge is 'teacher', but no teacher was opened: set grpo.judge=alignment")

@@ -20,7 +20,7 @@ def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict
     """
     read = {}
     for name, value in leaves(wanted):
-        if isinstance(known, Mapping) and means_the_same(value, known.get(name)):
+        if isinstance(known, Mapping) and name in known and means_the_same(value, known[name]):
             value = known[name]  # a run made before may spell parts of the lab in another way
         if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
             continue

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import embedded, embedding, practice, worked
+from plantune_lite import alignment, embedded, practice, worked
 from plantune_lite.alignment import Alignment, words
 from plantune_lite.types import RecipeError
 
@@ -46,7 +46,7 @@ def test_the_same_way_in_other_words_scores_between():
 
 
 def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
-    alike = embedding.embedded(str(embedded.folder()))
+    alike = alignment.embedding_similarity(str(embedded.folder()))
     [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
     assert same == pytest.approx(1) and 0 < other < 0.99
     assert alike([""], ["Halve the clips."]) == [[0]]
@@ -60,7 +60,7 @@ def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
 
 def test_an_embedding_model_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(RecipeError, match="grpo.embedder is .* cannot be loaded"):
-        embedding.embedded(str(tmp_path))
+        alignment.embedding_similarity(str(tmp_path))
 
 
 def test_the_order_of_steps_and_endings_of_words_matter_little():

@@ -5,7 +5,7 @@ import os
 from fake_openai import FakeOpenAI
 from fake_teacher import Mind
 
-from plantune_lite import elsewhere
+from plantune_lite import other_model
 from plantune_lite.ledger import Ledger
 from plantune_lite.origin import Source
 from plantune_lite.plans import chat
@@ -16,7 +16,10 @@ QUESTION = "Solve: What is 2 plus 3?"
 
 def test_what_is_asked_apart_is_asked_anew_and_then_kept_too(tmp_path):
     def answered(apart):
-        with Ledger(tmp_path / "calls.sqlite", run="r") as ledger, elsewhere.of_server(server.url, "m", ledger) as ask:
+        with (
+            Ledger(tmp_path / "calls.sqlite", run="r") as ledger,
+            other_model.of_server(server.url, "m", ledger) as ask,
+        ):
             [[reply]] = ask([chat(QUESTION)], Sampling(max_tokens=100), **({"apart": apart} if apart else {}))
         return reply.text[-7:], len(server.requests)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from plantune_lite import embedded, presets, smollm2
+from plantune_lite import embedded, presets
+from plantune_lite.embedded import gguf_path
 from plantune_lite.plans import ask_plainly, render
 from plantune_lite.practice import generate
 
@@ -98,7 +99,7 @@ def model(folder):
 @pytest.fixture(scope="module")
 def llama():
     llama_cpp = pytest.importorskip("llama_cpp")
-    path = str(smollm2.gguf_path())
+    path = str(gguf_path())
     with contextlib.closing(llama_cpp.Llama(path, n_ctx=256, logits_all=True, n_threads=1, verbose=False)) as llama:
         yield llama
 
@@ -225,7 +226,7 @@ MAKE = "from plantune_lite import embedded; print(embedded.folder(say=lambda lin
 
 
 def environment(cache: Path) -> dict[str, str]:
-    return {**os.environ, "PLANTUNE_CACHE": str(cache), "PLANTUNE_SMOLLM2": str(smollm2.gguf_path())}
+    return {**os.environ, "PLANTUNE_CACHE": str(cache), "PLANTUNE_SMOLLM2": str(gguf_path())}
 
 
 def test_a_second_call_says_nothing_and_imports_nothing_heavy(folder):

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
 from plantune_lite import runs
-from plantune_lite.ending import ending
 from plantune_lite.files import write_records
 from plantune_lite.recipe_files import load_recipe
+from plantune_lite.shown import ending
 from plantune_lite.types import Score
 
 WANTED = load_recipe("smollm2_135m")

@@ -1,6 +1,6 @@
 import pytest
 
-from plantune_lite.lenient import grade
+from plantune_lite.lenient import grade_answer
 from plantune_lite.types import Problem
 
 
@@ -27,7 +27,7 @@ def asked(answer, choices=()):
     ],
 )
 def test_a_right_answer_is_right_however_it_is_written(gold, text):
-    assert grade(asked(gold), text).verdict.same is True
+    assert grade_answer(asked(gold), text).verdict.same is True
 
 
 @pytest.mark.parametrize(
@@ -42,29 +42,29 @@ def test_a_right_answer_is_right_however_it_is_written(gold, text):
     ],
 )
 def test_what_commits_to_no_answer_is_not_judged(gold, text):
-    assert grade(asked(gold), text).verdict.same is None
+    assert grade_answer(asked(gold), text).verdict.same is None
 
 
 def test_an_answer_in_prose_votes_as_the_number_it_is():
-    assert grade(asked("15"), "The answer is that he has 15 apples left.").prediction == "15"
+    assert grade_answer(asked("15"), "The answer is that he has 15 apples left.").prediction == "15"
 
 
 def test_what_is_only_a_plan_may_say_the_answer():
-    assert grade(asked("15"), "<plan>\n1. Add.\n2. The answer is 15.\n</plan>\n").verdict.same is True
+    assert grade_answer(asked("15"), "<plan>\n1. Add.\n2. The answer is 15.\n</plan>\n").verdict.same is True
 
 
 def test_a_plan_that_speaks_of_the_answer_chooses_nothing():
     text = "<plan>\n1. The answer is the fruit that is green.\n</plan>\nIt is the pear."
-    assert grade(asked("B", FRUIT), text).verdict.same is True
+    assert grade_answer(asked("B", FRUIT), text).verdict.same is True
 
 
 def test_an_answer_that_is_marked_counts_before_the_last_number():
-    assert grade(asked("7"), r"\boxed{8} and not 7").verdict.same is False
+    assert grade_answer(asked("7"), r"\boxed{8} and not 7").verdict.same is False
 
 
 def test_an_answer_that_nothing_marks_is_told_apart():
-    assert grade(asked("7"), "it is 7").verdict.how == "last number: same text"
-    assert grade(asked("7"), r"\boxed{7}").verdict.how == "same text"
+    assert grade_answer(asked("7"), "it is 7").verdict.how == "last number: same text"
+    assert grade_answer(asked("7"), r"\boxed{7}").verdict.how == "same text"
 
 
 FRUIT = ("apple", "pear", "plum")
@@ -74,9 +74,9 @@ FRUIT = ("apple", "pear", "plum")
     "text", ["B", "(B)", r"\boxed{B}", "The answer is (B).", "Let me see.\nB) pear", "It is the pear."]
 )
 def test_a_choice_is_its_letter_or_its_text(text):
-    assert grade(asked("B", FRUIT), text).verdict.same is True
+    assert grade_answer(asked("B", FRUIT), text).verdict.same is True
 
 
 @pytest.mark.parametrize("text", ["It is the apple or the pear.", "(A) or (B)", "no idea"])
 def test_a_line_that_names_two_choices_or_none_names_no_choice(text):
-    assert grade(asked("B", FRUIT), text).verdict.same is None
+    assert grade_answer(asked("B", FRUIT), text).verdict.same is None

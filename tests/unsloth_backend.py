@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plantune_lite import embedded, grpo, grpo_settings, lessons, presets, sampled, sft
+from plantune_lite import embedded, grpo, guided, lessons, presets, sft
 from plantune_lite.lab import preference, residuals, step_apo, value
 from plantune_lite.plans import SYSTEM
 from plantune_lite.recipe import CPL, GRPO, SFT, Student
 from plantune_lite.student import load_student, unsloth
+from plantune_lite.trl_config import grpo_config
 from plantune_lite.types import Sampling, StepPair
 
 TURNS_OF = {"llama": "smollm2_135m", "qwen2": "qwen2_5_7b", "qwen3": "qwen3_4b", "gemma3_text": "gemma3_1b"}
@@ -437,7 +438,7 @@ def same_figures(now, then):
 
 
 def test_a_student_is_reinforced_as_the_plain_branch_does_it(folders, tuned, plain, monkeypatch, tmp_path):
-    as_plain = seeded(lambda student, part, seed: sampled.Sampled(student, part.group, seed))
+    as_plain = seeded(lambda student, part, seed: guided.Sampled(student, part.group, seed))
     monkeypatch.setattr(grpo, "_rollout", as_plain)
     loaded = load_tuned("llama", folders, tuned)
     same_figures(reinforce(loaded, GROUPS, tmp_path), plain["paper"]["figures"])
@@ -531,9 +532,9 @@ def changed_settings():
     made = {
         "sft": lambda: sft._settings(model, PART, out, LENGTH, True, 0, 4, True),
         "cpl": lambda: preference.config(model, CPL(), out, 4, 2, 2, True, 2, 0, LENGTH),
-        "grpo": lambda: grpo_settings.grpo_config(model, GROUPS, out, **grpo_of),
-        "grpo stable": lambda: grpo_settings.grpo_config(model, REINFORCED["stable"], out, **grpo_of),
-        "grpo scaled": lambda: grpo_settings.grpo_config(model, SCALED, out, **grpo_of),
+        "grpo": lambda: grpo_config(model, GROUPS, out, **grpo_of),
+        "grpo stable": lambda: grpo_config(model, REINFORCED["stable"], out, **grpo_of),
+        "grpo scaled": lambda: grpo_config(model, SCALED, out, **grpo_of),
     }
     changed = {}
     for name, make in made.items():

@@ -24,7 +24,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import elsewhere, lenient, plans, runs, sft, student
+from plantune_lite import lenient, other_model, plans, runs, sft, student
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
 from plantune_lite.job import LEAST_HOURS, Job
 from plantune_lite.lab import cpl_section, pairs, search, step_apo, value, viewer
@@ -157,7 +157,7 @@ class _Round:
             return search.search(
                 self._questions,
                 generate,
-                lambda problem, text: lenient.grade(problem, text).verdict.same is True,
+                lambda problem, text: lenient.grade_answer(problem, text).verdict.same is True,
                 part,
                 self._folder,
                 ask=ask,
@@ -183,7 +183,7 @@ class _Round:
         job = self._job
         address, _, model = job.recipe.cpl.policy.partition("#")
         calls = Ledger(runs.home(job.run) / runs.LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
-        with calls, elsewhere.of_server(address, model, calls) as generate:
+        with calls, other_model.of_server(address, model, calls) as generate:
             yield generate, plans.ask_plan_then_solve, None
 
     def _teach(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from plantune_lite.evaluate import Mode
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
 from plantune_lite.lab.probe import split
-from plantune_lite.lenient import Grade, grade
+from plantune_lite.lenient import Grade, grade_answer
 from plantune_lite.student import Loaded
 from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
 
@@ -79,7 +79,7 @@ def tried(
     out: Path,
     *,
     model: str = "",
-    grade: Grade = grade,
+    grade: Grade = grade_answer,
     samples: int,
     max_tokens: int,
     mode: Mode = "m1",
