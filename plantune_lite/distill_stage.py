@@ -128,9 +128,3 @@ def self_teacher(job: Job) -> tuple[Generate, str]:
         ) from None
     weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
     return loaded.generate, f"{loaded.source.repo}{weights}:{part.bits}bit"
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
-    "distill": run_distill,
-    "corpus": run_corpus,
-}

@@ -15,7 +15,6 @@ from plantune_lite import evaluate, evaluated, harness_json, held_out, intervent
 from plantune_lite.evaluate import OF_TARGET, SHOTS, at_best_prompt, evaluate_problems
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.graders import grade
-from plantune_lite.headroom import run_headroom
 from plantune_lite.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.recipe import Corpus
 from plantune_lite.types import Problem, RunError, Score, Trajectory
@@ -277,9 +276,3 @@ def _arm(job: Job, trained: str) -> str:
 
 def _identity(adapter: Path) -> str:
     return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {
-    "headroom": run_headroom,
-    "evaluate": run_evaluate,
-}

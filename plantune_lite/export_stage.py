@@ -1,6 +1,5 @@
 """The stage that makes a model others can run: the adapter merged into its base, and GGUF files."""
 
-from collections.abc import Callable
 from typing import Any
 
 from plantune_lite import agreement, gguf, origin, presets, speech
@@ -47,6 +46,3 @@ def run_export(job: Job) -> dict[str, Any]:
             job.say(line)
     lines = [done["line"], checked["line"], *([made["line"]] if made else [])]
     return {**done, **checked, **made, "line": "; ".join(lines)}
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"export": run_export}

@@ -1,6 +1,5 @@
 """The stages that load problems and test suites."""
 
-from collections.abc import Callable
 from typing import Any
 
 from plantune_lite import problems
@@ -55,6 +54,3 @@ def run_suites(job: Job) -> dict[str, Any]:
         )
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
     return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"problems": run_problems, "suites": run_suites}

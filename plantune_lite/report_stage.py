@@ -1,6 +1,5 @@
 """The stage that writes the report."""
 
-from collections.abc import Callable
 from typing import Any
 
 from plantune_lite.job import Job
@@ -12,6 +11,3 @@ def run_report(job: Job) -> dict[str, Any]:
     found = write_report(job.run, seed=job.recipe.seed)
     job.say(f"open {job.run / 'report.html'}")
     return found
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"report": run_report}

@@ -3,7 +3,7 @@
 What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
 files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.
 
-What the stages do is in the modules named at _MODULES: there the parts meet, which need not know each other.
+What the stages do is in the functions named at _WORK: there the parts meet, which need not know each other.
 """
 
 import json
@@ -16,36 +16,45 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import (
-    distill_stage,
-    evaluate_stage,
-    export_stage,
-    functions,
-    problems_stage,
-    report_stage,
-    runs,
-    train_stages,
-)
+from plantune_lite import functions, runs
+from plantune_lite.distill_stage import run_corpus, run_distill
+from plantune_lite.evaluate_stage import run_evaluate
+from plantune_lite.export_stage import run_export
 from plantune_lite.files import write_whole
+from plantune_lite.headroom import run_headroom
 from plantune_lite.job import Job, is_first
+from plantune_lite.problems_stage import run_problems, run_suites
 from plantune_lite.recipe_files import load_recipe
+from plantune_lite.report_stage import run_report
+from plantune_lite.train_stages import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError, RunError
 
 INTERRUPTED = 130
 _DISK_FULL = ("no space left", "os error 28", "disk is full")
 
-_MODULES = (problems_stage, distill_stage, train_stages, evaluate_stage, export_stage, report_stage)
-_LAB = ("cpl",)  # stages that the lab brings
+_WORK: dict[str, Callable[[Job], dict[str, Any]]] = {
+    "problems": run_problems,
+    "suites": run_suites,
+    "headroom": run_headroom,
+    "distill": run_distill,
+    "corpus": run_corpus,
+    "sft": run_sft,
+    "baseline": run_baseline,
+    "grpo": run_grpo,
+    "evaluate": run_evaluate,
+    "export": run_export,
+    "report": run_report,
+}
+_OF_LAB = ("cpl",)
 
 
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
-    """The function of a stage."""
-    built = {name: work for module in _MODULES for name, work in module.STAGES.items()}
-    if stage in _LAB:
+    """Return the function of a stage."""
+    if stage in _OF_LAB:
         return functions.load_from_lab(stage)
-    if stage not in built:
-        raise RunError(f"no stage {stage!r}; there are {', '.join([*built, *_LAB])}")
-    return built[stage]
+    if stage not in _WORK:
+        raise RunError(f"no stage {stage!r}; there are {', '.join([*_WORK, *_OF_LAB])}")
+    return _WORK[stage]
 
 
 def main(arguments: list[str]) -> int:

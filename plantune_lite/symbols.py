@@ -151,7 +151,7 @@ class _Worker:
         self._ready = False
         self._lines = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "plantune_lite.verify"],
+            [sys.executable, "-m", "plantune_lite.symbols"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -297,3 +297,7 @@ def _read_literal(text: str, *_: Any, **__: Any) -> Any:
 
 def _shortened(text: str) -> str:
     return repr(text if len(text) <= 40 else text[:37] + "...")
+
+
+if __name__ == "__main__":
+    serve()

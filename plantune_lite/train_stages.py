@@ -206,6 +206,3 @@ def _hours(job: Job) -> float | None:
     follows = {"sft": (wanted.has_baseline, wanted.cpl, wanted.grpo), "baseline": (wanted.cpl, wanted.grpo)}
     trainings = 1 + sum(map(bool, follows.get(job.stage, ())))
     return None if job.hours_left is None else 0.7 / trainings * job.hours_left
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"sft": run_sft, "baseline": run_baseline, "grpo": run_grpo}

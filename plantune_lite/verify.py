@@ -225,7 +225,3 @@ def _group_kind(group: Group) -> str:
     if group.opening == "(" and any(r"\infty" in item.latex for item in group.items):
         return "interval"
     return "tuple" if group.opening in ("(", "[") else "set"
-
-
-if __name__ == "__main__":
-    symbols.serve()

@@ -429,7 +429,7 @@ def test_an_interpreter_ends_with_its_worker_and_without_a_word():
 
 def test_the_worker_ends_with_its_stdin_and_writes_nothing_but_json():
     worker = subprocess.run(
-        [sys.executable, "-m", "plantune_lite.verify"],
+        [sys.executable, "-m", "plantune_lite.symbols"],
         input='{"given": "x+x", "gold": "2x"}\n{"given": "x", "gold": "2x"}\n',
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip

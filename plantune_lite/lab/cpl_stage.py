@@ -293,6 +293,3 @@ class _Round:
         if not base.is_file():
             write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
         return loaded
-
-
-STAGES: dict[str, Callable[[Job], dict[str, Any]]] = {"cpl": run_cpl}
