@@ -18,10 +18,11 @@ from statistics import median
 import numpy as np
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import embedded, intervals, worked
+from plantune_lite import intervals, worked
 from plantune_lite.alignment import Alignment, embedding_similarity
 from plantune_lite.files import read_jsonl
 from plantune_lite.practice import generate
+from plantune_lite.student import smollm2
 from plantune_lite.types import Problem
 
 SIZE, EMBEDDED, DRAWS = 300, 100, 1000
@@ -37,7 +38,7 @@ def main() -> None:
         judges = {
             "words": (Alignment(corpus), cases),
             "SmolLM2-135M's embeddings": (
-                Alignment(corpus[:EMBEDDED], alike=embedding_similarity(str(embedded.folder()))),
+                Alignment(corpus[:EMBEDDED], alike=embedding_similarity(str(smollm2.folder()))),
                 cases[:EMBEDDED],
             ),
         }

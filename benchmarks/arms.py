@@ -16,10 +16,11 @@ from statistics import fmean, mean
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import corpus, evaluate, intervals, sft, student, tally, worked
+from plantune_lite import corpus, evaluate, intervals, sft, tally, worked
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.practice import generate
-from plantune_lite.recipe import SFT, Corpus, Student
+from plantune_lite.recipe.schema import SFT, Corpus, Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, Score, Trajectory
 
 SEEDS = (0, 1, 2)
@@ -81,13 +82,13 @@ def rows_of(problems: list[Problem], target: str, work: Path) -> list[dict]:
 
 def learned_a_row(rows: list[dict]) -> float:
     """Tokens that a row teaches."""
-    tokenizer = student.load_student(PART).tokenizer
+    tokenizer = load_student(PART).tokenizer
     return mean(len(tokenizer(row["completion"])["input_ids"]) + 1 for row in rows)
 
 
 def untuned(work: Path, test: list[Problem], train: list[Problem]) -> None:
     """The student as it comes, at each of its prompts."""
-    loaded = student.load_student(PART)
+    loaded = load_student(PART)
     for mode in ("zero_shot_cot", "few_shot"):
         answer(loaded, test, mode, work / "untuned" / f"{mode}.jsonl", train)
 
@@ -97,9 +98,9 @@ def tuned(out: Path, rows: list[dict], batch: int, seed: int, mode: str, suites:
     torch.manual_seed(seed)
     done = out / "summary.json"
     if done.is_file():
-        loaded = student.load_student(PART, adapter=out)
+        loaded = load_student(PART, adapter=out)
     else:
-        loaded = student.load_student(PART, training=True, seed=seed)
+        loaded = load_student(PART, training=True, seed=seed)
         part = SFT(max_steps=STEPS, batch_size=batch, accumulate=1, learning_rate=LEARNING_RATE, save_steps=10)
         summary = sft.train(
             loaded,

@@ -17,7 +17,7 @@ from report import machine, markdown, write
 
 from plantune_lite import problems, worked
 from plantune_lite.dedup import ALIKE, Shingles, TestQuestions, alike, near_copies, numbers, runs, words
-from plantune_lite.recipe import Problems
+from plantune_lite.recipe.schema import Problems
 
 SEED, PLANS, LENGTH = 0, 10_000, 13
 

@@ -23,12 +23,15 @@ import torch
 
 from benchmarks.arms import rows_of, shares
 from benchmarks.report import machine, markdown, write
-from plantune_lite import evaluate, intervals, lenient, plans, sft, student
+from plantune_lite import evaluate, intervals, sft
 from plantune_lite.files import write_whole
+from plantune_lite.grading import lenient
 from plantune_lite.lab import pairs, search, step_apo
 from plantune_lite.lab.tree import Tree, to_row
+from plantune_lite.plan import ask_plainly, parse
 from plantune_lite.practice import generate
-from plantune_lite.recipe import CPL, SFT, Student
+from plantune_lite.recipe.schema import CPL, SFT, Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, Reply, Sampling
 
 SEEDS = (0, 1, 2)
@@ -99,9 +102,9 @@ def right(problem: Problem, text: str) -> bool:
 def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
     """A student after SFT on these rows."""
     if (out / "adapter_model.safetensors").is_file():
-        return student.load_student(STUDENT, adapter=out, training=True, seed=seed)
+        return load_student(STUDENT, adapter=out, training=True, seed=seed)
     torch.manual_seed(seed)
-    loaded = student.load_student(STUDENT, training=True, seed=seed)
+    loaded = load_student(STUDENT, training=True, seed=seed)
     part = SFT(max_steps=steps, batch_size=8, accumulate=1, learning_rate=1e-3, save_steps=10)
     sft.train(loaded, rows, part, out, max_length=STUDENT.max_length, seed=seed, show=quiet)
     return loaded
@@ -109,7 +112,7 @@ def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
 
 def grown(policy: Any, problems: list[Problem], part: CPL, out: Path, at_once: int = search.AT_ONCE) -> list[Tree]:
     """Trees of these problems."""
-    settings = {"ask": plans.ask_plainly, "solution_tokens": SOLUTION_TOKENS, "at_once": at_once, "show": quiet}
+    settings = {"ask": ask_plainly, "solution_tokens": SOLUTION_TOKENS, "at_once": at_once, "show": quiet}
     search.search(problems, policy.generate, right, part, out, **settings)
     return list(search.trees_of(out))
 
@@ -126,7 +129,7 @@ def speed(policy: Any, problems: list[Problem], part: CPL, size: dict[str, int])
     sides = {"together": (problems, search.AT_ONCE), "alone": (alone, 1)}
     found: dict[str, Any] = {}
     trees: dict[str, dict[str, Any]] = {}
-    policy.generate([plans.ask_plainly(problems[0])], Sampling(max_tokens=1))
+    policy.generate([ask_plainly(problems[0])], Sampling(max_tokens=1))
     for side, (some, at_once) in sides.items():
         with TemporaryDirectory() as folder:
             began = time.perf_counter()
@@ -173,7 +176,7 @@ def against_sampling(policy: Any, problems: list[Problem], trees: list[Tree]) ->
         tree, most, replies = by_id[problem.id], budget_of[problem.id], replies_of[problem.id]
         spent = list(accumulate(reply.tokens_out for reply in replies))
         sampled = [
-            (at, plans.parse(reply.text))
+            (at, parse(reply.text))
             for at, reply in zip(spent, replies, strict=True)
             if at <= most and right(problem, reply.text)
         ]
@@ -202,7 +205,7 @@ def sampled_until(policy: Any, problems: list[Problem], budget_of: dict[str, int
         sampling = Sampling(
             temperature=PART.temperature, max_tokens=MAX_TOKENS + SOLUTION_TOKENS, n=A_ROUND, seed=again * A_ROUND
         )
-        for one, more in zip(short, policy.generate([plans.ask_plainly(one) for one in short], sampling), strict=True):
+        for one, more in zip(short, policy.generate([ask_plainly(one) for one in short], sampling), strict=True):
             replies_of[one.id] += more
     return replies_of
 
@@ -245,7 +248,7 @@ def trained(
     work: Path, searched: list[Problem], tested: list[Problem], trees: list[Tree], size: dict[str, int]
 ) -> dict[str, Any]:
     """SFT on paths, then each preference from there; greedy answers to other problems."""
-    ask = {problem.id: plans.ask_plainly(problem) for problem in searched}
+    ask = {problem.id: ask_plainly(problem) for problem in searched}
     rows = pairs.rows(trees, ask)
     steps = [pair for tree in trees for pair in pairs.step_pairs(tree)]
     found: dict[str, Any] = {
@@ -271,7 +274,7 @@ def trained(
                 }
                 step_apo.train(loaded, chosen, ask, part, out, show=quiet, **settings)
             elif alpha is not None:
-                loaded = student.load_student(STUDENT, adapter=out)
+                loaded = load_student(STUDENT, adapter=out)
             file = work / f"{arm}{seed}.jsonl"
             figures = evaluate.evaluate_problems(
                 loaded.generate, tested, mode="m1", out=file, max_tokens=MAX_TOKENS, model=out.name

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import runs, standing
+from plantune_lite import standing
+from plantune_lite.runs.folder import read_manifest
 
 
 def main() -> None:
     """Write down what a finished run says."""
     run = Path(sys.argv[1])
-    stages = runs.read_manifest(run)["stages"]
+    stages = read_manifest(run)["stages"]
     stood = standing.standing([run])
     seconds = {name: entry["seconds"] for name, entry in stages.items()}
     minutes = markdown(("stage", "minutes"), [(name, f"{took / 60:.1f}") for name, took in seconds.items()])

@@ -27,7 +27,7 @@ from plantune_lite.distill import distill_all
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.ledger import Ledger
 from plantune_lite.pace import Pace
-from plantune_lite.plans import question_text, render
+from plantune_lite.plan import question_text, render
 from plantune_lite.teacher import open_teacher
 from plantune_lite.teacher_prompts import CONSTRAINTS, EXECUTE, PLAN, SCORE, reply_shapes
 from plantune_lite.types import Problem

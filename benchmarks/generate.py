@@ -53,7 +53,7 @@ def main() -> None:
 
 def prompts(problems: int) -> list[tuple[dict[str, str], ...]]:
     """Test problems of all levels and templates, asked as an untuned model is asked."""
-    from plantune_lite.plans import ask_step_by_step
+    from plantune_lite.plan import ask_step_by_step
     from plantune_lite.practice import generate
 
     return [ask_step_by_step(problem) for problem in generate("test", seed=0, limit=problems)]
@@ -75,11 +75,11 @@ def run(side: str, problems: int, most: int) -> dict:
 
 def ours(asked: list, most: int) -> tuple[float, list[list[int]]]:
     """Through Loaded.generate; the end of a turn, which is no part of a reply, is a token that was generated."""
-    from plantune_lite import student
-    from plantune_lite.recipe import Student
+    from plantune_lite.recipe.schema import Student
+    from plantune_lite.student.load import load_student
     from plantune_lite.types import Sampling
 
-    loaded = student.load_student(Student("smollm2_135m", bits=32), say=lambda line: None)
+    loaded = load_student(Student("smollm2_135m", bits=32), say=lambda line: None)
     [end] = set(loaded.model.generation_config.eos_token_id) - {loaded.tokenizer.pad_token_id}
     loaded.generate(asked[:1], Sampling(max_tokens=1))
     began = time.perf_counter()
@@ -93,9 +93,9 @@ def plain(asked: list, most: int, batch: int) -> tuple[float, list[list[int]]]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from plantune_lite import embedded
+    from plantune_lite.student import smollm2
 
-    place = str(embedded.folder())
+    place = str(smollm2.folder())
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
     end = model.generation_config.eos_token_id

@@ -19,8 +19,8 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import symbols
-from plantune_lite.verify import answer_kind, final_answer, same_answer
+from plantune_lite.grading import sympy_worker
+from plantune_lite.grading.answers import answer_kind, final_answer, same_answer
 
 SOURCES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "olympiadbench": ("olympiadbench.jsonl",)}
 MOST_LISTED = 50
@@ -166,13 +166,13 @@ class Count:
 
 def counted_worker() -> Callable[[], int]:
     """Count the pairs that go to the worker; the function returned says how many since it was last asked."""
-    asked, real = Counter(), symbols._worker.ask
+    asked, real = Counter(), sympy_worker._worker.ask
 
-    def ask(*args: object) -> symbols.Judged:
+    def ask(*args: object) -> sympy_worker.Judged:
         asked["worker"] += 1
         return real(*args)
 
-    symbols._worker.ask = ask
+    sympy_worker._worker.ask = ask
     return lambda: asked.pop("worker", 0)
 
 

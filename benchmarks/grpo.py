@@ -52,7 +52,7 @@ def main() -> None:
 
 def rows() -> list[dict]:
     """Prompts as the corpus has them, of the easiest practice problems."""
-    from plantune_lite.plans import ask_plainly
+    from plantune_lite.plan import ask_plainly
     from plantune_lite.practice import generate
 
     return [
@@ -124,8 +124,8 @@ class Shares:
 def ours(out: Path, ends: str, adapter: Path) -> dict:
     """Through grpo.train, with a look at pass rates that leaves no prompt out."""
     from plantune_lite import grpo, rewards
-    from plantune_lite.recipe import GRPO, Student
-    from plantune_lite.student import load_student
+    from plantune_lite.recipe.schema import GRPO, Student
+    from plantune_lite.student.load import load_student
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
     loaded = load_student(part, training=True, adapter=adapter)
@@ -173,10 +173,11 @@ def plain(out: Path, ends: str, adapter: Path) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from plantune_lite import embedded, rewards
+    from plantune_lite import rewards
     from plantune_lite.alignment import Alignment
+    from plantune_lite.student import smollm2
 
-    place, data = str(embedded.folder()), rows()
+    place, data = str(smollm2.folder()), rows()
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     tokenizer = AutoTokenizer.from_pretrained(place)

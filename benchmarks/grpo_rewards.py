@@ -17,11 +17,12 @@ import torch
 
 from benchmarks import arms
 from benchmarks.report import machine, markdown, write
-from plantune_lite import grpo, intervals, rewards, student
+from plantune_lite import grpo, intervals, rewards
 from plantune_lite.files import read_jsonl, write_whole
-from plantune_lite.plans import ask_plainly
+from plantune_lite.plan import ask_plainly
 from plantune_lite.practice import generate
-from plantune_lite.recipe import GRPO, SFT, Student
+from plantune_lite.recipe.schema import GRPO, SFT, Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem
 
 ARMS = {"answer": "answer", "answer + plan": "answer+plan", "guided": "guided"}
@@ -47,7 +48,7 @@ def main() -> None:
     warm = work / "sft"
     if not (warm / "fresh.jsonl").is_file():
         warmed_up(warm, train, work)
-        arms.answer(student.load_student(PART, adapter=warm), fresh, "m1", warm / "fresh.jsonl")
+        arms.answer(load_student(PART, adapter=warm), fresh, "m1", warm / "fresh.jsonl")
     for seed in SEEDS if arguments.seed is None else (arguments.seed,):
         for reward in ARMS.values() if arguments.arm is None else (ARMS[arguments.arm],):
             reinforced(work / f"{reward}{seed}", warm, train, fresh, reward, seed)
@@ -59,7 +60,7 @@ def warmed_up(out: Path, train: list[Problem], work: Path) -> None:
     """The adapter that all arms start from."""
     from plantune_lite import sft
 
-    loaded = student.load_student(PART, training=True)
+    loaded = load_student(PART, training=True)
     part = SFT(max_steps=WARM_STEPS, batch_size=8, accumulate=1, learning_rate=1e-3, save_steps=10)
     sft.train(loaded, arms.rows_of(train, "plan+solution", work), part, out, max_length=PART.max_length)
 
@@ -105,7 +106,7 @@ def reinforced(out: Path, warm: Path, train: list[Problem], fresh: list[Problem]
             with open(out / "right.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, "right": right[step]}) + "\n")
 
-        loaded = student.load_student(PART, training=True, adapter=warm, seed=seed)
+        loaded = load_student(PART, training=True, adapter=warm, seed=seed)
         summary = grpo.train(
             loaded,
             rows,
@@ -119,7 +120,7 @@ def reinforced(out: Path, warm: Path, train: list[Problem], fresh: list[Problem]
             show=lambda line, last: print(out.name, line, flush=True),
         )
         write_whole(out / "summary.json", json.dumps(summary))
-    arms.answer(student.load_student(PART, adapter=out), fresh, "m1", out / "fresh.jsonl")
+    arms.answer(load_student(PART, adapter=out), fresh, "m1", out / "fresh.jsonl")
 
 
 # --- writing it down --------------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import evaluate, intervals, student
+from plantune_lite import evaluate, intervals
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.lenient import grade_answer
-from plantune_lite.recipe import Student
+from plantune_lite.grading.lenient import grade_answer
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, Score
 
 ASKED, SEED, MAX_TOKENS = 300, 0, 256
@@ -55,7 +56,7 @@ def rows(path: Path) -> list[Problem]:
 
 def answer(problems: list[Problem], work: Path) -> None:
     """The student's replies, with the seconds they took."""
-    loaded, began = student.load_student(PART), time.perf_counter()
+    loaded, began = load_student(PART), time.perf_counter()
     evaluate.evaluate_problems(
         loaded.generate, problems, mode=PROMPT, out=work / f"{PROMPT}.jsonl", max_tokens=MAX_TOKENS, model="smollm2"
     )

@@ -20,9 +20,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite.embedded import gguf_path
-from plantune_lite.plans import ask_plainly, ask_step_by_step, render
+from plantune_lite.plan import ask_plainly, ask_step_by_step, render
 from plantune_lite.practice import generate
+from plantune_lite.student.smollm2 import gguf_path
 from plantune_lite.types import Messages, Problem
 
 SEED, THREADS = 0, 2

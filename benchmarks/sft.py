@@ -44,7 +44,7 @@ def main() -> None:
 
 def rows() -> list[dict]:
     """Practice problems of mixed length with plans, as the corpus has them."""
-    from plantune_lite.plans import ask_plainly, render
+    from plantune_lite.plan import ask_plainly, render
     from plantune_lite.practice import generate
 
     return [
@@ -67,11 +67,12 @@ def run(side: str) -> dict:
 
 def ours(out: Path, loss: str) -> tuple[float, int]:
     """Through sft.train, which says when each step ended."""
-    from plantune_lite import lessons, sft, student
-    from plantune_lite.recipe import SFT, Student
+    from plantune_lite import lessons, sft
+    from plantune_lite.recipe.schema import SFT, Student
+    from plantune_lite.student.load import load_student
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
-    loaded = student.load_student(part, training=True)
+    loaded = load_student(part, training=True)
     ended: list[float] = []
     training = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
     sft.train(
@@ -96,9 +97,9 @@ def plain(out: Path, loss: str) -> tuple[float, int]:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
-    from plantune_lite import embedded
+    from plantune_lite.student import smollm2
 
-    place = str(embedded.folder())
+    place = str(smollm2.folder())
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(place)
     data = [

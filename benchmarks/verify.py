@@ -16,8 +16,8 @@ from time import perf_counter
 
 from benchmarks.grader_agreement import as_fraction, data_folder, expanded_by_sympy, golds_of, rewritings
 from benchmarks.report import machine, markdown, write
-from plantune_lite import symbols
-from plantune_lite.verify import final_answer, same_answer
+from plantune_lite.grading import sympy_worker
+from plantune_lite.grading.answers import final_answer, same_answer
 
 ROUNDS = 7
 NUMERIC_GOLDS = 300
@@ -62,12 +62,12 @@ def rate(check: Callable[[Pair], bool], pairs: Sequence[Pair]) -> float:
 
 def needs_the_worker(pair: Pair) -> bool:
     """Whether a pair is decided by the worker."""
-    real, asked = symbols.same, []
-    symbols.same = lambda *texts, **options: asked.append(texts) or real(*texts, **options)
+    real, asked = sympy_worker.same, []
+    sympy_worker.same = lambda *texts, **options: asked.append(texts) or real(*texts, **options)
     try:
         same_answer(*pair)
     finally:
-        symbols.same = real
+        sympy_worker.same = real
     return bool(asked)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import plans, practice, sft, student
+from plantune_lite import plan, practice, sft
 from plantune_lite.files import write_whole
 from plantune_lite.intervals import Estimate, paired
 from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
@@ -33,7 +33,8 @@ from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.planning import problem_of
 from plantune_lite.lab.probe import probe
 from plantune_lite.lab.worlds import World
-from plantune_lite.recipe import SFT, Student
+from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem
 from plantune_lite.worked import plan_of
 
@@ -177,13 +178,13 @@ def in_worlds(
     size: dict[str, Any],
 ) -> dict[str, Any]:
     """One corpus, one seed: trained, tested and probed."""
-    tokenizer = student.load_student(STUDENT).tokenizer
+    tokenizer = load_student(STUDENT).tokenizer
     three = corpora.corpora(
         worlds.train, solved, seed=seed, apart=worlds.test, count=lambda text: len(tokenizer(text)["input_ids"])
     )
     corpus = three[kind]
     steps = max(1, round(size["steps"] * len(corpus.problems) / len(three["planner"].problems)))
-    rows = [row(one, plans.render(one.steps).rstrip()) for one in corpus.problems]
+    rows = [row(one, plan.render(one.steps).rstrip()) for one in corpus.problems]
     loaded = trained(out, rows, seed, steps=steps, batch=size["batch"])
     test = [
         problem_of(world, solved[world], id=f"test/{number}", split="test") for number, world in enumerate(worlds.test)
@@ -209,15 +210,15 @@ def in_worlds(
 
 def row(problem: Problem, completion: str) -> dict[str, Any]:
     """A training row, as the corpus writes it."""
-    return {"problem_id": problem.id, "prompt": list(plans.ask_plainly(problem)), "completion": completion}
+    return {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": completion}
 
 
 def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, batch: int) -> Any:
     """A student trained on rows, or the one that was."""
     if (out / "summary.json").is_file():
-        return student.load_student(STUDENT, adapter=out)
+        return load_student(STUDENT, adapter=out)
     torch.manual_seed(seed)
-    loaded = student.load_student(STUDENT, training=True, seed=seed)
+    loaded = load_student(STUDENT, training=True, seed=seed)
     settings = SFT(max_steps=steps, batch_size=batch, accumulate=1, learning_rate=1e-3, save_steps=50)
 
     def show(line: str, last: bool) -> None:
@@ -234,7 +235,7 @@ def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, bat
 def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
     train = list(practice.generate("train", seed=seed, limit=size["maths"], levels=(1,)))
-    rows = [row(one, plans.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
+    rows = [row(one, plan.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
     loaded = trained(out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
     known = {one.question for one in train}
     fresh = [

@@ -15,13 +15,13 @@ and a changed function is a changed recipe.
 
 from typing import Any
 
-from plantune_lite import plans
+from plantune_lite.plan import parse
 
 
 def short_plan(prompts: list[Any], completions: list[Any], *, plan: list[list[str]], **_: Any) -> list[float]:
     """Half a point for a plan in our format that has no more steps than the reference."""
     rewards = []
     for completion, reference in zip(completions, plan, strict=True):
-        written = plans.parse(completion[-1]["content"])
+        written = parse(completion[-1]["content"])
         rewards.append(0.5 if written and 0 < len(written.plan) <= len(reference) else 0.0)
     return rewards

@@ -134,7 +134,7 @@ if importlib.util.find_spec("plantune_lite") is None:
     %pip install -q "{wanted}\""""
 _RECIPE = """## The recipe
 
-It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it in `plantune_lite/recipe.py`.
+It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it in `plantune_lite/recipe/schema.py`.
 """
 _RUN = """## The run
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from plantune_lite.recipe import CPL, GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student
+from plantune_lite.recipe.schema import CPL, GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,10 +28,12 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     import sys
     from pathlib import Path
 
-    from plantune_lite import functions, pipeline, recipe_files
+    from plantune_lite import pipeline
+    from plantune_lite.recipe import user_code
+    from plantune_lite.recipe.load import override
     from plantune_lite.types import RecipeError
 
-    if functions.is_loading():
+    if user_code.is_loading():
         raise RecipeError("run() is called while the recipe is being read: put it under if __name__ == '__main__':")
     options = {name: Path(value) if name in ("to", "mirror") and value else value for name, value in options.items()}
     main = sys.modules["__main__"]
@@ -39,4 +41,4 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
         from plantune_lite import cli
 
         return cli.run_script(recipe, settings, options, sys.argv[1:])
-    return pipeline.run(recipe_files.override(recipe, settings), **options)
+    return pipeline.run(override(recipe, settings), **options)

@@ -14,12 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite import arms, how_soon, pipeline, runs, sharing, study_page
+from plantune_lite import arms, how_soon, pipeline, sharing, study_page
 from plantune_lite.gemini import KEYS
 from plantune_lite.mirror import bring_back
 from plantune_lite.order import STAGES, Stage
-from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import override
+from plantune_lite.recipe.load import override
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import locked, read_manifest
 from plantune_lite.studies import Study, Variant, study
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -78,7 +79,7 @@ def run_study(
     folder = parent / "ablate" / what
     planning = partial(plan_study, what, asked, seeds=seeds, to=to, stages=stages)
     planning(say=_nobody)  # what cannot be is refused before anything is written
-    with runs.locked(folder / ".lock"):
+    with locked(folder / ".lock"):
         count = bring_back(mirror.resolve(), parent) if mirror else 0
         asked_for, planned = planning(say=tell)
         if mirror:
@@ -124,7 +125,7 @@ def plan_study(
 ) -> tuple[Study, list[Planned]]:
     """The study, and what each of its runs still has to do; refused where a folder holds another run."""
     parent = pipeline.folder_of(asked, to)
-    wanted = pipeline.with_teacher(asked, os.environ, runs.read_manifest(parent), say)
+    wanted = pipeline.with_teacher(asked, os.environ, read_manifest(parent), say)
     asked_for = study(what, wanted)
     there: dict[tuple[str, str], str] = {}
     for donor in reversed(sharing.donors(parent)):
@@ -150,7 +151,7 @@ def _planned(
 ) -> Planned:
     """What is done, what somebody else has done or will have by then, and the rest; adds what will be to `there`."""
     made = sharing.prints(recipe, stages)
-    manifest = runs.read_manifest(folder)
+    manifest = read_manifest(folder)
     done, shared, to_do = [], {}, []
     for stage, state, why in pipeline.plan(folder, recipe, manifest, None, stages)[0]:
         key = (stage.name, made[stage.name])
@@ -214,7 +215,7 @@ def _run(
     say: Callable[[str], None],
     stream: TextIO | None,
 ) -> None:
-    with runs.locked(one.folder / ".lock"):
+    with locked(one.folder / ".lock"):
         others = sharing.donors(parent, apart_from=one.folder)
         taken = sharing.take(one.folder, one.recipe, others, stages, pipeline.versions())
     for donor in dict.fromkeys(taken.values()):

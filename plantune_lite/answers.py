@@ -21,7 +21,7 @@ from typing import Any
 
 from plantune_lite import intervals
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
-from plantune_lite.lenient import Grade, Graded, grade_answer
+from plantune_lite.grading.lenient import Grade, Graded, grade_answer
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Problem, Reply, Sampling, Score
 

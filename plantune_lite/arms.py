@@ -14,10 +14,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from plantune_lite import evaluated, intervals, runs, tally
+from plantune_lite import evaluated, intervals, tally
 from plantune_lite.evaluated import BASELINE, UNTUNED
 from plantune_lite.files import read_records
 from plantune_lite.intervals import Estimate, p_text
+from plantune_lite.runs.folder import read_manifest
 from plantune_lite.standing import Comparison
 from plantune_lite.types import Problem, Score
 
@@ -188,7 +189,7 @@ def _row(suite: str, one: _Answers, folders: Sequence[Path], seed: int) -> Row:
 
 
 def _summaries(folders: Sequence[Path], stage: str, figure: str) -> list[int]:
-    summaries = [runs.read_manifest(folder)["stages"].get(stage, {}).get("summary", {}) for folder in folders]
+    summaries = [read_manifest(folder)["stages"].get(stage, {}).get("summary", {}) for folder in folders]
     return [one[figure] for one in summaries if figure in one]
 
 
@@ -271,7 +272,7 @@ def _same_rows(arms: Sequence[Arm]) -> list[list[str]]:
     """Arms whose corpora came out the same, and that learned from them in the same way."""
     groups: dict[str, list[str]] = {}
     for arm in arms:
-        entries = [runs.read_manifest(run)["stages"] for run in arm.runs if run]
+        entries = [read_manifest(run)["stages"] for run in arm.runs if run]
         if learned := [_learned(entry) for entry in entries if "corpus" in entry]:
             groups.setdefault(json.dumps(learned, sort_keys=True), []).append(arm.name)
     return [names for names in groups.values() if len(names) > 1]

@@ -14,15 +14,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from plantune_lite import evaluate, evaluated, functions, plans, runs, student, tally
+from plantune_lite import evaluate, evaluated, tally
 from plantune_lite.evaluate import Mode
 from plantune_lite.files import read_records
-from plantune_lite.plans import written_plan
-from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.grading.answers import final_answer
+from plantune_lite.plan import CLOSE, written_plan
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
-from plantune_lite.verify import final_answer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +49,13 @@ def recipe_of(run: Path) -> Recipe:
     return load_recipe(run)
 
 
-def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, student.Loaded]:
+def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
     """A run's recipe, the stage that was the last to train, and the model that it left."""
-    recipe, manifest = recipe_of(run), runs.read_manifest(run)
+    recipe, manifest = recipe_of(run), read_manifest(run)
     trained = manifest.get("final")
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
-    loaded = student.load_student(
+    loaded = load_student(
         recipe.student,
         adapter=run / trained,
         pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
@@ -76,7 +79,7 @@ def ask_student(
         raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
     drawn: list[float | None] = []
     judged = (
-        functions.load_from_lab("judge_plan")(run, tries=resample, tell=drawn.extend) if resample is not None else None
+        user_code.load_from_lab("judge_plan")(run, tries=resample, tell=drawn.extend) if resample is not None else None
     )
     recipe, trained, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
@@ -114,7 +117,7 @@ def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
 def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
     """The plan, the working and the answer in a reply, for which plans were drawn with these scores."""
     plan = written_plan(reply.text)  # near enough: the untuned model never learned our format
-    working = reply.text.rpartition(plans.CLOSE)[2] if plan else reply.text
+    working = reply.text.rpartition(CLOSE)[2] if plan else reply.text
     return Answered(
         model=model,
         mode=mode,

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from plantune_lite.dedup import Shingles, alike
-from plantune_lite.redact import without_paths
+from plantune_lite.recipe.redact import without_paths
 from plantune_lite.terminal import code_span, fence, printable
 from plantune_lite.types import Problem, Trajectory
 

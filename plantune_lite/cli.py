@@ -14,7 +14,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run_script(recipe: Any, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
     """`python my_recipe.py ARGUMENTS`: as `plantune run`, for the recipe the script holds."""
-    from plantune_lite.recipe_files import override
+    from plantune_lite.recipe.load import override
 
     def go() -> Path:
         given = verbs_start.run.make_context("run", [recipe.name, *arguments]).params

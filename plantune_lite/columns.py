@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plantune_lite.recipe import Problems
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.tables import BadRow, Draft, Row, Table
-from plantune_lite.typed import nearest
 from plantune_lite.types import ProblemError
 
 # What people call their columns, most telling first; compared without case, accents' encoding, spaces and punctuation.

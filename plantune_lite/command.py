@@ -87,19 +87,20 @@ def do_stages(
     wanted: Any, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
 ) -> Path:
     """Do the stages that a verb is for, and say where the run is."""
-    from plantune_lite import pipeline, runs
+    from plantune_lite import pipeline
+    from plantune_lite.runs.folder import read_manifest
 
     say = say_to_stderr if as_json else click.echo
     if dry_run:
         folder = pipeline.folder_of(wanted, to)
-        manifest, again = runs.read_manifest(folder), options.get("again")
+        manifest, again = read_manifest(folder), options.get("again")
         wanted = pipeline.with_teacher(wanted, os.environ, manifest, say, folder=folder, again=again)
         show_states(wanted, folder, as_json, options)
         return folder
     stream = sys.stderr if as_json else None
     folder = pipeline.run(wanted, to=to, say=say, stream=stream, **options)
     if as_json:
-        print_json(runs.read_manifest(folder))
+        print_json(read_manifest(folder))
     else:
         if options.get("only") is None:
             from plantune_lite import shown
@@ -112,7 +113,7 @@ def do_stages(
 
 def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
     """The recipe as asked for, and its run folder where that is not runs/NAME."""
-    from plantune_lite.recipe_files import load_recipe, override, run_folder
+    from plantune_lite.recipe.load import load_recipe, override, run_folder
 
     original = load_recipe(recipe)
     wanted = override(original, settings)

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from plantune_lite.files import write_whole
-from plantune_lite.presets import Preset
 from plantune_lite.shards import FLOATS
-from plantune_lite.speech import for_everybody, read_config, write_config
+from plantune_lite.student.chat import for_everybody, read_config, write_config
+from plantune_lite.student.presets import Preset
 from plantune_lite.types import PlantuneError
 
 _TOKENIZER = (

@@ -19,11 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import card, plans, sift
+from plantune_lite import card, plan, sift
 from plantune_lite.files import write_records, write_whole
-from plantune_lite.recipe import Corpus
+from plantune_lite.grading.answers import answer_kind
+from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import PlantuneError, Problem, Trajectory
-from plantune_lite.verify import answer_kind
 
 NO_SOLUTION = "no solution in the data set"
 _NAMED = 10  # problems in a test set that a summary names
@@ -141,18 +141,18 @@ def _rows(
     for one in kept:
         problem = by_id[one.problem_id]
         text = _completion(one, problem, target, solutions, grade)
-        row = {"problem_id": problem.id, "prompt": list(plans.ask_plainly(problem)), "completion": text}
+        row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 
 
 def _completion(one: Trajectory, problem: Problem, target: str, solutions: str, grade: sift.Grader) -> str:
     if target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
-        return plans.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
+        return plan.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
     if target == "solution" and solutions == "dataset":
         return _solution(problem)
     execution = _executed(one, problem, grade)
-    return execution if target == "solution" else plans.render(one.plan, execution)
+    return execution if target == "solution" else plan.render(one.plan, execution)
 
 
 def _executed(one: Trajectory, problem: Problem, grade: sift.Grader) -> str:
@@ -160,7 +160,7 @@ def _executed(one: Trajectory, problem: Problem, grade: sift.Grader) -> str:
     if problem.kind == "code":
         return one.execution
     answer = problem.answer if grade(one).same else one.answer
-    return plans.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
+    return plan.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
 
 
 def _solution(problem: Problem) -> str:
@@ -168,7 +168,7 @@ def _solution(problem: Problem) -> str:
     text = problem.solution or "\n".join(problem.steps)
     if not text.strip() or problem.kind == "code":
         return text if text.strip() else ""
-    return plans.with_answer(text.strip(), problem.answer)
+    return plan.with_answer(text.strip(), problem.answer)
 
 
 def _prompts(
@@ -188,7 +188,7 @@ def _prompts(
         prompts.append(
             {
                 "problem_id": id,
-                "prompt": list(plans.ask_plainly(problem)),
+                "prompt": list(plan.ask_plainly(problem)),
                 "answer": problem.answer,
                 "choices": list(problem.choices),
                 "kind": problem.kind,

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import JsonlWriter, read_jsonl
-from plantune_lite.lenient import grade_answer
-from plantune_lite.plans import ask_step_by_step
+from plantune_lite.grading.lenient import grade_answer
+from plantune_lite.plan import ask_step_by_step
 from plantune_lite.types import Generate, Problem, Sampling
 
 SAMPLES = 4  # answers a problem

@@ -25,7 +25,7 @@ from plantune_lite.attempt import UnansweredError
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.ledger import BudgetError
 from plantune_lite.one_problem import Check, distil, worked
-from plantune_lite.recipe import Distill
+from plantune_lite.recipe.schema import Distill
 from plantune_lite.sift import counted
 from plantune_lite.terminal import duration, printable, redrawn
 from plantune_lite.types import Ask, PlantuneError, Problem

@@ -11,17 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import estimate, ledger, programs, sandbox, teacher
+from plantune_lite import estimate, ledger, teacher
 from plantune_lite.corpus import build_corpus
 from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill_all, small_batches
 from plantune_lite.files import from_row, read_jsonl, read_records
-from plantune_lite.job import Job
+from plantune_lite.grading import code, sandbox
 from plantune_lite.ledger import of_ledger
 from plantune_lite.one_problem import CUT_OFF
 from plantune_lite.problems import KNOWN
-from plantune_lite.recipe_files import to_json
-from plantune_lite.runs import LEDGER, home
-from plantune_lite.student import load_student
+from plantune_lite.recipe.load import to_json
+from plantune_lite.runs.folder import LEDGER, home
+from plantune_lite.runs.job import Job
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Generate, MissingError, Problem, Trajectory, Verdict
 
 
@@ -76,7 +77,7 @@ def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdic
         return None
     if why := sandbox.why_not():
         raise sandbox.SandboxError(why)
-    return lambda problem, text: programs.grade_code(problem, text).verdict
+    return lambda problem, text: code.grade_code(problem, text).verdict
 
 
 def _limit(max_usd: float | None) -> str:

@@ -13,15 +13,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import converter, files, functions, presets, problems, sandbox
+from plantune_lite import converter, files, problems
 from plantune_lite.attempt import TeacherError, is_loopback
 from plantune_lite.benchmarks import BENCHMARKS
-from plantune_lite.lab_names import PREFIX, canonical
+from plantune_lite.grading import sandbox
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.prices import OVERRIDE, price_of
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.lab import PREFIX, canonical
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.student import presets
 from plantune_lite.terminal import size
-from plantune_lite.typed import nearest
 from plantune_lite.types import ProblemError, RecipeError
 
 _KEYS = {  # what each key is for; only whether it is set is ever said
@@ -192,9 +195,9 @@ def _source(name: str) -> Check:
     if files.is_data_file(name):
         found = Path(name).expanduser().is_file()
         return Check("problems", "ok" if found else "bad", name if found else f"no file {name}", "" if found else _MEND)
-    if functions.is_reference(name):
+    if user_code.is_reference(name):
         try:
-            functions.source_hash(name)
+            user_code.source_hash(name)
         except RecipeError as error:
             return Check("problems", "bad", str(error), _MEND)
         if not canonical(name).startswith(PREFIX):

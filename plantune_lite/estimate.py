@@ -19,7 +19,7 @@ from plantune_lite.attempt import is_loopback
 from plantune_lite.gemini import DEFAULT_MODEL
 from plantune_lite.ledger import call_key
 from plantune_lite.prices import AS_OF, price_of
-from plantune_lite.recipe import Distill, Recipe
+from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed

@@ -19,12 +19,22 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
-from plantune_lite import plans, tally
+from plantune_lite import tally
 from plantune_lite.answers import Answer, Show, answered, checked
+from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.held_out import normalised
-from plantune_lite.lenient import Grade, grade_answer
-from plantune_lite.plans import written_plan
-from plantune_lite.recipe import Prompt
+from plantune_lite.plan import (
+    CLOSE,
+    OPEN,
+    ask_plainly,
+    ask_plan_then_solve,
+    ask_step_by_step,
+    ask_to_follow,
+    render,
+    with_answer,
+    written_plan,
+)
+from plantune_lite.recipe.schema import Prompt
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
@@ -32,11 +42,11 @@ PROMPTS: tuple[Mode, ...] = get_args(Prompt)
 # How a student answers what it was trained for: by sft.target.
 OF_TARGET: Mapping[str, Mode] = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}
 _ASK: Mapping[str, Callable[[Problem], Messages]] = {
-    "zero_shot_cot": plans.ask_step_by_step,
-    "plan_then_solve": plans.ask_plan_then_solve,
-    "m1": plans.ask_plainly,  # plans by itself, then solves
-    "plain": plans.ask_plainly,  # learned to solve without a plan: the baseline
-    "m2": plans.ask_plainly,  # plans; what it goes on to write is not read
+    "zero_shot_cot": ask_step_by_step,
+    "plan_then_solve": ask_plan_then_solve,
+    "m1": ask_plainly,  # plans by itself, then solves
+    "plain": ask_plainly,  # learned to solve without a plan: the baseline
+    "m2": ask_plainly,  # plans; what it goes on to write is not read
 }
 SHOTS = 3
 STEP = 128  # problems that all models answer before any goes on
@@ -142,7 +152,7 @@ def way_to_answer(
     if mode == "m2":
         if executor is None:
             raise PlantuneError("mode m2 needs an executor: the untuned model, which follows the student's plans")
-        shown.append(plans.ask_to_follow(Problem(id="", question="?", answer=""), ("?",)))
+        shown.append(ask_to_follow(Problem(id="", question="?", answer=""), ("?",)))
         answer = _plan_then_execute(generate, executor)
     else:
         answer = _in_one_go(generate, ask)
@@ -164,11 +174,11 @@ def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: in
         )
     turns: list[dict[str, str]] = []
     for one in Random(seed).sample(fit, SHOTS):
-        worked = plans.with_answer(one.solution or "\n".join(one.steps), one.answer)
-        turns += [*plans.ask_step_by_step(one)[1:], {"role": "assistant", "content": worked}]
+        worked = with_answer(one.solution or "\n".join(one.steps), one.answer)
+        turns += [*ask_step_by_step(one)[1:], {"role": "assistant", "content": worked}]
 
     def ask(problem: Problem) -> Messages:
-        system, question = plans.ask_step_by_step(problem)
+        system, question = ask_step_by_step(problem)
         return (system, *turns, question)
 
     return ask
@@ -179,21 +189,19 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [_ASK["m2"](problem) for problem in problems]
-        planned = checked(planner(prompts, replace(sampling, stop=(plans.CLOSE,))), prompts, sampling)
+        planned = checked(planner(prompts, replace(sampling, stop=(CLOSE,))), prompts, sampling)
         told = [
             (problem, reply, plan_alone(reply))
             for problem, replies in zip(problems, planned, strict=True)
             for reply in replies
         ]
-        orders = [
-            plans.ask_to_follow(problem, plan) if plan else plans.ask_step_by_step(problem) for problem, _, plan in told
-        ]
+        orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in told]
         greedy = replace(sampling, n=1, temperature=0.0)
         executed = checked(executor(orders, greedy), orders, greedy)
         texts = [
             replace(
                 done,
-                text=plans.render(plan, done.text) if plan else done.text,
+                text=render(plan, done.text) if plan else done.text,
                 tokens_in=reply.tokens_in + done.tokens_in,
                 tokens_out=reply.tokens_out + done.tokens_out,
             )
@@ -207,8 +215,8 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
 def plan_alone(reply: Reply) -> tuple[str, ...]:
     """The plan in a reply that may have been stopped at its closing tag, which some engines then leave out."""
     text = reply.text
-    if reply.finish == "stop" and plans.OPEN in text and plans.CLOSE not in text:
-        text = f"{text.rstrip()}\n{plans.CLOSE}"
+    if reply.finish == "stop" and OPEN in text and CLOSE not in text:
+        text = f"{text.rstrip()}\n{CLOSE}"
     return written_plan(text)
 
 

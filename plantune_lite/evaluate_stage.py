@@ -11,12 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import evaluate, evaluated, harness_json, held_out, interventions, sandbox, sift, standing, student
+from plantune_lite import evaluate, evaluated, harness_json, held_out, interventions, sift, standing
 from plantune_lite.evaluate import OF_TARGET, SHOTS, at_best_prompt, evaluate_problems
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.graders import grade
-from plantune_lite.job import LEAST_HOURS, Job, last_trained
-from plantune_lite.recipe import Corpus
+from plantune_lite.grading import sandbox
+from plantune_lite.grading.grade import grade_reply
+from plantune_lite.recipe.schema import Corpus
+from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError, Score, Trajectory
 
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
@@ -38,7 +40,7 @@ def run_evaluate(job: Job) -> dict[str, Any]:
             "the same command with a larger max_hours goes on"
         )
     if not spent:
-        loaded = student.load_student(
+        loaded = load_student(
             wanted,
             adapter=job.run / trained if trained else None,
             pinned=job.earlier.get(trained or "", {}).get("base", {}).get("revision"),
@@ -196,8 +198,8 @@ def _answer(
         "temperature": part.temperature,
         "max_tokens": part.max_tokens,
         "seed": job.recipe.seed,
-        "run_code": grade if programs else None,
-        "grade": grade,
+        "run_code": grade_reply if programs else None,
+        "grade": grade_reply,
         "show": lambda line, last: show(line, last and count == len(suite)),
     }
     some, weights = suite[:count], _weights(job, loaded)
@@ -248,7 +250,7 @@ def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained
         max_tokens=job.recipe.evaluate.max_tokens,
         seed=job.recipe.seed,
         model=_weights(job, loaded, trained),
-        grade=grade,
+        grade=grade_reply,
         show=job.progress(),
     )
     write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")

@@ -24,7 +24,6 @@ from typing import Any, Literal
 from plantune_lite.adapters import CONFIG, WEIGHTS, Layer, Opened, Part, open_adapter
 from plantune_lite.companions import write_companions
 from plantune_lite.files import write_whole
-from plantune_lite.presets import Preset
 from plantune_lite.shards import (
     FLOATS,
     PIECE_BYTES,
@@ -37,6 +36,7 @@ from plantune_lite.shards import (
     stream,
     torch_dtype,
 )
+from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import duration, size
 from plantune_lite.types import PlantuneError
 

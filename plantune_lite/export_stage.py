@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from plantune_lite import agreement, gguf, origin, presets, speech
+from plantune_lite import agreement, gguf
 from plantune_lite.export import merge_adapter
 from plantune_lite.files import read_jsonl
-from plantune_lite.job import Job, last_trained
+from plantune_lite.runs.job import Job, last_trained
+from plantune_lite.student import chat, presets, weights
 
 _COMPARED = 32  # prompts on which a merged model and its adapter are to agree
 
@@ -18,14 +19,14 @@ def run_export(job: Job) -> dict[str, Any]:
         return {"line": "the adapter is what there is" if trained else "nothing was trained: nothing to export"}
     from transformers import AutoTokenizer
 
-    base = origin.Source(**job.earlier[trained]["base"])
-    place = origin.base_folder(base, job.say)
+    base = weights.Source(**job.earlier[trained]["base"])
+    place = weights.base_folder(base, job.say)
     adapter, merged = job.run / trained, job.run / "merged"
     preset = presets.find(job.recipe.student.model)
     done = merge_adapter(adapter, place, merged, preset=preset, say=job.say)
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     rows = list(read_jsonl(job.run / "corpus" / "train.jsonl"))[:_COMPARED]
-    prompts = [speech.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
+    prompts = [chat.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = agreement.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
     files = [one for one in formats if one not in ("adapter", "merged")]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from plantune_lite import shapes
 from plantune_lite.memory import Need, On, needs
-from plantune_lite.recipe import GRPO_ROWS, Recipe
-from plantune_lite.recipe_files import override
+from plantune_lite.recipe.load import override
+from plantune_lite.recipe.schema import GRPO_ROWS, Recipe
 from plantune_lite.shapes import Shape
 from plantune_lite.terminal import size
 from plantune_lite.types import RecipeError

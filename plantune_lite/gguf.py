@@ -23,8 +23,8 @@ from plantune_lite import converter, ollama
 from plantune_lite.acceptance import Acceptance
 from plantune_lite.converter import GGUFError
 from plantune_lite.files import write_whole
-from plantune_lite.presets import Preset
 from plantune_lite.shards import FLOATS, tensors_in
+from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
 
 PROGRESS = ".gguf.json"

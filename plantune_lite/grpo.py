@@ -19,7 +19,7 @@ from typing import Any
 
 from plantune_lite import guided, prompts, trl_config, watch
 from plantune_lite.guided import Sampled
-from plantune_lite.recipe import GRPO, GRPO_ROWS
+from plantune_lite.recipe.schema import GRPO, GRPO_ROWS
 from plantune_lite.rewarded import Rewarded, Signs, Weighed
 from plantune_lite.trl_config import grpo_config
 from plantune_lite.types import LoadedStudent, RecipeError, Reward

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from plantune_lite.plans import CLOSE
+from plantune_lite.plan import CLOSE
 from plantune_lite.types import Sampling
 from plantune_lite.watch import TrainingError
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from plantune_lite import intervals, tally
 from plantune_lite.files import read_records, write_whole
-from plantune_lite.lenient import LAST_NUMBER
-from plantune_lite.plans import SYSTEM
+from plantune_lite.grading.lenient import LAST_NUMBER
+from plantune_lite.plan import SYSTEM
 from plantune_lite.types import PlantuneError, Score
 
 _FILTERS = ("flexible-extract", "strict-match")

@@ -3,11 +3,12 @@
 from random import Random
 from typing import Any
 
-from plantune_lite import presets, student
 from plantune_lite.files import read_records, write_records
-from plantune_lite.graders import grade
-from plantune_lite.job import Job
-from plantune_lite.plans import ask_step_by_step
+from plantune_lite.grading.grade import grade_reply
+from plantune_lite.plan import ask_step_by_step
+from plantune_lite.runs.job import Job
+from plantune_lite.student import presets
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Generate, Problem, Sampling
 
 ENOUGH = 0.85  # solved untuned: above it there is little to learn
@@ -23,7 +24,7 @@ def run_headroom(job: Job) -> dict[str, Any]:
     if why := _cannot_ask(job):
         return {"line": f"not looked at: {why}", "solved": None, "looked": False}
     part, most = job.recipe.student, job.recipe.evaluate.max_tokens
-    loaded = student.load_student(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
+    loaded = load_student(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
     solved, rows = _solved(asked, loaded.generate, most, job)
     write_records(job.out / "untuned.jsonl", rows)
     line = f"untuned, the student solves {solved} of {len(asked)} problems like these"
@@ -56,7 +57,7 @@ def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tu
         some = asked[start : start + _AT_ONCE]
         replies = generate([ask_step_by_step(problem) for problem in some], Sampling(max_tokens=most))
         for problem, [reply] in zip(some, replies, strict=True):
-            graded = grade(problem, reply.text)
+            graded = grade_reply(problem, reply.text)
             same = graded.verdict.same is True
             rows.append({"problem_id": problem.id, "text": reply.text, "prediction": graded.prediction, "same": same})
         right = sum(row["same"] for row in rows)

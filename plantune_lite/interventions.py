@@ -22,11 +22,11 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import intervals, plans, tally, worked
+from plantune_lite import intervals, tally, worked
 from plantune_lite.alignment import words
 from plantune_lite.answers import Answer, Show, answered, checked
-from plantune_lite.lenient import Grade, grade_answer
-from plantune_lite.plans import written_plan
+from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
 
 Plan = tuple[str, ...]
@@ -38,12 +38,12 @@ _LOOKED_AT = 200  # other plans, before the least alike of them is taken
 
 def as_beginning(problem: Problem, plan: Plan) -> Messages:
     """M1: the student goes on from a plan that stands in its reply as if it had written it."""
-    return (*plans.ask_plainly(problem), {"role": "assistant", "content": plans.render(plan)})
+    return (*ask_plainly(problem), {"role": "assistant", "content": render(plan)})
 
 
 def as_order(problem: Problem, plan: Plan) -> Messages:
     """M2: the executor is told to follow the plan; without one it works step by step."""
-    return plans.ask_to_follow(problem, plan) if plan else plans.ask_step_by_step(problem)
+    return ask_to_follow(problem, plan) if plan else ask_step_by_step(problem)
 
 
 def intervene(
@@ -103,7 +103,7 @@ def intervene(
             for name, right in shares.items()
         },
         "own_minus": _own_minus(shares, seed),
-        "planned_anyway": fmean(plans.OPEN in one.text.partition(plans.CLOSE)[2] for one in rows["none"]),
+        "planned_anyway": fmean(OPEN in one.text.partition(CLOSE)[2] for one in rows["none"]),
         "swapped_alike": round(fmean(_alike(own[id], own[partner[id]]) for id in own), 3),
         **_agreement(own, partner, scores, seed),
     }
@@ -131,7 +131,7 @@ def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Ans
         prompts = [give(problem, given[problem.id]) for problem in problems]
         replies = checked(generate(prompts, sampling), prompts, sampling)
         return [
-            [replace(reply, text=plans.render(given[problem.id], reply.text)) for reply in texts]
+            [replace(reply, text=render(given[problem.id], reply.text)) for reply in texts]
             for problem, texts in zip(problems, replies, strict=True)
         ]
 
@@ -205,7 +205,7 @@ def _agreement(
     own: Mapping[str, Plan], partner: Mapping[str, str], scores: Sequence[Score], seed: int
 ) -> dict[str, Any]:
     """Agreement of plans with their own executions, and with another problem's: what chance and habit alone give."""
-    executed = {one.problem_id: one.text.rpartition(plans.CLOSE)[2] for one in scores if one.sample == 0}
+    executed = {one.problem_id: one.text.rpartition(CLOSE)[2] for one in scores if one.sample == 0}
     mine = [agreement(plan, executed[id]) for id, plan in own.items()]
     others = [agreement(plan, executed[partner[id]]) for id, plan in own.items()]
     return {

@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from plantune_lite.plans import chat, render
+from plantune_lite.plan import chat, render
 from plantune_lite.types import Ask, Reply, Sampling
 
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]

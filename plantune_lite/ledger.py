@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from plantune_lite.files import from_row, write_whole
-from plantune_lite.runs import BATCHES, LEDGER
+from plantune_lite.runs.folder import BATCHES, LEDGER
 from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
 _TABLES = """

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from plantune_lite import speech
+from plantune_lite.student import chat
 from plantune_lite.types import LoadedStudent, PlantuneError
 
 NOT_LEARNED = -100  # what cross entropy leaves out
@@ -51,8 +51,8 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
     kept, dropped = [], Counter[str]()
     for place, row in enumerate(rows):
         prompt = student.encode_chat(tuple(row["prompt"]), for_reply=True)
-        completion = speech.encode(tokenizer, row["completion"].rstrip())
-        data = {id for message in row["prompt"] for id in speech.encode(tokenizer, message["content"])}
+        completion = chat.encode(tokenizer, row["completion"].rstrip())
+        data = {id for message in row["prompt"] for id in chat.encode(tokenizer, message["content"])}
         if not completion:
             dropped["nothing to learn"] += 1
         elif control & (data | set(completion)):  # a question that ends its own turn would speak as the student

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from plantune_lite import activations, presets, shapes
+from plantune_lite import activations, shapes
 from plantune_lite.activations import Batch, Precision
-from plantune_lite.recipe import GRPO, GRPO_ROWS, SFT, Recipe
+from plantune_lite.recipe.schema import GRPO, GRPO_ROWS, SFT, Recipe
 from plantune_lite.shapes import Shape
+from plantune_lite.student import presets
 from plantune_lite.terminal import size
 
 On = Literal["cuda", "cpu"]

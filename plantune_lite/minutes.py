@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from plantune_lite import shapes
 from plantune_lite.devices import AS_OF, Device
-from plantune_lite.recipe import GRPO_ROWS, Recipe
+from plantune_lite.recipe.schema import GRPO_ROWS, Recipe
 from plantune_lite.shapes import Shape
 
 Span = tuple[float, float]  # the least and the most

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import plans
+from plantune_lite import plan
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.model_facts import EMBEDDED, Facts, Scored
-from plantune_lite.redact import last_part, without_paths
+from plantune_lite.recipe.redact import last_part, without_paths
 from plantune_lite.terminal import code_span, fence, size
 
 
@@ -202,7 +202,7 @@ def _prompting(facts: Facts) -> list[str]:
         else "The tokenizer here puts it in where a conversation has none."
     )
     lines = [f"The question is the user's turn, as it is. The system turn it was trained with is this. {carried}"]
-    lines.append(fence(plans.SYSTEM))
+    lines.append(fence(plan.SYSTEM))
     if facts.target == "plan":
         lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
     if facts.example and "sft" in facts.trained and "cpl" not in facts.trained:  # a search brings rows of its own

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import runs
 from plantune_lite.files import read_jsonl
-from plantune_lite.job import TRAININGS, trained_by
-from plantune_lite.presets import Preset, find
-from plantune_lite.redact import without_paths
+from plantune_lite.recipe.redact import without_paths
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.job import TRAININGS, trained_by
+from plantune_lite.student.presets import Preset, find
 
 Form = Literal["adapter", "merged", "gguf"]
 FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and how their repositories end
@@ -94,7 +94,7 @@ def of_run(
     data_repo: str | None = None,
 ) -> Facts:
     """What a run's folder says of its model; the scores are evaluation's to hand in."""
-    manifest, recipe = runs.read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    manifest, recipe = read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     preset = find(recipe["student"]["model"])
     base, revision = base_of(adapter_folder(run, manifest), preset)
     exported = manifest["stages"].get("export", {}).get("summary", {})

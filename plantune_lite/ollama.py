@@ -9,8 +9,8 @@ What comes in: the preset. What goes out: the Modelfile for `ollama create`, and
 
 import json
 
-from plantune_lite.plans import SYSTEM
-from plantune_lite.presets import Preset
+from plantune_lite.plan import SYSTEM
+from plantune_lite.student.presets import Preset
 
 # Like the Jinja templates in presets.py: the default system turn where a conversation opens with none, and an answer
 # that was begun goes on. Gemma's opening <bos> is not here, because Ollama puts it in front by itself.

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from plantune_lite.plans import as_block, chat, question_text, render, split_steps, spoiler
-from plantune_lite.recipe import Distill
+from plantune_lite.grading.answers import final_answer, same_answer
+from plantune_lite.plan import as_block, chat, question_text, render, split_steps, spoiler
+from plantune_lite.recipe.schema import Distill
 from plantune_lite.teacher_prompts import (
     CONSTRAINTS,
     EXECUTE,
@@ -23,7 +24,6 @@ from plantune_lite.teacher_prompts import (
     reply_shapes,
 )
 from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict
-from plantune_lite.verify import final_answer, same_answer
 from plantune_lite.worked import plan_of
 
 # --- prompts, each beside what reads its reply ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ The one table that ties parts to stages: a test fails when a part has a field th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

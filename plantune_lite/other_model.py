@@ -18,13 +18,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite import evaluate, harness_json, held_out, runs, standing, student
+from plantune_lite import evaluate, harness_json, held_out, standing
 from plantune_lite.answers import Show
 from plantune_lite.files import read_records
-from plantune_lite.graders import grade
+from plantune_lite.grading.grade import grade_reply
 from plantune_lite.ledger import Ledger
-from plantune_lite.recipe import Distill, Recipe
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.recipe.schema import Distill, Recipe
+from plantune_lite.runs.folder import LEDGER, home, now
+from plantune_lite.student.load import load_student
 from plantune_lite.teacher import open_teacher
 from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Problem, Reply, RunError, Sampling
 
@@ -67,7 +69,7 @@ def evaluate_model(
                     seed=recipe.seed,
                     examples=examples,
                     model=model,
-                    grade=grade,
+                    grade=grade_reply,
                     show=show,
                 )
             harness_json.write(out, model=where)
@@ -95,7 +97,7 @@ def _asked_since(out: Path, mode: str, where: str) -> str:
     settings = out.with_suffix(".json")
     known = json.loads(settings.read_text(encoding="utf-8")) if out.is_file() and settings.is_file() else {}
     since = known.get(mode, {}).get("model", "")
-    return since if since.partition(", ")[0] == where else f"{where}, {runs.now()}"
+    return since if since.partition(", ")[0] == where else f"{where}, {now()}"
 
 
 def _weights(where: str) -> str:
@@ -127,7 +129,7 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
         if not model:
             raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
         with (
-            Ledger(runs.home(run) / runs.LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
+            Ledger(home(run) / LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
             of_server(address, model, calls) as generate,
         ):
             yield generate
@@ -135,12 +137,10 @@ def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object])
         yield of_gguf(path, room=room)
     elif (path / "adapter_config.json").is_file():
         pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
-        yield student.load_student(
-            recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say
-        ).generate
+        yield load_student(recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say).generate
     elif (path / "config.json").is_file():
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
-        yield student.load_student(wanted, room=room, seed=recipe.seed, say=say).generate
+        yield load_student(wanted, room=room, seed=recipe.seed, say=say).generate
     else:
         raise PlantuneError(
             f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "

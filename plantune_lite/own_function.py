@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from plantune_lite import functions, practice
+from plantune_lite import practice
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import nearest
 from plantune_lite.tables import BadRow, Draft
-from plantune_lite.typed import nearest
 from plantune_lite.types import MissingError, Problem, ProblemError
 
 _ENDLESS = 1_000_000
@@ -23,14 +24,14 @@ _ENDLESS = 1_000_000
 
 def function_drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterator[Draft], dict[str, Any]]:
     """What the function of a reference gives, and where it came from; it may take `seed` and `limit`."""
-    function = functions.load(name)
+    function = user_code.load(name)
     accepts = inspect.signature(function).parameters.values()
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepts)
     told = {"seed": seed, "limit": limit}
     items = function(**{key: value for key, value in told.items() if anything or any(p.name == key for p in accepts)})
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise ProblemError(f"{name} gave one {type(items).__name__}; it must return or yield Problems or dicts")
-    return _drafts(name, items), {"function": name, "sha256": functions.source_hash(name)}
+    return _drafts(name, items), {"function": name, "sha256": user_code.source_hash(name)}
 
 
 def _drafts(name: str, items: Iterable[Any]) -> Iterator[Draft]:

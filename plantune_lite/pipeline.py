@@ -15,17 +15,27 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite import __version__, files, runs
+from plantune_lite import __version__, files
 from plantune_lite.files import write_whole
 from plantune_lite.gemini import KEYS
 from plantune_lite.mirror import INTERVAL_SECONDS, Mirror, bring_back
 from plantune_lite.order import STAGES, Stage, active_stages, readers_of, stale_after, with_what_is_moved
 from plantune_lite.process import processes_asked, run_stage
-from plantune_lite.recipe import Recipe
-from plantune_lite.recipe_files import to_json
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.load import to_json
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import (
+    home,
+    is_empty,
+    last_written,
+    locked,
+    now,
+    outputs_of,
+    read_manifest,
+    write_manifest,
+)
 from plantune_lite.state import State, fingerprint, inputs_of, states
 from plantune_lite.terminal import duration, printable
-from plantune_lite.typed import nearest
 from plantune_lite.types import RunError
 
 _PROBED = "probe"  # what `plantune probe` leaves
@@ -58,10 +68,10 @@ def run(
             "Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive"
         )
     with ExitStack() as stack:
-        stack.enter_context(runs.locked(folder / ".lock"))
+        stack.enter_context(locked(folder / ".lock"))
         if mirror is not None and (count := bring_back(mirror, folder, tell)):
             tell(f"restored {count} files of {folder} from {mirror}")
-        manifest = runs.read_manifest(folder)
+        manifest = read_manifest(folder)
         _settle(folder, manifest, stages)
         wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
         found, anew = plan(folder, wanted, manifest, again, stages)
@@ -83,7 +93,7 @@ def run(
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
         _set_final(manifest, active)  # a variant may have taken over all there is to do
-        runs.write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
         copies = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
@@ -112,7 +122,7 @@ def run(
                 copies.sync()
         if "again" in manifest and (only is None or manifest["again"] in only):
             del manifest["again"]
-            runs.write_manifest(folder, manifest)
+            write_manifest(folder, manifest)
     return folder
 
 
@@ -167,7 +177,7 @@ def with_teacher(
     teacher = begun.get("inputs", {}).get("distill.teacher")
     if any(environ.get(key) for key in KEYS):
         outputs = next(stage.outputs for stage in STAGES if stage.name == "distill")
-        nothing_yet = folder is not None and begun.get("status") != "done" and runs.is_empty(folder, outputs)
+        nothing_yet = folder is not None and begun.get("status") != "done" and is_empty(folder, outputs)
         if teacher != "self" or not manifest.get("without_key") or nothing_yet:
             return asked
         say(
@@ -218,7 +228,7 @@ def _put_away(
             (old / output).parent.mkdir(parents=True, exist_ok=True)
             os.replace(folder / output, old / output)
         known = manifest["stages"].pop(stage.name, None)
-        runs.write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
+        write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
         if moved or known:
             say(f"moved {stage.name} to {old}")
 
@@ -268,12 +278,12 @@ def _do(
             "inputs": inputs,
             "after": list(stage.after),
             "format": stage.format,
-            "started": runs.now(),
+            "started": now(),
             "seconds": 0.0,
         }
     entry = entries[stage.name]
     entry.update(status="running", began=time.time())
-    runs.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
     job = {
         "stage": stage.name,
         "home": stage.home,
@@ -284,16 +294,16 @@ def _do(
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.shared else 1
-        kept = None if mirror is None else runs.home(mirror / folder.name)  # where the ledger's copy goes
+        kept = None if mirror is None else home(mirror / folder.name)  # where the ledger's copy goes
         summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
-        entry.update(status="done", ended=runs.now(), summary=summary, outputs=runs.outputs_of(folder, stage.outputs))
+        entry.update(status="done", ended=now(), summary=summary, outputs=outputs_of(folder, stage.outputs))
     except BaseException as error:
         entry["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         raise
     finally:
         entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
         _set_final(manifest, active)
-        runs.write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
 
 
 def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
@@ -301,7 +311,7 @@ def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> 
     for stage in stages:
         entry = manifest["stages"].get(stage.name, {})
         if entry.get("status") == "running":
-            ended = runs.last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
+            ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
             seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
             entry.update(status="stopped", seconds=seconds)
 

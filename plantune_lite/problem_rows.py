@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 from plantune_lite.files import encodable
+from plantune_lite.grading.answers import answer_kind, final_answer
 from plantune_lite.tables import BadRow, Draft
 from plantune_lite.types import Kind, Problem
-from plantune_lite.verify import answer_kind, final_answer
 
 _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
 _SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")

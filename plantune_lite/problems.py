@@ -14,22 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import (
-    benchmark_rows,
-    columns,
-    files,
-    functions,
-    held_out,
-    own_function,
-    practice,
-    problem_rows,
-    tables,
-)
+from plantune_lite import benchmark_rows, columns, files, held_out, own_function, practice, problem_rows, tables
 from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.own_function import gym_drafts
-from plantune_lite.recipe import Problems
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.tables import BadRow, Draft
-from plantune_lite.typed import nearest
 from plantune_lite.types import Problem, ProblemError
 
 GROUPS = {
@@ -144,7 +135,7 @@ def _source(
 ) -> _Source:
     if part.path is not None or files.is_data_file(name):
         return _file(Path(name).expanduser(), part)
-    if functions.is_reference(name):
+    if user_code.is_reference(name):
         return _function(name, part, seed=seed, limit=limit)
     if name.startswith("gym:"):
         return _gym(name, part, seed=seed, limit=limit or practice.LIMIT)
@@ -190,7 +181,7 @@ def _file(path: Path, part: Problems) -> _Source:
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
     drafts, origin = own_function.function_drafts(name, seed=seed, limit=wanted)
-    told = limit is not None and "limit" in inspect.signature(functions.load(name)).parameters
+    told = limit is not None and "limit" in inspect.signature(user_code.load(name)).parameters
     given: list[Draft] = []
     measured = False
     for one in drafts:

@@ -4,8 +4,8 @@ from typing import Any
 
 from plantune_lite import problems
 from plantune_lite.files import read_records, write_records
-from plantune_lite.job import Job
 from plantune_lite.problems import load_problems
+from plantune_lite.runs.job import Job
 from plantune_lite.types import Problem, ProblemError
 
 

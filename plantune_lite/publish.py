@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import card, hub, model_card, model_facts, redact, runs
+from plantune_lite import card, hub, model_card, model_facts
 from plantune_lite.files import read_jsonl
 from plantune_lite.model_facts import Form, Scored
 from plantune_lite.pushable import Content
+from plantune_lite.recipe import redact
+from plantune_lite.runs.folder import changed_outputs, read_manifest
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError
 
@@ -43,7 +45,7 @@ def push_to_hub(
     hub.refuse_name(repo)
     if not (run / "recipe.json").is_file():
         raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
-    manifest = runs.read_manifest(run)
+    manifest = read_manifest(run)
     how = {"token": token, "endpoint": endpoint, "say": say}
     if data:
         about, also = _about(run, "corpus"), _about_corpus(run, manifest)
@@ -129,7 +131,7 @@ def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> Non
             f"alone, and `plantune run {run} --again export` merges anew"
         )
     of_form = {name: known for name, known in entry["outputs"].items() if name.startswith(f"{form}/")}
-    missing, different = runs.changed_outputs(run, of_form)
+    missing, different = changed_outputs(run, of_form)
     if changed := [*missing, *different]:
         raise PlantuneError(
             f"{changed[0]} is not what export wrote and compared: `plantune run {run} --again export` makes it anew"

@@ -13,9 +13,11 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import charts, job, pages, runs, standing, tally
+from plantune_lite import charts, pages, standing, tally
 from plantune_lite.files import from_row, read_jsonl, read_records, write_whole
 from plantune_lite.intervals import Estimate, p_text
+from plantune_lite.runs import job
+from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Score, Trajectory
 
@@ -34,7 +36,7 @@ _CURVES = {  # file -> title, and what is drawn: the stage's name of a figure ->
 
 def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
     """Write the page and the charts, and say in a line what it says first."""
-    manifest = runs.read_manifest(run)
+    manifest = read_manifest(run)
     recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
     stood = _stood(run, seed)
     figures = dict(_figures(run, manifest, stood))
@@ -63,10 +65,10 @@ def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
 def made_again(run: Path) -> str:
     """The page with what has been found since; the manifest knows that it is another file. Its line, with its path."""
     line = f"{run / write_report(run)['line']}"
-    manifest = runs.read_manifest(run)
+    manifest = read_manifest(run)
     if made := manifest["stages"].get("report"):
-        made["outputs"] = runs.outputs_of(run, ("report.html", "figures"))
-        runs.write_manifest(run, manifest)
+        made["outputs"] = outputs_of(run, ("report.html", "figures"))
+        write_manifest(run, manifest)
     return line
 
 

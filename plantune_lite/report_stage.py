@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from plantune_lite.job import Job
 from plantune_lite.report import write_report
+from plantune_lite.runs.job import Job
 
 
 def run_report(job: Job) -> dict[str, Any]:

@@ -16,10 +16,12 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import alignment, functions, graders, plans, recipe
+from plantune_lite import alignment
 from plantune_lite.alignment import Alignment
+from plantune_lite.grading import grade
 from plantune_lite.judge import Judge
-from plantune_lite.plans import written_plan
+from plantune_lite.plan import parse, spoiler, written_plan
+from plantune_lite.recipe import schema, user_code
 from plantune_lite.types import Kind, PlantuneError, Problem, Reward
 
 Chat = Sequence[Mapping[str, Any]]
@@ -65,7 +67,7 @@ def _right(
 @lru_cache(maxsize=4096)  # a group repeats itself, and two rewards may ask the same
 def _is_right(text: str, answer: str, choices: tuple[str, ...], kind: Kind, world: tuple[str, ...]) -> bool:
     problem = Problem(id="", question="", answer=answer, choices=choices, kind=kind, extra={"world": world})
-    return graders.grade(problem, text).verdict.same is True
+    return grade.grade_reply(problem, text).verdict.same is True
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def plan_shape(prompts: Column, completions: Column, **_: Any) -> list[float]:
 
 
 def _shape(text: str) -> float:
-    planned = plans.parse(text)
+    planned = parse(text)
     if planned is None:
         return 0.0
     boxed_once = text.count("\\boxed") == 1 and bool(_BOX.search(planned.execution))
@@ -112,7 +114,7 @@ def spoiler_penalty(prompts: Column, completions: Column, *, answer: Sequence[st
     penalties = []
     for prompt, completion, gold in zip(prompts, completions, answer, strict=True):
         problem = Problem(id="", question=_question(prompt), answer=gold)
-        penalties.append(-1.0 if plans.spoiler(written_plan(_text(completion)), problem) else 0.0)
+        penalties.append(-1.0 if spoiler(written_plan(_text(completion)), problem) else 0.0)
     return penalties
 
 
@@ -264,11 +266,11 @@ Weighed = tuple[str, Reward, float]
 
 def load(names: Sequence[str]) -> list[tuple[str, Reward]]:
     """A user's own rewards, "module_or_path.py:function", by the function's name."""
-    return [(name.rpartition(":")[2], functions.load(name)) for name in names]
+    return [(name.rpartition(":")[2], user_code.load(name)) for name in names]
 
 
 def of(
-    part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
+    part: schema.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
 ) -> list[Weighed]:
     """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
     found = [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
@@ -276,7 +278,7 @@ def of(
 
 
 def _house(
-    part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
+    part: schema.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
 ) -> list[Weighed]:
     if part.reward == "guided":
         whole = guided(
@@ -299,7 +301,7 @@ def _house(
     return found
 
 
-def _similarity(part: recipe.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
+def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
     if part.judge == "alignment":
         alike = alignment.embedding_similarity(part.embedder) if part.embedder else None
         return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows], alike=alike))

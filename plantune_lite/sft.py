@@ -14,7 +14,7 @@ from typing import Any
 
 from plantune_lite import lessons, trl_config, watch
 from plantune_lite.lessons import Lesson, LessonError
-from plantune_lite.recipe import SFT
+from plantune_lite.recipe.schema import SFT
 from plantune_lite.terminal import printable
 from plantune_lite.types import LoadedStudent, Sampling
 

@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import presets
+from plantune_lite.student import presets
 from plantune_lite.types import PlantuneError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")

@@ -12,10 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import functions, runs
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.order import Stage, active_stages
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import changed_outputs, read_manifest, write_manifest
 from plantune_lite.state import fingerprint, inputs_of
 
 
@@ -26,7 +27,7 @@ def take(
 
     `versions` are this machine's: an answer of the untuned model is taken over only where they made it.
     """
-    manifest = runs.read_manifest(folder)
+    manifest = read_manifest(folder)
     made = prints(wanted, stages)
     taken: dict[str, Path] = {}
     for stage in active_stages(wanted, stages):
@@ -37,13 +38,13 @@ def take(
             if entry is None or not _whole(donor, entry):
                 continue
             if manifest["stages"].pop(stage.name, None):  # it was begun here too, and has come less far
-                runs.write_manifest(folder, manifest)
+                write_manifest(folder, manifest)
                 _remove(folder, stage.outputs)
             for name in entry["outputs"]:
                 _copy(donor / name, folder / name)
             _copy_metrics(donor, folder, stage.name)
             manifest["stages"][stage.name] = {**entry, "taken_from": os.path.relpath(donor, folder)}
-            runs.write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
+            write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
             taken[stage.name] = donor
             break
     taken |= _take_first_round(folder, wanted, donors, stages, made)
@@ -62,7 +63,7 @@ def prints(wanted: Recipe, stages: Sequence[Stage]) -> dict[str, str]:
 
 def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
     """The stages that a folder has finished, by name and fingerprint; what was made of a part only is not finished."""
-    entries = runs.read_manifest(run)["stages"] if (run / "manifest.json").is_file() else {}
+    entries = read_manifest(run)["stages"] if (run / "manifest.json").is_file() else {}
     return {
         (name, entry["fingerprint"]): entry
         for name, entry in entries.items()
@@ -82,7 +83,7 @@ def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
 
 
 def _whole(run: Path, entry: Mapping[str, Any]) -> bool:
-    return not any(runs.changed_outputs(run, entry["outputs"]))
+    return not any(changed_outputs(run, entry["outputs"]))
 
 
 def _remove(folder: Path, outputs: Iterable[str]) -> None:
@@ -119,18 +120,18 @@ def _take_first_round(
 ) -> dict[str, Path]:
     """A search and its SFT, where only what is made of its pairs differs; the donor's stage need not be done for it."""
     stage = next((one for one in active_stages(wanted, stages) if one.name == "cpl"), None)
-    if stage is None or runs.read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
+    if stage is None or read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
         return {}
     inputs = inputs_of(wanted, stage)
     for donor in donors:
-        entries = runs.read_manifest(donor)["stages"]
+        entries = read_manifest(donor)["stages"]
         theirs = entries.get("cpl")
         if theirs is None or theirs["format"] != stage.format or not _whole(donor, {"outputs": {}, **theirs}):
             continue
         known = finished(donor)
         if any((name, made[name]) not in known for name in stage.after):
             continue
-        if parts := functions.load_from_lab("take_first_round")(folder, donor, inputs, theirs["inputs"]):
+        if parts := user_code.load_from_lab("take_first_round")(folder, donor, inputs, theirs["inputs"]):
             return {f"{part} of cpl": donor for part in parts}
     return {}
 
@@ -145,7 +146,7 @@ def _take_untuned(
     if any((folder / "eval").glob("*.untuned.jsonl")):
         return
     for donor in donors:
-        manifest = runs.read_manifest(donor)
+        manifest = read_manifest(donor)
         entries = manifest["stages"]
         same = all(
             name in entries and entries[name]["fingerprint"] == made.get(name) for name in ("problems", "suites")

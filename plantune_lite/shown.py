@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from plantune_lite import runs, standing
+from plantune_lite import standing
+from plantune_lite.runs.folder import read_manifest
 from plantune_lite.terminal import duration, table
 from plantune_lite.types import PlantuneError
 
@@ -23,10 +24,10 @@ def print_json(value: Any) -> None:
 
 def show_recipe(wanted: Any, as_json: bool) -> None:
     """Every field of a recipe, as an override would write it."""
-    from plantune_lite.recipe import leaves
-    from plantune_lite.recipe_files import to_json
+    from plantune_lite.recipe.fields import written
+    from plantune_lite.recipe.load import to_json
+    from plantune_lite.recipe.schema import leaves
     from plantune_lite.terminal import printable
-    from plantune_lite.typed import written
 
     if as_json:
         click.echo(to_json(wanted), nl=False)
@@ -37,11 +38,12 @@ def show_recipe(wanted: Any, as_json: bool) -> None:
 
 def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
     """What a run would do with each stage."""
-    from plantune_lite import files, pipeline, runs
+    from plantune_lite import files, pipeline
+    from plantune_lite.runs.folder import read_manifest
     from plantune_lite.terminal import duration, table
 
     folder = folder or files.runs_folder() / wanted.name
-    manifest = runs.read_manifest(folder)
+    manifest = read_manifest(folder)
     rows = []
     for stage, state, why in pipeline.plan(folder, wanted, manifest, options.get("again"))[0]:
         entry = manifest["stages"].get(stage.name, {})
@@ -60,8 +62,9 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
     from dataclasses import asdict
 
-    from plantune_lite import devices, fitting, memory, minutes, presets
+    from plantune_lite import devices, fitting, memory, minutes
     from plantune_lite import estimate as bills
+    from plantune_lite.student import presets
     from plantune_lite.terminal import size, table
     from plantune_lite.types import PlantuneError
 
@@ -115,8 +118,8 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     """What a file of problems holds."""
     from dataclasses import asdict, replace
 
-    from plantune_lite.recipe import Problems
-    from plantune_lite.recipe_files import load_recipe, override
+    from plantune_lite.recipe.load import load_recipe, override
+    from plantune_lite.recipe.schema import Problems
     from plantune_lite.survey import survey
 
     # Any recipe: only its problems count, and of those what is said here.
@@ -185,7 +188,7 @@ _MINUTE = 60.0
 
 def ending(folder: Path, wanted: Any) -> Iterator[str]:
     """The lines, a blank one first."""
-    manifest = runs.read_manifest(folder)
+    manifest = read_manifest(folder)
     yield ""
     stood = _stood(folder)
     if stood is not None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from plantune_lite import dedup, held_out, plans
+from plantune_lite import dedup, held_out, plan
+from plantune_lite.grading.answers import same_answer
 from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
-from plantune_lite.verify import same_answer
 
 _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one
 
@@ -50,7 +50,7 @@ def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem])
                 f"a trajectory is of problem {one.problem_id!r}, which is not among the {len(by_id)} problems: "
                 "the plans and the problems are of two runs; distill again"
             )
-        fields = {**vars(one), "plan": tuple(step for step in map(plans.clean_step, one.plan) if step)}
+        fields = {**vars(one), "plan": tuple(step for step in map(plan.clean_step, one.plan) if step)}
         fields.pop("reason", None)  # what distill rejected may pass a milder filter
         found.append(Trajectory(**fields))
     return sorted(found, key=_rank)
@@ -107,7 +107,7 @@ def in_test_set(found: Mapping[str, str] | None) -> str | None:
 
 def spoils(one: Trajectory, problem: Problem) -> str | None:
     """A plan that states the answer or calculates."""
-    reason = plans.spoiler(one.plan, problem)
+    reason = plan.spoiler(one.plan, problem)
     return f"spoils the answer: {reason}" if reason else None
 
 

@@ -16,16 +16,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import functions, runs
 from plantune_lite.distill_stage import run_corpus, run_distill
 from plantune_lite.evaluate_stage import run_evaluate
 from plantune_lite.export_stage import run_export
 from plantune_lite.files import write_whole
 from plantune_lite.headroom import run_headroom
-from plantune_lite.job import Job, is_first
 from plantune_lite.problems_stage import run_problems, run_suites
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.load import load_recipe
 from plantune_lite.report_stage import run_report
+from plantune_lite.runs.folder import locked
+from plantune_lite.runs.job import Job, is_first
 from plantune_lite.train_stages import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError, RunError
 
@@ -51,7 +52,7 @@ _OF_LAB = ("cpl",)
 def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
     """Return the function of a stage."""
     if stage in _OF_LAB:
-        return functions.load_from_lab(stage)
+        return user_code.load_from_lab(stage)
     if stage not in _WORK:
         raise RunError(f"no stage {stage!r}; there are {', '.join([*_WORK, *_OF_LAB])}")
     return _WORK[stage]
@@ -70,7 +71,7 @@ def main(arguments: list[str]) -> int:
             _work(folder, stage, rest)
             return 0
         # An orphan of a killed run may still be ending; two processes must not write one stage.
-        with runs.locked(folder / ".stage" / "lock", wait_seconds=30.0):
+        with locked(folder / ".stage" / "lock", wait_seconds=30.0):
             write_whole(result, json.dumps({"summary": _work(folder, stage, rest)}, ensure_ascii=False))
         return 0
     except PlantuneError as error:
@@ -108,7 +109,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         earlier=plan["earlier"],
         hours_left=plan["hours_left"],
     )
-    work = functions.load(rest[0]) if rest else work_of(stage)
+    work = user_code.load(rest[0]) if rest else work_of(stage)
     out.mkdir(parents=True, exist_ok=True)
     return work(job)
 

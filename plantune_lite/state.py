@@ -7,10 +7,11 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import functions, runs
-from plantune_lite.lab_names import means_the_same
 from plantune_lite.order import Stage
-from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.lab import means_the_same
+from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
+from plantune_lite.runs.folder import changed_outputs, is_empty
 
 
 def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict[str, Any]:
@@ -46,8 +47,8 @@ def _texts(name: str, value: Any) -> list[str]:
 
 
 def _content(name: str, text: str) -> str | None:
-    if name != "problems.path" and functions.is_reference(text):
-        return functions.source_hash(text)
+    if name != "problems.path" and user_code.is_reference(text):
+        return user_code.source_hash(text)
     file = Path(text).expanduser()
     return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
 
@@ -55,7 +56,7 @@ def _content(name: str, text: str) -> str | None:
 def _is_gone(text: str) -> bool:
     """Whether a text names a function in a file that is not there."""
     home = Path(text.rpartition(":")[0]).expanduser()
-    return functions.is_reference(text) and home.suffix == ".py" and not home.is_file()
+    return user_code.is_reference(text) and home.suffix == ".py" and not home.is_file()
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
@@ -86,7 +87,7 @@ def states(
                 if _CONTENT in name and name.partition(_CONTENT)[0] in inputs:
                     inputs.setdefault(name, entry["inputs"][name])
         expected[stage.name] = fingerprint(stage, inputs, expected)
-        if entry is None or (entry["status"] != "done" and runs.is_empty(folder, stage.outputs)):
+        if entry is None or (entry["status"] != "done" and is_empty(folder, stage.outputs)):
             yield stage, "to do", ""
         elif stage.advice:
             yield stage, "done" if entry["status"] == "done" and _looked(entry, inputs) else "to do", ""
@@ -97,7 +98,7 @@ def states(
                 partial.add(stage.name)  # and what was made of a part is made again
             yield stage, "goes on", ""
         else:
-            missing, different = runs.changed_outputs(folder, entry["outputs"])
+            missing, different = changed_outputs(folder, entry["outputs"])
             if different:
                 yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again

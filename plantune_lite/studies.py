@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from plantune_lite import files
-from plantune_lite.recipe import Recipe
-from plantune_lite.typed import nearest
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plantune_lite import columns, held_out, problem_rows, tables
-from plantune_lite.recipe import Problems
+from plantune_lite.grading.answers import answer_kind, same_answer
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.tables import BadRow
 from plantune_lite.types import Problem
-from plantune_lite.verify import answer_kind, same_answer
 
 SAMPLES = 5
 NAMED = 10  # of each sort of trouble, the first

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import intervals, plans
-from plantune_lite.lenient import LAST_NUMBER
-from plantune_lite.plans import written_plan
+from plantune_lite import intervals
+from plantune_lite.grading.answers import same_answer
+from plantune_lite.grading.lenient import LAST_NUMBER
+from plantune_lite.plan import spoiler, written_plan
 from plantune_lite.types import Problem, Score
-from plantune_lite.verify import same_answer
 
 
 def by_problem(scores: Iterable[Score]) -> dict[str, list[Score]]:
@@ -60,7 +60,7 @@ def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0
     samples = by_problem(scores)
     written = [(by_id[one.problem_id], written_plan(one.text)) for one in scores]
     steps = [len(plan) for _, plan in written if plan]
-    spoiled = [plans.spoiler(plan, problem) is not None for problem, plan in written if plan]
+    spoiled = [spoiler(plan, problem) is not None for problem, plan in written if plan]
     fewest = min(map(len, samples.values()))
     found = {
         "problems": len(samples),

@@ -26,8 +26,8 @@ from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger, call_key
 from plantune_lite.openai_compatible import OpenAICompatible
 from plantune_lite.pace import Pace
-from plantune_lite.recipe import Distill
-from plantune_lite.runs import BATCHES
+from plantune_lite.recipe.schema import Distill
+from plantune_lite.runs.folder import BATCHES
 from plantune_lite.types import Generate, Messages, Reply, Sampling
 
 # Attempts at one request that does not come through, by what it fails of. Where others fail too, the circuit breaker

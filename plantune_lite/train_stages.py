@@ -11,23 +11,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import (
-    corpus,
-    curriculum,
-    grpo,
-    judge,
-    ledger,
-    recipe,
-    rewards,
-    runs,
-    sft,
-    student,
-    teacher,
-    trl_config,
-)
+from plantune_lite import corpus, curriculum, grpo, judge, ledger, rewards, sft, teacher, trl_config
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.job import LEAST_HOURS, Job, is_first
 from plantune_lite.ledger import of_ledger
+from plantune_lite.recipe import schema
+from plantune_lite.runs.folder import LEDGER, home, read_manifest
+from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError
 
 
@@ -62,7 +52,7 @@ def run_baseline(job: Job) -> dict[str, Any]:
 
 def _trained(
     job: Job,
-    part: recipe.SFT,
+    part: schema.SFT,
     rows: Sequence[Mapping[str, Any]],
     validation: Sequence[Mapping[str, Any]],
     *,
@@ -90,7 +80,7 @@ def _trained(
     return {**summary, "base": asdict(loaded.source)}
 
 
-def _ranks(job: Job, part: recipe.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
     if part.order == "mixed":
         return None
@@ -147,7 +137,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
         yield None, lambda: 0.0
         return
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
-    path = runs.home(job.run) / runs.LEDGER
+    path = home(job.run) / LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
@@ -160,7 +150,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
 
 def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
     """The student with its adapter; what it starts from is what a merge starts from, whenever that is."""
-    loaded = student.load_student(
+    loaded = load_student(
         job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
     )
     base = job.out / "base.json"
@@ -180,8 +170,8 @@ def _pinned(job: Job, adapter: Path | None) -> str | None:
 
 def adapter_of(name: str, run: Path) -> Path:
     """The adapter of another run, named or given as a folder."""
-    for folder in (Path(name).expanduser(), run.parent / name, runs.home(run) / name):
-        final = runs.read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
+    for folder in (Path(name).expanduser(), run.parent / name, home(run) / name):
+        final = read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
         if final:
             return folder / final
         if (folder / "adapter_config.json").is_file():

@@ -10,9 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import trl_config
-from plantune_lite.recipe import GRPO
-from plantune_lite.typed import nearest
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import GRPO
 from plantune_lite.types import MissingError, RecipeError
 
 
@@ -186,7 +185,7 @@ def grpo_config(
     completions = part.prompts_per_step * part.group
     at_once = _at_once(part, completions, rows)
     settings = {
-        **trl_config.common(
+        **common(
             model,
             out,
             steps=steps,
@@ -223,7 +222,7 @@ def grpo_config(
         "use_vllm": False,  # the student answers for itself
         "eval_strategy": "no",
     }
-    made = trl_config.config(GRPOConfig, settings, part.extra, "grpo", _OURS)
+    made = config(GRPOConfig, settings, part.extra, "grpo", _OURS)
     if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
         asked = part.extra["scale_rewards"]
         made.scale_rewards = {True: "group", False: "none"}.get(asked, asked)

@@ -83,15 +83,17 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
     """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
-    from plantune_lite import functions, report, runs
+    from plantune_lite import report
+    from plantune_lite.recipe import user_code
+    from plantune_lite.runs.folder import locked
 
-    with _ready_to_answer(wanted, as_json, **options) as (folder, how), runs.locked(folder / ".stage" / "lock"):
-        found = functions.load_from_lab("resample")(folder, tries=tries, **how)
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
+        found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
         report.made_again(folder)
     if as_json:
         print_json(found)
     else:
-        click.echo(functions.load_from_lab("resampled_text")(found))
+        click.echo(user_code.load_from_lab("resampled_text")(found))
         click.echo(f"also in {folder / 'report.html'}")
 
 
@@ -99,8 +101,8 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
 def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A run's folder with its test problems in it, mirrored meanwhile, and how what is asked there is told."""
     from plantune_lite import pipeline
-    from plantune_lite.job import Progress
     from plantune_lite.mirror import Mirror
+    from plantune_lite.runs.job import Progress
     from plantune_lite.terminal import printable
 
     say = say_to_stderr if as_json else click.echo
@@ -132,13 +134,14 @@ export.group = "Stages"
 @click.argument("run", type=PATH, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
-    from plantune_lite import files, report, runs
+    from plantune_lite import files, report
+    from plantune_lite.runs.folder import locked
     from plantune_lite.types import RunError
 
     folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     if not (folder / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
-    with runs.locked(folder / ".stage" / "lock"):
+    with locked(folder / ".stage" / "lock"):
         line = report.made_again(folder)
     click.echo(line)
 
@@ -186,11 +189,11 @@ def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
 
     Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
     """
-    from plantune_lite import runs
     from plantune_lite.model_facts import Scored
+    from plantune_lite.runs.folder import read_manifest
     from plantune_lite.standing import BASELINE, UNTUNED, standing
 
-    entry = runs.read_manifest(run)["stages"].get("evaluate", {})
+    entry = read_manifest(run)["stages"].get("evaluate", {})
     mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None
     if mine is None:
         return {}, {}
@@ -216,9 +219,9 @@ def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
 
 def _plot(run: Path, suites: Iterable[str]) -> Path | None:
     """The chart of the first suite that has one, where the report is of this evaluation."""
-    from plantune_lite import runs
+    from plantune_lite.runs.folder import read_manifest
 
-    if runs.read_manifest(run)["stages"].get("report", {}).get("status") != "done":
+    if read_manifest(run)["stages"].get("report", {}).get("status") != "done":
         return None
     charts = (run / "figures" / f"scores_{suite}.svg" for suite in sorted(suites))
     return next((chart for chart in charts if chart.is_file()), None)

@@ -71,13 +71,14 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite import estimate as bills
-    from plantune_lite import ledger, pipeline, problems, runs
+    from plantune_lite import ledger, pipeline, problems
     from plantune_lite.files import runs_folder
+    from plantune_lite.runs.folder import LEDGER
 
     asked, _ = load_asked(recipe, settings, None)
     wanted = pipeline.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
     pool = problems.load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
-    with ledger.recorded(runs_folder() / runs.LEDGER) as known:
+    with ledger.recorded(runs_folder() / LEDGER) as known:
         costs = bills.distillation(pool, wanted.distill, os.environ, recorded=known)
     fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
     sys.exit(0 if fits else 1)
@@ -89,7 +90,7 @@ def recipes(as_json: bool) -> None:
     """List the recipes that come with plantune."""
     import ast
 
-    from plantune_lite.recipe_files import shipped
+    from plantune_lite.recipe.load import shipped
 
     about = {}
     for name, path in shipped().items():
@@ -107,8 +108,8 @@ def recipes(as_json: bool) -> None:
 @click.argument("dest", required=False, type=click.Path(path_type=Path))
 def copy(name: str, dest: Path | None) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from plantune_lite.recipe_files import shipped
-    from plantune_lite.typed import nearest
+    from plantune_lite.recipe.fields import nearest
+    from plantune_lite.recipe.load import shipped
     from plantune_lite.types import RecipeError
 
     files = shipped()

@@ -81,15 +81,17 @@ ablate.group = "Studies"
 @json_option
 def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
     """Does the trained model know which steps are possible, and which of its plans will come out right?"""
-    from plantune_lite import functions, pipeline, report, runs
-    from plantune_lite.job import Progress
+    from plantune_lite import pipeline, report
+    from plantune_lite.recipe import user_code
+    from plantune_lite.runs.folder import locked
+    from plantune_lite.runs.job import Progress
 
     wanted, to = load_asked(recipe, settings, to)
     folder = pipeline.folder_of(wanted, to)
     _as_it_was_made(folder, settings)
     say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
-    with runs.locked(folder / ".stage" / "lock"):
-        probe_run = functions.load_from_lab("probe")
+    with locked(folder / ".stage" / "lock"):
+        probe_run = user_code.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=say, show=show)
         report.made_again(folder)
     if as_json:
@@ -102,7 +104,7 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
 def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
     """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
     from plantune_lite.ask import recipe_of
-    from plantune_lite.recipe_files import override
+    from plantune_lite.recipe.load import override
     from plantune_lite.types import RunError
 
     made = recipe_of(folder)

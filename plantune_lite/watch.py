@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.replies import out_of_memory
+from plantune_lite.student.generate import out_of_memory
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError
 

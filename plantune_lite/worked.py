@@ -15,7 +15,7 @@ A solution with its numbers blanked is no plan, so a step of which neither can b
 import re
 from dataclasses import dataclass
 
-from plantune_lite.plans import clean_step, split_steps, with_answer
+from plantune_lite.plan import clean_step, split_steps, with_answer
 from plantune_lite.types import Problem
 
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))

@@ -16,8 +16,10 @@ import sft_child
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import grpo, plans, sft, speech, student
-from plantune_lite.recipe import GRPO, SFT, Student
+from plantune_lite import grpo, plan, sft
+from plantune_lite.recipe.schema import GRPO, SFT, Student
+from plantune_lite.student import chat
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem
 
 LOW = 96  # ids below it are liked
@@ -27,7 +29,7 @@ def make_base(folder, family="llama"):
     """A tiny base that is sure of itself: with the usual small weights all tokens are as likely, whatever it learns."""
     tiny_student(folder, family, dtype=torch.float32, initializer_range=0.1)
     tokenizer = tiny_tokenizer(family)
-    speech.prepare(tokenizer, sft_child.PRESET[family])
+    chat.prepare(tokenizer, sft_child.PRESET[family])
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -37,7 +39,7 @@ def asked(count):
     found = []
     for number in range(count):
         problem = Problem(id=str(number), question=f"How much is {number} + {number * 37 % 1000}?", answer=str(number))
-        found.append({"problem_id": problem.id, "prompt": list(plans.ask_plainly(problem)), "answer": problem.answer})
+        found.append({"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "answer": problem.answer})
     return found
 
 
@@ -64,7 +66,7 @@ def load(base, start=None, **settings):
     """A student to reinforce."""
     part = Student(str(base), **{"bits": 32, "lora_rank": 4, "checkpointing": False, **settings})
     adapter = Path(start) if start else None
-    return student.load_student(part, adapter=adapter, training=True, seed=0, say=lambda line: None)
+    return load_student(part, adapter=adapter, training=True, seed=0, say=lambda line: None)
 
 
 def train(model, out, settings, kill):

@@ -17,8 +17,10 @@ from pathlib import Path
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import plans, presets, sft, speech, student, train_stages, watch
-from plantune_lite.recipe import SFT, Student
+from plantune_lite import plan, sft, train_stages, watch
+from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.student import chat, presets
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError
 
 PRESET = {
@@ -33,7 +35,7 @@ def make_base(folder, family):
     """A tiny base on the disk that speaks as its family's preset does."""
     tiny_student(folder, family, dtype=torch.float32)
     tokenizer = tiny_tokenizer(family)
-    speech.prepare(tokenizer, PRESET[family])
+    chat.prepare(tokenizer, PRESET[family])
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -41,7 +43,7 @@ def make_base(folder, family):
 def learner(base, **settings):
     """A base on the disk with a new adapter."""
     part = Student(str(base), **{"bits": 32, "lora_rank": 4, "checkpointing": False, **settings})
-    return student.load_student(part, training=True, seed=0, say=lambda line: None)
+    return load_student(part, training=True, seed=0, say=lambda line: None)
 
 
 def rows(count, start=0):
@@ -51,7 +53,7 @@ def rows(count, start=0):
         left, right = number * 7 % 90, number * 13 % 80
         asked = Problem(id=str(number), question=f"How much is {left} + {right}?", answer=str(left + right))
         text = "Add them. " * (number % 4) + f"\\boxed{{{left + right}}}"
-        found.append({"problem_id": asked.id, "prompt": list(plans.ask_plainly(asked)), "completion": text})
+        found.append({"problem_id": asked.id, "prompt": list(plan.ask_plainly(asked)), "completion": text})
     return found
 
 

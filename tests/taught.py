@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from grpo_child import make_base
 
-from plantune_lite import student
-from plantune_lite.recipe import Student
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student.load import load_student
 
 AT_ONCE = 4  # prompts a step, each with all of its replies, or it would write what came last
 
 
 def taught(folder: Path, replies, *, steps: int = 60) -> Path:
     """The whole of a random base trained on (conversation, replies): an adapter alone stays unsure of itself."""
-    loaded = student.load_student(Student(str(make_base(folder)), bits=32), say=lambda line: None)
+    loaded = load_student(Student(str(make_base(folder)), bits=32), say=lambda line: None)
     rows = []
     for asked, texts in replies:
         begins = len(loaded.encode_chat(asked))

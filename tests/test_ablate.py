@@ -13,15 +13,17 @@ import pytest
 import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
-from plantune_lite import arms, curriculum, how_soon, pipeline, runs, sharing, speech, studies, train_stages
+from plantune_lite import arms, curriculum, how_soon, pipeline, sharing, studies, train_stages
 from plantune_lite.ablate import plan_study, run_study, study_cost
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.job import Job
 from plantune_lite.ledger import Ledger
 from plantune_lite.mirror import Mirror, bring_back
-from plantune_lite.plans import ask_plainly
+from plantune_lite.plan import ask_plainly
 from plantune_lite.practice import generate
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
+from plantune_lite.runs.job import Job
+from plantune_lite.student import chat
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -42,7 +44,7 @@ def variants(what, recipe):
 
 
 def test_the_studies_are_those_whose_folders_hold_runs():
-    assert tuple(studies.STUDIES) == runs.STUDIES
+    assert tuple(studies.STUDIES) == STUDIES
 
 
 def test_a_filter_study_needs_scores_for_two_of_its_four():
@@ -154,9 +156,9 @@ def whole(tmp_path_factory):
 
 def test_what_a_variant_shares_with_its_run_is_not_made_again(whole):
     folder, _, lines = whole
-    entries = runs.read_manifest(folder / "ablate" / "target" / "m1")["stages"]
+    entries = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
     assert {entry["taken_from"] for entry in entries.values()} == {os.path.join("..", "..", "..")}
-    baseline = runs.read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
+    baseline = read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
     assert [name for name in baseline if "taken_from" in baseline[name]] == ["problems", "suites", "distill"]
     assert "taken over from r: problems, suites, distill, corpus, sft, evaluate" in lines
 
@@ -277,9 +279,9 @@ def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
 
 
 def test_without_a_key_no_two_teachers_stand_side_by_side(whole, tmp_path):
-    manifest = runs.read_manifest(copied(whole, tmp_path))
+    manifest = read_manifest(copied(whole, tmp_path))
     manifest["stages"]["distill"]["inputs"]["distill.teacher"] = "gemini"
-    runs.write_manifest(tmp_path / "r", manifest)
+    write_manifest(tmp_path / "r", manifest)
     gemini = override(RECIPE, ["distill.teacher=gemini", "distill.execute=all"])
     with pytest.raises(RunError, match="needs plans from Gemini that nobody has asked for yet: set GEMINI_API_KEY"):
         toy("filter", tmp_path / "r", gemini)
@@ -414,21 +416,21 @@ def test_killed_anywhere_also_with_its_folder_gone_a_study_ends_the_same(mended,
 
 def test_a_variant_s_ledger_is_the_one_of_all_runs(tmp_path):
     variant = tmp_path / "runs" / "mine" / "ablate" / "target" / "m1"
-    assert runs.home(variant) == tmp_path / "runs" == runs.home(tmp_path / "runs" / "mine")
+    assert home(variant) == tmp_path / "runs" == home(tmp_path / "runs" / "mine")
     other = tmp_path / "ablate" / "runs" / "mine"  # a person may work in a folder of that name
-    assert runs.home(other) == tmp_path / "ablate" / "runs"
+    assert home(other) == tmp_path / "ablate" / "runs"
 
 
 def test_the_ledger_of_a_variant_is_mirrored_beside_the_runs_and_restored_there(tmp_path):
     variant, kept = tmp_path / "runs/mine/ablate/target/m1", tmp_path / "mirror/mine/ablate/target"
-    runs.write_manifest(variant, runs.read_manifest(variant))
-    Ledger(runs.home(variant) / runs.LEDGER, run="mine").close()
+    write_manifest(variant, read_manifest(variant))
+    Ledger(home(variant) / LEDGER, run="mine").close()
     copies = Mirror(kept, variant, print)
     copies.start()
     copies.close()
-    assert (tmp_path / "mirror" / runs.LEDGER).is_file() and (kept / "m1" / "manifest.json").is_file()
+    assert (tmp_path / "mirror" / LEDGER).is_file() and (kept / "m1" / "manifest.json").is_file()
     shutil.rmtree(tmp_path / "runs")
-    assert bring_back(kept, variant) == 1 and (tmp_path / "runs" / runs.LEDGER).is_file()
+    assert bring_back(kept, variant) == 1 and (tmp_path / "runs" / LEDGER).is_file()
 
 
 # --- arms side by side ------------------------------------------------------------------------------------------------
@@ -538,7 +540,7 @@ def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, t
     page = (found.folder / "table.md").read_text()
     assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
     assert (found.folder / "learning.svg").is_file()
-    parts = [runs.read_manifest(found.folder / name)["stages"] for name in found.learning]
+    parts = [read_manifest(found.folder / name)["stages"] for name in found.learning]
     assert ["taken_from" in one["sft"] and "taken_from" not in one["grpo"] for one in parts] == [True] * 3
 
 
@@ -589,7 +591,7 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
     from sft_child import learner, make_base, rows
 
     from plantune_lite import sft
-    from plantune_lite.recipe import SFT
+    from plantune_lite.recipe.schema import SFT
 
     base, found = make_base(tmp_path / "base", "llama"), rows(16)
 
@@ -609,7 +611,7 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
     plain, ranked = seen(None), seen([-number for number in range(16)])
     assert sorted(sum(plain, [])) == sorted(sum(ranked, [])), "only the order may differ"
     student = learner(base)
-    whole = [speech.encode(student.tokenizer, row["prompt"][-1]["content"]) for row in found]
+    whole = [chat.encode(student.tokenizer, row["prompt"][-1]["content"]) for row in found]
 
     def row_of(ids):
         return next(n for n, asked in enumerate(whole) if str(asked)[1:-1] in str(list(ids)))

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import alignment, embedded, practice, worked
+from plantune_lite import alignment, practice, worked
 from plantune_lite.alignment import Alignment, words
+from plantune_lite.student import smollm2
 from plantune_lite.types import RecipeError
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=200))
@@ -46,7 +47,7 @@ def test_the_same_way_in_other_words_scores_between():
 
 
 def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
-    alike = alignment.embedding_similarity(str(embedded.folder()))
+    alike = alignment.embedding_similarity(str(smollm2.folder()))
     [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
     assert same == pytest.approx(1) and 0 < other < 0.99
     assert alike([""], ["Halve the clips."]) == [[0]]

@@ -7,11 +7,12 @@ import pytest
 from click.testing import CliRunner
 from tiny import trained_run
 
-from plantune_lite import ask, plans, student
+from plantune_lite import ask, plan
 from plantune_lite.cli import cli
 from plantune_lite.files import write_records
 from plantune_lite.practice import generate
-from plantune_lite.recipe import Student
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Reply, RunError, Sampling, Score
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
@@ -32,14 +33,14 @@ def plantune(*arguments):
 
 
 def base_of(run):
-    return student.load_student(Student(str(run / "base"), bits=32), environ={})
+    return load_student(Student(str(run / "base"), bits=32), environ={})
 
 
 def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):
     tuned, untuned = ask.ask_student(run, QUESTION, beside_base=True, say=lambda line: None)
     assert (tuned.model, tuned.mode) == ("sft of mine", "m1")
     assert (untuned.model, untuned.mode) == ("untuned", "zero_shot_cot")
-    asked = plans.chat(f"{QUESTION}\n\nWork through it step by step, then give the final answer in \\boxed{{}}.")
+    asked = plan.chat(f"{QUESTION}\n\nWork through it step by step, then give the final answer in \\boxed{{}}.")
     [[reply]] = base_of(run).generate([asked], Sampling(max_tokens=40))
     assert untuned == ask.taken_apart("untuned", "zero_shot_cot", reply)
     assert tuned.working != untuned.working
@@ -82,7 +83,7 @@ def test_without_a_trained_model_or_a_question_it_is_one_sentence(run, tmp_path)
 
 
 def test_a_reply_is_taken_apart_into_plan_working_and_answer():
-    text = plans.render(("Multiply 3 by the number of pens.",), "4 * 3 = 12. The answer is \\boxed{12}.")
+    text = plan.render(("Multiply 3 by the number of pens.",), "4 * 3 = 12. The answer is \\boxed{12}.")
     found = ask.taken_apart("m", "m1", Reply(text=text, tokens_out=9))
     assert (found.plan, found.answer, found.cut_off) == (("Multiply 3 by the number of pens.",), "12", False)
     assert "\n".join(ask.lines(found)) == (
@@ -92,7 +93,7 @@ def test_a_reply_is_taken_apart_into_plan_working_and_answer():
 
 
 def test_a_plan_that_is_the_whole_reply_is_not_said_to_lack_an_answer():
-    found = ask.taken_apart("m", "m1", Reply(text=plans.render(("pick-up a", "stack a b")), tokens_out=9))
+    found = ask.taken_apart("m", "m1", Reply(text=plan.render(("pick-up a", "stack a b")), tokens_out=9))
     assert list(ask.lines(found)) == ["m (m1, 9 tokens)", "plan", "  1. pick-up a", "  2. stack a b"]
 
 

@@ -10,8 +10,9 @@ import torch
 from tiny import tiny_student
 from transformers import AutoTokenizer
 
-from plantune_lite import presets, runs
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student import presets
 
 
 def plantune(*arguments, **options):
@@ -105,7 +106,7 @@ def test_a_whole_run_of_a_tiny_student_ends_in_a_report(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "right answers (95 %)" in done.stdout and "--beside-base" in done.stdout.partition("next:")[2]
     assert "not better than untuned" in (tmp_path / "smollm2_135m" / "report.html").read_text(encoding="utf-8")
-    manifest = runs.read_manifest(tmp_path / "smollm2_135m")
+    manifest = read_manifest(tmp_path / "smollm2_135m")
     assert manifest["final"] == "sft" and manifest["stages"]["sft"]["summary"]["steps"] == 2
     assert manifest["stages"]["export"]["summary"]["verified"] is True
     assert {path.name for path in (tmp_path / "smollm2_135m" / "eval").glob("*.jsonl")} == {

@@ -6,7 +6,7 @@ from plantune_lite import verbs_stages
 from plantune_lite.command import PATH, load_asked
 from plantune_lite.files import runs_folder
 from plantune_lite.pipeline import folder_of
-from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.recipe.load import load_recipe, override, to_json
 
 
 def run_of(folder, *settings):

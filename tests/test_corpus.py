@@ -10,10 +10,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import corpus, dedup, plans, terminal
+from plantune_lite import corpus, dedup, terminal
 from plantune_lite.dedup import TestQuestions, alike, near_copies, words
 from plantune_lite.files import read_jsonl, read_records
-from plantune_lite.recipe import Corpus
+from plantune_lite.plan import Planned, ask_plainly, parse
+from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory
 
 
@@ -177,7 +178,7 @@ def test_the_best_of_a_problem_has_the_highest_score_then_the_shortest_plan_then
     _, files = built(tmp_path, came, [one], target="plan")
     assert files["train"][0]["completion"] == "<plan>\n1. Add.\n</plan>"
     _, files = built(tmp_path, came, [one], target="plan", per_problem=3)
-    assert [plans.parse(row["completion"]).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
+    assert [parse(row["completion"]).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
 
 
 def test_a_trajectory_of_another_run_is_refused(tmp_path):
@@ -463,16 +464,15 @@ def test_the_four_targets_are_what_they_are_called(tmp_path):
     assert completion(tmp_path, one, "solution", "dataset") == "3 * 2 = 6 pens.\nThe answer is \\boxed{6}."
     assert completion(tmp_path, one, "solution") == execution
     both, plan = completion(tmp_path, one, "plan+solution"), completion(tmp_path, one, "plan")
-    assert plans.parse(both) == plans.Planned(trajectory(one).plan, execution)
-    assert plans.parse(plan) == plans.Planned(trajectory(one).plan, "") and plan.endswith("</plan>")
+    assert parse(both) == Planned(trajectory(one).plan, execution)
+    assert parse(plan) == Planned(trajectory(one).plan, "") and plan.endswith("</plan>")
 
 
 def test_the_prompt_is_the_bare_question_in_every_arm(tmp_path):
     one = problem(0, choices=("5", "6"), answer="B", kind="choice")
     _, files = built(tmp_path, [trajectory(one)], [one])
     assert (
-        files["train"][0]["prompt"] == list(plans.ask_plainly(one))
-        and "(B) 6" in files["train"][0]["prompt"][1]["content"]
+        files["train"][0]["prompt"] == list(ask_plainly(one)) and "(B) 6" in files["train"][0]["prompt"][1]["content"]
     )
 
 
@@ -523,7 +523,7 @@ def test_prompts_have_the_answer_and_the_best_plan_and_no_answer_past_checking(t
     (only,) = files["prompts"]
     assert only == {
         "problem_id": "p/0",
-        "prompt": list(plans.ask_plainly(made[0])),
+        "prompt": list(ask_plainly(made[0])),
         "answer": "6",
         "choices": [],
         "kind": "text",

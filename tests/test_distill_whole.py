@@ -12,9 +12,10 @@ from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 
-from plantune_lite import practice, runs, verbs_stages
+from plantune_lite import practice, verbs_stages
 from plantune_lite.files import read_jsonl
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.runs.folder import read_manifest
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
@@ -55,7 +56,7 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
         asked = server.stats()["requests"]
         again = distil(tmp_path, server.url, "--again", "distill")
         assert again.returncode == 0 and server.stats()["requests"] == asked, "a call was asked twice"
-    manifest = runs.read_manifest(tmp_path / "smollm2_135m")
+    manifest = read_manifest(tmp_path / "smollm2_135m")
     summary = manifest["stages"]["distill"]["summary"]
     assert summary["teacher"].startswith("gemini-") and summary["problems_kept"] >= 18 and manifest["usd"] > 0
     assert "rows to learn from" in manifest["stages"]["corpus"]["summary"]["line"]
@@ -76,7 +77,7 @@ def test_while_it_works_the_mirror_gets_the_ledger_and_the_batches(tmp_path):
 
 def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(tmp_path):
     def stages():
-        return runs.read_manifest(tmp_path / "smollm2_135m")["stages"]
+        return read_manifest(tmp_path / "smollm2_135m")["stages"]
 
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
@@ -144,7 +145,7 @@ def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path
     with gemini() as server:
         done = distil(tmp_path, server.url, "problems.limit=3", "headroom=2", "evaluate.max_tokens=16", PATH=card)
     assert done.returncode == 0, done.stdout + done.stderr
-    stages = runs.read_manifest(tmp_path / "smollm2_135m")["stages"]
+    stages = read_manifest(tmp_path / "smollm2_135m")["stages"]
     assert list(stages) == ["problems", "suites", "headroom", "distill", "corpus"]
     assert stages["headroom"]["summary"]["asked"] == 2
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import Evaluate, Export, Problems, Student, doctor
-from plantune_lite.recipe_files import load_recipe, shipped
+from plantune_lite.recipe.load import load_recipe, shipped
 
 DEMO = load_recipe("smollm2_135m")
 

@@ -7,8 +7,8 @@ from fake_teacher import Mind
 
 from plantune_lite import other_model
 from plantune_lite.ledger import Ledger
-from plantune_lite.origin import Source
-from plantune_lite.plans import chat
+from plantune_lite.plan import chat
+from plantune_lite.student.weights import Source
 from plantune_lite.types import Sampling
 
 QUESTION = "Solve: What is 2 plus 3?"

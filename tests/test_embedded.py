@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from plantune_lite import embedded, presets
-from plantune_lite.embedded import gguf_path
-from plantune_lite.plans import ask_plainly, render
+from plantune_lite.plan import ask_plainly, render
 from plantune_lite.practice import generate
+from plantune_lite.student import presets, smollm2
+from plantune_lite.student.smollm2 import gguf_path
 
-ROOT = Path(embedded.__file__).parent.parent
-PRESET = presets.find(embedded.PRESET)
+ROOT = Path(smollm2.__file__).parent.parent
+PRESET = presets.find(smollm2.PRESET)
 # The vocabulary has no token for these bytes: six control characters, and what only unassigned characters begin with.
 NO_TOKEN = "\x04\x06\x13\x14\x16\x1d"
 PIECES = (
@@ -82,7 +82,7 @@ PIECES = (
 
 @pytest.fixture(scope="module")
 def folder():
-    return embedded.folder()
+    return smollm2.folder()
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_it_answers_a_question_and_ends_its_turn(model, tokenizer):
 
 # --- the cache --------------------------------------------------------------------------------------------------------
 
-MAKE = "from plantune_lite import embedded; print(embedded.folder(say=lambda line: None))"
+MAKE = "from plantune_lite.student import smollm2; print(smollm2.folder(say=lambda line: None))"
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -265,15 +265,15 @@ def test_of_two_at_once_either_ones_folder_is_kept_whole(tmp_path, damaged):
         place = tmp_path / str(number)
         if damaged:
             place.mkdir()
-            (place / embedded.FILES[0]).write_text("old")
+            (place / smollm2.FILES[0]).write_text("old")
         made = [tmp_path / f"{who}{number}" / "made" for who in "ab"]
         for one in made:
             one.mkdir(parents=True)
-            for name in embedded.FILES:
+            for name in smollm2.FILES:
                 (one / name).write_text(one.parent.name)
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda one, place=place: embedded._put(one, place), made))
-        (written,) = {(place / name).read_text() for name in embedded.FILES}
+            list(pool.map(lambda one, place=place: smollm2._put(one, place), made))
+        (written,) = {(place / name).read_text() for name in smollm2.FILES}
         assert written in {one.parent.name for one in made}
 
 

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
-from plantune_lite import runs
 from plantune_lite.files import write_records
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.shown import ending
 from plantune_lite.types import Score
 
@@ -30,7 +30,7 @@ def run_of(folder, **answers):
             ]
             write_records(folder / "eval" / f"{suite}.{model}.jsonl", rows)
     stages = {"problems": {"seconds": 2.0}, "sft": {"seconds": 200.0}, "evaluate": {"seconds": 90.0}}
-    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft", "stages": stages})
+    write_manifest(folder, {**read_manifest(folder), "final": "sft", "stages": stages})
     return folder
 
 
@@ -47,6 +47,6 @@ def test_a_run_ends_in_a_table_of_the_best_prompts_the_minutes_and_what_to_do_ne
 
 
 def test_a_run_without_a_model_or_answers_promises_neither(tmp_path):
-    runs.write_manifest(tmp_path, {**runs.read_manifest(tmp_path), "stages": {"problems": {"seconds": 1.0}}})
+    write_manifest(tmp_path, {**read_manifest(tmp_path), "stages": {"problems": {"seconds": 1.0}}})
     said = "\n".join(ending(tmp_path, replace(WANTED, sft=None, grpo=None)))
     assert "right answers" not in said and "ask" not in said and "push" not in said and "plantune recipes" in said

@@ -10,7 +10,7 @@ import pytest
 from plantune_lite import GRPO, Distill, one_problem, practice
 from plantune_lite.estimate import distillation, judging, over_budget, rows
 from plantune_lite.ledger import Ledger, call_key, recorded
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe.load import load_recipe
 from plantune_lite.types import Reply
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=20))

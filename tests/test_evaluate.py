@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import plans, practice
+from plantune_lite import plan, practice
 from plantune_lite.evaluate import at_best_prompt, evaluate_problems, in_time
 from plantune_lite.files import read_records
-from plantune_lite.lenient import Graded
+from plantune_lite.grading.lenient import Graded
 from plantune_lite.types import PlantuneError, Problem, Reply, Score, Verdict
 
 PROBLEMS = list(practice.generate("test", seed=0, limit=60))
@@ -44,7 +44,7 @@ def right_on(is_right):
 
 
 def planned(problem, sample=0):
-    return plans.render(problem.extra["plan"], f"so \\boxed{{{problem.answer}}}")
+    return plan.render(problem.extra["plan"], f"so \\boxed{{{problem.answer}}}")
 
 
 # --- one mode ---------------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_each_mode_asks_in_its_own_words(tmp_path, mode, words):
     model = right_on(lambda n: True)
     evaluate_problems(model, PROBLEMS[:1], mode=mode, out=tmp_path / "own.x.jsonl")
     [[(system, user), _]] = model.heard
-    assert system == {"role": "system", "content": plans.SYSTEM}
+    assert system == {"role": "system", "content": plan.SYSTEM}
     assert user["content"].startswith(PROBLEMS[0].question) and words in user["content"]
     assert bool(words) == (user["content"] != PROBLEMS[0].question)
 
@@ -146,9 +146,9 @@ def test_in_m2_another_model_follows_the_students_plan(tmp_path):
     assert (found["accuracy"]["value"], found["planned"]) == (0.5, 1)
     assert student.heard[0][1].stop == ("</plan>",)
     order = executor.heard[0][0][-1]["content"]
-    assert plans.render(PROBLEMS[0].extra["plan"]) in order and "boxed{" + PROBLEMS[0].answer not in order
+    assert plan.render(PROBLEMS[0].extra["plan"]) in order and "boxed{" + PROBLEMS[0].answer not in order
     first = read_records(Score, out)[0]
-    assert plans.parse(first.text).plan == tuple(PROBLEMS[0].extra["plan"]) and first.tokens == 20
+    assert plan.parse(first.text).plan == tuple(PROBLEMS[0].extra["plan"]) and first.tokens == 20
 
 
 def test_a_plan_stopped_at_its_closing_tag_is_a_plan_and_one_cut_off_is_none(tmp_path):
@@ -165,7 +165,7 @@ def test_a_plan_stopped_at_its_closing_tag_is_a_plan_and_one_cut_off_is_none(tmp
         evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")["planned"]
         == 0
     )
-    assert executor.heard[0][0] == plans.ask_step_by_step(PROBLEMS[0])
+    assert executor.heard[0][0] == plan.ask_step_by_step(PROBLEMS[0])
 
 
 def test_several_sampled_plans_are_each_followed_greedily(tmp_path):

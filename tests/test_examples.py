@@ -17,10 +17,13 @@ from sft_child import learner, make_base, rows
 from tiny import tiny_student
 from transformers import AutoTokenizer
 
-from plantune_lite import functions, practice, presets, runs, sft
+from plantune_lite import practice, sft
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.plans import render
-from plantune_lite.recipe import SFT
+from plantune_lite.plan import render
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.schema import SFT
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student import presets
 
 KEY = "a-key-that-nobody-is-shown"
 MODELS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")
@@ -87,7 +90,7 @@ def command(*arguments, folder):
 
 
 def test_the_notebooks_are_what_the_script_writes():
-    made = functions.load_module(EXAMPLES / "make_notebooks.py").notebooks()
+    made = user_code.load_module(EXAMPLES / "make_notebooks.py").notebooks()
     there = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.ipynb")}
     assert there == made, "run python examples/make_notebooks.py"
     assert set(made) == {f"{model}.ipynb" for model in (*MODELS, "smollm2_135m")}
@@ -193,14 +196,14 @@ def test_a_csv_with_its_own_column_names_goes_the_whole_way(tmp_path, swapped, g
 def test_problems_from_a_function_go_the_whole_way(tmp_path, swapped):
     said = command(EXAMPLES / "own_problems.py", *SMALL.split(), *swapped.split(), folder=tmp_path)
     assert "12 problems to learn from" in said and "2 steps on" in said
-    assert runs.read_manifest(tmp_path / "own_problems")["final"] == "sft"
+    assert read_manifest(tmp_path / "own_problems")["final"] == "sft"
 
 
 # --- a reward of one's own --------------------------------------------------------------------------------------------
 
 
 def test_a_plan_is_short_beside_the_reference():
-    (short_plan,) = (functions.load(f"{EXAMPLES / 'custom_reward.py'}:short_plan"),)
+    (short_plan,) = (user_code.load(f"{EXAMPLES / 'custom_reward.py'}:short_plan"),)
     texts = [render(("Add.",), "4"), render(("Add.", "Check.", "Say."), "4"), "no plan: 4"]
     chats = [[{"role": "assistant", "content": text}] for text in texts]
     given = short_plan(prompts=["?"] * 3, completions=chats, plan=[["Add.", "Say."]] * 3, answer=["4"] * 3)
@@ -243,7 +246,7 @@ def test_the_plain_loop_has_our_losses(family, tmp_path, monkeypatch, capsys):
     base, found, out = make_base(tmp_path / "base", family), rows(4), tmp_path / "plain"
     (tmp_path / "run" / "corpus").mkdir(parents=True)
     write_records(tmp_path / "run" / "corpus" / "train.jsonl", found)
-    loop = functions.load_module(EXAMPLES / "sft_loop.py")
+    loop = user_code.load_module(EXAMPLES / "sft_loop.py")
     asked = [tmp_path / "run", base, out, "--steps", 6, "--batch", 4, "--rank", 4, "--learning-rate", 1e-2]
     monkeypatch.setattr(sys, "argv", ["sft_loop.py", *map(str, asked)])
     loop.main()

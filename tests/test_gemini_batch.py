@@ -17,9 +17,9 @@ from plantune_lite.attempt import TeacherError, UnansweredError
 from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.ledger import Ledger
 from plantune_lite.pace import Pace
-from plantune_lite.plans import chat
-from plantune_lite.recipe import Distill
-from plantune_lite.runs import BATCHES
+from plantune_lite.plan import chat
+from plantune_lite.recipe.schema import Distill
+from plantune_lite.runs.folder import BATCHES
 from plantune_lite.teacher import Teacher, open_teacher
 from plantune_lite.types import Sampling
 

@@ -10,8 +10,10 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plantune_lite import acceptance, converter, embedded, export, gguf, ollama, presets, speech
-from plantune_lite.presets import PRESETS
+from plantune_lite import acceptance, converter, export, gguf, ollama
+from plantune_lite.student import presets, smollm2
+from plantune_lite.student.chat import encode_chat
+from plantune_lite.student.presets import PRESETS
 
 CHATML, GEMMA = presets.find("smollm2_135m"), presets.find("gemma3_1b")
 QUESTIONS = (
@@ -29,7 +31,7 @@ def merged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("merged") / "model"
     shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     tiny_model("llama", dtype=torch.bfloat16, **shape).save_pretrained(folder)
-    for file in embedded.folder().iterdir():
+    for file in smollm2.folder().iterdir():
         if "token" in file.name:
             shutil.copyfile(file, folder / file.name)
     return folder
@@ -38,7 +40,7 @@ def merged(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prompts(merged):
     tokenizer = AutoTokenizer.from_pretrained(merged)
-    return [speech.encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in QUESTIONS]
+    return [encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in QUESTIONS]
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +167,10 @@ def test_a_lora_alone_does_over_its_base_what_the_merged_model_does(merged, prom
 
 @pytest.mark.slow
 def test_smollm2_goes_through_llama_cpp_and_back(tmp_path):
-    folder = embedded.folder()
+    folder = smollm2.folder()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     asked = [*QUESTIONS, *(f"What is {n} + {n + 7}?" for n in range(3, 80, 10))]
-    prompts = [speech.encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in asked]
+    prompts = [encode_chat(tokenizer, ({"role": "user", "content": question},)) for question in asked]
     how = {"name": "smollm2", "preset": CHATML, "prompts": prompts, "most": 300}
     found = gguf.export_gguf(folder, tmp_path, ("bf16", "q8_0", "q4_k_m"), **how)["gguf"]
     assert found["smollm2-BF16.gguf"]["agreement"] == "12 of 12 prompts alike"

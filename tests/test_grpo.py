@@ -17,8 +17,8 @@ from plantune_lite.files import read_jsonl
 from plantune_lite.guided import Sampled
 from plantune_lite.order import active_stages
 from plantune_lite.prompts import PromptError
-from plantune_lite.recipe import GRPO
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.recipe.schema import GRPO
 from plantune_lite.rewarded import Rewarded, Signs
 from plantune_lite.state import inputs_of
 from plantune_lite.types import RecipeError, Reply

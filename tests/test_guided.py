@@ -9,7 +9,7 @@ from tiny import tiny_tokenizer
 
 from plantune_lite import grpo, guided
 from plantune_lite.guided import Guided
-from plantune_lite.recipe import GRPO
+from plantune_lite.recipe.schema import GRPO
 from plantune_lite.watch import TrainingError
 
 END = 2

@@ -19,9 +19,9 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, LoopbackHub, card_errors
 from test_model_card import finished_run
 
-from plantune_lite import runs
 from plantune_lite.hub import push
 from plantune_lite.publish import push_to_hub
+from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.types import PlantuneError
 
 CARD = "---\nlicense: mit\n---\n# x\n"
@@ -387,7 +387,7 @@ def test_a_run_goes_in_every_form_to_a_repository_of_its_own(hub, run):
 def test_no_form_is_public_before_all_are_there(hub, run):
     hub.quota = 10_000
     (run / "gguf" / "mine-q8_0.gguf").write_bytes(WEIGHTS)
-    runs.write_manifest(run, exported_anew(run))
+    write_manifest(run, exported_anew(run))
     with pytest.raises(PlantuneError, match="there is no room for alice/mine-GGUF"):
         run_pushed(hub, run, public=True)
     assert [repository.private for repository in hub.repositories.values()] == [True, True, True]
@@ -397,8 +397,8 @@ def test_no_form_is_public_before_all_are_there(hub, run):
 
 
 def exported_anew(run: Path) -> dict:
-    manifest = runs.read_manifest(run)
-    manifest["stages"]["export"]["outputs"] = runs.outputs_of(run, ("merged", "gguf"))
+    manifest = read_manifest(run)
+    manifest["stages"]["export"]["outputs"] = outputs_of(run, ("merged", "gguf"))
     return manifest
 
 

@@ -1,10 +1,10 @@
 import pytest
 
-from plantune_lite import plans, practice
+from plantune_lite import practice
 from plantune_lite.evaluate import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.interventions import agreement, as_order, intervene
-from plantune_lite.plans import written_plan
+from plantune_lite.plan import parse, render, written_plan
 from plantune_lite.types import PlantuneError, Reply, Score
 
 PROBLEMS = list(practice.generate("test", seed=0, limit=60))
@@ -29,7 +29,7 @@ def text_after(messages, heeds):
     problem = OF_QUESTION[messages[1]["content"].split("\n\n")[0]]
     followed = written_plan(messages[-1]["content"]) if "<plan>" in messages[-1]["content"] else None
     if messages[-1]["role"] == "user" and followed is None:
-        return plans.render(plan_of(problem), problem.solution)
+        return render(plan_of(problem), problem.solution)
     return problem.solution if not heeds or followed == plan_of(problem) else "so it is \\boxed{-7}"
 
 
@@ -66,14 +66,14 @@ def test_the_plan_is_forced_as_the_beginning_of_the_reply(tmp_path):
     intervened(generate, tmp_path)
     assert {tuple(turn["role"] for turn in messages) for messages in heard} == {("system", "user", "assistant")}
     forced = [messages[-1]["content"] for messages in heard]
-    assert forced[0] == plans.render(plan_of(PROBLEMS[0])) and "<plan>\n</plan>\n" in forced
+    assert forced[0] == render(plan_of(PROBLEMS[0])) and "<plan>\n</plan>\n" in forced
 
 
 def test_a_swapped_plan_is_really_another_one(tmp_path):
     found = intervened(obedient, tmp_path)
     rows = [one for one in read_records(Score, tmp_path / "interventions/own.m1.jsonl") if one.mode == "swapped"]
     own = {problem.id: plan_of(problem) for problem in PROBLEMS}
-    assert all(plans.parse(one.text).plan != own[one.problem_id] for one in rows) and len(rows) == 60
+    assert all(parse(one.text).plan != own[one.problem_id] for one in rows) and len(rows) == 60
     assert found["swapped_alike"] < 0.4
 
 
@@ -82,7 +82,7 @@ def test_a_dropped_plan_is_ones_own_less_one_step(tmp_path):
     rows = [one for one in read_records(Score, tmp_path / "interventions/own.m1.jsonl") if one.mode == "dropped"]
     own = {problem.id: plan_of(problem) for problem in PROBLEMS}
     for one in rows:
-        left = plans.parse(one.text).plan
+        left = parse(one.text).plan
         assert len(left) == len(own[one.problem_id]) - 1 and set(left) < set(own[one.problem_id])
 
 

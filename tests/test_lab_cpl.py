@@ -11,18 +11,20 @@ from fake_openai import FakeOpenAI
 from sft_child import make_base
 from toy_cpl import WAYS, knows_its_way
 
-from plantune_lite import pipeline, plans, runs, student
+from plantune_lite import pipeline, plan
 from plantune_lite.files import read_jsonl, read_records, write_records
-from plantune_lite.job import Job
 from plantune_lite.lab import cpl_section, cpl_stage, first_round, search, value
 from plantune_lite.lab.tree import Node, Tree, expand
 from plantune_lite.ledger import Ledger
 from plantune_lite.order import STAGES
-from plantune_lite.plans import CLOSE
+from plantune_lite.plan import CLOSE
 from plantune_lite.practice import generate
-from plantune_lite.recipe import CPL
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.recipe.schema import CPL
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.job import Job
 from plantune_lite.state import inputs_of
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
 
 POOL = list(generate("train", seed=0, limit=6, levels=(1,)))
@@ -49,7 +51,7 @@ def job(run, base, part=PART, hours=None, **changes):
 @pytest.fixture
 def knowing(monkeypatch):
     policy = knows_its_way(ANSWERS)
-    monkeypatch.setattr(student.Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
+    monkeypatch.setattr(Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
 
 
 def stamps(folder):
@@ -63,7 +65,7 @@ def twice(base, tmp_path_factory):
     """Two rounds: their folder, what came of them, and whose heads judged leaves."""
     run, asked, value_of, policy = tmp_path_factory.mktemp("twice"), [], value.value_of, knows_its_way(ANSWERS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student.Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
+        patch.setattr(Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
         patch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
         return run, cpl_stage.run_cpl(job(run, base)), asked
 
@@ -76,7 +78,7 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
         assert len(trees) == 6 and (out / f"round{number}" / "trees.html").stat().st_size > 5_000
         assert read_records(StepPair, out / f"round{number}" / "pairs.jsonl")
         rows = list(read_jsonl(out / f"round{number}" / "rows.jsonl"))
-        assert {plans.parse(row["completion"]).plan for row in rows} == {("Count them.", "Add them.")}
+        assert {plan.parse(row["completion"]).plan for row in rows} == {("Count them.", "Add them.")}
     assert asked == [out / "round1" / "apo"], "the second round's leaves are judged by the first one's head"
     adapter = (out / "adapter_model.safetensors").read_bytes()
     assert adapter == (out / "round2" / "apo" / "adapter_model.safetensors").read_bytes()
@@ -100,7 +102,7 @@ def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(bas
 def test_pairs_may_be_whole_answers(base, tmp_path, knowing):
     cpl_stage.run_cpl(job(tmp_path, base, replace(PART, rounds=1, pairs="answers", alpha=0.0)))
     found = read_records(StepPair, tmp_path / "cpl" / "round1" / "pairs.jsonl")
-    assert found and all(pair.prompt == "" and plans.parse(pair.worse) for pair in found)
+    assert found and all(pair.prompt == "" and plan.parse(pair.worse) for pair in found)
 
 
 def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
@@ -163,7 +165,7 @@ def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path
 
 
 def test_a_search_that_finds_nothing_right_says_what_to_do(base, tmp_path, monkeypatch):
-    monkeypatch.setattr(student.Loaded, "generate", lambda self, p, s: [[Reply(text="hm")] * s.n for _ in p])
+    monkeypatch.setattr(Loaded, "generate", lambda self, p, s: [[Reply(text="hm")] * s.n for _ in p])
     with pytest.raises(RunError, match=r"round 1 of the search found 0 right paths and 0 pairs in 6 trees"):
         cpl_stage.run_cpl(job(tmp_path, base))
 
@@ -176,7 +178,7 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
         ways = taken if begun.endswith(f"{CLOSE}\n") else [*taken, *dice.choices(WAYS, k=2 - len(taken))]
         question = next(question for question in ANSWERS if question in asked)
         right = ways == ["Count them.", "Add them."]
-        text = plans.render(tuple(ways), f"\\boxed{{{ANSWERS[question] if right else dice.randrange(1000, 9000)}}}")
+        text = plan.render(tuple(ways), f"\\boxed{{{ANSWERS[question] if right else dice.randrange(1000, 9000)}}}")
         return text.removeprefix(f"<plan>\n{begun}")
 
     monkeypatch.setattr(cpl_stage._Round, "_a_student", None)  # nobody asks the student
@@ -248,7 +250,7 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     assert not begun.exists() and not half.exists()
     before = stamps(second.out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(student.Loaded, "generate", None)  # nobody is asked
+        patch.setattr(Loaded, "generate", None)  # nobody is asked
         cpl_stage.run_cpl(second)
     assert before.items() <= stamps(second.out).items(), "what was taken over was not written again"
     for name in ("round1/trees.jsonl", "round1/sft/adapter_model.safetensors", "adapter_model.safetensors"):
@@ -325,12 +327,12 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice_known", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
     run = pipeline.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
-    done = runs.read_manifest(run)["stages"]["cpl"]["summary"]
+    done = read_manifest(run)["stages"]["cpl"]["summary"]
     trees, found = list(search.trees_of(run / "cpl" / "round1")), done["rounds"][0]
     assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1
     assert len(read_records(StepPair, run / "cpl" / "round1" / "pairs.jsonl")) == found["taught"]["pairs"] >= 1
     adapters = [(run / at / "adapter_model.safetensors").read_bytes() for at in ("sft", "cpl/round1/sft", "cpl")]
-    assert len(set(adapters)) == 3 and runs.read_manifest(run)["final"] == "cpl"
+    assert len(set(adapters)) == 3 and read_manifest(run)["final"] == "cpl"
     assert len(list(read_jsonl(run / "eval" / "practice_known.cpl.jsonl"))) == 4
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What the search found" in page and "preference of the better step" in page and "A tree of round 1" in page

@@ -12,17 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taught import taught
 
-from plantune_lite import ask, evaluate, plans, runs
+from plantune_lite import ask, evaluate, plan
 from plantune_lite.cli import cli
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.lab import judged, resampled, weak_plans
 from plantune_lite.lab.judged import judge_of, keep
 from plantune_lite.lab.probe_verb import probe_run
-from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report import write_report
+from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.types import Problem, Reply, RunError, Sampling, Score
 
-GOOD, BAD = (plans.render([f"Add {word}."], f"\\boxed{{{answer}}}") for word, answer in (("them up", 7), ("none", 8)))
+GOOD, BAD = (plan.render([f"Add {word}."], f"\\boxed{{{answer}}}") for word, answer in (("them up", 7), ("none", 8)))
 TRIES = 10  # plans, of which a third are good, and never the likeliest
 
 
@@ -40,12 +41,12 @@ def quiet(line):
 def trained(tmp_path_factory):
     """A run whose model has learned both plans, with problems to probe and test it on."""
     run = tmp_path_factory.mktemp("runs") / "mine"
-    base = taught(run / "base", [(plans.ask_plainly(one), (GOOD, BAD, BAD)) for one in problems("own", 16)])
+    base = taught(run / "base", [(plan.ask_plainly(one), (GOOD, BAD, BAD)) for one in problems("own", 16)])
     learner(base).save(run / "sft")
     settings = [f"student.model={base}", "student.bits=32", "student.lora_rank=4", "name=mine"]
     recipe = override(load_recipe("smollm2_135m"), [*settings, "evaluate.max_tokens=48"])
     (run / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    runs.write_manifest(run, {**runs.read_manifest(run), "final": "sft"})
+    write_manifest(run, {**read_manifest(run), "final": "sft"})
     write_records(run / "problems" / "own.jsonl", problems("own", 40))
     write_records(run / "suites" / "own.jsonl", problems("own", 40)[:20])
     write_records(run / "suites" / "other.jsonl", [*problems("other", 12), *problems("own", 40)[:2]])
@@ -80,7 +81,7 @@ def test_a_judge_that_was_kept_judges_as_before_and_knows_what_it_was_fitted_on(
     kept, asked = judge_of(run), problems("own", 40)
     _, _, loaded = ask.final_student(run, quiet)
     planned = [
-        (*plans.ask_plainly(asked[0]), {"role": "assistant", "content": text.partition("\\boxed")[0].rstrip()})
+        (*plan.ask_plainly(asked[0]), {"role": "assistant", "content": text.partition("\\boxed")[0].rstrip()})
         for text in (GOOD, BAD)
     ]
     good, bad = kept.judge.scores(loaded, planned)
@@ -161,7 +162,7 @@ class Says:
 def drawn(student, tries, max_tokens=50):
     told = []
     generate = weak_plans.resampling(student, student, tries=tries, tell=told.append)
-    [[reply]] = generate([plans.chat("a")], Sampling(max_tokens=max_tokens))
+    [[reply]] = generate([plan.chat("a")], Sampling(max_tokens=max_tokens))
     return reply, told
 
 
@@ -176,18 +177,18 @@ def test_a_reply_without_a_plan_is_a_weak_one_and_the_reply_where_nothing_better
     assert drawn(Says(cut), 1) == (cut, [[None]])
 
 
-@pytest.mark.parametrize(("all_of_it", "stop"), [(True, ()), (False, (plans.CLOSE,))])
+@pytest.mark.parametrize(("all_of_it", "stop"), [(True, ()), (False, (plan.CLOSE,))])
 def test_nothing_follows_a_plan_that_is_all_that_is_wanted(all_of_it, stop):
     weak, good = (Reply(text=f"<plan>\n1. Add{how}.\n", tokens_out=9) for how in ("", " up"))
     student = Says(weak, good)
     generate = weak_plans.resampling(student, student, tries=2, plan_is_all=all_of_it)
-    [[reply]] = generate([plans.chat("a")], Sampling(max_tokens=50, stop=stop))
+    [[reply]] = generate([plan.chat("a")], Sampling(max_tokens=50, stop=stop))
     assert (reply.text, reply.tokens_out, reply.finish) == ("<plan>\n1. Add up.\n</plan>", 18, "stop")
 
 
 def test_no_reply_is_longer_than_a_reply_may_be(probed):
     _, _, loaded = ask.final_student(probed[0], quiet)
-    asked = [plans.ask_plainly(one) for one in problems("new", 3)]
+    asked = [plan.ask_plainly(one) for one in problems("new", 3)]
     whole = evaluate.way_to_answer("m1", loaded.generate, None, (), [], 0)[0](problems("new", 3), Sampling())
     longest = max(reply.tokens_out for [reply] in whole)
     generate = weak_plans.resampling(loaded, judge_of(probed[0]).judge, tries=1)

@@ -13,8 +13,8 @@ from plantune_lite.lab.pddl import PddlError
 from plantune_lite.lab.planning import grade
 from plantune_lite.lab.world_sources import from_folder
 from plantune_lite.lab.worlds import WorldError, from_files, world_of
-from plantune_lite.plans import render
-from plantune_lite.recipe import Problems
+from plantune_lite.plan import render
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import MissingError, PlantuneError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

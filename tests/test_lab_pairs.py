@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from plantune_lite.lab.pairs import PATHS, answer_pairs, paths, rows, states, step_pairs
 from plantune_lite.lab.tree import Node, Tree
-from plantune_lite.plans import chat, parse
+from plantune_lite.plan import chat, parse
 
 
 def node(kind, text, q, *children, visits=4):

@@ -14,16 +14,17 @@ from grpo_child import load as learner
 from taught import taught
 from tiny import trained_run
 
-from plantune_lite import corpus, distill, graders, grpo, problems, rewards
+from plantune_lite import corpus, distill, grpo, problems, rewards
 from plantune_lite.cli import cli
 from plantune_lite.files import read_jsonl, read_records, write_records
+from plantune_lite.grading import grade
 from plantune_lite.lab import corpora, world_sources
 from plantune_lite.lab.domains import BLOCKSWORLD, generate
 from plantune_lite.lab.planning import problem_of, steps_in
 from plantune_lite.lab.worlds import world_of
-from plantune_lite.plans import ask_plainly, parse, render
-from plantune_lite.recipe import Corpus, Distill, Problems
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.plan import ask_plainly, parse, render
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.recipe.schema import Corpus, Distill, Problems
 from plantune_lite.report import write_report
 from plantune_lite.types import Problem, Trajectory
 
@@ -34,9 +35,9 @@ PLAN = ("unstack b a", "put-down b", "pick-up a", "stack a b")
 
 def test_a_plan_is_graded_by_its_world_and_an_answer_as_ever():
     problem = problem_of(world_of(BLOCKSWORLD, SWAP), id="x")
-    assert graders.grade(problem, render(PLAN)).verdict.same is True
-    assert graders.grade(problem, render(PLAN[:2])).verdict.same is False
-    assert graders.grade(Problem(id="y", question="?", answer="7"), "It is 7.").verdict.same is True
+    assert grade.grade_reply(problem, render(PLAN)).verdict.same is True
+    assert grade.grade_reply(problem, render(PLAN[:2])).verdict.same is False
+    assert grade.grade_reply(Problem(id="y", question="?", answer="7"), "It is 7.").verdict.same is True
 
 
 def test_a_right_answer_to_a_world_is_a_valid_plan_beside_other_problems():
@@ -62,7 +63,7 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     rows = list(read_jsonl(tmp_path / "corpus" / "train.jsonl"))
     by_id = {one.id: one for one in loaded.pool}
     assert rows and all(parse(row["completion"]).execution == "" for row in rows)
-    assert all(graders.grade(by_id[row["problem_id"]], row["completion"]).verdict.same for row in rows)
+    assert all(grade.grade_reply(by_id[row["problem_id"]], row["completion"]).verdict.same for row in rows)
     prompts = list(read_jsonl(tmp_path / "corpus" / "prompts.jsonl"))
     columns = {name: [row[name] for row in prompts] for name in ("answer", "choices", "kind", "world")}
     asked, said = [row["prompt"] for row in prompts], [row["completion"] for row in rows]
@@ -84,7 +85,7 @@ def test_a_step_of_grpo_in_a_world_rewards_valid_plans_and_how_far_others_can_be
     done = grpo.train(learner(base), rows, rewarded, part, out, passed=rewards.right_answer, **quiet)
     samples = list(read_jsonl(out / "samples.jsonl"))
     for sample in samples:
-        right = graders.grade(problem, sample["text"]).verdict.same is True
+        right = grade.grade_reply(problem, sample["text"]).verdict.same is True
         steps = steps_in(world, sample["text"])
         share = world.check(steps).good_steps / (max(len(steps), len(PLAN)) + 1)
         assert sample["rewards"]["right_answer"] == 2.0 * right

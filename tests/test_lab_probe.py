@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from plantune_lite import plans, presets
 from plantune_lite.files import write_records
 from plantune_lite.lab import generative, linear, probe, probe_verb, ranks, residuals
 from plantune_lite.lab.cases import cases
@@ -22,8 +21,10 @@ from plantune_lite.lab.planning import problem_of, world_in
 from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.lab.residuals import Residuals
 from plantune_lite.lab.weak_plans import compare, resampling
-from plantune_lite.recipe import Student
-from plantune_lite.student import load_student
+from plantune_lite.plan import CLOSE, chat, parse, render
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import presets
+from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
 from tests.tiny import tiny_student, trained_run
 
@@ -181,7 +182,7 @@ def test_what_a_case_says_is_what_the_simulator_says(worlds, asked):
     of = {one.id: world_in(one) for one in worlds}
     for case in asked:
         world = of[case.problem_id]
-        steps = plans.parse(f"{case.begun} {case.step}\n{plans.CLOSE}").plan
+        steps = parse(f"{case.begun} {case.step}\n{CLOSE}").plan
         state = world.after(steps[:-1])
         assert world.facts(state) == case.facts
         assert case.changed == case.facts ^ world.facts(world.start)
@@ -190,7 +191,7 @@ def test_what_a_case_says_is_what_the_simulator_says(worlds, asked):
 
 
 def test_half_of_the_cases_follow_the_problems_own_plan(worlds, asked):
-    own = {one.id: plans.render(one.steps) for one in worlds}
+    own = {one.id: render(one.steps) for one in worlds}
     after_plan = [one for one in asked if one.after == "plan"]
     assert len(after_plan) == 80
     for case in after_plan:
@@ -218,7 +219,7 @@ def small(tmp_path_factory):
 
 
 def test_what_is_read_in_padded_batches_is_what_each_text_gives_alone(small, tmp_path, monkeypatch):
-    texts = [small.encode_chat(plans.chat("x" * length)) for length in (30, 5, 60, 31)]
+    texts = [small.encode_chat(chat("x" * length)) for length in (30, 5, 60, 31)]
     monkeypatch.setattr(residuals, "TOKENS_AT_ONCE", 2 * max(map(len, texts)))
     read = residuals.read(small, texts, tmp_path / "r.f32", learned=[3, 0, 5, 1])
     small.model.eval()
@@ -358,7 +359,7 @@ def test_a_step_is_ranked_among_all_of_its_kind_by_what_the_model_would_write(sm
 
 
 def test_ways_to_go_on_are_as_probable_together_as_each_is_alone(small):
-    before, endings = small.encode_chat(plans.chat("x")), [[70, 71, 72], [70], [300, 9]]
+    before, endings = small.encode_chat(chat("x")), [[70, 71, 72], [70], [300, 9]]
     for ending, said in zip(endings, ranks.logprobs(small, before, endings), strict=True):
         with torch.inference_mode():
             logits = small.model(torch.tensor([[*before, *ending]])).logits[0].log_softmax(-1)
@@ -382,7 +383,7 @@ def test_written_plans_are_counted_valid_executable_and_up_to_the_first_wrong_st
 
     ended = toward(world, [fact for fact in world.facts(world.after(walk)) if fact[0] in ("on", "ontable")])
     problems = [problem_of(ended, id=str(number)) for number in range(4)]
-    generate_four = saying(plans.render(walk), plans.render(walk[:3]), plans.render([*walk[:3], "fly a"]), "no")
+    generate_four = saying(render(walk), render(walk[:3]), render([*walk[:3], "fly a"]), "no")
     found = generative.plans_written(generate_four, problems, max_tokens=9)
     assert [found[name].value for name in ("executable", "prefix")] == [0.5, (1 + 1 + 0.75 + 0) / 4]
     assert found["success"].value == (2 if ended.check(walk[:3]).valid else 1) / 4
@@ -402,7 +403,7 @@ def test_a_next_step_is_legal_where_it_can_be_done_in_the_state_it_is_sampled_in
 
 def a_try(number, sample, *, right, plan, answer="7", tokens=30):
     problem = Problem(id=f"p/{number}", question=f"What is {number} and so on?", answer="7")
-    text = plans.render([plan]).rstrip()
+    text = render([plan]).rstrip()
     about = {"problem_id": problem.id, "sample": sample, "mode": "m1", "gold": "7", "how": ""}
     return Try(problem, Score(text=text, prediction=answer, same=right, **about), text, 10, tokens)
 
@@ -462,7 +463,7 @@ class Talker:
             self.asked.append((bool(begun), sampling.stop, sampling.temperature))
             plan = begun or self.plan_of(prompt[-1]["content"], len(self.asked))
             end = "It is \\boxed{7}." if "up" in plan else "It is \\boxed{8}."
-            text = end if begun else plan if sampling.stop else f"{plan}\n{plans.CLOSE}\n{end}"
+            text = end if begun else plan if sampling.stop else f"{plan}\n{CLOSE}\n{end}"
             replies.append([Reply(text=text, tokens_out=len(text)) for _ in range(sampling.n)])
         return replies
 
@@ -488,7 +489,7 @@ def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_
         encode_chat = staticmethod(small.encode_chat)
 
         def generate(self, prompts, sampling):
-            assert sampling.stop == (plans.CLOSE,)
+            assert sampling.stop == (CLOSE,)
             return [[Reply(text="<plan>\n1. Add up.\n", tokens_out=6)] * sampling.n for _ in prompts]
 
         def generate_untuned(self, prompts, sampling):
@@ -511,12 +512,12 @@ class Liking:
 def test_weak_plans_are_drawn_again_until_one_is_good_or_tries_are_spent(small):
     talker = Talker(small, lambda question, turn: f"<plan>\n1. Add {'up' if turn >= 4 else 'zq'}.")
     generate = resampling(talker, Liking(), tries=3)
-    [[first], [second]] = generate([plans.chat("a"), plans.chat("b")], Sampling(max_tokens=50))
+    [[first], [second]] = generate([chat("a"), chat("b")], Sampling(max_tokens=50))
     # Turns 1 and 2 draw weak plans for both, turn 3 a weak and turn 4 a good one, turn 5 tries the first a last time.
     assert "up" in first.text and first.text.endswith("It is \\boxed{7}.") and "up" in second.text
     planned = [(stop, temperature) for begun, stop, temperature in talker.asked if not begun]
-    assert planned == [((plans.CLOSE,), heat) for heat in (0.0, 0.0, 0.7, 0.7, 0.7)] and len(talker.asked) == 7
-    assert plans.parse(first.text).plan == ("Add up.",)
+    assert planned == [((CLOSE,), heat) for heat in (0.0, 0.0, 0.7, 0.7, 0.7)] and len(talker.asked) == 7
+    assert parse(first.text).plan == ("Add up.",)
     assert first.tokens_out > second.tokens_out  # all plans count
 
 

@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import load_file
 from sft_child import learner, make_base
 
-from plantune_lite import plans
+from plantune_lite import plan
 from plantune_lite.lab import preference, step_apo
-from plantune_lite.recipe import CPL
+from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import RecipeError, StepPair
 
-ASK = {"hens": plans.chat("How many legs have 3 hens?"), "cows": plans.chat("How many legs have 2 cows, and 1 hen?")}
+ASK = {"hens": plan.chat("How many legs have 3 hens?"), "cows": plan.chat("How many legs have 2 cows, and 1 hen?")}
 
 
 def pair(better, worse, gap=1.5, problem="hens", prompt="<plan>\n"):

@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import load_file
 from sft_child import learner, make_base
 
-from plantune_lite import plans
+from plantune_lite import plan
 from plantune_lite.lab import value
 from plantune_lite.types import PlantuneError
 
@@ -15,7 +15,7 @@ def student(tmp_path_factory):
 
 def state(number, word):
     begun = {"role": "assistant", "content": f"<plan>\n1. Count them{' well' * (number % 5)}.\n2. {word}\n"}
-    return (*plans.chat(f"How many legs have {number} hens?"), begun)
+    return (*plan.chat(f"How many legs have {number} hens?"), begun)
 
 
 def known(count):

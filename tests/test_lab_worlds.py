@@ -14,7 +14,7 @@ from plantune_lite.lab.domains import BLOCKSWORLD, NAMES, generate
 from plantune_lite.lab.pddl import PddlError, read_domain, read_task, write_task
 from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_prefix, world_in
 from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
-from plantune_lite.plans import ask_plainly, parse, render, spoiler
+from plantune_lite.plan import ask_plainly, parse, render, spoiler
 from plantune_lite.types import PlantuneError
 from plantune_lite.worked import plan_of
 

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from sft_child import PRESET
 from tiny import FAMILIES, tiny_tokenizer
 
-from plantune_lite import lessons, plans, speech
+from plantune_lite import lessons, plan
 from plantune_lite.lessons import Lesson, LessonError
+from plantune_lite.student import chat
 from plantune_lite.types import Problem
 
 COMPLETION = "<plan>\n1. Multiply.\n</plan>\nThe answer is \\boxed{36}."
@@ -20,14 +21,14 @@ relaxed = settings(max_examples=60, deadline=None)  # machines are shared
 def speaker(family="llama"):
     """What of a student is needed to encode: no model."""
     tokenizer = tiny_tokenizer(family)
-    preset = speech.prepare(tokenizer, PRESET[family])
-    encode = lambda messages, *, for_reply: speech.encode_chat(tokenizer, messages, for_reply=for_reply)  # noqa: E731
+    preset = chat.prepare(tokenizer, PRESET[family])
+    encode = lambda messages, *, for_reply: chat.encode_chat(tokenizer, messages, for_reply=for_reply)  # noqa: E731
     return SimpleNamespace(tokenizer=tokenizer, preset=preset, encode_chat=encode)
 
 
 def row(question="How much do 4 pens cost?", completion=COMPLETION):
     asked = Problem(id="1", question=question, answer="36")
-    return {"problem_id": "1", "prompt": list(plans.ask_plainly(asked)), "completion": completion}
+    return {"problem_id": "1", "prompt": list(plan.ask_plainly(asked)), "completion": completion}
 
 
 def learned_text(student, lesson):
@@ -82,14 +83,14 @@ def test_white_space_behind_a_completion_is_not_learned():
 
 def test_a_row_that_does_not_end_its_turn_is_refused():
     student = speaker()
-    ids = tuple(speech.encode(student.tokenizer, COMPLETION))
+    ids = tuple(chat.encode(student.tokenizer, COMPLETION))
     with pytest.raises(LessonError, match=r"row 7 does not teach '<\|im_end\|>'"):
         lessons.refuse_unlearnable([Lesson(ids, 5, 7)], student.tokenizer, "<|im_end|>")
 
 
 def test_a_row_that_goes_on_after_its_turn_is_refused_but_may_end_in_white_space():
     student = speaker()
-    wrong, right = (tuple(speech.encode(student.tokenizer, f"yes<|im_end|>{after}")) for after in ("and on", "\n"))
+    wrong, right = (tuple(chat.encode(student.tokenizer, f"yes<|im_end|>{after}")) for after in ("and on", "\n"))
     lessons.refuse_unlearnable([Lesson(right, len(right))], student.tokenizer, "<|im_end|>")
     with pytest.raises(LessonError, match="goes on after .* with 'and on'"):
         lessons.refuse_unlearnable([Lesson(wrong, len(wrong))], student.tokenizer, "<|im_end|>")

@@ -20,11 +20,11 @@ from plantune_lite import (
     fitting,
     memory,
     minutes,
-    presets,
     shapes,
 )
 from plantune_lite.activations import Batch
-from plantune_lite.recipe_files import load_recipe, override, shipped
+from plantune_lite.recipe.load import load_recipe, override, shipped
+from plantune_lite.student import presets
 from plantune_lite.types import PlantuneError
 
 ALL = Student("x").lora_targets

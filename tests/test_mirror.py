@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from plantune_lite import runs
 from plantune_lite.files import write_whole
 from plantune_lite.ledger import Ledger
 from plantune_lite.mirror import Mirror, bring_back
+from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.types import Reply, RunError
 
 
@@ -30,7 +30,7 @@ def run(tmp_path):
         "old/sft/adapter.safetensors",
     ):
         write_whole(folder / name, name)
-    runs.write_manifest(folder, {"format": 1, "id": "mine", "stages": {}})
+    write_manifest(folder, {"format": 1, "id": "mine", "stages": {}})
     return folder
 
 
@@ -85,12 +85,12 @@ def test_a_checkpoint_whose_copy_was_cut_off_is_not_restored(run, tmp_path):
 def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     def finish_meanwhile(source, target):
         write_whole(run / "corpus.jsonl", "all of it")
-        runs.write_manifest(run, {"format": 1, "stages": {"corpus": "done"}})
+        write_manifest(run, {"format": 1, "stages": {"corpus": "done"}})
         shutil.copyfile(source, target)
 
     mirror = Mirror(tmp_path / "m", run, print, interval_seconds=60, copy=finish_meanwhile)
     mirror._copy_all()
-    assert runs.read_manifest(tmp_path / "m" / "r")["stages"] == {}
+    assert read_manifest(tmp_path / "m" / "r")["stages"] == {}
 
 
 # --- several machines -------------------------------------------------------------------------------------------------
@@ -100,20 +100,20 @@ def went_on(folder, session, *done, files=()):
     """A session on some machine that ended with these stages done."""
     for name in files:
         write_whole(folder / name, f"{name} of {session}")
-    manifest = runs.read_manifest(folder)
+    manifest = read_manifest(folder)
     manifest["sessions"] = [*manifest.get("sessions", []), session]
     manifest["stages"] = {
-        name: {"status": "done", "outputs": runs.outputs_of(folder, (name,))} if name in done else {"status": "running"}
+        name: {"status": "done", "outputs": outputs_of(folder, (name,))} if name in done else {"status": "running"}
         for name in ("distill", "sft")
     }
-    runs.write_manifest(folder, manifest)
+    write_manifest(folder, manifest)
 
 
 @pytest.fixture
 def machines(tmp_path):
     """The run on machine A after distilling, on machine B, which trained it, and their mirror."""
     here, there, drive = tmp_path / "a" / "r", tmp_path / "b" / "r", tmp_path / "drive"
-    runs.write_manifest(here, {"format": 1, "id": "mine", "stages": {}})
+    write_manifest(here, {"format": 1, "id": "mine", "stages": {}})
     went_on(here, "a1", "distill", files=("distill/plans.jsonl",))
     write_whole(here / "merged" / "model.safetensors", "of A")
     mirrored(here, drive)
@@ -130,7 +130,7 @@ def test_what_another_machine_trained_is_brought_back_before_anything_is_mirrore
     mirrored(here, drive)
     for folder in (here, drive / "r"):
         assert (folder / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors of b1"
-        assert runs.read_manifest(folder)["sessions"] == ["a1", "b1"]
+        assert read_manifest(folder)["sessions"] == ["a1", "b1"]
     (old,) = (here / "old").iterdir()
     assert names(old) == {"manifest.json", "distill/plans.jsonl", "merged/model.safetensors"}
 
@@ -156,9 +156,9 @@ def test_a_run_that_went_on_in_two_places_is_refused_and_neither_is_overwritten(
 
 def test_what_is_finished_here_alone_never_makes_way(machines):
     here, _, drive = machines
-    manifest = runs.read_manifest(here)
+    manifest = read_manifest(here)
     manifest["stages"]["corpus"] = {"status": "done", "outputs": {}}  # while the mirror was away
-    runs.write_manifest(here, manifest)
+    write_manifest(here, manifest)
     with pytest.raises(RunError, match="went on apart"):
         bring_back(drive, here)
 
@@ -166,7 +166,7 @@ def test_what_is_finished_here_alone_never_makes_way(machines):
 def test_without_marks_of_sessions_the_stages_that_are_done_say_who_is_ahead(machines):
     here, there, drive = machines
     for folder in (here, there, drive / "r"):
-        runs.write_manifest(folder, {**runs.read_manifest(folder), "sessions": []})
+        write_manifest(folder, {**read_manifest(folder), "sessions": []})
     assert bring_back(drive, there) == 0 and bring_back(drive, here) == 3
 
 
@@ -175,9 +175,9 @@ def test_what_is_made_anew_here_leaves_the_mirror_and_what_is_lost_here_comes_ba
     (there / "distill" / "plans.jsonl").unlink()
     (there / "sft" / "adapter.safetensors").rename(there / "adapter.of.b1")  # as --again moves it to old/
     went_on(there, "b2", "distill")
-    manifest = runs.read_manifest(there)
-    manifest["stages"]["distill"] = runs.read_manifest(drive / "r")["stages"]["distill"]
-    runs.write_manifest(there, manifest)
+    manifest = read_manifest(there)
+    manifest["stages"]["distill"] = read_manifest(drive / "r")["stages"]["distill"]
+    write_manifest(there, manifest)
     assert bring_back(drive, there) == 1
     mirrored(there, drive)
     assert (there / "distill" / "plans.jsonl").read_text() == "distill/plans.jsonl of a1"

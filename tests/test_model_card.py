@@ -10,12 +10,14 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
-from plantune_lite import corpus, model_card, practice, presets, runs, worked
-from plantune_lite.job import TRAININGS, trained_by
+from plantune_lite import corpus, model_card, practice, worked
 from plantune_lite.model_card import card
 from plantune_lite.model_facts import FORMS, Scored, of_run
-from plantune_lite.recipe import Corpus
-from plantune_lite.recipe_files import load_recipe, override, to_json
+from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.recipe.schema import Corpus
+from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.runs.job import TRAININGS, trained_by
+from plantune_lite.student import presets
 from plantune_lite.types import Trajectory
 
 UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
@@ -48,15 +50,15 @@ def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Pat
     export = {
         "status": "done",
         "summary": {**checked, "gguf": {"mine-q8_0.gguf": {"ran": True, "agreement": "12 of 12"}}},
-        "outputs": runs.outputs_of(run, ("merged", "gguf")),
+        "outputs": outputs_of(run, ("merged", "gguf")),
     }
     manifest = {
-        **runs.read_manifest(run),
+        **read_manifest(run),
         "final": "sft",
         "versions": {"torch": "2.13.0"},
         "stages": {"export": export},
     }
-    runs.write_manifest(run, manifest)
+    write_manifest(run, manifest)
     return run
 
 

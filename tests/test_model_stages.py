@@ -4,24 +4,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import (
-    evaluate,
-    evaluate_stage,
-    headroom,
-    origin,
-    presets,
-    problems_stage,
-    sandbox,
-    sft,
-    standing,
-    student,
-    train_stages,
-)
+from plantune_lite import evaluate, evaluate_stage, headroom, problems_stage, sft, standing, train_stages
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.job import Job, last_trained
+from plantune_lite.grading import sandbox
 from plantune_lite.order import active_stages
 from plantune_lite.practice import generate
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.runs.job import Job, last_trained
+from plantune_lite.student import load, presets, weights
 from plantune_lite.types import Problem, ProblemError, Reply, RunError
 
 POOL = list(generate("train", seed=0, limit=8))
@@ -48,7 +38,7 @@ def knows(share):
 
 
 def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(student, "load", knows(1.0))
+    monkeypatch.setattr(load, "load", knows(1.0))
     found = headroom.run_headroom(job(tmp_path))
     said = capsys.readouterr().out
     assert found["solved"] == found["asked"] == 8 and "expect little" in found["line"]
@@ -56,14 +46,14 @@ def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, mo
 
 
 def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(student, "load", knows(0.5))
+    monkeypatch.setattr(load, "load", knows(0.5))
     found = headroom.run_headroom(job(tmp_path))
     assert found["line"] == "untuned, the student solves 4 of 8 problems like these"
     assert "warning" not in capsys.readouterr().out
 
 
 def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(student, "load", knows(0.0))
+    monkeypatch.setattr(load, "load", knows(0.0))
     assert headroom.run_headroom(job(tmp_path, "headroom=3"))["asked"] == 3
     assert headroom.run_headroom(job(tmp_path, "headroom=0"))["solved"] is None
 
@@ -162,7 +152,7 @@ def learned(monkeypatch):
         loaded.generate = own
 
     loaded.wearing = wearing
-    monkeypatch.setattr(student, "load", lambda *arguments, **settings: loaded)
+    monkeypatch.setattr(load, "load", lambda *arguments, **settings: loaded)
     return loaded
 
 
@@ -210,8 +200,8 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
         taught.update(rows=rows, part=part, validation=validation)
         return {"line": "", "steps": 7}
 
-    source = origin.Source(repo="a/b", revision=None, place="a/b", backend="plain")
-    monkeypatch.setattr(student, "load", lambda *arguments, **settings: SimpleNamespace(source=source))
+    source = weights.Source(repo="a/b", revision=None, place="a/b", backend="plain")
+    monkeypatch.setattr(load, "load", lambda *arguments, **settings: SimpleNamespace(source=source))
     monkeypatch.setattr(sft, "train", learn)
     asked = job(
         tmp_path,
@@ -282,7 +272,7 @@ def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_pa
         evaluate_stage.run_evaluate(limited)
     monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4])
     first = evaluate_stage.run_evaluate(replace(limited, hours_left=1.0))
-    monkeypatch.setattr(student, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
+    monkeypatch.setattr(load, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
     assert evaluate_stage.run_evaluate(limited) == first
 
 

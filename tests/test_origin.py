@@ -9,10 +9,11 @@ from huggingface_hub import constants
 from loopback_hub import TOKEN, LoopbackHub
 from tiny import tiny_student
 
-from plantune_lite import origin, presets, student
-from plantune_lite.origin import StudentError
-from plantune_lite.plans import chat
-from plantune_lite.recipe import Student
+from plantune_lite.plan import chat
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import presets, weights
+from plantune_lite.student.load import load_student
+from plantune_lite.student.weights import StudentError
 from plantune_lite.types import Sampling
 
 REPO = "somebody/tiny"
@@ -42,7 +43,7 @@ def point_at(url, monkeypatch):
 
 def found(model=REPO, *, bits=16, backend="plain", pinned=None, said=None, **part):
     say = [].append if said is None else said.append
-    return origin.source(Student(model, bits=bits, **part), presets.find(model), backend, pinned, say)
+    return weights.resolve_source(Student(model, bits=bits, **part), presets.find(model), backend, pinned, say)
 
 
 def refused(text, model=REPO, **how):
@@ -59,7 +60,7 @@ def test_a_hub_id_becomes_a_folder_at_its_newest_commit(hub, files):
     newest = hub.commit(REPO, {**files, "onnx/model.bin": b"large", "pytorch_model.bin": b"large"}, kind="model")
     source = found(said=said)
     assert (source.repo, source.revision, source.backend) == (REPO, newest, "plain")
-    assert {path.name for path in origin.base_folder(source).iterdir()} == set(files)
+    assert {path.name for path in weights.base_folder(source).iterdir()} == set(files)
     assert found(said=said) == source and said == [f"fetching {REPO} from the Hub"]
 
 
@@ -74,7 +75,7 @@ def test_a_pinned_commit_is_loaded_though_the_branch_has_moved(hub, files):
 def test_it_loads_answers_and_names_its_repository_and_commit_in_the_adapter(hub, files, tmp_path):
     commit = hub.commit(REPO, files, kind="model")
     part = Student(REPO, bits=32, lora_rank=4)
-    loaded = student.load_student(part, training=True, environ={}, say=lambda line: None)
+    loaded = load_student(part, training=True, environ={}, say=lambda line: None)
     [[reply]] = loaded.generate([chat("Two?")], Sampling(max_tokens=2))
     config = loaded.model.active_peft_config
     assert reply.tokens_out and loaded.encode_chat(chat("Two?"))[0] == loaded.tokenizer.convert_tokens_to_ids("<bos>")
@@ -101,7 +102,7 @@ def test_unsloth_finds_a_presets_4_bit_copy_by_name_and_a_merge_the_original(hub
     small = found("qwen3_4b", backend="unsloth", bits=4)
     assert (small.place, small.revision) == (repo, commit)
     assert not any("safetensors" in request for request in hub.requests)
-    assert (origin.base_folder(small, print) / "model.safetensors").is_file()
+    assert (weights.base_folder(small, print) / "model.safetensors").is_file()
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_a_hub_out_of_reach_is_one_sentence_and_no_waiting(hub, silent, how, fil
     elif how == "nobody there":
         point_at("http://127.0.0.1:9", monkeypatch)
     elif how == "silent":
-        monkeypatch.setattr(origin, "PATIENCE_SECONDS", 0.5)
+        monkeypatch.setattr(weights, "PATIENCE_SECONDS", 0.5)
         point_at(silent, monkeypatch)
     else:
         hub.fail("GET /api/models/", {"down": "503", "busy": "429"}[how], times=100)
@@ -195,4 +196,4 @@ def test_a_download_that_breaks_off_goes_on(hub, files):
     hub.fail(f"GET /{REPO}/resolve/{commit}/model.safetensors", "403", times=100)
     refused("somebody/tiny cannot be fetched: .* The same command goes on from here")
     hub._faults.clear()
-    assert (origin.base_folder(found()) / "model.safetensors").read_bytes() == files["model.safetensors"]
+    assert (weights.base_folder(found()) / "model.safetensors").read_bytes() == files["model.safetensors"]

@@ -7,9 +7,11 @@ import pytest
 from fake_openai import FakeOpenAI
 from tiny import trained_run
 
-from plantune_lite import embedded, export, other_model, runs
+from plantune_lite import export, other_model
 from plantune_lite.files import read_records, write_records
 from plantune_lite.practice import generate
+from plantune_lite.runs import folder as runs
+from plantune_lite.student import smollm2
 from plantune_lite.types import PlantuneError, RunError, Score
 
 PROBLEMS = list(generate("test", seed=0, limit=4))
@@ -60,7 +62,7 @@ def test_a_server_whose_answers_are_moved_away_is_asked_anew(run, monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
 def test_a_gguf_file_answers_through_llama_cpp(run):
-    found = other_model.evaluate_model(run, str(embedded.gguf_path()), say=lambda line: None)
+    found = other_model.evaluate_model(run, str(smollm2.gguf_path()), say=lambda line: None)
     (row,) = [row for row in found.rows if row.model.startswith("SmolLM2")]
     assert row.problems == len(PROBLEMS) and row.truncated == 1.0  # 16 tokens are too few for it
 

@@ -14,12 +14,13 @@ import pytest
 import toy_stages
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
-from plantune_lite import CPL, GRPO, pipeline, runs
+from plantune_lite import CPL, GRPO, pipeline
 from plantune_lite.files import read_jsonl
 from plantune_lite.order import STAGES, active_stages
 from plantune_lite.pipeline import run
-from plantune_lite.recipe import PARTS, Recipe, is_pace, leaves
-from plantune_lite.recipe_files import override
+from plantune_lite.recipe.load import override
+from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
+from plantune_lite.runs.folder import locked, read_manifest, write_manifest
 from plantune_lite.state import fingerprint, inputs_of, states
 from plantune_lite.types import PlantuneError, RunError
 
@@ -74,7 +75,7 @@ def test_a_part_that_is_left_out_has_no_stage():
 
 def test_a_run_leaves_a_folder_that_says_everything(tmp_path, capfd):
     lines = run_toy(tmp_path / "r")
-    manifest = runs.read_manifest(tmp_path / "r")
+    manifest = read_manifest(tmp_path / "r")
     assert [manifest["stages"][name]["status"] for name in ALL] == ["done"] * 6
     assert manifest["final"] == "sft" and manifest["usd"] == 0.25 and "python" in manifest["versions"]
     assert manifest["stages"]["sft"]["outputs"].keys() == {"sft/adapter.txt"}
@@ -93,14 +94,14 @@ def test_what_is_done_is_not_done_again(tmp_path):
 
 def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing_new(tmp_path):
     run_toy(tmp_path / "r")
-    manifest = runs.read_manifest(tmp_path / "r")
+    manifest = read_manifest(tmp_path / "r")
     earlier = {}
     for stage in stages(*ALL):  # as a version wrote it that had no sft.order
         entry = manifest["stages"][stage.name]
         entry["inputs"].pop("sft.order", None)
         alone = replace(stage, after=tuple(entry["after"]))
         entry["fingerprint"] = earlier[stage.name] = fingerprint(alone, entry["inputs"], earlier)
-    runs.write_manifest(tmp_path / "r", manifest)
+    write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r"))
     with pytest.raises(RunError, match="sft.order was 'absent' and is now 'easy_first'"):
         run_toy(tmp_path / "r", "sft.order=easy_first")
@@ -281,7 +282,7 @@ def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(
     broken = (*stages("problems", "suites", "distill", "corpus"), toy("sft", function))
     with pytest.raises(RunError, match=words):
         run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None)
-    assert runs.read_manifest(tmp_path / "r")["stages"]["sft"]["status"] == "failed"
+    assert read_manifest(tmp_path / "r")["stages"]["sft"]["status"] == "failed"
     assert "12 steps" in run_toy(tmp_path / "r")[-3]
 
 
@@ -328,7 +329,7 @@ def test_a_stage_redraws_its_progress_in_one_row_of_the_terminal(tmp_path, monke
 
 def test_two_runs_cannot_share_a_folder(tmp_path):
     (tmp_path / "r").mkdir()
-    with runs.locked(tmp_path / "r" / ".lock"), pytest.raises(RunError, match="in use by another plantune"):
+    with locked(tmp_path / "r" / ".lock"), pytest.raises(RunError, match="in use by another plantune"):
         run_toy(tmp_path / "r")
 
 
@@ -363,7 +364,7 @@ def test_a_run_that_began_without_a_key_stays_its_own_teachers_when_one_comes(tm
     assert "began without a key" in kept[0] and "--again distill" in kept[0]
     assert all("done before" in line for line in kept[1:])
     lines_of("x", again="distill")
-    assert runs.read_manifest(tmp_path / "r")["stages"]["distill"]["inputs"]["distill.teacher"] == "gemini"
+    assert read_manifest(tmp_path / "r")["stages"]["distill"]["inputs"]["distill.teacher"] == "gemini"
 
 
 def test_a_key_that_comes_before_the_first_plan_is_used(tmp_path):
@@ -387,7 +388,7 @@ def test_waiting_for_batches_is_not_counted_against_the_deadline():
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
     run_toy(tmp_path / "r", "max_hours=2")
-    left = runs.read_manifest(tmp_path / "r")["stages"]["sft"]["summary"]["hours_left"]
+    left = read_manifest(tmp_path / "r")["stages"]["sft"]["summary"]["hours_left"]
     assert 1.9 < left < 2
 
 
@@ -450,26 +451,26 @@ def test_a_killed_run_leaves_no_stage_behind(tmp_path):
     wait_for_calls(calls, 2, process)
     process.kill()
     process.wait()
-    with runs.locked(folder / ".stage" / "lock", wait_seconds=5):
+    with locked(folder / ".stage" / "lock", wait_seconds=5):
         pass
     process = start(folder, tmp_path / "m", calls, seconds="0")
     assert process.wait(60) == 0, process.stderr.read()
-    assert runs.read_manifest(folder)["stages"]["distill"]["seconds"] > 0.4, "the killed attempt was not counted"
+    assert read_manifest(folder)["stages"]["distill"]["seconds"] > 0.4, "the killed attempt was not counted"
 
 
 def test_the_time_between_a_kill_and_the_next_command_is_nobodys(tmp_path):
     run_toy(tmp_path / "r", "max_hours=2")
-    manifest = runs.read_manifest(tmp_path / "r")
+    manifest = read_manifest(tmp_path / "r")
     for name in ("distill", "evaluate"):
         del manifest["stages"][name]
     killed = time.time() - 3600
     manifest["stages"]["sft"].update(status="running", seconds=1.0, began=killed - 60)
-    runs.write_manifest(tmp_path / "r", manifest)
+    write_manifest(tmp_path / "r", manifest)
     for file in (file for file in (tmp_path / "r").rglob("*") if file.is_file()):
         os.utime(file, (killed, killed))
     lines = run_toy(tmp_path / "r", "max_hours=2")
     assert "[3/6] distill   starts" in lines and "[5/6] sft       goes on" in lines
-    assert 61 <= runs.read_manifest(tmp_path / "r")["stages"]["sft"]["seconds"] < 120
+    assert 61 <= read_manifest(tmp_path / "r")["stages"]["sft"]["seconds"] < 120
 
 
 @posix
@@ -479,7 +480,7 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     wait_for_calls(calls, 3, process)
     process.send_signal(signal.SIGINT)
     process.wait(20)
-    assert runs.read_manifest(folder)["stages"]["distill"]["status"] == "stopped"
+    assert read_manifest(folder)["stages"]["distill"]["status"] == "stopped"
     kept = len(list(read_jsonl(folder / "trajectories.jsonl")))
     assert kept >= 2
     assert "[3/6] distill   goes on" in run_toy(folder)
@@ -567,18 +568,18 @@ def test_advice_never_stands_in_the_way_and_is_given_anew_for_another_model(tmp_
 
 def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_path):
     run_toy(tmp_path / "r")
-    manifest = runs.read_manifest(tmp_path / "r")
+    manifest = read_manifest(tmp_path / "r")
     manifest["stages"]["evaluate"]["summary"]["partial"] = True
-    runs.write_manifest(tmp_path / "r", manifest)
+    write_manifest(tmp_path / "r", manifest)
     assert "[6/6] evaluate  goes on" in run_toy(tmp_path / "r")
     assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
 
 
 def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_more(tmp_path):
     run_toy(tmp_path / "r", "distill.max_usd=1")
-    manifest = runs.read_manifest(tmp_path / "r")
+    manifest = read_manifest(tmp_path / "r")
     manifest["stages"]["distill"]["summary"].update(partial=True, max_usd=1.0)
-    runs.write_manifest(tmp_path / "r", manifest)
+    write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=1"))
     lines = run_toy(tmp_path / "r", "distill.max_usd=2")
     assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from plantune_lite.plans import (
+from plantune_lite.plan import (
     SYSTEM,
     Planned,
     ask_plainly,

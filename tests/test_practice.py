@@ -8,7 +8,7 @@ import pytest
 
 from plantune_lite import practice
 from plantune_lite.files import from_row, to_row
-from plantune_lite.plans import ask_plainly, clean_step, parse, render, spoiler, with_answer
+from plantune_lite.plan import ask_plainly, clean_step, parse, render, spoiler, with_answer
 from plantune_lite.practice import LIMIT, TEMPLATES, fingerprint, generate
 from plantune_lite.types import Problem, ProblemError
 

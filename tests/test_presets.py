@@ -1,7 +1,7 @@
 import pytest
 
-from plantune_lite.plans import SYSTEM
-from plantune_lite.presets import PRESETS, find
+from plantune_lite.plan import SYSTEM
+from plantune_lite.student.presets import PRESETS, find
 
 jinja2 = pytest.importorskip("jinja2")
 TURNS = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]

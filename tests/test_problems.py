@@ -13,7 +13,7 @@ from loopback_hub import TOKEN, LoopbackHub
 
 from plantune_lite import held_out, problem_rows, problems, tables
 from plantune_lite.benchmarks import BENCHMARKS
-from plantune_lite.recipe import Problems
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.survey import survey
 from plantune_lite.types import MissingError, Problem, ProblemError
 
@@ -594,7 +594,7 @@ PLAIN = "---\nconfigs: [{config_name: default, data_files: [{split: test, path: 
 CHILD = """
 import json, sys
 from plantune_lite import problems
-from plantune_lite.recipe import Problems
+from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import ProblemError
 
 def outcome(verb, name, revisions):

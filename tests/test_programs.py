@@ -2,11 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import sandbox
 from plantune_lite.evaluate import evaluate_problems
 from plantune_lite.files import read_records
-from plantune_lite.lenient import Graded
-from plantune_lite.programs import grade_code, program_in
+from plantune_lite.grading import sandbox
+from plantune_lite.grading.code import grade_code, program_in
+from plantune_lite.grading.lenient import Graded
 from plantune_lite.types import Problem, ProblemError, Reply, Score, Verdict
 
 isolated = pytest.mark.skipif(sandbox.why_not() is not None, reason=str(sandbox.why_not()))

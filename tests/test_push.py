@@ -8,15 +8,16 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from test_model_card import finished_run
 
-from plantune_lite import companions, practice, runs
+from plantune_lite import companions, practice
 from plantune_lite.cli import cli
 from plantune_lite.distill_stage import run_corpus as corpus_stage
 from plantune_lite.distill_stage import run_distill as distill_stage
 from plantune_lite.files import write_records
-from plantune_lite.job import Job
 from plantune_lite.problems_stage import run_problems as problems_stage
-from plantune_lite.recipe_files import load_recipe, override, to_json
-from plantune_lite.redact import without_paths
+from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.recipe.redact import without_paths
+from plantune_lite.runs.folder import read_manifest, write_manifest
+from plantune_lite.runs.job import Job
 from plantune_lite.types import Score
 
 SERVER = "gpt-oss-120b"  # what `evaluate --model` calls the answers of a server's model
@@ -42,9 +43,9 @@ def answers(right: int, mode: str, *, of: int = 100, samples: int = 1) -> list[S
 
 def marked(run, **stages):
     """The manifest says so of these stages."""
-    manifest = runs.read_manifest(run)
+    manifest = read_manifest(run)
     manifest["stages"] |= stages
-    runs.write_manifest(run, manifest)
+    write_manifest(run, manifest)
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from plantune_lite import devices, fitting
 from plantune_lite.cli import cli
 from plantune_lite.command import load_asked
-from plantune_lite.recipe import leaves
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.recipe.schema import leaves
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "recipes" / "QUESTIONS.md").read_text(encoding="utf-8")

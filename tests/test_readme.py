@@ -5,7 +5,7 @@ from operator import getitem
 from pathlib import Path
 from statistics import fmean
 
-from plantune_lite.recipe_files import load_recipe
+from plantune_lite.recipe.load import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -165,7 +165,7 @@ def test_the_page_of_the_recipes_names_each_with_the_memory_that_its_file_says()
 
 
 def test_every_setting_on_the_page_of_the_recipes_is_one(tmp_path):
-    from plantune_lite.recipe_files import override
+    from plantune_lite.recipe.load import override
 
     page = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
     recipe = override(load_recipe("smollm2_135m"), ["grpo=none"])

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, typed
-from plantune_lite.recipe import PARTS, leaves
-from plantune_lite.recipe_files import from_json, load_recipe, override, shipped, to_json
+from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
+from plantune_lite.recipe import fields
+from plantune_lite.recipe.load import from_json, load_recipe, override, shipped, to_json
+from plantune_lite.recipe.schema import PARTS, leaves
 from plantune_lite.types import RecipeError
 
 RECIPE = Recipe(
@@ -203,20 +204,20 @@ _VALUES = {
 def test_what_is_written_is_read_back(hint):
     @given(_VALUES[hint])
     def check(value):
-        assert typed.parse(typed.written(value), hint) == value
+        assert fields.parse(fields.written(value), hint) == value
 
     check()
 
 
 def test_an_empty_tuple_may_be_written_as_in_a_recipe():
-    assert typed.parse("()", tuple[str, ...]) == typed.parse("", tuple[int, ...]) == ()
+    assert fields.parse("()", tuple[str, ...]) == fields.parse("", tuple[int, ...]) == ()
 
 
 def test_every_field_of_every_part_is_of_a_type_that_the_command_line_can_write():
     for part in PARTS.values():
         for name, hint in get_type_hints(part).items():
             if name != "_":
-                assert typed.describe(hint) != str(hint), f"{part.__name__}.{name}"
+                assert fields.describe(hint) != str(hint), f"{part.__name__}.{name}"
 
 
 def test_a_recipe_file_runs_as_a_script_with_its_settings(tmp_path):

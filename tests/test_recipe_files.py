@@ -1,6 +1,6 @@
 import pytest
 
-from plantune_lite.recipe_files import load_recipe, override
+from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.types import RecipeError
 
 DEMO = load_recipe("smollm2_135m")  # it counts steps

@@ -8,10 +8,10 @@ import torch
 from tiny import FAMILIES, tiny_student
 from transformers import GenerationConfig
 
-from plantune_lite import presets, replies
-from plantune_lite.plans import SYSTEM, chat
-from plantune_lite.recipe import Student
-from plantune_lite.student import load_student
+from plantune_lite.plan import SYSTEM, chat
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import generate, presets
+from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Sampling
 
 QUESTIONS = ["Two?", "A pen costs 3 dollars and a book costs 12. What do 4 pens cost?", "?", "How many " * 9]
@@ -70,7 +70,7 @@ def drawn_long(student):
 
 @pytest.mark.parametrize("at_once", [1, 3, 32])
 def test_greedy_replies_are_those_of_one_token_after_another_whatever_the_batch(tiny, at_once, monkeypatch):
-    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: at_once)
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: at_once)
     for messages, [reply] in zip(PROMPTS, tiny.generate(PROMPTS, Sampling(max_tokens=12)), strict=True):
         ids = one_token_after_another(tiny, messages, 12)
         said = [id for id in ids if id not in tiny.model.generation_config.eos_token_id]
@@ -88,7 +88,7 @@ def test_what_unsloth_remembers_of_a_batch_is_dropped_before_the_next_is_measure
     attention = next(module for name, module in qwen.model.named_modules() if name.endswith("self_attn"))
     attention.paged_attention, attention.temp_QA = torch.zeros(4), torch.zeros(4)
     kept = set(vars(attention)) - {"paged_attention", "temp_QA"}
-    replies._forget_last_batch(qwen.model)
+    generate._forget_last_batch(qwen.model)
     assert set(vars(attention)) == kept
 
 
@@ -136,7 +136,7 @@ def test_samples_differ_and_come_again_with_the_same_seed(qwen):
 def test_a_draw_does_not_depend_on_what_else_is_asked(tiny, monkeypatch):
     drawn = Sampling(temperature=0.8, top_p=0.9, n=3, max_tokens=8)
     together = tiny.generate(PROMPTS, drawn)
-    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: 4)
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 4)
     assert tiny.generate(PROMPTS[2:], drawn) == together[2:]
     assert tiny.generate(PROMPTS[::-1], drawn) == together[::-1]
 
@@ -179,7 +179,7 @@ def test_drawing_leaves_the_random_numbers_of_others_alone(qwen):
 
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.5, 0.6)])
 def test_tokens_are_drawn_as_often_as_the_model_says(qwen, temperature, top_p, monkeypatch):
-    monkeypatch.setattr(replies, "at_once_on_cpu", lambda length: 1_000)
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 1_000)
     with torch.no_grad():
         scores = qwen.model(torch.tensor([qwen.encode_chat(PROMPTS[0])])).logits[0, -1].double()
     chances, order = (scores / temperature).softmax(-1).sort(descending=True)
@@ -235,15 +235,15 @@ LONG = (
 @pytest.mark.parametrize("sampling", LONG)
 def test_replies_do_not_depend_on_when_it_is_looked_which_have_ended(tiny, sampling, monkeypatch):
     for every in ("LOOK_EVERY", "LOOK_FOR_STOP_EVERY"):
-        monkeypatch.setattr(replies, every, 1_000)
+        monkeypatch.setattr(generate, every, 1_000)
     together = tiny.generate(PROMPTS, sampling)
     for often in (1, 7):
-        monkeypatch.setattr(replies, "LOOK_FOR_STOP_EVERY" if sampling.stop else "LOOK_EVERY", often)
+        monkeypatch.setattr(generate, "LOOK_FOR_STOP_EVERY" if sampling.stop else "LOOK_EVERY", often)
         assert tiny.generate(PROMPTS, sampling) == together
 
 
 def test_a_reply_that_has_ended_is_computed_no_further(folders, monkeypatch):
-    monkeypatch.setattr(replies, "LOOK_EVERY", 5)
+    monkeypatch.setattr(generate, "LOOK_EVERY", 5)
     tiny = loaded(folders["qwen2"])
     tiny.model = Watched(tiny.model)
     drawn = Sampling(temperature=1.0, n=6, max_tokens=100)
@@ -267,7 +267,7 @@ def test_a_prompt_may_be_the_beginning_of_another_or_end_like_it(tiny, asked):
 def test_a_model_that_looks_back_only_so_far_does_so_from_part_to_part(tmp_path, often, monkeypatch):
     tiny_student(tmp_path / "gemma", "gemma3_text", dtype=torch.float32, initializer_range=0.2, sliding_window=24)
     (tmp_path / "gemma" / "chat_template.jinja").write_text(TEMPLATES["gemma3_text"], encoding="utf-8")
-    monkeypatch.setattr(replies, "LOOK_EVERY", often)
+    monkeypatch.setattr(generate, "LOOK_EVERY", often)
     gemma = loaded(tmp_path / "gemma")
     assert gemma.model.config.layer_types[0] == "sliding_attention"
     for messages, [reply] in zip(PROMPTS, gemma.generate(PROMPTS, Sampling(max_tokens=20)), strict=True):
@@ -276,7 +276,7 @@ def test_a_model_that_looks_back_only_so_far_does_so_from_part_to_part(tmp_path,
 
 
 def test_an_adapter_is_at_work_in_every_part_and_off_where_it_is_off(folders, monkeypatch):
-    monkeypatch.setattr(replies, "LOOK_EVERY", 3)
+    monkeypatch.setattr(generate, "LOOK_EVERY", 3)
     tiny = load_student(Student(str(folders["qwen3"]), bits=32), training=True, environ={})
     for name, values in tiny.model.named_parameters():
         if "lora_B" in name:

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from plantune_lite import Corpus, Distill, corpus, distill, practice, recipe_files
+from plantune_lite import Corpus, Distill, corpus, distill, practice
 from plantune_lite.files import write_records, write_whole
+from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report import write_report
 from plantune_lite.types import Score
 
@@ -38,7 +39,7 @@ def answered(problem, right, text, mode):
 def run(tmp_path):
     """A run folder as its stages leave it, without the hours."""
     run = tmp_path / "mine"
-    write_whole(run / "recipe.json", recipe_files.to_json(recipe_files.load_recipe("smollm2_135m")))
+    write_whole(run / "recipe.json", to_json(load_recipe("smollm2_135m")))
     asyncio.run(distill.distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
     trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
     trajectories[0]["execution"] += HOSTILE
@@ -148,7 +149,7 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     again = next(word for word in page.words if word.lstrip().startswith('{\n "name"') or '"problems": {' in word)
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "recipe.json").write_text(again, encoding="utf-8")
-    assert asdict(recipe_files.load_recipe(tmp_path / "again")) == asdict(recipe_files.load_recipe("smollm2_135m"))
+    assert asdict(load_recipe(tmp_path / "again")) == asdict(load_recipe("smollm2_135m"))
 
 
 @pytest.mark.parametrize(
@@ -161,8 +162,8 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     ],
 )
 def test_a_training_is_named_where_the_model_has_been_through_it(run, settings, said):
-    recipe = recipe_files.override(recipe_files.load_recipe("smollm2_135m"), settings)
-    write_whole(run / "recipe.json", recipe_files.to_json(recipe))
+    recipe = override(load_recipe("smollm2_135m"), settings)
+    write_whole(run / "recipe.json", to_json(recipe))
     write_report(run)
     assert said in (run / "report.html").read_text()
 

@@ -5,15 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import plans, practice, rewards
+from plantune_lite import practice, rewards
 from plantune_lite.alignment import Alignment
-from plantune_lite.recipe import GRPO, REWARDS
+from plantune_lite.plan import ask_plainly, clean_step, render
+from plantune_lite.recipe.schema import GRPO, REWARDS
 from plantune_lite.types import PlantuneError, RecipeError
 
 PROBLEMS = list(practice.generate("train", seed=0, limit=40))
 ROWS = [
     {
-        "prompt": list(plans.ask_plainly(problem)),
+        "prompt": list(ask_plainly(problem)),
         "answer": problem.answer,
         "choices": [],
         "kind": "text",
@@ -25,7 +26,7 @@ SIMILARITY = rewards.plan_similarity(Alignment([(problem.question, problem.extra
 
 
 def good(problem):
-    return plans.render(problem.extra["plan"], problem.solution)
+    return render(problem.extra["plan"], problem.solution)
 
 
 def called(reward, texts, rows=ROWS, chat=True):
@@ -113,7 +114,7 @@ def test_a_row_without_a_reference_is_an_error():
 def test_a_plan_that_tells_the_answer_or_computes_is_punished():
     answer = PROBLEMS[0].answer
     told = [f"The answer is {answer}.", f"Get 5 + 5 = {answer}.", "Add both.", ""]
-    texts = [plans.render((step,)) if step else "no plan" for step in told]
+    texts = [render((step,)) if step else "no plan" for step in told]
     assert called(rewards.spoiler_penalty, texts, ROWS[:1] * 4) == [-1, -1, 0, 0]
 
 
@@ -140,8 +141,8 @@ def test_rewards_move_with_their_completions(reward, order):
 
 @given(st.integers(0, 39), st.sampled_from([". ", " ", ", "]))
 def test_copying_the_question_as_a_plan_earns_nothing(number, cut):
-    steps = [step for step in map(plans.clean_step, PROBLEMS[number].question.split(cut)) if step]
-    text = plans.render(steps)
+    steps = [step for step in map(clean_step, PROBLEMS[number].question.split(cut)) if step]
+    text = render(steps)
     assert called(SIMILARITY, [text], ROWS[number : number + 1]) == [0]
 
 
@@ -332,7 +333,7 @@ def test_a_teacher_as_judge_is_filled_and_must_have_been_opened():
     with pytest.raises(PlantuneError, match="grpo.judge is 'teacher'"):
         names(part)
     given = dict((name, reward) for name, reward, _ in rewards.of(part, ROWS, max_completion=9, judge=one_in_two))
-    text = plans.render(ROWS[0]["plan"])
+    text = render(ROWS[0]["plan"])
     assert called(given["plan_similarity"], [text, text], ROWS[:1] * 2) == [0.5, 0.5]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plantune_lite import sandbox
-from plantune_lite.sandbox import SandboxError, run
+from plantune_lite.grading import sandbox
+from plantune_lite.grading.sandbox import SandboxError, run
 
 isolated = pytest.mark.skipif(sandbox.why_not() is not None, reason=str(sandbox.why_not()))
 
@@ -111,7 +111,7 @@ def test_what_computes_for_ever_is_ended_by_its_own_time():
 
 @isolated
 def test_nothing_is_left_running_when_whoever_asked_is_killed():
-    code = "from plantune_lite.sandbox import run\nrun('import time\\ntime.sleep(1e6)', seconds=600)"
+    code = "from plantune_lite.grading.sandbox import run\nrun('import time\\ntime.sleep(1e6)', seconds=600)"
     asking = subprocess.Popen([sys.executable, "-c", code])
     while not (inmates := descendants(asking.pid)[1:]):
         time.sleep(0.05)
@@ -220,7 +220,7 @@ import ctypes
 libc = ctypes.CDLL(None)
 if libc.unshare(0x10000000) == 0:
     open("/proc/sys/user/max_user_namespaces", "w").write("0")
-from plantune_lite import sandbox
+from plantune_lite.grading import sandbox
 print(sandbox.why_not())
 try:
     sandbox.run("print('was run')")

@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 from sft_child import learner, make_base, rows
 from tiny import FAMILIES
 
-from plantune_lite import Corpus, Distill, Problems, Recipe, lessons, run, sft, student, watch
+from plantune_lite import Corpus, Distill, Problems, Recipe, lessons, run, sft, watch
 from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.lessons import LessonError
 from plantune_lite.order import STAGES
 from plantune_lite.process import processes_asked, run_stage
-from plantune_lite.recipe import SFT, Student
-from plantune_lite.recipe_files import to_json
+from plantune_lite.recipe.load import to_json
+from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import MissingError, RecipeError, RunError
 
 HERE = Path(__file__).parent
@@ -106,7 +107,7 @@ def test_an_adapter_with_its_tokenizer_is_left_and_nothing_else(trained, family)
 def test_the_adapter_on_the_disk_answers_as_the_one_in_memory(trained, bases, family):
     done = trained(family)
     part = Student(str(bases[family]), bits=32, lora_rank=4)
-    again = student.load_student(part, adapter=done.out, say=lambda line: None)
+    again = load_student(part, adapter=done.out, say=lambda line: None)
     ids = torch.tensor([done.student.encode_chat(tuple(rows(1)[0]["prompt"]))])
     with torch.no_grad():
         torch.testing.assert_close(again.model(ids).logits, done.student.model.eval()(ids).logits, atol=1e-5, rtol=0)
@@ -275,7 +276,7 @@ def test_the_best_checkpoint_is_kept_where_the_last_is_worse(base, tmp_path):
     assert done.summary["best_step"] == best < 9
     assert done.summary["validation_loss"] == checked[best]
     part = Student(str(base), bits=32, lora_rank=4)
-    again = student.load_student(part, adapter=tmp_path / "sft", training=True, say=lambda line: None)
+    again = load_student(part, adapter=tmp_path / "sft", training=True, say=lambda line: None)
     looked = train(again, rows(4), SFT(max_steps=1, learning_rate=0.0), tmp_path / "again", validation=rare)
     assert looked.summary["validation_loss"] == pytest.approx(checked[best], abs=1e-4)
 

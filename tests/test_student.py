@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from tiny import FAMILIES, tiny_student, tiny_tokenizer
 from transformers import AutoTokenizer
 
-from plantune_lite import embedded, presets, student
-from plantune_lite.plans import chat
-from plantune_lite.recipe import Student
-from plantune_lite.student import StudentError
+from plantune_lite.plan import chat
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import presets, smollm2
+from plantune_lite.student.load import StudentError, backend_here, compute_dtype, load_student
 from plantune_lite.types import MissingError, PlantuneError, Sampling
 
 PRESETS = {preset.family: preset for preset in presets.PRESETS}
@@ -35,7 +35,7 @@ def folder_of(family, folder, **how):
 
 def load(folder, *, bits=32, training=True, adapter=None, seed=0, **part):
     part = Student(str(folder), bits=bits, **{**SMALL, **part})
-    return student.load_student(part, training=training, adapter=adapter, seed=seed, environ={}, say=lambda line: None)
+    return load_student(part, training=training, adapter=adapter, seed=seed, environ={}, say=lambda line: None)
 
 
 def scores(loaded):
@@ -113,10 +113,10 @@ def test_four_bits_are_nf4_and_stay_as_they_are_when_answering(folders, monkeypa
 
 def test_bits_are_what_is_computed_in(folders):
     assert load(folders["qwen3"], bits=32, training=False).model.dtype == torch.float32
-    assert load(folders["qwen3"], bits=16, training=False).model.dtype == student.compute_dtype(16)
+    assert load(folders["qwen3"], bits=16, training=False).model.dtype == compute_dtype(16)
     has_bf16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512") or torch.cuda.is_available()
-    assert student.compute_dtype(16) == (torch.bfloat16 if has_bf16 else torch.float32)
-    assert student.compute_dtype(32) == torch.float32
+    assert compute_dtype(16) == (torch.bfloat16 if has_bf16 else torch.float32)
+    assert compute_dtype(32) == torch.float32
 
 
 def test_only_the_adapter_learns_and_only_it_changes(folders):
@@ -240,7 +240,7 @@ def test_what_is_saved_is_the_adapter_and_the_tokenizer_and_no_empty_card(folder
 
 def test_an_adapter_of_a_preset_names_the_public_original(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))  # where a tiny model lies in the embedded one's place
-    place = folder_of("llama", tmp_path / "smollm2" / f"{embedded.NAME}-{embedded._fingerprint()}")
+    place = folder_of("llama", tmp_path / "smollm2" / f"{smollm2.NAME}-{smollm2._fingerprint()}")
     loaded = load("smollm2_135m")
     loaded.save(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text(encoding="utf-8"))
@@ -305,7 +305,7 @@ def test_a_model_without_a_chat_template_is_refused(tmp_path):
 
 def test_a_base_that_is_not_the_presets_model_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
-    place = tmp_path / "smollm2" / f"{embedded.NAME}-{embedded._fingerprint()}"
+    place = tmp_path / "smollm2" / f"{smollm2.NAME}-{smollm2._fingerprint()}"
     folder_of("llama", place)
     tokenizer = tiny_tokenizer("gemma3_text")
     text = (place / "tokenizer.json").read_text(encoding="utf-8").replace("<|im_end|>", "<|other|>")
@@ -354,13 +354,13 @@ def test_without_bitsandbytes_four_bits_are_one_sentence(folders, monkeypatch):
 
 def test_the_backend_is_plain_without_an_accelerator_and_may_be_said():
     if not torch.cuda.is_available():
-        assert student.backend_here({}) == "plain"
-    assert student.backend_here({"PLANTUNE_BACKEND": "plain"}) == "plain"
+        assert backend_here({}) == "plain"
+    assert backend_here({"PLANTUNE_BACKEND": "plain"}) == "plain"
     with pytest.raises(StudentError, match="PLANTUNE_BACKEND is 'fast', but must be 'unsloth' or 'plain'"):
-        student.backend_here({"PLANTUNE_BACKEND": "fast"})
+        backend_here({"PLANTUNE_BACKEND": "fast"})
 
 
 def test_unsloth_that_is_not_there_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "unsloth", None)
     with pytest.raises(MissingError, match=r"pip install 'plantune-lite\[train\]'"):
-        student.backend_here({"PLANTUNE_BACKEND": "unsloth"})
+        backend_here({"PLANTUNE_BACKEND": "unsloth"})

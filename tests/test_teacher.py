@@ -27,9 +27,9 @@ from plantune_lite.attempt import (
 )
 from plantune_lite.ledger import BudgetError, Ledger
 from plantune_lite.pace import Pace
-from plantune_lite.plans import chat
+from plantune_lite.plan import chat
 from plantune_lite.prices import price_of
-from plantune_lite.recipe import Distill
+from plantune_lite.recipe.schema import Distill
 from plantune_lite.teacher import Teacher, open_teacher
 from plantune_lite.types import Reply, Sampling
 

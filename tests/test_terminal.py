@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from plantune_lite.distill import Live
-from plantune_lite.job import Progress
+from plantune_lite.runs.job import Progress
 from plantune_lite.terminal import redrawn
 
 LONG = "own untuned few_shot: 12 of 300 problems, 3 min 20 s left; " * 3

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import symbols
-from plantune_lite.verify import answer_kind, final_answer, same_answer
+from plantune_lite.grading import sympy_worker
+from plantune_lite.grading.answers import answer_kind, final_answer, same_answer
 
 # --- final_answer -----------------------------------------------------------------------------------------------------
 
@@ -347,12 +347,12 @@ def test_two_long_lists_are_compared_quickly():
 
 
 def test_a_pair_that_takes_too_long_is_undecided_and_the_next_is_not(monkeypatch):
-    assert symbols.same("x+x", "2x", seconds=5).verdict.same is True
-    before = symbols._worker.pid
-    slow = symbols.same(r"\sum_{k=1}^{99999} \frac{k^{k}}{k!} x^k", "x+1", seconds=0.2)
+    assert sympy_worker.same("x+x", "2x", seconds=5).verdict.same is True
+    before = sympy_worker._worker.pid
+    slow = sympy_worker.same(r"\sum_{k=1}^{99999} \frac{k^{k}}{k!} x^k", "x+1", seconds=0.2)
     assert slow.verdict.same is None and slow.verdict.how == "timed out after 0.2 s"
-    assert symbols._worker.pid != before
-    assert symbols.same("x+x", "2x", seconds=5).verdict.same is True
+    assert sympy_worker._worker.pid != before
+    assert sympy_worker.same("x+x", "2x", seconds=5).verdict.same is True
 
 
 EVIL = [
@@ -372,13 +372,13 @@ def test_no_text_is_ever_run(text, tmp_path):
     text = text.format(mark)
     for answer in (text, f"x + {text}", f"${text}$", f"({text}, 1)"):
         same_answer(answer, "x+1")
-        symbols.same(answer, "x+1", seconds=1)
+        sympy_worker.same(answer, "x+1", seconds=1)
     assert not mark.exists()
 
 
 def test_the_worker_reads_nothing_but_literals_where_sympy_would_eval():
     code = """
-from plantune_lite.symbols import _Judge
+from plantune_lite.grading.sympy_worker import _Judge
 judge = _Judge()
 import sympy
 assert sympy.sympify("12") == 12 and sympy.Number("1.5") == 1.5
@@ -396,10 +396,10 @@ for text in ("__import__('os').getpid()", "x+1", "[].append(1)"):
 
 
 def test_a_worker_killed_from_outside_is_replaced(warm_worker):
-    before = symbols._worker.pid
+    before = sympy_worker._worker.pid
     os.kill(before, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     assert same_answer("3x", "x+2x").same is True
-    assert symbols._worker.pid != before
+    assert sympy_worker._worker.pid != before
 
 
 def test_threads_and_an_event_loop_may_ask_at_once():
@@ -419,7 +419,8 @@ def test_threads_and_an_event_loop_may_ask_at_once():
 
 
 def test_an_interpreter_ends_with_its_worker_and_without_a_word():
-    code = "from plantune_lite import symbols, verify; print(verify.same_answer('x+x', '2x').same, symbols._worker.pid)"
+    code = "from plantune_lite.grading import sympy_worker, answers; "
+    code += "print(answers.same_answer('x+x', '2x').same, sympy_worker._worker.pid)"
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60)
     same, pid = done.stdout.split()
     assert same == "True" and done.stderr == "" and done.returncode == 0
@@ -429,7 +430,7 @@ def test_an_interpreter_ends_with_its_worker_and_without_a_word():
 
 def test_the_worker_ends_with_its_stdin_and_writes_nothing_but_json():
     worker = subprocess.run(
-        [sys.executable, "-m", "plantune_lite.symbols"],
+        [sys.executable, "-m", "plantune_lite.grading.sympy_worker"],
         input='{"given": "x+x", "gold": "2x"}\n{"given": "x", "gold": "2x"}\n',
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -440,17 +441,17 @@ def test_the_worker_ends_with_its_stdin_and_writes_nothing_but_json():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited only where the platform can")
 def test_the_worker_has_an_address_space_limit(warm_worker):
-    with open(f"/proc/{symbols._worker.pid}/limits", encoding="utf-8") as file:
+    with open(f"/proc/{sympy_worker._worker.pid}/limits", encoding="utf-8") as file:
         limit = next(line for line in file if line.startswith("Max address space")).split()[3]
-    assert int(limit) == symbols.MEMORY_BYTES
+    assert int(limit) == sympy_worker.MEMORY_BYTES
 
 
 def test_numbers_and_words_never_start_the_worker():
     code = """
-from plantune_lite import symbols, verify
+from plantune_lite.grading import sympy_worker, answers
 for pair in [("18", "18.0"), ("(1,2)", "1,2"), ("Paris", "paris"), ("1/2", "0.5"), ("x=5", "5"), ("yes", "no")]:
-    verify.same_answer(*pair)
-assert symbols._worker.pid is None
+    answers.same_answer(*pair)
+assert sympy_worker._worker.pid is None
 import sys
 assert "sympy" not in sys.modules
 """

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import replies, watch
+from plantune_lite import watch
+from plantune_lite.student import generate
 from plantune_lite.watch import Checkpoint, Clock, Figures, Schedule, TrainingError
 
 # --- the learning rate ------------------------------------------------------------------------------------------------
@@ -219,11 +220,11 @@ def test_memory_that_ran_out_is_known_by_its_many_names():
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
         MemoryError(),
     ):
-        assert replies.out_of_memory(error)
-    assert not replies.out_of_memory(RuntimeError("shape mismatch"))
+        assert generate.out_of_memory(error)
+    assert not generate.out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_memory_that_really_runs_out_here_is_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50)
-    assert replies.out_of_memory(caught.value)
+    assert generate.out_of_memory(caught.value)

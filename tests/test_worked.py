@@ -1,7 +1,7 @@
 import pytest
 
 from plantune_lite import practice
-from plantune_lite.plans import spoiler
+from plantune_lite.plan import spoiler
 from plantune_lite.types import Problem
 from plantune_lite.worked import plan_of
 

@@ -111,17 +111,19 @@ def tiny_student(
 
 def trained_run(folder: Path, *, max_tokens: int) -> None:
     """A run folder as training leaves it: a tiny random llama, and an adapter that is not nothing."""
-    from plantune_lite import presets, runs, student
-    from plantune_lite.recipe_files import load_recipe, override, to_json
+    from plantune_lite.recipe.load import load_recipe, override, to_json
+    from plantune_lite.runs.folder import read_manifest, write_manifest
+    from plantune_lite.student import presets
+    from plantune_lite.student.load import load_student
 
     base = tiny_student(folder / "base", "llama", dtype=torch.float32, initializer_range=0.2)
     (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
     settings = [f"student.model={base}", "student.bits=32", f"evaluate.max_tokens={max_tokens}", "name=mine"]
     recipe = override(load_recipe("smollm2_135m"), settings)
-    loaded = student.load_student(recipe.student, training=True, environ={})
+    loaded = load_student(recipe.student, training=True, environ={})
     for name, values in loaded.model.named_parameters():
         if "lora_B" in name:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
     loaded.save(folder / "sft")
     (folder / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    runs.write_manifest(folder, {**runs.read_manifest(folder), "final": "sft"})
+    write_manifest(folder, {**read_manifest(folder), "final": "sft"})

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import toy_variants
 
 from plantune_lite.files import read_records, write_whole
-from plantune_lite.plans import CLOSE
-from plantune_lite.recipe_files import override
+from plantune_lite.plan import CLOSE
+from plantune_lite.recipe.load import override
 from plantune_lite.types import Problem, Reply, RunError
 
 HERE = str(Path(__file__).resolve())

@@ -18,11 +18,12 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plantune_lite import embedded, grpo, guided, lessons, presets, sft
+from plantune_lite import grpo, guided, lessons, sft
 from plantune_lite.lab import preference, residuals, step_apo, value
-from plantune_lite.plans import SYSTEM
-from plantune_lite.recipe import CPL, GRPO, SFT, Student
-from plantune_lite.student import load_student, unsloth
+from plantune_lite.plan import SYSTEM
+from plantune_lite.recipe.schema import CPL, GRPO, SFT, Student
+from plantune_lite.student import presets, smollm2
+from plantune_lite.student.load import load_student, unsloth
 from plantune_lite.trl_config import grpo_config
 from plantune_lite.types import Sampling, StepPair
 
@@ -236,7 +237,7 @@ def folders(tmp_path_factory):
     unsloth()  # before transformers, as in a stage
     from tiny import tiny_student, tiny_tokenizer
 
-    folders = {"smollm2": embedded.folder()}
+    folders = {"smollm2": smollm2.folder()}
     for family, preset in TURNS_OF.items():
         folders[family] = tiny_student(tmp_path_factory.mktemp("base"), family, max_position_embeddings=512)
         tokenizer = tiny_tokenizer(family)

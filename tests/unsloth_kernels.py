@@ -28,7 +28,7 @@ def made(tmp_path_factory):
     """What both processes found, of each family."""
     from tiny import tiny_student, tiny_tokenizer
 
-    from plantune_lite import presets
+    from plantune_lite.student import presets
 
     found = {}
     for family in FAMILIES:

@@ -122,7 +122,7 @@ def _doctor() -> list[dict[str, str]]:
     from importlib.metadata import PackageNotFoundError
 
     from plantune_lite import doctor
-    from plantune_lite.recipe_files import load_recipe
+    from plantune_lite.recipe.load import load_recipe
 
     try:
         found = doctor.examine(load_recipe("qwen3_4b_grpo"))

@@ -121,9 +121,9 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     """One recipe in so much memory: whether it fits, and what it took."""
     card.smaller(gib, turing=t4, outside=outside)
     from benchmarks.gpu.shapes import written
-    from plantune_lite.recipe_files import load_recipe
-    from plantune_lite.replies import out_of_memory
-    from plantune_lite.student import load_student
+    from plantune_lite.recipe.load import load_recipe
+    from plantune_lite.student.generate import out_of_memory
+    from plantune_lite.student.load import load_student
 
     recipe = load_recipe(name)
     smaller = {"bits": 32, "max_length": 320} if tiny else {}
@@ -191,7 +191,7 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
 def estimated(name: str, t4: bool) -> float:
     """What `plantune estimate` says, in GiB: of 4-bit weights made from the original, as they are here."""
     from plantune_lite import memory, shapes
-    from plantune_lite.recipe_files import load_recipe
+    from plantune_lite.recipe.load import load_recipe
 
     recipe = load_recipe(name)
     of_original = replace(recipe, student=replace(recipe.student, revision="main"))  # else Unsloth's own copies

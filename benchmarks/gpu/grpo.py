@@ -90,8 +90,8 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     """As the recipes train: Unsloth where there is a card."""
     from benchmarks.gpu.shapes import asked
     from plantune_lite import grpo, rewards
-    from plantune_lite.recipe import GRPO, Student
-    from plantune_lite.student import load_student
+    from plantune_lite.recipe.schema import GRPO, Student
+    from plantune_lite.student.load import load_student
 
     length = PROMPT + CAP
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
@@ -143,12 +143,13 @@ def plain(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from benchmarks.gpu.shapes import asked, plainly_loaded
-    from plantune_lite import rewards, speech
+    from plantune_lite import rewards
     from plantune_lite.alignment import Alignment
+    from plantune_lite.student import chat
 
     model, tokenizer = plainly_loaded(folder, tiny=tiny)
     card.loaded()
-    encoder = type("Encoder", (), {"encode_chat": lambda self, messages: speech.encode_chat(tokenizer, messages)})()
+    encoder = type("Encoder", (), {"encode_chat": lambda self, messages: chat.encode_chat(tokenizer, messages)})()
     rows = asked(encoder, STEPS * PROMPTS, PROMPT)
     plans = [(row["prompt"][-1]["content"], row["plan"]) for row in rows]
 

@@ -46,7 +46,7 @@ TINY = Sizes(12, 2, 2, 1, 1, 2048, 6, 1, 1, 4, 6, 4, 2, 1, RATES[:1], SEEDS[:1])
 def split(sizes: Sizes) -> tuple[list[Any], list[Any], list[Any]]:
     """Train problems, those of them that are kept apart to choose by, and test problems."""
     from plantune_lite import problems
-    from plantune_lite.recipe import Problems
+    from plantune_lite.recipe.schema import Problems
 
     train = list(problems.load_problems(Problems("gsm8k", held_out=0.0), seed=0).pool)
     test = problems.load_suite("gsm8k", limit=sizes.test, seed=0, own=()).problems
@@ -77,10 +77,11 @@ def filtered(work: Path, sizes: Sizes) -> None:
     """
     if filters(work).is_file():
         return
-    from plantune_lite import corpus, plans
+    from plantune_lite import corpus
     from plantune_lite.alignment import Alignment
     from plantune_lite.files import read_jsonl, read_records
-    from plantune_lite.recipe import Corpus
+    from plantune_lite.plan import parse
+    from plantune_lite.recipe.schema import Corpus
     from plantune_lite.types import Score, Trajectory
 
     train, _, test = split(sizes)
@@ -88,7 +89,7 @@ def filtered(work: Path, sizes: Sizes) -> None:
     reference = {row["problem_id"]: row["plan"] for row in read_jsonl(work / "rows" / "m1" / "prompts.jsonl")}
     judge = Alignment([(asked[id].question, plan) for id, plan in reference.items()])
     said = read_records(Score, own_answers(work))
-    planned = [(one, plan) for one in said if one.problem_id in reference and (plan := plans.parse(one.text))]
+    planned = [(one, plan) for one in said if one.problem_id in reference and (plan := parse(one.text))]
     alike = judge(
         [asked[one.problem_id].question for one, _ in planned],
         [plan.plan for _, plan in planned],
@@ -135,7 +136,7 @@ def own_answers(work: Path) -> Path:
 def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutions: str) -> list[dict]:
     from plantune_lite import corpus, worked
     from plantune_lite.files import read_jsonl
-    from plantune_lite.recipe import Corpus
+    from plantune_lite.recipe.schema import Corpus
     from plantune_lite.types import Trajectory
 
     trajectories = [
@@ -158,7 +159,7 @@ def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutio
 
 def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
     """Half gsm8k, half practice, as many as before."""
-    from plantune_lite.plans import ask_plainly, render
+    from plantune_lite.plan import ask_plainly, render
     from plantune_lite.practice import generate
 
     half = len(rows) // 2

@@ -20,9 +20,9 @@ ANSWERED_AT_ONCE = 512  # replies: a large card, and a small student
 
 def run(job: list[str], work: Path, sizes: Sizes, tiny: bool) -> dict[str, Any]:
     """One training, or one model asked."""
-    from plantune_lite import replies
+    from plantune_lite.student import generate
 
-    replies.AT_ONCE = ANSWERED_AT_ONCE
+    generate.AT_ONCE = ANSWERED_AT_ONCE
     kind, name, *rest = job
     one = _Process(work, sizes, tiny)
     if kind == "choose":
@@ -48,7 +48,7 @@ class _Process:
 
     def __init__(self, work: Path, sizes: Sizes, tiny: bool) -> None:
         from benchmarks.gpu.shapes import written
-        from plantune_lite.recipe import Student
+        from plantune_lite.recipe.schema import Student
 
         self.work, self.sizes, self.tiny = work, sizes, tiny
         model = str(written(IN_MINIATURE, work, tiny=True)) if tiny else "smollm2_135m"
@@ -56,7 +56,7 @@ class _Process:
         self.train, self.apart, self.test = split(sizes)
 
     def load(self, **how: Any) -> Any:
-        from plantune_lite.student import load_student
+        from plantune_lite.student.load import load_student
 
         return load_student(self.part, room=2048, say=lambda line: None, **how)
 
@@ -70,7 +70,7 @@ class _Process:
 
         from plantune_lite import sft
         from plantune_lite.files import read_jsonl, write_whole
-        from plantune_lite.recipe import SFT
+        from plantune_lite.recipe.schema import SFT
 
         torch.manual_seed(seed)
         if not (out / "adapter_model.safetensors").is_file():
@@ -104,7 +104,7 @@ class _Process:
 
         from plantune_lite import grpo, rewards
         from plantune_lite.files import read_jsonl, write_whole
-        from plantune_lite.recipe import GRPO
+        from plantune_lite.recipe.schema import GRPO
 
         sizes, start = self.sizes, self.work / "m10"
         rows = list(read_jsonl(self.work / "rows" / "m1" / "prompts.jsonl"))
@@ -202,7 +202,7 @@ class _Process:
 
 def _as_the_data_set(problems: list[Any]) -> Any:
     from plantune_lite import worked
-    from plantune_lite.plans import question_text, render
+    from plantune_lite.plan import question_text, render
     from plantune_lite.types import Reply
 
     told = {question_text(one): worked.plan_of(one) for one in problems}

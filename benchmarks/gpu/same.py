@@ -72,21 +72,21 @@ def _job(what: str, bits: int, asked: argparse.Namespace) -> Job:
 
 def run(what: str, bits: int, work: Path, tiny: bool) -> dict[str, Any]:
     """One step of the student that is trained in so many bits."""
-    from plantune_lite import student
-    from plantune_lite.recipe import Student
+    from plantune_lite.recipe.schema import Student
+    from plantune_lite.student.load import load_student
 
     place = work / f"same{bits}"
     adapter, merged = place / "adapter", place / "merged"
     part = Student(_base(work, tiny), bits=32 if what == "cpu" else bits, max_length=LENGTH, checkpointing=False)
     if what == "train":
-        return _trained(student.load_student(part, training=True), adapter, steps=2 if tiny else 60)
+        return _trained(load_student(part, training=True), adapter, steps=2 if tiny else 60)
     if what == "gguf":
         return _gguf(merged, place / "gguf", tiny)
     if what == "merge":
         return _merged(adapter, _base(work, tiny), merged, bits)
     if what == "merged":
-        return _answers(student.load_student(replace(part, model=str(merged))), tiny)
-    return _answers(student.load_student(part, adapter=adapter), tiny)
+        return _answers(load_student(replace(part, model=str(merged))), tiny)
+    return _answers(load_student(part, adapter=adapter), tiny)
 
 
 def _base(work: Path, tiny: bool) -> str:
@@ -99,9 +99,9 @@ def _base(work: Path, tiny: bool) -> str:
 def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
     """An adapter that has learned something."""
     from plantune_lite import sft
-    from plantune_lite.plans import ask_plainly, render
+    from plantune_lite.plan import ask_plainly, render
     from plantune_lite.practice import generate
-    from plantune_lite.recipe import SFT
+    from plantune_lite.recipe.schema import SFT
 
     rows = [
         {"prompt": list(ask_plainly(one)), "completion": render(one.extra["plan"], one.solution)}
@@ -114,10 +114,11 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
 
 def _merged(adapter: Path, model: str, merged: Path, bits: int) -> dict[str, Any]:
     """The adapter in its base, by our export, and what our own comparison says of it."""
-    from plantune_lite import agreement, embedded, export, presets
+    from plantune_lite import agreement, export
+    from plantune_lite.student import presets, smollm2
 
     preset = presets.find(model)
-    base = embedded.folder() if preset else Path(model)
+    base = smollm2.folder() if preset else Path(model)
     dtype = "float32" if bits == 32 else None  # None: bfloat16, as the base has it
     export.merge_adapter(adapter, base, merged, dtype=dtype, preset=preset)
     return {"agreement": agreement.compare(adapter, base, merged, _prompts(merged)[: agreement.PROMPTS])["line"]}
@@ -125,7 +126,8 @@ def _merged(adapter: Path, model: str, merged: Path, bits: int) -> dict[str, Any
 
 def _gguf(merged: Path, out: Path, tiny: bool) -> dict[str, Any]:
     """The merged model as GGUF, beside itself in llama.cpp."""
-    from plantune_lite import converter, gguf, presets
+    from plantune_lite import converter, gguf
+    from plantune_lite.student import presets
 
     if tiny or not converter.runs_llama():
         return {"line": "no llama.cpp here"}
@@ -143,16 +145,16 @@ def _problems() -> list[Any]:
 def _prompts(folder: Path) -> list[list[int]]:
     from transformers import AutoTokenizer
 
-    from plantune_lite import speech
-    from plantune_lite.plans import ask_plainly
+    from plantune_lite.plan import ask_plainly
+    from plantune_lite.student import chat
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    return [speech.encode_chat(tokenizer, ask_plainly(problem)) for problem in _problems()]
+    return [chat.encode_chat(tokenizer, ask_plainly(problem)) for problem in _problems()]
 
 
 def _answers(loaded: Any, tiny: bool) -> dict[str, Any]:
     """What it says, greedily."""
-    from plantune_lite.plans import ask_plainly
+    from plantune_lite.plan import ask_plainly
     from plantune_lite.types import Sampling
 
     asked = [ask_plainly(problem) for problem in _problems()[: 2 if tiny else None]]

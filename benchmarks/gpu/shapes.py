@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from plantune_lite import presets, shapes
+from plantune_lite import shapes
+from plantune_lite.student import presets
 
 STUDENTS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")
 _POSITIONS = {"gemma3_1b": 32_768, "qwen3_4b": 262_144, "qwen2_5_7b": 32_768}  # as their config.json have them

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from plantune_lite import plans
+from plantune_lite import plan
 from plantune_lite.lab.pddl import Atom, Literal
 from plantune_lite.lab.planning import world_in
 from plantune_lite.lab.worlds import Action, World
@@ -117,11 +117,11 @@ def _case(
     action: Action,
     lacks: Literal | None = None,
 ) -> Case:
-    written = plans.render(before).removesuffix(f"{plans.CLOSE}\n")
+    written = plan.render(before).removesuffix(f"{plan.CLOSE}\n")
     facts = world.facts(state)
     return Case(
         problem_id=problem.id,
-        prompt=plans.ask_plainly(problem),
+        prompt=plan.ask_plainly(problem),
         begun=f"{written}{len(before) + 1}.",
         step=action.text,
         valid=lacks is None,

@@ -14,7 +14,7 @@ from itertools import count as numbers
 from random import Random
 from typing import Literal
 
-from plantune_lite import plans
+from plantune_lite import plan
 from plantune_lite.lab import domains, pddl
 from plantune_lite.lab.planning import problem_of, world_in
 from plantune_lite.lab.worlds import World, WorldError, world_of
@@ -85,7 +85,7 @@ def words(text: str) -> int:
 
 def learned(problem: Problem, count: Count) -> int:
     """The tokens that a problem's plan teaches."""
-    return count(plans.render(problem.steps).rstrip())
+    return count(plan.render(problem.steps).rstrip())
 
 
 # --- the corpora ------------------------------------------------------------------------------------------------------

@@ -24,12 +24,15 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import lenient, other_model, plans, runs, sft, student
+from plantune_lite import other_model, plan, sft
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
-from plantune_lite.job import LEAST_HOURS, Job
+from plantune_lite.grading import lenient
 from plantune_lite.lab import cpl_section, pairs, search, step_apo, value, viewer
 from plantune_lite.ledger import Ledger
-from plantune_lite.recipe import CPL, SFT
+from plantune_lite.recipe.schema import CPL, SFT
+from plantune_lite.runs.folder import LEDGER, home
+from plantune_lite.runs.job import LEAST_HOURS, Job
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
 
 _SHOWN = 24  # trees on the page of a round
@@ -108,7 +111,7 @@ class _Round:
     ) -> None:
         self._job, self._number, self._questions, self._hours = job, number, questions, hours
         self._folder = job.out / f"round{number}"
-        self._ask = {problem.id: plans.ask_plainly(problem) for problem in questions}
+        self._ask = {problem.id: plan.ask_plainly(problem) for problem in questions}
 
     def run(self, spent: int, ended: bool) -> dict[str, Any]:
         """What is left of the round to do; `spent` are the tokens of the rounds before.
@@ -176,15 +179,15 @@ class _Round:
         loaded = self._loaded(before, training=False)
         by_value = self._job.recipe.cpl.leaf == "value" and before is not None and (before / value.FILE).is_file()
         judge = value.value_of(loaded, before) if by_value else None
-        yield loaded.generate, plans.ask_plainly if before else plans.ask_plan_then_solve, judge
+        yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
 
     @contextmanager
     def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
         job = self._job
         address, _, model = job.recipe.cpl.policy.partition("#")
-        calls = Ledger(runs.home(job.run) / runs.LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
+        calls = Ledger(home(job.run) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
         with calls, other_model.of_server(address, model, calls) as generate:
-            yield generate, plans.ask_plan_then_solve, None
+            yield generate, plan.ask_plan_then_solve, None
 
     def _teach(self) -> dict[str, Any]:
         """What the trees teach, as rows and pairs; that there is something is known before anything is trained."""
@@ -281,7 +284,7 @@ class _Round:
             json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.get("sft", {}).get("base")
         )
         part = job.recipe.student
-        loaded = student.load_student(
+        loaded = load_student(
             part,
             adapter=adapter,
             training=training,

@@ -7,7 +7,7 @@ next_steps(generate, cases, problems, seed=0)      -> Estimate: how often the st
 from collections.abc import Sequence
 from statistics import fmean
 
-from plantune_lite import intervals, plans
+from plantune_lite import intervals, plan
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab.cases import Case
 from plantune_lite.lab.planning import steps_in, world_in
@@ -18,7 +18,7 @@ _STEP_TOKENS = 24  # no step is longer
 
 def plans_written(generate: Generate, problems: Sequence[Problem], *, max_tokens: int) -> dict[str, Estimate]:
     """Greedy plans: how many are valid, how many can be carried out, and how much of one can before it goes wrong."""
-    replies = generate([plans.ask_plainly(one) for one in problems], Sampling(max_tokens=max_tokens))
+    replies = generate([plan.ask_plainly(one) for one in problems], Sampling(max_tokens=max_tokens))
     success, executable, prefix = [], [], []
     for problem, [reply] in zip(problems, replies, strict=True):
         world = world_in(problem)
@@ -42,7 +42,7 @@ def next_steps(generate: Generate, cases: Sequence[Case], problems: Sequence[Pro
     legal: dict[str, list[float]] = {}
     for case, [reply] in zip(places, generate([one.before for one in places], sampling), strict=True):
         world = world_of[case.problem_id]
-        action = world.named(plans.clean_step(reply.text))
+        action = world.named(plan.clean_step(reply.text))
         can = action is not None and world.can(action, world.state(case.facts))
         legal.setdefault(case.problem_id, []).append(float(can))
     return intervals.of_problems([fmean(values) for values in legal.values()])

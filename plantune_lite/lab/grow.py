@@ -15,8 +15,8 @@ from random import Random
 from typing import Any
 
 from plantune_lite.lab.tree import Node, Tree, back_up, begun, expand, select
-from plantune_lite.plans import CLOSE, clean_step
-from plantune_lite.recipe import CPL
+from plantune_lite.plan import CLOSE, clean_step
+from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import Messages, Reply, Sampling
 
 STEP_TOKENS = 128  # a longer line is no step

@@ -15,11 +15,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from plantune_lite import held_out, runs
+from plantune_lite import held_out
 from plantune_lite.files import write_whole
 from plantune_lite.lab import linear, weak_plans
 from plantune_lite.lab.knows import Judge
-from plantune_lite.student import Loaded
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import Generate, Problem, RunError
 
 FOLDER = "probe"
@@ -86,7 +87,7 @@ def judged(run: Path, *, tries: int, tell: weak_plans.Tell = lambda scores: None
 
 def weights_of(run: Path) -> str:
     """The run's final model in a line: its base, the stage that trained it last, and a hash of what that left."""
-    trained = runs.read_manifest(run).get("final")
+    trained = read_manifest(run).get("final")
     if trained is None or not (adapter := run / trained / "adapter_model.safetensors").is_file():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
     config = json.loads((adapter.parent / "adapter_config.json").read_text(encoding="utf-8"))

@@ -16,14 +16,15 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plantune_lite import evaluate, intervals, plans, tally
+from plantune_lite import evaluate, intervals, tally
 from plantune_lite.answers import Show, answered
 from plantune_lite.evaluate import Mode
+from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
 from plantune_lite.lab.probe import split
-from plantune_lite.lenient import Grade, grade_answer
-from plantune_lite.student import Loaded
+from plantune_lite.plan import CLOSE, OPEN, ask_plainly
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
 
 _AT_ONCE = 16  # problems, of several replies each
@@ -47,7 +48,7 @@ class Try:
     @property
     def messages(self) -> Messages:
         """The conversation up to the last token of the plan."""
-        return begun(plans.ask_plainly(self.problem), self.plan)
+        return begun(ask_plainly(self.problem), self.plan)
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,10 @@ def tried(
 
 def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
     """A reply as a try, if it begins with a whole plan."""
-    before, close, _ = score.text.partition(plans.CLOSE)
-    if not close or not before.startswith(plans.OPEN):
+    before, close, _ = score.text.partition(CLOSE)
+    if not close or not before.startswith(OPEN):
         return None
-    prompt, plan = plans.ask_plainly(problem), before + close
+    prompt, plan = ask_plainly(problem), before + close
     tokens = len(student.encode_chat(begun(prompt, plan))) - len(student.encode_chat(prompt))
     return Try(problem, score, plan, tokens, max(tokens, score.tokens))
 

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from plantune_lite.lab.tree import Node, Tree, begun
-from plantune_lite.plans import CLOSE, render
+from plantune_lite.plan import CLOSE, render
 from plantune_lite.types import Messages, StepPair
 
 SOLUTION_SCALE = 0.3  # of what a pair is worth where a solution is among the siblings

@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from plantune_lite.grading.lenient import Graded
 from plantune_lite.lab.pddl import Atom
 from plantune_lite.lab.worlds import World, WorldError, world_of
-from plantune_lite.lenient import Graded
-from plantune_lite.plans import CLOSE, OPEN, clean_step, written_plan
+from plantune_lite.plan import CLOSE, OPEN, clean_step, written_plan
 from plantune_lite.types import Problem, Verdict
 
 # --- a question -------------------------------------------------------------------------------------------------------

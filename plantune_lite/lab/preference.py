@@ -14,8 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import speech, trl_config
-from plantune_lite.recipe import CPL
+from plantune_lite import trl_config
+from plantune_lite.recipe.schema import CPL
+from plantune_lite.student import chat
 from plantune_lite.types import LoadedStudent, Messages, RecipeError, StepPair
 
 _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
@@ -30,8 +31,8 @@ def encoded(
         begun = ({"role": "assistant", "content": pair.prompt},) if pair.prompt else ()
         row = {
             "prompt_tokens": student.encode_chat((*ask[pair.problem_id], *begun), for_reply=True),
-            "better_tokens": speech.encode(student.tokenizer, pair.better),
-            "worse_tokens": speech.encode(student.tokenizer, pair.worse),
+            "better_tokens": chat.encode(student.tokenizer, pair.better),
+            "worse_tokens": chat.encode(student.tokenizer, pair.worse),
             "gap": float(pair.q_better - pair.q_worse),
         }
         if row["better_tokens"] == row["worse_tokens"] or not all(both(row)):

@@ -23,7 +23,7 @@ from plantune_lite.lab import generative, linear, ranks, residuals
 from plantune_lite.lab.cases import Case, cases
 from plantune_lite.lab.planning import world_in
 from plantune_lite.lab.residuals import Residuals
-from plantune_lite.student import Loaded
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import PlantuneError, Problem
 
 _SHARES = (0.6, 0.2)  # of the problems: to fit on, to choose on; the rest is reported

@@ -14,16 +14,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts, evaluate, graders, held_out, student
+from plantune_lite import charts, evaluate, held_out
 from plantune_lite.answers import Show
 from plantune_lite.ask import final_student
 from plantune_lite.files import read_records, write_whole
+from plantune_lite.grading import grade
 from plantune_lite.intervals import Estimate
 from plantune_lite.lab import judged, weak_plans
 from plantune_lite.lab.judged import FOLDER
 from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.probe import probe
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import PlantuneError, Problem
 
 PROBLEMS, SAMPLES, PER_PROBLEM = 100, 8, 8
@@ -108,7 +110,7 @@ def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
 def _of_plans(
     run: Path,
     recipe: Recipe,
-    loaded: student.Loaded,
+    loaded: Loaded,
     asked: Sequence[Problem],
     tested: Collection[str],
     samples: int,
@@ -125,7 +127,7 @@ def _of_plans(
         asked,
         run / FOLDER / f"tries.{samples}.jsonl",
         model=judged.weights_of(run),
-        grade=graders.grade,
+        grade=grade.grade_reply,
         samples=samples,
         max_tokens=recipe.evaluate.max_tokens,
         mode=evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],

@@ -18,7 +18,7 @@ from plantune_lite import intervals
 from plantune_lite.lab import linear
 from plantune_lite.lab.cases import Case
 from plantune_lite.lab.worlds import World
-from plantune_lite.student import Loaded
+from plantune_lite.student.load import Loaded
 
 _MOST = 64  # steps of a kind; of more, these are drawn
 

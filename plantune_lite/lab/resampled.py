@@ -19,12 +19,12 @@ from plantune_lite import evaluate, intervals, tally
 from plantune_lite.answers import Show, answered
 from plantune_lite.ask import final_student
 from plantune_lite.files import read_records, write_whole
-from plantune_lite.graders import grade
+from plantune_lite.grading.grade import grade_reply
 from plantune_lite.intervals import Estimate, p_text
 from plantune_lite.lab import judged, probe_verb, weak_plans
 from plantune_lite.lab.judged import Kept
-from plantune_lite.recipe import Recipe
-from plantune_lite.student import Loaded
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import table
 from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
 
@@ -120,7 +120,7 @@ def _answered(
             out=out / f"{suite}.{file}.jsonl",
             sampling=sampling,
             settings={"model": weights, "prompt": prompt},
-            grade=grade,
+            grade=grade_reply,
             begin_anew="",
             show=show,
         )

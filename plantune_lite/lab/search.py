@@ -24,8 +24,8 @@ from plantune_lite import files
 from plantune_lite.files import JsonlWriter, read_jsonl
 from plantune_lite.lab.grow import Request, grow
 from plantune_lite.lab.tree import Tree, from_row, to_row
-from plantune_lite.plans import question_text
-from plantune_lite.recipe import CPL
+from plantune_lite.plan import question_text
+from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 AT_ONCE = 64  # trees

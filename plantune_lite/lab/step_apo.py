@@ -15,7 +15,7 @@ from typing import Any
 
 from plantune_lite import lessons, watch
 from plantune_lite.lab import preference
-from plantune_lite.recipe import CPL
+from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import LoadedStudent, Messages, PlantuneError, StepPair
 
 EPOCHS = 3

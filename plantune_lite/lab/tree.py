@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 
-from plantune_lite.plans import CLOSE, render
+from plantune_lite.plan import CLOSE, render
 
 Kind = Literal["root", "step", "solution", "malformed", "too deep"]
 

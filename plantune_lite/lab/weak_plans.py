@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from plantune_lite import intervals, plans, tally
+from plantune_lite import intervals, tally
 from plantune_lite.lab.knows import Judge, Try, begun
-from plantune_lite.student import Loaded
+from plantune_lite.plan import CLOSE, OPEN
+from plantune_lite.student.load import Loaded
 from plantune_lite.types import Generate, Messages, Reply, Sampling
 
 TEMPERATURE = 0.7  # at least, of a plan that is drawn again
@@ -40,7 +41,7 @@ def resampling(
         for draw in range(sampling.n):
             once = replace(sampling, n=1, seed=sampling.seed + 1000 * draw)
             drawn = _drawn(student, judge, prompts, once, tries)
-            if plan_is_all or plans.CLOSE in sampling.stop:
+            if plan_is_all or CLOSE in sampling.stop:
                 replies = [_plan_alone(one) for one in drawn]
             else:
                 replies = _carried_out(student, prompts, drawn, once)
@@ -80,7 +81,7 @@ def _drawn(student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling:
         if not weak:
             break
         temperature = max(sampling.temperature, TEMPERATURE) if turn else sampling.temperature
-        once = replace(sampling, stop=(plans.CLOSE,), seed=sampling.seed + turn, temperature=temperature)
+        once = replace(sampling, stop=(CLOSE,), seed=sampling.seed + turn, temperature=temperature)
         replies = student.generate([prompts[place] for place in weak], once)
         planned = {place: plan for place, [reply] in zip(weak, replies, strict=True) if (plan := _closed(reply))}
         judged = judge.scores(student, [begun(prompts[place], plan) for place, plan in planned.items()])
@@ -124,9 +125,9 @@ def _cut(student: Loaded, rest: Reply, most: int) -> Reply:
 
 def _closed(reply: Reply) -> str | None:
     """The plan that a reply is, with its closing tag, which stopping there leaves out; None where it is none."""
-    if reply.finish != "stop" or plans.OPEN not in reply.text:
+    if reply.finish != "stop" or OPEN not in reply.text:
         return None
-    return f"{reply.text.partition(plans.CLOSE)[0].rstrip()}\n{plans.CLOSE}"
+    return f"{reply.text.partition(CLOSE)[0].rstrip()}\n{CLOSE}"
 
 
 # --- on replies that are there ----------------------------------------------------------------------------------------

@@ -12,11 +12,10 @@ process, `python -m plantune_lite.verify` (symbols.py).
 import re
 from collections.abc import Sequence
 
-from plantune_lite import symbols
-from plantune_lite.compare import Ask, compare, decided, shortened, unsure, yes
-from plantune_lite.spelling import clean
-from plantune_lite.types import Verdict
-from plantune_lite.values import (
+from plantune_lite.grading import sympy_worker
+from plantune_lite.grading.compare import Ask, compare_answers, decided, shortened, unsure, yes
+from plantune_lite.grading.normalize import clean
+from plantune_lite.grading.values import (
     Equation,
     Expression,
     Group,
@@ -30,6 +29,7 @@ from plantune_lite.values import (
     fold,
     read,
 )
+from plantune_lite.types import Verdict
 
 DEADLINE_SECONDS = 1.0  # the worker's, for one pair of answers
 
@@ -108,7 +108,7 @@ def same_answer(given: str | None, gold: str, *, choices: Sequence[str] = ()) ->
         return _same_choice(given, gold, choices, _within_deadline())
     if given.strip() == gold.strip():
         return yes("same text")
-    return compare(read(given), read(gold), _within_deadline())
+    return compare_answers(read(given), read(gold), _within_deadline())
 
 
 def _within_deadline() -> Ask:
@@ -121,7 +121,7 @@ def _within_deadline() -> Ask:
             return yes("same text")
         if left <= 0:
             return unsure(f"timed out after {DEADLINE_SECONDS:.2g} s")
-        judged = symbols.same(given, gold, seconds=left)
+        judged = sympy_worker.same(given, gold, seconds=left)
         left -= judged.seconds
         return judged.verdict
 
@@ -140,7 +140,7 @@ def _same_choice(given: str, gold: str, choices: Sequence[str], ask: Ask) -> Ver
         return unsure("ambiguous: may be " + " or ".join(chr(65 + number) for number in sorted(meant)))
     if meant:
         return decided(meant == wanted, "the same choice", "another choice")
-    verdict = compare(read(given), read(choices[wanted.pop()]), ask)
+    verdict = compare_answers(read(given), read(choices[wanted.pop()]), ask)
     return verdict if verdict.same is False else unsure("names none of the choices")
 
 
@@ -162,7 +162,7 @@ def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
     for same in (
         lambda value: value.latex == wanted.latex,
         lambda value: isinstance(wanted, Text) and fold(value.latex) == wanted.words,
-        lambda value: compare(wanted, value, ask).same,
+        lambda value: compare_answers(wanted, value, ask).same,
     ):
         if found := {number for number, value in enumerate(values) if same(value)}:
             return found
@@ -205,7 +205,7 @@ def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
         case Equation():
             return "equation"
         case Expression(latex=latex):
-            readable = symbols.same(latex, latex, seconds=DEADLINE_SECONDS).verdict.same
+            readable = sympy_worker.same(latex, latex, seconds=DEADLINE_SECONDS).verdict.same
             return "expression" if readable else "unchecked"
         case Text() | Letter() if len(gold.split()) <= _PROSE_WORDS:
             return "text"

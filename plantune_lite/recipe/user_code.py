@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from plantune_lite.lab_names import FUNCTIONS, function_path
+from plantune_lite.recipe.lab import FUNCTIONS, function_path
 from plantune_lite.types import RecipeError
 
 _REFERENCE = re.compile(r"(?P<home>.+):(?P<name>[A-Za-z_]\w*)")

@@ -24,7 +24,7 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
-from plantune_lite.spelling import CLOSE_SET, OPEN_SET, closing
+from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, closing
 from plantune_lite.types import MissingError, Verdict
 
 START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
@@ -151,7 +151,7 @@ class _Worker:
         self._ready = False
         self._lines = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "plantune_lite.symbols"],
+            [sys.executable, "-m", "plantune_lite.grading.sympy_worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

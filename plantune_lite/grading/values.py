@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from plantune_lite import units
-from plantune_lite.arithmetic import MAX_DIGITS, TooLargeError, evaluate
-from plantune_lite.spelling import CLOSE_SET, OPEN_SET, clean, closing, outside_brackets
+from plantune_lite.grading import units
+from plantune_lite.grading.arithmetic import MAX_DIGITS, TooLargeError, evaluate
+from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, clean, closing, outside_brackets
 
 MAX_CHARACTERS = 2_000  # of an answer; a longer one is read only where it is one plain number
 _MAX_NESTING = 20

@@ -14,9 +14,9 @@ import itertools
 import re
 import textwrap
 
-from plantune_lite import sandbox
-from plantune_lite.lenient import Graded
-from plantune_lite.plans import CLOSE
+from plantune_lite.grading import sandbox
+from plantune_lite.grading.lenient import Graded
+from plantune_lite.plan import CLOSE
 from plantune_lite.types import Problem, ProblemError, Verdict
 
 _BLOCK = re.compile(r"^([ \t]*)(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\2|\Z)", re.MULTILINE | re.DOTALL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.recipe import Recipe
+from plantune_lite.recipe.schema import Recipe
 from plantune_lite.terminal import printable, redrawn
 
 _EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn

@@ -11,8 +11,8 @@ from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from typing import Any, Literal, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
-from plantune_lite import functions
-from plantune_lite.typed import describe, fits, knob, nearest
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import describe, fits, knob, nearest
 from plantune_lite.types import RecipeError
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
@@ -40,7 +40,7 @@ class Problems:
 
     def __post_init__(self) -> None:
         if callable(self.source):
-            object.__setattr__(self, "source", functions.reference(self.source))
+            object.__setattr__(self, "source", user_code.reference(self.source))
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,7 @@ class GRPO:
 
     def __post_init__(self) -> None:
         if isinstance(self.rewards, tuple):
-            names = tuple(functions.reference(reward) if callable(reward) else reward for reward in self.rewards)
+            names = tuple(user_code.reference(reward) if callable(reward) else reward for reward in self.rewards)
             object.__setattr__(self, "rewards", names)
 
 

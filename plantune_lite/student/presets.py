@@ -6,7 +6,7 @@ find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is lo
 from dataclasses import dataclass
 from typing import Literal
 
-from plantune_lite.plans import SYSTEM
+from plantune_lite.plan import SYSTEM
 
 # Our own templates, equal to the families' own where a conversation opens with a system turn. Where none is there, ours
 # put in the turn that the student was trained with, so that a merged model plans in any program that renders them.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import write_whole
-from plantune_lite.plans import SYSTEM
-from plantune_lite.presets import Preset
+from plantune_lite.plan import SYSTEM
+from plantune_lite.student.presets import Preset
 from plantune_lite.types import Messages, PlantuneError
 
 _PROBE = "plantune-turn"

@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from plantune_lite import files, presets
+from plantune_lite import files
 from plantune_lite.files import cache_folder, write_whole
+from plantune_lite.student import presets
 from plantune_lite.types import MissingError, PlantuneError
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -20,12 +20,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import files, origin, presets, speech
-from plantune_lite.origin import Backend, Source, StudentError
-from plantune_lite.presets import Preset
-from plantune_lite.recipe import Student
-from plantune_lite.replies import Replies, out_of_memory
-from plantune_lite.speech import for_everybody
+from plantune_lite import files
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import chat, presets
+from plantune_lite.student.chat import for_everybody
+from plantune_lite.student.generate import Replies, out_of_memory
+from plantune_lite.student.presets import Preset
+from plantune_lite.student.weights import Backend, Source, StudentError, resolve_source, short
 from plantune_lite.types import Messages, MissingError, Reply, Sampling
 
 _POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
@@ -46,7 +47,7 @@ class Loaded:
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
         """Token ids of a conversation; up to where the reply begins, or whole."""
-        return speech.encode_chat(self.tokenizer, messages, for_reply=for_reply)
+        return chat.encode_chat(self.tokenizer, messages, for_reply=for_reply)
 
     @contextmanager
     def untuned(self) -> Iterator["Loaded"]:
@@ -124,10 +125,10 @@ def load_student(
         unsloth()
     _quiet()
     preset = presets.find(part.model)
-    source = origin.source(part, preset, backend, pinned, say)
+    source = resolve_source(part, preset, backend, pinned, say)
     model, tokenizer = _base(part, source, max(part.max_length, room))
-    preset = speech.prepare(tokenizer, preset or speech.stranger(part.model, model, tokenizer))
-    speech.settle(model, tokenizer, preset)
+    preset = chat.prepare(tokenizer, preset or chat.stranger(part.model, model, tokenizer))
+    chat.settle(model, tokenizer, preset)
     if adapter is not None or training:
         model = _with_adapter(model, part, source, training, seed)
     if adapter is not None:
@@ -299,7 +300,7 @@ def _device() -> str:
 def _why_not(name: str, error: Exception) -> str:
     if "trust_remote_code" in str(error):
         return f"student.model is {name}, which brings code of its own: nothing but transformers' own models is run"
-    return f"student.model is {name}, which cannot be loaded: {origin.short(error)}"
+    return f"student.model is {name}, which cannot be loaded: {short(error)}"
 
 
 def _quiet() -> None:

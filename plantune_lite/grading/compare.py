@@ -13,9 +13,8 @@ from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
 
-from plantune_lite import units
-from plantune_lite.types import Verdict
-from plantune_lite.values import (
+from plantune_lite.grading import units
+from plantune_lite.grading.values import (
     Equation,
     Expression,
     Group,
@@ -30,6 +29,7 @@ from plantune_lite.values import (
     fold,
     read,
 )
+from plantune_lite.types import Verdict
 
 _MOST_COMPARED = 100  # of the elements of two unordered lists, those that are not written alike
 
@@ -56,7 +56,7 @@ def decided(same: bool, how_same: str, how_not: str) -> Verdict:
     return Verdict(same=same, how=how_same if same else how_not)
 
 
-def compare(given: Value, gold: Value, ask: Ask) -> Verdict:
+def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
     """Whether the given value is the gold one, and how that was seen."""
     match given, gold:
         case (Unreadable(), _) | (_, Unreadable()):
@@ -68,9 +68,9 @@ def compare(given: Value, gold: Value, ask: Ask) -> Verdict:
         case (Equation(), Expression()) | (Expression(), Equation()) if "=" in given.latex and "=" in gold.latex:
             return ask(given.latex, gold.latex)
         case Equation(), _:
-            return compare(given.value, gold, ask)
+            return compare_answers(given.value, gold, ask)
         case _, Equation():
-            return compare(given, gold.value, ask)
+            return compare_answers(given, gold.value, ask)
         case Group(), Group():
             return _groups(given, gold, ask)
         case (Group(), _) | (_, Group()):
@@ -82,9 +82,9 @@ def compare(given: Value, gold: Value, ask: Ask) -> Verdict:
         case (Letter(rest=""), Expression()) | (Expression(), Letter(rest="")):
             return ask(given.latex, gold.latex)
         case Letter(), _ if given.rest:
-            return compare(read(given.rest), gold, ask)
+            return compare_answers(read(given.rest), gold, ask)
         case _, Letter() if gold.rest:
-            return compare(given, read(gold.rest), ask)
+            return compare_answers(given, read(gold.rest), ask)
         case (Number() | Expression(), Expression()) | (Expression(), Number()):
             return _expressions(given, gold, ask)
         case LongNumber(), LongNumber():
@@ -191,7 +191,7 @@ def _equations(given: Equation, gold: Equation, ask: Ask) -> Verdict:
     if given.argument != gold.argument and len(given.argument) == len(gold.argument) == 1:  # f(n)=n is f(x)=x
         letters = re.compile(r"\\[A-Za-z]+|[A-Za-z]")
         value = read(letters.sub(lambda m: gold.argument if m[0] == given.argument else m[0], value.latex))
-    return compare(value, gold.value, ask)
+    return compare_answers(value, gold.value, ask)
 
 
 # --- several values ---------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def _groups(given: Group, gold: Group, ask: Ask) -> Verdict:
             return no(f"the brackets differ: {given.opening}{given.closing} and {gold.opening}{gold.closing}")
         if "()" not in brackets:
             return unsure("ambiguous: an interval or a list")
-    return _all([compare(mine, theirs, ask) for mine, theirs in zip(given.items, gold.items, strict=True)])
+    return _all([compare_answers(mine, theirs, ask) for mine, theirs in zip(given.items, gold.items, strict=True)])
 
 
 def _as_vector(group: Group, other: Group) -> Group:
@@ -246,7 +246,7 @@ def _found_in(mine: list[Value], wanted: Value, ask: Ask) -> Verdict:
     """Whether one of the values is the wanted one, which is then taken out."""
     undecided = None
     for item in mine:
-        verdict = compare(item, wanted, ask)
+        verdict = compare_answers(item, wanted, ask)
         if verdict.same:
             mine.remove(item)
             return verdict
@@ -265,10 +265,10 @@ def _all(verdicts: list[Verdict]) -> Verdict:
 def _group_and_one(given: Value, gold: Value, ask: Ask) -> Verdict:
     group, one = (given, gold) if isinstance(given, Group) else (gold, given)
     if len(group.items) == 1 and group.opening in ("[", "{"):
-        return compare(*((group.items[0], one) if given is group else (one, group.items[0])), ask)
+        return compare_answers(*((group.items[0], one) if given is group else (one, group.items[0])), ask)
     if isinstance(one, Number) and group.opening == "" and "," in one.written:  # 100,200 beside 100, 200
         one = read(one.written, thousands=False)
-        return compare(*((group, one) if given is group else (one, group)), ask)
+        return compare_answers(*((group, one) if given is group else (one, group)), ask)
     if isinstance(one, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", one.latex):
         return ask(given.latex, gold.latex)
     if group.opening == "or":

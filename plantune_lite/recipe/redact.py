@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from plantune_lite import functions
 from plantune_lite.files import is_data_file
+from plantune_lite.recipe import user_code
 
 # Fields of a recipe that name a file, a function or a run, and those that name a Hub id or a folder.
 _PATHS, _IDS = ("problems.path", "problems.source", "sft.start", "grpo.start"), ("student.model", "grpo.embedder")
@@ -43,7 +43,7 @@ def _is_path(text: str, name: str) -> bool:
         return False
     deep = text.count("/") > 1  # no Hub id is
     by_field = name.endswith(_PATHS) or name.endswith(_IDS) and deep
-    is_file = is_data_file(text) or functions.is_reference(text) and ".py:" in text
+    is_file = is_data_file(text) or user_code.is_reference(text) and ".py:" in text
     return by_field or is_file or bool(_ANYWHERE.match(text)) or "\\" in text or os.path.exists(text)
 
 

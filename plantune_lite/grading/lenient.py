@@ -8,10 +8,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from plantune_lite.plans import CLOSE, OPEN
+from plantune_lite.grading.answers import final_answer, same_answer
+from plantune_lite.grading.values import LongNumber, Number, read
+from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.types import Problem, Verdict
-from plantune_lite.values import LongNumber, Number, read
-from plantune_lite.verify import final_answer, same_answer
 
 LAST_NUMBER = "last number: "  # how an answer was found that nothing marks as one
 

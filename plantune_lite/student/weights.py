@@ -1,6 +1,6 @@
 """Where a student's weights come from: a preset, a Hub id or a folder becomes a folder whose commit is known.
 
-    source(Student("gemma3_1b", bits=16), preset, "plain", None, print)
+    resolve_source(Student("gemma3_1b", bits=16), preset, "plain", None, print)
         -> Source(repo="google/gemma-3-1b-it", revision="dcc83ea8...", place="~/.cache/.../snapshots/dcc83ea8...")
 
 A branch moves and a commit does not: a merge next month starts from the weights that the adapter was trained on.
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from plantune_lite import embedded, presets
-from plantune_lite.presets import Preset
-from plantune_lite.recipe import Student
-from plantune_lite.typed import nearest
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import presets, smollm2
+from plantune_lite.student.presets import Preset
 from plantune_lite.types import PlantuneError
 
 Backend = Literal["unsloth", "plain"]
@@ -53,12 +53,12 @@ class Source:
         return hashlib.sha256(repr(looks).encode()).hexdigest()[:12]
 
 
-def source(
+def resolve_source(
     part: Student, preset: Preset | None, backend: Backend, pinned: str | None, say: Callable[[str], object]
 ) -> Source:
     """Where the recipe's student is, fetched if need be; `pinned` is the commit that an earlier stage came to."""
-    if preset is not None and preset.name == embedded.PRESET:
-        return Source(repo=preset.repo, revision=None, place=str(embedded.folder(say=say)), backend=backend)
+    if preset is not None and preset.name == smollm2.PRESET:
+        return Source(repo=preset.repo, revision=None, place=str(smollm2.folder(say=say)), backend=backend)
     folder = Path(part.model).expanduser()
     if folder.is_dir():
         _refuse_unloadable(part.model, [path.name for path in folder.iterdir()])

@@ -10,10 +10,10 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from plantune_lite import functions
 from plantune_lite.files import runs_folder
-from plantune_lite.recipe import OPTIONAL, PARTS, Recipe
-from plantune_lite.typed import describe, nearest, parse
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import describe, nearest, parse
+from plantune_lite.recipe.schema import OPTIONAL, PARTS, Recipe
 from plantune_lite.types import PlantuneError, RecipeError
 
 # --- overriding -------------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
 
 def _from_python(path: Path) -> Recipe:
     try:
-        recipe = functions.load_module(path).__dict__.get("RECIPE")
+        recipe = user_code.load_module(path).__dict__.get("RECIPE")
     except (RecipeError, ImportError) as error:
         raise RecipeError(f"{path}: {error}") from None
     except SyntaxError as error:
