@@ -18,10 +18,11 @@ from statistics import median
 import numpy as np
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import intervals, worked
+from plantune_lite import intervals
 from plantune_lite.alignment import Alignment, embedding_similarity
+from plantune_lite.distill import worked
 from plantune_lite.files import read_jsonl
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import smollm2
 from plantune_lite.types import Problem
 
@@ -79,7 +80,7 @@ def gsm8k(data: Path) -> Iterator[Case]:
 
 def practice() -> Iterator[Case]:
     """Problems of our own generator."""
-    for problem in generate("train", seed=0, limit=SIZE):
+    for problem in practice_problems("train", seed=0, limit=SIZE):
         if found := _case(problem, problem.extra["template"]):
             yield found
 

@@ -16,9 +16,10 @@ from statistics import fmean, mean
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import corpus, evaluate, intervals, sft, tally, worked
+from plantune_lite import evaluate, intervals, sft, tally
+from plantune_lite.distill import corpus, worked
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Corpus, Student
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, Score, Trajectory
@@ -38,10 +39,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, choices=SEEDS)
     arguments = parser.parse_args()
     work = arguments.work
-    train = list(generate("train", seed=0, limit=TRAIN_PROBLEMS, levels=LEVELS))
-    test = list(generate("test", seed=0, limit=TEST_PROBLEMS, levels=LEVELS))
+    train = list(practice_problems("train", seed=0, limit=TRAIN_PROBLEMS, levels=LEVELS))
+    test = list(practice_problems("test", seed=0, limit=TEST_PROBLEMS, levels=LEVELS))
     seen = {problem.question for problem in train}
-    known = [p for p in generate("train", seed=1, limit=400, levels=LEVELS) if p.question not in seen][:KNOWN_PROBLEMS]
+    known = [p for p in practice_problems("train", seed=1, limit=400, levels=LEVELS) if p.question not in seen][
+        :KNOWN_PROBLEMS
+    ]
     suites = {"held-out templates": test, "known templates": known}
     rows = {target: rows_of(train, target, work) for target in ("solution", "plan+solution")}
     a_row = {target: learned_a_row(rows[target]) for target in rows}

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from report import machine, markdown, write
 
-from plantune_lite import problems, worked
-from plantune_lite.dedup import ALIKE, Shingles, TestQuestions, alike, near_copies, numbers, runs, words
+from plantune_lite.distill import worked
+from plantune_lite.distill.dedup import ALIKE, Shingles, TestQuestions, alike, near_copies, numbers, runs, words
+from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.schema import Problems
 
 SEED, PLANS, LENGTH = 0, 10_000, 13
@@ -75,7 +76,7 @@ def main() -> None:
 
 def measure_copies() -> dict:
     """MinHash beside comparing every pair."""
-    pool = problems.load_problems(Problems("gsm8k", held_out=0.0), seed=SEED).pool
+    pool = load_problems(Problems("gsm8k", held_out=0.0), seed=SEED).pool
     made = ["\n".join(plan) for problem in pool if (plan := worked.plan_of(problem).plan)]
     draw = random.Random(SEED)
     lexicon = sorted({word for plan in made for word in plan.split()})

@@ -29,7 +29,7 @@ from plantune_lite.grading import lenient
 from plantune_lite.lab import pairs, search, step_apo
 from plantune_lite.lab.tree import Tree, to_row
 from plantune_lite.plan import ask_plainly, parse
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import CPL, SFT, Student
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, Reply, Sampling
@@ -56,8 +56,8 @@ def main() -> None:
     asked = parser.parse_args()
     work = asked.work / "quick" if asked.quick else asked.work
     size, part = (QUICK, CPL(**{**vars(PART), "iterations": 3})) if asked.quick else (SIZES, PART)
-    seen = list(generate("train", seed=0, limit=320, levels=(1,)))
-    fresh = list(generate("train", seed=1, limit=1_200, levels=(1,)))
+    seen = list(practice_problems("train", seed=0, limit=320, levels=(1,)))
+    fresh = list(practice_problems("train", seed=1, limit=1_200, levels=(1,)))
     known = {problem.question for problem in seen}
     fresh = [problem for problem in {one.question: one for one in fresh}.values() if problem.question not in known]
     policy = imitated(work / "policy", rows_of(seen, "plan+solution", work), size["policy"], seed=0)

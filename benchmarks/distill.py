@@ -22,14 +22,15 @@ from typing import Any
 from urllib.request import urlopen
 
 from benchmarks.report import HERE, machine, markdown, write
-from plantune_lite import Distill, Problems, practice
-from plantune_lite.distill import distill_all
+from plantune_lite import Distill, Problems
+from plantune_lite.distill.prompts import CONSTRAINTS, EXECUTE, PLAN, SCORE, reply_shapes
+from plantune_lite.distill.run import distill_all
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.ledger import Ledger
-from plantune_lite.pace import Pace
 from plantune_lite.plan import question_text, render
-from plantune_lite.teacher import open_teacher
-from plantune_lite.teacher_prompts import CONSTRAINTS, EXECUTE, PLAN, SCORE, reply_shapes
+from plantune_lite.problems.practice.generate import practice_problems
+from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.teacher.rate_limit import Pace
+from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Problem
 
 MODEL = "gemini-2.5-flash"  # one that the paper's settings fit: a temperature counts, thinking can be off
@@ -144,7 +145,7 @@ def one_after_another(url: str, problems: list[Problem]) -> float:
 
 def speed(folder: Path) -> tuple[dict[str, Any], str]:
     """Wall time beside the sequential loop and beside the floor, alternating."""
-    problems = list(practice.generate("train", seed=1, limit=300))
+    problems = list(practice_problems("train", seed=1, limit=300))
     few = problems[:8]
     rounds = []
     with server(folder, problems, latency_ms=200, jitter_ms=100, acceptance=0.6, requests_per_minute=12_000) as url:
@@ -189,7 +190,7 @@ def speed(folder: Path) -> tuple[dict[str, Any], str]:
 
 def calls(folder: Path) -> tuple[dict[str, Any], str]:
     """Calls and tokens a distinct kept problem, by keep rule, beside the paper's loop."""
-    problems = list(practice.generate("train", seed=2, limit=150))
+    problems = list(practice_problems("train", seed=2, limit=150))
     rules = {
         "paper's loop, all carried out": {"keep": "best", "execute": "all"},
         "best": {"keep": "best"},
@@ -238,7 +239,7 @@ def memory(folder: Path) -> tuple[dict[str, Any], str]:
     """Peak memory of the distilling process at 1,000 and at 10,000 problems, and the ledger's share of the time."""
     rows, found = [], []
     for count in (1_000, 10_000):
-        problems = list(practice.generate("train", seed=3, limit=count))
+        problems = list(practice_problems("train", seed=3, limit=count))
         with server(folder, problems, acceptance=0.9) as url:
             out = folder / f"memory{count}" / "r"
             command = [sys.executable, "-m", "benchmarks.distill", "--one", str(out), url, str(count)]
@@ -255,7 +256,7 @@ def memory(folder: Path) -> tuple[dict[str, Any], str]:
 
 def one_run(out: str, url: str, count: str) -> None:
     """The distilling process of `memory`."""
-    problems = list(practice.generate("train", seed=3, limit=int(count)))
+    problems = list(practice_problems("train", seed=3, limit=int(count)))
     got = run(Path(out), url, problems)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
@@ -281,7 +282,7 @@ def one_run(out: str, url: str, count: str) -> None:
 
 def storm(folder: Path) -> tuple[dict[str, Any], str]:
     """Three replies in ten go wrong, ten SIGKILLs: the kept set beside that of an undisturbed run."""
-    problems = list(practice.generate("train", seed=4, limit=200))
+    problems = list(practice_problems("train", seed=4, limit=200))
     kept, requests = {}, {}
     rng = random.Random(0)
     kills = 0
@@ -330,7 +331,7 @@ def storm(folder: Path) -> tuple[dict[str, Any], str]:
 
 def storm_run(out: str, url: str) -> None:
     """The process that `storm` kills."""
-    run(Path(out), url, list(practice.generate("train", seed=4, limit=200)))
+    run(Path(out), url, list(practice_problems("train", seed=4, limit=200)))
 
 
 # --- real problems ----------------------------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ def worked(folder: Path) -> tuple[dict[str, Any], str]:
     """500 gsm8k train problems through their worked solutions; ten plans to read."""
     if not os.environ.get("PLANTUNE_DATA"):
         return {"left_out": "PLANTUNE_DATA is not set"}, "## Worked solutions\n\nNot run: PLANTUNE_DATA is not set."
-    from plantune_lite.problems import load_problems
+    from plantune_lite.problems.load import load_problems
 
     pool = load_problems(Problems("gsm8k", limit=500), seed=0).pool
     got = asyncio.run(distill_all(pool, None, Distill("worked"), folder, teacher="worked"))

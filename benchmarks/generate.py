@@ -54,9 +54,9 @@ def main() -> None:
 def prompts(problems: int) -> list[tuple[dict[str, str], ...]]:
     """Test problems of all levels and templates, asked as an untuned model is asked."""
     from plantune_lite.plan import ask_step_by_step
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
 
-    return [ask_step_by_step(problem) for problem in generate("test", seed=0, limit=problems)]
+    return [ask_step_by_step(problem) for problem in practice_problems("test", seed=0, limit=problems)]
 
 
 def drawn(side: str, problems: int) -> list[int]:

@@ -53,7 +53,7 @@ def main() -> None:
 def rows() -> list[dict]:
     """Prompts as the corpus has them, of the easiest practice problems."""
     from plantune_lite.plan import ask_plainly
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
 
     return [
         {
@@ -64,7 +64,7 @@ def rows() -> list[dict]:
             "kind": problem.kind,
             "plan": list(problem.extra["plan"]),
         }
-        for problem in generate("train", seed=0, limit=STEPS * PROMPTS, levels=(1,))
+        for problem in practice_problems("train", seed=0, limit=STEPS * PROMPTS, levels=(1,))
     ]
 
 

@@ -20,7 +20,7 @@ from benchmarks.report import machine, markdown, write
 from plantune_lite import grpo, intervals, rewards
 from plantune_lite.files import read_jsonl, write_whole
 from plantune_lite.plan import ask_plainly
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import GRPO, SFT, Student
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem
@@ -41,9 +41,11 @@ def main() -> None:
     parser.add_argument("--arm", choices=ARMS)
     arguments = parser.parse_args()
     work = arguments.work
-    train = list(generate("train", seed=0, limit=PROBLEMS, levels=arms.LEVELS))
+    train = list(practice_problems("train", seed=0, limit=PROBLEMS, levels=arms.LEVELS))
     seen = {problem.question for problem in train}
-    fresh = [p for p in generate("train", seed=1, limit=2 * TESTED, levels=arms.LEVELS) if p.question not in seen]
+    fresh = [
+        p for p in practice_problems("train", seed=1, limit=2 * TESTED, levels=arms.LEVELS) if p.question not in seen
+    ]
     fresh = fresh[:TESTED]
     warm = work / "sft"
     if not (warm / "fresh.jsonl").is_file():

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite.plan import ask_plainly, ask_step_by_step, render
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student.smollm2 import gguf_path
 from plantune_lite.types import Messages, Problem
 
@@ -40,12 +40,12 @@ def main() -> None:
     path = gguf_path()
     tokenizer = load_tokenizer(path)
     model = load_model(path)
-    train = list(generate("train", seed=SEED, limit=TRAIN_PROBLEMS, levels=TRAIN_LEVELS))
+    train = list(practice_problems("train", seed=SEED, limit=TRAIN_PROBLEMS, levels=TRAIN_LEVELS))
     seen = {problem.question for problem in train}
-    fresh = [p for p in generate("train", seed=SEED + 1, limit=TEST_PROBLEMS + 100) if p.question not in seen]
+    fresh = [p for p in practice_problems("train", seed=SEED + 1, limit=TEST_PROBLEMS + 100) if p.question not in seen]
     suites = {
         "train templates, fresh problems": balanced(fresh),
-        "held-out templates": balanced(list(generate("test", seed=SEED, limit=TEST_PROBLEMS + 100))),
+        "held-out templates": balanced(list(practice_problems("test", seed=SEED, limit=TEST_PROBLEMS + 100))),
     }
     results = {"untuned, step by step": measure(model, tokenizer, suites, ask_step_by_step)}
     model, training = tune(model, tokenizer, train)

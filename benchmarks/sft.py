@@ -45,11 +45,11 @@ def main() -> None:
 def rows() -> list[dict]:
     """Practice problems of mixed length with plans, as the corpus has them."""
     from plantune_lite.plan import ask_plainly, render
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
 
     return [
         {"prompt": list(ask_plainly(problem)), "completion": render(problem.extra["plan"], problem.solution)}
-        for problem in generate("train", seed=0, limit=STEPS * BATCH)
+        for problem in practice_problems("train", seed=0, limit=STEPS * BATCH)
     ]
 
 

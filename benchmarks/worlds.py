@@ -24,7 +24,8 @@ from typing import Any
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import plan, practice, sft
+from plantune_lite import plan, sft
+from plantune_lite.distill.worked import plan_of
 from plantune_lite.files import write_whole
 from plantune_lite.intervals import Estimate, paired
 from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
@@ -33,10 +34,10 @@ from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.planning import problem_of
 from plantune_lite.lab.probe import probe
 from plantune_lite.lab.worlds import World
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem
-from plantune_lite.worked import plan_of
 
 SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
@@ -234,12 +235,12 @@ def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, bat
 
 def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
-    train = list(practice.generate("train", seed=seed, limit=size["maths"], levels=(1,)))
+    train = list(practice_problems("train", seed=seed, limit=size["maths"], levels=(1,)))
     rows = [row(one, plan.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
     loaded = trained(out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
     known = {one.question for one in train}
     fresh = [
-        one for one in practice.generate("train", seed=seed + 100, limit=400, levels=(1,)) if one.question not in known
+        one for one in practice_problems("train", seed=seed + 100, limit=400, levels=(1,)) if one.question not in known
     ]
     how = {"samples": size["samples"], "max_tokens": size["max_tokens"], "seed": seed}
     tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", **how)

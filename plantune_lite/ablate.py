@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from plantune_lite import arms, how_soon, pipeline, sharing, study_page
-from plantune_lite.gemini import KEYS
 from plantune_lite.mirror import bring_back
 from plantune_lite.order import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
 from plantune_lite.studies import Study, Variant, study
+from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
 

@@ -13,17 +13,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import converter, files, problems
-from plantune_lite.attempt import TeacherError, is_loopback
-from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite import converter, files
 from plantune_lite.grading import sandbox
-from plantune_lite.openai_compatible import OpenAICompatible
-from plantune_lite.prices import OVERRIDE, price_of
+from plantune_lite.problems.benchmarks import BENCHMARKS
+from plantune_lite.problems.load import suite_names
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
+from plantune_lite.teacher.openai import OpenAICompatible
+from plantune_lite.teacher.prices import OVERRIDE, price_of
+from plantune_lite.teacher.provider import TeacherError, is_loopback
 from plantune_lite.terminal import size
 from plantune_lite.types import ProblemError, RecipeError
 
@@ -185,7 +186,7 @@ def _problems(recipe: Recipe) -> Iterator[Check]:
     for name in [part.path] if part.path else part.source.split("+"):
         yield _source(name.strip())
     try:
-        suites = problems.suite_names(recipe.evaluate.suites)
+        suites = suite_names(recipe.evaluate.suites)
         yield Check("suites", "ok", ", ".join(suites))
     except ProblemError as error:
         yield Check("suites", "bad", str(error), "mend evaluate.suites")

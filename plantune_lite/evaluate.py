@@ -22,7 +22,6 @@ from typing import Any, Literal, get_args
 from plantune_lite import tally
 from plantune_lite.answers import Answer, Show, answered, checked
 from plantune_lite.grading.lenient import Grade, grade_answer
-from plantune_lite.held_out import normalised
 from plantune_lite.plan import (
     CLOSE,
     OPEN,
@@ -34,6 +33,7 @@ from plantune_lite.plan import (
     with_answer,
     written_plan,
 )
+from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Prompt
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import evaluate, evaluated, harness_json, held_out, interventions, sift, standing
+from plantune_lite import evaluate, evaluated, harness_json, interventions, standing
+from plantune_lite.distill import filters
 from plantune_lite.evaluate import OF_TARGET, SHOTS, at_best_prompt, evaluate_problems
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.grade import grade_reply
+from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.student.load import load_student
@@ -99,7 +101,7 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
         pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
         rows = read_jsonl(job.run / "corpus" / "train.jsonl")
         learned = [pool[id] for id in dict.fromkeys(row["problem_id"] for row in rows) if id in pool]
-        overlaps = sift.overlaps(
+        overlaps = filters.overlaps(
             [
                 Trajectory(problem_id=one.id, sample=0, question=one.question, plan=(), execution="", answer=None)
                 for one in learned
@@ -169,9 +171,9 @@ def _answer_suite(
 
 def _examples(job: Job, suite: Sequence[Problem]) -> list[Problem]:
     """Solved problems that may be shown: none of the suite's, and not only of its first ones, so that they stay."""
-    tested = set(map(held_out.normalised, suite))
+    tested = set(map(normalised, suite))
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    return [one for one in pool if (one.solution or one.steps) and held_out.normalised(one) not in tested]
+    return [one for one in pool if (one.solution or one.steps) and normalised(one) not in tested]
 
 
 def _answer(

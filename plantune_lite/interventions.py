@@ -22,9 +22,10 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import intervals, tally, worked
+from plantune_lite import intervals, tally
 from plantune_lite.alignment import words
 from plantune_lite.answers import Answer, Show, answered, checked
+from plantune_lite.distill import worked
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score

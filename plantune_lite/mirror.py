@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import write_whole
-from plantune_lite.ledger import copy_ledger, merge_ledger
 from plantune_lite.runs.folder import BATCHES, LEDGER, home, read_manifest
+from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
 
 INTERVAL_SECONDS = 60.0

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite import plan
-from plantune_lite.benchmarks import BENCHMARKS
 from plantune_lite.model_facts import EMBEDDED, Facts, Scored
+from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.recipe.redact import last_part, without_paths
 from plantune_lite.terminal import code_span, fence, size
 

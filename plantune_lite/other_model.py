@@ -18,16 +18,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite import evaluate, harness_json, held_out, standing
+from plantune_lite import evaluate, harness_json, standing
 from plantune_lite.answers import Show
 from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
-from plantune_lite.ledger import Ledger
+from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, home, now
 from plantune_lite.student.load import load_student
-from plantune_lite.teacher import open_teacher
+from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Problem, Reply, RunError, Sampling
 
 
@@ -44,9 +45,9 @@ def evaluate_model(
     weights = "" if server else _weights(where)
     modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(target),)
     pool = run / "problems" / "pool.jsonl"
-    tested = {held_out.normalised(one) for problems in suites.values() for one in problems}
+    tested = {normalised(one) for problems in suites.values() for one in problems}
     solved = read_records(Problem, pool) if pool.is_file() else []
-    examples = [one for one in solved if (one.solution or one.steps) and held_out.normalised(one) not in tested]
+    examples = [one for one in solved if (one.solution or one.steps) and normalised(one) not in tested]
     if "few_shot" in modes and len(examples) < evaluate.SHOTS:
         say(f"few_shot is left out: it needs {evaluate.SHOTS} solved problems, and there are {len(examples)}")
         modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)

@@ -17,7 +17,6 @@ from typing import Any, TextIO
 
 from plantune_lite import __version__, files
 from plantune_lite.files import write_whole
-from plantune_lite.gemini import KEYS
 from plantune_lite.mirror import INTERVAL_SECONDS, Mirror, bring_back
 from plantune_lite.order import STAGES, Stage, active_stages, readers_of, stale_after, with_what_is_moved
 from plantune_lite.process import processes_asked, run_stage
@@ -35,6 +34,7 @@ from plantune_lite.runs.folder import (
     write_manifest,
 )
 from plantune_lite.state import State, fingerprint, inputs_of, states
+from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
 from plantune_lite.types import RunError
 

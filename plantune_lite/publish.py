@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import card, hub, model_card, model_facts
+from plantune_lite import hub, model_card, model_facts
+from plantune_lite.distill import card
 from plantune_lite.files import read_jsonl
 from plantune_lite.model_facts import Form, Scored
 from plantune_lite.pushable import Content

@@ -19,9 +19,9 @@ from typing import Any
 from plantune_lite import alignment
 from plantune_lite.alignment import Alignment
 from plantune_lite.grading import grade
-from plantune_lite.judge import Judge
 from plantune_lite.plan import parse, spoiler, written_plan
 from plantune_lite.recipe import schema, user_code
+from plantune_lite.teacher.judge import Judge
 from plantune_lite.types import Kind, PlantuneError, Problem, Reward
 
 Chat = Sequence[Mapping[str, Any]]

@@ -62,8 +62,10 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
     from dataclasses import asdict
 
-    from plantune_lite import devices, fitting, memory, minutes
-    from plantune_lite import estimate as bills
+    from plantune_lite.distill import cost
+    from plantune_lite.estimate import devices, memory, minutes
+    from plantune_lite.estimate.fit import fit_to_gpu
+    from plantune_lite.estimate.minutes import in_words, stage_minutes
     from plantune_lite.student import presets
     from plantune_lite.terminal import size, table
     from plantune_lite.types import PlantuneError
@@ -76,11 +78,11 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     why, needs, spans, verdict = "", [], {}, None
     try:
         needs = memory.needs(wanted, **how)
-        spans = minutes.stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
-        verdict = fitting.fit_to_gpu(wanted, machine.free, **how)
+        spans = stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
+        verdict = fit_to_gpu(wanted, machine.free, **how)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
-    bill, judge = bills.rows(costs), bills.judging(wanted, os.environ)
+    bill, judge = cost.rows(costs), cost.judging(wanted, os.environ)
     if as_json:
         found = {
             "machine": asdict(machine),
@@ -90,10 +92,10 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
         }
         fit = asdict(verdict) if verdict else None
         found["judge"] = asdict(judge) if judge else None
-        print_json({**found, "fit": fit, "teachers": [asdict(cost) for cost in costs]})
+        print_json({**found, "fit": fit, "teachers": [asdict(teacher) for teacher in costs]})
         return verdict is None or verdict.fits
     if verdict is not None:
-        words = {stage: minutes.in_words(span) for stage, span in spans.items()}
+        words = {stage: in_words(span) for stage, span in spans.items()}
         click.echo(
             table(
                 f"{wanted.name} on {machine.name}, {size(machine.free)} free",
@@ -106,10 +108,10 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
         click.echo(why)
     click.echo(table(f"teachers, {pool} problems", ("teacher", "calls", "tokens", "USD", ""), bill))
     if judge:
-        click.echo(bills.judged(judge))
-    if over := bills.over_budget(costs[0], judge, wanted.distill.max_usd):
+        click.echo(cost.judged(judge))
+    if over := cost.over_budget(costs[0], judge, wanted.distill.max_usd):
         click.echo(over)
-    for assumed in (bills.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
+    for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
         click.echo(assumed)
     return verdict is None or verdict.fits
 
@@ -118,13 +120,13 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     """What a file of problems holds."""
     from dataclasses import asdict, replace
 
+    from plantune_lite.problems.survey import survey_problems
     from plantune_lite.recipe.load import load_recipe, override
     from plantune_lite.recipe.schema import Problems
-    from plantune_lite.survey import survey
 
     # Any recipe: only its problems count, and of those what is said here.
     asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
-    found = survey(replace(asked.problems, source=what), seed=asked.seed)
+    found = survey_problems(replace(asked.problems, source=what), seed=asked.seed)
     if as_json:
         print_json(asdict(found))
         return

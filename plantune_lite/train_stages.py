@@ -11,13 +11,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import corpus, curriculum, grpo, judge, ledger, rewards, sft, teacher, trl_config
+from plantune_lite import curriculum, grpo, rewards, sft, trl_config
+from plantune_lite.distill import corpus
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.ledger import of_ledger
 from plantune_lite.recipe import schema
 from plantune_lite.runs.folder import LEDGER, home, read_manifest
 from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
 from plantune_lite.student.load import load_student
+from plantune_lite.teacher import ledger, teacher
+from plantune_lite.teacher.judge import Loop, teacher_judge
+from plantune_lite.teacher.ledger import of_ledger
 from plantune_lite.types import Problem, RunError
 
 
@@ -141,8 +144,8 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
-        with judge.Loop() as loop, loop.opened(opened) as ask:
-            yield judge.teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)
+        with Loop() as loop, loop.opened(opened) as ask:
+            yield teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)
 
 
 # --- the student ------------------------------------------------------------------------------------------------------

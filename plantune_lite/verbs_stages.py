@@ -27,7 +27,7 @@ def _looks_first(wanted: Any) -> bool:
 
     A server on this machine may be on that card itself.
     """
-    from plantune_lite.attempt import is_loopback
+    from plantune_lite.teacher.provider import is_loopback
 
     teacher = wanted.distill.teacher
     return teacher != "worked" and not is_loopback(teacher) and shutil.which("nvidia-smi") is not None

@@ -16,14 +16,14 @@ from toy_variants import HERE, RECIPE, REINFORCED, stages
 from plantune_lite import arms, curriculum, how_soon, pipeline, sharing, studies, train_stages
 from plantune_lite.ablate import plan_study, run_study, study_cost
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.ledger import Ledger
 from plantune_lite.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -554,7 +554,7 @@ def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
 
 POOL = [
     replace(one, source="ab"[n % 2], extra={"level": n % 3})
-    for n, one in enumerate(generate("train", seed=0, limit=40))
+    for n, one in enumerate(practice_problems("train", seed=0, limit=40))
 ]
 ROWS = [{"problem_id": one.id} for one in POOL]
 

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import alignment, practice, worked
+from plantune_lite import alignment
 from plantune_lite.alignment import Alignment, words
+from plantune_lite.distill import worked
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import smollm2
 from plantune_lite.types import RecipeError
 
-PROBLEMS = list(practice.generate("train", seed=0, limit=200))
+PROBLEMS = list(practice_problems("train", seed=0, limit=200))
 CORPUS = [(problem.question, problem.extra["plan"]) for problem in PROBLEMS]
 ALIGNMENT = Alignment(CORPUS)
 BIKES, PLAN = next((question, plan) for question, plan in CORPUS if "bikes" in question)
@@ -121,8 +123,9 @@ def test_where_all_plans_are_the_same_there_is_no_chance_to_correct_for():
 
 def test_zero_is_the_same_in_every_process():
     code = """if True:
-        from plantune_lite import alignment, practice
-        corpus = [(one.question, one.extra["plan"]) for one in practice.generate("train", seed=0, limit=200)]
+        from plantune_lite import alignment
+        from plantune_lite.problems.practice import generate
+        corpus = [(one.question, one.extra["plan"]) for one in generate.practice_problems("train", seed=0, limit=200)]
         print(alignment.Alignment(corpus).zero)"""
     for seed in "12":
         environ = {**os.environ, "PYTHONHASHSEED": seed}

@@ -10,13 +10,13 @@ from tiny import trained_run
 from plantune_lite import ask, plan
 from plantune_lite.cli import cli
 from plantune_lite.files import write_records
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Reply, RunError, Sampling, Score
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
-POOL = list(generate("train", seed=0, limit=12))
+POOL = list(practice_problems("train", seed=0, limit=12))
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import corpus, dedup, terminal
-from plantune_lite.dedup import TestQuestions, alike, near_copies, words
+from plantune_lite import terminal
+from plantune_lite.distill import corpus, dedup
+from plantune_lite.distill.dedup import TestQuestions, alike, near_copies, words
 from plantune_lite.files import read_jsonl, read_records
 from plantune_lite.plan import Planned, ask_plainly, parse
 from plantune_lite.recipe.schema import Corpus

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import Distill, distill_stage
-from plantune_lite.attempt import UnansweredError
-from plantune_lite.distill import AT_ONCE, at_once_in_batches, distill_all, small_batches
+from plantune_lite import Distill
+from plantune_lite.distill import stage
+from plantune_lite.distill.run import AT_ONCE, at_once_in_batches, distill_all, small_batches
 from plantune_lite.files import read_records
-from plantune_lite.ledger import BudgetError
+from plantune_lite.teacher.ledger import BudgetError
+from plantune_lite.teacher.provider import UnansweredError
 from plantune_lite.types import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict
 
 PROBLEMS = [Problem(id=f"p{n}", question=f"What is {n} plus {n + 1}, halved?", answer=f"{n}.5") for n in range(1, 7)]
@@ -166,7 +167,7 @@ def test_half_an_execution_is_learned_from_under_no_filter(tmp_path):
     cut = CutOff(lambda text, sample: "following the plan" in text, scores=(10, 90), plans=TWO_PLANS)
     _, kept, rejected = run(tmp_path, cut, plans=2, execute="all")
     assert kept == [] and {made.reason for made in rejected} == {"execution cut off"} and len(rejected) == 12
-    assert list(distill_stage._trajectories(tmp_path)) == []
+    assert list(stage._trajectories(tmp_path)) == []
 
 
 @pytest.mark.parametrize("stop_after", range(1, 24, 4))

@@ -12,15 +12,16 @@ from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 
-from plantune_lite import practice, verbs_stages
+from plantune_lite import verbs_stages
 from plantune_lite.files import read_jsonl
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import read_manifest
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
     {"question": problem.question, "answer": problem.answer}
-    for problem in practice.generate("train", seed=0, limit=150, levels=(1,))  # the recipe's
+    for problem in practice_problems("train", seed=0, limit=150, levels=(1,))  # the recipe's
 ]
 SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3", "headroom=0"]
 

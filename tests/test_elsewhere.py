@@ -6,9 +6,9 @@ from fake_openai import FakeOpenAI
 from fake_teacher import Mind
 
 from plantune_lite import other_model
-from plantune_lite.ledger import Ledger
 from plantune_lite.plan import chat
 from plantune_lite.student.weights import Source
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Sampling
 
 QUESTION = "Solve: What is 2 plus 3?"

@@ -18,7 +18,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from plantune_lite.plan import ask_plainly, render
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.smollm2 import gguf_path
 
@@ -107,7 +107,7 @@ def llama():
 @pytest.fixture(scope="module")
 def conversation(tokenizer):
     """One problem as the student sees it in training: question, plan, solution."""
-    (problem,) = generate("train", seed=0, limit=1)
+    (problem,) = practice_problems("train", seed=0, limit=1)
     reply = {"role": "assistant", "content": render(problem.extra["plan"], problem.solution)}
     text = tokenizer.apply_chat_template([*ask_plainly(problem), reply], tokenize=False)
     return tokenizer(text)["input_ids"][:160]
@@ -121,7 +121,7 @@ def strings():
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("plantune_lite/*.py"), *ROOT.glob("tests/test_*.py")]):
         text = path.read_text(encoding="utf-8")
         yield from (text[start : start + 2_000] for start in range(0, len(text), 2_000))
-    for problem in generate("train", seed=0, limit=300):
+    for problem in practice_problems("train", seed=0, limit=300):
         yield f"{problem.question}\n{render(problem.extra['plan'], problem.solution)}"
     random = Random(0)
     for _ in range(4_000):

@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import GRPO, Distill, one_problem, practice
-from plantune_lite.estimate import distillation, judging, over_budget, rows
-from plantune_lite.ledger import Ledger, call_key, recorded
+from plantune_lite import GRPO, Distill
+from plantune_lite.distill.cost import distillation, judging, over_budget, rows
+from plantune_lite.distill.problem import distil
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe
+from plantune_lite.teacher.ledger import Ledger, call_key, recorded
 from plantune_lite.types import Reply
 
-PROBLEMS = list(practice.generate("train", seed=0, limit=20))
+PROBLEMS = list(practice_problems("train", seed=0, limit=20))
 
 
 def test_the_first_rule_asks_for_four_calls_at_least_and_sixteen_at_most():
@@ -30,7 +32,7 @@ def test_plans_and_scores_in_one_call_are_fewer_calls():
 
 
 def test_the_bill_is_proportional_to_the_problems_and_halved_in_batch_mode():
-    some, many = PROBLEMS[:10], list(practice.generate("train", seed=0, limit=1000))
+    some, many = PROBLEMS[:10], list(practice_problems("train", seed=0, limit=1000))
     one, hundred = (distillation(problems, Distill("gemini"), {})[0].usd[1] for problems in (some, many))
     assert 90 < hundred / one < 110
     assert distillation(some, Distill("gemini", batch=True), {})[0].usd[1] == one / 2
@@ -152,7 +154,7 @@ async def _through_the_ledger(path, reply, part):
             return replies
 
         for problem in PROBLEMS:
-            await one_problem.distil(problem, ask, part, part.model)
+            await distil(problem, ask, part, part.model)
     return asked
 
 

@@ -5,14 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import plan, practice
+from plantune_lite import plan
 from plantune_lite.evaluate import at_best_prompt, evaluate_problems, in_time
 from plantune_lite.files import read_records
 from plantune_lite.grading.lenient import Graded
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import PlantuneError, Problem, Reply, Score, Verdict
 
-PROBLEMS = list(practice.generate("test", seed=0, limit=60))
-EXAMPLES = list(practice.generate("train", seed=0, limit=12))
+PROBLEMS = list(practice_problems("test", seed=0, limit=60))
+EXAMPLES = list(practice_problems("train", seed=0, limit=12))
 OF_QUESTION = {problem.question: problem for problem in PROBLEMS}
 
 
@@ -246,7 +247,7 @@ def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from plantune_lite import practice
+from plantune_lite.problems.practice import generate
 from plantune_lite.evaluate import evaluate_problems
 from plantune_lite.types import Reply
 
@@ -261,7 +262,7 @@ def generate(prompts, sampling):
         os._exit(137)
     return [[Reply(text="\\\\boxed{1}")] for _ in prompts]
 
-problems = list(practice.generate("test", seed=0, limit=60))
+problems = list(generate.practice_problems("test", seed=0, limit=60))
 evaluate_problems(generate, problems, mode="m1", out=Path(sys.argv[1]), chunk=8)
 """
 

@@ -17,9 +17,10 @@ from sft_child import learner, make_base, rows
 from tiny import tiny_student
 from transformers import AutoTokenizer
 
-from plantune_lite import practice, sft
+from plantune_lite import sft
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plan import render
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.folder import read_manifest
@@ -67,7 +68,7 @@ def gemini(monkeypatch):
 
 
 def of_practice(limit=12):
-    made = practice.generate("train", seed=0, limit=limit)
+    made = practice_problems("train", seed=0, limit=limit)
     return [{"question": problem.question, "answer": problem.answer} for problem in made]
 
 

@@ -12,15 +12,14 @@ import pytest
 from fake_gemini import FakeGemini
 from pydantic import BaseModel
 
-from plantune_lite import attempt
-from plantune_lite.attempt import TeacherError, UnansweredError
-from plantune_lite.gemini_batch import IN_BATCHES, GeminiBatch
-from plantune_lite.ledger import Ledger
-from plantune_lite.pace import Pace
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.runs.folder import BATCHES
-from plantune_lite.teacher import Teacher, open_teacher
+from plantune_lite.teacher.gemini_batch import IN_BATCHES, GeminiBatch
+from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.teacher.provider import _HABITS, TeacherError, UnansweredError
+from plantune_lite.teacher.rate_limit import Pace
+from plantune_lite.teacher.teacher import Teacher, open_teacher
 from plantune_lite.types import Sampling
 
 KEY = "AIza-secret-of-the-test"
@@ -35,7 +34,7 @@ class Judged(BaseModel):
 
 @pytest.fixture(autouse=True)
 def _forget():
-    attempt._HABITS.clear()
+    _HABITS.clear()
 
 
 @pytest.fixture

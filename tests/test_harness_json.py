@@ -2,14 +2,14 @@ import json
 
 import pytest
 
-from plantune_lite import practice
 from plantune_lite.evaluate import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.harness_json import results, write
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import PlantuneError, Reply, Score
 
-PROBLEMS = list(practice.generate("test", seed=0, limit=20))
-EXAMPLES = list(practice.generate("train", seed=0, limit=3))
+PROBLEMS = list(practice_problems("test", seed=0, limit=20))
+EXAMPLES = list(practice_problems("train", seed=0, limit=3))
 ANSWER = {problem.question: problem.answer for problem in PROBLEMS}
 
 

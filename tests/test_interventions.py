@@ -1,13 +1,13 @@
 import pytest
 
-from plantune_lite import practice
 from plantune_lite.evaluate import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.interventions import agreement, as_order, intervene
 from plantune_lite.plan import parse, render, written_plan
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import PlantuneError, Reply, Score
 
-PROBLEMS = list(practice.generate("test", seed=0, limit=60))
+PROBLEMS = list(practice_problems("test", seed=0, limit=60))
 OF_QUESTION = {problem.question: problem for problem in PROBLEMS}
 
 

@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plantune_lite import train_stages
-from plantune_lite.judge import COMPARE, Loop, score_in, teacher_judge
-from plantune_lite.ledger import BudgetError, Ledger
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import GRPO, Distill
 from plantune_lite.runs.folder import LEDGER
 from plantune_lite.runs.job import Job
-from plantune_lite.teacher import open_teacher
+from plantune_lite.teacher.judge import COMPARE, Loop, score_in, teacher_judge
+from plantune_lite.teacher.ledger import BudgetError, Ledger
+from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Reply
 
 QUESTION, REFERENCE, PLAN = "What is 2 + 3?", ("Add both numbers.",), ("Sum the two numbers.",)

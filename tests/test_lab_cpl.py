@@ -15,19 +15,19 @@ from plantune_lite import pipeline, plan
 from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.lab import cpl_section, cpl_stage, first_round, search, value
 from plantune_lite.lab.tree import Node, Tree, expand
-from plantune_lite.ledger import Ledger
 from plantune_lite.order import STAGES
 from plantune_lite.plan import CLOSE
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.folder import read_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.state import inputs_of
 from plantune_lite.student.load import Loaded
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
 
-POOL = list(generate("train", seed=0, limit=6, levels=(1,)))
+POOL = list(practice_problems("train", seed=0, limit=6, levels=(1,)))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 

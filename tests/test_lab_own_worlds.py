@@ -7,13 +7,13 @@ from random import Random
 
 import pytest
 
-from plantune_lite import problems
 from plantune_lite.lab import corpora, world_sources
 from plantune_lite.lab.pddl import PddlError
 from plantune_lite.lab.planning import grade
 from plantune_lite.lab.world_sources import from_folder
 from plantune_lite.lab.worlds import WorldError, from_files, world_of
 from plantune_lite.plan import render
+from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import MissingError, PlantuneError
 
@@ -292,7 +292,7 @@ def test_a_bad_file_in_a_folder_gets_its_name_the_line_and_what_is_wrong(planner
 def test_the_example_of_a_world_is_a_recipes_source(planners):
     for name, most in (("mine", 10), ("walks", 40)):
         part = Problems(f"{EXAMPLES / 'own_world' / 'own_world.py'}:{name}", limit=40)
-        loaded = problems.load_problems(part, seed=0)
+        loaded = load_problems(part, seed=0)
         assert (len(loaded.pool), len(loaded.own)) == (most, 6)
         assert all(grade(one, render(one.steps)).verdict.same for one in loaded.pool)
         assert sum("/larger/" in one.id for one in loaded.own) == 3
@@ -322,7 +322,7 @@ def test_who_holds_tests_out_is_asked_for_what_is_learned_from_and_not_cut_down(
     log = tmp_path / "log"
     (tmp_path / "mine.py").write_text(SOURCE.format(log=str(log), given=given, split=split), encoding="utf-8")
     part = Problems(f"{tmp_path / 'mine.py'}:mine", limit=10, held_out=held_out)
-    loaded = problems.load_problems(part, seed=0)
+    loaded = load_problems(part, seed=0)
     assert len(loaded.pool) == learned
     assert log.read_text() == (asked if held_out else asked.replace("14", "11"))
 
@@ -334,7 +334,7 @@ def test_who_holds_tests_out_and_is_told_no_limit_is_cut_down_to_it(tmp_path):
         .format(log=str(tmp_path / "log"), given=50, split="'test' if number < 4 else 'train'")
     )
     (tmp_path / "mine.py").write_text(text, encoding="utf-8")
-    loaded = problems.load_problems(Problems(f"{tmp_path / 'mine.py'}:mine", limit=10), seed=0)
+    loaded = load_problems(Problems(f"{tmp_path / 'mine.py'}:mine", limit=10), seed=0)
     assert (len(loaded.pool), len(loaded.own), (tmp_path / "log").read_text()) == (10, 4, "all ")
 
 
@@ -342,7 +342,7 @@ def test_the_three_corpora_of_a_recipe_teach_equally_many_words(planners, monkey
     monkeypatch.setattr(world_sources, "TESTS", 4)
     spoken = {}
     for kind in ("blocksworld", "blocksworld_walks", "blocksworld_mixed"):
-        loaded = problems.load_problems(Problems(f"plantune_lite.lab.world_sources:{kind}", limit=40), seed=0)
+        loaded = load_problems(Problems(f"plantune_lite.lab.world_sources:{kind}", limit=40), seed=0)
         spoken[kind] = [corpora.learned(one, corpora.words) for one in loaded.pool]
         assert len(loaded.own) == 4
     assert len(spoken["blocksworld"]) == 40 > len(spoken["blocksworld_walks"])

@@ -14,8 +14,10 @@ from grpo_child import load as learner
 from taught import taught
 from tiny import trained_run
 
-from plantune_lite import corpus, distill, grpo, problems, rewards
+from plantune_lite import grpo, rewards
 from plantune_lite.cli import cli
+from plantune_lite.distill import corpus
+from plantune_lite.distill.run import distill_all
 from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.grading import grade
 from plantune_lite.lab import corpora, world_sources
@@ -23,6 +25,7 @@ from plantune_lite.lab.domains import BLOCKSWORLD, generate
 from plantune_lite.lab.planning import problem_of, steps_in
 from plantune_lite.lab.worlds import world_of
 from plantune_lite.plan import ask_plainly, parse, render
+from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Corpus, Distill, Problems
 from plantune_lite.report import write_report
@@ -51,11 +54,11 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
     monkeypatch.setattr(world_sources, "TESTS", 6)
     part = Problems("plantune_lite.lab.world_sources:blocksworld", limit=6)
-    loaded = problems.load_problems(part, seed=0)
+    loaded = load_problems(part, seed=0)
     assert loaded.pool and len(loaded.own) == 6
     assert {one.split for one in loaded.own} == {"test"} and any("larger" in one.id for one in loaded.own)
     assert not {one.question for one in loaded.pool} & {one.question for one in loaded.own}
-    asyncio.run(distill.distill_all(loaded.pool, None, Distill(teacher="worked"), tmp_path, teacher="worked"))
+    asyncio.run(distill_all(loaded.pool, None, Distill(teacher="worked"), tmp_path, teacher="worked"))
     kept = read_records(Trajectory, tmp_path / "trajectories.jsonl")
     assert len(kept) == len(loaded.pool)
     made = Corpus(filter="none", dedup="exact", decontaminate=100, validation=0.0)

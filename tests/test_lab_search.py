@@ -13,9 +13,9 @@ from plantune_lite import other_model
 from plantune_lite.files import read_jsonl
 from plantune_lite.lab.search import OPEN, REPLIES, search, trees_of
 from plantune_lite.lab.tree import Tree, from_row, select, to_row
-from plantune_lite.ledger import Ledger
 from plantune_lite.plan import CLOSE, ask_plainly
 from plantune_lite.recipe.schema import CPL
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import PlantuneError, Problem, Reply
 
 SUM = Problem(id="legs", question="How many legs have 3 hens and 2 cows?", answer="14")

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plantune_lite.distill.worked import plan_of
 from plantune_lite.files import from_row, to_row
 from plantune_lite.lab import corpora, domains, planning
 from plantune_lite.lab.corpora import coverage, drawn, toward, words
@@ -16,7 +17,6 @@ from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_prefix
 from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
 from plantune_lite.plan import ask_plainly, parse, render, spoiler
 from plantune_lite.types import PlantuneError
-from plantune_lite.worked import plan_of
 
 TOWER = """(define (problem tower) (:domain blocksworld) (:objects a b c)
   (:init (ontable a) (on b a) (clear b) (ontable c) (clear c) (handempty))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.ledger import BudgetError, Ledger, call_key, merge_ledger
+from plantune_lite.teacher.ledger import BudgetError, Ledger, call_key, merge_ledger
 from plantune_lite.types import Reply, RunError, Sampling
 
 MESSAGES = ({"role": "user", "content": "2 + 2?"},)
@@ -140,7 +140,7 @@ def test_what_two_machines_paid_for_apart_counts_twice_and_copies_of_it_once(tmp
 _WRITER = """
 import asyncio, sys
 from pathlib import Path
-from plantune_lite.ledger import Ledger
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Reply
 
 async def main():

@@ -5,24 +5,9 @@ from functools import cache
 
 import pytest
 
-from plantune_lite import (
-    CPL,
-    GRPO,
-    SFT,
-    Distill,
-    Evaluate,
-    Export,
-    Problems,
-    Recipe,
-    Student,
-    activations,
-    devices,
-    fitting,
-    memory,
-    minutes,
-    shapes,
-)
-from plantune_lite.activations import Batch
+from plantune_lite import CPL, GRPO, SFT, Distill, Evaluate, Export, Problems, Recipe, Student
+from plantune_lite.estimate import activations, devices, fit, memory, minutes, shapes
+from plantune_lite.estimate.activations import Batch
 from plantune_lite.recipe.load import load_recipe, override, shipped
 from plantune_lite.student import presets
 from plantune_lite.types import PlantuneError
@@ -411,10 +396,10 @@ TOO_MUCH = [
 @pytest.mark.parametrize("one, gigabytes", TOO_MUCH)
 def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
     free = devices.card(gigabytes).free
-    found = fitting.fit_to_gpu(one, free)
+    found = fit.fit_to_gpu(one, free)
     assert not found.fits and found.overrides and " ".join(found.overrides) in found.sentence
     smaller = override(one, found.overrides)
-    assert fitting.fit_to_gpu(smaller, free).fits
+    assert fit.fit_to_gpu(smaller, free).fits
     if one.sft:  # as many rows a step as before
         assert smaller.sft.batch_size * smaller.sft.accumulate == one.sft.batch_size * one.sft.accumulate
 
@@ -422,15 +407,15 @@ def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
 def test_what_hurts_least_is_named_first_and_alone_where_it_is_enough():
     one = recipe(sft=SFT(batch_size=4, accumulate=2), student=Student("qwen3_4b", bits=16, checkpointing=False))
     all_it_needs = need_of("sft", one).memory
-    assert fitting.fit_to_gpu(one, all_it_needs).fits
-    assert fitting.fit_to_gpu(one, all_it_needs - 1).overrides == ("student.checkpointing=true",)
+    assert fit.fit_to_gpu(one, all_it_needs).fits
+    assert fit.fit_to_gpu(one, all_it_needs - 1).overrides == ("student.checkpointing=true",)
     checkpointed = override(one, ["student.checkpointing=true"])
     less = need_of("sft", checkpointed).memory - 1
-    assert fitting.fit_to_gpu(checkpointed, less).overrides == ("sft.accumulate=4", "sft.batch_size=2")
+    assert fit.fit_to_gpu(checkpointed, less).overrides == ("sft.accumulate=4", "sft.batch_size=2")
 
 
 def test_what_fits_nowhere_is_refused_with_advice():
-    found = fitting.fit_to_gpu(recipe("qwen2_5_7b"), devices.card(4).free)
+    found = fit.fit_to_gpu(recipe("qwen2_5_7b"), devices.card(4).free)
     assert (found.fits, found.overrides) == (False, ())
     assert "choose a smaller student.model" in found.sentence and "weights" in found.sentence
 

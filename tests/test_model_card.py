@@ -10,9 +10,11 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
-from plantune_lite import corpus, model_card, practice, worked
+from plantune_lite import model_card
+from plantune_lite.distill import corpus, worked
 from plantune_lite.model_card import card
 from plantune_lite.model_facts import FORMS, Scored, of_run
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
@@ -44,7 +46,7 @@ def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Pat
     for name, text in files.items():
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(text)
-    problems = list(practice.generate("train", seed=0, limit=12))
+    problems = list(practice_problems("train", seed=0, limit=12))
     corpus.build_corpus(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
     checked = {"verified": verified, "top1": 0.994, "positions": 512, "largest": 0.125}
     export = {

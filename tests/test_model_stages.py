@@ -4,17 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, evaluate_stage, headroom, problems_stage, sft, standing, train_stages
+from plantune_lite import evaluate, evaluate_stage, headroom, sft, standing, train_stages
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
 from plantune_lite.order import active_stages
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
+from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.job import Job, last_trained
 from plantune_lite.student import load, presets, weights
 from plantune_lite.types import Problem, ProblemError, Reply, RunError
 
-POOL = list(generate("train", seed=0, limit=8))
+POOL = list(practice_problems("train", seed=0, limit=8))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 
@@ -111,7 +112,7 @@ def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
-SUITE = [replace(POOL[0], id="other/0"), *generate("test", seed=0, limit=8)]
+SUITE = [replace(POOL[0], id="other/0"), *practice_problems("test", seed=0, limit=8)]
 OF_QUESTION = {problem.question: problem for problem in SUITE}
 
 
@@ -305,5 +306,5 @@ def test_a_baseline_without_solutions_is_refused_before_anything_is_spent(tmp_pa
     write_records(tmp_path / "mine.jsonl", rows)
     settings = (f"problems.path={tmp_path / 'mine.jsonl'}", "evaluate.suites=own", "evaluate.baseline=true")
     with pytest.raises(ProblemError, match="or set evaluate.baseline=false"):
-        problems_stage.run_problems(job(tmp_path, *settings, stage="problems"))
-    assert problems_stage.run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]
+        run_problems(job(tmp_path, *settings, stage="problems"))
+    assert run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]

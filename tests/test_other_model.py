@@ -9,12 +9,12 @@ from tiny import trained_run
 
 from plantune_lite import export, other_model
 from plantune_lite.files import read_records, write_records
-from plantune_lite.practice import generate
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.runs import folder as runs
 from plantune_lite.student import smollm2
 from plantune_lite.types import PlantuneError, RunError, Score
 
-PROBLEMS = list(generate("test", seed=0, limit=4))
+PROBLEMS = list(practice_problems("test", seed=0, limit=4))
 
 
 @pytest.fixture(scope="module")

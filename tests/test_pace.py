@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite.attempt import TeacherError, seconds_in
-from plantune_lite.pace import LONGEST_WAIT, PAUSES, Bucket, Pace
+from plantune_lite.teacher.provider import TeacherError, seconds_in
+from plantune_lite.teacher.rate_limit import LONGEST_WAIT, PAUSES, Bucket, Pace
 
 
 class Clock:

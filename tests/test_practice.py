@@ -6,14 +6,14 @@ from itertools import islice
 
 import pytest
 
-from plantune_lite import practice
 from plantune_lite.files import from_row, to_row
 from plantune_lite.plan import ask_plainly, clean_step, parse, render, spoiler, with_answer
-from plantune_lite.practice import LIMIT, TEMPLATES, fingerprint, generate
+from plantune_lite.problems.practice import generate as practice
+from plantune_lite.problems.practice.generate import LIMIT, TEMPLATES, fingerprint, practice_problems
 from plantune_lite.types import Problem, ProblemError
 
-TRAIN = list(generate("train", seed=0, limit=2_000))
-TEST = list(generate("test", seed=0, limit=1_000))
+TRAIN = list(practice_problems("train", seed=0, limit=2_000))
+TEST = list(practice_problems("test", seed=0, limit=1_000))
 BOTH = TRAIN + TEST
 NUMBER_WORDS = re.compile(r"\b(one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|\w+ty)\b", re.I)
 WORK = re.compile(r"(\d+(?: [-+x/] \d+)+) = (\d+)")
@@ -74,13 +74,13 @@ def test_the_docstring_opens_with_a_problem_that_is_still_made():
 
 
 def test_the_same_seed_makes_the_same_problems_and_another_seed_others():
-    assert list(generate("test", seed=0, limit=1_000)) == TEST
-    assert not {p.question for p in generate("test", seed=1, limit=50)} <= {p.question for p in TEST[:50]}
+    assert list(practice_problems("test", seed=0, limit=1_000)) == TEST
+    assert not {p.question for p in practice_problems("test", seed=1, limit=50)} <= {p.question for p in TEST[:50]}
 
 
 def test_a_larger_limit_only_appends():
-    assert list(generate("train", seed=0, limit=70)) == TRAIN[:70]
-    assert sum(1 for _ in generate("train", seed=3)) == LIMIT
+    assert list(practice_problems("train", seed=0, limit=70)) == TRAIN[:70]
+    assert sum(1 for _ in practice_problems("train", seed=3)) == LIMIT
 
 
 def test_no_question_comes_twice():
@@ -98,7 +98,7 @@ def test_a_third_of_the_templates_is_for_tests_only():
 @pytest.mark.parametrize("levels", [(1,), (2,), (3,), (1, 3)])
 def test_levels_are_honoured_and_say_how_many_steps(levels):
     steps = {1: (1, 2), 2: (2, 3), 3: (3, 4)}
-    for problem in generate("train", seed=5, limit=90, levels=levels):
+    for problem in practice_problems("train", seed=5, limit=90, levels=levels):
         assert problem.extra["level"] in levels and len(problem.steps) in steps[problem.extra["level"]]
 
 
@@ -118,13 +118,13 @@ def test_a_problem_is_a_record_that_survives_a_file():
 )
 def test_what_it_does_not_have_is_said_at_once(split, levels, sentence):
     with pytest.raises(ProblemError, match=sentence):
-        generate(split, seed=0, levels=levels)
+        practice_problems(split, seed=0, levels=levels)
 
 
 def test_asking_for_more_than_there_is_says_how_many_there_are(monkeypatch):
     monkeypatch.setattr(practice, "TEMPLATES", [practice.Template("few", "train", _few)])
     with pytest.raises(ProblemError, match="not make more than 3 different problems.*'few' at level 1"):
-        list(generate("train", seed=0, limit=10, levels=(1,)))
+        list(practice_problems("train", seed=0, limit=10, levels=(1,)))
 
 
 def _few(rng, level):
@@ -202,7 +202,7 @@ def test_no_two_templates_share_a_fingerprint():
 def test_every_fingerprint_is_met_again_with_another_seed():
     known = {fingerprint(problem.question) for problem in BOTH}
     for split in ("train", "test"):
-        assert {fingerprint(problem.question) for problem in generate(split, seed=9, limit=300)} <= known
+        assert {fingerprint(problem.question) for problem in practice_problems(split, seed=9, limit=300)} <= known
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loopback_hub import TOKEN, LoopbackHub
 
-from plantune_lite import held_out, problem_rows, problems, tables
-from plantune_lite.benchmarks import BENCHMARKS
+from plantune_lite.problems import files
+from plantune_lite.problems.benchmarks import BENCHMARKS
+from plantune_lite.problems.load import load_problems, load_suite, suite_names
+from plantune_lite.problems.rows import problem
+from plantune_lite.problems.split import hold_out, normalised
+from plantune_lite.problems.survey import survey_problems
 from plantune_lite.recipe.schema import Problems
-from plantune_lite.survey import survey
 from plantune_lite.types import MissingError, Problem, ProblemError
 
 
@@ -32,12 +35,12 @@ def sums(count: int) -> list[dict]:
 
 
 def everything(source: str, **named) -> tuple[Problem, ...]:
-    return problems.load_problems(Problems(source, held_out=0.0, **named), seed=0).pool
+    return load_problems(Problems(source, held_out=0.0, **named), seed=0).pool
 
 
 def refused(source: str, **named) -> str:
     with pytest.raises(ProblemError) as caught:
-        problems.load_problems(Problems(source, **named), seed=0)
+        load_problems(Problems(source, **named), seed=0)
     return str(caught.value)
 
 
@@ -97,7 +100,7 @@ def test_any_csv_that_python_writes_is_read_back(cells, delimiter):
     kept = [(q, a) for q, a in cells if q.strip() and a.strip() and "\0" not in q + a]
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("question", "answer"), *kept])
-    columns, rows = tables._csv("a.csv", file.getvalue(), [], delimiter)
+    columns, rows = files._csv("a.csv", file.getvalue(), [], delimiter)
     assert [(row.cells["question"], row.cells["answer"]) for row in rows] == kept
 
 
@@ -116,7 +119,7 @@ def test_skipped_rows_are_counted_and_named(tmp_path):
         {"question": 5, "answer": "5"},
         {"question": "Why?", "answer": None},
     ]
-    loaded = problems.load_problems(Problems(write_rows(tmp_path / "my.jsonl", rows), bad_rows="skip"), seed=0)
+    loaded = load_problems(Problems(write_rows(tmp_path / "my.jsonl", rows), bad_rows="skip"), seed=0)
     (origin,) = loaded.origin.values()
     assert origin["skipped"] == {
         "answer is a list, not text or a number": 1,
@@ -176,7 +179,10 @@ def test_what_stands_below_an_instruction_is_part_of_the_question(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", rows)
     below = ["Solve the word problem.\n\nAnn has 2 pens and buys 4.", "Solve the word problem."]
     assert [one.question for one in everything(path)] == [*below, "Solve the word problem.\n\n12"]
-    assert everything(path)[0].extra == {} and survey(Problems(path), seed=0).how["input"] == "below the instruction"
+    assert (
+        everything(path)[0].extra == {}
+        and survey_problems(Problems(path), seed=0).how["input"] == "below the instruction"
+    )
     named = everything(path, question="instruction")[0]
     assert (named.question, named.extra) == ("Solve the word problem.", {"input": row["input"]})
 
@@ -222,16 +228,16 @@ def test_explanations_are_left_out_and_counted_where_only_checked_answers_are_le
     words = {"question": "Sort the words.", "answer": " ".join(f"w{number}" for number in range(30))}
     rows = [*sums(5), words, {"question": "Why?", "answer": ESSAY}]
     part = Problems(write_rows(tmp_path / "a.jsonl", rows), held_out=0.0)
-    loaded = problems.load_problems(part, seed=0, checked=True)
+    loaded = load_problems(part, seed=0, checked=True)
     assert ids(loaded.pool) == {f"a/{number}" for number in range(1, 7)}
     assert "1 of 7 problems of" in loaded.notes[0] and "prose, which cannot be checked" in loaded.notes[0]
-    assert len(problems.load_problems(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
+    assert len(load_problems(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
 
 
 def test_a_file_of_explanations_alone_is_refused_before_anything_is_asked(tmp_path):
     part = Problems(write_rows(tmp_path / "a.jsonl", [{"question": "Why?", "answer": ESSAY}] * 2))
     with pytest.raises(ProblemError, match=r"every answer of .* is prose, .* set corpus.filter=plan"):
-        problems.load_problems(part, seed=0, checked=True)
+        load_problems(part, seed=0, checked=True)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +275,7 @@ def test_half_a_character_is_a_bad_row_and_not_a_crash_when_the_pool_is_written(
 
 
 def test_a_file_of_one_question_says_that_nothing_is_held_out(tmp_path):
-    loaded = problems.load_problems(Problems(write_rows(tmp_path / "a.jsonl", sums(1) * 3)), seed=0)
+    loaded = load_problems(Problems(write_rows(tmp_path / "a.jsonl", sums(1) * 3)), seed=0)
     assert len(loaded.pool) == 3 and loaded.own == () and "nothing is held out" in loaded.notes[-1]
 
 
@@ -296,25 +302,25 @@ def test_a_pool_that_a_run_wrote_can_be_loaded_again(tmp_path):
 
 def test_no_row_that_was_trained_on_is_held_out_when_the_file_grows(tmp_path):
     path = tmp_path / "my.jsonl"
-    before = problems.load_problems(Problems(write_rows(path, sums(400))), seed=1)
-    after = problems.load_problems(Problems(write_rows(path, sums(500))), seed=1)
+    before = load_problems(Problems(write_rows(path, sums(400))), seed=1)
+    after = load_problems(Problems(write_rows(path, sums(500))), seed=1)
     assert ids(before.pool) < ids(after.pool) and ids(before.own) < {p.id for p in after.own}
     assert 60 < len(before.own) < 100
-    much = problems.load_problems(Problems(write_rows(path, sums(4000))), seed=1)
+    much = load_problems(Problems(write_rows(path, sums(4000))), seed=1)
     assert len(much.own) == 300 and ids(before.pool) < ids(much.pool)
 
 
 def test_copies_of_a_question_stay_on_one_side(tmp_path):
     rows = [row for row in sums(50) for row in (row, {**row, "question": row["question"].upper().replace(" ", "  ")})]
-    loaded = problems.load_problems(Problems(write_rows(tmp_path / "a.jsonl", rows)), seed=0)
-    own, pool = ({held_out.normalised(p) for p in side} for side in (loaded.own, loaded.pool))
+    loaded = load_problems(Problems(write_rows(tmp_path / "a.jsonl", rows)), seed=0)
+    own, pool = ({normalised(p) for p in side} for side in (loaded.own, loaded.pool))
     assert own and pool and not own & pool and len(loaded.own) == 2 * len(own)
 
 
 @given(st.lists(st.integers(0, 30), max_size=80), st.integers(0, 3), st.floats(0, 0.9), st.integers(1, 20))
 def test_a_split_loses_nothing_and_never_cuts_a_group(groups, seed, share, most):
     made = [Problem(id=str(number), question=f"q{group}", answer="1") for number, group in enumerate(groups)]
-    split = held_out.split(made, share=share, seed=seed, most=most)
+    split = hold_out(made, share=share, seed=seed, most=most)
     held = {p.question for p in (*split.own, *split.left_out)}
     assert len(split.own) <= most and not held & {p.question for p in split.pool}
     assert sorted(p.id for p in (*split.pool, *split.own, *split.left_out)) == sorted(p.id for p in made)
@@ -322,11 +328,11 @@ def test_a_split_loses_nothing_and_never_cuts_a_group(groups, seed, share, most)
 
 def test_a_larger_limit_contains_a_smaller_one_and_neither_changes_what_is_held_out(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", sums(200))
-    small, large = (problems.load_problems(Problems(path, limit=limit), seed=5) for limit in (20, 60))
+    small, large = (load_problems(Problems(path, limit=limit), seed=5) for limit in (20, 60))
     assert ids(small.pool) < ids(large.pool) and small.own == large.own and len(small.pool) == 20
     numbers = [int(p.id.partition("/")[2]) for p in small.pool]
     assert numbers == sorted(numbers) and numbers != list(range(1, 21))
-    assert problems.load_problems(Problems(path, limit=20), seed=6).pool != small.pool
+    assert load_problems(Problems(path, limit=20), seed=6).pool != small.pool
 
 
 def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path):
@@ -334,21 +340,19 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     path = write_rows(tmp_path / "a.jsonl", rows)
     assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
     assert "there are 1, 2, 3" in refused(path, levels=(5,))
-    own = problems.load_problems(
-        Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0
-    )
+    own = load_problems(Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0)
     assert len(own.pool) == 3 and any("has no levels: problems.levels=5" in note for note in own.notes)
 
 
 def test_practice_is_held_out_by_template():
-    loaded = problems.load_problems(Problems("practice", limit=60), seed=0)
+    loaded = load_problems(Problems("practice", limit=60), seed=0)
     own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
     assert len(loaded.pool) == 60 and len(loaded.own) == 12 and not own & pool
 
 
 def test_sources_are_joined_and_share_the_limit(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", sums(50))
-    loaded = problems.load_problems(Problems(f"practice+{path}", limit=21), seed=0)
+    loaded = load_problems(Problems(f"practice+{path}", limit=21), seed=0)
     assert [entry["taken"] for entry in loaded.origin.values()] == [11, 10]
     assert {p.source for p in loaded.own} == {"practice", "a.jsonl"}
 
@@ -358,7 +362,7 @@ def test_two_files_that_count_their_problems_from_one_are_mixed(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         write(tmp_path / name, "id,question,answer\n" + f"1,One of {name}?,3\n2,Two of {name}?,4\n")
     part = Problems("+".join(str(tmp_path / name) for name in ("a.csv", "b.csv", "more/b.csv")), held_out=0.0)
-    loaded = problems.load_problems(part, seed=0)
+    loaded = load_problems(part, seed=0)
     assert ids(loaded.pool) == {"1", "2", "b/1", "b/2", "b/b/1", "b/b/2"}
     assert loaded.notes[0].endswith(f"b.csv begin with b/, for {tmp_path / 'a.csv'} has a problem '1' too")
 
@@ -385,7 +389,7 @@ def endless():
 
 def test_a_function_yields_dicts_or_problems_and_takes_a_seed_where_it_wants_one(tmp_path):
     home = write(tmp_path / "mine.py", FUNCTIONS)
-    made = problems.load_problems(Problems(f"{home}:ten"), seed=3)
+    made = load_problems(Problems(f"{home}:ten"), seed=3)
     assert {p.answer for p in (*made.pool, *made.own)} == {str(number + 3) for number in range(10)}
     (problem,) = everything(f"{home}:one")
     assert (problem.id, problem.choices, problem.kind) == ("mine", ("x", "y"), "choice")
@@ -400,12 +404,12 @@ def test_a_function_that_gives_something_else_is_told_so(tmp_path):
 def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)  # what an import finds where it is not installed
     with pytest.raises(MissingError, match=r"plantune-lite\[gym\].*C compiler"):
-        problems.load_problems(Problems("gym:gsm_symbolic"), seed=0)
+        load_problems(Problems("gym:gsm_symbolic"), seed=0)
 
 
 def test_reasoning_gym_holds_whole_templates_out():
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: pip install 'plantune-lite[gym]'")
-    loaded = problems.load_problems(Problems("gym:gsm_symbolic", limit=100), seed=0)
+    loaded = load_problems(Problems("gym:gsm_symbolic", limit=100), seed=0)
     own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
     assert len(loaded.pool) == 100 and own and not own & pool and all(p.steps for p in loaded.pool)
     assert "did you mean 'leg_counting'" in refused("gym:leg_countin")
@@ -465,7 +469,7 @@ ANSWERS = {
 def test_a_row_of_each_benchmark_becomes_a_problem(name):
     benchmark = BENCHMARKS[name]
     assert all(any(column in ROWS[name] for column in columns.split("|")) for columns in benchmark.columns)
-    made = problem_rows.problem(benchmark.fields(ROWS[name]), id="x", source=name, split="test", kind=benchmark.kind)
+    made = problem(benchmark.fields(ROWS[name]), id="x", source=name, split="test", kind=benchmark.kind)
     assert made.answer == ANSWERS[name] and made.question.strip()
     assert made.kind == {"arc_challenge": "choice", "mmlu": "choice", "mmlu_stem": "choice", "humaneval": "code"}.get(
         name, "text"
@@ -473,9 +477,9 @@ def test_a_row_of_each_benchmark_becomes_a_problem(name):
 
 
 def test_sub_questions_steps_and_levels_come_with_the_rows():
-    gsm8k = problem_rows.problem(BENCHMARKS["gsm8k"].fields(ROWS["gsm8k"]), id="x", source="", split="")
+    gsm8k = problem(BENCHMARKS["gsm8k"].fields(ROWS["gsm8k"]), id="x", source="", split="")
     assert gsm8k.steps == ("2*3=6.",) and gsm8k.extra == {"subquestions": ["How many?"]}
-    math = problem_rows.problem(BENCHMARKS["math"].fields(ROWS["math"]), id="x", source="", split="")
+    math = problem(BENCHMARKS["math"].fields(ROWS["math"]), id="x", source="", split="")
     assert math.extra == {"level": 5, "subject": "Algebra"} and math.solution == r"So \boxed{\frac12}."
 
 
@@ -491,11 +495,11 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_a_folder_of_ones_own_serves_benchmarks_and_says_which_file(folder):
-    loaded = problems.load_problems(Problems("gsm8k"), seed=0)
+    loaded = load_problems(Problems("gsm8k"), seed=0)
     assert {p.source for p in loaded.pool} == {"gsm8k"} and loaded.origin["gsm8k"]["file"].endswith("gsm8k_train.jsonl")
-    suite = problems.load_suite("strategyqa", limit=None, seed=0, own=())
+    suite = load_suite("strategyqa", limit=None, seed=0, own=())
     assert suite.origin["file"].endswith("strategyqa_dev.jsonl") and suite.problems[0].answer == "yes"
-    (bbh,) = problems.load_suite("bbh", limit=None, seed=0, own=()).problems
+    (bbh,) = load_suite("bbh", limit=None, seed=0, own=()).problems
     assert (bbh.answer, bbh.choices, bbh.kind) == ("(B)", (), "text")
 
 
@@ -513,7 +517,7 @@ def test_a_file_that_does_not_say_its_split_is_not_guessed_at(folder):
 
 
 def test_groups_of_suites_are_spelled_out_once():
-    assert problems.suite_names(("own", "pta", "math500", "smoke")) == (
+    assert suite_names(("own", "pta", "math500", "smoke")) == (
         "own",
         "math500",
         "aime24",
@@ -522,30 +526,30 @@ def test_groups_of_suites_are_spelled_out_once():
         "smoke",
     )
     with pytest.raises(ProblemError, match="did you mean 'math500'"):
-        problems.suite_names(("math50",))
+        suite_names(("math50",))
 
 
 def test_smoke_is_the_same_sixty_problems_for_every_seed():
-    one, other = (problems.load_suite("smoke", limit=None, seed=seed, own=()) for seed in (0, 1))
+    one, other = (load_suite("smoke", limit=None, seed=seed, own=()) for seed in (0, 1))
     assert one.problems == other.problems and len(one.problems) == 60
 
 
 def test_known_kinds_are_fresh_problems_of_the_templates_and_levels_that_are_learned_from():
-    pool = problems.load_problems(Problems("practice", limit=200, levels=(1,)), seed=0).pool
-    suite = problems.load_suite("practice_known", limit=200, seed=0, own=(), pool=pool).problems
+    pool = load_problems(Problems("practice", limit=200, levels=(1,)), seed=0).pool
+    suite = load_suite("practice_known", limit=200, seed=0, own=(), pool=pool).problems
     assert len(suite) == 60 and {one.extra["level"] for one in suite} == {1}
     assert {one.extra["template"] for one in suite} <= {one.extra["template"] for one in pool}
     assert {one.question for one in suite}.isdisjoint(one.question for one in pool)
     other = Problem(id="1", question="?", answer="1")
     with pytest.raises(ProblemError, match="leave it out"):
-        problems.load_suite("practice_known", limit=200, seed=0, own=(), pool=[other])
+        load_suite("practice_known", limit=200, seed=0, own=(), pool=[other])
 
 
 def test_the_suite_own_is_what_was_held_out_and_never_empty():
-    own = problems.load_problems(Problems("practice", limit=100), seed=0).own
-    assert ids(problems.load_suite("own", limit=5, seed=0, own=own).problems) < ids(own)
+    own = load_problems(Problems("practice", limit=100), seed=0).own
+    assert ids(load_suite("own", limit=5, seed=0, own=own).problems) < ids(own)
     with pytest.raises(ProblemError, match="problems.held_out"):
-        problems.load_suite("own", limit=5, seed=0, own=())
+        load_suite("own", limit=5, seed=0, own=())
 
 
 # --- the survey -------------------------------------------------------------------------------------------------------
@@ -558,24 +562,24 @@ def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
         {"question": "What is 4 plus 4?", "answer": "8.0"},
     ]
     rows += [{"question": "Who?", "answer": ""}]
-    found = survey(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
+    found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
     assert (found.rows, found.problems, found.bad, len(found.samples)) == (23, 22, 1, 5)
     assert found.roles == {"question": "question", "answer": "answer"} and found.how["answer"] == "by its name"
     assert found.bad_rows == (("my.jsonl line 23", "answer is empty"),)
     assert found.duplicates == 2 and found.conflicts == (("my.jsonl line 4", "my.jsonl line 21"),)
     assert found.checkable["whole number"] == 21 and found.uncheckable == 0
-    assert found.held_out == len(problems.load_problems(Problems(found.file, bad_rows="skip"), seed=0).own)
+    assert found.held_out == len(load_problems(Problems(found.file, bad_rows="skip"), seed=0).own)
 
 
 def test_a_survey_tries_a_sample_of_very_many_formulas_and_says_so(tmp_path):
     rows = [{"question": f"Expand {n}?", "answer": f"x^{n}+{n}"} for n in range(330)]
-    found = survey(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
+    found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
     assert found.checkable == {"expression": 300} and found.untried == 30
 
 
 def test_a_survey_names_the_answers_that_the_grader_cannot_check(tmp_path):
     essay = "Because the first of them is taller than the second, while the third one does not count at all here, " * 3
-    found = survey(
+    found = survey_problems(
         Problems(write_rows(tmp_path / "my.jsonl", [*sums(5), {"question": "Why?", "answer": essay}])), seed=0
     )
     ((where, answer, why),) = found.unchecked
@@ -593,16 +597,16 @@ configs:
 PLAIN = "---\nconfigs: [{config_name: default, data_files: [{split: test, path: test.jsonl}]}]\n---\n"
 CHILD = """
 import json, sys
-from plantune_lite import problems
+from plantune_lite.problems import load
 from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import ProblemError
 
 def outcome(verb, name, revisions):
     try:
         if verb == "suite":
-            suite = problems.load_suite(name, limit=None, seed=0, own=(), revisions=revisions)
+            suite = load.load_suite(name, limit=None, seed=0, own=(), revisions=revisions)
             return [problem.question for problem in suite.problems]
-        loaded = problems.load_problems(Problems(name), seed=0, revisions=revisions)
+        loaded = load.load_problems(Problems(name), seed=0, revisions=revisions)
         return {"rows": len(loaded.pool + loaded.own), "revisions": loaded.revisions, "origin": loaded.origin[name],
                 "steps": loaded.pool[0].steps}
     except ProblemError as error:

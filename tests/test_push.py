@@ -8,12 +8,13 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from test_model_card import finished_run
 
-from plantune_lite import companions, practice
+from plantune_lite import companions
 from plantune_lite.cli import cli
-from plantune_lite.distill_stage import run_corpus as corpus_stage
-from plantune_lite.distill_stage import run_distill as distill_stage
+from plantune_lite.distill.stage import run_corpus as corpus_stage
+from plantune_lite.distill.stage import run_distill as distill_stage
 from plantune_lite.files import write_records
-from plantune_lite.problems_stage import run_problems as problems_stage
+from plantune_lite.problems.practice.generate import practice_problems
+from plantune_lite.problems.stage import run_problems as problems_stage
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.runs.folder import read_manifest, write_manifest
@@ -170,7 +171,7 @@ def secret(tmp_path, monkeypatch):
         '        yield {"question": question, "answer": n + 10, "steps": steps}\n'
         "def rew(completions):\n    return [0.0 for _ in completions]\n"
     )
-    few = [{"question": one.question, "answer": one.answer} for one in practice.generate("train", seed=0, limit=6)]
+    few = [{"question": one.question, "answer": one.answer} for one in practice_problems("train", seed=0, limit=6)]
     (home / "data" / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in few))
     monkeypatch.chdir(home)
     settings = [

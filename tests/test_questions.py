@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from plantune_lite import devices, fitting
 from plantune_lite.cli import cli
 from plantune_lite.command import load_asked
+from plantune_lite.estimate import devices, fit
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import leaves
 
@@ -71,7 +71,7 @@ CLOSER += [("qwen2_5_7b_grpo", 12), ("qwen2_5_7b_cpl", 12)]
 def test_what_is_said_to_fit_a_card_fits_it_by_our_count(asked, gigabytes):
     name, *settings = asked.split()
     card = devices.card(gigabytes)
-    assert fitting.fit_to_gpu(override(load_recipe(name), settings), card.free, bf16=card.bf16).fits
+    assert fit.fit_to_gpu(override(load_recipe(name), settings), card.free, bf16=card.bf16).fits
 
 
 def test_every_link_leads_somewhere():

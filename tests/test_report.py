@@ -8,15 +8,18 @@ from html.parser import HTMLParser
 
 import pytest
 
-from plantune_lite import Corpus, Distill, corpus, distill, practice
+from plantune_lite import Corpus, Distill
+from plantune_lite.distill import corpus
+from plantune_lite.distill.run import distill_all
 from plantune_lite.files import write_records, write_whole
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report import write_report
 from plantune_lite.types import Score
 
 HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'
-PROBLEMS = list(practice.generate("train", seed=0, limit=12))
-TESTED = list(practice.generate("test", seed=0, limit=10))
+PROBLEMS = list(practice_problems("train", seed=0, limit=12))
+TESTED = list(practice_problems("test", seed=0, limit=10))
 
 
 def answered(problem, right, text, mode):
@@ -40,7 +43,7 @@ def run(tmp_path):
     """A run folder as its stages leave it, without the hours."""
     run = tmp_path / "mine"
     write_whole(run / "recipe.json", to_json(load_recipe("smollm2_135m")))
-    asyncio.run(distill.distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
+    asyncio.run(distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
     trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
     trajectories[0]["execution"] += HOSTILE
     write_records(run / "trajectories.jsonl", trajectories)

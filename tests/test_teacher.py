@@ -13,24 +13,26 @@ from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 from pydantic import BaseModel
 
-from plantune_lite import attempt
-from plantune_lite.attempt import (
+from plantune_lite.plan import chat
+from plantune_lite.recipe.schema import Distill
+from plantune_lite.teacher.ledger import BudgetError, Ledger
+from plantune_lite.teacher.prices import price_of
+from plantune_lite.teacher.provider import (
+    _HABITS,
     Failed,
     Outcome,
     Price,
+    Request,
     TeacherError,
     UnansweredError,
     blames_the_prompt,
     fitting,
     is_loopback,
+    key_in,
     most_in,
 )
-from plantune_lite.ledger import BudgetError, Ledger
-from plantune_lite.pace import Pace
-from plantune_lite.plan import chat
-from plantune_lite.prices import price_of
-from plantune_lite.recipe.schema import Distill
-from plantune_lite.teacher import Teacher, open_teacher
+from plantune_lite.teacher.rate_limit import Pace
+from plantune_lite.teacher.teacher import Teacher, open_teacher
 from plantune_lite.types import Reply, Sampling
 
 KEY = "AIza-secret-of-the-test"
@@ -53,7 +55,7 @@ class Plans(BaseModel):
 @pytest.fixture(autouse=True)
 def _forget():
     """What a process learned of a model's refusals is no part of the next test."""
-    attempt._HABITS.clear()
+    _HABITS.clear()
 
 
 @pytest.fixture
@@ -410,16 +412,16 @@ def test_plans_made_one_after_another_pay_for_each_sample_once(gemini, tmp_path)
 
 
 def test_a_field_that_a_400_names_is_left_out_from_then_on(gemini, tmp_path):
-    from plantune_lite import gemini as module
+    from plantune_lite.teacher.gemini import _MODELS, _Model
 
-    known = module._MODELS["gemini-3.8-flash"]
-    wrong = module._Model(thinks="level", least="minimal", candidates=8)
-    module._MODELS["gemini-3.8-flash"] = wrong
+    known = _MODELS["gemini-3.8-flash"]
+    wrong = _Model(thinks="level", least="minimal", candidates=8)
+    _MODELS["gemini-3.8-flash"] = wrong
     try:
         begun = (*PLAN, {"role": "assistant", "content": "1. First"})
         (first, second), teacher, totals = asked(gemini, tmp_path, [(begun, FIVE, None), (PLAN, ONE, None)])
     finally:
-        module._MODELS["gemini-3.8-flash"] = known
+        _MODELS["gemini-3.8-flash"] = known
     assert len(first) == 5 and second[0].text
     assert teacher.stats.retries["reworded"] <= 6 and gemini.stats()["answered_again"] == 0
     assert totals["calls"] == 6 and gemini.stats()["outcomes"]["ok"] == 6
@@ -685,7 +687,7 @@ def test_a_call_that_rests_after_a_failure_reserves_nothing(gemini, tmp_path):
 
 def test_input_is_never_estimated_too_low():
     for text in ("plain words", "数字是一二三", "1234567890" * 9, "🙂🙃" * 20, "a\tb\n"):
-        request = attempt.Request(messages=({"role": "user", "content": text},), sampling=ONE)
+        request = Request(messages=({"role": "user", "content": text},), sampling=ONE)
         assert most_in(request) >= len(text.encode())
 
 
@@ -729,9 +731,9 @@ def test_a_caller_that_is_cancelled_does_not_lose_what_is_paid(tmp_path):
 
 
 def test_keys_are_taken_from_the_environment_in_googles_order(monkeypatch):
-    assert attempt.key_in(("A", "B"), {"B": " b ", "A": "a"}) == ("A", "a")
-    assert attempt.key_in(("A", "B"), {"B": " b ", "A": " "}) == ("B", "b")
-    assert attempt.key_in(("A",), {}) is None
+    assert key_in(("A", "B"), {"B": " b ", "A": "a"}) == ("A", "a")
+    assert key_in(("A", "B"), {"B": " b ", "A": " "}) == ("B", "b")
+    assert key_in(("A",), {}) is None
 
 
 def test_json_is_found_in_what_a_chatty_model_wrote():

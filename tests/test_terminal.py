@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from plantune_lite.distill import Live
+from plantune_lite.distill.run import Live
 from plantune_lite.runs.job import Progress
 from plantune_lite.terminal import redrawn
 

@@ -1,9 +1,9 @@
 import pytest
 
-from plantune_lite import practice
+from plantune_lite.distill.worked import plan_of
 from plantune_lite.plan import spoiler
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import Problem
-from plantune_lite.worked import plan_of
 
 
 def problem(question="How many?", answer="9", steps=(), **more):
@@ -55,6 +55,6 @@ def test_where_there_is_no_plan_it_says_why(made, reason):
 
 
 def test_every_practice_problem_has_a_plan_that_spoils_nothing():
-    for one in practice.generate("train", seed=3, limit=200):
+    for one in practice_problems("train", seed=3, limit=200):
         found = plan_of(one)
         assert len(found.plan) == len(one.steps) and spoiler(found.plan, one) is None

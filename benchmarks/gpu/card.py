@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import machine, write
-from plantune_lite.memory import CUDA_BYTES
+from plantune_lite.estimate.memory import CUDA_BYTES
 
 GIB = 2**30
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "unsloth_zoo")

@@ -190,7 +190,7 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
 
 def estimated(name: str, t4: bool) -> float:
     """What `plantune estimate` says, in GiB: of 4-bit weights made from the original, as they are here."""
-    from plantune_lite import memory, shapes
+    from plantune_lite.estimate import memory, shapes
     from plantune_lite.recipe.load import load_recipe
 
     recipe = load_recipe(name)

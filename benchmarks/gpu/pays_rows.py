@@ -45,11 +45,11 @@ TINY = Sizes(12, 2, 2, 1, 1, 2048, 6, 1, 1, 4, 6, 4, 2, 1, RATES[:1], SEEDS[:1])
 
 def split(sizes: Sizes) -> tuple[list[Any], list[Any], list[Any]]:
     """Train problems, those of them that are kept apart to choose by, and test problems."""
-    from plantune_lite import problems
+    from plantune_lite.problems.load import load_problems, load_suite
     from plantune_lite.recipe.schema import Problems
 
-    train = list(problems.load_problems(Problems("gsm8k", held_out=0.0), seed=0).pool)
-    test = problems.load_suite("gsm8k", limit=sizes.test, seed=0, own=()).problems
+    train = list(load_problems(Problems("gsm8k", held_out=0.0), seed=0).pool)
+    test = load_suite("gsm8k", limit=sizes.test, seed=0, own=()).problems
     apart = {one.id for one in Random(0).sample(train, sizes.kept_apart)}
     kept = [one for one in train if one.id not in apart][: sizes.train]
     return kept, [one for one in train if one.id in apart], list(test)
@@ -77,8 +77,8 @@ def filtered(work: Path, sizes: Sizes) -> None:
     """
     if filters(work).is_file():
         return
-    from plantune_lite import corpus
     from plantune_lite.alignment import Alignment
+    from plantune_lite.distill import corpus
     from plantune_lite.files import read_jsonl, read_records
     from plantune_lite.plan import parse
     from plantune_lite.recipe.schema import Corpus
@@ -134,7 +134,7 @@ def own_answers(work: Path) -> Path:
 
 
 def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutions: str) -> list[dict]:
-    from plantune_lite import corpus, worked
+    from plantune_lite.distill import corpus, worked
     from plantune_lite.files import read_jsonl
     from plantune_lite.recipe.schema import Corpus
     from plantune_lite.types import Trajectory
@@ -160,7 +160,7 @@ def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutio
 def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
     """Half gsm8k, half practice, as many as before."""
     from plantune_lite.plan import ask_plainly, render
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
 
     half = len(rows) // 2
     practice = [
@@ -169,7 +169,7 @@ def _mix(rows: list[dict], work: Path, sizes: Sizes) -> None:
             "prompt": list(ask_plainly(one)),
             "completion": render(one.extra["plan"], one.solution),
         }
-        for one in generate("train", seed=0, limit=len(rows) - half)
+        for one in practice_problems("train", seed=0, limit=len(rows) - half)
     ]
     _write(work, "mixed", Random(0).sample(rows, half) + practice)
 

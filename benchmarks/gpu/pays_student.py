@@ -201,7 +201,7 @@ class _Process:
 
 
 def _as_the_data_set(problems: list[Any]) -> Any:
-    from plantune_lite import worked
+    from plantune_lite.distill import worked
     from plantune_lite.plan import question_text, render
     from plantune_lite.types import Reply
 

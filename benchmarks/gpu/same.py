@@ -100,12 +100,12 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
     """An adapter that has learned something."""
     from plantune_lite import sft
     from plantune_lite.plan import ask_plainly, render
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
     from plantune_lite.recipe.schema import SFT
 
     rows = [
         {"prompt": list(ask_plainly(one)), "completion": render(one.extra["plan"], one.solution)}
-        for one in generate("train", seed=0, limit=min(320, steps * ROWS), levels=(1,))
+        for one in practice_problems("train", seed=0, limit=min(320, steps * ROWS), levels=(1,))
     ]
     part = SFT(max_steps=steps, batch_size=ROWS, accumulate=1, learning_rate=RATE, save_steps=steps)
     summary = sft.train(loaded, rows, part, out, max_length=LENGTH, say=lambda line: None)
@@ -137,9 +137,9 @@ def _gguf(merged: Path, out: Path, tiny: bool) -> dict[str, Any]:
 
 
 def _problems() -> list[Any]:
-    from plantune_lite.practice import generate
+    from plantune_lite.problems.practice.generate import practice_problems
 
-    return list(generate("train", seed=1, limit=ANSWERED, levels=(1,)))
+    return list(practice_problems("train", seed=1, limit=ANSWERED, levels=(1,)))
 
 
 def _prompts(folder: Path) -> list[list[int]]:

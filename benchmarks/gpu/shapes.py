@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from plantune_lite import shapes
+from plantune_lite.estimate import shapes
 from plantune_lite.student import presets
 
 STUDENTS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")

@@ -28,11 +28,11 @@ from plantune_lite import other_model, plan, sft
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
 from plantune_lite.grading import lenient
 from plantune_lite.lab import cpl_section, pairs, search, step_apo, value, viewer
-from plantune_lite.ledger import Ledger
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job
 from plantune_lite.student.load import load_student
+from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
 
 _SHOWN = 24  # trees on the page of a round

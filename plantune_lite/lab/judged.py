@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from plantune_lite import held_out
 from plantune_lite.files import write_whole
 from plantune_lite.lab import linear, weak_plans
 from plantune_lite.lab.knows import Judge
+from plantune_lite.problems.split import normalised
 from plantune_lite.runs.folder import read_manifest
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import Generate, Problem, RunError
@@ -96,4 +96,4 @@ def weights_of(run: Path) -> str:
 
 
 def _question(problem: Problem) -> str:
-    return hashlib.sha256(held_out.normalised(problem).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(normalised(problem).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts, evaluate, held_out
+from plantune_lite import charts, evaluate
 from plantune_lite.answers import Show
 from plantune_lite.ask import final_student
 from plantune_lite.files import read_records, write_whole
@@ -24,6 +24,7 @@ from plantune_lite.lab import judged, weak_plans
 from plantune_lite.lab.judged import FOLDER
 from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.probe import probe
+from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import PlantuneError, Problem
@@ -102,8 +103,8 @@ def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
     if not own:
         raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
     suites = [read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))]
-    questions = {held_out.normalised(one) for suite in suites for one in suite}
-    tested = {one.id for one in own if held_out.normalised(one) in questions}
+    questions = {normalised(one) for suite in suites for one in suite}
+    tested = {one.id for one in own if normalised(one) in questions}
     return sorted(own, key=lambda one: one.id in tested)[:most], tested
 
 

@@ -1,0 +1,1 @@
+"""Turn problems into verified plans, and plans into training rows."""

@@ -1,0 +1,244 @@
+r"""From trajectories to training rows: what is good, no copy and in no test set becomes what a student learns.
+
+    build(trajectories, problems, suites, Corpus(filter="both"), Path("corpus")) -> {"line": "950 rows ...", ...}
+
+writes train.jsonl, validation.jsonl (SFT), prompts.jsonl (GRPO), rejected.jsonl, stats.json and README.md (the data
+set's card). One line of train.jsonl for target="plan+solution":
+
+    {"problem_id": "gsm8k/train/0",
+     "prompt": [{"role": "system", "content": "You solve ..."}, {"role": "user", "content": "Natalia sold clips ..."}],
+     "completion": "<plan>\n1. Halve the clips sold in April.\n2. Add both.\n</plan>\nIn May ... \\boxed{72}."}
+
+All targets go through the same choice of problems, so that what is trained on plans and what is not can be compared.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import plan
+from plantune_lite.distill import card, filters
+from plantune_lite.files import write_records, write_whole
+from plantune_lite.grading.answers import answer_kind
+from plantune_lite.recipe.schema import Corpus
+from plantune_lite.types import PlantuneError, Problem, Trajectory
+
+NO_SOLUTION = "no solution in the data set"
+_NAMED = 10  # problems in a test set that a summary names
+
+
+def build_corpus(
+    trajectories: Iterable[Trajectory],
+    problems: Sequence[Problem],
+    suites: Mapping[str, Sequence[Problem]],
+    part: Corpus,
+    out: Path,
+    *,
+    target: str = "plan+solution",
+    solutions: str = "teacher",
+    seed: int = 0,
+    min_score: int = 80,
+    about: Mapping[str, Any] = {},
+) -> dict[str, Any]:
+    """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source.
+
+    What distill rejected may come in too: a threshold that is lowered, or a filter that is left out, finds it here.
+    `min_score` is distill's; the part may have one of its own.
+    """
+    min_score = min_score if part.min_score is None else part.min_score
+    by_id = {problem.id: problem for problem in problems}
+    sieve = filters.Sieve(filters.best_first(trajectories, by_id))
+    came = tuple(sieve.left)
+    grade = filters.Grader(by_id)
+
+    overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
+    sieve.drop(lambda one: filters.in_test_set(overlaps.get(one.problem_id)))
+    if part.spoilers == "drop":
+        sieve.drop(lambda one: filters.spoils(one, by_id[one.problem_id]))
+    filters.refuse_unscored([one for one in sieve.left if one.plan], part.filter)
+    executed = target != "plan"
+    sieve.drop(lambda one: filters.not_good(one, part.filter, min_score, grade, executed=executed))
+    good = tuple(sieve.left)
+    filters.drop_copies(sieve, by_id, part.dedup, seed)
+    filters.drop_all_but_best(sieve, part.per_problem)
+    mixed = filters.mix(sieve, problems, part.weights, seed)
+    validating = filters.validating({one.problem_id for one in sieve.left}, part.validation, seed)
+    if (target, solutions) == ("solution", "dataset"):
+        sieve.drop(lambda one: None if _solution(by_id[one.problem_id]) else NO_SOLUTION)
+        if all(one.problem_id in validating for one in sieve.left):
+            validating = frozenset()  # the few that have a solution are all to learn from
+
+    write_records(out / "rejected.jsonl", sieve.rejected)
+    reasons = Counter(filters.counted(one.reason) for one in sieve.rejected)
+    if not sieve.left:
+        raise PlantuneError(_empty(reasons, len(problems), out / "rejected.jsonl"))
+
+    place = {problem.id: number for number, problem in enumerate(problems)}
+    kept = sorted(sieve.left, key=lambda one: place[one.problem_id])  # stable: the best of a problem stays first
+    rows = _rows(kept, by_id, target, solutions, grade)
+    train = [row for row in rows if row["problem_id"] not in validating]
+    validation = [row for row in rows if row["problem_id"] in validating]
+    prompts, unchecked = _prompts(kept, by_id, validating)
+    write_records(out / "train.jsonl", train)
+    write_records(out / "validation.jsonl", validation)
+    write_records(out / "prompts.jsonl", prompts)
+
+    in_test_set = {
+        "words": part.decontaminate,
+        "suites": {name: sum(name in found for found in overlaps.values()) for name in suites},
+        "problems": len(overlaps),
+        "first": sorted(overlaps, key=place.__getitem__)[:_NAMED],
+    }
+    counts = {
+        "train": len(train),
+        "validation": len(validation),
+        "prompts": len(prompts),
+        "problems": len({row["problem_id"] for row in rows}),
+        "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
+        "in_test_set": in_test_set,
+    }
+    stats = {
+        **counts,
+        "target": target,
+        "solutions": solutions,
+        "seed": seed,
+        "min_score": min_score,
+        "part": asdict(part),
+        "prompts_left_out": unchecked,
+        "mixed": mixed,
+        "funnel": {
+            "problems": len(problems),
+            "problems_with_trajectories": len({one.problem_id for one in came}),
+            "trajectories": len(came),
+            "good": len(good),
+            "kept": len(kept),
+        },
+        **card.figures(good, kept, rows, by_id, seed=seed),
+    }
+    write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+    write_whole(out / "README.md", card.of_corpus(stats, train[0], about))
+    return {"line": _line(counts, len(came)), **counts}
+
+
+def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
+    """The baseline's rows: of the same problems, the data set's own solution, where there is one."""
+    by_id = {problem.id: problem for problem in problems}
+    prompts = {row["problem_id"]: row["prompt"] for row in rows}
+    found = [{"problem_id": id, "prompt": asked, "completion": _solution(by_id[id])} for id, asked in prompts.items()]
+    return [row for row in found if row["completion"]]
+
+
+# --- what is learnt ---------------------------------------------------------------------------------------------------
+
+
+def _rows(
+    kept: Sequence[Trajectory], by_id: Mapping[str, Problem], target: str, solutions: str, grade: filters.Grader
+) -> list[dict[str, Any]]:
+    """A row a trajectory; of the data set's own solution, of which there is one, a row a problem."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in kept:
+        problem = by_id[one.problem_id]
+        text = _completion(one, problem, target, solutions, grade)
+        row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
+        rows.setdefault((problem.id, text), row)
+    return list(rows.values())
+
+
+def _completion(one: Trajectory, problem: Problem, target: str, solutions: str, grade: filters.Grader) -> str:
+    if target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
+        return plan.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
+    if target == "solution" and solutions == "dataset":
+        return _solution(problem)
+    execution = _executed(one, problem, grade)
+    return execution if target == "solution" else plan.render(one.plan, execution)
+
+
+def _executed(one: Trajectory, problem: Problem, grade: filters.Grader) -> str:
+    """The execution with its answer in a box: the gold one where it found that, else what the teacher found."""
+    if problem.kind == "code":
+        return one.execution
+    answer = problem.answer if grade(one).same else one.answer
+    return plan.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
+
+
+def _solution(problem: Problem) -> str:
+    """The data set's own solution with the boxed answer; empty where there is none."""
+    text = problem.solution or "\n".join(problem.steps)
+    if not text.strip() or problem.kind == "code":
+        return text if text.strip() else ""
+    return plan.with_answer(text.strip(), problem.answer)
+
+
+def _prompts(
+    kept: Sequence[Trajectory], by_id: Mapping[str, Problem], validating: frozenset[str]
+) -> tuple[list[dict[str, Any]], int]:
+    """What GRPO asks, each with the best plan as reference, and how many have an answer that nobody can check."""
+    best: dict[str, Trajectory] = {}
+    for one in kept:
+        if one.problem_id not in validating:
+            best.setdefault(one.problem_id, one)
+    prompts = []
+    for id, one in best.items():
+        problem = by_id[id]
+        # No reply to it would ever be rewarded, and nobody would notice why.
+        if problem.kind in ("text", "choice") and answer_kind(problem.answer, problem.choices) == "unchecked":
+            continue
+        prompts.append(
+            {
+                "problem_id": id,
+                "prompt": list(plan.ask_plainly(problem)),
+                "answer": problem.answer,
+                "choices": list(problem.choices),
+                "kind": problem.kind,
+                "plan": list(one.plan),
+                **({"world": problem.extra["world"]} if problem.kind == "plan" else {}),  # to carry a plan out in
+            }
+        )
+    return prompts, len(best) - len(prompts)
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+_WAYS_ON = {
+    "plan score": "Lower distill.min_score or raise distill.plans.",
+    "wrong answer": "Raise distill.plans, or distill with a better teacher.",
+    "no answer in the execution": "Raise distill.plans or distill.max_tokens, or distill with a better teacher.",
+    "answer cannot be checked": "Give problems.answer a column with answers in numbers or a few words.",
+    "not executed": "Set distill.execute=all, or distill with a better teacher.",
+    "no score": "Set corpus.filter=answer, or distill with a teacher that scores.",
+    "empty plan": "Name the column of worked solutions (problems.solution), raise distill.max_tokens, or distill with "
+    "a better teacher.",
+    "spoils the answer": "Distill with a better teacher, or set corpus.spoilers=keep.",
+    "in test set": "Learn from other problems (problems.source), or test on others (evaluate.suites).",
+    NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",
+}
+
+
+def _empty(reasons: Counter[str], problems: int, path: Path) -> str:
+    if not reasons:
+        return (
+            f"corpus is empty: no trajectory came in for the {problems} problems. "
+            "Raise problems.limit or distill.plans, or distill with a better teacher."
+        )
+    first, *others = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
+    rest = "".join(f", {count} for {reason!r}" for reason, count in others)
+    way = next((way for start, way in _WAYS_ON.items() if first[0].startswith(start)), "Raise distill.plans.")
+    return (
+        f"corpus is empty: all {sum(reasons.values())} trajectories were rejected, "
+        f"{first[1]} for {first[0]!r}{rest} (see {path}). {way}"
+    )
+
+
+def _line(counts: Mapping[str, Any], came: int) -> str:
+    line = f"{counts['train']} rows to learn from, {counts['validation']} to validate, of {counts['problems']} problems"
+    if counts["rejected"]:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items())
+        line += f"; of {came} trajectories rejected: {reasons}"
+    tested = counts["in_test_set"]
+    if tested["problems"]:
+        more = ", ..." if tested["problems"] > len(tested["first"]) else ""
+        line += f"; problems in a test set: {tested['problems']} ({', '.join(tested['first'])}{more})"
+    return line

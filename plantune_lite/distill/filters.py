@@ -1,0 +1,241 @@
+"""Which trajectories are worth learning from: a sieve after the other, the best kept, each reject with its reason.
+
+    sieve = Sieve(best_first(trajectories, by_id))
+    sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id), executed=True))
+    sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="plan score 60 < 80"), ...]
+
+The order in which trajectories come has no say, and what is drawn by chance each problem draws for itself.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from plantune_lite import plan
+from plantune_lite.distill import dedup
+from plantune_lite.grading.answers import same_answer
+from plantune_lite.problems.split import normalised
+from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
+
+_LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one
+
+
+@dataclass
+class Sieve:
+    """What is left so far, best first, and what fell through with its reason."""
+
+    left: list[Trajectory]
+    rejected: list[Rejected] = field(default_factory=list)
+
+    def drop(self, reason_of: Callable[[Trajectory], str | None]) -> None:
+        """Reject what has a reason; each is asked about once, the best first."""
+        left, self.left = self.left, []
+        for trajectory in left:
+            if reason := reason_of(trajectory):
+                self.rejected.append(Rejected(**vars(trajectory), reason=reason))
+            else:
+                self.left.append(trajectory)
+
+
+# --- coming in --------------------------------------------------------------------------------------------------------
+
+
+def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem]) -> list[Trajectory]:
+    """The trajectories with clean plans, the best of all first, in an order that theirs has no say in."""
+    found = []
+    for one in trajectories:
+        if one.problem_id not in by_id:
+            raise PlantuneError(
+                f"a trajectory is of problem {one.problem_id!r}, which is not among the {len(by_id)} problems: "
+                "the plans and the problems are of two runs; distill again"
+            )
+        fields = {**vars(one), "plan": tuple(step for step in map(plan.clean_step, one.plan) if step)}
+        fields.pop("reason", None)  # what distill rejected may pass a milder filter
+        found.append(Trajectory(**fields))
+    return sorted(found, key=_rank)
+
+
+def _rank(one: Trajectory) -> tuple[Any, ...]:
+    """The highest score first, then the shortest plan, then the first sample; what follows only makes it one order."""
+    length = sum(len(step.split()) for step in one.plan)
+    score = one.score if one.score is not None else -101
+    return -score, length, one.sample, one.problem_id, one.plan, one.execution, one.answer or ""
+
+
+def refuse_unscored(left: Sequence[Trajectory], mode: str) -> None:
+    """Stop where scores are asked for and no plan has one; single plans without one are dropped later."""
+    if mode in ("plan", "both") and left and all(one.score is None for one in left):
+        teachers = ", ".join(sorted({repr(one.teacher) for one in left}))
+        raise PlantuneError(
+            f"corpus.filter is {mode!r}, but none of the {len(left)} plans has a score "
+            f"(teacher {teachers}): set corpus.filter=answer, or distill with a teacher that scores"
+        )
+
+
+# --- reasons to drop --------------------------------------------------------------------------------------------------
+
+
+def counted(reason: str) -> str:
+    """A reason without its details, for counting: `in test set`, `plan score < 80`."""
+    return re.sub(r"score -?\d+ <", "score <", reason.partition(":")[0])
+
+
+def overlaps(
+    came: Sequence[Trajectory], by_id: Mapping[str, Problem], suites: Mapping[str, Sequence[Problem]], length: int
+) -> dict[str, dict[str, str]]:
+    """Problem id -> suite -> the test problem that it restates."""
+    if length == 0:
+        return {}
+    tests = {name: [(problem.id, _asked(problem)) for problem in suite] for name, suite in suites.items()}
+    questions = dedup.TestQuestions(tests, length)
+    ids = dict.fromkeys(one.problem_id for one in came)
+    return {id: found for id in ids if (found := questions.found_in(_asked(by_id[id])))}
+
+
+def _asked(problem: Problem) -> str:
+    return " ".join((problem.question, *problem.choices))
+
+
+def in_test_set(found: Mapping[str, str] | None) -> str | None:
+    """The first suite that a problem was found in."""
+    if not found:
+        return None
+    suite, id = next(iter(found.items()))
+    return f"in test set: {suite} {id.removeprefix(suite + '/')}"
+
+
+def spoils(one: Trajectory, problem: Problem) -> str | None:
+    """A plan that states the answer or calculates."""
+    reason = plan.spoiler(one.plan, problem)
+    return f"spoils the answer: {reason}" if reason else None
+
+
+def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader", *, executed: bool) -> str | None:
+    """What the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a plan."""
+    if not one.plan:
+        return "empty plan"
+    if mode in ("plan", "both"):
+        if one.score is None:
+            return "no score"
+        if one.score < min_score:
+            return f"plan score {one.score} < {min_score}"
+    if executed and not one.execution.strip():
+        return "not executed"
+    if mode in ("answer", "both"):
+        if not one.answer:
+            return "no answer in the execution"
+        verdict = grade(one)
+        if not verdict.same:
+            return ("wrong answer: " if verdict.same is False else "answer cannot be checked: ") + verdict.how
+    return None
+
+
+class Grader:
+    """Whether a trajectory's answer is the problem's; each pair of answers is compared once."""
+
+    def __init__(self, by_id: Mapping[str, Problem]) -> None:
+        self._by_id = by_id
+        self._verdicts: dict[tuple[Any, ...], Verdict] = {}
+
+    def __call__(self, one: Trajectory) -> Verdict:
+        problem = self._by_id[one.problem_id]
+        pair = (one.answer or "", problem.answer, problem.choices)
+        if pair not in self._verdicts:
+            self._verdicts[pair] = same_answer(pair[0], pair[1], choices=pair[2])
+        return self._verdicts[pair]
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def drop_copies(sieve: Sieve, by_id: Mapping[str, Problem], mode: str, seed: int) -> None:
+    """Of what is the same, or nearly, only the best stays."""
+    if mode == "none":
+        return
+    questions: dict[str, Trajectory] = {}
+    planned: dict[tuple[str, dedup.Words], Trajectory] = {}
+
+    def copied(one: Trajectory) -> str | None:
+        first = questions.setdefault(normalised(by_id[one.problem_id]), one)
+        if first.problem_id != one.problem_id:
+            return f"duplicate: same question as {first.problem_id}"
+        first = planned.setdefault((one.problem_id, dedup.words("\n".join(one.plan))), one)
+        return None if first is one else f"duplicate: same plan as {first.problem_id} sample {first.sample}"
+
+    sieve.drop(copied)
+    if mode == "minhash":
+        left = tuple(sieve.left)
+        texts = [(_asked(by_id[one.problem_id]), "\n".join(one.plan)) for one in left]
+        copies = iter(dedup.near_copies(texts, seed=seed))
+
+        def nearly_copied(_: Trajectory) -> str | None:
+            at = next(copies)
+            return None if at is None else f"duplicate: nearly {left[at].problem_id} sample {left[at].sample}"
+
+        sieve.drop(nearly_copied)
+
+
+def drop_all_but_best(sieve: Sieve, most: int) -> None:
+    """Leave at most so many trajectories of a problem."""
+    taken: Counter[str] = Counter()
+
+    def surplus(one: Trajectory) -> str | None:
+        taken[one.problem_id] += 1
+        return f"not among the best {most}" if taken[one.problem_id] > most else None
+
+    sieve.drop(surplus)
+
+
+def mix(sieve: Sieve, problems: Sequence[Problem], weights: tuple[float, ...], seed: int) -> dict[str, Any]:
+    """Take as many problems of each source as its weight says, the scarcest one giving the measure; say what it did."""
+    sources = list(dict.fromkeys(problem.source for problem in problems))
+    source_of = {problem.id: problem.source for problem in problems}
+    ids: dict[str, set[str]] = {source: set() for source in sources}
+    for one in sieve.left:
+        ids[source_of[one.problem_id]].add(one.problem_id)
+    sizes = {source: len(ids[source]) for source in sources}
+    if not weights or not sieve.left:
+        return {source: {"problems": size, "taken": size} for source, size in sizes.items()}
+    share = _shares(weights, sizes)
+    scale = min(sizes[source] / share[source] for source in sources if share[source] > 0)
+    # However little a source weighs, it is left out only where its weight is 0.
+    quota = {source: max(1, round(scale * share[source])) if share[source] else 0 for source in sources}
+    taken = {id for source in sources for id in _drawn(ids[source], quota[source], seed, "mix")}
+    sieve.drop(lambda one: None if one.problem_id in taken else f"over the weight {share[source_of[one.problem_id]]:g}")
+    return {source: {"problems": sizes[source], "weight": share[source], "taken": quota[source]} for source in sources}
+
+
+def _shares(weights: tuple[float, ...], sizes: Mapping[str, int]) -> dict[str, float]:
+    named = ", ".join(sizes)
+    if len(weights) != len(sizes):
+        raise PlantuneError(f"corpus.weights has {len(weights)} numbers, but the problems are of {len(sizes)}: {named}")
+    share = dict(zip(sizes, weights, strict=True))
+    if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
+        raise PlantuneError(f"corpus.weights is {weights}: give each of {named} 0 or more, one of them more than 0")
+    if gone := [source for source in sizes if share[source] > 0 and not sizes[source]]:
+        raise PlantuneError(
+            f"corpus.weights wants {share[gone[0]]:g} of {gone[0]}, but none of its problems is left to learn from: "
+            "see rejected.jsonl of distill for why, or give it the weight 0"
+        )
+    return share
+
+
+def validating(ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
+    """The problems to validate on: the same ones for every target."""
+    ids = set(ids)
+    size = round(share * len(ids))
+    if share > 0 and len(ids) >= _LEAST_TO_VALIDATE:
+        size = max(1, size)
+    return frozenset(_drawn(ids, size, seed, "validation"))
+
+
+def _drawn(ids: Iterable[str], size: int, seed: int, purpose: str) -> list[str]:
+    """A seeded sample without replacement; a larger one contains a smaller one, and each id draws for itself."""
+
+    def number(id: str) -> bytes:
+        return hashlib.sha256(f"{seed}\0{purpose}\0{id}".encode("utf-8", "surrogatepass")).digest()
+
+    return sorted(ids, key=number)[:size]

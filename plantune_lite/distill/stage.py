@@ -1,0 +1,132 @@
+"""The stages that make training rows: plans from a teacher, and the corpus of those that are kept.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads, "usd" what it cost.
+"""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.distill import cost
+from plantune_lite.distill.corpus import build_corpus
+from plantune_lite.distill.problem import CUT_OFF
+from plantune_lite.distill.run import AT_ONCE, at_once_in_batches, distill_all, small_batches
+from plantune_lite.files import from_row, read_jsonl, read_records
+from plantune_lite.grading import code, sandbox
+from plantune_lite.problems.load import KNOWN
+from plantune_lite.recipe.load import to_json
+from plantune_lite.runs.folder import LEDGER, home
+from plantune_lite.runs.job import Job
+from plantune_lite.student.load import load_student
+from plantune_lite.teacher import ledger, teacher
+from plantune_lite.teacher.ledger import of_ledger
+from plantune_lite.types import Generate, MissingError, Problem, Trajectory, Verdict
+
+
+def run_distill(job: Job) -> dict[str, Any]:
+    """Ask the teacher for plans, or take them from worked solutions."""
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    part, check = job.recipe.distill, _check(job, pool)
+    if part.teacher == "worked":
+        return asyncio.run(distill_all(pool, None, part, job.out, teacher="worked", check=check))
+    with ledger.recorded(home(job.run) / LEDGER) as known:
+        bill, *_ = cost.distillation(pool, part, os.environ, recorded=known)
+    ((name, calls, _, usd, _),) = cost.rows([bill])
+    job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
+
+    generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
+
+    async def ask_for_all() -> dict[str, Any]:
+        path = home(job.run) / LEDGER
+        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
+            opened = teacher.open_teacher(
+                part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
+            )
+            at_once = AT_ONCE
+            if part.batch:
+                left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
+                at_once = at_once_in_batches(len(pool), bill.usd[1], left)
+                if at_once < len(pool):
+                    job.say(small_batches(at_once, len(pool), part.max_usd + bill.usd[1] - left))
+            async with opened as ask:
+                found = await distill_all(
+                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status, at_once=at_once
+                )
+            return {**found, **calls.totals()}
+
+    found = asyncio.run(ask_for_all())
+    return _ended_by_money(found, part.max_usd) if found.get("partial") else found
+
+
+def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
+    """The summary of a distillation that the budget ended: how far it came, and how it goes on."""
+    line = (
+        f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent or "
+        f"reserved and the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run "
+        f"again to go on; {found['line']}"
+    )
+    return {**found, "line": line, "max_usd": max_usd}
+
+
+def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
+    """What judges programs, where there are some and they may be run; said before anything is spent."""
+    if not (job.recipe.evaluate.allow_code and any(one.kind == "code" for one in pool)):
+        return None
+    if why := sandbox.why_not():
+        raise sandbox.SandboxError(why)
+    return lambda problem, text: code.grade_code(problem, text).verdict
+
+
+def _limit(max_usd: float | None) -> str:
+    return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
+
+
+def run_corpus(job: Job) -> dict[str, Any]:
+    """Filter the trajectories into training rows."""
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
+    suites.pop(KNOWN, None)  # of the kinds that are learned from: evaluation says how far they are alike
+    suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
+    sft = job.recipe.sft
+    return build_corpus(
+        _trajectories(job.run),
+        pool,
+        suites,
+        job.recipe.corpus,
+        job.out,
+        target=sft.target if sft else "plan+solution",
+        solutions=sft.solutions if sft else "teacher",
+        seed=job.recipe.seed,
+        min_score=job.recipe.distill.min_score,
+        about={
+            "name": job.recipe.name,
+            "recipe": json.loads(to_json(job.recipe)),
+            "origin": job.earlier["problems"]["origin"],
+        },
+    )
+
+
+def _trajectories(run: Path) -> Iterator[Trajectory]:
+    """Everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
+    for name in ("trajectories.jsonl", "rejected.jsonl"):
+        for row in read_jsonl(run / name):
+            if row.pop("reason", "") != CUT_OFF:
+                yield from_row(Trajectory, row)
+
+
+def self_teacher(job: Job) -> tuple[Generate, str]:
+    """The untuned student, to plan for itself, and the name its calls are kept under."""
+    try:
+        part = job.recipe.student
+        loaded = load_student(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
+    except MissingError as error:
+        raise MissingError(
+            f"{error} (distill.teacher is 'self', and the student is its own teacher; 'worked' needs no model, "
+            "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
+        ) from None
+    weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
+    return loaded.generate, f"{loaded.source.repo}{weights}:{part.bits}bit"

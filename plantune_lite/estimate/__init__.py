@@ -1,0 +1,1 @@
+"""Estimate memory, disk and minutes before a run."""

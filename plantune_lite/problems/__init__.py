@@ -1,0 +1,1 @@
+"""Load problems from anywhere and hold some out."""

@@ -1,0 +1,377 @@
+"""Problems from everywhere: what a recipe names goes in, problems to learn from and problems held out come out.
+
+    load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
+    load_suite("math500", limit=300, seed=0, own=())  -> Suite("math500", 300 problems, origin, notes)
+
+A source is a benchmark, "practice" (made here), "gym:NAME" (reasoning-gym), a data file, or a function of the user's.
+"""
+
+import inspect
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import files
+from plantune_lite.problems import columns, hub
+from plantune_lite.problems.benchmarks import BENCHMARKS
+from plantune_lite.problems.files import BadRow, Draft, read_table
+from plantune_lite.problems.practice.generate import LIMIT, practice_problems
+from plantune_lite.problems.rows import checked_problems, is_prose
+from plantune_lite.problems.sources import function_drafts, gym_drafts
+from plantune_lite.problems.split import MOST, hold_out, normalised, sample, shares
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.schema import Problems
+from plantune_lite.types import Problem, ProblemError
+
+GROUPS = {
+    "paper": ("gsm8k", "math500", "olympiadbench", "aime_1983_2024", "aime24"),
+    "cpl": ("gsm8k", "math500", "arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
+    "pta": ("math500", "aime24", "aime25", "amc23"),
+}
+_SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
+KNOWN = "practice_known"  # fresh problems of the templates that `practice` trains on: what was taught, not transfer
+_KNOWN_SEED, _KNOWN_SIZE = 1_000_000, 60  # no seed of a recipe's; what is learned of known kinds shows in sixty
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a recipe learns from, what is held out from all of it, and where both came from."""
+
+    pool: tuple[Problem, ...]
+    own: tuple[Problem, ...]
+    origin: dict[str, dict[str, Any]]  # source -> id, config, split, revision, or file and sha256; rows, skipped
+    notes: tuple[str, ...] = ()
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Hub id -> the commit that was loaded: given back to `load`, the same rows come again."""
+        return {entry["id"]: entry["revision"] for entry in self.origin.values() if "revision" in entry}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A set of test problems."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    origin: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def revisions(self) -> dict[str, str]:
+        """Hub id -> the commit that was loaded."""
+        return {self.origin["id"]: self.origin["revision"]} if "revision" in self.origin else {}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What one source gave; a generator may have made its own test problems, of templates that training never sees."""
+
+    name: str
+    problems: tuple[Problem, ...]
+    origin: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    own: tuple[Problem, ...] = ()
+    generated: bool = False
+    measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
+
+
+def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
+    """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows.
+
+    Where only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid
+    for, and nothing of it kept.
+    """
+    names = _source_names(part)
+    if part.limit is not None and part.limit < len(names):
+        raise ProblemError(f"problems.limit is {part.limit}, less than one problem for each of {len(names)} sources")
+    limits = shares(part.limit, len(names))
+    most = math.ceil(MOST / len(names))
+    sources = [
+        _of_levels(_source(name, part, seed=seed, limit=limit, most=most, revisions=revisions), part.levels)
+        for name, limit in zip(names, limits, strict=True)
+    ]
+    sources = _with_ids_once([_without_prose(source) for source in sources] if checked else sources)
+    together = [problem for source in sources if not source.own for problem in source.problems]
+    made = tuple(problem for source in sources for problem in source.own)
+    split = hold_out(together, share=part.held_out, seed=seed, most=MOST - len(made))
+    kept = {problem.id for problem in split.pool}
+    pool: list[Problem] = []
+    origin = {}
+    for source, limit in zip(sources, limits, strict=True):
+        mine = source.problems if source.own else [problem for problem in source.problems if problem.id in kept]
+        if source.measured:
+            taken = tuple(mine)
+        elif source.generated:
+            # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
+            taken = tuple(mine[:limit])
+        else:
+            taken = sample(mine, limit, seed=seed)
+        pool += taken
+        origin[source.name] = {**source.origin, "taken": len(taken)}
+    if not pool:
+        raise ProblemError(f"problems.source={part.source} leaves nothing to train on: {len(together)} problems in all")
+    notes = [note for source in sources for note in source.notes]
+    if split.left_out:
+        notes.append(f"{len(split.left_out)} problems of a held-out template are neither trained on nor tested on")
+    if part.held_out and not (made or split.own):
+        notes.append("nothing is held out for the suite 'own': all problems ask the same question")
+    return Loaded(tuple(pool), made + split.own, origin, tuple(notes))
+
+
+def _source_names(part: Problems) -> list[str]:
+    if part.path is not None:
+        return [part.path]
+    if files.is_data_file(part.source) and Path(part.source).expanduser().is_file():
+        return [part.source]  # a file may have a + in its name
+    names = [name.strip() for name in part.source.split("+")]
+    if len(set(names)) < len(names):
+        raise ProblemError(f"problems.source={part.source} names a source twice; raise problems.limit for more of it")
+    return names
+
+
+def _source(
+    name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
+) -> _Source:
+    if part.path is not None or files.is_data_file(name):
+        return _file(Path(name).expanduser(), part)
+    if user_code.is_reference(name):
+        return _function(name, part, seed=seed, limit=limit)
+    if name.startswith("gym:"):
+        return _gym(name, part, seed=seed, limit=limit or LIMIT)
+    if part.split != "train" and (name == "practice" or name in BENCHMARKS):
+        raise ProblemError(
+            f"problems.split is {part.split!r}, but only the train split of {name} is trained on: "
+            f"name {name} in evaluate.suites to test on it"
+        )
+    if name == "practice":
+        return _practice(part, seed=seed, limit=limit or LIMIT, most=most)
+    if name in BENCHMARKS:
+        return _benchmark(name, "train", revisions)
+    known = [*BENCHMARKS, "practice", "gym:NAME", "a data file", "module_or_path.py:function"]
+    raise ProblemError(f"no source {name!r} of problems{nearest(name, known)}")
+
+
+# --- the sources ------------------------------------------------------------------------------------------------------
+
+
+def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
+    benchmark = BENCHMARKS[name]
+    found = hub.rows(name, split, revision=revisions.get(benchmark.hub))
+    # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
+    return _made(name, found.rows, found.origin, split=split, bad_rows="skip", kind=benchmark.kind)
+
+
+def _file(path: Path, part: Problems) -> _Source:
+    table = read_table(path)
+    found = columns.guess(table, part)
+    origin = {"file": str(path), "sha256": table.sha256, "columns": found.names}
+    made = _made(
+        str(path),
+        columns.drafts(table, found),
+        origin,
+        split=part.split,
+        bad_rows=part.bad_rows,
+        labels=found.names,
+        source=path.name,
+    )
+    return replace(made, notes=(*table.notes, *made.notes))
+
+
+def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
+    wanted = None if limit is None else _before_holding_out(limit, part.held_out)
+    drafts, origin = function_drafts(name, seed=seed, limit=wanted)
+    told = limit is not None and "limit" in inspect.signature(user_code.load(name)).parameters
+    given: list[Draft] = []
+    measured = False
+    for one in drafts:
+        given.append(one)
+        if told and _is_for_tests(one):
+            # It holds out by itself, so it is asked for what is to be learned from and no more. What it then gives is
+            # its answer to that: random walks are longer than plans, and fewer of them have as many words.
+            given, measured = list(function_drafts(name, seed=seed, limit=limit)[0]), True
+            break
+    tests = [one for one in given if _is_for_tests(one)]
+    learned = [one for one in given if not _is_for_tests(one)]
+    made = replace(_made(name, learned, origin, split=part.split, bad_rows=part.bad_rows), measured=measured)
+    if not tests or not part.held_out:
+        return made
+    # It says itself what is for tests: nothing else is held out of it.
+    own = _made(name, tests, origin, split="test", bad_rows=part.bad_rows)
+    return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
+
+
+def _is_for_tests(draft: Draft) -> bool:
+    return isinstance(draft[2], Mapping) and draft[2].get("split") == "test"
+
+
+def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
+    own = 0 if part.held_out == 0 else min(most, max(1, round(limit * part.held_out)))
+    pool = tuple(practice_problems("train", seed=seed, limit=limit, levels=part.levels))
+    tests = tuple(practice_problems("test", seed=seed, limit=own, levels=part.levels)) if own else ()
+    origin = {"generator": "practice", "seed": seed, "rows": len(pool)}
+    return _Source("practice", pool, origin, own=tests, generated=True)
+
+
+def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
+    # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
+    size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
+    drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
+    source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
+    if len({problem.extra["template"] for problem in source.problems}) > 1:
+        return source
+    note = f"all problems of {name} have one template, so other numbers of it are held out, not another template"
+    bare = tuple(replace(problem, extra={**problem.extra, "template": ""}) for problem in source.problems)
+    return replace(source, problems=bare, notes=(*source.notes, note))
+
+
+def _before_holding_out(limit: int, share: float) -> int:
+    return math.ceil(limit / (1 - share)) + 1
+
+
+def _made(
+    name: str,
+    drafts: Iterable[Draft],
+    origin: dict[str, Any],
+    *,
+    split: str,
+    bad_rows: str,
+    source: str | None = None,
+    **how: Any,
+) -> _Source:
+    """The problems of a source; its bad rows stop everything or are left out, counted and named."""
+    found, bad = [], []
+    for where, made in checked_problems(drafts, source=source or name, split=split, **how):
+        if isinstance(made, BadRow):
+            bad.append((where, str(made)))
+        else:
+            found.append(made)
+    named = [f"{where}: {reason}" for where, reason in bad[:10]]
+    more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
+    rows = len(found) + len(bad)
+    if bad and bad_rows == "stop":
+        title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
+        raise ProblemError("\n  ".join([title, *named, *more]))
+    notes = []
+    if bad:
+        notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
+    if not found:
+        raise ProblemError("\n".join([f"{name} has no problems", *notes]))
+    skipped = dict(Counter(reason for _, reason in bad))
+    return _Source(name, tuple(found), {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+
+
+def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
+    """Only the problems of these levels."""
+    if not levels:
+        return source
+    there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
+    if not there:  # a recipe's levels are of its own source, which the user has replaced
+        note = f"{source.name} has no levels: problems.levels={','.join(map(str, levels))} leaves nothing out of it"
+        return replace(source, notes=(*source.notes, note))
+    kept = tuple(problem for problem in source.problems if problem.extra.get("level") in levels)
+    if not kept:
+        raise ProblemError(
+            f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: "
+            f"there are {', '.join(map(str, there))}"
+        )
+    if len(kept) == len(source.problems):
+        return source
+    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"
+    return replace(source, problems=kept, notes=(*source.notes, note))
+
+
+def _without_prose(source: _Source) -> _Source:
+    """Only the problems whose answer is no explanation."""
+    kept = tuple(problem for problem in source.problems if not is_prose(problem))
+    if not kept:
+        raise ProblemError(
+            f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
+            "name a column of short answers in problems.answer, or set corpus.filter=plan"
+        )
+    if len(kept) == len(source.problems):
+        return source
+    note = (
+        f"{len(source.problems) - len(kept)} of {len(source.problems)} problems of {source.name} are left out: "
+        "their answer is prose, which cannot be checked (with corpus.filter=plan it need not be)"
+    )
+    return replace(source, problems=kept, notes=(*source.notes, note))
+
+
+def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
+    """The sources with ids that differ: of two files that both count from 1, the second says which it is."""
+    owner: dict[str, str] = {}
+    made = []
+    for source in sources:
+        while clash := next((one.id for one in (*source.problems, *source.own) if one.id in owner), None):
+            if "file" not in source.origin:
+                raise ProblemError(f"{owner[clash]} and {source.name} both have a problem with the id {clash!r}")
+            name = Path(source.name).stem
+            note = f"the ids of {source.name} begin with {name}/, for {owner[clash]} has a problem {clash!r} too"
+            named = tuple(replace(one, id=f"{name}/{one.id}") for one in source.problems)
+            source = replace(source, problems=named, notes=(*source.notes, note))
+        owner.update((one.id, source.name) for one in (*source.problems, *source.own))
+        made.append(source)
+    return made
+
+
+# --- suites -----------------------------------------------------------------------------------------------------------
+
+
+def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
+    """The suites that names and groups stand for, each once."""
+    known = ("own", "smoke", "practice", KNOWN, *BENCHMARKS)
+    names: dict[str, None] = {}
+    for suite in suites:
+        if suite not in known and suite not in GROUPS:
+            raise ProblemError(f"evaluate.suites: no suite {suite!r}{nearest(suite, [*known, *GROUPS])}")
+        names.update(dict.fromkeys(GROUPS.get(suite, (suite,))))
+    return tuple(names)
+
+
+def load_suite(
+    name: str,
+    *,
+    limit: int | None,
+    seed: int,
+    own: Sequence[Problem],
+    pool: Sequence[Problem] = (),
+    revisions: Mapping[str, str] = {},
+) -> Suite:
+    """The test problems of one suite; `pool` is what is trained on, of whose kinds `practice_known` holds new ones."""
+    suite_names((name,))
+    if name in GROUPS:
+        raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
+    if name == "own":
+        if not own:
+            raise ProblemError("nothing is held out for the suite 'own': set problems.held_out=0.2, or leave 'own' out")
+        sources = ", ".join(dict.fromkeys(problem.source for problem in own))
+        source = _Source("own", tuple(own), {"held out of": sources})
+    elif name in BENCHMARKS:
+        source = _benchmark(name, "test", revisions)
+    elif name == KNOWN:
+        source = _known(pool, min(limit or _KNOWN_SIZE, _KNOWN_SIZE))
+    else:
+        made, size = (_SMOKE_SEED, _SMOKE_SIZE) if name == "smoke" else (seed, limit or MOST)
+        problems = tuple(
+            replace(problem, id=f"{name}/{number}")  # apart from those of `own`, which are of another seed
+            for number, problem in enumerate(practice_problems("test", seed=made, limit=size))
+        )
+        source = _Source(name, problems, {"generator": "practice", "seed": made, "rows": size})
+    taken = sample(source.problems, limit, seed=seed)
+    return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)
+
+
+def _known(pool: Sequence[Problem], size: int) -> _Source:
+    learned = {normalised(problem) for problem in pool}
+    levels = sorted({problem.extra["level"] for problem in pool if problem.source == "practice"})
+    if not levels:
+        raise ProblemError(f"evaluate.suites has {KNOWN}, but no problem comes from practice: leave it out")
+    made = practice_problems("train", seed=_KNOWN_SEED, limit=size + len(pool), levels=tuple(levels))
+    fresh = [problem for problem in made if normalised(problem) not in learned][:size]
+    problems = tuple(replace(problem, id=f"{KNOWN}/{number}", split="test") for number, problem in enumerate(fresh))
+    return _Source(KNOWN, problems, {"generator": "practice", "seed": _KNOWN_SEED, "rows": len(problems)})

@@ -1,0 +1,1 @@
+"""Make word problems: the generator that needs no network."""

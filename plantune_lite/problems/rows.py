@@ -1,0 +1,212 @@
+"""Rows as problems: what a row says becomes a problem, or the reason why it is none.
+
+    {"question": "Was ist 6 mal 7?", "answer": "#### 42"} -> Problem(question="Was ist 6 mal 7?", answer="42", ...)
+    {"question": "Was ist 6 mal 7?", "answer": ""}        -> BadRow("answer is empty")
+
+Files, functions, benchmarks and generators all come through here, so that one set of checks holds for all of them.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from plantune_lite.files import encodable
+from plantune_lite.grading.answers import answer_kind, final_answer
+from plantune_lite.problems.files import BadRow, Draft
+from plantune_lite.types import Kind, Problem
+
+_PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
+_SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
+
+
+def checked_problems(
+    drafts: Iterable[Draft],
+    *,
+    source: str,
+    split: str,
+    kind: Kind | None = None,
+    labels: Mapping[str, str] = {},
+) -> Iterator[tuple[str, Problem | BadRow]]:
+    """Each draft (where it stands, default id, fields) as a problem or the reason why not; ids are given once."""
+    seen: dict[str, str] = {}
+    for where, id, fields in drafts:
+        try:
+            if isinstance(fields, BadRow):
+                raise fields
+            made = problem(fields, id=id, source=source, split=split, kind=kind, labels=labels)
+            if made.id in seen:
+                raise BadRow(f"{labels.get('id', 'id')} {made.id!r} is also that of {seen[made.id]}")
+            seen[made.id] = where
+            yield where, made
+        except BadRow as fault:
+            yield where, fault
+
+
+def problem(
+    fields: Mapping[str, Any],
+    *,
+    id: str,
+    source: str,
+    split: str,
+    kind: Kind | None = None,
+    labels: Mapping[str, str] = {},
+) -> Problem:
+    """The problem that fields with our names are; BadRow where they are none. `labels` are the user's names of them."""
+    said = {role: labels.get(role, role) for role in ("question", "answer", "solution", "choices", "id")}
+    as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
+    question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
+    if not isinstance(fields["question"], str):
+        raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")
+    answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
+    solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
+    choices = _choices(fields.get("choices"), said["choices"])
+    if not as_is and _is_worked(answer) and answer not in choices:
+        solution = solution or _working(answer)
+        if not (found := final_answer(answer)):
+            raise BadRow(f"{said['answer']} holds a worked solution whose final answer cannot be found")
+        answer = found
+    if choices:
+        answer = _letter(answer, choices, said["answer"])
+    extra = _rest(fields)
+    if "level" in extra and (
+        level := re.fullmatch(r"(?:level\s*)?(\d+)(?:\.0)?", str(extra["level"]).strip(), re.IGNORECASE)
+    ):
+        extra["level"] = int(level[1])
+    steps = fields.get("steps")
+    return Problem(
+        id=_text(fields.get("id"), said["id"]) or id,
+        question=question,
+        answer=answer,
+        solution=solution or None,
+        steps=tuple(map(str, steps)) if isinstance(steps, list | tuple) else tuple(str(steps or "").splitlines()),
+        choices=choices,
+        source=source,
+        split=split,
+        kind=kind or (fields.get("kind") if fields.get("kind") in get_args(Kind) else "choice" if choices else "text"),
+        extra=_plain(extra),
+    )
+
+
+def is_prose(problem: Problem) -> bool:
+    """Whether the answer is an explanation, which nobody gives again in the same words."""
+    if problem.kind != "text" or len(problem.answer.split()) <= _PROSE_WORDS or not _SENTENCE.search(problem.answer):
+        return False
+    return answer_kind(problem.answer) == "unchecked"
+
+
+def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
+    ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
+    if fields.get("kind") in get_args(Kind):
+        ours.add("kind")
+    nested = fields.get("extra")
+    if isinstance(nested, Mapping):
+        ours.add("extra")
+    else:
+        nested = {}
+    rest = {name: value for name, value in fields.items() if name not in ours} | dict(nested)
+    return {name: value for name, value in rest.items() if not _empty(value)}
+
+
+_SAYS = re.compile(r"\banswer\**\s*(?:is\b|:)", re.IGNORECASE)
+_ONLY_SAYS = re.compile(r"\W*(?:(?:so|the|final|correct)\s+)*answer\**\s*(?:is\b|:)[^\n]*", re.IGNORECASE)
+
+
+def _is_worked(answer: str) -> bool:
+    """Whether an answer is marked in what leads to it: `#### 72`, a box, or "so the answer is 72" at its end."""
+    if "####" in answer or "\\boxed" in answer:
+        return True
+    said = final_answer(answer) if _SAYS.search(answer) else None
+    return bool(said) and answer.rstrip(" .*").endswith(said.rstrip(" .*"))
+
+
+def _working(worked: str) -> str:
+    """A worked solution without the `#### 72` below it, which is the answer and no step; nor is a bare statement."""
+    before, hashes, after = worked.rpartition("####")
+    if hashes and "\\boxed" not in after:
+        return before.strip()
+    return "" if _ONLY_SAYS.fullmatch(worked) else worked.strip()
+
+
+def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
+    if isinstance(value, list | tuple | Mapping | bytes):
+        raise BadRow(f"{name} is {_what(value)}, not text or a number")
+    if isinstance(value, bool):
+        text = "yes" if value else "no"
+    elif isinstance(value, float) and not math.isnan(value):
+        text = str(int(value)) if value.is_integer() else str(value)  # a column with one gap makes every 12 a 12.0
+    else:
+        text = "" if _empty(value) else str(value)
+    if required and not text.strip():
+        raise BadRow(f"{name} is empty")
+    if text != encodable(text):
+        raise BadRow(f"{name} holds half of a character (a lone surrogate)")
+    return text if as_is else text.strip()
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value in ("", [], ()) or isinstance(value, float) and math.isnan(value)
+
+
+def _what(value: Any) -> str:
+    words = {list: "a list", tuple: "a list", dict: "an object", bytes: "binary data", bool: "true or false"}
+    return words.get(type(value), "a number")
+
+
+def _choices(value: Any, name: str) -> tuple[str, ...]:
+    """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
+    if isinstance(value, str):
+        value = _cut(value.strip(), name)
+    if isinstance(value, Mapping):
+        value = value["text"] if "text" in value else [value[key] for key in sorted(value)]
+    if _empty(value):
+        return ()
+    if not isinstance(value, list | tuple):
+        raise BadRow(f"{name} is {_what(value)}, not a list of choices")
+    choices = tuple(_text(item, name) for item in value)
+    if len(choices) < 2 or not all(choices) or len(choices) > 26:
+        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {_shortened(' | '.join(choices))}")
+    return choices
+
+
+def _cut(cell: str, name: str) -> Any:
+    if not cell:
+        return None
+    if cell.startswith(("[", "{")):
+        try:
+            return json.loads(cell)
+        except json.JSONDecodeError:
+            raise BadRow(f'{name} begins like JSON but is none; write ["red", "blue"]') from None
+    pieces = re.split(r"(?:^|(?<=[\s,;|]))\(?([A-Z])[).:]\s*", cell)
+    letters, texts = pieces[1::2], pieces[2::2]
+    if len(letters) > 1 and letters == [chr(ord("A") + number) for number in range(len(letters))]:
+        return [text.strip(" \n\t,;|") for text in texts]
+    mark = next((mark for mark in ("|", "\n", ";") if mark in cell), None)
+    if mark is None:
+        raise BadRow(f"{name} cannot be cut into choices; write A) red B) blue, red | blue, or a JSON list")
+    return [text.strip() for text in cell.split(mark)]
+
+
+def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
+    last = chr(ord("A") + len(choices) - 1)
+    if (letter := re.fullmatch(r"\(?([A-Za-z])[).:]?", answer)) and letter[1].upper() <= last:
+        return letter[1].upper()
+    same = [number for number, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
+    if len(same) != 1:
+        raise BadRow(f"{name} is {_shortened(answer)}, but the choices are A to {last}")
+    return chr(ord("A") + same[0])
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= 40 else text[:39] + "…")
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON can hold it: Parquet has dates and decimals."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, int | float | bool) else encodable(str(value))

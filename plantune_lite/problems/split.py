@@ -1,0 +1,89 @@
+"""Which problems are kept from training, and which ones a limit takes: exact, repeatable, and stable when a file grows.
+
+    split(problems, share=0.2, seed=0) -> Split(pool=(...), own=(...))      sample(problems, 100, seed=0) -> 100 of them
+
+Problems of one group never end on two sides. A group is a question as `normalised` sees it; for generated problems it
+is their template, so that a test problem is not a training problem with other numbers.
+"""
+
+import hashlib
+import random
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plantune_lite.types import Problem
+
+MOST = 300  # held out of one recipe: more would cost time, and a score of 300 is sure to 6 points at worst
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two sides; `left_out` are problems of a held-out group that was larger than what may be held out."""
+
+    pool: tuple[Problem, ...]
+    own: tuple[Problem, ...]
+    left_out: tuple[Problem, ...] = ()
+
+
+def normalised(problem: Problem) -> str:
+    """The question and its choices without what a copy may differ in: case, spacing, width, a last full stop."""
+    text = " ".join((problem.question, *problem.choices))
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return re.sub(r"\s+", " ", text).strip(" .?!:")
+
+
+def group_of(problem: Problem) -> str:
+    """What must not stand on both sides: the template of a generated problem, else the question."""
+    return str(problem.extra.get("template") or normalised(problem))
+
+
+def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int = MOST) -> Split:
+    """Hold out a share of the groups, at most `most` problems.
+
+    Each group draws its own number from (seed, group) and is held out when that lies below the share, so a row that is
+    added to a file later has no say over the rows before it. Where more than `most` problems would be held out, those
+    with the lowest numbers are: a growing file can lower that bar, which hands a test problem to training, but it can
+    never raise it, so no problem that was once trained on becomes a test problem.
+    """
+    if share <= 0 or most <= 0:
+        return Split(tuple(problems), ())
+    groups: dict[str, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(group_of(problem), []).append(problem)
+    if len(groups) < 2:
+        return Split(tuple(problems), ())
+    numbers = sorted((_number(seed, name), name) for name in groups)
+    held: set[str] = set()
+    count = 0
+    for number, name in numbers:
+        size = len(groups[name])
+        if held and (number >= share or count + size > most):
+            break  # the lowest number is held out whatever it is: a small file has a test problem too
+        held.add(name)
+        count += size
+    own = [problem for problem in problems if group_of(problem) in held]
+    pool = tuple(problem for problem in problems if group_of(problem) not in held)
+    return Split(pool, tuple(own[:most]), tuple(own[most:]))
+
+
+def _number(seed: int, text: str) -> float:
+    digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def sample(problems: Sequence[Problem], limit: int | None, *, seed: int) -> tuple[Problem, ...]:
+    """A seeded sample in the order of the source; a larger limit contains a smaller one's problems."""
+    if limit is None or limit >= len(problems):
+        return tuple(problems)
+    order = list(range(len(problems)))
+    random.Random(seed).shuffle(order)  # random.sample(range(n), k) would not nest
+    return tuple(problems[index] for index in sorted(order[:limit]))
+
+
+def shares(limit: int | None, parts: int) -> list[int | None]:
+    """A limit divided as evenly as it goes."""
+    if limit is None:
+        return [None] * parts
+    return [limit // parts + (number < limit % parts) for number in range(parts)]

@@ -1,0 +1,55 @@
+"""The stages that load problems and test suites."""
+
+from typing import Any
+
+from plantune_lite.files import read_records, write_records
+from plantune_lite.problems.load import load_problems, load_suite, suite_names
+from plantune_lite.runs.job import Job
+from plantune_lite.types import Problem, ProblemError
+
+
+def run_problems(job: Job) -> dict[str, Any]:
+    """Load the pool, hold out the recipe's own test problems."""
+    revisions = job.earlier.get("problems", {}).get("revisions", {})
+    loaded = load_problems(
+        job.recipe.problems, seed=job.recipe.seed, revisions=revisions, checked=job.recipe.wants_checked_answers
+    )
+    if job.recipe.has_baseline and not any(one.solution or one.steps for one in loaded.pool):
+        raise ProblemError(
+            "evaluate.baseline is true, but no problem has a solution that a baseline could learn from: name their "
+            "column in problems.solution, or set evaluate.baseline=false"
+        )
+    write_records(job.out / "pool.jsonl", loaded.pool)
+    write_records(job.out / "own.jsonl", loaded.own)
+    for note in loaded.notes:
+        job.say(note)
+    return {
+        "line": f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
+        "pool": len(loaded.pool),
+        "own": len(loaded.own),
+        "origin": loaded.origin,
+        "revisions": loaded.revisions,
+    }
+
+
+def run_suites(job: Job) -> dict[str, Any]:
+    """Load what the recipe evaluates on, before anything is spent."""
+    own, pool = (read_records(Problem, job.run / "problems" / f"{name}.jsonl") for name in ("own", "pool"))
+    part = job.recipe.evaluate
+    known = job.earlier.get("suites", {}).get("revisions", {})
+    counts, origins, revisions, suite_holds_programs = {}, {}, {}, []
+    for name in suite_names(part.suites):
+        suite = load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, pool=pool, revisions=known)
+        write_records(job.out / f"{name}.jsonl", suite.problems)
+        for note in suite.notes:
+            job.say(note)
+        counts[name], origins[name] = len(suite.problems), suite.origin
+        suite_holds_programs.append(any(one.kind == "code" for one in suite.problems))
+        revisions.update(suite.revisions)
+    if all(suite_holds_programs) and not part.allow_code:
+        raise ProblemError(
+            f"all answers of {', '.join(counts)} are programs, which are only run with evaluate.allow_code=true: "
+            "set it, or add a suite with other answers"
+        )
+    line = ", ".join(f"{name} {count}" for name, count in counts.items())
+    return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}

@@ -1,0 +1,1 @@
+"""Ask whoever teaches, once, within a budget."""

@@ -1,0 +1,198 @@
+"""How fast to ask: requests and tokens a minute, how many calls at once, and when to stop trying.
+
+    started = await pace.enter(tokens=900)      waits for room, for both limits, and while everybody pauses
+    ...  send one request
+    pace.leave(); pace.went_well(), or pace.went_wrong("503 ...", started)
+
+Calls in flight grow by one a round trip; a 429, or several other failures in a row, halves them, at most once a round
+trip (AIMD). When one at a time fails too, everybody pauses, longer each time, and in the end the teacher is stopped.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+
+from plantune_lite.teacher.provider import TeacherError
+from plantune_lite.terminal import duration
+
+START, MOST = 32, 64  # calls in flight: wide from the start, for a quota shows itself by a 429 and not before
+PAUSES = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0)  # seconds, after the width is down to one
+LONGEST_WAIT = 900.0  # seconds; who asks for more has nothing left for today
+_STREAK = 4  # failures in a row that halve the width; a quarter of it where that is more
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
+
+
+class Bucket:
+    """A limit a minute that no 60 seconds pass: a small burst, then a steady flow."""
+
+    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float]) -> None:
+        self._burst, self._clock = min(burst, per_minute), clock
+        self._rate = (per_minute - self._burst) / 60
+        self._level, self._at = self._burst, clock()
+
+    def wait_seconds(self, amount: float) -> float:
+        """How long until this much may be taken; more than a burst is let through when the bucket is full."""
+        self._fill()
+        short = min(amount, self._burst) - self._level
+        return max(0.0, short / self._rate) if short > 1e-9 else 0.0
+
+    def take(self, amount: float) -> None:
+        """Take it, or give some back where it is negative; the level may go below zero."""
+        self._fill()
+        self._level = min(self._burst, self._level - amount)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
+class Pace:
+    """The one gate that all requests to a teacher go through."""
+
+    def __init__(
+        self,
+        *,
+        requests_per_minute: int | None = None,
+        tokens_per_minute: int | None = None,
+        start: int = START,
+        most: int = MOST,
+        seed: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        self.in_flight = 0
+        self._limit, self._most = float(min(start, most)), most
+        self._clock, self._sleep = clock, sleep
+        self._random = random.Random(seed)
+        self._requests = _requests_bucket(requests_per_minute, clock) if requests_per_minute else None
+        self._tokens = Bucket(tokens_per_minute, tokens_per_minute / 20, clock) if tokens_per_minute else None
+        self._gate = asyncio.Lock()  # first come, first served: only the first in the queue looks at the limits
+        self._room: asyncio.Future[None] | None = None
+        self._ended: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+        self._paused_until = 0.0
+        self._backed_off_at = float("-inf")
+        self._streak = 0  # failures since the last reply, or since we last backed off
+        self._bad_rounds = 0  # times we backed off with nothing left to halve
+
+    @property
+    def in_flight_limit(self) -> int:
+        """How many calls may be in flight now."""
+        return max(1, int(self._limit))
+
+    async def enter(self, tokens: float = 0.0) -> float:
+        """Wait for a place among the calls in flight; when it was taken, which `went_wrong` wants back."""
+        async with self._gate:
+            while True:
+                self._raise_if_over()
+                if self.in_flight >= self.in_flight_limit:
+                    self._room = asyncio.get_running_loop().create_future()
+                    await self._room
+                elif (delay := self._delay(tokens)) > 0:
+                    await self.rest(delay)
+                else:
+                    break
+            if self._requests:
+                self._requests.take(1)
+            if self._tokens:
+                self._tokens.take(tokens)
+            self.in_flight += 1
+            return self._clock()
+
+    def leave(self, more_tokens: float = 0.0) -> None:
+        """Give the place back; `more_tokens` is what the call used beyond what it entered with."""
+        self.in_flight -= 1
+        if self._tokens and more_tokens:
+            self._tokens.take(more_tokens)
+        self._wake()
+
+    def went_well(self) -> None:
+        """A reply came, of whatever kind: the service works."""
+        self._bad_rounds = self._streak = 0
+        self._limit = min(self._most, self._limit + 1 / self._limit)
+        self._wake()
+
+    def went_wrong(
+        self, why: str, started: float, *, too_many: bool = False, wait_seconds: float | None = None
+    ) -> None:
+        """A request that came to nothing; `too_many` is a 429, and `wait_seconds` what it asks everybody to wait."""
+        now = self._clock()
+        if wait_seconds and wait_seconds > LONGEST_WAIT:
+            self.stop(
+                TeacherError(
+                    f"the teacher asks to wait {duration(wait_seconds)} ({why}). What is done is kept: the same "
+                    "command goes on then."
+                )
+            )
+        elif wait_seconds:
+            self._paused_until = max(self._paused_until, now + wait_seconds * self._random.uniform(1.02, 1.1))
+        if started < self._backed_off_at:
+            return  # it was under way when we last backed off: the same trouble, not a new one
+        self._streak += 1
+        if not too_many and self._streak < max(_STREAK, self._limit / 4):
+            return  # one dropped connection among many replies is no sign of a crowd
+        self._streak, self._backed_off_at = 0, now
+        self._bad_rounds = self._bad_rounds + 1 if self.in_flight_limit == 1 else 0
+        self._limit = max(1.0, self._limit / 2)
+        if self._bad_rounds > len(PAUSES):
+            self.stop(
+                TeacherError(
+                    f"the teacher gave no reply through {len(PAUSES)} longer and longer pauses; the last error: {why}. "
+                    "What is done is kept: the same command goes on from here."
+                )
+            )
+        elif self._bad_rounds:
+            self._paused_until = max(self._paused_until, now + PAUSES[self._bad_rounds - 1])
+
+    def backoff_seconds(self, failures: int) -> float:
+        """How long one call waits after so many failures of its own: doubling, with jitter."""
+        most = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures - 1, 20))
+        return most * self._random.uniform(0.5, 1.0)
+
+    async def rest(self, seconds: float) -> None:
+        """Sleep, unless the teacher is stopped meanwhile."""
+        self._raise_if_over()
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        sleeper = asyncio.ensure_future(self._sleep(seconds))
+        try:
+            await asyncio.wait((sleeper, self._ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            sleeper.cancel()
+        self._raise_if_over()
+
+    def stop(self, error: Exception) -> None:
+        """Let nobody in any more; whoever waits gets this error. Calls in flight are not touched."""
+        self._error = self._error or error
+        if self._ended is not None and not self._ended.done():
+            self._ended.set_result(None)
+        self._wake()
+
+    @property
+    def stopped(self) -> Exception | None:
+        """Why nobody is let in any more."""
+        return self._error
+
+    def _raise_if_over(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _delay(self, tokens: float) -> float:
+        delays = [self._paused_until - self._clock()]
+        if self._requests:
+            delays.append(self._requests.wait_seconds(1))
+        if self._tokens:
+            delays.append(self._tokens.wait_seconds(tokens))
+        return max(delays)
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+def _requests_bucket(per_minute: int, clock: Callable[[], float]) -> Bucket:
+    """A burst of one in fifty. The request that empties a bucket of size b is its b-th, so one more a minute fits."""
+    burst = 1 + per_minute // 50
+    return Bucket(per_minute + 1, burst, clock)
