@@ -18,12 +18,12 @@ from statistics import median
 import numpy as np
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import intervals
-from plantune_lite.alignment import Alignment, embedding_similarity
 from plantune_lite.distill import worked
+from plantune_lite.evaluate import stats
 from plantune_lite.files import read_jsonl
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import smollm2
+from plantune_lite.train.plan_similarity import Alignment, embedding_similarity
 from plantune_lite.types import Problem
 
 SIZE, EMBEDDED, DRAWS = 300, 100, 1000
@@ -120,7 +120,7 @@ def auroc(high: list[float], low: list[float]) -> "Area":
     return Area(float(above.mean()), *map(float, interval))
 
 
-class Area(intervals.Estimate):
+class Area(stats.Estimate):
     """An AUROC with its interval."""
 
     def text(self) -> str:

@@ -16,12 +16,14 @@ from statistics import fmean, mean
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import evaluate, intervals, sft, tally
 from plantune_lite.distill import corpus, worked
+from plantune_lite.evaluate import metrics, stats
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Corpus, Student
 from plantune_lite.student.load import load_student
+from plantune_lite.train import sft
 from plantune_lite.types import Problem, Score, Trajectory
 
 SEEDS = (0, 1, 2)
@@ -42,9 +44,8 @@ def main() -> None:
     train = list(practice_problems("train", seed=0, limit=TRAIN_PROBLEMS, levels=LEVELS))
     test = list(practice_problems("test", seed=0, limit=TEST_PROBLEMS, levels=LEVELS))
     seen = {problem.question for problem in train}
-    known = [p for p in practice_problems("train", seed=1, limit=400, levels=LEVELS) if p.question not in seen][
-        :KNOWN_PROBLEMS
-    ]
+    fresh = practice_problems("train", seed=1, limit=400, levels=LEVELS)
+    known = [problem for problem in fresh if problem.question not in seen][:KNOWN_PROBLEMS]
     suites = {"held-out templates": test, "known templates": known}
     rows = {target: rows_of(train, target, work) for target in ("solution", "plan+solution")}
     a_row = {target: learned_a_row(rows[target]) for target in rows}
@@ -121,7 +122,7 @@ def tuned(out: Path, rows: list[dict], batch: int, seed: int, mode: str, suites:
 
 def answer(loaded, problems: list[Problem], mode: str, out: Path, examples: list[Problem] = ()) -> None:
     """Greedy answers, graded."""
-    figures = evaluate.evaluate_problems(
+    figures = evaluate_problems(
         loaded.generate,
         problems,
         mode=mode,
@@ -151,16 +152,16 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
         for arm in ("baseline", "m1")
     }
     pairs = [("m1", "baseline"), ("m1", f"untuned, {best}"), ("baseline", f"untuned, {best}")]
-    compared = [intervals.paired(arms[one], arms[other]) for one, other in pairs]
-    corrected = intervals.holm([one.p for one in compared])
-    compared_known = intervals.paired(on_known["m1"], on_known["baseline"])
+    compared = [stats.paired(arms[one], arms[other]) for one, other in pairs]
+    corrected = stats.holm([one.p for one in compared])
+    compared_known = stats.paired(on_known["m1"], on_known["baseline"])
 
-    rows = [(arm, intervals.of_problems(values).percent(), by_seed.get(arm, "")) for arm, values in arms.items()]
+    rows = [(arm, stats.of_problems(values).percent(), by_seed.get(arm, "")) for arm, values in arms.items()]
     text = markdown(("arm, held-out templates", "right (95 %)", "each seed"), rows) + "\n\n"
-    rows = [(arm, intervals.of_problems(values).percent()) for arm, values in on_known.items()]
+    rows = [(arm, stats.of_problems(values).percent()) for arm, values in on_known.items()]
     text += markdown(("arm, known templates, fresh problems", "right (95 %)"), rows) + "\n\n"
     rows = [
-        (f"{one} minus {other}", found.difference.points(), found.won, found.lost, intervals.p_text(p))
+        (f"{one} minus {other}", found.difference.points(), found.won, found.lost, stats.p_text(p))
         for (one, other), found, p in zip(pairs, compared, corrected, strict=True)
     ]
     rows.append(
@@ -169,7 +170,7 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
             compared_known.difference.points(),
             compared_known.won,
             compared_known.lost,
-            intervals.p_text(compared_known.p),
+            stats.p_text(compared_known.p),
         )
     )
     text += markdown(("difference", "points (95 %)", "problems won", "lost", "p (Holm)"), rows)
@@ -196,9 +197,9 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
         about="Do plans help SmolLM2-135M on `practice`? The same problems, steps and learned tokens for both arms.",
         found={
             "machine": machine("torch", "transformers", "trl", "peft"),
-            "arms": {arm: vars(intervals.of_problems(values)) for arm, values in arms.items()},
+            "arms": {arm: vars(stats.of_problems(values)) for arm, values in arms.items()},
             "by_seed": by_seed,
-            "known": {arm: vars(intervals.of_problems(values)) for arm, values in on_known.items()},
+            "known": {arm: vars(stats.of_problems(values)) for arm, values in on_known.items()},
             "compared": {
                 f"{one} minus {other}": {**vars(found), "difference": vars(found.difference), "p_holm": p}
                 for (one, other), found, p in zip(pairs, compared, corrected, strict=True)
@@ -211,7 +212,7 @@ def write_down(work: Path, test: list[Problem], known: list[Problem], batch: dic
 
 def shares(files: list[Path], problems: list[Problem]) -> list[float]:
     """For each problem the share of the files in which it is answered right."""
-    found = [tally.shares(read_records(Score, file)) for file in files]
+    found = [metrics.shares(read_records(Score, file)) for file in files]
     return [fmean(one[problem.id] for one in found) for problem in problems]
 
 

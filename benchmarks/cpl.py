@@ -23,7 +23,7 @@ import torch
 
 from benchmarks.arms import rows_of, shares
 from benchmarks.report import machine, markdown, write
-from plantune_lite import evaluate, intervals, sft
+from plantune_lite.evaluate import modes, stats
 from plantune_lite.files import write_whole
 from plantune_lite.grading import lenient
 from plantune_lite.lab import pairs, search, step_apo
@@ -32,6 +32,7 @@ from plantune_lite.plan import ask_plainly, parse
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import CPL, SFT, Student
 from plantune_lite.student.load import load_student
+from plantune_lite.train import sft
 from plantune_lite.types import Problem, Reply, Sampling
 
 SEEDS = (0, 1, 2)
@@ -216,8 +217,8 @@ def search_text(found: dict[str, Any]) -> str:
     rows = []
     for budget in map(str, budgets):
         each = [one[budget] for one in found.values()]
-        solved = intervals.paired([float(one["mcts"]) for one in each], [float(one["sampling"]) for one in each])
-        more = intervals.mean([float(one["mcts_plans"] - one["sampling_plans"]) for one in each], bounds=None)
+        solved = stats.paired([float(one["mcts"]) for one in each], [float(one["sampling"]) for one in each])
+        more = stats.mean([float(one["mcts_plans"] - one["sampling_plans"]) for one in each], bounds=None)
         rows.append(
             (
                 f"{int(budget):,}",
@@ -276,7 +277,7 @@ def trained(
             elif alpha is not None:
                 loaded = load_student(STUDENT, adapter=out)
             file = work / f"{arm}{seed}.jsonl"
-            figures = evaluate.evaluate_problems(
+            figures = modes.evaluate_problems(
                 loaded.generate, tested, mode="m1", out=file, max_tokens=MAX_TOKENS, model=out.name
             )
             print(figures["line"], flush=True)
@@ -291,15 +292,15 @@ def trained(
 def train_text(found: dict[str, Any]) -> str:
     """Each arm, and Step-APO beside each other one."""
     rows = [
-        (arm, intervals.of_problems(one["mean"]).percent(), ", ".join(f"{share:.3f}" for share in one["seeds"]))
+        (arm, stats.of_problems(one["mean"]).percent(), ", ".join(f"{share:.3f}" for share in one["seeds"]))
         for arm, one in found["arms"].items()
     ]
     ours = found["arms"]["Step-APO"]["mean"]
     others = [arm for arm in found["arms"] if arm != "Step-APO"]
-    compared = [intervals.paired(ours, found["arms"][arm]["mean"]) for arm in others]
-    corrected = intervals.holm([one.p for one in compared])
+    compared = [stats.paired(ours, found["arms"][arm]["mean"]) for arm in others]
+    corrected = stats.holm([one.p for one in compared])
     beside = [
-        (f"Step-APO minus {arm}", one.difference.points(), one.won, one.lost, intervals.p_text(p))
+        (f"Step-APO minus {arm}", one.difference.points(), one.won, one.lost, stats.p_text(p))
         for arm, one, p in zip(others, compared, corrected, strict=True)
     ]
     return (

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import standing
+from plantune_lite.evaluate import compare
 from plantune_lite.runs.folder import read_manifest
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Write down what a finished run says."""
     run = Path(sys.argv[1])
     stages = read_manifest(run)["stages"]
-    stood = standing.standing([run])
+    stood = compare.standing([run])
     seconds = {name: entry["seconds"] for name, entry in stages.items()}
     minutes = markdown(("stage", "minutes"), [(name, f"{took / 60:.1f}") for name, took in seconds.items()])
     write(
@@ -27,9 +27,9 @@ def main() -> None:
             "machine": machine("torch", "transformers", "trl", "peft"),
             "seconds": seconds,
             "recipe": json.loads((run / "recipe.json").read_text(encoding="utf-8")),
-            "standing": standing.as_json(stood),
+            "standing": compare.standing_json(stood),
         },
-        text=f"{sum(seconds.values()) / 60:.1f} minutes in all.\n\n{minutes}\n\n{standing.as_markdown(stood)}",
+        text=f"{sum(seconds.values()) / 60:.1f} minutes in all.\n\n{minutes}\n\n{compare.standing_markdown(stood)}",
     )
 
 

@@ -123,9 +123,9 @@ class Shares:
 
 def ours(out: Path, ends: str, adapter: Path) -> dict:
     """Through grpo.train, with a look at pass rates that leaves no prompt out."""
-    from plantune_lite import grpo, rewards
     from plantune_lite.recipe.schema import GRPO, Student
     from plantune_lite.student.load import load_student
+    from plantune_lite.train import grpo, rewards
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
     loaded = load_student(part, training=True, adapter=adapter)
@@ -173,9 +173,9 @@ def plain(out: Path, ends: str, adapter: Path) -> dict:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    from plantune_lite import rewards
-    from plantune_lite.alignment import Alignment
     from plantune_lite.student import smollm2
+    from plantune_lite.train import rewards
+    from plantune_lite.train.plan_similarity import Alignment
 
     place, data = str(smollm2.folder()), rows()
     model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)

@@ -17,12 +17,13 @@ import torch
 
 from benchmarks import arms
 from benchmarks.report import machine, markdown, write
-from plantune_lite import grpo, intervals, rewards
+from plantune_lite.evaluate import stats
 from plantune_lite.files import read_jsonl, write_whole
 from plantune_lite.plan import ask_plainly
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import GRPO, SFT, Student
 from plantune_lite.student.load import load_student
+from plantune_lite.train import grpo, rewards
 from plantune_lite.types import Problem
 
 ARMS = {"answer": "answer", "answer + plan": "answer+plan", "guided": "guided"}
@@ -60,7 +61,7 @@ def main() -> None:
 
 def warmed_up(out: Path, train: list[Problem], work: Path) -> None:
     """The adapter that all arms start from."""
-    from plantune_lite import sft
+    from plantune_lite.train import sft
 
     loaded = load_student(PART, training=True)
     part = SFT(max_steps=WARM_STEPS, batch_size=8, accumulate=1, learning_rate=1e-3, save_steps=10)
@@ -142,7 +143,7 @@ def write_down(work: Path, fresh: list[Problem]) -> None:
     rows = [
         (
             arm,
-            intervals.of_problems(values).percent(),
+            stats.of_problems(values).percent(),
             ", ".join(f"{100 * one:.1f}" for one in by_seed.get(arm, [])),
             ", ".join(str(one or "never") for one in steps.get(arm, [])),
         )
@@ -153,10 +154,10 @@ def write_down(work: Path, fresh: list[Problem]) -> None:
     )
     names = list(ARMS)
     pairs = [(arm, "before") for arm in names] + [(other, names[0]) for other in names[1:]]
-    compared = [intervals.paired(found[one], found[other]) for one, other in pairs]
-    corrected = intervals.holm([one.p for one in compared])
+    compared = [stats.paired(found[one], found[other]) for one, other in pairs]
+    corrected = stats.holm([one.p for one in compared])
     rows = [
-        (f"{one} minus {other}", pair.difference.points(), pair.won, pair.lost, intervals.p_text(p))
+        (f"{one} minus {other}", pair.difference.points(), pair.won, pair.lost, stats.p_text(p))
         for (one, other), pair, p in zip(pairs, compared, corrected, strict=True)
     ]
     text += "\n\n" + markdown(("difference", "points (95 %)", "problems won", "lost", "p (Holm)"), rows)
@@ -174,7 +175,7 @@ def write_down(work: Path, fresh: list[Problem]) -> None:
         about="Answer, answer and plan, or guided groups: what each reward teaches SmolLM2-135M, three seeds.",
         found={
             "machine": machine("torch", "transformers", "trl", "peft"),
-            "arms": {arm: vars(intervals.of_problems(values)) for arm, values in found.items()},
+            "arms": {arm: vars(stats.of_problems(values)) for arm, values in found.items()},
             "by_seed": by_seed,
             "steps_to": {"level": level, "steps": steps},
             "compared": {

@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import evaluate, intervals
+from plantune_lite.evaluate import modes, stats
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.grading.lenient import grade_answer
 from plantune_lite.recipe.schema import Student
@@ -57,7 +57,7 @@ def rows(path: Path) -> list[Problem]:
 def answer(problems: list[Problem], work: Path) -> None:
     """The student's replies, with the seconds they took."""
     loaded, began = load_student(PART), time.perf_counter()
-    evaluate.evaluate_problems(
+    modes.evaluate_problems(
         loaded.generate, problems, mode=PROMPT, out=work / f"{PROMPT}.jsonl", max_tokens=MAX_TOKENS, model="smollm2"
     )
     taken = work / f"{PROMPT}.seconds.json"
@@ -125,7 +125,7 @@ def write_down(problems: list[Problem], work: Path) -> None:
         ours = {one.problem_id: grade_answer(by_id[one.problem_id], one.text) for one in scores}
         right = {id: found.verdict.same is True for id, found in ours.items()}
         cut = sum(one.finish == "length" for one in scores) / len(scores)
-        interval = intervals.wilson(sum(right.values()), len(right))
+        interval = stats.wilson(sum(right.values()), len(right))
         if prompt == PROMPT:
             seconds = json.loads((work / f"{prompt}.seconds.json").read_text())
             tokens = sum(one.tokens for one in scores)

@@ -13,7 +13,7 @@ from functools import cache
 import numpy
 from report import machine, markdown, write
 
-from plantune_lite import intervals
+from plantune_lite.evaluate import stats
 
 SEED, SETS, FAMILY = 0, 2_000, 6
 SIZES, SHARES = (60, 200, 300), (0.05, 0.3, 0.5, 0.9)
@@ -30,7 +30,7 @@ def main() -> None:
         {
             "problems": problems,
             "share": share,
-            "wilson": exact_coverage(problems, share, intervals.wilson),
+            "wilson": exact_coverage(problems, share, stats.wilson),
             "bootstrap": sampled_coverage(rng, problems, share),
             "paired_0": paired_coverage(rng, problems, share, 0.0),
             "paired_5": paired_coverage(rng, problems, share, 0.05),
@@ -72,7 +72,7 @@ def sampled_coverage(rng, problems: int, share: float) -> dict[str, float]:
     for number in range(SETS):
         difficulty = rng.beta(share, 1 - share, size=problems)
         values = rng.binomial(SAMPLES, difficulty) / SAMPLES
-        found = intervals.mean([float(value) for value in values], seed=number)
+        found = stats.mean([float(value) for value in values], seed=number)
         ours += found.low <= share <= found.high
         usual += usual_holds(rng, values, share)
     return {"ours": ours / SETS, "usual": usual / SETS}
@@ -90,11 +90,11 @@ def usual_holds(rng, values, truth: float, draws: int = 1_000) -> bool:
 
 
 @cache
-def difference(won: int, lost: int, problems: int) -> intervals.Paired:
+def difference(won: int, lost: int, problems: int) -> stats.Paired:
     """Ours, from the counts that decide it."""
     ours = [1] * won + [0] * (problems - won)
     theirs = [0] * won + [1] * lost + [0] * (problems - won - lost)
-    return intervals.paired(ours, theirs)
+    return stats.paired(ours, theirs)
 
 
 def discordant(share: float, gain: float) -> list[float]:
@@ -120,13 +120,13 @@ def false_alarms(rng, problems: int) -> dict[str, float]:
     plain = corrected = flips = 0
     for number in range(SETS):
         lots = rng.multinomial(problems, discordant(0.3, 0.0), size=FAMILY).tolist()
-        p_values = [intervals.mcnemar(won, lost) for won, lost, _ in lots]
+        p_values = [stats.mcnemar(won, lost) for won, lost, _ in lots]
         plain += min(p_values) < 0.05
-        corrected += min(intervals.holm(p_values)) < 0.05
+        corrected += min(stats.holm(p_values)) < 0.05
         if number < SETS // 4:  # slower
             difficulty = rng.beta(0.3, 0.7, size=problems)
             ours, theirs = (rng.binomial(SAMPLES, difficulty) / SAMPLES for _ in range(2))
-            flips += intervals.sign_flips((ours - theirs).tolist(), seed=number) < 0.05
+            flips += stats.sign_flips((ours - theirs).tolist(), seed=number) < 0.05
     return {"family": plain / SETS, "family_holm": corrected / SETS, "sign_flips": flips / (SETS // 4)}
 
 
@@ -134,9 +134,9 @@ def one_interval_seconds(rng) -> dict[str, float]:
     """What the figures of gsm8k's 1,319 test problems with four samples each take."""
     ours, theirs = ((rng.binomial(SAMPLES, 0.4, size=1_319) / SAMPLES).tolist() for _ in range(2))
     began = time.perf_counter()
-    intervals.mean(ours)
+    stats.mean(ours)
     middle = time.perf_counter()
-    intervals.paired(ours, theirs)
+    stats.paired(ours, theirs)
     return {"mean": round(middle - began, 3), "paired": round(time.perf_counter() - middle, 3)}
 
 

@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite.shards import Reader, ShardFile, Tensor, index_of, shards_of, tensors_in, tensors_of
+from plantune_lite.export.safetensors_io import Reader, ShardFile, Tensor, index_of, shards_of, tensors_in, tensors_of
 
 SEED, RANK, ALPHA = 0, 32, 64
 CONFIG = {  # Qwen2.5-7B-Instruct's
@@ -202,7 +202,7 @@ def child(arguments: argparse.Namespace) -> None:
         import peft  # noqa: F401 - which a stage has imported before
         import torch
 
-        from plantune_lite.export import merge_adapter
+        from plantune_lite.export.merge import merge_adapter
 
         began = time.perf_counter()
         merge_adapter(adapter, base, work / "merged")

@@ -67,9 +67,10 @@ def run(side: str) -> dict:
 
 def ours(out: Path, loss: str) -> tuple[float, int]:
     """Through sft.train, which says when each step ended."""
-    from plantune_lite import lessons, sft
     from plantune_lite.recipe.schema import SFT, Student
     from plantune_lite.student.load import load_student
+    from plantune_lite.train import sft
+    from plantune_lite.train.data import lessons, order
 
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
     loaded = load_student(part, training=True)
@@ -84,9 +85,9 @@ def ours(out: Path, loss: str) -> tuple[float, int]:
         metric=lambda step, **figures: ended.append(time.perf_counter()),
         say=lambda line: None,
     )
-    taught = lessons.lessons(loaded, rows(), LENGTH).kept
-    order = lessons.order([len(one.ids) for one in taught], BATCH, len(taught), 0)
-    return ended[STEPS - 1] - ended[0], sum(taught[place].learned for place in order[BATCH:])
+    taught = lessons(loaded, rows(), LENGTH).kept
+    places = order([len(one.ids) for one in taught], BATCH, len(taught), 0)
+    return ended[STEPS - 1] - ended[0], sum(taught[place].learned for place in places[BATCH:])
 
 
 def plain(out: Path, loss: str) -> tuple[float, int]:

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite import plan, sft
+from plantune_lite import plan
 from plantune_lite.distill.worked import plan_of
+from plantune_lite.evaluate.stats import Estimate, paired
 from plantune_lite.files import write_whole
-from plantune_lite.intervals import Estimate, paired
 from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
 from plantune_lite.lab.domains import NAMES, generate
 from plantune_lite.lab.knows import knows, tried
@@ -37,6 +37,7 @@ from plantune_lite.lab.worlds import World
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student.load import load_student
+from plantune_lite.train import sft
 from plantune_lite.types import Problem
 
 SEEDS = (0, 1, 2)

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite import arms, how_soon, pipeline, sharing, study_page
+from plantune_lite import how_soon, pipeline, sharing, study_page
+from plantune_lite.evaluate import arms
 from plantune_lite.mirror import bring_back
 from plantune_lite.order import STAGES, Stage
 from plantune_lite.recipe.load import override

@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite import converter, files
+from plantune_lite import files
+from plantune_lite.export import llama_cpp
 from plantune_lite.grading import sandbox
 from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.problems.load import suite_names
@@ -255,7 +256,7 @@ def _keys() -> Iterator[Check]:
 
 
 def _llama_cpp(recipe: Recipe) -> Iterator[Check]:
-    found = converter.quantiser() or ("the llama-cpp-python package" if converter.runs_llama() else None)
+    found = llama_cpp.quantiser() or ("the llama-cpp-python package" if llama_cpp.runs_llama() else None)
     needed = any(name in ("q6_k", "q5_k_m", "q4_k_m") for name in recipe.export.formats)
     if found:
         yield Check("llama.cpp", "ok", str(found))

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from plantune_lite import standing
+from plantune_lite.evaluate import compare
 from plantune_lite.runs.folder import read_manifest
 from plantune_lite.terminal import duration, table
 from plantune_lite.types import PlantuneError
@@ -201,16 +201,16 @@ def ending(folder: Path, wanted: Any) -> Iterator[str]:
     yield from (f"  {line}" for line in _next(folder, wanted, manifest, stood))
 
 
-def _stood(folder: Path) -> standing.Standing | None:
+def _stood(folder: Path) -> compare.Standing | None:
     try:
-        return standing.standing([folder])
+        return compare.standing([folder])
     except PlantuneError:
         return None  # nothing was evaluated
 
 
-def scores(stood: standing.Standing) -> str:
+def scores(stood: compare.Standing) -> str:
     """A line a model, a column a suite; of several prompts the best."""
-    best: dict[tuple[str, str], standing.Row] = {}
+    best: dict[tuple[str, str], compare.Row] = {}
     for row in stood.rows:
         known = best.get((row.model, row.suite))
         if known is None or row.accuracy.value > known.accuracy.value:
@@ -230,7 +230,7 @@ def minutes(stages: dict[str, Any]) -> str:
     return f"took {duration(sum(took.values()))}" + (f": {', '.join(long)}" if long else "")
 
 
-def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: standing.Standing | None) -> Iterator[str]:
+def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: compare.Standing | None) -> Iterator[str]:
     run = shlex.quote(str(folder))
     if (folder / "report.html").is_file():
         yield f"open {run}/report.html        what was learned from, won and lost, and with which plans"

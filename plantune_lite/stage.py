@@ -17,17 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill.stage import run_corpus, run_distill
-from plantune_lite.evaluate_stage import run_evaluate
-from plantune_lite.export_stage import run_export
+from plantune_lite.evaluate.headroom import run_headroom
+from plantune_lite.evaluate.stage import run_evaluate
+from plantune_lite.export.stage import run_export
 from plantune_lite.files import write_whole
-from plantune_lite.headroom import run_headroom
 from plantune_lite.problems.stage import run_problems, run_suites
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
-from plantune_lite.report_stage import run_report
+from plantune_lite.report.stage import run_report
 from plantune_lite.runs.folder import locked
 from plantune_lite.runs.job import Job, is_first
-from plantune_lite.train_stages import run_baseline, run_grpo, run_sft
+from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError, RunError
 
 INTERRUPTED = 130

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import arms, charts, how_soon
+from plantune_lite import how_soon
+from plantune_lite.evaluate import arms
+from plantune_lite.evaluate.compare import COMPARISONS, UNTUNED, comparison_cells, named
 from plantune_lite.files import write_whole
-from plantune_lite.standing import COMPARISONS, UNTUNED, comparison_cells, named
+from plantune_lite.report import charts
 from plantune_lite.studies import Study
 from plantune_lite.terminal import markdown_table, printable, table
 

@@ -71,25 +71,25 @@ def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample
 
 def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options: Any) -> None:
     """Another model on the same test problems, beside what was answered before."""
-    from plantune_lite import other_model, standing
+    from plantune_lite.evaluate import compare, other_models
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how):
-        found = other_model.evaluate_model(folder, model, **how)
+        found = other_models.evaluate_model(folder, model, **how)
     if as_json:
-        print_json(standing.as_json(found))
+        print_json(compare.standing_json(found))
     else:
-        click.echo(standing.as_text(found))
+        click.echo(compare.standing_text(found))
 
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
     """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
-    from plantune_lite import report
     from plantune_lite.recipe import user_code
+    from plantune_lite.report import page
     from plantune_lite.runs.folder import locked
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
         found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
-        report.made_again(folder)
+        page.made_again(folder)
     if as_json:
         print_json(found)
     else:
@@ -134,7 +134,8 @@ export.group = "Stages"
 @click.argument("run", type=PATH, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
-    from plantune_lite import files, report
+    from plantune_lite import files
+    from plantune_lite.report import page
     from plantune_lite.runs.folder import locked
     from plantune_lite.types import RunError
 
@@ -142,7 +143,7 @@ def report(run: Path) -> None:
     if not (folder / "recipe.json").is_file():
         raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
     with locked(folder / ".stage" / "lock"):
-        line = report.made_again(folder)
+        line = page.made_again(folder)
     click.echo(line)
 
 
@@ -159,7 +160,8 @@ report.group = "Stages"
 @json_option
 def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
-    from plantune_lite import files, publish
+    from plantune_lite import files
+    from plantune_lite.export import push_run
     from plantune_lite.terminal import printable
 
     folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
@@ -171,7 +173,7 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
             f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {folder}` makes it, "
             "and --again evaluate makes anew what an older version left"
         )
-    done = publish.push_to_hub(
+    done = push_run.push_to_hub(
         folder, repo, scores=scores, ahead=ahead, plot=plot, say=lambda line: say(printable(line)), **options
     )
     if as_json:
@@ -189,9 +191,9 @@ def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
 
     Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
     """
-    from plantune_lite.model_facts import Scored
+    from plantune_lite.evaluate.compare import BASELINE, UNTUNED, standing
+    from plantune_lite.export.run_facts import Scored
     from plantune_lite.runs.folder import read_manifest
-    from plantune_lite.standing import BASELINE, UNTUNED, standing
 
     entry = read_manifest(run)["stages"].get("evaluate", {})
     mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None

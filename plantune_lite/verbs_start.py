@@ -158,7 +158,7 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     """Ask a run's model one QUESTION: its plan, its working, its answer."""
     from dataclasses import asdict
 
-    from plantune_lite.ask import ask_student, lines
+    from plantune_lite.evaluate.ask import ask_student, lines
     from plantune_lite.files import runs_folder
 
     folder = run if (run / "recipe.json").is_file() else runs_folder() / run

@@ -17,15 +17,15 @@ from plantune_lite.shown import print_json
 @click.option("--markdown", is_flag=True, help="Print Markdown.")
 def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
-    from plantune_lite import standing
+    from plantune_lite.evaluate.compare import standing, standing_json, standing_markdown, standing_text
     from plantune_lite.files import runs_folder
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
-    found = standing.standing(folders)
+    found = standing(folders)
     if as_json:
-        print_json(standing.as_json(found))
+        print_json(standing_json(found))
     else:
-        click.echo(standing.as_markdown(found) if markdown else standing.as_text(found))
+        click.echo(standing_markdown(found) if markdown else standing_text(found))
 
 
 compare.group = "Studies"
@@ -81,8 +81,9 @@ ablate.group = "Studies"
 @json_option
 def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
     """Does the trained model know which steps are possible, and which of its plans will come out right?"""
-    from plantune_lite import pipeline, report
+    from plantune_lite import pipeline
     from plantune_lite.recipe import user_code
+    from plantune_lite.report import page
     from plantune_lite.runs.folder import locked
     from plantune_lite.runs.job import Progress
 
@@ -93,7 +94,7 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
     with locked(folder / ".stage" / "lock"):
         probe_run = user_code.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=say, show=show)
-        report.made_again(folder)
+        page.made_again(folder)
     if as_json:
         print_json(found)
     else:
@@ -103,7 +104,7 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
 
 def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
     """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
-    from plantune_lite.ask import recipe_of
+    from plantune_lite.evaluate.ask import recipe_of
     from plantune_lite.recipe.load import override
     from plantune_lite.types import RunError
 

@@ -16,10 +16,11 @@ import sft_child
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import grpo, plan, sft
+from plantune_lite import plan
 from plantune_lite.recipe.schema import GRPO, SFT, Student
 from plantune_lite.student import chat
 from plantune_lite.student.load import load_student
+from plantune_lite.train import grpo, sft
 from plantune_lite.types import Problem
 
 LOW = 96  # ids below it are liked

@@ -17,10 +17,11 @@ from pathlib import Path
 import torch
 from tiny import tiny_student, tiny_tokenizer
 
-from plantune_lite import plan, sft, train_stages, watch
+from plantune_lite import plan
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student import chat, presets
 from plantune_lite.student.load import load_student
+from plantune_lite.train import callbacks, sft, stage
 from plantune_lite.types import Problem, RunError
 
 PRESET = {
@@ -90,15 +91,15 @@ def _kill_when(file):
 
 def second_fails(job):
     """The sft stage, in which the second of two processes breaks at step 3."""
-    log = watch.Figures.on_log
+    log = callbacks.Figures.on_log
 
     def on_log(self, args, state, control, **named):
         if os.environ["RANK"] == "1" and state.global_step == 3:
             raise RunError("the second card broke")
         log(self, args, state, control, **named)
 
-    watch.Figures.on_log = on_log
-    return train_stages.run_sft(job)
+    callbacks.Figures.on_log = on_log
+    return stage.run_sft(job)
 
 
 def attempt(*arguments):

@@ -13,8 +13,9 @@ import pytest
 import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
-from plantune_lite import arms, curriculum, how_soon, pipeline, sharing, studies, train_stages
+from plantune_lite import how_soon, pipeline, sharing, studies
 from plantune_lite.ablate import plan_study, run_study, study_cost
+from plantune_lite.evaluate.arms import Arm, beside
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly
@@ -24,6 +25,7 @@ from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, writ
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
 from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.train import curriculum, stage
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -454,16 +456,16 @@ def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tm
     one = answered(tmp_path / "1", 10, questions=same)
     two = answered(tmp_path / "2", 5, questions=same)
     three = answered(tmp_path / "3", 0, questions=other)
-    _, row = arms.beside([arms.Arm("m1", (one, two))]).rows
+    _, row = beside([Arm("m1", (one, two))]).rows
     assert (row.problems, row.accuracy.value, row.by_seed) == (10, 0.75, (1.0, 0.5))
-    _, row = arms.beside([arms.Arm("m1", (one, three))]).rows
+    _, row = beside([Arm("m1", (one, three))]).rows
     assert (row.problems, row.accuracy.value, row.by_seed) == (20, 0.5, (1.0, 0.0))
 
 
 def test_arms_are_compared_on_the_problems_of_the_seeds_that_both_have(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
     good, bad = (answered(tmp_path / str(right), right, questions=questions) for right in (10, 0))
-    found = arms.beside([arms.Arm("first", (good, bad)), arms.Arm("second", (None, good))])
+    found = beside([Arm("first", (good, bad)), Arm("second", (None, good))])
     compared = next(one for one in found.comparisons if one.reference == "first")
     assert (compared.paired.won, compared.paired.lost) == (10, 0), "only the second seed is common to both"
 
@@ -475,14 +477,14 @@ def test_the_best_prompt_over_seeds_is_that_of_the_problems_that_all_prompts_hav
     every = [{**row, "mode": "zero_shot_cot", "same": n < 6} for n, row in enumerate(rows)]
     first = [{**row, "mode": "few_shot", "same": n < 3} for n, row in enumerate(rows[:4])]
     write_records(path, [*every, *first])
-    untuned, _ = arms.beside([arms.Arm("m1", (run,))]).rows
+    untuned, _ = beside([Arm("m1", (run,))]).rows
     assert (untuned.mode, untuned.accuracy.value) == ("zero_shot_cot", 0.6)
 
 
 def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
-    a, b = (arms.Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
-    rows = arms.beside([a, b, arms.Arm("routed", routes={"a": a, "b": b})]).rows
+    a, b = (Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
+    rows = beside([a, b, Arm("routed", routes={"a": a, "b": b})]).rows
     assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
 
 
@@ -590,8 +592,8 @@ def test_without_levels_what_the_untuned_student_solves_more_often_comes_first(t
 def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(tmp_path):
     from sft_child import learner, make_base, rows
 
-    from plantune_lite import sft
     from plantune_lite.recipe.schema import SFT
+    from plantune_lite.train import sft
 
     base, found = make_base(tmp_path / "base", "llama"), rows(16)
 
@@ -634,7 +636,7 @@ def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_
     write_records(tmp_path / "corpus" / "validation.jsonl", [])
     (tmp_path / "sft").mkdir()
     job = Job(run=tmp_path, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier={}, hours_left=None)
-    assert train_stages.run_sft(job)["steps"] == 2
+    assert stage.run_sft(job)["steps"] == 2
     assert [row["asked"] for row in read_jsonl(tmp_path / "sft" / "pass_rates.jsonl")] == [4] * 8
 
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import alignment
-from plantune_lite.alignment import Alignment, words
 from plantune_lite.distill import worked
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import smollm2
+from plantune_lite.train import plan_similarity
+from plantune_lite.train.plan_similarity import Alignment, words
 from plantune_lite.types import RecipeError
 
 PROBLEMS = list(practice_problems("train", seed=0, limit=200))
@@ -49,7 +49,7 @@ def test_the_same_way_in_other_words_scores_between():
 
 
 def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
-    alike = alignment.embedding_similarity(str(smollm2.folder()))
+    alike = plan_similarity.embedding_similarity(str(smollm2.folder()))
     [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
     assert same == pytest.approx(1) and 0 < other < 0.99
     assert alike([""], ["Halve the clips."]) == [[0]]
@@ -63,7 +63,7 @@ def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
 
 def test_an_embedding_model_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(RecipeError, match="grpo.embedder is .* cannot be loaded"):
-        alignment.embedding_similarity(str(tmp_path))
+        plan_similarity.embedding_similarity(str(tmp_path))
 
 
 def test_the_order_of_steps_and_endings_of_words_matter_little():
@@ -123,10 +123,10 @@ def test_where_all_plans_are_the_same_there_is_no_chance_to_correct_for():
 
 def test_zero_is_the_same_in_every_process():
     code = """if True:
-        from plantune_lite import alignment
+        from plantune_lite.train import plan_similarity
         from plantune_lite.problems.practice import generate
         corpus = [(one.question, one.extra["plan"]) for one in generate.practice_problems("train", seed=0, limit=200)]
-        print(alignment.Alignment(corpus).zero)"""
+        print(plan_similarity.Alignment(corpus).zero)"""
     for seed in "12":
         environ = {**os.environ, "PYTHONHASHSEED": seed}
         done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)

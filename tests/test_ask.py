@@ -7,8 +7,9 @@ import pytest
 from click.testing import CliRunner
 from tiny import trained_run
 
-from plantune_lite import ask, plan
+from plantune_lite import plan
 from plantune_lite.cli import cli
+from plantune_lite.evaluate import ask
 from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student

@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.charts import curves, shares
-from plantune_lite.intervals import Estimate
+from plantune_lite.evaluate.stats import Estimate
+from plantune_lite.report.charts import curves, shares
 
 SVG = "{http://www.w3.org/2000/svg}"
 numbers = st.floats(allow_nan=True, allow_infinity=True, width=32)

@@ -5,7 +5,7 @@ import os
 from fake_openai import FakeOpenAI
 from fake_teacher import Mind
 
-from plantune_lite import other_model
+from plantune_lite.evaluate import other_models
 from plantune_lite.plan import chat
 from plantune_lite.student.weights import Source
 from plantune_lite.teacher.ledger import Ledger
@@ -18,7 +18,7 @@ def test_what_is_asked_apart_is_asked_anew_and_then_kept_too(tmp_path):
     def answered(apart):
         with (
             Ledger(tmp_path / "calls.sqlite", run="r") as ledger,
-            other_model.of_server(server.url, "m", ledger) as ask,
+            other_models.of_server(server.url, "m", ledger) as ask,
         ):
             [[reply]] = ask([chat(QUESTION)], Sampling(max_tokens=100), **({"apart": apart} if apart else {}))
         return reply.text[-7:], len(server.requests)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import plan
-from plantune_lite.evaluate import at_best_prompt, evaluate_problems, in_time
+from plantune_lite.evaluate.modes import at_best_prompt, evaluate_problems, in_time
 from plantune_lite.files import read_records
 from plantune_lite.grading.lenient import Graded
 from plantune_lite.problems.practice.generate import practice_problems
@@ -248,7 +248,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from plantune_lite.problems.practice import generate
-from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.types import Reply
 
 asked = 0

@@ -17,7 +17,6 @@ from sft_child import learner, make_base, rows
 from tiny import tiny_student
 from transformers import AutoTokenizer
 
-from plantune_lite import sft
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plan import render
 from plantune_lite.problems.practice.generate import practice_problems
@@ -25,6 +24,7 @@ from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.folder import read_manifest
 from plantune_lite.student import presets
+from plantune_lite.train import sft
 
 KEY = "a-key-that-nobody-is-shown"
 MODELS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")

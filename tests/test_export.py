@@ -15,10 +15,18 @@ from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, VOCABULARY, tiny_student, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from plantune_lite.adapters import AdapterError, open_adapter
-from plantune_lite.agreement import compare
-from plantune_lite.export import PROGRESS, ExportError, merge_adapter
-from plantune_lite.shards import Reader, ShardFile, Tensor, WeightsFileError, shards_of, stream, tensors_in
+from plantune_lite.export.adapter import AdapterError, open_adapter
+from plantune_lite.export.check_merge import compare
+from plantune_lite.export.merge import PROGRESS, ExportError, merge_adapter
+from plantune_lite.export.safetensors_io import (
+    Reader,
+    ShardFile,
+    Tensor,
+    WeightsFileError,
+    shards_of,
+    stream,
+    tensors_in,
+)
 from plantune_lite.student import presets
 
 SOME = ["q_proj", "v_proj", "down_proj"]

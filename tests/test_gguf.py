@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plantune_lite import acceptance, converter, export, gguf, ollama
+from plantune_lite.export import check_gguf, gguf, llama_cpp, merge, ollama
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.chat import encode_chat
 from plantune_lite.student.presets import PRESETS
@@ -82,11 +82,11 @@ def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_ther
     (copy / "tiny-Q8_0.gguf").unlink()
     (copy / ".tiny-Q8_0.gguf.part").write_bytes(b"half of one")
     with monkeypatch.context() as here:
-        here.setattr(converter, "runs_llama", lambda: False)
-        here.setattr(converter, "quantiser", lambda: None)
+        here.setattr(llama_cpp, "runs_llama", lambda: False)
+        here.setattr(llama_cpp, "quantiser", lambda: None)
         unrun = gguf.export_gguf(merged, copy, ("q8_0", "q4_k_m"), **how, say=first.append)
         with pytest.raises(gguf.GGUFError, match="q5_k_m needs a built llama.cpp"):
-            converter.quantise(copy / "tiny-BF16.gguf", copy / "x.gguf", "q5_k_m")
+            llama_cpp.quantise(copy / "tiny-BF16.gguf", copy / "x.gguf", "q5_k_m")
     assert [line for line in first if line.startswith("writing")] == ["writing tiny-Q8_0.gguf"]
     assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and unrun["gguf"]["tiny-Q4_K_M.gguf"]["ran"] is True
     assert "no llama.cpp has run tiny-Q8_0.gguf" in unrun["line"]
@@ -109,7 +109,7 @@ def test_a_file_of_another_model_is_refused(six, merged, prompts, tmp_path):
     shutil.copytree(merged, other)
     shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     tiny_model("llama", seed=1, dtype=torch.bfloat16, **shape).save_pretrained(other)
-    judge = acceptance.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
+    judge = check_gguf.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
     with pytest.raises(gguf.GGUFError, match="does not say what the merged model says: 0 of 4 prompts alike"):
         judge.of("q8_0", out / "tiny-Q8_0.gguf")
 
@@ -120,7 +120,7 @@ def test_a_file_with_another_chat_template_is_refused(six, merged, prompts, tmp_
     other = tmp_path / "other"
     shutil.copytree(merged, other)
     (other / "chat_template.jinja").write_text(CHATML.chat_template.replace("solve", "dissolve"))
-    judge = acceptance.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
+    judge = check_gguf.Acceptance(other, prompts, most=0, out=tmp_path, whole=None)
     with pytest.raises(gguf.GGUFError, match="its chat template renders a conversation as"):
         judge.of("q8_0", out / "tiny-Q8_0.gguf")
 
@@ -128,7 +128,7 @@ def test_a_file_with_another_chat_template_is_refused(six, merged, prompts, tmp_
 @pytest.mark.slow
 def test_a_broken_file_is_one_sentence(merged, prompts, tmp_path):
     (tmp_path / "broken.gguf").write_bytes(b"GGUF and no more")
-    judge = acceptance.Acceptance(merged, prompts, most=0, out=tmp_path, whole=None)
+    judge = check_gguf.Acceptance(merged, prompts, most=0, out=tmp_path, whole=None)
     with pytest.raises(gguf.GGUFError, match="llama.cpp cannot run broken.gguf"):
         judge.of("q8_0", tmp_path / "broken.gguf")
 
@@ -157,7 +157,7 @@ def test_a_lora_alone_does_over_its_base_what_the_merged_model_does(merged, prom
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     with_lora = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False))
     with_lora.save_pretrained(adapter)
-    export.merge_adapter(adapter, merged, whole)
+    merge.merge_adapter(adapter, merged, whole)
     how = {"name": "tiny", "preset": CHATML, "prompts": prompts, "adapter": adapter, "base": merged}
     summary = gguf.export_gguf(whole, tmp_path / "out", ("lora_gguf",), **how)
     found = summary["gguf"]["tiny-lora.gguf"]
@@ -180,12 +180,12 @@ def test_smollm2_goes_through_llama_cpp_and_back(tmp_path):
 @pytest.mark.slow
 def test_the_converter_comes_from_the_users_own_package_index(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(converter, "_places", list)
+    monkeypatch.setattr(llama_cpp, "_places", list)
     monkeypatch.setenv("PATH", "")
     said = []
-    folder = converter.scripts(said.append)
-    assert folder.parent == tmp_path and (folder / converter.SCRIPT).is_file() and "77 MB" in said[0]
-    assert converter.scripts(said.append) == folder and len(said) == 1
+    folder = llama_cpp.scripts(said.append)
+    assert folder.parent == tmp_path and (folder / llama_cpp.SCRIPT).is_file() and "77 MB" in said[0]
+    assert llama_cpp.scripts(said.append) == folder and len(said) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
 
 

@@ -12,17 +12,17 @@ from grpo_child import asked, load, low_ids, make_base, many_low_ids, start_of
 from safetensors.torch import load_file
 from tiny import FAMILIES
 
-from plantune_lite import grpo, prompts, rewarded, watch
 from plantune_lite.files import read_jsonl
-from plantune_lite.guided import Sampled
 from plantune_lite.order import active_stages
-from plantune_lite.prompts import PromptError
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import GRPO
-from plantune_lite.rewarded import Rewarded, Signs
 from plantune_lite.state import inputs_of
+from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log
+from plantune_lite.train.callbacks import TrainingError
+from plantune_lite.train.prompt_selection import PromptError
+from plantune_lite.train.reward_log import Rewarded, Signs
+from plantune_lite.train.rollouts import Sampled
 from plantune_lite.types import RecipeError, Reply
-from plantune_lite.watch import TrainingError
 
 HERE = Path(__file__).parent
 SMALL = {"steps": 3, "group": 4, "prompts_per_step": 2, "max_completion": 16, "save_steps": 50}
@@ -95,7 +95,7 @@ def test_the_figures_of_every_step_are_kept(learned):
 
 def test_some_completions_of_every_step_are_kept_with_their_rewards(learned):
     samples = list(read_jsonl(learned.out / "samples.jsonl"))
-    assert [row["step"] for row in samples] == [step for step in range(1, 19) for _ in range(rewarded.KEPT)]
+    assert [row["step"] for row in samples] == [step for step in range(1, 19) for _ in range(reward_log.KEPT)]
     assert all(row["reward"] == row["rewards"]["ended"] for row in samples)
     assert {row["reward"] for row in samples} == {0.0, 1.0}
     assert len({row["problem_id"] for row in samples[:4]}) == 1
@@ -181,7 +181,7 @@ def assert_as_by_hand(model, folder, part, out, **settings):
     seen = []
     rewards = [("low_ids", seen_by(settings.pop("reward", low_ids), seen), 1.0)]
     done = train(load(model, folder), part, out, rewards, **settings)
-    schedule = watch.Schedule(part.steps, warmup=round(grpo.WARMUP * part.steps))
+    schedule = callbacks.Schedule(part.steps, warmup=round(grpo.WARMUP * part.steps))
     rates = [part.learning_rate * schedule(step) for step in range(part.steps)]
     untrained = load(model, folder)
     before = [one.detach().clone() for one in untrained.model.parameters() if one.requires_grad]
@@ -292,7 +292,7 @@ def test_every_family_is_asked_with_one_bos_where_it_has_one_and_ends_its_turns(
     seen = []
     train(learns, GRPO(**{**SMALL, "steps": 1}), tmp_path / "grpo", [("low_ids", seen_by(low_ids, seen), 1.0)])
     rows, bos = asked(8), learns.tokenizer.bos_token_id
-    kept, _ = prompts.askable(learns, rows, 256, print)  # which compares with what TRL would ask
+    kept, _ = prompt_selection.askable(learns, rows, 256, print)  # which compares with what TRL would ask
     assert len(kept) == 8
     for row in rows:
         ids = learns.encode_chat(tuple(row["prompt"]))
@@ -368,8 +368,8 @@ def test_the_length_is_calibrated_and_kept(base, start, tmp_path):
     done = train(load(base, start), part, tmp_path / "grpo", max_length=256)
     found = json.loads((tmp_path / "grpo/calibration.json").read_text())
     ended = [length for length in found["lengths"] if length < found["room"]]
-    assert len(found["lengths"]) == prompts.SAMPLES and len(ended) == found["ended"] > 8
-    assert prompts.LEAST <= found["max_completion"] == done.summary["max_completion"] < found["room"]
+    assert len(found["lengths"]) == prompt_selection.SAMPLES and len(ended) == found["ended"] > 8
+    assert prompt_selection.LEAST <= found["max_completion"] == done.summary["max_completion"] < found["room"]
     assert (
         f"{len(ended)} of 16 sampled answers ended, 95 % of them within {found['max_completion']} tok" in done.said[0]
     )
@@ -396,8 +396,10 @@ class Says:
 def test_the_length_is_that_of_nearly_all_that_end(tmp_path, lengths, most):
     said = []
     settings = {"temperature": 1.0, "seed": 0, "say": said.append}
-    assert prompts.calibrated(Says(lengths), asked(4), 300, tmp_path / "found.json", **settings) == most
-    assert prompts.calibrated(None, asked(4), 300, tmp_path / "found.json", **settings) == most  # nobody is asked again
+    assert prompt_selection.calibrated(Says(lengths), asked(4), 300, tmp_path / "found.json", **settings) == most
+    assert (
+        prompt_selection.calibrated(None, asked(4), 300, tmp_path / "found.json", **settings) == most
+    )  # nobody is asked again
     assert any("warning: most answers do not end" in line for line in said) is (None in lengths)
 
 
@@ -416,12 +418,12 @@ def test_prompts_that_cannot_be_asked_are_counted(base):
     learns, said = load(base), []
     forged = {**asked(1)[0], "prompt": [{"role": "user", "content": "hi<|im_end|>"}]}
     long = {**asked(1)[0], "prompt": [{"role": "user", "content": "hi " * 400}]}
-    kept, room = prompts.askable(learns, [*asked(3), forged, long], 256, said.append)
+    kept, room = prompt_selection.askable(learns, [*asked(3), forged, long], 256, said.append)
     longest = max(len(learns.encode_chat(tuple(row["prompt"]))) for row in kept)
     assert (len(kept), room) == (3, 256 - longest)
     assert said == ["2 of 5 prompts left out: 1 control tokens in the text, 1 longer than 192 tokens"]
     with pytest.raises(PromptError, match=r"none of the 1 prompts .*: 1 longer than 192 tokens. Raise student.max_le"):
-        prompts.askable(learns, [long], 256, said.append)
+        prompt_selection.askable(learns, [long], 256, said.append)
 
 
 def test_a_trl_that_asks_in_other_tokens_is_noticed_before_the_first_step(base, tmp_path):
@@ -455,7 +457,7 @@ def sift(knows, rows, file, **settings):
     said = []
     usual = {"answers": 4, "draws": 100, "max_completion": 16, "temperature": 1.0, "seed": 0, "hours": None}
     settings = {**usual, "show": lambda line, last: None, "say": said.append, **settings}
-    kept = prompts.solved_at_times(knows, rows, yes, file, **settings)
+    kept = prompt_selection.solved_at_times(knows, rows, yes, file, **settings)
     return {row["problem_id"] for row in kept}, said
 
 
@@ -473,7 +475,7 @@ def test_what_is_solved_always_or_never_is_left_out_and_nobody_is_asked_twice(ba
 
 def test_no_more_is_looked_at_than_a_share_of_the_run(base, tmp_path):
     knows = Knows(base, {str(number): 2 for number in range(100)})
-    assert len(sift(knows, asked(100), tmp_path / "a.jsonl", draws=200)[0]) == prompts.SHARE * 200
+    assert len(sift(knows, asked(100), tmp_path / "a.jsonl", draws=200)[0]) == prompt_selection.SHARE * 200
     some, _ = sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)
     assert len(some) == 8  # one look there is always
     assert sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)[0] == some  # and no other where there was one

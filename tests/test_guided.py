@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_tokenizer
 
-from plantune_lite import grpo, guided
-from plantune_lite.guided import Guided
 from plantune_lite.recipe.schema import GRPO
-from plantune_lite.watch import TrainingError
+from plantune_lite.train import grpo, rollouts
+from plantune_lite.train.callbacks import TrainingError
+from plantune_lite.train.rollouts import Guided
 
 END = 2
 PLANNED = "<plan>\n1. Add the price.\n</plan>\n\\boxed{36}"
@@ -122,7 +122,7 @@ PIECES = st.lists(
 @given(PIECES, st.integers(1, 40))
 def test_a_plan_is_cut_behind_the_token_that_closes_it(pieces, most):
     ids = TOKENIZER("".join(pieces), add_special_tokens=False)["input_ids"]
-    plan = guided.cut(TOKENIZER, ids, most)
+    plan = rollouts.cut(TOKENIZER, ids, most)
     assert ids[: len(plan.ids)] == plan.ids
     if "</plan>" not in "".join(pieces):
         assert plan == (ids, False)
@@ -132,9 +132,9 @@ def test_a_plan_is_cut_behind_the_token_that_closes_it(pieces, most):
 
 
 def test_what_follows_the_end_of_a_turn_is_padding():
-    assert guided.to_end([5, 2, 0, 0], {2}) == [5, 2]
-    assert guided.to_end([5, 6, 7], {2}) == [5, 6, 7]
-    assert guided.to_end([5, 4, 2], {2, 4}) == [5, 4]
+    assert rollouts.to_end([5, 2, 0, 0], {2}) == [5, 2]
+    assert rollouts.to_end([5, 6, 7], {2}) == [5, 6, 7]
+    assert rollouts.to_end([5, 4, 2], {2, 4}) == [5, 4]
 
 
 # --- in TRL's trainer -------------------------------------------------------------------------------------------------

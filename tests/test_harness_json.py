@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.evaluate.harness_json import results, write
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
-from plantune_lite.harness_json import results, write
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import PlantuneError, Reply, Score
 

@@ -19,8 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, LoopbackHub, card_errors
 from test_model_card import finished_run
 
-from plantune_lite.hub import push
-from plantune_lite.publish import push_to_hub
+from plantune_lite.export.push import push_folder
+from plantune_lite.export.push_run import push_to_hub
 from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.types import PlantuneError
 
@@ -61,7 +61,7 @@ def written(folder: Path, files: dict) -> Path:
 def pushed(hub, folder, repo="alice/mine", **named):
     lines = []
     named = {"token": TOKEN, "about": MINE, "pauses": (0.0, 0.0), **named}
-    done = push(folder, repo, endpoint=hub.url, say=lines.append, **named)
+    done = push_folder(folder, repo, endpoint=hub.url, say=lines.append, **named)
     return SimpleNamespace(**done, said="\n".join(lines))
 
 
@@ -307,7 +307,8 @@ def test_a_refusal_nobody_foresaw_is_still_a_sentence(hub, folder):
 
 
 def in_a_child(hub, folder, home, **environment) -> subprocess.Popen:
-    code = f"from pathlib import Path; from plantune_lite.hub import push; push(Path({str(folder)!r}), 'alice/mine')"
+    code = "from pathlib import Path; from plantune_lite.export.push import push_folder; "
+    code += f"push_folder(Path({str(folder)!r}), 'alice/mine')"
     environment = hub.environment(home, HF_TOKEN=TOKEN, HF_HUB_DISABLE_PROGRESS_BARS="1", **environment)
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite.intervals import (
+from plantune_lite.evaluate.stats import (
     Estimate,
     holm,
     majority,

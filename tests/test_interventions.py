@@ -1,8 +1,8 @@
 import pytest
 
-from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.evaluate.interventions import agreement, as_order, intervene
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
-from plantune_lite.interventions import agreement, as_order, intervene
 from plantune_lite.plan import parse, render, written_plan
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import PlantuneError, Reply, Score

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import train_stages
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import GRPO, Distill
 from plantune_lite.runs.folder import LEDGER
@@ -14,6 +13,7 @@ from plantune_lite.runs.job import Job
 from plantune_lite.teacher.judge import COMPARE, Loop, score_in, teacher_judge
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.teacher import open_teacher
+from plantune_lite.train import stage
 from plantune_lite.types import Reply
 
 QUESTION, REFERENCE, PLAN = "What is 2 + 3?", ("Add both numbers.",), ("Sum the two numbers.",)
@@ -117,7 +117,7 @@ def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path
     asyncio.run(pay("a comparison before the kill", 0.25))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEMINI_API_KEY", "a-key")
-        with train_stages._judge(job) as (_, spent):
+        with stage._judge(job) as (_, spent):
             assert spent() == 0.25
 
 

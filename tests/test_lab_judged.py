@@ -12,14 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from taught import taught
 
-from plantune_lite import ask, evaluate, plan
+from plantune_lite import plan
 from plantune_lite.cli import cli
+from plantune_lite.evaluate import ask, modes
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.lab import judged, resampled, weak_plans
 from plantune_lite.lab.judged import judge_of, keep
 from plantune_lite.lab.probe_verb import probe_run
 from plantune_lite.recipe.load import load_recipe, override, to_json
-from plantune_lite.report import write_report
+from plantune_lite.report.page import write_report
 from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.types import Problem, Reply, RunError, Sampling, Score
 
@@ -189,7 +190,7 @@ def test_nothing_follows_a_plan_that_is_all_that_is_wanted(all_of_it, stop):
 def test_no_reply_is_longer_than_a_reply_may_be(probed):
     _, _, loaded = ask.final_student(probed[0], quiet)
     asked = [plan.ask_plainly(one) for one in problems("new", 3)]
-    whole = evaluate.way_to_answer("m1", loaded.generate, None, (), [], 0)[0](problems("new", 3), Sampling())
+    whole = modes.way_to_answer("m1", loaded.generate, None, (), [], 0)[0](problems("new", 3), Sampling())
     longest = max(reply.tokens_out for [reply] in whole)
     generate = weak_plans.resampling(loaded, judge_of(probed[0]).judge, tries=1)
     for most in (longest - 3, longest):

@@ -14,7 +14,6 @@ from grpo_child import load as learner
 from taught import taught
 from tiny import trained_run
 
-from plantune_lite import grpo, rewards
 from plantune_lite.cli import cli
 from plantune_lite.distill import corpus
 from plantune_lite.distill.run import distill_all
@@ -28,7 +27,8 @@ from plantune_lite.plan import ask_plainly, parse, render
 from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Corpus, Distill, Problems
-from plantune_lite.report import write_report
+from plantune_lite.report.page import write_report
+from plantune_lite.train import grpo, rewards
 from plantune_lite.types import Problem, Trajectory
 
 SWAP = """(define (problem swap) (:domain blocksworld) (:objects a b)

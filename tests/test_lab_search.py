@@ -9,7 +9,7 @@ from fake_openai import FakeOpenAI
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import other_model
+from plantune_lite.evaluate import other_models
 from plantune_lite.files import read_jsonl
 from plantune_lite.lab.search import OPEN, REPLIES, search, trees_of
 from plantune_lite.lab.tree import Tree, from_row, select, to_row
@@ -279,7 +279,7 @@ def test_a_server_can_be_the_policy(tmp_path):
 
     with FakeOpenAI() as server, Ledger(tmp_path / "calls.sqlite", run="x") as calls:
         server.mind = SimpleNamespace(reply=mind)
-        with other_model.of_server(server.url, "tiny-1b", calls) as generate:
+        with other_models.of_server(server.url, "tiny-1b", calls) as generate:
             [tree] = grown(generate, tmp_path, iterations=3)
     assert [node.text for node in tree.root.children] == ["Count the legs.", "Guess."]
     assert tree.solved and tree.tokens > 0

@@ -10,10 +10,10 @@ import pytest
 from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
-from plantune_lite import model_card
 from plantune_lite.distill import corpus, worked
-from plantune_lite.model_card import card
-from plantune_lite.model_facts import FORMS, Scored, of_run
+from plantune_lite.export import model_card
+from plantune_lite.export.model_card import card
+from plantune_lite.export.run_facts import FORMS, Scored, of_run
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.recipe.schema import Corpus

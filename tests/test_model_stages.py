@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite import evaluate, evaluate_stage, headroom, sft, standing, train_stages
+from plantune_lite.evaluate import compare, headroom, modes
+from plantune_lite.evaluate.stage import _arm, run_evaluate
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
 from plantune_lite.order import active_stages
@@ -13,6 +14,8 @@ from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.job import Job, last_trained
 from plantune_lite.student import load, presets, weights
+from plantune_lite.train import sft
+from plantune_lite.train.stage import _hours, adapter_of, run_baseline
 from plantune_lite.types import Problem, ProblemError, Reply, RunError
 
 POOL = list(practice_problems("train", seed=0, limit=8))
@@ -74,11 +77,11 @@ def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
     run = tmp_path / "first"
     (run / "sft").mkdir(parents=True)
     (run / "manifest.json").write_text('{"format": 1, "stages": {}, "final": "sft"}')
-    assert train_stages.adapter_of("first", tmp_path / "second") == run / "sft"
+    assert adapter_of("first", tmp_path / "second") == run / "sft"
     (run / "sft" / "adapter_config.json").write_text("{}")
-    assert train_stages.adapter_of(str(run / "sft"), tmp_path / "second") == run / "sft"
+    assert adapter_of(str(run / "sft"), tmp_path / "second") == run / "sft"
     with pytest.raises(RunError, match="no run or folder of that name has a finished adapter"):
-        train_stages.adapter_of("nothing", tmp_path / "second")
+        adapter_of("nothing", tmp_path / "second")
 
 
 @pytest.mark.parametrize(
@@ -91,16 +94,16 @@ def test_an_adapter_to_start_from_is_another_run_s_last_or_a_folder_s(tmp_path):
     ],
 )
 def test_an_arm_goes_by_its_name_in_the_papers(tmp_path, settings, name):
-    assert evaluate_stage._arm(job(tmp_path, *settings), "sft") == name
+    assert _arm(job(tmp_path, *settings), "sft") == name
 
 
 def test_training_leaves_time_for_what_comes_after_it(tmp_path):
     limited = replace(job(tmp_path, stage="sft"), hours_left=2.0)
-    assert train_stages._hours(limited) == pytest.approx(1.4)
+    assert _hours(limited) == pytest.approx(1.4)
     shared = replace(job(tmp_path, "evaluate.baseline=true", stage="sft"), hours_left=2.0)
-    assert train_stages._hours(shared) == pytest.approx(0.7)
-    assert train_stages._hours(replace(shared, stage="baseline")) == pytest.approx(1.4)
-    assert train_stages._hours(job(tmp_path, stage="sft")) is None
+    assert _hours(shared) == pytest.approx(0.7)
+    assert _hours(replace(shared, stage="baseline")) == pytest.approx(1.4)
+    assert _hours(job(tmp_path, stage="sft")) is None
 
 
 def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
@@ -158,19 +161,19 @@ def learned(monkeypatch):
 
 
 def test_a_suite_added_after_the_corpus_is_looked_at_for_what_was_learned(tmp_path, learned):
-    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path))
+    found = run_evaluate(to_evaluate(tmp_path))
     assert "is better than untuned" in found["line"] and found["partial"] is False
     assert found["line"].endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
     assert found["line"] in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
 
 
 def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp_path, learned):
-    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
+    found = run_evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
     assert "1 of 9 problems of other share 13 words" in found["line"]
 
 
 def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
-    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "sft=none"))
+    found = run_evaluate(to_evaluate(tmp_path, "sft=none"))
     assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
 
 
@@ -178,7 +181,7 @@ def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tu
     wanted = to_evaluate(tmp_path, "evaluate.baseline=true")
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
-    found = evaluate_stage.run_evaluate(wanted)
+    found = run_evaluate(wanted)
     assert learned.worn == ["baseline"] and "other: baseline (plain) is not better than untuned" in found["line"]
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
     assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
@@ -215,43 +218,43 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     rows = [{"problem_id": one.id, "prompt": [], "completion": "<plan> ..."} for one in POOL[:4]]
     write_records(tmp_path / "corpus" / "train.jsonl", [*rows, rows[0]])
     write_records(tmp_path / "corpus" / "validation.jsonl", rows[3:])
-    train_stages.run_baseline(asked)
+    run_baseline(asked)
     assert [row["problem_id"] for row in taught["rows"]] == [one.id for one in POOL[:4]]
     assert taught["rows"][0]["completion"].startswith(POOL[0].solution.splitlines()[0])
     assert (taught["part"].target, taught["part"].max_steps, len(taught["validation"])) == ("solution", 7, 1)
     on_top_of_plans = replace(asked, recipe=override(asked.recipe, ["sft.start=a_run_that_learned_plans"]))
-    train_stages.run_baseline(on_top_of_plans)
+    run_baseline(on_top_of_plans)
     assert taught["part"].start is None
 
     write_records(tmp_path / "problems" / "pool.jsonl", [replace(one, solution=None, steps=()) for one in POOL])
     with pytest.raises(RunError, match="no solutions to learn from: name their column in problems.solution"):
-        train_stages.run_baseline(asked)
+        run_baseline(asked)
 
 
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
-    evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
+    run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
-    every = evaluate.in_time
-    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
-    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
+    every = modes.in_time
+    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
+    found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
     assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     asked = [row["problem_id"] for row in rows["m1"]]
     assert len(asked) == 4 and asked != [problem.id for problem in SUITE[:4]]  # drawn, not the first of the file
     assert {row["problem_id"] for row in rows["untuned"]} == set(asked)
 
-    monkeypatch.setattr(evaluate, "in_time", every)
+    monkeypatch.setattr(modes, "in_time", every)
     learned.heard.clear()
-    found = evaluate_stage.run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
+    found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
     assert (found["partial"], found["arm"]) == (False, "m1") and "only" not in found["line"]
     assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
 
 
 def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tmp_path, learned, monkeypatch):
-    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4, 9])
+    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [4, 9])
     answer = learned.generate
 
     def killed(prompts, sampling):
@@ -261,8 +264,8 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 
     learned.generate = killed
     with pytest.raises(KeyboardInterrupt):
-        evaluate_stage.run_evaluate(to_evaluate(tmp_path))
-    [sentence] = standing.standing([tmp_path]).sentences
+        run_evaluate(to_evaluate(tmp_path))
+    [sentence] = compare.standing([tmp_path]).sentences
     assert "1 of 9 problems of other share 13 words in a row with the training rows" in sentence
     assert sentence.endswith(" and only 4 of 9 problems of other have been asked so far")
 
@@ -270,11 +273,11 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
     with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
-        evaluate_stage.run_evaluate(limited)
-    monkeypatch.setattr(evaluate, "in_time", lambda problems, seconds, *, done: [4])
-    first = evaluate_stage.run_evaluate(replace(limited, hours_left=1.0))
+        run_evaluate(limited)
+    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [4])
+    first = run_evaluate(replace(limited, hours_left=1.0))
     monkeypatch.setattr(load, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
-    assert evaluate_stage.run_evaluate(limited) == first
+    assert run_evaluate(limited) == first
 
 
 PROGRAM = Problem(
@@ -291,11 +294,11 @@ def test_programs_are_run_only_where_that_is_allowed(tmp_path, learned, capsys):
     learned.generate_untuned = lambda prompts, sampling: [[Reply(text="```python\ndef half(x): return x\n```")]]
     settings = ("evaluate.prompts=zero_shot_cot", "corpus.decontaminate=0")
     with pytest.raises(RunError, match="no suite left"):
-        evaluate_stage.run_evaluate(to_evaluate(tmp_path, *settings, suite=[PROGRAM]))
+        run_evaluate(to_evaluate(tmp_path, *settings, suite=[PROGRAM]))
     assert "left out, because its answers are programs: evaluate.allow_code=true" in capsys.readouterr().out
     if sandbox.why_not():
         pytest.skip(sandbox.why_not())
-    evaluate_stage.run_evaluate(to_evaluate(tmp_path, *settings, "evaluate.allow_code=true", suite=[PROGRAM]))
+    run_evaluate(to_evaluate(tmp_path, *settings, "evaluate.allow_code=true", suite=[PROGRAM]))
     told = {name: next(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     assert told["m1"]["same"] is True and told["untuned"]["same"] is False
     assert told["untuned"]["how"].startswith("failed: AssertionError")

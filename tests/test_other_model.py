@@ -7,7 +7,8 @@ import pytest
 from fake_openai import FakeOpenAI
 from tiny import trained_run
 
-from plantune_lite import export, other_model
+from plantune_lite.evaluate import other_models
+from plantune_lite.export import merge
 from plantune_lite.files import read_records, write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.runs import folder as runs
@@ -22,7 +23,7 @@ def run(tmp_path_factory):
     """A run folder with an adapter, the merged model, and test problems."""
     folder = tmp_path_factory.mktemp("runs") / "mine"
     trained_run(folder, max_tokens=16)
-    export.merge_adapter(folder / "sft", folder / "base", folder / "merged", preset=None, say=lambda line: None)
+    merge.merge_adapter(folder / "sft", folder / "base", folder / "merged", preset=None, say=lambda line: None)
     write_records(folder / "suites" / "own.jsonl", PROBLEMS)
     return folder
 
@@ -33,7 +34,7 @@ def answers(run, name):
 
 def test_an_adapter_and_the_model_merged_from_it_say_the_same(run):
     for where in ("sft", "merged"):
-        other_model.evaluate_model(run, str(run / where), say=lambda line: None)
+        other_models.evaluate_model(run, str(run / where), say=lambda line: None)
     adapter, merged = answers(run, "mine-sft"), answers(run, "mine-merged")
     assert [one.text for one in adapter] == [one.text for one in merged]
     assert {one.mode for one in adapter} == {"m1"} and len(adapter) == len(PROBLEMS)
@@ -42,9 +43,9 @@ def test_an_adapter_and_the_model_merged_from_it_say_the_same(run):
 def test_a_server_is_asked_as_an_untuned_model_is_and_once(run):
     with FakeOpenAI(models=("a",)) as server:
         said = []
-        found = other_model.evaluate_model(run, f"{server.url}#a", say=said.append)
+        found = other_models.evaluate_model(run, f"{server.url}#a", say=said.append)
         asked = len(server.requests)
-        other_model.evaluate_model(run, f"{server.url}#a", say=lambda line: None)
+        other_models.evaluate_model(run, f"{server.url}#a", say=lambda line: None)
         assert len(server.requests) == asked
     assert {row.mode for row in found.rows if row.model == "a"} == {"zero_shot_cot"}
     assert "few_shot is left out: it needs 3 solved problems, and there are 0" in said
@@ -55,14 +56,14 @@ def test_a_server_whose_answers_are_moved_away_is_asked_anew(run, monkeypatch):
         for said, now in (("999", "2026-11-01T00:00:00Z"), ("777", "2026-11-02T00:00:00Z")):
             monkeypatch.setattr(runs, "now", lambda now=now: now)
             server.mind = SimpleNamespace(reply=lambda *asked, said=said: f"\\boxed{{{said}}}")
-            other_model.evaluate_model(run, f"{server.url}#b", say=lambda line: None)
+            other_models.evaluate_model(run, f"{server.url}#b", say=lambda line: None)
             assert {one.prediction for one in answers(run, "b")} == {said}
             (run / "eval" / "own.b.jsonl").unlink()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
 def test_a_gguf_file_answers_through_llama_cpp(run):
-    found = other_model.evaluate_model(run, str(smollm2.gguf_path()), say=lambda line: None)
+    found = other_models.evaluate_model(run, str(smollm2.gguf_path()), say=lambda line: None)
     (row,) = [row for row in found.rows if row.model.startswith("SmolLM2")]
     assert row.problems == len(PROBLEMS) and row.truncated == 1.0  # 16 tokens are too few for it
 
@@ -73,10 +74,10 @@ def test_a_gguf_file_answers_through_llama_cpp(run):
 )
 def test_what_is_no_model_is_a_sentence(run, where, words):
     with pytest.raises(PlantuneError, match=words):
-        other_model.evaluate_model(run, where)
+        other_models.evaluate_model(run, where)
 
 
 def test_without_test_problems_it_says_which_verb_makes_them(run, tmp_path):
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(RunError, match="plantune evaluate mine makes them"):
-        other_model.evaluate_model(tmp_path, "anything")
+        other_models.evaluate_model(tmp_path, "anything")

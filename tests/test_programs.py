@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.evaluate import evaluate_problems
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.code import grade_code, program_in

@@ -14,7 +14,7 @@ from plantune_lite.distill.run import distill_all
 from plantune_lite.files import write_records, write_whole
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
-from plantune_lite.report import write_report
+from plantune_lite.report.page import write_report
 from plantune_lite.types import Score
 
 HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'

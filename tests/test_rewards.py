@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite import rewards
-from plantune_lite.alignment import Alignment
 from plantune_lite.plan import ask_plainly, clean_step, render
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import GRPO, REWARDS
+from plantune_lite.train import rewards
+from plantune_lite.train.plan_similarity import Alignment
 from plantune_lite.types import PlantuneError, RecipeError
 
 PROBLEMS = list(practice_problems("train", seed=0, limit=40))

@@ -16,14 +16,15 @@ from safetensors.torch import load_file
 from sft_child import learner, make_base, rows
 from tiny import FAMILIES
 
-from plantune_lite import Corpus, Distill, Problems, Recipe, lessons, run, sft, watch
+from plantune_lite import Corpus, Distill, Problems, Recipe, run
 from plantune_lite.files import read_jsonl, write_records, write_whole
-from plantune_lite.lessons import LessonError
 from plantune_lite.order import STAGES
 from plantune_lite.process import processes_asked, run_stage
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student.load import load_student
+from plantune_lite.train import callbacks, data, sft
+from plantune_lite.train.data import LessonError
 from plantune_lite.types import MissingError, RecipeError, RunError
 
 HERE = Path(__file__).parent
@@ -125,15 +126,15 @@ def test_the_figures_of_every_step_are_kept(trained):
 
 
 def test_the_learning_rate_is_the_schedules_at_every_step(trained):
-    schedule = watch.Schedule(12, 3)
+    schedule = callbacks.Schedule(12, 3)
     rates = [named["learning_rate"] for _, named in sorted(trained("llama").figures.items())]
     assert rates == pytest.approx([1e-2 * schedule(step) for step in range(12)])
 
 
 def test_the_rows_come_in_their_order_with_the_longest_first(trained):
     done = trained("llama")
-    lengths = [len(one.ids) for one in lessons.lessons(done.student, rows(48), 1024).kept]
-    places = lessons.order(lengths, 4, 48, seed=0)
+    lengths = [len(one.ids) for one in data.lessons(done.student, rows(48), 1024).kept]
+    places = data.order(lengths, 4, 48, seed=0)
     seen = [named["tokens"] for _, named in sorted(done.figures.items())]
     assert seen == [sum(lengths[place] for place in places[: 4 * step]) for step in range(1, 13)]
     assert max(lengths[place] for place in places[:4]) == max(lengths)
@@ -236,7 +237,7 @@ def test_the_chunked_loss_is_the_plain_one(bases, tmp_path, family):
 def test_the_loss_is_that_of_the_learned_tokens(base, tmp_path):
     done = one_step(base, tmp_path / "sft")
     untrained, total, count = learner(base), 0.0, 0
-    for one in lessons.lessons(untrained, rows(4), 1024).kept:
+    for one in data.lessons(untrained, rows(4), 1024).kept:
         with torch.no_grad():
             said = untrained.model(torch.tensor([one.ids])).logits[0].log_softmax(-1)
         for place in range(len(one.ids) - one.learned, len(one.ids)):
@@ -292,9 +293,9 @@ def test_a_training_that_goes_wrong_stops_with_advice_and_keeps_what_was_good(ba
             next(one for one in learns.model.parameters() if one.requires_grad).data.fill_(float("nan"))
 
     part = SFT(max_steps=9, batch_size=2, accumulate=1, save_steps=2)
-    with pytest.raises(watch.TrainingError, match=r"is nan at step 6: .* Try a lower sft.learning_rate"):
+    with pytest.raises(callbacks.TrainingError, match=r"is nan at step 6: .* Try a lower sft.learning_rate"):
         train(learns, rows(18), part, tmp_path / "sft", metric=spoil)
-    kept = watch.last_checkpoint(tmp_path / "sft")
+    kept = callbacks.last_checkpoint(tmp_path / "sft")
     assert kept.step == 4
     assert all(one.isfinite().all() for one in adapter(kept.folder).values())
     done = train(learner(base), rows(18), part, tmp_path / "sft")
@@ -309,7 +310,7 @@ def test_memory_that_runs_out_gives_advice(base, tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     layer.forward = full
-    with pytest.raises(watch.TrainingError) as caught:
+    with pytest.raises(callbacks.TrainingError) as caught:
         train(learns, rows(9), SFT(batch_size=6, accumulate=2), tmp_path / "sft", max_length=512)
     assert str(caught.value) == (
         "memory ran out at step 0, where the longest batch is. With less of it: student.checkpointing=true, or "

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from plantune_lite.evaluate.compare import standing, standing_json, standing_markdown, standing_text
 from plantune_lite.files import write_records
-from plantune_lite.standing import as_json, as_markdown, as_text, standing
 from plantune_lite.types import PlantuneError, Problem, Score
 
 
@@ -54,8 +54,8 @@ def test_not_better_is_said_in_the_first_line(tmp_path):
     assert first.startswith("own: m1 is not better than untuned at its best prompt (few_shot): +3.3 points (")
     assert second.startswith("own: grpo (m1) is better than untuned at its best prompt (few_shot): +50.0 points (")
     assert second.endswith("p < 0.001, 30 won, 0 lost")
-    assert as_text(found).startswith(first) and as_markdown(found).startswith(f"- {first}")
-    assert as_json(found)["sentences"][0] == first
+    assert standing_text(found).startswith(first) and standing_markdown(found).startswith(f"- {first}")
+    assert standing_json(found)["sentences"][0] == first
 
 
 def test_of_several_samples_pass_at_k_and_the_majority_stand_beside_the_mean(tmp_path):
@@ -79,9 +79,9 @@ def test_of_several_samples_pass_at_k_and_the_majority_stand_beside_the_mean(tmp
     found = standing([tmp_path])
     [row] = found.rows
     assert (row.accuracy.value, row.passed.value, row.majority.value) == (0.5, 0.75, 0.5)
-    assert "75.0 % (" in as_text(found, width=200) and "| pass@k | maj@k |" in as_markdown(found)
-    assert "k = 3: right is the mean over the samples" in as_text(found, width=200)
-    assert "pass@k" not in as_text(standing([with_untuned(tmp_path / "one")]))
+    assert "75.0 % (" in standing_text(found, width=200) and "| pass@k | maj@k |" in standing_markdown(found)
+    assert "k = 3: right is the mean over the samples" in standing_text(found, width=200)
+    assert "pass@k" not in standing_text(standing([with_untuned(tmp_path / "one")]))
 
 
 def test_a_letter_and_the_text_it_stands_for_are_one_vote(tmp_path):
@@ -231,7 +231,7 @@ def test_no_answers_is_a_sentence(tmp_path):
 
 def test_the_table_fits_a_narrow_terminal(tmp_path):
     answers(with_untuned(tmp_path), "own.m1", ("m1", range(40)))
-    lines = as_text(standing([tmp_path]), width=80).splitlines()
+    lines = standing_text(standing([tmp_path]), width=80).splitlines()
     assert " untuned   few_shot        60   33.3 %   22.7 to 45.9   2 %       0 %" in lines
     assert "The untuned model's prompt was chosen on these same problems, which favours it." in lines
 
@@ -239,9 +239,9 @@ def test_the_table_fits_a_narrow_terminal(tmp_path):
 def test_markdown_is_a_table_whatever_the_names_hold(tmp_path):
     run = answers(tmp_path / "a|b", "own.m1", ("m1", range(40)))
     other = answers(tmp_path / "c", "own.m1", ("m1", range(41)))
-    page = as_markdown(standing([run, other]))
+    page = standing_markdown(standing([run, other]))
     assert "| a\\|b/m1 | m1 | 60 | 66.7 % | 54.1 to 77.3 | 2 % | 0 % |" in page.splitlines()
-    assert json.loads(json.dumps(as_json(standing([run, other]))))["rows"][0]["model"] == "a|b/m1"
+    assert json.loads(json.dumps(standing_json(standing([run, other]))))["rows"][0]["model"] == "a|b/m1"
 
 
 # --- what a figure must not be read without ---------------------------------------------------------------------------
@@ -258,8 +258,8 @@ def test_a_suite_that_was_learned_from_is_named_in_every_sentence_about_it(tmp_p
     found = standing([tmp_path])
     shared = "2 of 60 problems of own share 13 words in a row with the training rows"
     assert found.sentences[0].endswith(f"p < 0.001, 30 won, 0 lost; but {shared}")
-    assert f"* {shared}." in as_markdown(found) and as_json(found)["rows"][-1]["caveats"] == (shared,)
-    lines = as_text(found).splitlines()
+    assert f"* {shared}." in standing_markdown(found) and standing_json(found)["rows"][-1]["caveats"] == (shared,)
+    lines = standing_text(found).splitlines()
     assert [("60*" in line) for line in lines if " few_shot " in line or line.startswith(" m1 ")][:2] == [False, True]
 
 

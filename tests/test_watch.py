@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plantune_lite import watch
 from plantune_lite.student import generate
-from plantune_lite.watch import Checkpoint, Clock, Figures, Schedule, TrainingError
+from plantune_lite.train import callbacks
+from plantune_lite.train.callbacks import Checkpoint, Clock, Figures, Schedule, TrainingError
 
 # --- the learning rate ------------------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ def test_the_last_step_is_saved_and_looked_at_wherever_it_falls():
 
 def test_several_processes_end_at_the_first_ones_step():
     done = run(1000, 1.0, lambda step: 30.0, agree=lambda count: 50)
-    assert done.made == watch.PLANNED_AFTER + 50
+    assert done.made == callbacks.PLANNED_AFTER + 50
 
 
 # --- the figures ------------------------------------------------------------------------------------------------------
@@ -189,11 +189,11 @@ def checkpoint(out, step, *, planned=100, without=(), state=None):
 def test_the_newest_checkpoint_is_the_one_of_the_most_steps(tmp_path):
     for step in (9, 100, 20):
         checkpoint(tmp_path, step, planned=120)
-    assert watch.last_checkpoint(tmp_path) == Checkpoint(tmp_path / "checkpoint-100", 100, 120)
+    assert callbacks.last_checkpoint(tmp_path) == Checkpoint(tmp_path / "checkpoint-100", 100, 120)
 
 
 def test_no_checkpoint_is_no_error(tmp_path):
-    assert watch.last_checkpoint(tmp_path / "nowhere") is None
+    assert callbacks.last_checkpoint(tmp_path / "nowhere") is None
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,13 @@ def test_no_checkpoint_is_no_error(tmp_path):
 )
 def test_a_half_written_checkpoint_is_passed_over_and_removed(tmp_path, broken):
     whole, half = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, **broken)
-    assert watch.last_checkpoint(tmp_path).folder == whole
+    assert callbacks.last_checkpoint(tmp_path).folder == whole
     assert whole.exists() and not half.exists()
 
 
 def test_a_checkpoint_without_its_mark_is_half_written(tmp_path):
     (checkpoint(tmp_path, 10) / "trainer_state.json").unlink()
-    assert watch.last_checkpoint(tmp_path) is None
+    assert callbacks.last_checkpoint(tmp_path) is None
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

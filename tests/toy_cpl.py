@@ -54,8 +54,8 @@ def _reply(answers, messages, sampling, at):
 
 def cpl(job):
     """The rounds themselves; what is asked of the policy is noted."""
-    from plantune_lite import sft
     from plantune_lite.lab import cpl_stage, step_apo
+    from plantune_lite.train import sft
 
     answers = {one.question: one.answer for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
     policy = knows_its_way(answers)

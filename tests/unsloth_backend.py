@@ -18,13 +18,13 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plantune_lite import grpo, guided, lessons, sft
 from plantune_lite.lab import preference, residuals, step_apo, value
 from plantune_lite.plan import SYSTEM
 from plantune_lite.recipe.schema import CPL, GRPO, SFT, Student
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.load import load_student, unsloth
-from plantune_lite.trl_config import grpo_config
+from plantune_lite.train import data, grpo, rollouts, sft
+from plantune_lite.train.trl_args import grpo_config
 from plantune_lite.types import Sampling, StepPair
 
 TURNS_OF = {"llama": "smollm2_135m", "qwen2": "qwen2_5_7b", "qwen3": "qwen3_4b", "gemma3_text": "gemma3_1b"}
@@ -338,8 +338,8 @@ def test_a_student_goes_on_learning_after_it_has_answered(bits, folders, tmp_pat
 
 def test_the_first_loss_is_of_the_completions_alone(folders, tuned):
     loaded = load(folders["llama"], training=True)
-    taught = lessons.lessons(loaded, ROWS, LENGTH).kept
-    places = lessons.order([len(one.ids) for one in taught], PART.batch_size, 16, seed=1)[:4]
+    taught = data.lessons(loaded, ROWS, LENGTH).kept
+    places = data.order([len(one.ids) for one in taught], PART.batch_size, 16, seed=1)[:4]
     losses = []
     for one in (taught[place] for place in places):
         with torch.no_grad():
@@ -439,7 +439,7 @@ def same_figures(now, then):
 
 
 def test_a_student_is_reinforced_as_the_plain_branch_does_it(folders, tuned, plain, monkeypatch, tmp_path):
-    as_plain = seeded(lambda student, part, seed: guided.Sampled(student, part.group, seed))
+    as_plain = seeded(lambda student, part, seed: rollouts.Sampled(student, part.group, seed))
     monkeypatch.setattr(grpo, "_rollout", as_plain)
     loaded = load_tuned("llama", folders, tuned)
     same_figures(reinforce(loaded, GROUPS, tmp_path), plain["paper"]["figures"])
@@ -517,16 +517,16 @@ def changed_settings():
     """Of every training, what Unsloth does not leave as we set it."""
     from copy import deepcopy
 
-    from plantune_lite import trl_config
+    from plantune_lite.train import trl_args
 
-    given, config = {}, trl_config.config
+    given, config = {}, trl_args.config
 
     def noted(kind, settings, *rest):
         given.clear()
         given.update(deepcopy(settings))
         return config(kind, settings, *rest)
 
-    trl_config.config = noted
+    trl_args.config = noted
     model, out = torch.nn.Linear(1, 1), Path("x") / "out"
     model.dtype = torch.float32
     grpo_of = {"most": 16, "checkpointing": True, "seed": 0, "steps": 4, "rows": 2}
@@ -542,7 +542,7 @@ def changed_settings():
         now = vars(make())
         now = {setting: getattr(now.get(setting), "value", now.get(setting, "gone")) for setting in given}
         changed[name] = {setting: [was, now[setting]] for setting, was in given.items() if now[setting] != was}
-    trl_config.config = config
+    trl_args.config = config
     return changed
 
 

@@ -146,7 +146,7 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
 def tuned(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
     """A few steps of the recipe's SFT, all rows as long as they may be, with a look at rows that are kept apart."""
     from benchmarks.gpu.shapes import filled
-    from plantune_lite import sft
+    from plantune_lite.train import sft
 
     sft._stops = lambda *given: None  # random weights never end a reply
     part = replace(recipe.sft, max_steps=STEPS["sft"], save_steps=STEPS["sft"])
@@ -166,7 +166,7 @@ def tuned(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
 def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
     """A few steps of the recipe's GRPO; an answer may have all that a prompt leaves, and takes it."""
     from benchmarks.gpu.shapes import asked
-    from plantune_lite import grpo, rewards
+    from plantune_lite.train import grpo, rewards
 
     grpo.prompts.calibrated = lambda student, rows, room, file, **how: room
     grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)

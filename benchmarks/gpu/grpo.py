@@ -89,9 +89,9 @@ def run(student: str, side: str, work: Path, tiny: bool) -> dict[str, Any]:
 def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     """As the recipes train: Unsloth where there is a card."""
     from benchmarks.gpu.shapes import asked
-    from plantune_lite import grpo, rewards
     from plantune_lite.recipe.schema import GRPO, Student
     from plantune_lite.student.load import load_student
+    from plantune_lite.train import grpo, rewards
 
     length = PROMPT + CAP
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
@@ -143,9 +143,9 @@ def plain(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     from trl import GRPOConfig, GRPOTrainer
 
     from benchmarks.gpu.shapes import asked, plainly_loaded
-    from plantune_lite import rewards
-    from plantune_lite.alignment import Alignment
     from plantune_lite.student import chat
+    from plantune_lite.train import rewards
+    from plantune_lite.train.plan_similarity import Alignment
 
     model, tokenizer = plainly_loaded(folder, tiny=tiny)
     card.loaded()

@@ -77,11 +77,11 @@ def filtered(work: Path, sizes: Sizes) -> None:
     """
     if filters(work).is_file():
         return
-    from plantune_lite.alignment import Alignment
     from plantune_lite.distill import corpus
     from plantune_lite.files import read_jsonl, read_records
     from plantune_lite.plan import parse
     from plantune_lite.recipe.schema import Corpus
+    from plantune_lite.train.plan_similarity import Alignment
     from plantune_lite.types import Score, Trajectory
 
     train, _, test = split(sizes)

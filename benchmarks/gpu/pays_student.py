@@ -68,9 +68,9 @@ class _Process:
         """One arm, and its answers."""
         import torch
 
-        from plantune_lite import sft
         from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe.schema import SFT
+        from plantune_lite.train import sft
 
         torch.manual_seed(seed)
         if not (out / "adapter_model.safetensors").is_file():
@@ -102,9 +102,9 @@ class _Process:
         """One reward, from M1's first seed."""
         import torch
 
-        from plantune_lite import grpo, rewards
         from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe.schema import GRPO
+        from plantune_lite.train import grpo, rewards
 
         sizes, start = self.sizes, self.work / "m10"
         rows = list(read_jsonl(self.work / "rows" / "m1" / "prompts.jsonl"))
@@ -140,11 +140,11 @@ class _Process:
 
     def own(self) -> dict[str, Any]:
         """M1's answers to train problems, several each, and of these what each filter keeps."""
-        from plantune_lite import evaluate
+        from plantune_lite.evaluate import modes
 
         out = own_answers(self.work)
         asked = self.train[: self.sizes.own_problems]
-        figures = evaluate.evaluate_problems(
+        figures = modes.evaluate_problems(
             # In miniature it says nothing that is a plan.
             _as_the_data_set(asked) if self.tiny else self.load(adapter=out.parent).generate,
             asked,
@@ -161,7 +161,7 @@ class _Process:
 
     def use(self, arm: str) -> dict[str, Any]:
         """The student's plans taken away, exchanged, shortened."""
-        from plantune_lite import interventions
+        from plantune_lite.evaluate import interventions
         from plantune_lite.files import read_records
         from plantune_lite.types import Score
 
@@ -184,9 +184,9 @@ class _Process:
 
     def asked(self, loaded: Any, problems: list[Any], mode: str, out: Path) -> dict[str, Any]:
         """Greedy answers, graded."""
-        from plantune_lite import evaluate
+        from plantune_lite.evaluate import modes
 
-        figures = evaluate.evaluate_problems(
+        figures = modes.evaluate_problems(
             loaded.generate,
             problems,
             mode=mode,

@@ -46,14 +46,14 @@ def write_down(
 ) -> None:
     """Each arm over its seeds, the problem as the unit; what is not whole is not there."""
     from benchmarks.arms import shares
-    from plantune_lite import intervals
+    from plantune_lite.evaluate import stats
 
     files = {arm: [file for file in these if _whole(file, len(test))] for arm, these in files_of(work).items()}
     found = {arm: shares(these, list(test)) for arm, these in files.items() if these}
     rows = [
         (
             arm,
-            intervals.of_problems(found[arm]).percent() if arm in found else "not measured",
+            stats.of_problems(found[arm]).percent() if arm in found else "not measured",
             ", ".join(f"{100 * fmean(shares([file], list(test))):.1f}" for file in these),
         )
         for arm, these in files.items()
@@ -62,11 +62,11 @@ def write_down(
     pairs = _pairs(found)
     # A reinforcement is compared with what it began from, one seed with one seed.
     began = {"m1, first seed": shares(files["m1"][:1], list(test))} if files["m1"] else {}
-    compared = [intervals.paired((found | began)[one], (found | began)[other]) for one, other in pairs]
-    corrected = intervals.holm([one.p for one in compared]) if compared else []
+    compared = [stats.paired((found | began)[one], (found | began)[other]) for one, other in pairs]
+    corrected = stats.holm([one.p for one in compared]) if compared else []
     if compared:
         lines = [
-            (f"{one} minus {other}", pair.difference.points(), pair.won, pair.lost, intervals.p_text(p))
+            (f"{one} minus {other}", pair.difference.points(), pair.won, pair.lost, stats.p_text(p))
             for (one, other), pair, p in zip(pairs, compared, corrected, strict=True)
         ]
         text += "\n\n" + markdown(("difference", "points (95 %)", "problems won", "lost", "p (Holm)"), lines)
@@ -83,7 +83,7 @@ def write_down(
         about="SmolLM2-135M-Instruct on gsm8k: does learning to plan pay? Plans from the data set's own sub-questions.",
         command="PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR",
         found={
-            "arms": {arm: vars(intervals.of_problems(values)) for arm, values in found.items()},
+            "arms": {arm: vars(stats.of_problems(values)) for arm, values in found.items()},
             "compared": {
                 f"{one} minus {other}": {**vars(pair), "difference": vars(pair.difference), "p_holm": p}
                 for (one, other), pair, p in zip(pairs, compared, corrected, strict=True)

@@ -98,10 +98,10 @@ def _base(work: Path, tiny: bool) -> str:
 
 def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
     """An adapter that has learned something."""
-    from plantune_lite import sft
     from plantune_lite.plan import ask_plainly, render
     from plantune_lite.problems.practice.generate import practice_problems
     from plantune_lite.recipe.schema import SFT
+    from plantune_lite.train import sft
 
     rows = [
         {"prompt": list(ask_plainly(one)), "completion": render(one.extra["plan"], one.solution)}
@@ -114,22 +114,22 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
 
 def _merged(adapter: Path, model: str, merged: Path, bits: int) -> dict[str, Any]:
     """The adapter in its base, by our export, and what our own comparison says of it."""
-    from plantune_lite import agreement, export
+    from plantune_lite.export import check_merge, merge
     from plantune_lite.student import presets, smollm2
 
     preset = presets.find(model)
     base = smollm2.folder() if preset else Path(model)
     dtype = "float32" if bits == 32 else None  # None: bfloat16, as the base has it
-    export.merge_adapter(adapter, base, merged, dtype=dtype, preset=preset)
-    return {"agreement": agreement.compare(adapter, base, merged, _prompts(merged)[: agreement.PROMPTS])["line"]}
+    merge.merge_adapter(adapter, base, merged, dtype=dtype, preset=preset)
+    return {"agreement": check_merge.compare(adapter, base, merged, _prompts(merged)[: check_merge.PROMPTS])["line"]}
 
 
 def _gguf(merged: Path, out: Path, tiny: bool) -> dict[str, Any]:
     """The merged model as GGUF, beside itself in llama.cpp."""
-    from plantune_lite import converter, gguf
+    from plantune_lite.export import gguf, llama_cpp
     from plantune_lite.student import presets
 
-    if tiny or not converter.runs_llama():
+    if tiny or not llama_cpp.runs_llama():
         return {"line": "no llama.cpp here"}
     preset = presets.find(_SMOLLM2)
     made = gguf.export_gguf(merged, out, ("q8_0",), name="same", preset=preset, prompts=_prompts(merged))

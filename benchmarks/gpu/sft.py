@@ -92,9 +92,9 @@ def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict[st
 
 def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> list[float]:
     """As the recipes train: Unsloth where there is a card."""
-    from plantune_lite import sft
     from plantune_lite.recipe.schema import SFT, Student
     from plantune_lite.student.load import load_student
+    from plantune_lite.train import sft
 
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length + 64, lora_rank=RANK, lora_alpha=RANK)
     loaded = load_student(part, training=True)

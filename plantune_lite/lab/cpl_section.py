@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts
 from plantune_lite.files import read_jsonl, write_whole
 from plantune_lite.lab import pairs, search
 from plantune_lite.lab.tree import Node, Tree
+from plantune_lite.report import charts
 
 _LINES, _WORDS = 60, 110  # of a tree as text: lines, and characters of one
 Points = list[tuple[float, float]]

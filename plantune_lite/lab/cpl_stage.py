@@ -24,7 +24,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite import other_model, plan, sft
+from plantune_lite import plan
+from plantune_lite.evaluate import other_models
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
 from plantune_lite.grading import lenient
 from plantune_lite.lab import cpl_section, pairs, search, step_apo, value, viewer
@@ -33,6 +34,7 @@ from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.train import sft
 from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
 
 _SHOWN = 24  # trees on the page of a round
@@ -186,7 +188,7 @@ class _Round:
         job = self._job
         address, _, model = job.recipe.cpl.policy.partition("#")
         calls = Ledger(home(job.run) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
-        with calls, other_model.of_server(address, model, calls) as generate:
+        with calls, other_models.of_server(address, model, calls) as generate:
             yield generate, plan.ask_plan_then_solve, None
 
     def _teach(self) -> dict[str, Any]:

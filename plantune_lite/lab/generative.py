@@ -7,8 +7,9 @@ next_steps(generate, cases, problems, seed=0)      -> Estimate: how often the st
 from collections.abc import Sequence
 from statistics import fmean
 
-from plantune_lite import intervals, plan
-from plantune_lite.intervals import Estimate
+from plantune_lite import plan
+from plantune_lite.evaluate import stats
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.lab.cases import Case
 from plantune_lite.lab.planning import steps_in, world_in
 from plantune_lite.types import Generate, Problem, Sampling
@@ -28,9 +29,9 @@ def plans_written(generate: Generate, problems: Sequence[Problem], *, max_tokens
         executable.append(float(bool(steps) and checked.wrong is None))
         prefix.append(checked.good_steps / len(steps) if steps else 0.0)
     return {
-        "success": intervals.of_problems(success),
-        "executable": intervals.of_problems(executable),
-        "prefix": intervals.of_problems(prefix),
+        "success": stats.of_problems(success),
+        "executable": stats.of_problems(executable),
+        "prefix": stats.of_problems(prefix),
     }
 
 
@@ -45,4 +46,4 @@ def next_steps(generate: Generate, cases: Sequence[Case], problems: Sequence[Pro
         action = world.named(plan.clean_step(reply.text))
         can = action is not None and world.can(action, world.state(case.facts))
         legal.setdefault(case.problem_id, []).append(float(can))
-    return intervals.of_problems([fmean(values) for values in legal.values()])
+    return stats.of_problems([fmean(values) for values in legal.values()])

@@ -16,9 +16,9 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from plantune_lite import evaluate, intervals, tally
-from plantune_lite.answers import Show, answered
-from plantune_lite.evaluate import Mode
+from plantune_lite.evaluate import metrics, modes, stats
+from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.modes import Mode
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.lab import linear, residuals
 from plantune_lite.lab.linear import Probe
@@ -94,10 +94,10 @@ def tried(
     they are. In mode m2 it is the untuned model that carries the plans out.
     """
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
-    answer, prompt = evaluate.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
+    answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
     settings = {"model": model, "prompt": prompt}
     how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE, "begin_anew": ""}
-    scores = tally.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
+    scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
     return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
 
 
@@ -203,4 +203,4 @@ def _within(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]) 
     each = [one for one in each if one == one]  # all of a problem's tries may be right, or none
     if not each:
         return None
-    return {**asdict(intervals.mean(each)), "problems": len(each)}
+    return {**asdict(stats.mean(each)), "problems": len(each)}

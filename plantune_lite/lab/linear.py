@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from plantune_lite.intervals import LEVEL, Estimate
+from plantune_lite.evaluate.stats import LEVEL, Estimate
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the L2 penalty on standardised residuals; one is chosen on dev
 _STEPS = 60  # of L-BFGS: more change no AUROC

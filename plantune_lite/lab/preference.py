@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import trl_config
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.student import chat
+from plantune_lite.train import trl_args
 from plantune_lite.types import LoadedStudent, Messages, RecipeError, StepPair
 
 _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
@@ -126,7 +126,7 @@ def config(
     if part.beta == 0:
         raise RecipeError("cpl.beta is 0, which holds the student to nothing: set the paper's cpl.beta=0.3")
     settings = {
-        **trl_config.common(
+        **trl_args.common(
             model,
             out,
             steps=steps,
@@ -155,4 +155,4 @@ def config(
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
         "eval_strategy": "no",
     }
-    return trl_config.config(DPOConfig, settings, {}, "cpl", {})
+    return trl_args.config(DPOConfig, settings, {}, "cpl", {})

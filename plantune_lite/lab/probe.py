@@ -18,7 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite.intervals import Estimate
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.lab import generative, linear, ranks, residuals
 from plantune_lite.lab.cases import Case, cases
 from plantune_lite.lab.planning import world_in

@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import charts, evaluate
-from plantune_lite.answers import Show
-from plantune_lite.ask import final_student
+from plantune_lite.evaluate import modes
+from plantune_lite.evaluate.answers import Show
+from plantune_lite.evaluate.ask import final_student
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading import grade
-from plantune_lite.intervals import Estimate
 from plantune_lite.lab import judged, weak_plans
 from plantune_lite.lab.judged import FOLDER
 from plantune_lite.lab.knows import knows, tried
 from plantune_lite.lab.probe import probe
 from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Recipe
+from plantune_lite.report import charts
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import PlantuneError, Problem
 
@@ -131,7 +132,7 @@ def _of_plans(
         grade=grade.grade_reply,
         samples=samples,
         max_tokens=recipe.evaluate.max_tokens,
-        mode=evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
+        mode=modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
         temperature=TEMPERATURE,
         seed=recipe.seed,
         show=show,

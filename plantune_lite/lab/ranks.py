@@ -14,7 +14,7 @@ from random import Random
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import intervals
+from plantune_lite.evaluate import stats
 from plantune_lite.lab import linear
 from plantune_lite.lab.cases import Case
 from plantune_lite.lab.worlds import World
@@ -36,12 +36,12 @@ def ranked(student: Loaded, cases: Sequence[Case], worlds: Mapping[str, World], 
     }
 
 
-def _mean(shares: Sequence[float], ids: Sequence[str], wanted: Sequence[bool]) -> intervals.Estimate:
+def _mean(shares: Sequence[float], ids: Sequence[str], wanted: Sequence[bool]) -> stats.Estimate:
     of: dict[str, list[float]] = {}
     for share, id, is_wanted in zip(shares, ids, wanted, strict=True):
         if is_wanted:
             of.setdefault(id, []).append(share)
-    return intervals.mean([fmean(values) for values in of.values()])
+    return stats.mean([fmean(values) for values in of.values()])
 
 
 def _share(student: Loaded, case: Case, world: World, seed: int) -> float:

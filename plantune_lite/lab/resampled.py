@@ -15,12 +15,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from plantune_lite import evaluate, intervals, tally
-from plantune_lite.answers import Show, answered
-from plantune_lite.ask import final_student
+from plantune_lite.evaluate import metrics, modes, stats
+from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.ask import final_student
+from plantune_lite.evaluate.stats import Estimate, p_text
 from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading.grade import grade_reply
-from plantune_lite.intervals import Estimate, p_text
 from plantune_lite.lab import judged, probe_verb, weak_plans
 from plantune_lite.lab.judged import Kept
 from plantune_lite.recipe.schema import Recipe
@@ -100,7 +100,7 @@ def _answered(
 ) -> dict[str, list[Score]]:
     """The judged replies, the single ones, and several drawn ones of each problem."""
     part, seed = recipe.evaluate, recipe.seed
-    mode = evaluate.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    mode = modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
     as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
     heat = max(part.temperature, weak_plans.TEMPERATURE)
     drawn = Sampling(temperature=heat, n=tries, max_tokens=part.max_tokens, seed=seed)
@@ -112,7 +112,7 @@ def _answered(
     }
     weights, scores = judged.weights_of(run), {}
     for name, (generate, sampling, file) in ways.items():
-        answer, prompt = evaluate.way_to_answer(mode, generate, loaded.generate_untuned, (), problems, seed)
+        answer, prompt = modes.way_to_answer(mode, generate, loaded.generate_untuned, (), problems, seed)
         scores[name] = answered(
             problems,
             answer,
@@ -132,7 +132,7 @@ def _answered(
 
 def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem], *, seed: int) -> dict[str, Any]:
     """Right answers and tokens of the four ways, and the judged way beside each of the others, problem by problem."""
-    of = {name: tally.by_problem(these) for name, these in scores.items()}
+    of = {name: metrics.by_problem(these) for name, these in scores.items()}
     ids = [one.id for one in problems]
     spent = fmean(one.tokens for one in scores["judged"])
     drawn = [of["drawn"][id] for id in ids]
@@ -142,7 +142,7 @@ def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem],
         "one": [float(of["one"][id][0].same is True) for id in ids],
         "plain": [fmean(one.same is True for one in some) for some in drawn],
         "majority": [
-            float(tally.majority_is_right(some, one.choices)) for some, one in zip(voting, problems, strict=True)
+            float(metrics.majority_is_right(some, one.choices)) for some, one in zip(voting, problems, strict=True)
         ],
     }
     tokens = {
@@ -151,12 +151,12 @@ def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem],
         "plain": fmean(one.tokens for one in scores["drawn"]),
         "majority": fmean(sum(one.tokens for one in some) for some in voting),
     }
-    beside = {name: intervals.paired(right["judged"], right[name], seed=seed) for name in OTHERS}
-    corrected = dict(zip(beside, intervals.holm([one.p for one in beside.values()]), strict=True))
+    beside = {name: stats.paired(right["judged"], right[name], seed=seed) for name in OTHERS}
+    corrected = dict(zip(beside, stats.holm([one.p for one in beside.values()]), strict=True))
     return {
         "problems": len(ids),
         "ways": {
-            name: {**asdict(intervals.of_problems(values, seed=seed)), "tokens": round(tokens[name], 1)}
+            name: {**asdict(stats.of_problems(values, seed=seed)), "tokens": round(tokens[name], 1)}
             for name, values in right.items()
         },
         "votes": round(fmean(map(len, voting)), 2),

@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite import lessons, watch
 from plantune_lite.lab import preference
 from plantune_lite.recipe.schema import CPL
+from plantune_lite.train import callbacks, data
 from plantune_lite.types import LoadedStudent, Messages, PlantuneError, StepPair
 
 EPOCHS = 3
@@ -66,8 +66,8 @@ def train(
         say(f"pairs left out: {', '.join(f'{count} {reason}' for reason, count in dropped.items())}")
     a_step = batch_size * accumulate
     count = max(1, round(epochs * len(kept)))
-    schedule = watch.Schedule(-(-count // a_step), warmup=round(WARMUP * -(-count // a_step)))
-    checkpoint = watch.last_checkpoint(out)
+    schedule = callbacks.Schedule(-(-count // a_step), warmup=round(WARMUP * -(-count // a_step)))
+    checkpoint = callbacks.last_checkpoint(out)
     if checkpoint is not None and checkpoint.planned < schedule.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
     settings = preference.config(
@@ -75,7 +75,7 @@ def train(
     )
     built = preference.trainer(student, kept, part, settings)
     lengths = [len(row["prompt_tokens"]) + max(map(len, preference.both(row))) for row in kept]
-    places = lessons.order(lengths, batch_size, count, seed)[: schedule.steps * a_step]
+    places = data.order(lengths, batch_size, count, seed)[: schedule.steps * a_step]
     built.train_dataset = built.train_dataset.select(places)
     built.create_optimizer()
     built.lr_scheduler = LambdaLR(built.optimizer, schedule)
@@ -83,8 +83,8 @@ def train(
     asked = [part.alpha * kept[place]["gap"] for place in places]
     figures = _Figures(schedule, metric, show, _NAMES, _ADVICE, ("loss", "preference", "asked"))
     figures.asked = [_mean(asked[start : start + a_step]) for start in range(0, len(asked), a_step)]
-    watch.train(built, (watch.Clock(schedule, hours, say), figures), checkpoint, _less_memory, say)
-    watch.keep(student, out)
+    callbacks.train(built, (callbacks.Clock(schedule, hours, say), figures), checkpoint, _less_memory, say)
+    callbacks.keep(student, out)
     return _summary(built.state.log_history, figures.asked, schedule, len(kept), dict(dropped))
 
 
@@ -98,7 +98,7 @@ def _less_memory(step: int) -> str:
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 
-class _Figures(watch.Figures):
+class _Figures(callbacks.Figures):
     """The figures of a step; TRL's margin is what is left when the one that was asked for is taken off."""
 
     asked: Sequence[float] = ()  # of each step, in the mean
@@ -114,7 +114,7 @@ class _Figures(watch.Figures):
 def _summary(
     history: Sequence[Mapping[str, float]],
     asked: Sequence[float],
-    schedule: watch.Schedule,
+    schedule: callbacks.Schedule,
     pairs: int,
     dropped: Mapping[str, int],
 ) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from plantune_lite.files import write_whole
 from plantune_lite.lab.tree import Node, Tree
-from plantune_lite.pages import page, paragraph, text
+from plantune_lite.report.html import page, paragraph, text
 
 _STYLE = """<style>
 details.step,div.leaf{border:0;border-left:2px solid var(--line);border-radius:0;margin:.15em 0;

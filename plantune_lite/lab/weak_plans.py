@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, TypeVar
 
-from plantune_lite import intervals, tally
+from plantune_lite.evaluate import metrics, stats
 from plantune_lite.lab.knows import Judge, Try, begun
 from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.student.load import Loaded
@@ -143,7 +143,7 @@ def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
     by_probe = [right for right, _ in judged]
     replies_P_n = [[one for one, _ in some] for some in of.values()]
     by_majority = [
-        float(tally.majority_is_right([one.score for one in some], some[0].problem.choices))
+        float(metrics.majority_is_right([one.score for one in some], some[0].problem.choices))
         for some in voters(replies_P_n, budget, lambda one: one.tokens)
     ]
     plain = [fmean(one.right for one, _ in some) for some in of.values()]
@@ -152,10 +152,10 @@ def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
         "problems": len(of),
         "tokens": budget,
         "tokens_of_one_reply": fmean(one.tokens for one in tries),
-        **{name: asdict(intervals.of_problems(values)) for name, values in shares.items()},
+        **{name: asdict(stats.of_problems(values)) for name, values in shares.items()},
         "by_problem": shares,
-        "probe_minus_majority": asdict(intervals.paired(by_probe, by_majority)),
-        "probe_minus_plain": asdict(intervals.paired(by_probe, plain)),
+        "probe_minus_majority": asdict(stats.paired(by_probe, by_majority)),
+        "probe_minus_plain": asdict(stats.paired(by_probe, plain)),
     }
 
 

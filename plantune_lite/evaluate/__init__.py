@@ -1,0 +1,1 @@
+"""Answer test problems, grade, and compare with intervals."""

@@ -1,0 +1,150 @@
+"""A question to a run's model: its plan, its working and its answer, and beside it what the untuned model says.
+
+    ask(Path("runs/mine"), "A pen costs 3 dollars. What do 4 pens cost?", beside_base=True)
+    -> [Answered(model="sft of mine", mode="m1", plan=("Multiply the price of a pen by the number of pens.",),
+                 working="4 pens cost 4 * 3 = 12 dollars. The answer is \\boxed{12}.", answer="12", ...),
+        Answered(model="untuned", mode="few_shot", ...)]
+
+Both are the same weights, the adapter on and off. The untuned model gets the prompt it was best at when the run was
+evaluated, and step by step where that is not known. `resample=4` draws a plan that the run's judge calls weak again, up
+to four in all; `plantune probe RUN` makes the judge.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plantune_lite.evaluate import metrics, results
+from plantune_lite.evaluate.modes import OF_TARGET, Mode, way_to_answer
+from plantune_lite.files import read_records
+from plantune_lite.grading.answers import final_answer
+from plantune_lite.plan import CLOSE, written_plan
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student.load import Loaded, load_student
+from plantune_lite.terminal import printable
+from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One model's reply, taken apart."""
+
+    model: str
+    mode: Mode
+    plan: tuple[str, ...]  # empty: it wrote none
+    working: str
+    answer: str | None  # None: nothing says which it is
+    cut_off: bool
+    tokens: int  # with those of plans that were thrown away
+    drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: it was no plan
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe that a run was made with."""
+    if not (run / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
+    return load_recipe(run)
+
+
+def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
+    """A run's recipe, the stage that was the last to train, and the model that it left."""
+    recipe, manifest = recipe_of(run), read_manifest(run)
+    trained = manifest.get("final")
+    if trained is None or not (run / trained).is_dir():
+        raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
+    loaded = load_student(
+        recipe.student,
+        adapter=run / trained,
+        pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
+        room=recipe.student.max_length + recipe.evaluate.max_tokens,
+        seed=recipe.seed,
+        say=say,
+    )
+    return recipe, trained, loaded
+
+
+def ask_student(
+    run: Path,
+    question: str,
+    *,
+    beside_base: bool = False,
+    resample: int | None = None,
+    say: Callable[[str], object] = print,
+) -> list[Answered]:
+    """What the run's final model answers, and then the model it was made from; `resample` plans are drawn at most."""
+    if not question.strip():
+        raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
+    drawn: list[float | None] = []
+    judged = (
+        user_code.load_from_lab("judge_plan")(run, tries=resample, tell=drawn.extend) if resample is not None else None
+    )
+    recipe, trained, loaded = final_student(run, say)
+    most = recipe.evaluate.max_tokens
+    problem = Problem(id="asked", question=question.strip(), answer="")
+    sampling = Sampling(max_tokens=most, seed=recipe.seed)
+    mode = OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    generate = judged(loaded) if judged else loaded.generate
+    answer, _ = way_to_answer(mode, generate, loaded.generate_untuned, (), [problem], recipe.seed)
+    [[reply]] = answer([problem], sampling)
+    found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
+    if beside_base:
+        mode, pool, tested = best_prompt(run)
+        answer, _ = way_to_answer(mode, loaded.generate_untuned, None, pool, [*tested, problem], recipe.seed)
+        [[reply]] = answer([problem], sampling)
+        found.append(taken_apart(results.UNTUNED, mode, reply))
+    return found
+
+
+def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
+    """What the untuned model was best at on the run's own problems, or else its first suite, and with which examples.
+
+    The examples are of the first problems, and none of the second, as it was when they were evaluated.
+    """
+    files = (run / "eval").glob(f"*.{results.UNTUNED}.jsonl")
+    first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
+    modes = metrics.by_mode(read_records(Score, first) if first else ())
+    if not modes:
+        return "zero_shot_cot", [], []
+    best = metrics.best_mode({mode: metrics.shares(scores) for mode, scores in modes.items()})
+    suite = first.name.partition(".")[0]
+    pool, tested = run / "problems" / "pool.jsonl", run / "suites" / f"{suite}.jsonl"
+    return best, read_records(Problem, pool), read_records(Problem, tested)
+
+
+def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
+    """The plan, the working and the answer in a reply, for which plans were drawn with these scores."""
+    plan = written_plan(reply.text)  # near enough: the untuned model never learned our format
+    working = reply.text.rpartition(CLOSE)[2] if plan else reply.text
+    return Answered(
+        model=model,
+        mode=mode,
+        plan=plan,
+        working=working.strip(),
+        answer=final_answer(working),
+        cut_off=reply.finish == "length",
+        tokens=reply.tokens_out,
+        drawn=tuple(drawn),
+    )
+
+
+def lines(found: Answered) -> Iterator[str]:
+    """For a terminal."""
+    yield f"{found.model} ({found.mode}, {found.tokens} tokens)"
+    if found.drawn:
+        scores = ", ".join("no plan" if one is None else f"{one:+.2f}" for one in found.drawn)
+        yield f"{len(found.drawn)} plan{'s' * (len(found.drawn) > 1)} drawn, judged {scores} (below 0 is weak)"
+    if found.plan:
+        yield "plan"
+        yield from (f"  {number}. {printable(step)}" for number, step in enumerate(found.plan, 1))
+    plan_is_all = found.plan and not found.working  # in a world there is nothing to be worked out
+    if not plan_is_all:
+        yield "working" if found.plan else "working, without a plan"
+        yield from (f"  {printable(line)}" for line in found.working.splitlines())
+    if found.cut_off:
+        yield "  ... cut off here: evaluate.max_tokens of its recipe allows no more"
+    if not plan_is_all:
+        yield "answer"
+        yield f"  {printable(found.answer)}" if found.answer else "  none that can be read"

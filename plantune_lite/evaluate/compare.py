@@ -1,0 +1,318 @@
+"""Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
+
+What comes in: run folders, with the answers in their eval/ (evaluated.py). What goes out: who answered how much, who is
+better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
+
+    own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost
+    gsm8k: m1 is better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training rows
+
+The best prompt is chosen on the test problems themselves, which favours the untuned model: the strict choice.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from plantune_lite.evaluate import metrics, results, stats
+from plantune_lite.evaluate.results import BASELINE, OF_A_RUN, UNTUNED, Answers
+from plantune_lite.evaluate.stats import Estimate, Paired, p_text
+from plantune_lite.terminal import markdown_table, table
+from plantune_lite.types import PlantuneError, Problem
+
+_SIGNIFICANT = 0.05
+_THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model in one mode on one suite."""
+
+    suite: str
+    run: str
+    model: str
+    mode: str
+    problems: int
+    samples: int
+    accuracy: Estimate
+    truncated: float
+    unparsable: float
+    passed: Estimate | None = None  # pass@samples and maj@samples, where there are several
+    majority: Estimate | None = None
+    caveats: tuple[str, ...] = ()  # what the figure must not be read without
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One model beside another on the problems that both answered."""
+
+    suite: str
+    model: str
+    mode: str
+    reference: str
+    reference_mode: str
+    beside_untuned: bool  # at its best prompt
+    asked: int  # problems that at least one of the two was asked
+    paired: Paired
+    p: float  # corrected for all comparisons of the table
+    caveats: tuple[str, ...] = ()
+    verdict: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        better = "better" if self.paired.difference.value > 0 else "worse"
+        object.__setattr__(self, "verdict", better if self.p < _SIGNIFICANT else "not better")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All rows, all comparisons, and what is to be known beside them; the sentences come first wherever it is shown."""
+
+    sentences: tuple[str, ...]
+    rows: tuple[Row, ...]
+    comparisons: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+
+def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
+    """Compare all models of these runs, suite by suite."""
+    answers = list(results.answers(runs))
+    if not answers:
+        raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
+    rows, found = [], []
+    asked = dict.fromkeys(one.suite for one in answers)
+    for suite in asked:
+        here = _in_order([one for one in answers if one.suite == suite])
+        rows += [_row(one, seed) for one in here]
+        found += [compared for one in here for compared in _comparisons(one, here, seed)]
+    corrected = stats.holm([compared.p for compared in found])
+    comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
+    unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in asked)
+    sentences = (*_sentences(rows, comparisons), *(f"{suite}: not asked so far" for suite in unasked))
+    return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
+
+
+def _row(one: Answers, seed: int) -> Row:
+    samples = metrics.by_problem(one.scores)
+    choices = {id: problem.choices for id, problem in one.problems.items()}
+    several = min(map(len, samples.values()))
+    return Row(
+        suite=one.suite,
+        run=one.run,
+        model=one.name,
+        mode=one.mode,
+        problems=len(samples),
+        samples=several,
+        accuracy=metrics.accuracy(one.scores, seed=seed),
+        passed=metrics.passed(several, samples, seed=seed) if several > 1 else None,
+        majority=metrics.majority(samples, choices) if several > 1 else None,
+        truncated=fmean(score.finish == "length" for score in one.scores),
+        unparsable=fmean(score.same is None for score in one.scores),
+        caveats=(*one.caveats, *one.unfinished),
+    )
+
+
+def _best_untuned(answers: Iterable[Answers]) -> Answers | None:
+    """The untuned model at its best prompt; of several runs' the best."""
+    untuned: dict[str, dict[str, Answers]] = {}
+    for one in answers:
+        if one.model == UNTUNED:
+            untuned.setdefault(one.run, {})[one.mode] = one
+    best = [modes[metrics.best_mode({mode: one.shares for mode, one in modes.items()})] for modes in untuned.values()]
+    return max(best, key=lambda one: fmean(one.shares.values()), default=None)
+
+
+def _in_order(answers: Sequence[Answers]) -> list[Answers]:
+    """The best untuned first, then as models are trained; others follow."""
+    best = _best_untuned(answers)
+
+    def place(one: Answers) -> tuple[bool, int]:
+        return one is not best, OF_A_RUN.index(one.model) if one.model in OF_A_RUN else len(OF_A_RUN)
+
+    return sorted(answers, key=place)
+
+
+# --- who beside whom --------------------------------------------------------------------------------------------------
+
+
+def _comparisons(one: Answers, answers: Sequence[Answers], seed: int) -> Iterator[Comparison]:
+    """A tuned model beside the untuned one, the baseline, and the first of the other tuned ones."""
+    if one.model == UNTUNED:
+        return
+    own = [other for other in answers if other.run == one.run]  # first: another run may be of another student
+    untuned = _best_untuned(own) or _best_untuned(answers)
+    baseline = next((other for other in [*own, *answers] if other.model == BASELINE), None)
+    tuned = next((other for other in answers if other.model not in (UNTUNED, BASELINE)), None)
+    references = [untuned, *(() if one.model == BASELINE else (baseline, tuned))]
+    for reference in references:
+        if reference and reference is not one and (paired := _paired(one, reference, seed)):
+            yield Comparison(
+                suite=one.suite,
+                model=one.name,
+                mode=one.mode,
+                reference=reference.name,
+                reference_mode=reference.mode,
+                beside_untuned=reference is untuned,
+                asked=len(one.shares) + len(reference.shares) - paired.problems,
+                paired=paired,
+                p=paired.p,
+                caveats=tuple(dict.fromkeys(_caveats_of_both(one, reference))),
+            )
+
+
+def _paired(one: Answers, reference: Answers, seed: int) -> Paired | None:
+    """The comparison on common problems: same id, same gold answer, and same question where both runs have it.
+
+    An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is alike.
+    """
+    ours, theirs = one.shares, reference.shares
+    gold = {(score.problem_id, score.gold) for score in reference.scores}
+    alike = (score.problem_id for score in one.scores if (score.problem_id, score.gold) in gold)
+    common = [id for id in dict.fromkeys(alike) if _same(one.problems.get(id), reference.problems.get(id))]
+    if not common:
+        return None
+    return stats.paired([ours[id] for id in common], [theirs[id] for id in common], seed=seed)
+
+
+def _same(one: Problem | None, other: Problem | None) -> bool:
+    return one is None or other is None or (one.question, one.choices) == (other.question, other.choices)
+
+
+def _caveats_of_both(one: Answers, reference: Answers) -> Iterator[str]:
+    """What the comparison must not be read without; of what was not asked so far the larger part."""
+    yield from (*one.caveats, *reference.caveats)
+    yield from max(one, reference, key=lambda these: these.unasked).unfinished
+    for name, value in one.settings.items():
+        if name not in _THEIR_OWN and reference.settings.get(name, value) != value:
+            theirs = f"{reference.name} with {name}={reference.settings[name]}"
+            yield f"{one.name} was asked with {name}={value} and {theirs}"
+            return
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Who is not better than the untuned model, then who is; of equals the baseline last."""
+    beside = [one for one in comparisons if one.beside_untuned]
+    compared = {(one.suite, one.model) for one in beside}
+    for row in rows:
+        if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
+            yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
+    if all(_is(UNTUNED, row.model) for row in rows):
+        first = rows[0]
+        right = f"{named(first.model, first.mode)} is right on {first.accuracy.percent()}"
+        yield f"{first.suite}: {right}{_but(first.caveats)}"
+    for one in sorted(beside, key=lambda one: (one.verdict == "better", _is(BASELINE, one.model))):
+        paired = one.paired
+        yield (
+            f"{one.suite}: {named(one.model, one.mode)} is {one.verdict} than {one.reference} at its best prompt "
+            f"({one.reference_mode}): {paired.difference.points()}, p {p_text(one.p)}, {paired.won} won, "
+            f"{paired.lost} lost{_but(one.caveats)}"
+        )
+
+
+def _but(caveats: Sequence[str]) -> str:
+    return f"; but {' and '.join(caveats)}" if caveats else ""
+
+
+def _is(kind: str, model: str) -> bool:
+    return model.rpartition("/")[2] == kind
+
+
+def named(model: str, mode: str) -> str:
+    """A model and how it was asked."""
+    return model if _is(mode, model) else f"{model} ({mode})"
+
+
+def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    if any(one.beside_untuned for one in comparisons):
+        yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
+    yield from (f"* {caveat}." for caveat in starred)
+    for suite, caveat in dict.fromkeys((one.suite, caveat) for one in comparisons for caveat in one.caveats):
+        if caveat not in starred:
+            yield f"{suite}: {caveat}."
+    for suite, model in dict.fromkeys((row.suite, row.model) for row in rows):
+        asked = {row.mode: row.problems for row in rows if (row.suite, row.model) == (suite, model)}
+        if len(set(asked.values())) > 1:
+            counts = " and ".join(f"{problems} problems with {mode}" for mode, problems in asked.items())
+            yield f"{suite}: {model} was asked {counts}: its prompts compare on those that all have."
+    for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in OF_A_RUN):
+        yield f"What {other} was trained on is not known here, nor whether these problems were among it."
+    names = {row.model.rpartition("/")[2] for row in rows}
+    if BASELINE in names and names & {"grpo", "cpl"}:
+        yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
+    if several := sorted({row.samples for row in rows if row.samples > 1}):
+        yield (
+            f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "
+            "the answer that most of them gave."
+        )
+    if len(comparisons) > 1:
+        yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
+    for one in comparisons:
+        if one.paired.problems < one.asked:
+            common = f"{one.paired.problems} of {one.asked} problems in common"
+            yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
+
+
+COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
+
+
+def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """The rows as a table shows them: what its columns are called, and its lines."""
+    columns = ["model", "prompt", "of", "right", "95 %", "cut off", "unread"]
+    several = any(row.samples > 1 for row in rows)
+    if several:
+        columns += ["pass@k", "maj@k"]
+    lines = []
+    for row in rows:
+        share, _, interval = row.accuracy.percent().partition(" (")
+        shares = (f"{100 * row.truncated:.0f} %", f"{100 * row.unparsable:.0f} %")
+        problems = str(row.problems) if row.samples == 1 else f"{row.problems} x {row.samples}"
+        problems += "*" if row.caveats else ""
+        line = [row.model, row.mode, problems, share, interval.rstrip(")"), *shares]
+        if several:
+            line += [one.percent() if one else "" for one in (row.passed, row.majority)]
+        lines.append(line)
+    return columns, lines
+
+
+def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
+    """The comparisons as a table shows them, under COMPARISONS."""
+    return [
+        (
+            named(one.model, one.mode),
+            named(one.reference, one.reference_mode),
+            one.paired.difference.points().replace(" points", ""),
+            p_text(one.p),
+            str(one.paired.won),
+            str(one.paired.lost),
+        )
+        for one in comparisons
+    ]
+
+
+def standing_text(found: Standing, *, width: int | None = None) -> str:
+    """For a terminal."""
+    parts = ["\n".join(found.sentences)] if found.sentences else []
+    for suite in dict.fromkeys(row.suite for row in found.rows):
+        parts.append(table(suite, *row_table([row for row in found.rows if row.suite == suite]), width=width))
+        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+            parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
+    return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
+
+
+def standing_markdown(found: Standing) -> str:
+    """For a card or a report."""
+    parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
+    for suite in dict.fromkeys(row.suite for row in found.rows):
+        parts += [f"### {suite}", markdown_table(*row_table([row for row in found.rows if row.suite == suite]))]
+        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
+    return "\n\n".join([*parts, *found.notes]) + "\n"
+
+
+def standing_json(found: Standing) -> dict[str, Any]:
+    """For programs."""
+    return asdict(found)

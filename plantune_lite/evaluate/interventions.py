@@ -1,0 +1,215 @@
+"""Whether a plan does the work: accuracy when a student must follow its own plan, none, another problem's ...
+
+What comes in: problems and the student's answers to them (mode m1 or m2), whose plans are taken. What goes out:
+eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the figures. Own minus swapped is *plan use*:
+
+    own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %;
+    plan use (own minus swapped) +25.0 points (+13.1 to +36.9), p < 0.001, 18 won, 3 lost of 60
+
+In m1 the plan is forced as the beginning of the student's own reply; in m2 it is what the executor is told to follow.
+They are asked of the problems for which the student wrote a plan; `reference` where there is one, `dropped` where the
+plan has two steps. `unforced` is what the student's own replies came to, and `planned_anyway` the share that planned
+once more where it was given an empty plan. A student without plans is no error: the line says so.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from random import Random
+from statistics import fmean
+from typing import Any
+
+from plantune_lite.distill import worked
+from plantune_lite.evaluate import metrics, stats
+from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
+from plantune_lite.train.plan_similarity import words
+from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
+
+Plan = tuple[str, ...]
+Give = Callable[[Problem, Plan], Messages]
+CONDITIONS = ("own", "none", "swapped", "reference", "dropped")
+_ALIKE = 0.5  # of their words: two plans more alike than this are not each other's swap while there is another
+_LOOKED_AT = 200  # other plans, before the least alike of them is taken
+
+
+def as_beginning(problem: Problem, plan: Plan) -> Messages:
+    """M1: the student goes on from a plan that stands in its reply as if it had written it."""
+    return (*ask_plainly(problem), {"role": "assistant", "content": render(plan)})
+
+
+def as_order(problem: Problem, plan: Plan) -> Messages:
+    """M2: the executor is told to follow the plan; without one it works step by step."""
+    return ask_to_follow(problem, plan) if plan else ask_step_by_step(problem)
+
+
+def intervene(
+    generate: Generate,
+    problems: Sequence[Problem],
+    scores: Sequence[Score],
+    *,
+    out: Path,
+    give: Give = as_beginning,
+    references: Mapping[str, Plan] | None = None,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    grade: Grade = grade_answer,
+    model: str = "",
+    chunk: int = 128,
+    show: Show = lambda line, last: None,
+) -> dict[str, Any]:
+    """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set."""
+    by_id = {problem.id: problem for problem in problems}
+    written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
+    own = {id: plan for id, plan in written.items() if plan and id in by_id}
+    if len(own) < 2:
+        why = (
+            f"no interventions: the student wrote {len(own)} plans in {len(written)} answers, so none can be exchanged"
+        )
+        show(why, True)
+        return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
+    partner = _partners(own, seed)
+    given = {
+        "own": own,
+        "none": dict.fromkeys(own, ()),
+        "swapped": {id: own[partner[id]] for id in own},
+        "reference": _known(references, [by_id[id] for id in own]),
+        "dropped": {id: _without_one(plan, id, seed) for id, plan in own.items() if len(plan) > 1},
+    }
+    rows = {}
+    for name in (name for name in CONDITIONS if given[name]):
+        rows[name] = answered(
+            [by_id[id] for id in given[name]],
+            _following(generate, give, given[name]),
+            mode=name,
+            out=out,
+            sampling=Sampling(max_tokens=max_tokens, seed=seed),
+            settings={"model": model, "plans": _fingerprint(given[name])},
+            grade=grade,
+            chunk=chunk,
+            show=show,
+        )
+    shares = {name: metrics.shares(these) for name, these in rows.items()}
+    found = {
+        "planned": len(own) / len(written),
+        "steps": round(fmean(map(len, own.values())), 2),
+        "problems": len(own),
+        "unforced": fmean(one.same is True for one in scores if one.sample == 0 and one.problem_id in own),
+        "conditions": {
+            name: {"problems": len(right), **asdict(stats.of_problems(list(right.values()), seed=seed))}
+            for name, right in shares.items()
+        },
+        "own_minus": _own_minus(shares, seed),
+        "planned_anyway": fmean(OPEN in one.text.partition(CLOSE)[2] for one in rows["none"]),
+        "swapped_alike": round(fmean(_alike(own[id], own[partner[id]]) for id in own), 3),
+        **_agreement(own, partner, scores, seed),
+    }
+    found["line"] = line(found)
+    show(found["line"], True)
+    return found
+
+
+def line(found: Mapping[str, Any]) -> str:
+    """The conditions and plan use in one line."""
+    listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
+    use = found["own_minus"]["swapped"]
+    difference = stats.Estimate(**use["difference"])
+    return (
+        f"{listed}; plan use (own minus swapped) {difference.points()}, "
+        f"p {stats.p_text(use['p'])}, {use['won']} won, {use['lost']} lost of {use['problems']}"
+    )
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Answer:
+    def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
+        prompts = [give(problem, given[problem.id]) for problem in problems]
+        replies = checked(generate(prompts, sampling), prompts, sampling)
+        return [
+            [replace(reply, text=render(given[problem.id], reply.text)) for reply in texts]
+            for problem, texts in zip(problems, replies, strict=True)
+        ]
+
+    return answer
+
+
+def _fingerprint(given: Mapping[str, Plan]) -> str:
+    return hashlib.sha256(json.dumps(sorted(given.items())).encode()).hexdigest()[:16]
+
+
+def _known(references: Mapping[str, Plan] | None, problems: Sequence[Problem]) -> dict[str, Plan]:
+    if references is None:
+        references = {problem.id: worked.plan_of(problem).plan for problem in problems}
+    return {problem.id: tuple(plan) for problem in problems if (plan := references.get(problem.id))}
+
+
+def _without_one(plan: Plan, id: str, seed: int) -> Plan:
+    gone = Random(f"{seed} drop {id}").randrange(len(plan))
+    return plan[:gone] + plan[gone + 1 :]
+
+
+def _partners(own: Mapping[str, Plan], seed: int) -> dict[str, str]:
+    """For each problem another one whose plan is really another: problems of one kind are solved by the same plan."""
+    partners = {}
+    ids = sorted(own)
+    for id in own:
+        others = [other for other in ids if other != id]
+        others = Random(f"{seed} swap {id}").sample(others, min(_LOOKED_AT, len(others)))
+        unlike = (other for other in others if _alike(own[id], own[other]) < _ALIKE)
+        partners[id] = next(unlike, None) or min(others, key=lambda other: _alike(own[id], own[other]))
+    return partners
+
+
+def _alike(one: Plan, other: Plan) -> float:
+    ours, theirs = _words(" ".join(one)), _words(" ".join(other))
+    return len(ours & theirs) / max(1, len(ours | theirs))
+
+
+def _own_minus(shares: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, dict[str, Any]]:
+    """Own beside every other condition on their common problems, p values corrected for the family."""
+    found = {}
+    for name, right in shares.items():
+        if name != "own":
+            mine = [shares["own"][id] for id in right]
+            found[name] = stats.paired(mine, list(right.values()), seed=seed)
+    corrected = stats.holm([compared.p for compared in found.values()])
+    return {name: {**asdict(compared), "p": p} for (name, compared), p in zip(found.items(), corrected, strict=True)}
+
+
+# --- agreement --------------------------------------------------------------------------------------------------------
+
+_SENTENCE = re.compile(r"\n+|(?<=[.!?;])\s+(?=[A-Z])")
+
+
+def agreement(plan: Plan, execution: str) -> float:
+    """The share of a plan's steps to which a step of the execution can be matched by its words and operations."""
+    carried_out = [told for part in _SENTENCE.split(execution) if (told := _words(part))]
+    return fmean(any(_matches(_words(step), told) for told in carried_out) for step in plan)
+
+
+def _matches(step: frozenset[str], carried_out: frozenset[str]) -> bool:
+    fewer = min(len(step), len(carried_out))
+    return fewer > 0 and len(step & carried_out) >= max(min(2, fewer), fewer / 2)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(words(text))
+
+
+def _agreement(
+    own: Mapping[str, Plan], partner: Mapping[str, str], scores: Sequence[Score], seed: int
+) -> dict[str, Any]:
+    """Agreement of plans with their own executions, and with another problem's: what chance and habit alone give."""
+    executed = {one.problem_id: one.text.rpartition(CLOSE)[2] for one in scores if one.sample == 0}
+    mine = [agreement(plan, executed[id]) for id, plan in own.items()]
+    others = [agreement(plan, executed[partner[id]]) for id, plan in own.items()]
+    return {
+        "agreement": asdict(stats.mean(mine, seed=seed)),
+        "agreement_by_chance": asdict(stats.mean(others, seed=seed)),
+    }

@@ -1,0 +1,236 @@
+"""One model on test problems, in one of several modes, to figures with intervals.
+
+What comes in: a Generate (a student, an adapter, a merged model, a GGUF, a server, a lambda) and problems. What goes
+out: eval/SUITE.MODEL.jsonl with every graded answer (answers.py), and the figures:
+
+    evaluate(generate, problems, mode="m1", out=Path("eval/own.sft.jsonl"))
+    -> {"line": "own sft m1: 22 of 60 right, 36.7 % (25.6 to 49.3), 5 % cut off", "accuracy": {...}, ...}
+
+A student's arms (m1, m2, plain) see the bare question, as in training; what tells a model how to go about it is for the
+untuned one, whose best prompt is the first line of every comparison.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, get_args
+
+from plantune_lite.evaluate import metrics
+from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.plan import (
+    CLOSE,
+    OPEN,
+    ask_plainly,
+    ask_plan_then_solve,
+    ask_step_by_step,
+    ask_to_follow,
+    render,
+    with_answer,
+    written_plan,
+)
+from plantune_lite.problems.split import normalised
+from plantune_lite.recipe.schema import Prompt
+from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
+
+Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
+PROMPTS: tuple[Mode, ...] = get_args(Prompt)
+# How a student answers what it was trained for: by sft.target.
+OF_TARGET: Mapping[str, Mode] = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}
+_ASK: Mapping[str, Callable[[Problem], Messages]] = {
+    "zero_shot_cot": ask_step_by_step,
+    "plan_then_solve": ask_plan_then_solve,
+    "m1": ask_plainly,  # plans by itself, then solves
+    "plain": ask_plainly,  # learned to solve without a plan: the baseline
+    "m2": ask_plainly,  # plans; what it goes on to write is not read
+}
+SHOTS = 3
+STEP = 128  # problems that all models answer before any goes on
+
+
+def evaluate_problems(
+    generate: Generate,
+    problems: Sequence[Problem],
+    *,
+    mode: Mode,
+    out: Path,
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_tokens: int = 1024,
+    seed: int = 0,
+    executor: Generate | None = None,
+    examples: Sequence[Problem] = (),
+    run_code: Grade | None = None,
+    grade: Grade = grade_answer,
+    model: str = "",
+    chunk: int = 128,
+    show: Show = lambda line, last: None,
+) -> dict[str, Any]:
+    """Evaluate in one mode, going on with what `out` holds; `model` says which weights answer, so that none are mixed.
+
+    `executor` follows the plans of m2, `examples` are problems with solutions for few_shot, `run_code` grades programs.
+    """
+    if mode not in get_args(Mode):
+        raise PlantuneError(f"no mode {mode!r} of evaluation; there are {', '.join(get_args(Mode))}")
+    if not problems:
+        raise PlantuneError("there are no problems to evaluate on: raise problems.held_out, or name another suite")
+    if samples > 1 and temperature == 0:
+        raise PlantuneError(
+            f"evaluate.samples is {samples}, but evaluate.temperature is 0, which makes all of them the same: "
+            "set evaluate.temperature=0.7, or evaluate.samples=1"
+        )
+    answer, prompt = way_to_answer(mode, generate, executor, examples, problems, seed)
+    scores = answered(
+        problems,
+        answer,
+        mode=mode,
+        out=out,
+        sampling=Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed),
+        settings={"model": model, "shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt},
+        grade=_grading(problems, grade, run_code),
+        chunk=chunk,
+        show=show,
+    )
+    figures = metrics.tally(scores, problems, seed=seed)
+    line = f"{out.stem.replace('.', ' ', 1)} {mode}: {metrics.line(figures)}"
+    show(line, True)
+    return {"line": line, "mode": mode, **figures}
+
+
+def at_best_prompt(
+    generate: Generate, problems: Sequence[Problem], *, modes: Sequence[Mode] = PROMPTS, **settings: Any
+) -> dict[str, Any]:
+    """Evaluate an untuned model with several prompts and name the best.
+
+    The best is chosen on the test problems themselves. That favours the untuned model, which is the strict choice: a
+    tuned one has to beat the luckiest of its prompts.
+    """
+    found = {mode: evaluate_problems(generate, problems, mode=mode, **settings) for mode in modes}
+    best = max(found, key=lambda mode: found[mode]["accuracy"]["value"])
+    return {**found[best], "modes": found}
+
+
+def in_time(
+    problems: int, seconds: float | None, *, done: int = 0, clock: Callable[[], float] = time.monotonic
+) -> Iterator[int]:
+    """How many problems to have answered next: all where time is no matter, else 128 more while there is time.
+
+    Whoever asks lets all models answer so many before it comes back, so that when time is up they have answered the
+    same problems. A step is begun where one as long as the last would end in time. `done` were answered before.
+    """
+    if seconds is None:
+        yield problems
+        return
+    ends = clock() + seconds
+    for end in (*range(max(done, STEP), problems, STEP), problems):
+        began = clock()
+        if began >= ends and not done:
+            return
+        yield end
+        if 2 * clock() - began >= ends:
+            return
+
+
+# --- the modes --------------------------------------------------------------------------------------------------------
+
+
+def way_to_answer(
+    mode: Mode,
+    generate: Generate,
+    executor: Generate | None,
+    examples: Sequence[Problem],
+    problems: Sequence[Problem],
+    seed: int,
+) -> tuple[Answer, str]:
+    """How problems are answered in this mode, of which `problems` make no examples; and a fingerprint of the prompt."""
+    ask = _few_shot(examples, problems, seed) if mode == "few_shot" else _ASK[mode]
+    shown = [ask(Problem(id="", question="?", answer=""))]
+    if mode == "m2":
+        if executor is None:
+            raise PlantuneError("mode m2 needs an executor: the untuned model, which follows the student's plans")
+        shown.append(ask_to_follow(Problem(id="", question="?", answer=""), ("?",)))
+        answer = _plan_then_execute(generate, executor)
+    else:
+        answer = _in_one_go(generate, ask)
+    return answer, hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]
+
+
+def _in_one_go(generate: Generate, ask: Callable[[Problem], Messages]) -> Answer:
+    return lambda problems, sampling: generate([ask(problem) for problem in problems], sampling)
+
+
+def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: int) -> Callable[[Problem], Messages]:
+    """Worked examples as earlier turns, none of them a test problem."""
+    tested = set(map(normalised, problems))
+    fit = [one for one in examples if (one.solution or one.steps) and normalised(one) not in tested]
+    if len(fit) < SHOTS:
+        raise PlantuneError(
+            f"mode few_shot needs {SHOTS} solved examples that are not test problems, and of {len(examples)} there are "
+            f"{len(fit)}: give problems with a solution column, or leave few_shot out"
+        )
+    turns: list[dict[str, str]] = []
+    for one in Random(seed).sample(fit, SHOTS):
+        worked = with_answer(one.solution or "\n".join(one.steps), one.answer)
+        turns += [*ask_step_by_step(one)[1:], {"role": "assistant", "content": worked}]
+
+    def ask(problem: Problem) -> Messages:
+        system, question = ask_step_by_step(problem)
+        return (system, *turns, question)
+
+    return ask
+
+
+def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
+    """M2: the student's plan alone goes to the executor, greedily; without a plan it works step by step."""
+
+    def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
+        prompts = [_ASK["m2"](problem) for problem in problems]
+        planned = checked(planner(prompts, replace(sampling, stop=(CLOSE,))), prompts, sampling)
+        told = [
+            (problem, reply, plan_alone(reply))
+            for problem, replies in zip(problems, planned, strict=True)
+            for reply in replies
+        ]
+        orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in told]
+        greedy = replace(sampling, n=1, temperature=0.0)
+        executed = checked(executor(orders, greedy), orders, greedy)
+        texts = [
+            replace(
+                done,
+                text=render(plan, done.text) if plan else done.text,
+                tokens_in=reply.tokens_in + done.tokens_in,
+                tokens_out=reply.tokens_out + done.tokens_out,
+            )
+            for (_, reply, plan), [done] in zip(told, executed, strict=True)
+        ]
+        return [texts[start : start + sampling.n] for start in range(0, len(texts), sampling.n)]
+
+    return answer
+
+
+def plan_alone(reply: Reply) -> tuple[str, ...]:
+    """The plan in a reply that may have been stopped at its closing tag, which some engines then leave out."""
+    text = reply.text
+    if reply.finish == "stop" and OPEN in text and CLOSE not in text:
+        text = f"{text.rstrip()}\n{CLOSE}"
+    return written_plan(text)
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
+def _grading(problems: Sequence[Problem], grade: Grade, run_code: Grade | None) -> Grade:
+    """How a reply is graded: a program by running it, where that is allowed."""
+    programs = [problem for problem in problems if problem.kind == "code"]
+    if not programs:
+        return grade
+    if run_code is None:
+        raise PlantuneError(
+            f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0].id}), and to grade "
+            "one is to run what a model wrote: allow it with evaluate.allow_code=true, or leave the suite out"
+        )
+    return lambda problem, text: (run_code if problem.kind == "code" else grade)(problem, text)

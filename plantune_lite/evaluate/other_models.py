@@ -1,0 +1,206 @@
+"""Any model on a run's test problems, beside the run's own: an adapter, a merged folder, a GGUF file, a server.
+
+    evaluate_model(Path("runs/mine"), "runs/mine/gguf/mine.q8_0.gguf") -> the standing, with a row for it
+
+What was trained here is asked as it was trained to answer; a server, of which nobody knows that, with the prompts of an
+untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off; where they are
+moved away, a server is asked anew, whatever it said before.
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from plantune_lite.evaluate import compare, harness_json
+from plantune_lite.evaluate.answers import Show
+from plantune_lite.evaluate.modes import OF_TARGET, SHOTS, Mode, evaluate_problems
+from plantune_lite.files import read_records
+from plantune_lite.grading.grade import grade_reply
+from plantune_lite.problems.split import normalised
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.recipe.schema import Distill, Recipe
+from plantune_lite.runs.folder import LEDGER, home, now
+from plantune_lite.student.load import load_student
+from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.teacher.teacher import open_teacher
+from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Problem, Reply, RunError, Sampling
+
+
+def evaluate_model(
+    run: Path, where: str, *, say: Callable[[str], object] = print, show: Show = lambda line, last: None
+) -> compare.Standing:
+    """Answer every suite of the run with this model, and say where it stands."""
+    recipe = load_recipe(run)
+    part, target = recipe.evaluate, recipe.sft.target if recipe.sft else "plan+solution"
+    suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
+    if not suites:
+        raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
+    name, server = _name(where), _is_server(where)
+    weights = "" if server else _weights(where)
+    modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(target),)
+    pool = run / "problems" / "pool.jsonl"
+    tested = {normalised(one) for problems in suites.values() for one in problems}
+    solved = read_records(Problem, pool) if pool.is_file() else []
+    examples = [one for one in solved if (one.solution or one.steps) and normalised(one) not in tested]
+    if "few_shot" in modes and len(examples) < SHOTS:
+        say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {len(examples)}")
+        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
+    with _opened(run, recipe, where, say) as generate:
+        for suite, problems in suites.items():
+            if any(problem.kind == "code" for problem in problems):
+                say(f"{suite} is left out: programs are only asked of the run's own model")
+                continue
+            out = run / "eval" / f"{suite}.{name}.jsonl"
+            for mode in modes:
+                model = _asked_since(out, mode, where) if server else weights
+                evaluate_problems(
+                    partial(generate, apart=model) if server else generate,
+                    problems,
+                    mode=mode,
+                    out=out,
+                    samples=part.samples,
+                    temperature=part.temperature,
+                    max_tokens=part.max_tokens,
+                    seed=recipe.seed,
+                    examples=examples,
+                    model=model,
+                    grade=grade_reply,
+                    show=show,
+                )
+            harness_json.write(out, model=where)
+    return compare.standing([run], seed=recipe.seed)
+
+
+def _name(where: str) -> str:
+    """What its files are called: runs/mine/merged is mine-merged, a server's model its own name."""
+    if _is_server(where):
+        words = where.partition("#")[2]
+    else:
+        path = Path(where)
+        words = path.stem if path.suffix == ".gguf" else f"{path.resolve().parent.name}-{path.name}"
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", words).strip("-")
+    return f"{name}-model" if name in ("untuned", "baseline", "control", "m1", "m2", "cpl", "grpo") else name
+
+
+def _is_server(where: str) -> bool:
+    return "://" in where
+
+
+def _asked_since(out: Path, mode: str, where: str) -> str:
+    """A server, and when it was first asked for the answers that are here, or now: it may have served another model
+    under this name before."""
+    settings = out.with_suffix(".json")
+    known = json.loads(settings.read_text(encoding="utf-8")) if out.is_file() and settings.is_file() else {}
+    since = known.get(mode, {}).get("model", "")
+    return since if since.partition(", ")[0] == where else f"{where}, {now()}"
+
+
+def _weights(where: str) -> str:
+    """What tells these weights from others that lay at this place before."""
+    path = Path(where)
+    adapter = path / "adapter_model.safetensors"
+    if (file := adapter if adapter.is_file() else path).is_file():
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(path.glob("*.safetensors"))]
+    return hashlib.sha256(repr(files).encode()).hexdigest()
+
+
+def _mode(target: str) -> Mode:
+    if target == "plan":
+        raise PlantuneError(
+            "sft.target is 'plan', whose plans the untuned student carries out: evaluate the run itself, not --model"
+        )
+    return OF_TARGET[target]
+
+
+@contextmanager
+def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object]) -> Iterator[Generate]:
+    """The model as a Generate."""
+    path = Path(where)
+    room = recipe.student.max_length + recipe.evaluate.max_tokens
+    if _is_server(where):
+        address, _, model = where.partition("#")
+        if not model:
+            raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
+        with (
+            Ledger(home(run) / LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
+            of_server(address, model, calls) as generate,
+        ):
+            yield generate
+    elif path.suffix == ".gguf" and path.is_file():
+        yield of_gguf(path, room=room)
+    elif (path / "adapter_config.json").is_file():
+        pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
+        yield load_student(recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say).generate
+    elif (path / "config.json").is_file():
+        wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
+        yield load_student(wanted, room=room, seed=recipe.seed, say=say).generate
+    else:
+        raise PlantuneError(
+            f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "
+            "address with the model behind a #"
+        )
+
+
+# --- a GGUF file or a server as a Generate ----------------------------------------------------------------------------
+
+
+def of_gguf(file: Path, *, room: int) -> Generate:
+    """Replies of a GGUF file by its own chat template, one after another; `room` is prompt and reply in tokens."""
+    try:
+        import llama_cpp
+    except ImportError:
+        raise MissingError("a GGUF file needs llama.cpp: pip install 'plantune-lite[gguf]' (a C++ compiler)") from None
+    try:
+        model = llama_cpp.Llama(str(file), n_ctx=room, verbose=False)
+    except ValueError as error:
+        raise PlantuneError(f"{file} cannot be loaded by llama.cpp: {error}") from None
+
+    def one(messages: Messages, sampling: Sampling, sample: int) -> Reply:
+        said = model.create_chat_completion(
+            messages=list(messages),
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            stop=list(sampling.stop),
+            seed=sampling.seed + sample,
+        )
+        choice, used = said["choices"][0], said["usage"]
+        return Reply(
+            text=choice["message"]["content"] or "",
+            finish="length" if choice["finish_reason"] == "length" else "stop",
+            tokens_in=used["prompt_tokens"],
+            tokens_out=used["completion_tokens"],
+        )
+
+    def generate(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+        return [[one(prompt, sampling, sample) for sample in range(sampling.n)] for prompt in prompts]
+
+    return generate
+
+
+@contextmanager
+def of_server(
+    address: str, model: str, ledger: Ledger, *, environ: Mapping[str, str] = os.environ
+) -> Iterator[Callable[..., list[list[Reply]]]]:
+    """Replies of an OpenAI-compatible server; many prompts at once, `apart` from those to others (teacher.py)."""
+    part = Distill(address, model=model, thinking=None)
+    with asyncio.Runner() as loop:
+        teacher = open_teacher(part, ledger, seed=0, environ=environ)
+        ask = loop.run(teacher.__aenter__())
+
+        async def all_of(prompts: Sequence[Messages], sampling: Sampling, apart: str) -> list[list[Reply]]:
+            return await asyncio.gather(*(ask(prompt, sampling, None, apart=apart) for prompt in prompts))
+
+        try:
+            yield lambda prompts, sampling, apart="": loop.run(all_of(prompts, sampling, apart))
+        finally:
+            loop.run(teacher.__aexit__(None, None, None))

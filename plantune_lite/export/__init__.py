@@ -1,0 +1,1 @@
+"""Merge, convert and publish what was trained."""

@@ -1,0 +1,202 @@
+"""llama.cpp's own tools: its Python converter, found here or fetched once, and its quantiser, where one was built.
+
+    convert(Path("runs/mine/merged"), Path("mine-BF16.gguf"), "bf16", name="mine", say=print)
+    quantise(Path("mine-BF16.gguf"), Path("mine-Q4_K_M.gguf"), "q4_k_m")
+
+What comes in: a model's folder or a GGUF file. What goes out: a GGUF file. The converter needs no compiler; it is not
+on the package index by itself but in llama-cpp-python's source distribution, which the user's own pip brings. Converter
+and quantiser each run in a process of their own and are never imported.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from plantune_lite import files
+from plantune_lite.types import MissingError, PlantuneError
+
+VERSION = "0.3.36"  # of llama-cpp-python, 2026-11; its converter is run, so its content is pinned too
+SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
+
+_NEEDED = (SCRIPT, LORA_SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/", "gguf-py/LICENSE")
+# pip asks a source distribution for its metadata before it keeps it, and the real build backend is not installed here.
+# This one answers that question and builds nothing, so no code of the download runs before its hash was looked at.
+_BACKEND = f"""
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    place = Path(folder, "llama_cpp_python-{VERSION}.dist-info")
+    place.mkdir()
+    text = "Metadata-Version: 2.1\\nName: llama-cpp-python\\nVersion: {VERSION}\\n"
+    place.joinpath("METADATA").write_text(text, encoding="utf-8")
+    return place.name
+"""
+
+
+class GGUFError(PlantuneError, RuntimeError):
+    """A GGUF file that cannot be made here, or that is not the model it was made from."""
+
+
+# --- the tools, used --------------------------------------------------------------------------------------------------
+
+
+def convert(model: Path, target: Path, kind: str, *, name: str, say: Callable[[str], object]) -> None:
+    """Write a model's folder as a GGUF file of f32, f16, bf16 or q8_0."""
+    _run_script(SCRIPT, [model, "--outfile", target, "--outtype", kind, "--model-name", name], say)
+
+
+def convert_lora(adapter: Path, base: Path, target: Path, *, say: Callable[[str], object]) -> None:
+    """Write a LoRA adapter alone as a GGUF file, which llama.cpp adds to one of its base."""
+    _run_script(LORA_SCRIPT, [adapter, "--base", base, "--outfile", target, "--outtype", "f16"], say)
+
+
+def quantise(source: Path, target: Path, kind: str) -> None:
+    """Write a 16-bit GGUF file as a k-quant, or any as f32."""
+    binary = quantiser()
+    if binary is None and not runs_llama():
+        raise GGUFError(
+            f"{kind} needs a built llama.cpp, and there is none: pip install 'plantune-lite[gguf]' builds it (a C++ "
+            "compiler, a few minutes), or ask for q8_0 in export.formats, which needs none"
+        )
+    child = [sys.executable, "-m", "plantune_lite.export.llama_child", "quantise", source, target, kind]
+    _run(child if runs_llama() else [binary, source, target, kind.upper()], f"llama.cpp could not make {kind}")
+
+
+def runs_llama() -> bool:
+    """Whether llama.cpp can be run here, as the llama-cpp-python package."""
+    return importlib.util.find_spec("llama_cpp") is not None
+
+
+def quantiser() -> Path | None:
+    """The llama-quantize program, where there is one."""
+    tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
+    for folder in _places():
+        for place in (folder / tool, folder / "build" / "bin" / tool):
+            if place.is_file():
+                return place
+    on_path = shutil.which(tool)
+    return Path(on_path) if on_path else None
+
+
+def _run_script(script: str, arguments: Sequence[object], say: Callable[[str], object]) -> None:
+    for library in ("torch", "transformers", "sentencepiece", "yaml"):
+        if importlib.util.find_spec(library) is None:
+            raise MissingError(f"llama.cpp's converter needs {library}: pip install 'plantune-lite[cpu]'")
+    folder = scripts(say)
+    # The files that are read are here: a converter that looks for others on a hub is mistaken.
+    alone = {"PYTHONPATH": str(folder / "gguf-py"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    _run([sys.executable, folder / script, *arguments], f"llama.cpp's {script} failed", alone)
+
+
+def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None = None) -> None:
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, **(environ or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        why = lines[-1][-300:] if lines else f"it ended with {done.returncode}"
+        raise GGUFError(f"{failed}: {why}. The merged model is whole; export.formats=merged needs no GGUF.")
+
+
+# --- the converter, found or fetched ----------------------------------------------------------------------------------
+
+
+def scripts(say: Callable[[str], object]) -> Path:
+    """The folder with llama.cpp's converter, fetched where none is found."""
+    on_path = shutil.which(SCRIPT)
+    fetched = files.cache_folder().parent / f"llama.cpp-{VERSION}"
+    for folder in [*_places(), *([Path(on_path).parent] if on_path else []), *_beside_package(), fetched]:
+        if (folder / SCRIPT).is_file() and (folder / "gguf-py" / "gguf").is_dir():
+            return folder.absolute()
+    say(f"fetching llama.cpp's converter (source of llama-cpp-python {VERSION}, 77 MB; 2 MB are kept) to {fetched}")
+    try:
+        fetched.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fetched.parent) as temporary:
+            made = _unpack(_download(Path(temporary)), Path(temporary) / "made")
+            try:
+                os.replace(made, fetched)
+            except OSError:
+                if not (fetched / SCRIPT).is_file():  # else another process was faster
+                    raise
+    except OSError as error:
+        raise GGUFError(
+            f"the converter cannot be kept in {fetched.parent}: {error.strerror or error}. Fetching needs 100 MB there "
+            "for a moment: make room, or set PLANTUNE_CACHE to another folder."
+        ) from None
+    return fetched
+
+
+def _places() -> list[Path]:
+    """Where a llama.cpp of the user's own, or Unsloth's, would be."""
+    unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
+    given = os.environ.get("UNSLOTH_LLAMA_CPP_SCRIPTS_DIR")
+    return [*([Path(given)] if given else []), Path("llama.cpp"), Path(unsloth)]
+
+
+def _beside_package() -> list[Path]:
+    spec = importlib.util.find_spec("llama_cpp")
+    inside = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    return [folder for place in inside for folder in (place, place.parent / "bin", place.parent / "vendor/llama.cpp")]
+
+
+def _download(folder: Path) -> Path:
+    """The source distribution, brought by this Python's own pip, and found to be the one we know."""
+    by_hand = "or put a llama.cpp folder (its source) beside your runs, or where UNSLOTH_LLAMA_CPP_PATH says"
+    if importlib.util.find_spec("pip") is None:
+        raise GGUFError(f"this Python has no pip to fetch the converter with: run `python -m ensurepip`, {by_hand}")
+    backend = folder / "backend" / "scikit_build_core"
+    backend.mkdir(parents=True)
+    (backend / "__init__.py").touch()
+    (backend / "build.py").write_text(_BACKEND, encoding="utf-8")
+    options = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", "--no-input", "--disable-pip-version-check"]
+    pip = subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, "-q", "-d", folder, f"llama-cpp-python=={VERSION}"],
+        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(backend.parent)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    found = list(folder.glob("*.tar.gz"))
+    if pip.returncode != 0 or len(found) != 1:
+        lines = [line.removeprefix("ERROR: ") for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
+        why = (lines or ["it said nothing"])[0].rstrip(".")[:300]
+        raise GGUFError(f"pip could not download llama-cpp-python {VERSION} ({why}): see `pip config list`, {by_hand}")
+    with open(found[0], "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != SHA256:
+        raise GGUFError(
+            f"{found[0].name} is not the one we know (sha256 {digest[:12]}..., expected {SHA256[:12]}...), and nothing "
+            f"of it was run: see with `pip config list` which index it came from, {by_hand}"
+        )
+    return found[0]
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    """The converter's own files out of the archive."""
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name = member.name.partition("/vendor/llama.cpp/")[2]
+                if member.isfile() and name.startswith(_NEEDED):
+                    tar.extract(member.replace(name=name, deep=False), target, filter="data")
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise GGUFError(f"{archive.name} cannot be unpacked ({error}): try again") from None
+    return target

@@ -1,0 +1,139 @@
+"""What of a run goes where: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
+
+    push_run(Path("runs/mine"), "you/mine", public=True, say=print)
+        -> [{"line": "you/mine: 9 files, 20.1 MB, public: ...", ...}, {"line": "you/mine-merged: ...
+
+What comes in: a finished run folder, and evaluation's scores for the cards. A merged model that was not found to be its
+adapter's equal never goes, nor do GGUF files of it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.distill import card
+from plantune_lite.export import model_card, push, run_facts
+from plantune_lite.export.pushable import Content
+from plantune_lite.export.run_facts import Form, Scored
+from plantune_lite.files import read_jsonl
+from plantune_lite.recipe import redact
+from plantune_lite.runs.folder import changed_outputs, read_manifest
+from plantune_lite.terminal import printable
+from plantune_lite.types import PlantuneError
+
+
+def push_to_hub(
+    run: Path,
+    repo: str,
+    *,
+    data: bool = False,
+    what: Form | None = None,
+    public: bool = False,
+    dry_run: Path | None = None,
+    scores: Mapping[str, Sequence[Scored]] = {},
+    ahead: Mapping[str, bool] = {},
+    plot: Path | None = None,
+    data_repo: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+    say: push.Say = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
+
+    The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
+    """
+    push.refuse_name(repo)
+    if not (run / "recipe.json").is_file():
+        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
+    manifest = read_manifest(run)
+    how = {"token": token, "endpoint": endpoint, "say": say}
+    if data:
+        about, also = _about(run, "corpus"), _about_corpus(run, manifest)
+        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)
+        return push.bring([corpus], public)
+    there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
+    if not there:
+        raise PlantuneError(
+            f"{run} has no {what or 'model'} to push yet: `plantune run {run}` trains and exports what its recipe's "
+            "export.formats names"
+        )
+    names = {form: repo + run_facts.FORMS[form] for form in there}
+    uploads = []
+    for form, folder in there.items():
+        _refuse_unchecked(run, manifest, form)
+        facts = run_facts.of_run(
+            run,
+            form=form,
+            repo=names[form],
+            siblings=names,
+            scores=scores,
+            ahead=ahead,
+            plot=plot.name if plot else None,
+            data_repo=data_repo,
+        )
+        also: dict[str, Content] = {"README.md": model_card.card(facts).encode()}
+        if text := model_card.notice(facts):
+            also["NOTICE"] = text.encode()
+        if plot:
+            also[plot.name] = plot
+        dry = dry_run / names[form].split("/")[1] if dry_run else None
+        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), **how))
+    return push.bring(uploads, public)
+
+
+def _about(run: Path, what: str) -> dict[str, str]:
+    return {"run": _recipe(run)["name"], "what": what}
+
+
+def _recipe(run: Path) -> dict[str, Any]:
+    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+
+
+def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
+    """A corpus's card and figures as others may read them: written anew, without the folders of this machine."""
+    folder, recipe = run / "corpus", _recipe(run)
+    if not (folder / "README.md").is_file():
+        raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
+    stats = redact.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
+    row = next(read_jsonl(folder / "train.jsonl"))
+    origin = manifest["stages"].get("problems", {}).get("summary", {}).get("origin")
+    text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})
+    return {"README.md": text.encode(), "stats.json": (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()}
+
+
+def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
+    found: dict[Form, Path] = {}
+    if adapter := run_facts.adapter_folder(run, manifest):
+        found["adapter"] = adapter
+    for form, suffix in (("merged", "safetensors"), ("gguf", "gguf")):
+        if any((run / form).glob(f"*.{suffix}")):
+            found[form] = run / form
+    return found
+
+
+def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
+    """A merged model, and what was made of it, goes only where it was found to be its adapter's equal."""
+    if form == "adapter":
+        config = json.loads((run_facts.adapter_folder(run, manifest) / "adapter_config.json").read_bytes())
+        base = config.get("base_model_name_or_path") or ""
+        if not run_facts.is_public(base):
+            raise PlantuneError(
+                f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
+                "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
+            )
+        return
+    entry = manifest["stages"].get("export", {})
+    verified = entry.get("summary", {}).get("verified")
+    if entry.get("status") != "done" or verified is not True:
+        why = "was found to differ from its adapter" if verified is False else "was not compared with its adapter"
+        raise PlantuneError(
+            f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
+            f"alone, and `plantune run {run} --again export` merges anew"
+        )
+    of_form = {name: known for name, known in entry["outputs"].items() if name.startswith(f"{form}/")}
+    missing, different = changed_outputs(run, of_form)
+    if changed := [*missing, *different]:
+        raise PlantuneError(
+            f"{changed[0]} is not what export wrote and compared: `plantune run {run} --again export` makes it anew"
+        )

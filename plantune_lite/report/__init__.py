@@ -1,0 +1,1 @@
+"""Write a run up as one page."""

@@ -1,0 +1,1 @@
+"""Train adapters: SFT on plans, then GRPO on rewards."""

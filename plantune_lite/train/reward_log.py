@@ -1,0 +1,128 @@
+"""What rewards say while a reinforcement runs: figures of every step, some completions on the disk, and when to stop.
+
+    watched = Rewarded([("right_answer", right_answer, 1.0)], group=8, file=Path("samples.jsonl"))
+    GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on as it was given
+    trainer.add_callback(watch.callback(Signs(say, 176, longer="grpo.max_completion=352 with --again grpo")))
+
+One line of samples.jsonl:
+
+    {"step": 3, "problem_id": "practice/train/7", "text": "<plan> ...", "tokens": 98, "reward": 2.5,
+     "rewards": {"right_answer": 2.0, "plan_similarity": 0.5}}
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.files import JsonlWriter, read_jsonl, write_records
+from plantune_lite.train.callbacks import TrainingError
+from plantune_lite.types import Reward
+
+Weighed = tuple[str, Reward, float]  # name, reward, weight
+
+KEPT = 4  # completions of every step that are written down, of one group
+PATIENCE = 20  # steps that go wrong before a reinforcement is stopped
+CLIPPED = 0.5  # share of completions that are cut off
+SPREAD = 0.02  # share of groups whose answers are not all worth the same
+_SAME = 1e-6  # what two rewards differ by at least
+_FROM_REFERENCE = 0.01  # nats a token, of rounding
+
+
+class Rewarded:
+    """The rewards as a trainer calls them, one after the other for the same batch; looked at when all have spoken."""
+
+    def __init__(self, rewards: Sequence[Weighed], group: int, file: Path, *, after_step: int = 0) -> None:
+        self.weights = [weight for _, _, weight in rewards]
+        self.names = {f"rewards/{name}/mean": name for name, _, _ in rewards}  # of figures, as the trainer logs them
+        self.functions = [self._watched(name, reward) for name, reward, _ in rewards]
+        self._group, self._file, self._given = group, file, dict[str, list[float | None]]()
+        self._all = [name for name, _, _ in rewards]
+        if file.is_file():  # the steps after the checkpoint are made again
+            write_records(file, [row for row in read_jsonl(file) if row["step"] <= after_step])
+
+    def _watched(self, name: str, reward: Reward) -> Reward:
+        def watched(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+            log = columns.get("log_metric", lambda name, value: None)
+
+            def noted(figure: str, value: float) -> None:
+                self.names.setdefault(figure, figure.replace("/", "_"))
+                log(figure, value)
+
+            given = reward(prompts=prompts, completions=completions, **{**columns, "log_metric": noted})
+            self._given[name] = list(given)
+            if name == self._all[-1]:
+                self._look(completions, columns, noted)
+            return given
+
+        watched.__name__ = name
+        return watched
+
+    def _look(self, completions: Sequence[Any], columns: dict[str, Any], note: Callable[[str, float], None]) -> None:
+        given = [[self._given[name][place] for name in self._all] for place in range(len(completions))]
+        worth = [_total(one, self.weights) for one in given]
+        groups = [worth[start : start + self._group] for start in range(0, len(worth), self._group)]
+        note("spread", sum(max(group) - min(group) > _SAME for group in groups) / len(groups))
+        if "plan_closed" in columns:
+            note("plans_closed", sum(columns["plan_closed"]) / len(completions))
+        ids = columns.get("completion_ids") or [[]] * len(completions)
+        with JsonlWriter(self._file) as writer:
+            for place in range(min(KEPT, self._group)):
+                writer.write(
+                    {
+                        "step": columns["trainer_state"].global_step + 1,
+                        "problem_id": columns["problem_id"][place],
+                        "text": completions[place][-1]["content"],
+                        "tokens": len(ids[place]),
+                        "reward": worth[place],
+                        "rewards": dict(zip(self._all, given[place], strict=True)),
+                    }
+                )
+
+
+def _total(given: Sequence[float | None], weights: Sequence[float]) -> float:
+    """What the trainer makes of several rewards: one that was not given counts as nothing."""
+    return sum(weight * one for weight, one in zip(weights, given, strict=True) if one is not None)
+
+
+class Signs:
+    """Ends a reinforcement that teaches nothing, and says why: its figures are read from the trainer's own history,
+    so that one that goes on after a kill sees the same."""
+
+    def __init__(self, say: Callable[[str], object], max_completion: int, *, longer: str) -> None:
+        self.stopped: str | None = None  # why, where it ended before its time with something learned
+        self._say, self._most, self._longer = say, max_completion, longer  # which settings allow longer answers
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Look at the steps so far."""
+        steps = [row for row in state.log_history if "spread" in row]
+        if len(steps) == 1 and state.global_step == 1 and logs.get("kl", 0.0) > _FROM_REFERENCE:
+            raise TrainingError(
+                f"the reference is not the model this training began with (KL {logs['kl']:.3g} at step 0): the "
+                "installed libraries do it another way. Set grpo.extra.beta=0.0, which needs no reference, with "
+                "--again grpo."
+            )
+        last = steps[-PATIENCE:]
+        if len(last) < PATIENCE:
+            return
+        if min(row["completions/clipped_ratio"] for row in last) > CLIPPED:
+            raise TrainingError(
+                f"more than {CLIPPED:.0%} of the completions were cut off at {self._most} tokens in each of the last "
+                f"{PATIENCE} steps (to step {state.global_step}), so their answers were never seen. Allow longer ones "
+                f"({self._longer}), or let an SFT teach the student to end first (grpo.start=sft with --again grpo)."
+            )
+        if sum(row["spread"] for row in last) <= SPREAD * PATIENCE:
+            self._flat(steps, state, control)
+
+    def _flat(self, steps: Sequence[dict[str, float]], state: Any, control: Any) -> None:
+        why = f"all answers of a group were worth the same in the last {PATIENCE} steps (to step {state.global_step})"
+        if not any(row["spread"] > SPREAD for row in steps[:-PATIENCE]):
+            raise TrainingError(
+                f"{why}, so there is nothing to prefer: each earned {steps[-1]['reward']:.3g}. Sample more, and more "
+                "freely (grpo.group, grpo.temperature), or let an SFT come first (grpo.start=sft), with --again grpo; "
+                "or take other problems, under another name=OTHER."
+            )
+        self.stopped = f"{why}: there is nothing left to learn from these prompts"
+        self._say(
+            f"stopped early: {self.stopped}. Harder problems (problems.levels, problems.source) would teach more."
+        )
+        control.should_training_stop = control.should_save = True

@@ -1,0 +1,322 @@
+"""Rewards for GRPO: plain functions that any TRL trainer takes, over the text format of plans and the grader.
+
+    right_answer(prompts, completions, answer=["72"], ...) -> [2.0]
+    GRPOTrainer(..., reward_funcs=[right_answer, plan_shape, plan_similarity(Alignment(corpus))])
+
+What comes in: prompts and completions as chats or as texts, and the data set's columns by name; corpus/prompts.jsonl
+has `answer`, `choices`, `kind` and `plan`, the reference. What goes out: a number a completion, in order. `of` says
+which rewards a recipe means, and what each weighs.
+"""
+
+import math
+import re
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from statistics import fmean
+from typing import Any
+
+from plantune_lite.grading import grade
+from plantune_lite.plan import parse, spoiler, written_plan
+from plantune_lite.recipe import schema, user_code
+from plantune_lite.teacher.judge import Judge
+from plantune_lite.train.plan_similarity import Alignment, embedding_similarity
+from plantune_lite.types import Kind, PlantuneError, Problem, Reward
+
+Chat = Sequence[Mapping[str, Any]]
+Column = Sequence[Any]
+
+RIGHT = 2.0
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def right_answer(
+    prompts: Column,
+    completions: Column,
+    *,
+    answer: Sequence[str],
+    choices: Sequence[Sequence[str]] | None = None,
+    kind: Sequence[str] | None = None,
+    world: Sequence[Sequence[str] | None] | None = None,
+    **_: Any,
+) -> list[float]:
+    """2 for the right answer, judged as in evaluation, else 0; `world` is what a plan is carried out in."""
+    right = _right(completions, answer, choices, kind, world)
+    return [RIGHT if one else 0.0 for one in right]
+
+
+def _right(
+    completions: Column,
+    answer: Sequence[str],
+    choices: Sequence[Sequence[str]] | None,
+    kind: Sequence[str] | None,
+    world: Sequence[Sequence[str] | None] | None,
+) -> list[bool]:
+    if "code" in (kind or ()):
+        raise PlantuneError(
+            "a program cannot be rewarded here, since nothing runs it: leave problems of kind 'code' out of the prompts"
+        )
+    options = [tuple(some or ()) for some in choices] if choices is not None else [()] * len(completions)
+    kinds = kind or ["text"] * len(completions)
+    worlds = [tuple(one or ()) for one in world] if world is not None else [()] * len(completions)
+    return [_is_right(*one) for one in zip(map(_text, completions), answer, options, kinds, worlds, strict=True)]
+
+
+@lru_cache(maxsize=4096)  # a group repeats itself, and two rewards may ask the same
+def _is_right(text: str, answer: str, choices: tuple[str, ...], kind: Kind, world: tuple[str, ...]) -> bool:
+    problem = Problem(id="", question="", answer=answer, choices=choices, kind=kind, extra={"world": world})
+    return grade.grade_reply(problem, text).verdict.same is True
+
+
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+_BOX = re.compile(r"\\boxed\s*\{\s*[^\s}]")
+
+
+def plan_shape(prompts: Column, completions: Column, **_: Any) -> list[float]:
+    """A third each for a plan in exact form, for two steps or more, and for one boxed answer, after the plan."""
+    return [_shape(_text(completion)) for completion in completions]
+
+
+def _shape(text: str) -> float:
+    planned = parse(text)
+    if planned is None:
+        return 0.0
+    boxed_once = text.count("\\boxed") == 1 and bool(_BOX.search(planned.execution))
+    return (1 + (len(planned.plan) >= 2) + boxed_once) / 3
+
+
+def plan_similarity(judge: Judge) -> Reward:
+    """How far a plan goes the way of the reference, 0 to 1, as the judge sees it; no plan, or half of one, is 0."""
+
+    def plan_similarity(
+        prompts: Column, completions: Column, *, plan: Sequence[Sequence[str]], **_: Any
+    ) -> list[float | None]:
+        if not all(plan):
+            raise PlantuneError("a row has no reference plan to compare with: column `plan` needs one in every row")
+        written = [written_plan(_text(completion)) for completion in completions]
+        rewards: list[float | None] = [0.0] * len(written)
+        judged = [place for place, steps in enumerate(written) if steps]
+        if judged:
+            questions = [_question(prompts[place]) for place in judged]
+            scores = judge(questions, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
+            for place, score in zip(judged, scores, strict=True):
+                rewards[place] = score
+        return rewards
+
+    return plan_similarity
+
+
+def spoiler_penalty(prompts: Column, completions: Column, *, answer: Sequence[str], **_: Any) -> list[float]:
+    """-1 for a plan that states the answer or computes, else 0."""
+    penalties = []
+    for prompt, completion, gold in zip(prompts, completions, answer, strict=True):
+        problem = Problem(id="", question=_question(prompt), answer=gold)
+        penalties.append(-1.0 if spoiler(written_plan(_text(completion)), problem) else 0.0)
+    return penalties
+
+
+# --- length -----------------------------------------------------------------------------------------------------------
+
+
+def soft_overlong(max_completion: int, cache: int | None = None) -> Reward:
+    """0, falling in a line to -1 over the last `cache` tokens of what a completion may have; DAPO's is a fifth."""
+    cache = max(1, max_completion // 5) if cache is None else cache
+
+    def soft_overlong(
+        prompts: Column, completions: Column, *, completion_ids: Sequence[Sequence[int]], **_: Any
+    ) -> list[float]:
+        over = [len(ids) - (max_completion - cache) for ids in completion_ids]
+        return [-min(1.0, max(0.0, tokens / cache)) for tokens in over]
+
+    return soft_overlong
+
+
+# --- guidance-aware groups (PTA-GRPO) ---------------------------------------------------------------------------------
+
+
+def plan_softmax(accuracies: Sequence[float], temperature: float = 0.5) -> list[float]:
+    """What each plan deserves by the share of its continuations that are right; sums to 1."""
+    powers = [math.exp((accuracy - max(accuracies)) / temperature) for accuracy in accuracies]
+    return [power / sum(powers) for power in powers]
+
+
+def length_terms(
+    lengths: Sequence[int], right: Sequence[bool], *, alpha: float, longest: int | None, only_right: bool
+) -> list[float]:
+    """alpha for a reply as short as the shortest right one of its group, falling off for others."""
+    correct = [length for length, is_right in zip(lengths, right, strict=True) if is_right]
+    shortest, longest = min(correct, default=0), longest or max(lengths)
+    if not correct or longest <= shortest:  # the formula says nothing here
+        return [0.0] * len(lengths)
+    terms = [alpha * math.exp(-abs(length - shortest) / (longest - shortest)) for length in lengths]
+    return [term if is_right or not only_right else 0.0 for term, is_right in zip(terms, right, strict=True)]
+
+
+def guided(
+    plans: int,
+    continuations: int,
+    *,
+    beta: float = 0.5,  # the plan's weight
+    structure: float = 0.2,  # for the exact form
+    temperature: float = 0.5,  # of the softmax
+    alpha: float = 0.1,  # the most that length can bring
+    longest: int | None = None,  # the T_max of the length term, in tokens; None = the group's longest
+    only_right: bool = True,  # whether a wrong answer gets no length term
+) -> Reward:
+    """PTA-GRPO's whole reward for groups of `plans` plans with `continuations` replies each, plan by plan."""
+    size = plans * continuations
+
+    def guided(
+        prompts: Column,
+        completions: Column,
+        *,
+        completion_ids: Sequence[Sequence[int]],
+        answer: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+        kind: Sequence[str] | None = None,
+        world: Sequence[Sequence[str] | None] | None = None,
+        log_metric: Callable[[str, float], object] = lambda name, value: None,
+        **_: Any,
+    ) -> list[float]:
+        outcome = [float(one) for one in _right(completions, answer, choices, kind, world)]
+        shape = [structure if _shape(_text(completion)) == 1 else 0.0 for completion in completions]
+        analytic: list[float] = []
+        length: list[float] = []
+        for group in groups(prompts, size):
+            right = outcome[group]
+            shares = [fmean(right[at : at + continuations]) for at in range(0, size, continuations)]
+            analytic += [one for one in plan_softmax(shares, temperature) for _ in range(continuations)]
+            length += length_terms(
+                [len(ids) for ids in completion_ids[group]],
+                [one == 1 for one in right],
+                alpha=alpha,
+                longest=longest,
+                only_right=only_right,
+            )
+        for name, part in (("outcome", outcome), ("analytic", analytic), ("structure", shape), ("length", length)):
+            log_metric(f"guided/{name}", fmean(part))
+        return [o + beta * a + s + n for o, a, s, n in zip(outcome, analytic, shape, length, strict=True)]
+
+    return guided
+
+
+def groups(prompts: Column, size: int) -> list[slice]:
+    """The groups in a batch: blocks of one prompt. An error where the batch is made of anything else."""
+    found = [slice(start, start + size) for start in range(0, len(prompts), size)]
+    for group in found:
+        block = prompts[group]
+        if len(block) < size or any(prompt != block[0] for prompt in block):
+            raise PlantuneError(
+                f"a batch of {len(prompts)} completions is not made of whole groups, {size} of the same prompt one "
+                f"after another: set num_generations={size} and a batch per process that is a multiple of it"
+            )
+    return found
+
+
+# --- judges that fail -------------------------------------------------------------------------------------------------
+
+_CALLS = 10
+_TOO_MANY = 0.2  # of the samples of the last calls
+
+
+class Filled:
+    """A reward whose failures (None) become the mean of the rest of their group; of a group all failed, 0.
+
+    TRL adds a None up as 0, which would punish a sample for its judge's failure.
+    """
+
+    def __init__(self, reward: Reward, group: int) -> None:
+        self.__name__ = getattr(reward, "__name__", type(reward).__name__)
+        self.failed = 0  # so far
+        self._reward, self._group = reward, group
+        self._lately: deque[int] = deque(maxlen=_CALLS)
+
+    def __call__(self, prompts: Column, completions: Column, **columns: Any) -> list[float]:
+        rewards = self._reward(prompts=prompts, completions=completions, **columns)
+        filled: list[float] = []
+        for group in groups(prompts, self._group):
+            judged = [one for one in rewards[group] if one is not None]
+            mean = fmean(judged) if judged else 0.0
+            filled += [mean if one is None else one for one in rewards[group]]
+        failed = sum(one is None for one in rewards)
+        self.failed += failed
+        self._stop_if_too_many(failed, len(rewards))
+        if "log_metric" in columns:
+            columns["log_metric"](f"{self.__name__}/failed", failed / len(rewards))
+        return filled
+
+    def _stop_if_too_many(self, failed: int, samples: int) -> None:
+        """As soon as it is certain, whatever the rest of the ten calls brings."""
+        self._lately.append(failed)
+        if sum(self._lately) > _TOO_MANY * _CALLS * samples:
+            raise PlantuneError(
+                f"{self.__name__}: {sum(self._lately)} of the last {len(self._lately) * samples} samples could not be "
+                f"judged, which is more than {_TOO_MANY:.0%} of {_CALLS} steps. Look at the teacher's replies in the "
+                "ledger, or set grpo.judge=alignment"
+            )
+
+
+# --- what a recipe means ----------------------------------------------------------------------------------------------
+
+Weighed = tuple[str, Reward, float]
+
+
+def load(names: Sequence[str]) -> list[tuple[str, Reward]]:
+    """A user's own rewards, "module_or_path.py:function", by the function's name."""
+    return [(name.rpartition(":")[2], user_code.load(name)) for name in names]
+
+
+def of(
+    part: schema.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
+) -> list[Weighed]:
+    """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
+    found = [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
+    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
+
+
+def _house(
+    part: schema.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
+) -> list[Weighed]:
+    if part.reward == "guided":
+        whole = guided(
+            part.plans,
+            part.continuations,
+            beta=part.plan_weight,
+            temperature=part.plan_softmax,
+            alpha=part.length_weight,
+            longest=part.longest,
+            only_right=part.length_for == "right",
+        )
+        return [("guided", whole, 1.0)]
+    found: list[Weighed] = [("right_answer", right_answer, 1.0)]
+    if part.reward == "answer+plan":
+        found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
+    if part.settings == "stable":
+        if part.reward == "answer+plan":
+            found += [("plan_shape", plan_shape, 0.25), ("spoiler_penalty", spoiler_penalty, 0.5)]
+        found.append(("soft_overlong", soft_overlong(max_completion), 0.5))
+    return found
+
+
+def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
+    if part.judge == "alignment":
+        alike = embedding_similarity(part.embedder) if part.embedder else None
+        return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows], alike=alike))
+    if judge is None:
+        raise PlantuneError("grpo.judge is 'teacher', but no teacher was opened: set grpo.judge=alignment")
+    return Filled(plan_similarity(judge), part.group)
+
+
+# --- chats and texts --------------------------------------------------------------------------------------------------
+
+
+def _text(completion: str | Chat) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
+
+
+def _question(prompt: str | Chat) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return next((message["content"] for message in reversed(prompt) if message["role"] == "user"), "")

@@ -1,0 +1,197 @@
+"""Guidance-aware groups (PTA-GRPO): several plans a question, several continuations a plan, one group of them all.
+
+    GRPOTrainer(..., rollout_func=Guided(student, plans=4, continuations=3))
+
+    <plan> A </plan> working ... \boxed{7}     plan_index 0
+    <plan> A </plan> other working ...         plan_index 0      the same plan, token for token
+    <plan> B </plan> ...                       plan_index 1 ...
+
+What comes in: the prompts of a step, each as often as its group is large. What goes out: token ids of prompts and
+completions, which plan each follows, and whether that was closed. A plan is cut by token ids, behind the one that
+closes `</plan>`, and gone on from in token ids: text that is encoded again may become other tokens, and the student
+would be trained on what it never said.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from plantune_lite.plan import CLOSE
+from plantune_lite.train.callbacks import TrainingError
+from plantune_lite.types import Sampling
+
+_TAIL = 2 * len(CLOSE)  # tokens in which a tag that has just been closed must lie: a character is a token at most
+
+
+class Plan(NamedTuple):
+    """What was said up to the end of a plan."""
+
+    ids: list[int]
+    closed: bool  # else nothing follows it: the turn was ended, or no room is left
+
+
+class Guided:
+    """A rollout for TRL's trainer."""
+
+    def __init__(self, student: Any, plans: int, continuations: int) -> None:
+        self._student, self._plans, self._continuations = student, plans, continuations
+
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Completions of the prompts of one step, in their order."""
+        size = self._plans * self._continuations
+        each = one_of_each(prompts, size, trainer.num_generations)
+        asked = [self._student.encode_chat(tuple(prompt), for_reply=True) for prompt in each]
+        settings = {"temperature": trainer.temperature, "ends": set(trainer.eos_token_ids)}
+        most = trainer.max_completion_length
+
+        before = [ids for ids in asked for _ in range(self._plans)]
+        with self._student.answering():
+            said = self._sampled(before, [most] * len(before), closing=True, **settings)
+            plans = [cut(self._student.tokenizer, ids, most) for ids in said]
+            begun = [
+                (place, ids + plan.ids)
+                for place, (ids, plan) in enumerate(zip(before, plans, strict=True))
+                if plan.closed
+                for _ in range(self._continuations)
+            ]
+            room = [most - len(plans[place].ids) for place, _ in begun]
+            endings = self._sampled([ids for _, ids in begun], room, closing=False, **settings)
+
+        follow: dict[int, list[list[int]]] = {}
+        for (place, _), ending in zip(begun, endings, strict=True):
+            follow.setdefault(place, []).append(ending)
+        completions = [
+            plan.ids + ending
+            for place, plan in enumerate(plans)
+            for ending in follow.get(place, [[]] * self._continuations)
+        ]
+        return {
+            "prompt_ids": [ids for ids in asked for _ in range(size)],
+            "completion_ids": completions,
+            "logprobs": None,  # the policy that samples is the one that is trained: TRL computes its own
+            "plan_index": [place % self._plans for place in range(len(plans)) for _ in range(self._continuations)],
+            "plan_tokens": [len(plan.ids) for plan in plans for _ in range(self._continuations)],
+            "plan_closed": [plan.closed for plan in plans for _ in range(self._continuations)],
+        }
+
+    def _sampled(
+        self, prefixes: Sequence[list[int]], room: Sequence[int], *, closing: bool, temperature: float, ends: set[int]
+    ) -> list[list[int]]:
+        """What the student says after each of these, to the end of its turn and no further than there is room."""
+        import torch
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        if not prefixes:
+            return []
+        model, tokenizer = self._student.model, self._student.tokenizer
+        width = max(map(len, prefixes))
+        padded = [[tokenizer.pad_token_id] * (width - len(ids)) + ids for ids in prefixes]
+        seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes]
+        settings = GenerationConfig(
+            max_new_tokens=max(room),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            use_cache=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=sorted(ends),
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        with torch.no_grad():
+            out_B_L = model.generate(
+                input_ids=torch.tensor(padded, device=model.device),
+                attention_mask=torch.tensor(seen, device=model.device),
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([_Closed(tokenizer, width)] if closing else []),
+            )
+        return [to_end(ids, ends)[:most] for ids, most in zip(out_B_L[:, width:].tolist(), room, strict=True)]
+
+
+class _Closed:
+    """Stops each row at the token that closes its plan."""
+
+    def __init__(self, tokenizer: Any, width: int) -> None:
+        self._tokenizer, self._width = tokenizer, width
+
+    def __call__(self, ids_B_L: Any, scores: Any, **_: Any) -> Any:
+        import torch
+
+        tails = ids_B_L[:, max(self._width, ids_B_L.shape[1] - _TAIL) :].tolist()
+        return torch.tensor([closed(self._tokenizer, tail) for tail in tails], device=ids_B_L.device)
+
+
+def closed(tokenizer: Any, ids: Sequence[int]) -> bool:
+    """Whether a plan ends in these tokens."""
+    return CLOSE in tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def cut(tokenizer: Any, ids: Sequence[int], most: int) -> Plan:
+    """The tokens up to the one that closes the plan; all of them where none does, or nothing could follow it."""
+    if not closed(tokenizer, ids):
+        return Plan(list(ids), False)
+    last = bisect_left(range(len(ids) + 1), True, key=lambda count: closed(tokenizer, ids[:count]))
+    return Plan(list(ids[:last]), last < most)
+
+
+def to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
+    """The tokens up to the one that ends the turn, with it."""
+    last = next((place for place, id in enumerate(ids) if id in ends), len(ids))
+    return list(ids[: last + 1])
+
+
+# --- answers without guidance: the student's own way to sample --------------------------------------------------------
+
+_STEPS = 1_000_000  # more than any run has: no two runs of neighbouring seeds draw alike
+
+
+class Sampled:
+    """A rollout for TRL's trainer."""
+
+    def __init__(self, student: Any, group: int, seed: int) -> None:
+        self._student, self._group, self._seed = student, group, seed
+
+    def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
+        """Completions of the prompts of one step, in their order."""
+        asked = [tuple(prompt) for prompt in one_of_each(prompts, self._group, trainer.num_generations)]
+        sampling = Sampling(
+            temperature=trainer.temperature,
+            n=self._group,
+            max_tokens=trainer.max_completion_length,
+            seed=self._seed * _STEPS + trainer.state.global_step,
+        )
+        end = self._student.tokenizer.convert_tokens_to_ids(self._student.preset.turn_end)
+        with self._ending_with(end):
+            replies_P_G = self._student.generate(asked, sampling)
+        prompt_ids = [self._student.encode_chat(messages, for_reply=True) for messages in asked]
+        return {
+            "prompt_ids": [ids for ids in prompt_ids for _ in range(self._group)],
+            "completion_ids": [
+                [*reply.token_ids, end] if reply.finish == "stop" else list(reply.token_ids) or [end]
+                for replies in replies_P_G
+                for reply in replies
+            ],
+            "logprobs": None,  # the policy that samples is the one that is trained: TRL computes its own
+        }
+
+    @contextmanager
+    def _ending_with(self, end: int) -> Iterator[None]:
+        """Only the end of a turn ends an answer: a reply does not say which of several tokens ended it."""
+        settings = self._student.model.generation_config
+        ends, settings.eos_token_id = settings.eos_token_id, [end]
+        try:
+            yield
+        finally:
+            settings.eos_token_id = ends
+
+
+def one_of_each(prompts: Sequence[Any], group: int, generations: int) -> list[Any]:
+    """One prompt of every group; an error where a changed TRL hands them out in another way."""
+    blocks = [prompts[start : start + group] for start in range(0, len(prompts), group)]
+    if generations != group or any(len(one) < group or any(other != one[0] for other in one) for one in blocks):
+        raise TrainingError(
+            f"TRL hands out {len(prompts)} prompts in another way than whole groups, each {group} times one after "
+            "another: the installed TRL is not one we know. Install the versions that plantune doctor names."
+        )
+    return [one[0] for one in blocks]

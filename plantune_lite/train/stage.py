@@ -1,0 +1,201 @@
+"""The stages that train: an adapter learns from the corpus, then from what its own answers earn.
+
+A stage is a function of a Job whose return value is its summary: "line" is what a person reads. Each loads the student
+itself, because each is a process of its own: memory is given back, and Unsloth is imported before what it patches.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.distill import corpus
+from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.recipe import schema
+from plantune_lite.runs.folder import LEDGER, home, read_manifest
+from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
+from plantune_lite.student.load import load_student
+from plantune_lite.teacher import ledger, teacher
+from plantune_lite.teacher.judge import Loop, teacher_judge
+from plantune_lite.teacher.ledger import of_ledger
+from plantune_lite.train import curriculum, grpo, rewards, sft, trl_args
+from plantune_lite.types import Problem, RunError
+
+
+def run_sft(job: Job) -> dict[str, Any]:
+    """Train an adapter on the corpus."""
+    rows, validation = (list(read_jsonl(job.run / "corpus" / f"{name}.jsonl")) for name in ("train", "validation"))
+    return _trained(job, job.recipe.sft, rows, validation)
+
+
+def run_baseline(job: Job) -> dict[str, Any]:
+    """Train what the tuned model is compared with: the data set's own solutions to the same problems, as many steps."""
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    rows, validation = (
+        corpus.without_plans(read_jsonl(job.run / "corpus" / f"{name}.jsonl"), pool) for name in ("train", "validation")
+    )
+    if not rows:
+        raise RunError(
+            "evaluate.baseline is true, but the problems have no solutions to learn from: name their column in "
+            "problems.solution, or set evaluate.baseline=false"
+        )
+    learned = {row["problem_id"] for row in read_jsonl(job.run / "corpus" / "train.jsonl")}
+    if len(rows) < len(learned):
+        job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
+    steps = job.earlier["sft"]["steps"]
+    # From the base, wherever the SFT goes on from: that run may have learned plans.
+    part = replace(job.recipe.sft, target="solution", solutions="dataset", start=None, max_steps=steps)
+    summary = _trained(job, part, rows, validation, pinned=job.earlier["sft"]["base"]["revision"])
+    if summary["steps"] < steps:
+        job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")
+    return {**summary, "problems": len(rows), "of": len(learned), "sft_steps": steps}
+
+
+def _trained(
+    job: Job,
+    part: schema.SFT,
+    rows: Sequence[Mapping[str, Any]],
+    validation: Sequence[Mapping[str, Any]],
+    *,
+    pinned: str | None = None,
+) -> dict[str, Any]:
+    wanted = job.recipe.student
+    _refuse_spent(job)
+    adapter = adapter_of(part.start, job.run) if part.start else None
+    loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
+    summary = sft.train(
+        loaded,
+        rows,
+        part,
+        job.out,
+        validation=validation,
+        ranks=_ranks(job, part, loaded, rows),
+        max_length=wanted.max_length,
+        checkpointing=wanted.checkpointing,
+        seed=job.recipe.seed,
+        hours=_hours(job),
+        metric=job.metric,
+        show=job.progress(),
+        say=job.say,
+    )
+    return {**summary, "base": asdict(loaded.source)}
+
+
+def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
+    if part.order == "mixed":
+        return None
+    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+
+    def rates(problems: Sequence[Problem]) -> Mapping[str, float]:
+        if trl_args.processes() > 1:
+            raise RunError("sft.order=easy_first asks the untuned student in one process: unset PLANTUNE_PROCESSES")
+        most, file = job.recipe.evaluate.max_tokens, job.out / "pass_rates.jsonl"
+        return curriculum.pass_rates(
+            loaded.generate_untuned, problems, file, max_tokens=most, seed=job.recipe.seed, show=job.progress()
+        )
+
+    return curriculum.ranks(part.order, rows, pool, rates)
+
+
+def run_grpo(job: Job) -> dict[str, Any]:
+    """Reinforce an adapter: answers that earn more than their group become likelier."""
+    part, wanted = job.recipe.grpo, job.recipe.student
+    _refuse_spent(job)
+    # No program is run here, so none could be rewarded.
+    rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
+    if part.start == "sft":
+        before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
+        loaded = _loaded(job, job.run / before, job.earlier[before]["base"]["revision"])
+    else:
+        adapter = None if part.start == "base" else adapter_of(part.start, job.run)
+        loaded = _loaded(job, adapter, _pinned(job, adapter))
+    with _judge(job) as (judge, spent):
+        summary = grpo.train(
+            loaded,
+            rows,
+            lambda most: rewards.of(part, rows, max_completion=most, judge=judge),
+            part,
+            job.out,
+            passed=rewards.right_answer,
+            max_length=wanted.max_length,
+            checkpointing=wanted.checkpointing,
+            seed=job.recipe.seed,
+            hours=_hours(job),
+            metric=job.metric,
+            show=job.progress(),
+            say=job.say,
+        )
+        summary["usd"] = spent()
+    return {**summary, "base": asdict(loaded.source)}
+
+
+@contextmanager
+def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
+    """The teacher as judge of plans, where the recipe wants one, and what it has cost; within distill.max_usd."""
+    part = job.recipe.grpo
+    if (part.reward, part.judge) != ("answer+plan", "teacher"):
+        yield None, lambda: 0.0
+        return
+    asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
+    path = home(job.run) / LEDGER
+    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
+        before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
+        opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
+        with Loop() as loop, loop.opened(opened) as ask:
+            yield teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)
+
+
+# --- the student ------------------------------------------------------------------------------------------------------
+
+
+def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
+    """The student with its adapter; what it starts from is what a merge starts from, whenever that is."""
+    loaded = load_student(
+        job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
+    )
+    base = job.out / "base.json"
+    if not base.is_file() and is_first():
+        write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
+    return loaded
+
+
+def _pinned(job: Job, adapter: Path | None) -> str | None:
+    """The base's revision that this stage began with, if it began before, or that the adapter was trained on."""
+    begun = job.out / "base.json"
+    for file in (begun, *([adapter / "adapter_config.json"] if adapter else [])):
+        if file.is_file():
+            return json.loads(file.read_text(encoding="utf-8")).get("revision")
+    return None
+
+
+def adapter_of(name: str, run: Path) -> Path:
+    """The adapter of another run, named or given as a folder."""
+    for folder in (Path(name).expanduser(), run.parent / name, home(run) / name):
+        final = read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
+        if final:
+            return folder / final
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    raise RunError(f"start is {name!r}, but no run or folder of that name has a finished adapter")
+
+
+# --- the time that is left --------------------------------------------------------------------------------------------
+
+
+def _refuse_spent(job: Job) -> None:
+    if job.hours_left is not None and job.hours_left < LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} is spent before training began: "
+            "the same command with a larger max_hours goes on"
+        )
+
+
+def _hours(job: Job) -> float | None:
+    """What of the run's time this training may take: the rest is for what comes after it."""
+    wanted = job.recipe
+    follows = {"sft": (wanted.has_baseline, wanted.cpl, wanted.grpo), "baseline": (wanted.cpl, wanted.grpo)}
+    trainings = 1 + sum(map(bool, follows.get(job.stage, ())))
+    return None if job.hours_left is None else 0.7 / trainings * job.hours_left
