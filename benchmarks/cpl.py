@@ -26,8 +26,8 @@ from benchmarks.report import machine, markdown, write
 from plantune_lite.evaluate import modes, stats
 from plantune_lite.files import write_whole
 from plantune_lite.grading import lenient
-from plantune_lite.lab import pairs, search, step_apo
-from plantune_lite.lab.tree import Tree, to_row
+from plantune_lite.lab.cpl import pairs, search, step_apo
+from plantune_lite.lab.cpl.tree import Tree, to_row
 from plantune_lite.plan import ask_plainly, parse
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import CPL, SFT, Student

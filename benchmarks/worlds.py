@@ -28,12 +28,13 @@ from plantune_lite import plan
 from plantune_lite.distill.worked import plan_of
 from plantune_lite.evaluate.stats import Estimate, paired
 from plantune_lite.files import write_whole
-from plantune_lite.lab import corpora, generative, linear, planners, weak_plans
-from plantune_lite.lab.domains import NAMES, generate
-from plantune_lite.lab.knows import knows, tried
-from plantune_lite.lab.planning import problem_of
-from plantune_lite.lab.probe import probe
-from plantune_lite.lab.worlds import World
+from plantune_lite.lab.probes import generated_steps, linear, resample
+from plantune_lite.lab.probes.plan_probe import knows, tried
+from plantune_lite.lab.probes.world_probe import probe
+from plantune_lite.lab.worlds import corpora, planners
+from plantune_lite.lab.worlds.domains import NAMES, generate
+from plantune_lite.lab.worlds.grade import problem_of
+from plantune_lite.lab.worlds.simulator import World
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student.load import load_student
@@ -202,7 +203,7 @@ def in_worlds(
         ranked=0,
         seed=seed,
     )
-    written = generative.plans_written(loaded.generate, larger, max_tokens=2 * size["max_tokens"])
+    written = generated_steps.plans_written(loaded.generate, larger, max_tokens=2 * size["max_tokens"])
     return {
         "corpus": {"problems": len(corpus.problems), "tokens": corpus.tokens, **asdict(corpus.coverage)},
         "larger": {name: asdict(one) for name, one in written.items()},
@@ -248,7 +249,7 @@ def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     found, judge = knows(loaded, tries, out, seed=seed)
     reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
     scores = judge.scores(loaded, [one.messages for one in reported])
-    return {**found, "resampled": weak_plans.compare(reported, scores)}
+    return {**found, "resampled": resample.compare(reported, scores)}
 
 
 # --- writing it down --------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from typing import Any
 
+from plantune_lite._version import __version__ as __version__
 from plantune_lite.recipe.schema import CPL, GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student
 
-__version__ = "0.1.0"
 __all__ = [
     "CPL",
     "GRPO",
@@ -28,7 +28,7 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     import sys
     from pathlib import Path
 
-    from plantune_lite import pipeline
+    from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
     from plantune_lite.recipe.load import override
     from plantune_lite.types import RecipeError
@@ -38,7 +38,7 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     options = {name: Path(value) if name in ("to", "mirror") and value else value for name, value in options.items()}
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) and any(value is recipe for value in list(vars(main).values())):
-        from plantune_lite import cli
+        from plantune_lite.cli.main import run_script
 
-        return cli.run_script(recipe, settings, options, sys.argv[1:])
-    return pipeline.run(override(recipe, settings), **options)
+        return run_script(recipe, settings, options, sys.argv[1:])
+    return runner.run(override(recipe, settings), **options)

@@ -13,17 +13,18 @@ import pytest
 import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
-from plantune_lite import how_soon, pipeline, sharing, studies
-from plantune_lite.ablate import plan_study, run_study, study_cost
 from plantune_lite.evaluate.arms import Arm, beside
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.mirror import Mirror, bring_back
+from plantune_lite.pipeline import runner
+from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
+from plantune_lite.studies import definitions, learning_curve, reuse
+from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, stage
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
@@ -39,20 +40,20 @@ def toy(what, folder, recipe=RECIPE, lines=None, **options):
 
 
 def variants(what, recipe):
-    return {one.name: override(recipe, one.settings) for one in studies.study(what, recipe).variants}
+    return {one.name: override(recipe, one.settings) for one in definitions.study(what, recipe).variants}
 
 
 # --- which variants there are -----------------------------------------------------------------------------------------
 
 
 def test_the_studies_are_those_whose_folders_hold_runs():
-    assert tuple(studies.STUDIES) == STUDIES
+    assert tuple(definitions.STUDIES) == STUDIES
 
 
 def test_a_filter_study_needs_scores_for_two_of_its_four():
     assert list(variants("filter", SCORED)) == ["unfiltered", "plan", "answer", "both"]
     assert list(variants("filter", RECIPE)) == ["unfiltered", "answer"]
-    assert "Nobody scored these plans" in studies.study("filter", RECIPE).notes[0]
+    assert "Nobody scored these plans" in definitions.study("filter", RECIPE).notes[0]
 
 
 def test_a_threshold_is_raised_from_the_recipe_s_own():
@@ -100,7 +101,7 @@ def test_a_preference_is_learned_in_four_ways_from_one_round():
 
 
 def test_a_mixture_of_two_sources_is_each_alone_all_together_weighted_ordered_and_routed():
-    found = studies.study("mixture", MIXED).variants
+    found = definitions.study("mixture", MIXED).variants
     weights = {one.name: override(MIXED, one.settings).corpus.weights for one in found}
     assert weights == {
         "mixed": (),
@@ -139,7 +140,7 @@ def test_a_domain_is_trained_and_tested_on_and_programs_only_where_they_may_run(
 )
 def test_what_a_recipe_cannot_be_asked_is_refused_with_the_override_that_mends_it(what, settings, sentence):
     with pytest.raises(RecipeError, match=sentence):
-        studies.study(what, override(RECIPE, settings))
+        definitions.study(what, override(RECIPE, settings))
 
 
 # --- taking over ------------------------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_what_a_recipe_cannot_be_asked_is_refused_with_the_override_that_mends_i
 def whole(tmp_path_factory):
     """A run, and a study of it."""
     folder, lines = tmp_path_factory.mktemp("whole") / "r", []
-    pipeline.run(RECIPE, to=folder, stages=stages(), say=lambda line: None)
+    runner.run(RECIPE, to=folder, stages=stages(), say=lambda line: None)
     os.environ["TOY_ASKED"] = str(folder / "asked")
     found = toy("target", folder, lines=lines)
     del os.environ["TOY_ASKED"]
@@ -175,7 +176,7 @@ def test_a_variant_is_whole_without_the_run_it_was_taken_from(whole, tmp_path):
     shutil.copytree(whole[0] / "ablate" / "target" / "control", tmp_path / "moved")
     lines = []
     wanted = load_recipe(tmp_path / "moved")
-    pipeline.run(wanted, to=tmp_path / "moved", stages=stages(), say=lines.append)
+    runner.run(wanted, to=tmp_path / "moved", stages=stages(), say=lines.append)
     assert len(lines) == 6 and all("done before" in line for line in lines)
     assert len(list(read_jsonl(tmp_path / "moved" / "metrics.jsonl"))) == 12
 
@@ -183,17 +184,17 @@ def test_a_variant_is_whole_without_the_run_it_was_taken_from(whole, tmp_path):
 def test_nothing_is_taken_over_that_was_edited_or_made_otherwise(whole, tmp_path):
     (copied(whole, tmp_path) / "trajectories.jsonl").write_text("edited\n")
     other = override(RECIPE, ["sft.max_steps=3"])
-    taken = sharing.take(tmp_path / "v", other, [tmp_path / "r"], stages(), pipeline.versions())
+    taken = reuse.take(tmp_path / "v", other, [tmp_path / "r"], stages(), runner.versions())
     assert list(taken) == ["problems", "suites", "corpus"]
 
 
 def test_untuned_answers_of_other_versions_or_settings_are_not_taken_over(whole, tmp_path):
     for name, settings, versions in (
-        ("same", ["sft.max_steps=3"], pipeline.versions()),
-        ("settings", ["evaluate.max_tokens=77"], pipeline.versions()),
+        ("same", ["sft.max_steps=3"], runner.versions()),
+        ("settings", ["evaluate.max_tokens=77"], runner.versions()),
         ("versions", ["sft.max_steps=3"], {"torch": "0"}),
     ):
-        sharing.take(tmp_path / name, override(RECIPE, settings), [whole[0]], stages(), versions)
+        reuse.take(tmp_path / name, override(RECIPE, settings), [whole[0]], stages(), versions)
         assert (tmp_path / name / "eval" / "own.untuned.jsonl").exists() == (name == "same")
 
 
@@ -344,8 +345,8 @@ def test_all_variants_learn_from_one_search_and_one_sft(searched):
 )
 def test_a_search_is_taken_over_where_only_what_comes_after_it_differs(searched, tmp_path, setting, taken):
     other = override(toy_cpl.RECIPE, ["evaluate.baseline=false", setting])
-    donors = sharing.donors(searched[0])
-    found = sharing.take(tmp_path / "v", other, donors, toy_cpl.stages(), pipeline.versions())
+    donors = reuse.donors(searched[0])
+    found = reuse.take(tmp_path / "v", other, donors, toy_cpl.stages(), runner.versions())
     assert ("search of cpl" in found) == taken == (tmp_path / "v" / "cpl" / "round1" / "trees.jsonl").exists()
 
 
@@ -354,7 +355,7 @@ def test_a_search_that_was_edited_is_not_taken_over(searched, tmp_path):
     shutil.copytree(searched[0] / "ablate" / "preference" / "sft", donor)
     (donor / "cpl" / "round1" / "trees.jsonl").write_text("edited\n")
     other = override(toy_cpl.RECIPE, ["evaluate.baseline=false", "cpl.rounds=1"])
-    assert "corpus" in (found := sharing.take(tmp_path / "v", other, [donor], toy_cpl.stages(), pipeline.versions()))
+    assert "corpus" in (found := reuse.take(tmp_path / "v", other, [donor], toy_cpl.stages(), runner.versions()))
     assert "search of cpl" not in found
 
 
@@ -537,7 +538,7 @@ def test_another_domain_is_trained_and_tested_on_its_own_problems(whole, tmp_pat
 
 def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, tmp_path):
     found = toy("reward", copied(whole, tmp_path), REINFORCED)
-    level, steps = how_soon.reached(found.learning)
+    level, steps = learning_curve.reached(found.learning)
     assert level == pytest.approx(0.9) and steps == {"answer": 20, "alignment": 20, "guided": 12}
     page = (found.folder / "table.md").read_text()
     assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
@@ -549,7 +550,7 @@ def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, t
 def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
     rows = [{"stage": "grpo", "step": step, "right_answer": worth} for step, worth in ((1, 0.0), (2, 0.0), (2, 2.0))]
     write_records(tmp_path / "metrics.jsonl", rows)
-    assert how_soon.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
+    assert learning_curve.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
 
 
 # --- curricula --------------------------------------------------------------------------------------------------------
@@ -644,7 +645,7 @@ def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_
 
 
 def plantune(*arguments):
-    command = [sys.executable, "-m", "plantune_lite.cli", "ablate", *map(str, arguments)]
+    command = [sys.executable, "-m", "plantune_lite.cli.main", "ablate", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from tiny import trained_run
 
 from plantune_lite import plan
-from plantune_lite.cli import cli
+from plantune_lite.cli.main import cli
 from plantune_lite.evaluate import ask
 from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems

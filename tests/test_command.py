@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
-from plantune_lite import verbs_stages
-from plantune_lite.command import PATH, load_asked
+from plantune_lite.cli import stages
+from plantune_lite.cli.frame import PATH, load_asked
 from plantune_lite.files import runs_folder
-from plantune_lite.pipeline import folder_of
+from plantune_lite.pipeline.runner import folder_of
 from plantune_lite.recipe.load import load_recipe, override, to_json
 
 
@@ -47,7 +47,7 @@ def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
 def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
     wanted = override(load_recipe("smollm2_135m"), ["problems.limit=20", "evaluate.limit=3", "evaluate.suites=own"])
     options = {"to": tmp_path / "r", "mirror": tmp_path / "drive", "again": None}
-    with verbs_stages._ready_to_answer(wanted, True, **options) as (folder, _):
+    with stages._ready_to_answer(wanted, True, **options) as (folder, _):
         (folder / "eval").mkdir()
         (folder / "eval" / "own.other.jsonl").write_text("{}\n")
     assert (tmp_path / "drive" / "r" / "eval" / "own.other.jsonl").is_file()

@@ -12,7 +12,7 @@ from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
 
-from plantune_lite import verbs_stages
+from plantune_lite.cli.stages import _looks_first
 from plantune_lite.files import read_jsonl
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
@@ -31,7 +31,7 @@ def gemini(**settings):
 
 
 def command(*settings):
-    return [sys.executable, "-m", "plantune_lite.cli", "distill", "smollm2_135m", *SETTINGS, *settings]
+    return [sys.executable, "-m", "plantune_lite.cli.main", "distill", "smollm2_135m", *SETTINGS, *settings]
 
 
 def environ(folder, url, **more):
@@ -158,10 +158,10 @@ def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path
 def test_a_teacher_that_may_be_on_the_card_itself_keeps_it(monkeypatch, card, teacher, looks):
     wanted = override(load_recipe("smollm2_135m"), [f"distill.teacher={teacher}"])
     monkeypatch.setenv("PATH", card)
-    assert verbs_stages._looks_first(wanted) is looks
-    assert not verbs_stages._looks_first(load_recipe("smollm2_135m"))  # from worked solutions: nothing is spent
+    assert _looks_first(wanted) is looks
+    assert not _looks_first(load_recipe("smollm2_135m"))  # from worked solutions: nothing is spent
     monkeypatch.setenv("PATH", "")
-    assert not verbs_stages._looks_first(wanted)
+    assert not _looks_first(wanted)
 
 
 @pytest.mark.slow

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite import Evaluate, Export, Problems, Student, doctor
+from plantune_lite import Evaluate, Export, Problems, Student
+from plantune_lite.cli import doctor
 from plantune_lite.recipe.load import load_recipe, shipped
 
 DEMO = load_recipe("smollm2_135m")
@@ -18,7 +19,7 @@ def check(recipe, name):
 
 def test_the_demo_can_run_here_and_the_exit_status_says_so():
     done = subprocess.run(
-        [sys.executable, "-m", "plantune_lite.cli", "doctor", "--json"], capture_output=True, check=False
+        [sys.executable, "-m", "plantune_lite.cli.main", "doctor", "--json"], capture_output=True, check=False
     )
     report = json.loads(done.stdout)
     assert done.returncode == 0 and report["runs_here"], [c for c in report["checks"] if c["state"] == "bad"]

@@ -1,9 +1,9 @@
 from dataclasses import replace
 
+from plantune_lite.cli.show import ending
 from plantune_lite.files import write_records
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.folder import read_manifest, write_manifest
-from plantune_lite.shown import ending
 from plantune_lite.types import Score
 
 WANTED = load_recipe("smollm2_135m")

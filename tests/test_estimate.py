@@ -83,7 +83,7 @@ def test_estimate_prints_what_the_judge_asks_and_that_the_budget_may_not_suffice
         "grpo=default",
         "grpo.judge=teacher",
     ]
-    command = [sys.executable, "-m", "plantune_lite.cli", "estimate", "smollm2_135m", *settings, "grpo.steps=10"]
+    command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "smollm2_135m", *settings, "grpo.steps=10"]
     environ = {**os.environ, "GEMINI_API_KEY": "x"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert "judge: grpo.judge=teacher asks gemini-3.8-flash up to 320 times" in done.stdout, done.stdout + done.stderr
@@ -91,7 +91,7 @@ def test_estimate_prints_what_the_judge_asks_and_that_the_budget_may_not_suffice
 
 
 def test_estimate_prints_the_table_and_what_is_assumed():
-    command = [sys.executable, "-m", "plantune_lite.cli", "estimate", "smollm2_135m", "problems.limit=20"]
+    command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "smollm2_135m", "problems.limit=20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "worked" in done.stdout and "assumed" in done.stdout, done.stderr
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True, env={**os.environ})
@@ -99,7 +99,7 @@ def test_estimate_prints_the_table_and_what_is_assumed():
 
 
 def test_what_cannot_fit_a_card_is_refused_and_what_can_is_said():
-    command = [sys.executable, "-m", "plantune_lite.cli", "estimate", "qwen2_5_7b_sft", "problems.source=practice"]
+    command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "qwen2_5_7b_sft", "problems.source=practice"]
     levels = ["problems.levels=1,2", "corpus.filter=both", "evaluate.suites=own"]
     small = subprocess.run([*command, *levels, "--gpu", "8"], capture_output=True, text=True, check=False)
     assert small.returncode == 1 and "choose a smaller student.model, or a larger card" in small.stdout, small.stderr

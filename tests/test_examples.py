@@ -186,7 +186,7 @@ def test_a_csv_with_its_own_column_names_goes_the_whole_way(tmp_path, swapped, g
     gemini(known)
     columns = ["problems.path=examples/my.csv", "problems.question=Frage", "problems.answer=Antwort"]
     asked = ["run", "qwen3_4b_sft", *columns, *SMALL.split(), *swapped.split()]
-    said = command("-m", "plantune_lite.cli", *asked, folder=tmp_path)
+    said = command("-m", "plantune_lite.cli.main", *asked, folder=tmp_path)
     assert "12 problems to learn from, 3 held out" in said
     learned = {row["prompt"][-1]["content"] for row in read_jsonl(tmp_path / "qwen3_4b_sft/corpus/train.jsonl")}
     assert learned <= {one["question"] for one in known} and len(learned) > 8
@@ -231,8 +231,8 @@ def test_a_reward_of_ones_own_is_earned_and_written_down(tmp_path, swapped):
     short = "grpo.steps=2 grpo.group=4 grpo.max_completion=96 grpo.temperature=0.4"
     reward = "grpo.rewards=examples/custom_reward.py:short_plan"
     settings = " ".join((SMALL, swapped, coins, alike, short, reward)).split()
-    command("-m", "plantune_lite.cli", "distill", "smollm2_135m", *settings, folder=tmp_path)
-    said = command("-m", "plantune_lite.cli", "train", "smollm2_135m", *settings, folder=tmp_path)
+    command("-m", "plantune_lite.cli.main", "distill", "smollm2_135m", *settings, folder=tmp_path)
+    said = command("-m", "plantune_lite.cli.main", "train", "smollm2_135m", *settings, folder=tmp_path)
     assert "short_plan" in said
     samples = list(read_jsonl(tmp_path / "smollm2_135m" / "grpo" / "samples.jsonl"))
     assert {row["rewards"]["short_plan"] for row in samples} <= {0.0, 0.5}

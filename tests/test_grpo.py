@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from tiny import FAMILIES
 
 from plantune_lite.files import read_jsonl
-from plantune_lite.order import active_stages
+from plantune_lite.pipeline.stages import active_stages
+from plantune_lite.pipeline.state import inputs_of
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import GRPO
-from plantune_lite.state import inputs_of
 from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.train.prompt_selection import PromptError

@@ -11,18 +11,20 @@ from fake_openai import FakeOpenAI
 from sft_child import make_base
 from toy_cpl import WAYS, knows_its_way
 
-from plantune_lite import pipeline, plan
+from plantune_lite import plan
 from plantune_lite.files import read_jsonl, read_records, write_records
-from plantune_lite.lab import cpl_section, cpl_stage, first_round, search, value
-from plantune_lite.lab.tree import Node, Tree, expand
-from plantune_lite.order import STAGES
+from plantune_lite.lab.cpl import report_section, reuse, search, value_head
+from plantune_lite.lab.cpl.stage import _questions, _Round, run_cpl
+from plantune_lite.lab.cpl.tree import Node, Tree, expand
+from plantune_lite.pipeline import runner
+from plantune_lite.pipeline.stages import STAGES
+from plantune_lite.pipeline.state import inputs_of
 from plantune_lite.plan import CLOSE
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.folder import read_manifest
 from plantune_lite.runs.job import Job
-from plantune_lite.state import inputs_of
 from plantune_lite.student.load import Loaded
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
@@ -63,11 +65,11 @@ def stamps(folder):
 @pytest.fixture(scope="module")
 def twice(base, tmp_path_factory):
     """Two rounds: their folder, what came of them, and whose heads judged leaves."""
-    run, asked, value_of, policy = tmp_path_factory.mktemp("twice"), [], value.value_of, knows_its_way(ANSWERS)
+    run, asked, value_of, policy = tmp_path_factory.mktemp("twice"), [], value_head.value_of, knows_its_way(ANSWERS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loaded, "generate", lambda self, prompts, sampling: policy(prompts, sampling))
-        patch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
-        return run, cpl_stage.run_cpl(job(run, base)), asked
+        patch.setattr(value_head, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
+        return run, run_cpl(job(run, base)), asked
 
 
 def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(twice):
@@ -90,9 +92,9 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
 
 
 def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(base, tmp_path, knowing, monkeypatch):
-    asked, value_of, out = [], value.value_of, tmp_path / "cpl"
-    monkeypatch.setattr(value, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
-    done = cpl_stage.run_cpl(job(tmp_path, base, replace(PART, pairs="none", iterations=8)))
+    asked, value_of, out = [], value_head.value_of, tmp_path / "cpl"
+    monkeypatch.setattr(value_head, "value_of", lambda *about: asked.append(about[1]) or value_of(*about))
+    done = run_cpl(job(tmp_path, base, replace(PART, pairs="none", iterations=8)))
     assert asked == [out / "round1" / "sft"] and not (out / "round2" / "value.json").exists()
     adapter = (tmp_path / "cpl" / "adapter_model.safetensors").read_bytes()
     assert adapter == (tmp_path / "cpl" / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
@@ -100,21 +102,21 @@ def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(bas
 
 
 def test_pairs_may_be_whole_answers(base, tmp_path, knowing):
-    cpl_stage.run_cpl(job(tmp_path, base, replace(PART, rounds=1, pairs="answers", alpha=0.0)))
+    run_cpl(job(tmp_path, base, replace(PART, rounds=1, pairs="answers", alpha=0.0)))
     found = read_records(StepPair, tmp_path / "cpl" / "round1" / "pairs.jsonl")
     assert found and all(pair.prompt == "" and plan.parse(pair.worse) for pair in found)
 
 
 def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout")
-    first = cpl_stage.run_cpl(job(tmp_path, base, part))
+    first = run_cpl(job(tmp_path, base, part))
     before = stamps(tmp_path / "cpl")
-    assert cpl_stage.run_cpl(job(tmp_path, base, part)) == first
+    assert run_cpl(job(tmp_path, base, part)) == first
     assert stamps(tmp_path / "cpl") == before
     folder = tmp_path / "cpl" / "round1"
     (folder / "apo.json").unlink()
     shutil.rmtree(folder / "apo")
-    again = cpl_stage.run_cpl(job(tmp_path, base, part))
+    again = run_cpl(job(tmp_path, base, part))
     assert again["rounds"][0]["apo"] == first["rounds"][0]["apo"]
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert {path.relative_to(folder).parts[0] for path in changed} == {"apo", "apo.json"}
@@ -122,10 +124,10 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
 
 def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, tmp_path, knowing):
     part = replace(PART, max_tokens=9_000)
-    partial = cpl_stage.run_cpl(job(tmp_path, base, part))
+    partial = run_cpl(job(tmp_path, base, part))
     before, _ = partial["rounds"]
     assert partial["partial"] and before["search"]["tokens"] <= 4_500
-    whole = cpl_stage.run_cpl(job(tmp_path, base, replace(part, max_tokens=None)))
+    whole = run_cpl(job(tmp_path, base, replace(part, max_tokens=None)))
     after, second = whole["rounds"]
     assert not whole["partial"] and after["search"]["trees"] == second["search"]["trees"] == 6
     assert after["sft"]["rows"] == after["taught"]["rows"] > before["taught"]["rows"]
@@ -140,34 +142,34 @@ def test_a_kill_costs_no_training_though_the_search_before_it_was_cut_short(base
     part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500)
     folder, more = tmp_path / "cpl" / "round1", replace(part, max_tokens=None)
     with monkeypatch.context() as patch:
-        patch.setattr(cpl_stage._Round, "_prefer", cut)
+        patch.setattr(_Round, "_prefer", cut)
         with pytest.raises(KeyboardInterrupt):
-            cpl_stage.run_cpl(job(tmp_path, base, part))
+            run_cpl(job(tmp_path, base, part))
     before = stamps(folder)
-    ended = cpl_stage.run_cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
+    ended = run_cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
     assert before.items() <= stamps(folder).items() and ended["partial"]
-    again = cpl_stage.run_cpl(job(tmp_path, base, more))
+    again = run_cpl(job(tmp_path, base, more))
     assert not again["partial"] and again["rounds"][0]["sft"]["rows"] > ended["rounds"][0]["sft"]["rows"]
 
 
 def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path, knowing, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(value, "train", cut)
+        patch.setattr(value_head, "train", cut)
         with pytest.raises(KeyboardInterrupt):
-            cpl_stage.run_cpl(job(tmp_path, base))
+            run_cpl(job(tmp_path, base))
     folder = tmp_path / "cpl" / "round1"
     before = stamps(folder)
     assert folder / "apo.json" in before
-    found = cpl_stage.run_cpl(job(tmp_path, base))["rounds"]
+    found = run_cpl(job(tmp_path, base))["rounds"]
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
-    assert changed == {folder / "apo" / value.FILE, folder / "value.json"}
+    assert changed == {folder / "apo" / value_head.FILE, folder / "value.json"}
     assert found[0]["value"]["line"].startswith("off by ") and "value" not in found[1]
 
 
 def test_a_search_that_finds_nothing_right_says_what_to_do(base, tmp_path, monkeypatch):
     monkeypatch.setattr(Loaded, "generate", lambda self, p, s: [[Reply(text="hm")] * s.n for _ in p])
     with pytest.raises(RunError, match=r"round 1 of the search found 0 right paths and 0 pairs in 6 trees"):
-        cpl_stage.run_cpl(job(tmp_path, base))
+        run_cpl(job(tmp_path, base))
 
 
 def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
@@ -181,11 +183,11 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
         text = plan.render(tuple(ways), f"\\boxed{{{ANSWERS[question] if right else dice.randrange(1000, 9000)}}}")
         return text.removeprefix(f"<plan>\n{begun}")
 
-    monkeypatch.setattr(cpl_stage._Round, "_a_student", None)  # nobody asks the student
+    monkeypatch.setattr(_Round, "_a_student", None)  # nobody asks the student
     with FakeOpenAI() as server:
         server.mind = SimpleNamespace(reply=mind)
         part = replace(PART, rounds=1, leaf="rollout", policy=f"{server.url}#tiny-1b")
-        done = cpl_stage.run_cpl(job(tmp_path / "run", base, part))
+        done = run_cpl(job(tmp_path / "run", base, part))
         asked = len(server.requests)
     assert done["rounds"][0]["search"]["solved"] >= 4 and done["rounds"][0]["taught"]["pairs"] > 0
     assert (tmp_path / "run" / "cpl" / "adapter_model.safetensors").is_file()
@@ -213,20 +215,20 @@ def test_a_server_searches_one_round_since_none_makes_it_better():
 
 def test_without_time_or_questions_nothing_begins(base, tmp_path):
     with pytest.raises(RunError, match="is spent before the search began"):
-        cpl_stage.run_cpl(job(tmp_path, base, hours=0.0, max_hours=1.0))
+        run_cpl(job(tmp_path, base, hours=0.0, max_hours=1.0))
     begun = job(tmp_path, base)
     rows = [{"problem_id": one.id, "kind": kind} for one, kind in zip(POOL[:2], ("code", "plan"), strict=True)]
     write_records(tmp_path / "corpus" / "prompts.jsonl", rows)
     with pytest.raises(RunError, match="no question to search"):
-        cpl_stage.run_cpl(begun)
+        run_cpl(begun)
 
 
 def test_questions_are_the_corpus_s_and_no_more_than_asked_for(base, tmp_path):
     begun = job(tmp_path, base, replace(PART, questions=4))
     write_records(tmp_path / "corpus" / "prompts.jsonl", [{"problem_id": one.id, "kind": one.kind} for one in POOL[1:]])
-    chosen = cpl_stage._questions(begun)
+    chosen = _questions(begun)
     assert len(chosen) == 4 and all(isinstance(one, Problem) for one in chosen) and POOL[0] not in chosen
-    assert chosen == cpl_stage._questions(begun)
+    assert chosen == _questions(begun)
 
 
 # --- one search for several runs --------------------------------------------------------------------------------------
@@ -241,31 +243,31 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     part = replace(PART, rounds=1, leaf="rollout")
     alone, first, second = (job(tmp_path / name, base, part) for name in ("alone", "first", "second"))
     first = replace(first, recipe=replace(first.recipe, cpl=replace(part, pairs="none")))
-    cpl_stage.run_cpl(alone)
-    cpl_stage.run_cpl(first)
+    run_cpl(alone)
+    run_cpl(first)
     begun, half = second.out / "round1" / "replies.jsonl", second.out / ".round1.part" / "trees.jsonl"
     write_records(begun, [{"what": "was begun here"}])
     write_records(half, [{"what": "a kill left of an earlier taking over"}])
-    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
     assert not begun.exists() and not half.exists()
     before = stamps(second.out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Loaded, "generate", None)  # nobody is asked
-        cpl_stage.run_cpl(second)
+        run_cpl(second)
     assert before.items() <= stamps(second.out).items(), "what was taken over was not written again"
     for name in ("round1/trees.jsonl", "round1/sft/adapter_model.safetensors", "adapter_model.safetensors"):
         assert (second.out / name).read_bytes() == (alone.out / name).read_bytes()
-    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == [], "it has its own by now"
+    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == [], "it has its own by now"
 
 
 def test_a_search_that_ran_out_of_tokens_is_not_taken_over(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500, pairs="none")
     first, second = (job(tmp_path / name, base, part) for name in ("first", "second"))
-    cpl_stage.run_cpl(first)
-    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == []
+    run_cpl(first)
+    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == []
     file = first.out / "round1" / "search.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "partial": False}))
-    assert first_round.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
 
 
 # --- what the report shows --------------------------------------------------------------------------------------------
@@ -300,22 +302,22 @@ def test_rounds_and_trainings_that_count_from_one_are_curves_of_their_own_and_a_
         )
         for step, value in values.items()
     ]
-    assert cpl_section._course(rows, 1, "sft_loss") == [(1, 9), (2, 8)]
-    assert cpl_section._course(rows, 1, "apo_loss") == [(1, 7), (2, 4)]
-    assert cpl_section._course(rows, 2, "sft_loss") == [(1, 3)]
+    assert report_section._course(rows, 1, "sft_loss") == [(1, 9), (2, 8)]
+    assert report_section._course(rows, 1, "apo_loss") == [(1, 7), (2, 4)]
+    assert report_section._course(rows, 2, "sft_loss") == [(1, 3)]
 
 
 def test_a_tree_as_text_is_a_line_a_node_whatever_was_written_in_it():
     root, step = Node(visits=3), Node("step", "Count.", visits=3, total=1.0)
     expand(root, [Node("malformed", '<img src="x">\nno', reward=-1.0), step, Node("step", "Never seen.")])
     expand(step, [Node("solution", "3 * 2 = 6\n\n\\boxed{6} " + "long " * 99, reward=1.0)])
-    lines = cpl_section.as_text(Tree("id", "How many?", "6", root=root)).split("\n")
+    lines = report_section.as_text(Tree("id", "How many?", "6", root=root)).split("\n")
     assert lines[:2] == ["answer: 6", "+0.50   4x  1. Count."]
     assert lines[2].startswith("+1.00   1x    solution: 3 * 2 = 6 \\boxed{6} long") and lines[2].endswith("…")
     assert lines[3] == '-1.00   1x  malformed: <img src="x"> no' and len(lines) == 4
     wide = Tree("id", "How many?", "6", root=Node())
     expand(wide.root, [Node("step", str(number), visits=1) for number in range(100)])
-    assert cpl_section.as_text(wide).endswith("\nand 41 more")
+    assert report_section.as_text(wide).endswith("\nand 41 more")
 
 
 # --- the embedded student ---------------------------------------------------------------------------------------------
@@ -326,7 +328,7 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     settings = ["problems.limit=140", "sft.max_steps=32", "sft.batch_size=4", "student.max_length=256", "headroom=0"]
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice_known", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
-    run = pipeline.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
+    run = runner.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
     done = read_manifest(run)["stages"]["cpl"]["summary"]
     trees, found = list(search.trees_of(run / "cpl" / "round1")), done["rounds"][0]
     assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from taught import taught
 
 from plantune_lite import plan
-from plantune_lite.cli import cli
+from plantune_lite.cli.main import cli
 from plantune_lite.evaluate import ask, modes
 from plantune_lite.files import read_jsonl, write_records
-from plantune_lite.lab import judged, resampled, weak_plans
-from plantune_lite.lab.judged import judge_of, keep
-from plantune_lite.lab.probe_verb import probe_run
+from plantune_lite.lab.probes import resample, resample_run, saved_judge
+from plantune_lite.lab.probes.run import probe_run
+from plantune_lite.lab.probes.saved_judge import judge_of, keep
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report.page import write_report
 from plantune_lite.runs.folder import read_manifest, write_manifest
@@ -64,7 +64,7 @@ def probed(trained):
 def measured(probed):
     """What drawing weak plans again is worth, and what was said of it."""
     said = []
-    return resampled.resample_run(probed[0], tries=TRIES, say=said.append), said
+    return resample_run.resample_run(probed[0], tries=TRIES, say=said.append), said
 
 
 # --- the judge --------------------------------------------------------------------------------------------------------
@@ -112,13 +112,13 @@ def test_a_file_that_is_no_judge_and_a_run_without_one_are_sentences(trained, tm
     done = CliRunner().invoke(cli, ["ask", str(run), "What is 1?", "--resample", "2"])
     assert isinstance(done.exception, RunError) and "has no judge of plans; plantune probe" in str(done.exception)
     with pytest.raises(RunError, match="has no judge of plans"):
-        resampled.resample_run(run, tries=2)
+        resample_run.resample_run(run, tries=2)
     (run / "probe").mkdir()
     (run / "probe" / "judge.json").write_text('{"layer": 1}', encoding="utf-8")
     with pytest.raises(RunError, match="judge.json is no judge of plans .*plantune probe .* makes it anew"):
         judge_of(run)
     with pytest.raises(RunError, match="has no trained model yet"):
-        judged.judged(tmp_path / "nowhere", tries=2)
+        saved_judge.judged(tmp_path / "nowhere", tries=2)
 
 
 # --- ask --------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ class Says:
 
 def drawn(student, tries, max_tokens=50):
     told = []
-    generate = weak_plans.resampling(student, student, tries=tries, tell=told.append)
+    generate = resample.resampling(student, student, tries=tries, tell=told.append)
     [[reply]] = generate([plan.chat("a")], Sampling(max_tokens=max_tokens))
     return reply, told
 
@@ -182,7 +182,7 @@ def test_a_reply_without_a_plan_is_a_weak_one_and_the_reply_where_nothing_better
 def test_nothing_follows_a_plan_that_is_all_that_is_wanted(all_of_it, stop):
     weak, good = (Reply(text=f"<plan>\n1. Add{how}.\n", tokens_out=9) for how in ("", " up"))
     student = Says(weak, good)
-    generate = weak_plans.resampling(student, student, tries=2, plan_is_all=all_of_it)
+    generate = resample.resampling(student, student, tries=2, plan_is_all=all_of_it)
     [[reply]] = generate([plan.chat("a")], Sampling(max_tokens=50, stop=stop))
     assert (reply.text, reply.tokens_out, reply.finish) == ("<plan>\n1. Add up.\n</plan>", 18, "stop")
 
@@ -192,7 +192,7 @@ def test_no_reply_is_longer_than_a_reply_may_be(probed):
     asked = [plan.ask_plainly(one) for one in problems("new", 3)]
     whole = modes.way_to_answer("m1", loaded.generate, None, (), [], 0)[0](problems("new", 3), Sampling())
     longest = max(reply.tokens_out for [reply] in whole)
-    generate = weak_plans.resampling(loaded, judge_of(probed[0]).judge, tries=1)
+    generate = resample.resampling(loaded, judge_of(probed[0]).judge, tries=1)
     for most in (longest - 3, longest):
         ways = (way(asked, Sampling(max_tokens=most)) for way in (generate, loaded.generate))
         for [again], [plain] in zip(*ways, strict=True):
@@ -201,7 +201,7 @@ def test_no_reply_is_longer_than_a_reply_may_be(probed):
 
 @given(st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=5), min_size=1, max_size=8), st.floats(1, 300))
 def test_votes_cost_no_more_than_their_budget_except_for_the_first_of_each_problem(lengths_P_n, budget):
-    found = weak_plans.voters(lengths_P_n, budget, lambda one: one)
+    found = resample.voters(lengths_P_n, budget, lambda one: one)
     spent = 0
     for number, (some, lengths) in enumerate(zip(found, lengths_P_n, strict=True), 1):
         assert some and some == lengths[: len(some)]
@@ -210,9 +210,9 @@ def test_votes_cost_no_more_than_their_budget_except_for_the_first_of_each_probl
 
 
 def test_what_one_problem_leaves_of_its_budget_the_next_one_has():
-    found = weak_plans.voters([[10] * 4] * 4, 15.0, lambda one: one)
+    found = resample.voters([[10] * 4] * 4, 15.0, lambda one: one)
     assert list(map(len, found)) == [1, 2, 1, 2]
-    assert list(map(len, weak_plans.voters([[10] * 4] * 4, 30.0, lambda one: one))) == [3] * 4
+    assert list(map(len, resample.voters([[10] * 4] * 4, 30.0, lambda one: one))) == [3] * 4
 
 
 # --- what it is worth -------------------------------------------------------------------------------------------------
@@ -238,7 +238,7 @@ def scores_of(mode, rows, tokens):
 
 
 def test_the_four_ways_are_compared_on_the_same_problems_at_the_tokens_they_took():
-    found = resampled.compared(
+    found = resample_run.compared(
         {
             "judged": scores_of("judged", ["7", "7", "7", "8"], 60),
             "one": scores_of("one", ["7", "8", "8", "8"], 20),
@@ -278,17 +278,17 @@ def test_a_judge_that_knows_makes_a_model_better_than_its_own_draws(measured):
     assert ways["judged"]["value"] > 0.75 > ways["plain"]["value"]
     assert ways["judged"]["tokens"] > ways["plain"]["tokens"]
     assert abs(ways["majority"]["tokens"] - ways["judged"]["tokens"]) < ways["plain"]["tokens"]
-    assert resampled.as_text(measured[0]).startswith(f"up to {TRIES} plans")
-    assert [row[0] for row in resampled.rows(measured[0])] == ["other, 12"] * 4 + ["own, 8"] * 4
+    assert resample_run.as_text(measured[0]).startswith(f"up to {TRIES} plans")
+    assert [row[0] for row in resample_run.rows(measured[0])] == ["other, 12"] * 4 + ["own, 8"] * 4
 
 
 def test_what_was_answered_is_not_asked_again(probed, measured):
     file = probed[0] / "probe" / "resampled" / f"other.drawn{TRIES}.jsonl"
     whole = file.read_bytes()
-    assert resampled.resample_run(probed[0], tries=TRIES, say=quiet) == measured[0] and file.read_bytes() == whole
+    assert resample_run.resample_run(probed[0], tries=TRIES, say=quiet) == measured[0] and file.read_bytes() == whole
     kept = b"".join(whole.splitlines(keepends=True)[:-7])
     file.write_bytes(kept + b'{"torn')
-    resampled.resample_run(probed[0], tries=TRIES, say=quiet)
+    resample_run.resample_run(probed[0], tries=TRIES, say=quiet)
     assert file.read_bytes().startswith(kept) and file.read_bytes().count(b"\n") == whole.count(b"\n")
 
 
@@ -307,7 +307,7 @@ def test_a_run_whose_test_problems_the_judge_all_knows_says_what_to_do(probed, t
     with pytest.raises(
         RunError, match="no suite has 5 problems that are new to the judge.*problems.held_out, evaluate.limit"
     ):
-        resampled.resample_run(run, tries=2, say=quiet)
+        resample_run.resample_run(run, tries=2, say=quiet)
 
 
 def test_another_model_has_no_judge(trained):

@@ -7,11 +7,11 @@ from random import Random
 
 import pytest
 
-from plantune_lite.lab import corpora, world_sources
-from plantune_lite.lab.pddl import PddlError
-from plantune_lite.lab.planning import grade
-from plantune_lite.lab.world_sources import from_folder
-from plantune_lite.lab.worlds import WorldError, from_files, world_of
+from plantune_lite.lab.worlds import corpora, sources
+from plantune_lite.lab.worlds.grade import grade
+from plantune_lite.lab.worlds.pddl import PddlError
+from plantune_lite.lab.worlds.simulator import WorldError, from_files, world_of
+from plantune_lite.lab.worlds.sources import from_folder
 from plantune_lite.plan import render
 from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.schema import Problems
@@ -100,7 +100,7 @@ def test_a_plan_without_steps_breaks_into_some_action():
 @pytest.fixture(scope="module")
 def planners():
     pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
-    from plantune_lite.lab import planners
+    from plantune_lite.lab.worlds import planners
 
     return planners
 
@@ -339,10 +339,10 @@ def test_who_holds_tests_out_and_is_told_no_limit_is_cut_down_to_it(tmp_path):
 
 
 def test_the_three_corpora_of_a_recipe_teach_equally_many_words(planners, monkeypatch):
-    monkeypatch.setattr(world_sources, "TESTS", 4)
+    monkeypatch.setattr(sources, "TESTS", 4)
     spoken = {}
     for kind in ("blocksworld", "blocksworld_walks", "blocksworld_mixed"):
-        loaded = load_problems(Problems(f"plantune_lite.lab.world_sources:{kind}", limit=40), seed=0)
+        loaded = load_problems(Problems(f"world:{kind}", limit=40), seed=0)
         spoken[kind] = [corpora.learned(one, corpora.words) for one in loaded.pool]
         assert len(loaded.own) == 4
     assert len(spoken["blocksworld"]) == 40 > len(spoken["blocksworld_walks"])

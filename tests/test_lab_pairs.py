@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.lab.pairs import PATHS, answer_pairs, paths, rows, states, step_pairs
-from plantune_lite.lab.tree import Node, Tree
+from plantune_lite.lab.cpl.pairs import PATHS, answer_pairs, paths, rows, states, step_pairs
+from plantune_lite.lab.cpl.tree import Node, Tree
 from plantune_lite.plan import chat, parse
 
 

@@ -14,15 +14,15 @@ from grpo_child import load as learner
 from taught import taught
 from tiny import trained_run
 
-from plantune_lite.cli import cli
+from plantune_lite.cli.main import cli
 from plantune_lite.distill import corpus
 from plantune_lite.distill.run import distill_all
 from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.grading import grade
-from plantune_lite.lab import corpora, world_sources
-from plantune_lite.lab.domains import BLOCKSWORLD, generate
-from plantune_lite.lab.planning import problem_of, steps_in
-from plantune_lite.lab.worlds import world_of
+from plantune_lite.lab.worlds import corpora, sources
+from plantune_lite.lab.worlds.domains import BLOCKSWORLD, generate
+from plantune_lite.lab.worlds.grade import problem_of, steps_in
+from plantune_lite.lab.worlds.simulator import world_of
 from plantune_lite.plan import ask_plainly, parse, render
 from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.load import load_recipe
@@ -52,8 +52,8 @@ def test_a_right_answer_to_a_world_is_a_valid_plan_beside_other_problems():
 
 def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, monkeypatch):
     pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
-    monkeypatch.setattr(world_sources, "TESTS", 6)
-    part = Problems("plantune_lite.lab.world_sources:blocksworld", limit=6)
+    monkeypatch.setattr(sources, "TESTS", 6)
+    part = Problems("world:blocksworld", limit=6)
     loaded = load_problems(part, seed=0)
     assert loaded.pool and len(loaded.own) == 6
     assert {one.split for one in loaded.own} == {"test"} and any("larger" in one.id for one in loaded.own)
@@ -125,10 +125,10 @@ def test_the_shipped_recipes_of_worlds_are_whole():
         ]
 
 
-@pytest.mark.parametrize("name", world_sources.SIZES)
+@pytest.mark.parametrize("name", sources.SIZES)
 def test_every_world_has_as_many_problems_as_the_recipes_ask_for(name):
-    sizes, larger = world_sources.SIZES[name]
-    half = world_sources.TESTS // 2
+    sizes, larger = sources.SIZES[name]
+    half = sources.TESTS // 2
     most = load_recipe("qwen3_4b_worlds").problems.limit
     drawn = corpora.drawn(name, sizes=sizes, larger=larger, seed=0, train=most, test=half)
     assert (len(drawn.train), len(drawn.test), len(drawn.larger)) == (most, half, half)
@@ -138,7 +138,7 @@ def test_every_world_has_as_many_problems_as_the_recipes_ask_for(name):
 
 
 def plantune(*arguments):
-    command = [sys.executable, "-m", "plantune_lite.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "plantune_lite.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

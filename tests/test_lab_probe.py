@@ -11,16 +11,17 @@ import pytest
 import torch
 
 from plantune_lite.files import write_records
-from plantune_lite.lab import generative, linear, probe, probe_verb, ranks, residuals
-from plantune_lite.lab.cases import cases
-from plantune_lite.lab.domains import generate
-from plantune_lite.lab.judged import judge_of
-from plantune_lite.lab.knows import Try, knows, tried
-from plantune_lite.lab.linear import auroc, balanced_accuracy, best_threshold, difference, fit, over_problems
-from plantune_lite.lab.planning import problem_of, world_in
-from plantune_lite.lab.probe_verb import probe_run
-from plantune_lite.lab.residuals import Residuals
-from plantune_lite.lab.weak_plans import compare, resampling
+from plantune_lite.lab.probes import generated_steps, linear, residuals, step_ranks, world_probe
+from plantune_lite.lab.probes import run as probe_verb
+from plantune_lite.lab.probes.cases import cases
+from plantune_lite.lab.probes.linear import auroc, balanced_accuracy, best_threshold, difference, fit, over_problems
+from plantune_lite.lab.probes.plan_probe import Try, knows, tried
+from plantune_lite.lab.probes.resample import compare, resampling
+from plantune_lite.lab.probes.residuals import Residuals
+from plantune_lite.lab.probes.run import probe_run
+from plantune_lite.lab.probes.saved_judge import judge_of
+from plantune_lite.lab.worlds.domains import generate
+from plantune_lite.lab.worlds.grade import problem_of, world_in
 from plantune_lite.plan import CLOSE, chat, parse, render
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets
@@ -270,11 +271,11 @@ def test_validity_planted_on_one_layer_is_found_there_and_only_there(asked, tmp_
     rng = np.random.default_rng(0)
     layers = rng.normal(size=(3, len(asked), 16))
     layers[1, :, 5] += [4 * one.valid for one in asked]
-    read, parts = held(tmp_path / "r", layers), probe.split([one.problem_id for one in asked], seed=0)
-    found = probe.by_layer(read, asked, parts, seed=0)
+    read, parts = held(tmp_path / "r", layers), world_probe.split([one.problem_id for one in asked], seed=0)
+    found = world_probe.by_layer(read, asked, parts, seed=0)
     assert found["layer"] == 1 and found["auroc"]["value"] > 0.95 and set(found["auroc_after"]) == {"plan", "walk"}
     assert all(found["by_layer"][layer] < 0.75 for layer in (0, 2))
-    controls = probe.controls(read, 1, asked, parts, seed=0)
+    controls = world_probe.controls(read, 1, asked, parts, seed=0)
     assert all(controls[name]["value"] < 0.8 for name in ("embedding", "shuffled", "bag_of_objects"))
 
 
@@ -284,8 +285,8 @@ def test_facts_planted_on_one_layer_are_found_where_they_changed(asked, tmp_path
     holds = np.array([[atom in one.facts for atom in atoms] for one in asked])
     layers = rng.normal(size=(2, len(asked), len(atoms)))
     layers[1] += 6 * holds
-    read, parts = held(tmp_path / "r", layers), probe.split([one.problem_id for one in asked], seed=0)
-    found = probe.predicates(read, asked, parts, seed=0)
+    read, parts = held(tmp_path / "r", layers), world_probe.split([one.problem_id for one in asked], seed=0)
+    found = world_probe.predicates(read, asked, parts, seed=0)
     assert found["layer"] == 1 and found["all"]["value"] > 0.9
     assert {name: one["scored"] for name, one in found["by_predicate"].items()} == {
         "clear": "changed",
@@ -295,7 +296,7 @@ def test_facts_planted_on_one_layer_are_found_where_they_changed(asked, tmp_path
         "ontable": "changed",
     }
     assert all(one["value"] > 0.85 for one in found["by_predicate"].values())
-    nothing = probe.predicates(held(tmp_path / "n", rng.normal(size=layers.shape)), asked, parts, seed=0)
+    nothing = world_probe.predicates(held(tmp_path / "n", rng.normal(size=layers.shape)), asked, parts, seed=0)
     assert nothing["all"]["value"] < 0.65
 
 
@@ -304,33 +305,33 @@ def test_a_fact_that_always_holds_where_it_changed_does_not_lift_the_score(asked
     atoms = sorted({atom for one in asked for atom in one.atoms})
     began = np.array([[atom in (one.facts ^ one.changed) for atom in atoms] for one in asked], dtype=float)
     read = held(tmp_path / "r", np.stack([began, began]))
-    found = probe.predicates(read, asked, probe.split([one.problem_id for one in asked], seed=0), seed=0)
+    found = world_probe.predicates(read, asked, world_probe.split([one.problem_id for one in asked], seed=0), seed=0)
     assert found["all"]["value"] < 0.6
 
 
 def test_no_problem_is_in_two_parts_and_a_few_are_too_few():
     ids = [str(number // 3) for number in range(60)]
-    parts = probe.split(ids, seed=0)
+    parts = world_probe.split(ids, seed=0)
     named = [{ids[place] for place in places} for places in (parts.fit, parts.choose, parts.report)]
     assert [len(names) for names in named] == [12, 4, 4] and len(set.union(*named)) == 20
-    spared = probe.split(ids, seed=0, spared={str(number) for number in range(4)})
+    spared = world_probe.split(ids, seed=0, spared={str(number) for number in range(4)})
     assert {ids[place] for place in spared.report} == {"0", "1", "2", "3"}
     with pytest.raises(PlantuneError, match="9 problems cannot be split in three"):
-        probe.split(ids[:27], seed=0)
+        world_probe.split(ids[:27], seed=0)
 
 
 def test_output_probability_is_that_of_the_steps_own_tokens(asked, tmp_path):
-    parts = probe.split([one.problem_id for one in asked], seed=0)
+    parts = world_probe.split([one.problem_id for one in asked], seed=0)
     read = held(tmp_path / "r", np.zeros((1, len(asked), 2)))
     read = replace(read, logprobs=tuple((-1.0, -1.0) if one.valid else (-3.0,) for one in asked))
-    found = probe.said(read, asked, parts, seed=0)
+    found = world_probe.said(read, asked, parts, seed=0)
     assert found["mean"]["auroc"]["value"] == found["sum"]["balanced_accuracy"]["value"] == 1.0
 
 
 def test_a_whole_probe_of_a_tiny_model_has_every_figure_and_leaves_no_large_file(small, worlds, tmp_path):
     lines = []
     killed(tmp_path)
-    found = probe.probe(small, worlds[:12], tmp_path, per_problem=4, max_tokens=8, seed=0, say=lines.append)
+    found = world_probe.probe(small, worlds[:12], tmp_path, per_problem=4, max_tokens=8, seed=0, say=lines.append)
     assert (found["cases"], found["problems"], found["layers"]) == (48, 12, 3)
     for name in ("validity", "output_probability", "rank", "predicates", "generative"):
         assert set(found[name]) == {"tuned", "untuned"}
@@ -354,13 +355,13 @@ def test_a_step_is_ranked_among_all_of_its_kind_by_what_the_model_would_write(sm
         read = residuals.read(small, texts, tmp_path / "r.f32", learned=learned)
         said = {step: sum(one) for step, one in zip(kind, read.logprobs, strict=True)}
         below = sum(said[step] < said[case.step] for step in kind) / (len(kind) - 1)
-        found = ranks.ranked(small, [case], of, seed=0)
+        found = step_ranks.ranked(small, [case], of, seed=0)
         assert len(kind) > 4 and found["possible" if case.valid else "impossible"]["value"] == pytest.approx(below)
 
 
 def test_ways_to_go_on_are_as_probable_together_as_each_is_alone(small):
     before, endings = small.encode_chat(chat("x")), [[70, 71, 72], [70], [300, 9]]
-    for ending, said in zip(endings, ranks.logprobs(small, before, endings), strict=True):
+    for ending, said in zip(endings, step_ranks.logprobs(small, before, endings), strict=True):
         with torch.inference_mode():
             logits = small.model(torch.tensor([[*before, *ending]])).logits[0].log_softmax(-1)
         alone = [float(logits[len(before) - 1 + place, id]) for place, id in enumerate(ending)]
@@ -379,12 +380,12 @@ def saying(*texts):
 def test_written_plans_are_counted_valid_executable_and_up_to_the_first_wrong_step(worlds):
     world = world_in(worlds[0])
     walk = [one.text for one in world.walk(Random(5), 4)]
-    from plantune_lite.lab.corpora import toward
+    from plantune_lite.lab.worlds.corpora import toward
 
     ended = toward(world, [fact for fact in world.facts(world.after(walk)) if fact[0] in ("on", "ontable")])
     problems = [problem_of(ended, id=str(number)) for number in range(4)]
     generate_four = saying(render(walk), render(walk[:3]), render([*walk[:3], "fly a"]), "no")
-    found = generative.plans_written(generate_four, problems, max_tokens=9)
+    found = generated_steps.plans_written(generate_four, problems, max_tokens=9)
     assert [found[name].value for name in ("executable", "prefix")] == [0.5, (1 + 1 + 0.75 + 0) / 4]
     assert found["success"].value == (2 if ended.check(walk[:3]).valid else 1) / 4
 
@@ -393,8 +394,8 @@ def test_a_next_step_is_legal_where_it_can_be_done_in_the_state_it_is_sampled_in
     of = {one.id: world_in(one) for one in worlds}
     places = list({(one.problem_id, one.begun): one for one in asked}.values())
     legal = [of[one.problem_id].applicable(of[one.problem_id].state(one.facts))[0].text for one in places]
-    assert generative.next_steps(saying(*(f" {one}\n" for one in legal)), asked, worlds, seed=0).value == 1
-    assert generative.next_steps(saying(*["stack a a"] * len(places)), asked, worlds, seed=0).value == 0
+    assert generated_steps.next_steps(saying(*(f" {one}\n" for one in legal)), asked, worlds, seed=0).value == 1
+    assert generated_steps.next_steps(saying(*["stack a a"] * len(places)), asked, worlds, seed=0).value == 0
     assert all(one.before[-1]["content"].endswith(".") for one in places)  # the space is the step's
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from plantune_lite.evaluate import other_models
 from plantune_lite.files import read_jsonl
-from plantune_lite.lab.search import OPEN, REPLIES, search, trees_of
-from plantune_lite.lab.tree import Tree, from_row, select, to_row
+from plantune_lite.lab.cpl.search import OPEN, REPLIES, search, trees_of
+from plantune_lite.lab.cpl.tree import Tree, from_row, select, to_row
 from plantune_lite.plan import CLOSE, ask_plainly
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.teacher.ledger import Ledger

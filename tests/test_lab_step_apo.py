@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from sft_child import learner, make_base
 
 from plantune_lite import plan
-from plantune_lite.lab import preference, step_apo
+from plantune_lite.lab.cpl import preference, step_apo
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import RecipeError, StepPair
 

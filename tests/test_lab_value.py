@@ -4,7 +4,7 @@ from safetensors.torch import load_file
 from sft_child import learner, make_base
 
 from plantune_lite import plan
-from plantune_lite.lab import value
+from plantune_lite.lab.cpl import value_head
 from plantune_lite.types import PlantuneError
 
 
@@ -25,47 +25,47 @@ def known(count):
 
 
 def test_a_head_learns_what_states_of_other_questions_are_worth(student, tmp_path):
-    summary = value.train(student, known(20), tmp_path)
+    summary = value_head.train(student, known(20), tmp_path)
     assert summary["states"] == 32 and summary["judged"] == 8
     assert summary["error"] < 0.2 < 0.8 < summary["error_of_the_mean"]
-    asked = value.value_of(student, tmp_path)
+    asked = value_head.value_of(student, tmp_path)
     good, bad = asked([state(77, "Multiply them."), state(77, "Guess.")])
     assert 0.5 < good <= 1 and -1 <= bad < -0.5
 
 
 def test_a_value_is_the_tanh_of_the_head_on_the_last_token(student, tmp_path):
-    value.train(student, known(6), tmp_path)
-    head = load_file(tmp_path / value.FILE)
+    value_head.train(student, known(6), tmp_path)
+    head = load_file(tmp_path / value_head.FILE)
     asked = state(3, "Guess.")
     ids = torch.tensor([student.encode_chat(asked, for_reply=True)])
     with torch.no_grad():
         last = student.model(ids, output_hidden_states=True).hidden_states[-1][0, -1]
-    assert value.value_of(student, tmp_path)([asked]) == pytest.approx(
+    assert value_head.value_of(student, tmp_path)([asked]) == pytest.approx(
         [torch.tanh(last @ head["weight"] + head["bias"]).item()]
     )
 
 
 def test_what_is_asked_beside_a_state_changes_nothing(student, tmp_path):
-    value.train(student, known(6), tmp_path)
-    asked = value.value_of(student, tmp_path)
-    states = [state(number, "Guess.") for number in range(value.ROWS + 5)]
+    value_head.train(student, known(6), tmp_path)
+    asked = value_head.value_of(student, tmp_path)
+    states = [state(number, "Guess.") for number in range(value_head.ROWS + 5)]
     assert asked(states) == pytest.approx([one for each in states for one in asked([each])], abs=1e-5)
 
 
 def test_the_student_is_left_as_it_was(student, tmp_path):
     before = {name: values.clone() for name, values in student.model.named_parameters()}
     training = student.model.training
-    value.train(student, known(6), tmp_path)
+    value_head.train(student, known(6), tmp_path)
     assert student.model.training == training
     assert all(torch.equal(before[name], values) for name, values in student.model.named_parameters())
 
 
 def test_one_question_has_nothing_to_keep_apart_and_says_so(student, tmp_path):
-    assert "of the same questions" in value.train(student, known(1), tmp_path)["line"]
+    assert "of the same questions" in value_head.train(student, known(1), tmp_path)["line"]
 
 
 def test_too_little_to_learn_from_and_a_head_that_is_not_there_are_said(student, tmp_path):
     with pytest.raises(PlantuneError, match=r"the search left 1: search more questions \(cpl\.questions\)"):
-        value.train(student, known(1)[:1], tmp_path)
+        value_head.train(student, known(1)[:1], tmp_path)
     with pytest.raises(PlantuneError, match=r"holds no value head.*cpl\.leaf=rollout"):
-        value.value_of(student, tmp_path)
+        value_head.value_of(student, tmp_path)

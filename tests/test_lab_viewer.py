@@ -5,8 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from plantune_lite.lab import viewer
-from plantune_lite.lab.tree import Node, Tree, expand
+from plantune_lite.lab.cpl import tree_page
+from plantune_lite.lab.cpl.tree import Node, Tree, expand
 
 EVIL = '<img src="http://x/y.png"><script>document.title="owned"</script>\x1b[31m'
 
@@ -48,7 +48,7 @@ class Seen(HTMLParser):
 
 
 def seen(trees, tmp_path):
-    viewer.write(trees, tmp_path / "trees.html", title="mine, round 1")
+    tree_page.write(trees, tmp_path / "trees.html", title="mine, round 1")
     return Seen((tmp_path / "trees.html").read_text(encoding="utf-8"))
 
 
@@ -78,7 +78,7 @@ def test_nothing_is_loaded_or_run_whatever_a_model_wrote(trees, tmp_path):
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_a_browser_shows_it_and_has_nothing_to_complain_of(trees, tmp_path):
-    viewer.write(trees, tmp_path / "trees.html", title="mine, round 1")
+    tree_page.write(trees, tmp_path / "trees.html", title="mine, round 1")
     shot = tmp_path / "shot.png"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=390,844"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--v=0"]

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from plantune_lite.distill.worked import plan_of
 from plantune_lite.files import from_row, to_row
-from plantune_lite.lab import corpora, domains, planning
-from plantune_lite.lab.corpora import coverage, drawn, toward, words
-from plantune_lite.lab.domains import BLOCKSWORLD, NAMES, generate
-from plantune_lite.lab.pddl import PddlError, read_domain, read_task, write_task
-from plantune_lite.lab.planning import grade, problem_of, steps_in, valid_prefix, world_in
-from plantune_lite.lab.worlds import World, WorldError, from_files, world_of
+from plantune_lite.lab.worlds import corpora, domains
+from plantune_lite.lab.worlds.corpora import coverage, drawn, toward, words
+from plantune_lite.lab.worlds.domains import BLOCKSWORLD, NAMES, generate
+from plantune_lite.lab.worlds.grade import grade, problem_of, question, steps_in, valid_prefix, world_in
+from plantune_lite.lab.worlds.pddl import PddlError, read_domain, read_task, write_task
+from plantune_lite.lab.worlds.simulator import World, WorldError, from_files, world_of
 from plantune_lite.plan import ask_plainly, parse, render, spoiler
 from plantune_lite.types import PlantuneError
 
@@ -251,7 +251,7 @@ def test_a_world_is_a_problem_like_any_other(tower):
 
 def test_typed_objects_are_listed_by_type():
     [world] = generate("gripper", sizes=(2,), seed=0, count=1)
-    assert "\nObjects: ball: ball1 ball2; hand: left right; room: room1 room2\n" in planning.question(world)
+    assert "\nObjects: ball: ball1 ball2; hand: left right; room: room1 room2\n" in question(world)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_no_walk_is_a_problem_that_is_tested_on(three):
 def test_a_goal_in_another_order_is_the_same_problem(tower):
     goal = [("on", "c", "b"), ("on", "b", "a")]
     one, other = toward(tower, goal), toward(tower, goal[::-1])
-    assert planning.question(one) != planning.question(other) and corpora.asked(one) == corpora.asked(other)
+    assert question(one) != question(other) and corpora.asked(one) == corpora.asked(other)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -420,7 +420,7 @@ def test_more_tokens_than_there_are_plans_for_is_a_sentence(three):
 @pytest.fixture(scope="module")
 def planners():
     pytest.importorskip("up_pyperplan", reason="needs the extra [lab]")
-    from plantune_lite.lab import planners
+    from plantune_lite.lab.worlds import planners
 
     return planners
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from plantune_lite.files import write_whole
-from plantune_lite.mirror import Mirror, bring_back
+from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Reply, RunError

@@ -8,7 +8,7 @@ from plantune_lite.evaluate import compare, headroom, modes
 from plantune_lite.evaluate.stage import _arm, run_evaluate
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
-from plantune_lite.order import active_stages
+from plantune_lite.pipeline.stages import active_stages
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override

@@ -14,14 +14,15 @@ import pytest
 import toy_stages
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
-from plantune_lite import CPL, GRPO, pipeline
+from plantune_lite import CPL, GRPO
 from plantune_lite.files import read_jsonl
-from plantune_lite.order import STAGES, active_stages
-from plantune_lite.pipeline import run
+from plantune_lite.pipeline import runner
+from plantune_lite.pipeline.runner import run
+from plantune_lite.pipeline.stages import STAGES, active_stages
+from plantune_lite.pipeline.state import fingerprint, inputs_of, states
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
 from plantune_lite.runs.folder import locked, read_manifest, write_manifest
-from plantune_lite.state import fingerprint, inputs_of, states
 from plantune_lite.types import PlantuneError, RunError
 
 FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO(), evaluate=replace(RECIPE.evaluate, baseline=True))
@@ -336,17 +337,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 def test_without_a_key_the_student_is_its_own_teacher_and_that_is_said():
     lines = []
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
-    assert pipeline.with_teacher(gemini, {}, {"stages": {}}, lines.append).distill.teacher == "self"
+    assert runner.with_teacher(gemini, {}, {"stages": {}}, lines.append).distill.teacher == "self"
     assert "distill.teacher='self'" in lines[0]
-    assert pipeline.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, {"stages": {}}, lines.append) == gemini
+    assert runner.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, {"stages": {}}, lines.append) == gemini
 
 
 def test_plans_from_gemini_stay_when_the_key_is_gone_and_unfinished_ones_ask_for_it():
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
     entry = {"inputs": {"distill.teacher": "gemini"}, "status": "done"}
-    assert pipeline.with_teacher(gemini, {}, {"stages": {"distill": entry}}, print) == gemini
+    assert runner.with_teacher(gemini, {}, {"stages": {"distill": entry}}, print) == gemini
     with pytest.raises(RunError, match="set GEMINI_API_KEY, and it goes on"):
-        pipeline.with_teacher(gemini, {}, {"stages": {"distill": {**entry, "status": "stopped"}}}, print)
+        runner.with_teacher(gemini, {}, {"stages": {"distill": {**entry, "status": "stopped"}}}, print)
 
 
 def test_a_run_that_began_without_a_key_stays_its_own_teachers_when_one_comes(tmp_path, monkeypatch):
@@ -372,18 +373,18 @@ def test_a_key_that_comes_before_the_first_plan_is_used(tmp_path):
     entry = {"inputs": {"distill.teacher": "self"}, "status": "failed"}
     manifest = {"without_key": True, "stages": {"distill": entry}}
     asking = ({"GEMINI_API_KEY": "x"}, manifest, print)
-    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
+    assert runner.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
     (tmp_path / "trajectories.jsonl").write_text("{}\n")
-    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "self"
+    assert runner.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "self"
     del manifest["without_key"]  # asked for by its user
-    assert pipeline.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
+    assert runner.with_teacher(gemini, *asking, folder=tmp_path).distill.teacher == "gemini"
 
 
 def test_waiting_for_batches_is_not_counted_against_the_deadline():
     manifest = {"stages": {"distill": {"seconds": 36_000.0}, "sft": {"seconds": 3600.0}}}
-    assert pipeline._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 0.0
+    assert runner._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 0.0
     in_batches = override(RECIPE, ["max_hours=4", "distill.teacher=gemini", "distill.batch=true"])
-    assert pipeline._hours_left(in_batches, manifest) == 3.0
+    assert runner._hours_left(in_batches, manifest) == 3.0
 
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
@@ -543,7 +544,7 @@ def test_a_mirror_in_the_run_or_around_it_is_refused(tmp_path, mirror):
 
 def test_a_run_in_the_working_folder_has_that_folders_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert pipeline.folder_of(RECIPE, Path(".")) == tmp_path
+    assert runner.folder_of(RECIPE, Path(".")) == tmp_path
 
 
 def test_the_toy_file_is_found_by_other_processes():

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from test_model_card import finished_run
 
-from plantune_lite.cli import cli
+from plantune_lite.cli.main import cli
 from plantune_lite.distill.stage import run_corpus as corpus_stage
 from plantune_lite.distill.stage import run_distill as distill_stage
 from plantune_lite.export import model_files

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from plantune_lite.cli import cli
-from plantune_lite.command import load_asked
+from plantune_lite.cli.frame import load_asked
+from plantune_lite.cli.main import cli
 from plantune_lite.estimate import devices, fit
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import leaves

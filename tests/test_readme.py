@@ -151,7 +151,7 @@ def test_every_link_leads_to_a_file():
 
 
 def test_every_verb_in_the_table_exists_and_every_verb_is_in_it():
-    from plantune_lite.cli import cli
+    from plantune_lite.cli.main import cli
 
     assert set(re.findall(r"^\| `plantune (\w+)", README, re.MULTILINE)) == set(cli.commands)
 

@@ -18,8 +18,8 @@ from tiny import FAMILIES
 
 from plantune_lite import Corpus, Distill, Problems, Recipe, run
 from plantune_lite.files import read_jsonl, write_records, write_whole
-from plantune_lite.order import STAGES
-from plantune_lite.process import processes_asked, run_stage
+from plantune_lite.pipeline.process import processes_asked, run_stage
+from plantune_lite.pipeline.stages import STAGES
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.student.load import load_student
@@ -501,7 +501,7 @@ def test_a_run_killed_while_it_trains_goes_on_to_the_same_adapter(base, tmp_path
         while not (tmp_path / "killed/sft/checkpoint-4/trainer_state.json").exists():
             time.sleep(0.01)
         for child in psutil.Process().children():
-            if "plantune_lite.stage" in child.cmdline():
+            if "plantune_lite.pipeline.child" in child.cmdline():
                 child.kill()
 
     whole_run(tmp_path / "whole")

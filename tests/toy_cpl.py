@@ -54,7 +54,7 @@ def _reply(answers, messages, sampling, at):
 
 def cpl(job):
     """The rounds themselves; what is asked of the policy is noted."""
-    from plantune_lite.lab import cpl_stage, step_apo
+    from plantune_lite.lab.cpl import stage, step_apo
     from plantune_lite.train import sft
 
     answers = {one.question: one.answer for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
@@ -68,12 +68,12 @@ def cpl(job):
         write_whole(job.out / "base.json", '{"repo": "toy", "revision": null}')
         return SimpleNamespace(generate=generate)
 
-    cpl_stage._Round._loaded = loaded
+    stage._Round._loaded = loaded
     sft.train = lambda student, rows, part, out, **rest: _trained("imitated", out, repr(rows), **rest)
     step_apo.train = lambda student, pairs, ask, part, out, **rest: _trained(
         "preferred", out, repr((pairs, part.alpha)), **rest
     )
-    return cpl_stage.run_cpl(job)
+    return stage.run_cpl(job)
 
 
 def cpl_that_breaks_at_first(job):

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
 from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_records, write_whole
-from plantune_lite.order import STAGES
-from plantune_lite.pipeline import run
+from plantune_lite.pipeline.runner import run
+from plantune_lite.pipeline.stages import STAGES
 from plantune_lite.types import Problem, RunError
 
 HERE = str(Path(__file__).resolve())

@@ -12,9 +12,9 @@ from pathlib import Path
 import toy_stages
 from toy_stages import _pause
 
-from plantune_lite.ablate import OF_A_VARIANT, run_study
 from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_whole
 from plantune_lite.recipe.load import override
+from plantune_lite.studies.ablate import OF_A_VARIANT, run_study
 from plantune_lite.types import Problem, RunError, Score
 
 HERE = str(Path(__file__).resolve())

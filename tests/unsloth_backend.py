@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from plantune_lite.lab import preference, residuals, step_apo, value
+from plantune_lite.lab.cpl import preference, step_apo, value_head
+from plantune_lite.lab.probes import residuals
 from plantune_lite.plan import SYSTEM
 from plantune_lite.recipe.schema import CPL, GRPO, SFT, Student
 from plantune_lite.student import presets, smollm2
@@ -212,7 +213,7 @@ def held(loaded, file):
     return {
         "layers": [read.layer(number).tolist() for number in range(read.layers)],
         "logprobs": [list(one) for one in read.logprobs],
-        "last": value.outputs(loaded, asked).tolist(),
+        "last": value_head.outputs(loaded, asked).tolist(),
     }
 
 

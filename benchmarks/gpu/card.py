@@ -121,7 +121,7 @@ def _doctor() -> list[dict[str, str]]:
     """Its report without this machine's paths and keys."""
     from importlib.metadata import PackageNotFoundError
 
-    from plantune_lite import doctor
+    from plantune_lite.cli import doctor
     from plantune_lite.recipe.load import load_recipe
 
     try:

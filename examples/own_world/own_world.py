@@ -11,7 +11,7 @@ with types, `walks` asks it nothing: its plans are random walks, and where they 
 from collections.abc import Iterator
 from pathlib import Path
 
-from plantune_lite.lab.world_sources import from_folder
+from plantune_lite.lab.worlds.sources import from_folder
 from plantune_lite.types import Problem
 
 HERE = Path(__file__).parent

@@ -5,15 +5,15 @@ older recipes name instead are still read, and mean the same.
 """
 
 FUNCTIONS = {
-    "cpl": "plantune_lite.lab.cpl_stage:run_cpl",
-    "take_first_round": "plantune_lite.lab.first_round:take",
-    "grade_plan": "plantune_lite.lab.planning:grade",
-    "judge_plan": "plantune_lite.lab.judged:judged",
-    "probe": "plantune_lite.lab.probe_verb:probe_run",
-    "resample": "plantune_lite.lab.resampled:resample_run",
-    "resampled_text": "plantune_lite.lab.resampled:as_text",
+    "cpl": "plantune_lite.lab.cpl.stage:run_cpl",
+    "take_first_round": "plantune_lite.lab.cpl.reuse:take",
+    "grade_plan": "plantune_lite.lab.worlds.grade:grade",
+    "judge_plan": "plantune_lite.lab.probes.saved_judge:judged",
+    "probe": "plantune_lite.lab.probes.run:probe_run",
+    "resample": "plantune_lite.lab.probes.resample_run:resample_run",
+    "resampled_text": "plantune_lite.lab.probes.resample_run:as_text",
 }
-_SOURCES, _REWARDS = "plantune_lite.lab.world_sources", "plantune_lite.lab.planning"
+_SOURCES, _REWARDS = "plantune_lite.lab.worlds.sources", "plantune_lite.lab.worlds.grade"
 _OLDER = ("plantune_lite.lab.world_sources:", "plantune_lite.lab.planning:")
 PREFIX = "world:"
 

@@ -103,7 +103,7 @@ def _literal(text: str) -> object:
 
 def shipped() -> dict[str, Path]:
     """The recipes that come with the package: name -> file."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     beside = package.parent / "recipes"  # a checkout; a wheel carries them inside the package
     folder = beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_recipes"
     return {path.stem: path for path in sorted(folder.glob("*.py"))}

@@ -1,0 +1,164 @@
+"""The frame of the plantune command: VERB RECIPE [part.field=value ...], its groups, options and errors.
+
+Imports only click at the top: `plantune --help` answers before torch would have begun to load.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.cli.show import print_json, show_states
+from plantune_lite.types import PlantuneError
+
+_GROUPS = ("Start", "Stages", "Studies")
+
+
+class _Grouped(click.Group):
+    """A help page in three groups, in the order the verbs are written here."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in _GROUPS:
+            verbs = [(name, verb) for name, verb in self.commands.items() if getattr(verb, "group", "Start") == group]
+            if verbs:
+                with formatter.section(group):
+                    formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
+
+
+def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from plantune_lite._version import __version__
+
+        click.echo(f"plantune-lite {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Teach small language models to plan before they solve.
+
+    A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
+    changed by part.field=value behind it: plantune run smollm2_135m sft.max_steps=80 grpo=none
+    """
+    from plantune_lite.pipeline.process import quiet_telemetry
+
+    os.environ.update(quiet_telemetry())
+
+
+recipe_argument = click.argument("recipe", metavar="RECIPE")
+settings_argument = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
+
+
+class _Path(click.Path):
+    """A path; `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(value, param, ctx).expanduser()
+
+
+PATH = _Path(path_type=Path)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def going_on(function: Any) -> Any:
+    """The options of every verb that does stages."""
+    for option in (
+        json_option,
+        click.option(
+            "--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/."
+        ),
+        click.option("--mirror", type=PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive)."),
+        click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME)."),
+        settings_argument,
+        recipe_argument,
+    ):
+        function = option(function)
+    return function
+
+
+def do_stages(
+    wanted: Any, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
+) -> Path:
+    """Do the stages that a verb is for, and say where the run is."""
+    from plantune_lite.pipeline import runner
+    from plantune_lite.runs.folder import read_manifest
+
+    say = say_to_stderr if as_json else click.echo
+    if dry_run:
+        folder = runner.folder_of(wanted, to)
+        manifest, again = read_manifest(folder), options.get("again")
+        wanted = runner.with_teacher(wanted, os.environ, manifest, say, folder=folder, again=again)
+        show_states(wanted, folder, as_json, options)
+        return folder
+    stream = sys.stderr if as_json else None
+    folder = runner.run(wanted, to=to, say=say, stream=stream, **options)
+    if as_json:
+        print_json(read_manifest(folder))
+    else:
+        if options.get("only") is None:
+            from plantune_lite.cli import show
+
+            for line in show.ending(folder, wanted):
+                click.echo(line)
+        click.echo(f"done: {folder}")
+    return folder
+
+
+def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
+    """The recipe as asked for, and its run folder where that is not runs/NAME."""
+    from plantune_lite.recipe.load import load_recipe, override, run_folder
+
+    original = load_recipe(recipe)
+    wanted = override(original, settings)
+    if to is None and wanted.name == original.name:
+        to = run_folder(recipe)
+    return wanted, to
+
+
+def say_to_stderr(line: str) -> None:
+    """Where standard output is for a program."""
+    click.echo(line, err=True)
+
+
+def reporting(work: Callable[[], Any], *, then_exit: bool = False) -> Any:
+    """What `work` returns; where it fails, its sentence, and the end of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console that cannot show a character shows another
+    try:
+        result = work()
+        code = result if isinstance(result, int) else 0
+        if then_exit or code:
+            sys.exit(code)
+        return result
+    except click.exceptions.Exit as ended:
+        code = ended.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except PlantuneError as error:
+        code = _failed(str(error))
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
+        code = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        code = _failed(f"{where}{error.strerror or error}. What is done is kept; the same command goes on.")
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command goes on", err=True)
+        code = 130
+    sys.exit(code)
+
+
+def _failed(sentence: str) -> int:
+    from plantune_lite.terminal import printable
+
+    click.echo(f"{click.style('error', fg='red')}: {printable(sentence)}", err=True)
+    return 1

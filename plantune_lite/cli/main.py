@@ -1,0 +1,30 @@
+"""The plantune command."""
+
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.cli import start
+from plantune_lite.cli.frame import cli, do_stages, reporting
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
+    reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False), then_exit=True)
+
+
+def run_script(recipe: Any, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
+    """`python my_recipe.py ARGUMENTS`: as `plantune run`, for the recipe the script holds."""
+    from plantune_lite.recipe.load import override
+
+    def go() -> Path:
+        given = start.run.make_context("run", [recipe.name, *arguments]).params
+        given = {name: value for name, value in given.items() if value}
+        wanted = override(recipe, (*settings, *given.pop("settings", ())))
+        given.pop("recipe")
+        return do_stages(wanted, **{**options, **given})
+
+    return reporting(go)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""What `plantune show` and --dry-run print: a recipe, a run folder, a file of problems."""
+
+import functools
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.evaluate import compare
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.terminal import duration, table
+from plantune_lite.types import PlantuneError
+
+
+def print_json(value: Any) -> None:
+    """For programs."""
+    import json
+
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_recipe(wanted: Any, as_json: bool) -> None:
+    """Every field of a recipe, as an override would write it."""
+    from plantune_lite.recipe.fields import written
+    from plantune_lite.recipe.load import to_json
+    from plantune_lite.recipe.schema import leaves
+    from plantune_lite.terminal import printable
+
+    if as_json:
+        click.echo(to_json(wanted), nl=False)
+        return
+    for name, value in leaves(wanted):
+        click.echo(f"{name}={printable(written(value))}")
+
+
+def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
+    """What a run would do with each stage."""
+    from plantune_lite import files
+    from plantune_lite.pipeline import runner
+    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.terminal import duration, table
+
+    folder = folder or files.runs_folder() / wanted.name
+    manifest = read_manifest(folder)
+    rows = []
+    for stage, state, why in runner.plan(folder, wanted, manifest, options.get("again"))[0]:
+        entry = manifest["stages"].get(stage.name, {})
+        line = why or entry.get("summary", {}).get("line", "")
+        rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
+    if as_json:
+        names = ("stage", "state", "time", "line")
+        print_json(
+            {"run": str(folder), "stages": [dict(zip(names, row, strict=True)) for row in rows], "manifest": manifest}
+        )
+    else:
+        click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
+
+
+def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, as_json: bool) -> bool:
+    """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
+    from dataclasses import asdict
+
+    from plantune_lite.distill import cost
+    from plantune_lite.estimate import devices, memory, minutes
+    from plantune_lite.estimate.fit import fit_to_gpu
+    from plantune_lite.estimate.minutes import in_words, stage_minutes
+    from plantune_lite.student import presets
+    from plantune_lite.terminal import size, table
+    from plantune_lite.types import PlantuneError
+
+    machine = devices.here(gpu)
+    preset = presets.find(wanted.student.model)
+    if machine.on == "cpu" and preset is not None and preset.wants_gpu:
+        machine = devices.here(16)  # the free card of a notebook: what most will train it on
+    how = {"on": machine.on, "bf16": machine.bf16}
+    why, needs, spans, verdict = "", [], {}, None
+    try:
+        needs = memory.needs(wanted, **how)
+        spans = stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
+        verdict = fit_to_gpu(wanted, machine.free, **how)
+    except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
+        why = str(error)
+    bill, judge = cost.rows(costs), cost.judging(wanted, os.environ)
+    if as_json:
+        found = {
+            "machine": asdict(machine),
+            "stages": [asdict(need) for need in needs],
+            "minutes": spans,
+            "why_not": why,
+        }
+        fit = asdict(verdict) if verdict else None
+        found["judge"] = asdict(judge) if judge else None
+        print_json({**found, "fit": fit, "teachers": [asdict(teacher) for teacher in costs]})
+        return verdict is None or verdict.fits
+    if verdict is not None:
+        words = {stage: in_words(span) for stage, span in spans.items()}
+        click.echo(
+            table(
+                f"{wanted.name} on {machine.name}, {size(machine.free)} free",
+                ("stage", "minutes (rough)", "money", "memory", "most of it", "disk"),
+                memory.rows(needs, words, bill[0][3]),
+            )
+        )
+        click.echo(verdict.sentence)
+    else:
+        click.echo(why)
+    click.echo(table(f"teachers, {pool} problems", ("teacher", "calls", "tokens", "USD", ""), bill))
+    if judge:
+        click.echo(cost.judged(judge))
+    if over := cost.over_budget(costs[0], judge, wanted.distill.max_usd):
+        click.echo(over)
+    for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
+        click.echo(assumed)
+    return verdict is None or verdict.fits
+
+
+def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """What a file of problems holds."""
+    from dataclasses import asdict, replace
+
+    from plantune_lite.problems.survey import survey_problems
+    from plantune_lite.recipe.load import load_recipe, override
+    from plantune_lite.recipe.schema import Problems
+
+    # Any recipe: only its problems count, and of those what is said here.
+    asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
+    found = survey_problems(replace(asked.problems, source=what), seed=asked.seed)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in _survey_lines(found):
+        click.echo(line)
+
+
+def _survey_lines(found: Any) -> Iterator[str]:
+    from plantune_lite.terminal import printable, table
+
+    shown = functools.partial(printable, limit=300)
+    yield f"{found.file}: {found.rows} rows, {found.problems} problems"
+    for role, column in found.roles.items():
+        yield f"  {role:<9} column {shown(column)!r}, {found.how[role]}"
+    rest = [column for column in found.columns if column not in found.roles.values()]
+    if rest:
+        yield f"  kept      {', '.join(map(shown, rest))}"
+    yield table("", ("question", "answer"), [(shown(one.question), shown(one.answer)) for one in found.samples])
+    checkable = sum(found.checkable.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
+    yield f"{checkable} of {found.problems} answers can be checked" + (f": {kinds}" if kinds else "")
+    if found.untried:
+        yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
+    yield from _listed(
+        f"{_count(found.uncheckable, 'answer')} cannot be checked",
+        [f"{where}: {shown(answer)} ({why})" for where, answer, why in found.unchecked],
+        found.uncheckable,
+    )
+    if found.duplicates:
+        yield f"{_count(found.duplicates, 'duplicate')}: an earlier row asks the same question"
+    yield from _listed("the same question with two answers", [f"{one} and {other}" for one, other in found.conflicts])
+    yield from _listed(
+        f"{_count(found.bad, 'bad row')}; a run stops at them, or with problems.bad_rows=skip leaves them out",
+        [f"{where}: {why}" for where, why in found.bad_rows],
+        found.bad,
+    )
+    for note in found.notes:
+        yield f"note: {shown(note)}"
+    yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
+    yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
+        f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:
+    if lines:
+        yield f"{title}:"
+        yield from (f"  {line}" for line in lines)
+        if count and count > len(lines):
+            yield f"  ... and {count - len(lines)} more"
+
+
+# --- the end of a run -------------------------------------------------------------------------------------------------
+
+_MINUTE = 60.0
+
+
+def ending(folder: Path, wanted: Any) -> Iterator[str]:
+    """The lines, a blank one first."""
+    manifest = read_manifest(folder)
+    yield ""
+    stood = _stood(folder)
+    if stood is not None:
+        yield scores(stood)
+        yield from stood.sentences
+    yield minutes(manifest["stages"])
+    yield "next:"
+    yield from (f"  {line}" for line in _next(folder, wanted, manifest, stood))
+
+
+def _stood(folder: Path) -> compare.Standing | None:
+    try:
+        return compare.standing([folder])
+    except PlantuneError:
+        return None  # nothing was evaluated
+
+
+def scores(stood: compare.Standing) -> str:
+    """A line a model, a column a suite; of several prompts the best."""
+    best: dict[tuple[str, str], compare.Row] = {}
+    for row in stood.rows:
+        known = best.get((row.model, row.suite))
+        if known is None or row.accuracy.value > known.accuracy.value:
+            best[row.model, row.suite] = row
+    models, suites = (list(dict.fromkeys(names)) for names in zip(*best, strict=True))
+    lines = [
+        [model, *(best[model, suite].accuracy.percent() if (model, suite) in best else "" for suite in suites)]
+        for model in models
+    ]
+    return table("right answers (95 %)", ["model", *suites], lines)
+
+
+def minutes(stages: dict[str, Any]) -> str:
+    """What took more than a minute, and all of it."""
+    took = {name: entry.get("seconds", 0.0) for name, entry in stages.items()}
+    long = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= _MINUTE]
+    return f"took {duration(sum(took.values()))}" + (f": {', '.join(long)}" if long else "")
+
+
+def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: compare.Standing | None) -> Iterator[str]:
+    run = shlex.quote(str(folder))
+    if (folder / "report.html").is_file():
+        yield f"open {run}/report.html        what was learned from, won and lost, and with which plans"
+    if manifest.get("final"):
+        yield f'plantune ask {run} "..." --beside-base        a question of your own'
+        yield f"plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub"
+    if stood is not None and not wanted.evaluate.interventions and manifest.get("final"):
+        yield f"plantune evaluate {run} evaluate.interventions=true --again evaluate        does the plan do the work?"
+    if wanted.problems.source == "practice":
+        own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
+        yield "plantune show my.csv        your own questions and answers, then:"
+        yield f"plantune run {wanted.name} {own}"
+    yield "plantune recipes        what there is for a card of 8, 12 or 16 GB"

@@ -1,0 +1,229 @@
+"""The verbs that do some stages of a run and no more."""
+
+import shutil
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.cli.frame import PATH, cli, do_stages, going_on, json_option, load_asked, say_to_stderr
+from plantune_lite.cli.show import print_json
+
+
+@cli.command()
+@going_on
+def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Problems to verified plans to training rows, and no further."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    first = ("headroom",) if _looks_first(wanted) else ()
+    do_stages(wanted, only=("problems", "suites", *first, "distill", "corpus"), **options)
+
+
+def _looks_first(wanted: Any) -> bool:
+    """Whether the untuned student is asked before a distillation: where plans cost money or hours, and it has a card.
+
+    A server on this machine may be on that card itself.
+    """
+    from plantune_lite.teacher.provider import is_loopback
+
+    teacher = wanted.distill.teacher
+    return teacher != "worked" and not is_loopback(teacher) and shutil.which("nvidia-smi") is not None
+
+
+distill.group = "Stages"
+
+
+@cli.command()
+@going_on
+def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Training rows to an adapter: SFT, and what the recipe has after it."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
+
+
+train.group = "Stages"
+
+
+@cli.command()
+@going_on
+@click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
+@click.option(
+    "--resample",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Is it worth it to draw weak plans again, N at most? (probe first)",
+)
+def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
+    """The untuned model at its best prompt, then the tuned one, with intervals."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    if model is not None and resample is not None:
+        raise click.UsageError("--resample is for the run's own model, whose plans its judge knows: leave --model out")
+    if model is not None:
+        _evaluate_other(wanted, model, **options)
+    elif resample is not None:
+        _evaluate_resampled(wanted, resample, **options)
+    else:
+        do_stages(wanted, only=("suites", "evaluate"), **options)
+
+
+def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options: Any) -> None:
+    """Another model on the same test problems, beside what was answered before."""
+    from plantune_lite.evaluate import compare, other_models
+
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how):
+        found = other_models.evaluate_model(folder, model, **how)
+    if as_json:
+        print_json(compare.standing_json(found))
+    else:
+        click.echo(compare.standing_text(found))
+
+
+def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
+    """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
+    from plantune_lite.recipe import user_code
+    from plantune_lite.report import page
+    from plantune_lite.runs.folder import locked
+
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
+        found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
+        page.made_again(folder)
+    if as_json:
+        print_json(found)
+    else:
+        click.echo(user_code.load_from_lab("resampled_text")(found))
+        click.echo(f"also in {folder / 'report.html'}")
+
+
+@contextmanager
+def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A run's folder with its test problems in it, mirrored meanwhile, and how what is asked there is told."""
+    from plantune_lite.pipeline import runner
+    from plantune_lite.pipeline.mirror import Mirror
+    from plantune_lite.runs.job import Progress
+    from plantune_lite.terminal import printable
+
+    say = say_to_stderr if as_json else click.echo
+    folder = runner.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
+    show = (lambda line, last: None) if as_json else Progress()
+    with ExitStack() as stack:
+        if options["mirror"]:
+            copies = Mirror(options["mirror"].resolve(), folder, lambda line: say_to_stderr(printable(line)))
+            copies.start()
+            stack.callback(copies.close)
+        yield folder, {"say": lambda line: say(printable(line)), "show": show}
+
+
+evaluate.group = "Stages"
+
+
+@cli.command()
+@going_on
+def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """The adapter merged into its 16-bit base, and checked."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, only=("export",), **options)
+
+
+export.group = "Stages"
+
+
+@cli.command()
+@click.argument("run", type=PATH, metavar="RUN")
+def report(run: Path) -> None:
+    """One page, report.html, of what a run has come to, however far that is."""
+    from plantune_lite import files
+    from plantune_lite.report import page
+    from plantune_lite.runs.folder import locked
+    from plantune_lite.types import RunError
+
+    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
+    if not (folder / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
+    with locked(folder / ".stage" / "lock"):
+        line = page.made_again(folder)
+    click.echo(line)
+
+
+report.group = "Stages"
+
+
+@cli.command()
+@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("repo", metavar="USER/NAME")
+@click.option("--data", is_flag=True, help="The corpus, as a data set.")
+@click.option("--what", type=click.Choice(["adapter", "merged", "gguf"]), help="One form (default: all there are).")
+@click.option("--public", is_flag=True, help="Public, once the Hub lists what is here (default: private).")
+@click.option("--dry-run", type=PATH, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
+@json_option
+def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
+    """Bring a run's model, or its corpus, to the Hugging Face Hub."""
+    from plantune_lite import files
+    from plantune_lite.export import push_run
+    from plantune_lite.terminal import printable
+
+    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
+    say = say_to_stderr if as_json else click.echo
+    scores, ahead = ({}, {}) if options["data"] else _scores(folder)
+    plot = _plot(folder, scores)
+    if not (scores or options["data"]) and any((folder / "eval").glob("*.jsonl")):
+        say(
+            f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {folder}` makes it, "
+            "and --again evaluate makes anew what an older version left"
+        )
+    done = push_run.push_to_hub(
+        folder, repo, scores=scores, ahead=ahead, plot=plot, say=lambda line: say(printable(line)), **options
+    )
+    if as_json:
+        print_json(done)
+    else:
+        for one in done:
+            click.echo(printable(one["line"]))
+
+
+push.group = "Stages"
+
+
+def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
+    """What a card says of each suite: the best untuned row first, the run's model last; and whether it is better.
+
+    Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
+    """
+    from plantune_lite.evaluate.compare import BASELINE, UNTUNED, standing
+    from plantune_lite.export.run_facts import Scored
+    from plantune_lite.runs.folder import read_manifest
+
+    entry = read_manifest(run)["stages"].get("evaluate", {})
+    mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None
+    if mine is None:
+        return {}, {}
+    found = standing([run])
+    scores: dict[str, list[Any]] = {}
+    for model in (UNTUNED, *({BASELINE} - {mine}), mine):
+        for row in (row for row in found.rows if row.model == model):
+            answers = row.problems * row.samples
+            scores.setdefault(row.suite, []).append(
+                Scored(
+                    model=f"{row.model}, {row.mode}",
+                    right=round(row.accuracy.value * answers),
+                    of=answers,
+                    low=row.accuracy.low,
+                    high=row.accuracy.high,
+                    samples=row.samples,
+                    caveats=row.caveats,
+                )
+            )
+    beside = [one for one in found.comparisons if one.beside_untuned and one.model == mine]
+    return {one.suite: scores[one.suite] for one in beside}, {one.suite: one.verdict == "better" for one in beside}
+
+
+def _plot(run: Path, suites: Iterable[str]) -> Path | None:
+    """The chart of the first suite that has one, where the report is of this evaluation."""
+    from plantune_lite.runs.folder import read_manifest
+
+    if read_manifest(run)["stages"].get("report", {}).get("status") != "done":
+        return None
+    charts = (run / "figures" / f"scores_{suite}.svg" for suite in sorted(suites))
+    return next((chart for chart in charts if chart.is_file()), None)

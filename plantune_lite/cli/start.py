@@ -1,0 +1,169 @@
+"""The verbs that one begins with: run, doctor, estimate, recipes, copy, show, ask."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from plantune_lite.cli.frame import (
+    PATH,
+    cli,
+    do_stages,
+    going_on,
+    json_option,
+    load_asked,
+    recipe_argument,
+    say_to_stderr,
+    settings_argument,
+)
+from plantune_lite.cli.show import print_json, show_estimate, show_problem_file, show_recipe, show_states
+
+
+@cli.command()
+@going_on
+@click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
+def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
+    """Run a recipe to its end, or go on where it was cut off."""
+    wanted, options["to"] = load_asked(recipe, settings, options["to"])
+    do_stages(wanted, **options)
+
+
+@cli.command()
+@click.argument("recipe", metavar="[RECIPE]", default="smollm2_135m")
+@settings_argument
+@json_option
+def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Say what is wrong here, one fix a line; the exit status says whether RECIPE can run."""
+    from dataclasses import asdict
+
+    from plantune_lite.cli.doctor import examine
+    from plantune_lite.terminal import printable
+
+    wanted, _ = load_asked(recipe, settings, None)
+    checks = examine(wanted)
+    bad = [check for check in checks if check.state == "bad"]
+    if as_json:
+        print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
+    else:
+        mark = {
+            "ok": click.style("ok  ", fg="green"),
+            "note": click.style("note", fg="yellow"),
+            "bad": click.style("BAD ", fg="red"),
+        }
+        for check in checks:
+            fix = f"  -> {check.fix}" if check.fix else ""
+            click.echo(f"{mark[check.state]}  {check.name:<16} {printable(check.found)}{fix}")
+        click.echo(
+            f"{wanted.name} can run here."
+            if not bad
+            else f"{wanted.name} cannot run here: {len(bad)} to mend, marked BAD."
+        )
+    sys.exit(1 if bad else 0)
+
+
+@cli.command()
+@recipe_argument
+@settings_argument
+@json_option
+@click.option("--gpu", type=float, metavar="GB", help="For a card of so many gigabytes, in place of what is here.")
+def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
+    """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
+    from plantune_lite.distill import cost
+    from plantune_lite.files import runs_folder
+    from plantune_lite.pipeline import runner
+    from plantune_lite.problems.load import load_problems
+    from plantune_lite.runs.folder import LEDGER
+    from plantune_lite.teacher import ledger
+
+    asked, _ = load_asked(recipe, settings, None)
+    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
+    pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
+    with ledger.recorded(runs_folder() / LEDGER) as known:
+        costs = cost.distillation(pool, wanted.distill, os.environ, recorded=known)
+    fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
+    sys.exit(0 if fits else 1)
+
+
+@cli.command()
+@json_option
+def recipes(as_json: bool) -> None:
+    """List the recipes that come with plantune."""
+    import ast
+
+    from plantune_lite.recipe.load import shipped
+
+    about = {}
+    for name, path in shipped().items():
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        about[name] = words.split("\n\n")[0].replace("\n", " ")
+    if as_json:
+        print_json(about)
+    else:
+        for name, words in about.items():
+            click.echo(f"{name}\n    {words}")
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("dest", required=False, type=click.Path(path_type=Path))
+def copy(name: str, dest: Path | None) -> None:
+    """Copy a shipped recipe to a file of your own."""
+    from plantune_lite.recipe.fields import nearest
+    from plantune_lite.recipe.load import shipped
+    from plantune_lite.types import RecipeError
+
+    files = shipped()
+    if name not in files:
+        raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
+    target = dest or Path(f"{name}.py")
+    if target.is_dir():
+        target = target / f"{name}.py"
+    elif not target.suffix:
+        target = target.with_name(f"{target.name}.py")  # else no verb would take it for a recipe
+    try:
+        with open(target, "x", encoding="utf-8", newline="\n") as file:
+            file.write(files[name].read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
+    except OSError as error:
+        raise RecipeError(f"{target} cannot be written ({error.strerror})") from None
+    click.echo(f"wrote {target}; edit it, then: plantune run {target}")
+
+
+@cli.command()
+@click.argument("what", metavar="X")
+@settings_argument
+@json_option
+def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
+    """Show a recipe, a run folder, or a problem file before anything is spent on it."""
+    path = Path(what)
+    if (path / "recipe.json").is_file():
+        wanted, folder = load_asked(what, settings, None)
+        show_states(wanted, folder, as_json)
+    elif path.is_file() and path.suffix != ".py":
+        show_problem_file(what, settings, as_json)
+    else:
+        show_recipe(load_asked(what, settings, None)[0], as_json)
+
+
+@cli.command()
+@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("question")
+@click.option("--beside-base", is_flag=True, help="What the untuned model says, below it.")
+@click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
+@json_option
+def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_json: bool) -> None:
+    """Ask a run's model one QUESTION: its plan, its working, its answer."""
+    from dataclasses import asdict
+
+    from plantune_lite.evaluate.ask import ask_student, lines
+    from plantune_lite.files import runs_folder
+
+    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
+    found = ask_student(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
+    if as_json:
+        print_json([asdict(one) for one in found])
+    else:
+        click.echo("\n\n".join("\n".join(lines(one)) for one in found))

@@ -1,0 +1,1 @@
+"""CPL: search over plan steps, and learn the ones that matter."""

@@ -1,0 +1,118 @@
+"""What trees teach: pairs of next steps, paths to imitate, and what states are worth.
+
+    step_pairs(tree)   -> [StepPair(prompt="<plan>\\n", better="1. Count.\\n", worse="1. Guess.\\n", q_better=0.6, ...)]
+    paths(tree)        -> ["<plan>\\n1. Count the legs.\\n</plan>\\n... \\\\boxed{14}"]
+    states(tree)       -> [State("<plan>\\n1. Count the legs.\\n", 0.6)]
+
+The rules are CPL's (its first author's code): a better step is worth more than 0 and a worse one less, after the same
+steps; where a solution is among the siblings at most one pair, its worth scaled down, since more of them make a student
+forget what carries over. A solution without a plan before it is searched for, but not learned from.
+"""
+
+from collections.abc import Iterable, Iterator
+from random import Random
+from typing import Any, NamedTuple
+
+from plantune_lite.lab.cpl.tree import Node, Tree, begun
+from plantune_lite.plan import CLOSE, render
+from plantune_lite.types import Messages, StepPair
+
+SOLUTION_SCALE = 0.3  # of what a pair is worth where a solution is among the siblings
+PATHS = 4  # a question, at most
+
+
+class State(NamedTuple):
+    """A plan so far, and what came of going on from it."""
+
+    begun: str
+    q: float
+
+
+# --- pairs ------------------------------------------------------------------------------------------------------------
+
+
+def step_pairs(tree: Tree) -> list[StepPair]:
+    """Siblings of which one helps and one harms; the prompt is what both follow, in the student's own words."""
+    return [pair for node in tree.root.below() for pair in _at(tree, node)]
+
+
+def _at(tree: Tree, node: Node) -> Iterator[StepPair]:
+    tried = [child for child in node.children if child.well_formed and child.visits]
+    if node is tree.root:
+        tried = [child for child in tried if child.kind == "step"]
+    scale = 1.0
+    chosen = [(better, worse) for better in tried for worse in tried]
+    if any(child.kind == "solution" for child in tried):
+        scale = SOLUTION_SCALE
+        best, worst = max(tried, key=lambda one: one.q), min(tried, key=lambda one: one.q)
+        chosen = [(best, worst)] if best.kind == worst.kind else []
+    for better, worse in chosen:
+        if better.q > 0 > worse.q:
+            yield _pair(tree, node, better, worse, scale)
+
+
+def _pair(tree: Tree, node: Node, better: Node, worse: Node, scale: float) -> StepPair:
+    is_solution = better.kind == "solution"
+    number = len(node.plan) + 1
+    before = begun(node.plan)
+    return StepPair(
+        problem_id=tree.problem_id,
+        prompt=f"{before}{CLOSE}\n" if is_solution else before,
+        better=better.text if is_solution else f"{number}. {better.text}\n",
+        worse=worse.text if is_solution else f"{number}. {worse.text}\n",
+        q_better=scale * better.q,
+        q_worse=scale * worse.q,
+    )
+
+
+def answer_pairs(tree: Tree, seed: int = 0) -> list[StepPair]:
+    """Whole replies, right ones beside wrong ones, each in one pair: what instance-level DPO learns from."""
+    dice = Random(f"{seed}/{tree.problem_id}")
+    right, wrong = ([node for node in _solutions(tree) if node.reward == reward] for reward in (1, -1))
+    count = min(PATHS, len(right), len(wrong))
+    return [
+        StepPair(
+            problem_id=tree.problem_id,
+            prompt="",
+            better=render(better.plan, better.text),
+            worse=render(worse.plan, worse.text),
+            q_better=1.0,
+            q_worse=-1.0,
+        )
+        for better, worse in zip(dice.sample(right, count), dice.sample(wrong, count), strict=True)
+    ]
+
+
+# --- paths and states -------------------------------------------------------------------------------------------------
+
+
+def _solutions(tree: Tree) -> list[Node]:
+    """The ends of paths that have a plan."""
+    return [node for node in tree.root.below() if node.kind == "solution" and node.plan]
+
+
+def paths(tree: Tree, seed: int = 0) -> list[str]:
+    """Whole replies with the right answer, at most PATHS of a question."""
+    right = [render(node.plan, node.text) for node in _solutions(tree) if node.reward == 1]
+    return Random(f"{seed}/{tree.problem_id}").sample(right, min(PATHS, len(right)))
+
+
+def rows(trees: Iterable[Tree], ask: dict[str, Messages], seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of a corpus, as sft.train takes them; `ask` has the prompt of each question."""
+    return [
+        {"problem_id": tree.problem_id, "prompt": list(ask[tree.problem_id]), "completion": text}
+        for tree in trees
+        for text in paths(tree, seed)
+    ]
+
+
+def states(tree: Tree) -> list[State]:
+    """Every plan so far on the way to a solution, right or wrong, with what came of it: the question alone too."""
+    on_the_way = {id(above) for node in _solutions(tree) for above in _above(node)}
+    return [State(begun(node.plan), node.q) for node in tree.root.below() if id(node) in on_the_way]
+
+
+def _above(node: Node) -> Iterator[Node]:
+    while node.parent is not None:
+        node = node.parent
+        yield node

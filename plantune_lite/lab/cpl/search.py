@@ -1,0 +1,238 @@
+"""Search over plan steps (MCTS after CPL), many trees at once: questions and a Generate come in, trees go out.
+
+    search(problems, student.generate, right, CPL(), out, ask=plans.ask_plainly)
+    -> {"line": "64 of 64 trees, 40 solved with 103 plans, 91,204 tokens", "solved": 40, ...}
+
+    out/trees.jsonl      one finished tree a line (tree.py)
+    out/replies.jsonl    what unfinished trees were answered: who goes on after a kill asks none of it again
+    out/open.jsonl       unfinished trees, where tokens or hours were up
+
+Every tree waits for one or two requests. Those of all trees that are sampled alike make a batch, the largest first, so
+that the student always has much to do. No tree sees another: what it becomes follows from its own replies, and a
+student's reply from its prompt and the seed.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from plantune_lite import files
+from plantune_lite.files import JsonlWriter, read_jsonl
+from plantune_lite.lab.cpl.grow import Request, grow
+from plantune_lite.lab.cpl.tree import Tree, from_row, to_row
+from plantune_lite.plan import question_text
+from plantune_lite.recipe.schema import CPL
+from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
+
+AT_ONCE = 64  # trees
+TREES, OPEN, REPLIES = "trees.jsonl", "open.jsonl", "replies.jsonl"
+
+Right = Callable[[Problem, str], bool]  # whether a whole reply answers the problem
+Value = Callable[[Sequence[Messages]], Sequence[float]]  # what states are worth, each between -1 and 1
+
+
+def search(
+    problems: Sequence[Problem],
+    generate: Generate,
+    right: Right,
+    part: CPL,
+    out: Path,
+    *,
+    ask: Callable[[Problem], Messages],
+    value: Value | None = None,
+    solution_tokens: int = 512,
+    seed: int = 0,
+    max_tokens: int | None = None,
+    hours: float | None = None,
+    at_once: int = AT_ONCE,
+    show: Callable[[str, bool], object] = lambda line, last: None,
+) -> dict[str, Any]:
+    """Grow a tree for each problem, or go on growing; what was found. `value` takes the place of rollouts."""
+    ends = None if hours is None else time.monotonic() + hours * 3600
+    found = _Found()
+    for tree in _read(out / TREES):
+        found.add(tree)
+    known = _known(out / REPLIES, found.ids)
+    spent = found.tokens + sum(_tokens(answer) for answers in known.values() for answer in answers.values())
+
+    def start(problem: Problem) -> _Growing:
+        tree = Tree(problem.id, question_text(problem), problem.answer)
+        steps = grow(
+            tree,
+            ask(problem),
+            part,
+            right=lambda text: right(problem, text),
+            by_value=value is not None,
+            solution_tokens=solution_tokens,
+            seed=seed,
+        )
+        return _Growing(tree, steps, known.pop(problem.id, {}))
+
+    waiting = [problem for problem in problems if problem.id not in found.ids]
+    growing: list[_Growing] = []
+    with JsonlWriter(out / TREES) as trees, JsonlWriter(out / REPLIES) as replies:
+        while waiting or growing:
+            while waiting and len(growing) < at_once:
+                growing.append(start(waiting.pop(0)))
+            for one in [one for one in growing if one.done]:
+                trees.write(to_row(one.tree))
+                found.add(one.tree)
+                growing.remove(one)
+            batch = _batch(growing, None if max_tokens is None else max_tokens - spent)
+            into = sum(one.tree.iterations for one in growing)
+            show(f"{found.line(len(problems))}, {spent:,} tokens, {into} iterations into {len(growing)} more", False)
+            if growing and (not batch or (ends is not None and time.monotonic() > ends)):
+                break
+            for one, number, answer, first in _answered(batch, generate, value):
+                replies.write({"problem_id": one.tree.problem_id, "number": number, **_to_row(answer)})
+                one.answer(number, answer)
+                spent += _tokens(answer) if first else 0
+    partial = bool(waiting or growing)
+    files.write_records(out / OPEN, [to_row(one.tree) for one in growing])
+    if not partial:
+        for name in (OPEN, REPLIES):
+            (out / name).unlink()
+    line = f"{found.line(len(problems))}, {spent:,} tokens"
+    show(line, True)
+    counts = {"trees": len(found.ids), "open": len(growing), "solved": found.solved, "plans": found.plans}
+    return {"line": line, **counts, "tokens": spent, "partial": partial}
+
+
+def trees_of(out: Path) -> Iterator[Tree]:
+    """The trees of a search, finished ones first."""
+    yield from _read(out / TREES)
+    yield from _read(out / OPEN)
+
+
+def _read(path: Path) -> Iterator[Tree]:
+    with suppress(FileNotFoundError):
+        yield from map(from_row, read_jsonl(path))
+
+
+class _Found:
+    """What the finished trees come to; they themselves are on the disk."""
+
+    def __init__(self) -> None:
+        self.ids: set[str] = set()
+        self.solved = self.plans = self.tokens = 0
+
+    def add(self, tree: Tree) -> None:
+        self.ids.add(tree.problem_id)
+        self.solved += tree.solved
+        self.plans += len(tree.right_plans)
+        self.tokens += tree.tokens
+
+    def line(self, of: int) -> str:
+        return f"{len(self.ids)} of {of} trees, {self.solved} solved with {self.plans} plans"
+
+
+# --- one tree among many ----------------------------------------------------------------------------------------------
+
+
+class _Growing:
+    """A tree, and what it waits for; what it was answered before a kill it is answered again."""
+
+    def __init__(self, tree: Tree, steps: Generator[list[Request], Any, None], known: dict[int, Any]) -> None:
+        self.tree, self.done = tree, False
+        self.waits: dict[int, Request] = {}  # by their number in the life of this tree
+        self._steps, self._known, self._asked = steps, known, range(0)
+        self._grow(None)
+
+    def answer(self, number: int, answer: Any) -> None:
+        """Hand it one answer; with the last it grows to its next requests."""
+        self._known[number] = answer
+        del self.waits[number]
+        if not self.waits:
+            self._grow([self._known.pop(one) for one in self._asked])
+
+    def _grow(self, answers: list[Any] | None) -> None:
+        while not self.done and not self.waits:
+            try:
+                wanted = self._steps.send(answers)
+            except StopIteration:
+                self.done = True
+                return
+            self._asked = range(self._asked.stop, self._asked.stop + len(wanted))
+            numbered = zip(self._asked, wanted, strict=True)
+            self.waits = {number: request for number, request in numbered if number not in self._known}
+            if not self.waits:
+                answers = [self._known.pop(one) for one in self._asked]
+
+
+# --- a batch ----------------------------------------------------------------------------------------------------------
+
+_Waiting = tuple[_Growing, int, Request]
+
+
+def _batch(growing: Sequence[_Growing], left: int | None) -> list[_Waiting]:
+    """The requests that can be answered together, of which there are most; states first, which are soon looked at.
+
+    Of those of a kind no more than the tokens that are left surely suffice for.
+    """
+    alike: dict[Sampling | None, list[_Waiting]] = defaultdict(list)
+    for one in growing:
+        for number, request in one.waits.items():
+            alike[request.sampling].append((one, number, request))
+    if states := alike.pop(None, None):
+        return states
+    if left is not None:
+        alike = {kind: some[: max(0, left // (kind.n * kind.max_tokens))] for kind, some in alike.items()}
+    return max(alike.values(), key=lambda some: len(some) * some[0][2].sampling.n if some else 0, default=[])
+
+
+def _answered(
+    batch: list[_Waiting], generate: Generate, value: Value | None
+) -> Iterator[tuple[_Growing, int, Any, bool]]:
+    """Each request with its answer, and whether it is the first that has it: what two trees ask is asked once."""
+    if not batch:
+        return
+    asked = {_words(request.messages): request for _, _, request in batch}
+    prompts, sampling = [request.messages for request in asked.values()], batch[0][2].sampling
+    answers: Sequence[Any] = value(prompts) if sampling is None else generate(prompts, sampling)
+    if len(answers) != len(prompts) or (sampling and any(len(replies) != sampling.n for replies in answers)):
+        raise PlantuneError(
+            f"the policy did not return {sampling.n if sampling else 1} replies for each of {len(prompts)} prompts: "
+            "a Generate returns P lists of n replies, a value function P numbers"
+        )
+    answer_to = dict(zip(asked, answers, strict=True))
+    given = set()
+    for one, number, request in batch:
+        words = _words(request.messages)
+        yield one, number, answer_to[words], words not in given
+        given.add(words)
+
+
+def _words(messages: Messages) -> tuple[str, ...]:
+    return tuple(turn["content"] for turn in messages)
+
+
+# --- answers on the disk ----------------------------------------------------------------------------------------------
+
+
+def _to_row(answer: Any) -> dict[str, Any]:
+    if isinstance(answer, float):
+        return {"value": answer}
+    return {"replies": [files.to_row(replace(reply, token_ids=())) for reply in answer]}
+
+
+def _from_row(row: Mapping[str, Any]) -> Any:
+    return row["value"] if "value" in row else [files.from_row(Reply, one) for one in row["replies"]]
+
+
+def _known(path: Path, finished: set[str]) -> dict[str, dict[int, Any]]:
+    """What unfinished trees were answered, by tree and number; what finished ones were is left out of the file."""
+    rows = [row for row in read_jsonl(path) if row["problem_id"] not in finished] if path.is_file() else []
+    if rows:
+        files.write_records(path, rows)
+    known: dict[str, dict[int, Any]] = defaultdict(dict)
+    for row in rows:
+        known[row["problem_id"]][row["number"]] = _from_row(row)
+    return known
+
+
+def _tokens(answer: Any) -> int:
+    return 0 if isinstance(answer, float) else sum(reply.tokens_out for reply in answer)

@@ -1,0 +1,300 @@
+"""The stage that searches and learns from it (CPL): rounds of search, SFT on what was right, Step-APO on what mattered.
+
+    cpl/round1/   trees.jsonl, trees.html, pairs.jsonl, rows.jsonl, sft/ and apo/ (an adapter each),
+                  a value head beside the last of the two
+    cpl/          the last round's adapter: the run's model; section.json and charts, for the report
+
+The first round's policy is the student of the SFT stage, or the untuned one; after it the round before. A server's
+model may search in its place (cpl.policy), asked through the ledger like a teacher. As in the paper each round trains
+from the base anew, first on right paths, then on pairs, the former being the latter's reference. What a round has
+finished is not done again: search.json, taught.json, sft.json, apo.json and value.json say what that is. A search that
+was cut short goes on in the next call, once all rounds have come to their end: a kill before it costs no training. A
+round's search and SFT do not depend on its pairs, so that variants which differ in these share them (first_round.py).
+"""
+
+import gc
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from plantune_lite import plan
+from plantune_lite.evaluate import other_models
+from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
+from plantune_lite.grading import lenient
+from plantune_lite.lab.cpl import pairs, report_section, search, step_apo, tree_page, value_head
+from plantune_lite.recipe.schema import CPL, SFT
+from plantune_lite.runs.folder import LEDGER, home
+from plantune_lite.runs.job import LEAST_HOURS, Job
+from plantune_lite.student.load import load_student
+from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.train import sft
+from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
+
+_SHOWN = 24  # trees on the page of a round
+_PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
+_PAIRS_A_STEP = 8
+_LEARNED = ("taught", "sft", "apo", "value")  # what comes of a round's search, in this order
+
+Asks = Callable[[Problem], Messages]
+
+
+def run_cpl(job: Job) -> dict[str, Any]:
+    """Search over plan steps and learn from it, round by round."""
+    part = job.recipe.cpl
+    if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} is spent before the search began: "
+            "the same command with a larger max_hours goes on"
+        )
+    questions = _questions(job)
+    time_left = _time_left(job)
+    last = _ends_with(part)
+    made = job.out / f"round{part.rounds}" / last
+    ended = made.with_name(f"{last}.json").is_file()
+    found: list[dict[str, Any]] = []
+    for number in range(1, part.rounds + 1):
+        of_round = _Round(job, number, questions, lambda share, left=part.rounds - number + 1: time_left(share / left))
+        found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
+    shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+    report_section.write(job.run, job.out, found)
+    solved = ", then ".join(f"{one['search']['solved']} of {one['search']['trees']}" for one in found)
+    trained = [one[name] for one in found for name in ("sft", "apo") if name in one]
+    return {
+        "line": f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
+        f"{found[-1][last]['line']}",
+        "rounds": found,
+        "steps": sum(one["steps"] for one in trained),
+        "planned_steps": sum(one["planned_steps"] for one in trained),
+        "partial": any(one["search"]["partial"] for one in found),
+        "base": json.loads((job.out / "base.json").read_text(encoding="utf-8")),
+    }
+
+
+def _ends_with(part: CPL) -> str:
+    """What a round trains last."""
+    return "sft" if part.pairs == "none" else "apo"
+
+
+def _questions(job: Job) -> list[Problem]:
+    """What is searched: problems of the corpus, from which what tests restate is gone, with an answer to work out."""
+    pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
+    prompts = read_jsonl(job.run / "corpus" / "prompts.jsonl")
+    answered = (row["problem_id"] for row in prompts if row["kind"] not in ("code", "plan"))
+    found = [pool[id] for id in answered if id in pool]
+    if not found:
+        raise RunError(
+            "there is no question to search: the corpus holds none with an answer to be worked out after a plan; "
+            "programs and worlds have none"
+        )
+    count = min(job.recipe.cpl.questions or len(found), len(found))
+    return Random(job.recipe.seed).sample(found, count)
+
+
+def _time_left(job: Job) -> Callable[[float], float | None]:
+    """So much of the time that is left, evaluation and what else comes after it taken off."""
+    if job.hours_left is None:
+        return lambda share: None
+    ends = time.monotonic() + 3600 * job.hours_left * (0.4 if job.recipe.grpo else 0.7)
+    return lambda share: max(0.0, share * (ends - time.monotonic()) / 3600)
+
+
+class _Round:
+    """One round, in its folder."""
+
+    def __init__(
+        self, job: Job, number: int, questions: Sequence[Problem], hours: Callable[[float], float | None]
+    ) -> None:
+        self._job, self._number, self._questions, self._hours = job, number, questions, hours
+        self._folder = job.out / f"round{number}"
+        self._ask = {problem.id: plan.ask_plainly(problem) for problem in questions}
+
+    def run(self, spent: int, ended: bool) -> dict[str, Any]:
+        """What is left of the round to do; `spent` are the tokens of the rounds before.
+
+        `ended` is whether the last round has come to its end before: until then what is being learned from a search
+        that was cut short is learned to the end.
+        """
+        before = self._recorded("search")
+        goes_on = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
+        found = self._search(spent) if goes_on else before
+        if before is not None and found != before:  # it went on: what was learned from it is old
+            for name in _LEARNED:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+                (self._folder / f"{name}.json").unlink(missing_ok=True)
+            for later in range(self._number + 1, self._job.recipe.cpl.rounds + 1):
+                shutil.rmtree(self._job.out / f"round{later}", ignore_errors=True)
+        found = {"search": self._record("search", found)}
+        part = self._job.recipe.cpl
+        wanted = {"taught", "sft", _ends_with(part)}
+        if part.leaf == "value" and self._number < part.rounds:
+            wanted.add("value")
+        works = (self._teach, self._imitate, self._prefer, self._judge)
+        for name, work in zip(_LEARNED, works, strict=True):
+            if name in wanted:
+                found[name] = self._recorded(name) or self._record(name, work())
+        return found
+
+    def _recorded(self, name: str) -> dict[str, Any] | None:
+        file = self._folder / f"{name}.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def _record(self, name: str, summary: dict[str, Any]) -> dict[str, Any]:
+        if self._recorded(name) != summary:
+            self._job.say(f"round {self._number}, {name}: {summary['line']}")
+            write_whole(self._folder / f"{name}.json", json.dumps(summary, ensure_ascii=False, indent=1) + "\n")
+        return summary
+
+    # --- search, and what is learned from it
+
+    def _search(self, spent: int) -> dict[str, Any]:
+        job, part = self._job, self._job.recipe.cpl
+        budget = None
+        if part.max_tokens is not None:
+            budget = max(0, part.max_tokens - spent) // (part.rounds - self._number + 1)
+        with self._a_server() if part.policy else self._a_student() as (generate, ask, value):
+            return search.search(
+                self._questions,
+                generate,
+                lambda problem, text: lenient.grade_answer(problem, text).verdict.same is True,
+                part,
+                self._folder,
+                ask=ask,
+                value=value,
+                solution_tokens=job.recipe.student.max_length // 2,
+                seed=job.recipe.seed + self._number,
+                max_tokens=budget,
+                hours=self._hours(0.5),
+                show=job.progress(),
+            )
+
+    @contextmanager
+    def _a_student(self) -> Iterator[tuple[Generate, Asks, search.Value | None]]:
+        """Who is searched with: how it replies, how it is asked, and what judges its states where something does."""
+        before = self._policy()
+        loaded = self._loaded(before, training=False)
+        by_value = self._job.recipe.cpl.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
+        judge = value_head.value_of(loaded, before) if by_value else None
+        yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
+
+    @contextmanager
+    def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
+        job = self._job
+        address, _, model = job.recipe.cpl.policy.partition("#")
+        calls = Ledger(home(job.run) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
+        with calls, other_models.of_server(address, model, calls) as generate:
+            yield generate, plan.ask_plan_then_solve, None
+
+    def _teach(self) -> dict[str, Any]:
+        """What the trees teach, as rows and pairs; that there is something is known before anything is trained."""
+        job, part = self._job, self._job.recipe.cpl
+        trees = list(search.trees_of(self._folder))
+        chosen = [pair for tree in trees for pair in _PAIRS[part.pairs](tree)]
+        rows = pairs.rows(trees, self._ask, job.recipe.seed)
+        write_records(self._folder / "pairs.jsonl", chosen)
+        write_records(self._folder / "rows.jsonl", rows)
+        tree_page.write(trees[:_SHOWN], self._folder / "trees.html", title=f"{job.recipe.name}, round {self._number}")
+        if not rows or not (chosen or part.pairs == "none"):
+            raise RunError(
+                f"round {self._number} of the search found {len(rows)} right paths and {len(chosen)} pairs in "
+                f"{len(trees)} trees, and needs both: take easier questions, let the student learn more before "
+                "(sft.max_steps or sft.epochs), or search more (cpl.iterations, cpl.questions, cpl.max_tokens)"
+            )
+        return {"line": f"{len(rows)} right paths, {len(chosen)} pairs", "rows": len(rows), "pairs": len(chosen)}
+
+    def _imitate(self) -> dict[str, Any]:
+        """SFT from the base on right paths: by the recipe's own SFT settings, whatever its arm."""
+        loaded = self._loaded(None)
+        return sft.train(
+            loaded,
+            list(read_jsonl(self._folder / "rows.jsonl")),
+            self._sft(),
+            self._folder / "sft",
+            hours=self._hours(0.4),
+            **self._training("sft"),
+        )
+
+    def _prefer(self) -> dict[str, Any]:
+        """Step-APO from there."""
+        loaded = self._loaded(self._folder / "sft")
+        chosen = read_records(StepPair, self._folder / "pairs.jsonl")
+        at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
+        accumulate = -(-_PAIRS_A_STEP // at_once)
+        settings = {"batch_size": at_once, "accumulate": accumulate, "save_steps": self._sft().save_steps}
+        return step_apo.train(
+            loaded,
+            chosen,
+            self._ask,
+            self._job.recipe.cpl,
+            self._folder / "apo",
+            hours=self._hours(0.8),
+            **settings,
+            **self._training("apo"),
+        )
+
+    def _judge(self) -> dict[str, Any]:
+        """What judges the next round's leaves: a value head on what this one trained last."""
+        trained = self._folder / _ends_with(self._job.recipe.cpl)
+        known = [
+            (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
+            for tree in search.trees_of(self._folder)
+            for state in pairs.states(tree)
+        ]
+        return value_head.train(self._loaded(trained, training=False), known, trained, seed=self._job.recipe.seed)
+
+    # --- the student
+
+    def _policy(self) -> Path | None:
+        """Whose steps are searched: the round before's, the SFT stage's, or nobody's but the untuned student's."""
+        if self._number > 1:
+            return self._job.out / f"round{self._number - 1}" / _ends_with(self._job.recipe.cpl)
+        return self._job.run / "sft" if self._job.recipe.sft else None
+
+    def _sft(self) -> SFT:
+        return replace(self._job.recipe.sft or SFT(), target="plan+solution", solutions="teacher", start=None)
+
+    def _training(self, name: str) -> dict[str, Any]:
+        job = self._job
+        return {
+            "max_length": job.recipe.student.max_length,
+            "checkpointing": job.recipe.student.checkpointing,
+            "seed": job.recipe.seed,
+            "metric": partial(self._metric, name),
+            "show": job.progress(),
+            "say": job.say,
+        }
+
+    def _metric(self, name: str, step: int, **figures: float) -> None:
+        named = {f"{name}_{key}": value for key, value in figures.items()}
+        self._job.metric(step, round=self._number, **named)
+
+    def _loaded(self, adapter: Path | None, training: bool = True) -> Any:
+        """The student, on the same base every time, and nothing else of that size in memory."""
+        import torch
+
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        job, base = self._job, self._job.out / "base.json"
+        known = (
+            json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.get("sft", {}).get("base")
+        )
+        part = job.recipe.student
+        loaded = load_student(
+            part,
+            adapter=adapter,
+            training=training,
+            pinned=(known or {}).get("revision"),
+            room=part.max_length + part.max_length // 2,
+            seed=job.recipe.seed,
+            say=job.say,
+        )
+        if not base.is_file():
+            write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")
+        return loaded

@@ -1,0 +1,149 @@
+"""Step-APO: pairs of steps and what each is worth become an adapter that prefers the better one by that much.
+
+    train(student, pairs, ask, CPL(alpha=1.0, beta=0.3), out)  -> {"line": "30 steps on 80 pairs, ...", ...}
+
+    loss = -log sigma( beta * [log pi/ref(better) - log pi/ref(worse)] - alpha * (q_better - q_worse) )
+
+is DPO's loss with a margin that the search found, and TRL's own trainer does the work (preference.py). alpha=0 is
+step-DPO; with whole replies as pairs (pairs.answer_pairs) and alpha=0 it is DPO as everyone knows it. The reference is
+the adapter as it comes in. Killed, the same call goes on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.lab.cpl import preference
+from plantune_lite.recipe.schema import CPL
+from plantune_lite.train import callbacks, data
+from plantune_lite.types import LoadedStudent, Messages, PlantuneError, StepPair
+
+EPOCHS = 3
+WARMUP = 0.1  # share of the steps
+_NAMES = {
+    "loss": "loss",
+    "preference": "preference",  # beta * [log-ratio of the better - log-ratio of the worse]
+    "asked": "asked",  # alpha * gap
+    "rewards/accuracies": "margin_kept",  # share of pairs whose preference is at least what is asked
+    "learning_rate": "learning_rate",
+    "grad_norm": "grad_norm",
+    "num_tokens": "tokens",
+}
+_ADVICE = "Try a lower cpl.learning_rate (a third of it), with --again cpl."
+
+
+class PairError(PlantuneError, ValueError):
+    """Pairs that nothing can be learned from."""
+
+
+def train(
+    student: LoadedStudent,
+    pairs: Sequence[StepPair],
+    ask: Mapping[str, Messages],
+    part: CPL,
+    out: Path,
+    *,
+    epochs: float = EPOCHS,
+    batch_size: int = 2,
+    accumulate: int = 4,
+    max_length: int = 1024,
+    checkpointing: bool = False,
+    save_steps: int = 50,
+    seed: int = 0,
+    hours: float | None = None,
+    metric: Callable[..., object] = lambda step, **figures: None,
+    show: Callable[[str, bool], object] = lambda line, last: None,
+    say: Callable[[str], object] = print,
+) -> dict[str, Any]:
+    """Train the student's adapter on the pairs, or go on from the last checkpoint; `ask` has each question's prompt."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    kept, dropped = preference.encoded(student, pairs, ask, max_length)
+    if not kept:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are none"
+        raise PairError(f"none of the {len(pairs)} pairs can be learned from: {reasons}. Search more (cpl.iterations).")
+    if dropped:
+        say(f"pairs left out: {', '.join(f'{count} {reason}' for reason, count in dropped.items())}")
+    a_step = batch_size * accumulate
+    count = max(1, round(epochs * len(kept)))
+    schedule = callbacks.Schedule(-(-count // a_step), warmup=round(WARMUP * -(-count // a_step)))
+    checkpoint = callbacks.last_checkpoint(out)
+    if checkpoint is not None and checkpoint.planned < schedule.steps:
+        schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
+    settings = preference.config(
+        student.model, part, out, schedule.steps, batch_size, accumulate, checkpointing, save_steps, seed, max_length
+    )
+    built = preference.trainer(student, kept, part, settings)
+    lengths = [len(row["prompt_tokens"]) + max(map(len, preference.both(row))) for row in kept]
+    places = data.order(lengths, batch_size, count, seed)[: schedule.steps * a_step]
+    built.train_dataset = built.train_dataset.select(places)
+    built.create_optimizer()
+    built.lr_scheduler = LambdaLR(built.optimizer, schedule)
+
+    asked = [part.alpha * kept[place]["gap"] for place in places]
+    figures = _Figures(schedule, metric, show, _NAMES, _ADVICE, ("loss", "preference", "asked"))
+    figures.asked = [_mean(asked[start : start + a_step]) for start in range(0, len(asked), a_step)]
+    callbacks.train(built, (callbacks.Clock(schedule, hours, say), figures), checkpoint, _less_memory, say)
+    callbacks.keep(student, out)
+    return _summary(built.state.log_history, figures.asked, schedule, len(kept), dict(dropped))
+
+
+def _less_memory(step: int) -> str:
+    return (
+        f"memory ran out at step {step} of Step-APO, which takes two rows a pair: set a smaller sft.batch_size or "
+        "student.max_length, with --again sft"
+    )
+
+
+# --- what came of it --------------------------------------------------------------------------------------------------
+
+
+class _Figures(callbacks.Figures):
+    """The figures of a step; TRL's margin is what is left when the one that was asked for is taken off."""
+
+    asked: Sequence[float] = ()  # of each step, in the mean
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
+        """Put the preference itself beside them."""
+        if "rewards/margins" in logs:
+            asked = self.asked[state.global_step - 1]
+            logs = {**logs, "preference": logs["rewards/margins"] + asked, "asked": asked}
+        super().on_log(args, state, control, logs)
+
+
+def _summary(
+    history: Sequence[Mapping[str, float]],
+    asked: Sequence[float],
+    schedule: callbacks.Schedule,
+    pairs: int,
+    dropped: Mapping[str, int],
+) -> dict[str, Any]:
+    logged = [row for row in history if "rewards/margins" in row]
+    few = max(1, len(logged) // 10)
+    loss, margins, kept = (
+        [_mean([row[name] for row in some]) for some in (logged[:few], logged[-few:])]
+        for name in ("loss", "rewards/margins", "rewards/accuracies")
+    )
+    wanted = [_mean([asked[row["step"] - 1] for row in some]) for some in (logged[:few], logged[-few:])]
+    preferred = [round(margin + more, 4) + 0.0 for margin, more in zip(margins, wanted, strict=True)]
+    line = (
+        f"{len(logged)} steps on {pairs} pairs, preference {preferred[0]} to {preferred[1]} where {wanted[1]:.2f} is "
+        f"asked, reached by {kept[1]:.0%}"
+    )
+    return {
+        "line": line,
+        "steps": len(logged),
+        "planned_steps": schedule.steps,
+        "pairs": pairs,
+        "dropped": dict(dropped),
+        "loss_first": round(loss[0], 4),
+        "loss_last": round(loss[1], 4),
+        "preference_first": preferred[0],
+        "preference_last": preferred[1],
+        "asked": round(wanted[1], 4),
+        "margin_kept": round(kept[1], 4),
+    }
+
+
+def _mean(numbers: Sequence[float]) -> float:
+    return sum(numbers) / len(numbers)

@@ -1,0 +1,1 @@
+"""Read a student's hidden states: what it knows of a world and of its own plans."""

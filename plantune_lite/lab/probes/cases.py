@@ -1,0 +1,134 @@
+"""What a probe is asked about: a problem, valid steps so far, and one more step that can or cannot be done.
+
+    cases(problems, per_problem=8, seed=0)
+        -> [Case(begun="<plan>\n1. unstack b a\n2.", step="put-down b", valid=True, ...),
+            Case(begun="<plan>\n1. unstack b a\n2.", step="put-down a", valid=False, why="holding a", ...)]
+
+They come in pairs after the same steps: of the same kind of action, one possible and one a near miss, which lacks
+exactly one precondition. All kinds and all that can be lacking have an equal chance, and of such pairs one with as many
+objects in common as there are is taken, so that the surface says little. Half of the pairs follow the problem's own
+plan, where it has one, and half a random walk.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from plantune_lite import plan
+from plantune_lite.lab.worlds.grade import world_in
+from plantune_lite.lab.worlds.pddl import Atom, Literal
+from plantune_lite.lab.worlds.simulator import Action, World
+from plantune_lite.types import Messages, Problem
+
+_LONGEST_WALK = 12  # steps before the one that is asked about
+_TRIES = 50  # drawings of steps after which there may be no pair
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step after others, and what is true there."""
+
+    problem_id: str
+    prompt: Messages
+    begun: str  # the reply up to the step's number: the space behind it is part of the step's first token
+    step: str
+    valid: bool
+    why: str  # the precondition that is lacking
+    lacks: str  # its predicate
+    after: str  # "plan" or "walk": what the steps before it are
+    facts: frozenset[Atom]  # that hold before the step
+    changed: frozenset[Atom]  # facts that began to hold, or ceased to, since the start
+    atoms: tuple[Atom, ...]  # all that can change in its world
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation with the step, up to its last token."""
+        return (*self.prompt, {"role": "assistant", "content": f"{self.begun} {self.step}"})
+
+    @property
+    def before(self) -> Messages:
+        """The conversation where the step is next."""
+        return (*self.prompt, {"role": "assistant", "content": self.begun})
+
+
+def cases(problems: Sequence[Problem], *, per_problem: int, seed: int) -> list[Case]:
+    """Pairs of cases of each problem, `per_problem` cases in all of one where there are so many."""
+    found = []
+    for problem in problems:
+        world = world_in(problem)
+        rng = Random(f"{seed} {problem.id}")
+        for pair in range(per_problem // 2):
+            after = "plan" if pair % 2 == 0 and problem.steps else "walk"
+            found += _two(problem, world, after, rng)
+    return found
+
+
+def _two(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
+    """A step that can be done and one that nearly can, after the same steps; nothing where there are none."""
+    for _ in range(_TRIES):
+        if after == "plan":
+            before = list(problem.steps[: rng.randrange(len(problem.steps))])
+        else:
+            before = [one.text for one in world.walk(rng, rng.randrange(_LONGEST_WALK + 1))]
+        state = world.after(before)
+        kinds: dict[str, dict[str, list[_Pair]]] = {}
+        for pair in _alike(world, state):
+            kinds.setdefault(pair.good.schema, {}).setdefault(pair.lacks.atom[0], []).append(pair)
+        if kinds:
+            lacking = kinds[rng.choice(sorted(kinds))]
+            pairs = lacking[rng.choice(sorted(lacking))]
+            most = max(one.shared for one in pairs)
+            chosen = rng.choice([one for one in pairs if one.shared == most])
+            return [
+                _case(problem, world, before, state, after, chosen.good),
+                _case(problem, world, before, state, after, chosen.bad, chosen.lacks),
+            ]
+    return []
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two actions of one kind."""
+
+    good: Action  # that can be done
+    bad: Action  # that nearly can
+    lacks: Literal
+    shared: int  # places that have the same object
+
+
+def _alike(world: World, state: int) -> Iterator[_Pair]:
+    """All pairs in a state."""
+    misses = world.near_misses(state)
+    for good in world.applicable(state):
+        if len(set(good.objects)) < len(good.objects):
+            continue
+        for bad, why in misses:
+            if bad.schema == good.schema:
+                same = sum(one == other for one, other in zip(good.objects, bad.objects, strict=True))
+                yield _Pair(good, bad, why, same)
+
+
+def _case(
+    problem: Problem,
+    world: World,
+    before: Sequence[str],
+    state: int,
+    after: str,
+    action: Action,
+    lacks: Literal | None = None,
+) -> Case:
+    written = plan.render(before).removesuffix(f"{plan.CLOSE}\n")
+    facts = world.facts(state)
+    return Case(
+        problem_id=problem.id,
+        prompt=plan.ask_plainly(problem),
+        begun=f"{written}{len(before) + 1}.",
+        step=action.text,
+        valid=lacks is None,
+        why=str(lacks or ""),
+        lacks=lacks.atom[0] if lacks else "",
+        after=after,
+        facts=facts,
+        changed=facts ^ world.facts(world.start),
+        atoms=world.atoms,
+    )

@@ -1,0 +1,49 @@
+"""What a model does in a world, as opposed to what it may know: plans it writes, and single next steps.
+
+plans_written(generate, problems, max_tokens=256)  -> {"success": Estimate, "executable": ..., "prefix": ...}
+next_steps(generate, cases, problems, seed=0)      -> Estimate: how often the step it goes on with can be done
+"""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from plantune_lite import plan
+from plantune_lite.evaluate import stats
+from plantune_lite.evaluate.stats import Estimate
+from plantune_lite.lab.probes.cases import Case
+from plantune_lite.lab.worlds.grade import steps_in, world_in
+from plantune_lite.types import Generate, Problem, Sampling
+
+_STEP_TOKENS = 24  # no step is longer
+
+
+def plans_written(generate: Generate, problems: Sequence[Problem], *, max_tokens: int) -> dict[str, Estimate]:
+    """Greedy plans: how many are valid, how many can be carried out, and how much of one can before it goes wrong."""
+    replies = generate([plan.ask_plainly(one) for one in problems], Sampling(max_tokens=max_tokens))
+    success, executable, prefix = [], [], []
+    for problem, [reply] in zip(problems, replies, strict=True):
+        world = world_in(problem)
+        steps = steps_in(world, reply.text)
+        checked = world.check(steps)
+        success.append(float(bool(steps) and checked.valid))
+        executable.append(float(bool(steps) and checked.wrong is None))
+        prefix.append(checked.good_steps / len(steps) if steps else 0.0)
+    return {
+        "success": stats.of_problems(success),
+        "executable": stats.of_problems(executable),
+        "prefix": stats.of_problems(prefix),
+    }
+
+
+def next_steps(generate: Generate, cases: Sequence[Case], problems: Sequence[Problem], *, seed: int) -> Estimate:
+    """After the steps of each pair of cases, a step is sampled: how often it can be done, problem by problem."""
+    world_of = {problem.id: world_in(problem) for problem in problems}
+    places = list({(one.problem_id, one.begun): one for one in cases}.values())
+    sampling = Sampling(temperature=1.0, max_tokens=_STEP_TOKENS, stop=("\n",), seed=seed)
+    legal: dict[str, list[float]] = {}
+    for case, [reply] in zip(places, generate([one.before for one in places], sampling), strict=True):
+        world = world_of[case.problem_id]
+        action = world.named(plan.clean_step(reply.text))
+        can = action is not None and world.can(action, world.state(case.facts))
+        legal.setdefault(case.problem_id, []).append(float(can))
+    return stats.of_problems([fmean(values) for values in legal.values()])

@@ -1,0 +1,206 @@
+r"""Does a model know that its plan is good? A probe at the last token of a plan for "the answer will be right".
+
+    tries = tried(student, problems, file, samples=8, max_tokens=256)   what it answers, plan by plan
+    found, judge = knows(student, tries, Path("knows"))     {"auroc": {...}, "by_layer": [...], "controls": {...}}
+    judge.scores(student, [one.messages for one in tries])  [1.7, ...] below 0 a plan is weak
+
+For any model that plans before it solves. Problems are split, so the probe never saw the problems that it is judged on.
+Beside it stand what is cheaper: how long the plan is, how often the problem's other tries are right (which no one knows
+beforehand), and how probable the plan's tokens are to the model itself.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from plantune_lite.evaluate import metrics, modes, stats
+from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.modes import Mode
+from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.lab.probes import linear, residuals
+from plantune_lite.lab.probes.linear import Probe
+from plantune_lite.lab.probes.world_probe import split
+from plantune_lite.plan import CLOSE, OPEN, ask_plainly
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
+
+_AT_ONCE = 16  # problems, of several replies each
+
+
+@dataclass(frozen=True)
+class Try:
+    """One reply that begins with a plan."""
+
+    problem: Problem
+    score: Score
+    plan: str  # the reply up to the plan's closing tag
+    plan_tokens: int
+    tokens: int  # with the plan's
+
+    @property
+    def right(self) -> bool:
+        """Whether its answer is right."""
+        return self.score.same is True
+
+    @property
+    def messages(self) -> Messages:
+        """The conversation up to the last token of the plan."""
+        return begun(ask_plainly(self.problem), self.plan)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What says of a plan whether it is good: a probe on one layer, and the log-odds below which a plan is weak."""
+
+    layer: int
+    probe: Probe
+    threshold: float = 0.0
+
+    def scores(self, student: Loaded, planned: Sequence[Messages]) -> list[float]:
+        """Of conversations that end with a plan, how far the log-odds that it is good are above the threshold."""
+        if not planned:
+            return []
+        texts = [student.encode_chat(messages) for messages in planned]
+        with TemporaryDirectory() as folder:
+            read = residuals.read(student, texts, Path(folder) / "plans.f32", learned=[0] * len(texts))
+            return (self.probe(read.layer(self.layer))[:, 0] - self.threshold).tolist()
+
+
+def begun(prompt: Messages, text: str) -> Messages:
+    """A conversation whose reply has begun."""
+    return (*prompt, {"role": "assistant", "content": text})
+
+
+def tried(
+    student: Loaded,
+    problems: Sequence[Problem],
+    out: Path,
+    *,
+    model: str = "",
+    grade: Grade = grade_answer,
+    samples: int,
+    max_tokens: int,
+    mode: Mode = "m1",
+    temperature: float = 0.7,
+    seed: int = 0,
+    show: Show = lambda line, last: None,
+) -> list[Try]:
+    """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans.
+
+    They are written down in a file as they come, and those that are there are not asked for again; `model` says whose
+    they are. In mode m2 it is the untuned model that carries the plans out.
+    """
+    sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
+    answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
+    settings = {"model": model, "prompt": prompt}
+    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE, "begin_anew": ""}
+    scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
+    return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
+
+
+def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
+    """A reply as a try, if it begins with a whole plan."""
+    before, close, _ = score.text.partition(CLOSE)
+    if not close or not before.startswith(OPEN):
+        return None
+    prompt, plan = ask_plainly(problem), before + close
+    tokens = len(student.encode_chat(begun(prompt, plan))) - len(student.encode_chat(prompt))
+    return Try(problem, score, plan, tokens, max(tokens, score.tokens))
+
+
+def knows(
+    student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0, spared: Collection[str] = ()
+) -> tuple[dict[str, Any], Judge]:
+    """How well each layer tells plans that come out right, beside what else tells it; and the best layer's probe.
+
+    `spared` are ids of problems that the judge should rather be measured on than fitted.
+    """
+    import numpy as np
+
+    if not tries:
+        raise PlantuneError(
+            "no reply begins with a whole plan: train with sft.target=plan+solution, or allow more tokens"
+        )
+    right = np.array([float(one.right) for one in tries])
+    ids = [one.problem.id for one in tries]
+    parts = split(ids, seed=seed, spared=spared)
+    for places, what in ((parts.fit, "fit on"), (parts.choose, "choose on"), (parts.report, "report")):
+        if len(set(right[places])) < 2:
+            raise PlantuneError(
+                f"all of the {len(places)} replies to {what} are {'right' if right[places].all() else 'wrong'}, and a "
+                "probe needs both: take harder or easier problems, or more of them"
+            )
+    texts = [student.encode_chat(one.messages) for one in tries]
+    with residuals.room(out) as folder:
+        learned = [one.plan_tokens for one in tries]
+        read = residuals.read(student, texts, folder / "plans.f32", learned=learned)
+        fitted = [linear.best_fit(read.layer(number), right, parts.fit, parts.choose) for number in range(read.layers)]
+    best = max(range(read.layers), key=lambda number: fitted[number].auroc)
+    probe, scores = fitted[best].probe, fitted[best].scores
+    judge = Judge(best, probe, linear.best_threshold(scores[parts.choose], right[parts.choose]))
+    others = {
+        "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
+        "pass_rate": _pass_rates(tries),
+        "token_probability": np.array([fmean(one) for one in read.logprobs]),
+    }
+    found = {
+        "tries": len(tries),
+        "problems": len(set(ids)),
+        "right": float(right.mean()),
+        "layer": best,
+        "threshold": round(judge.threshold, 4),
+        "auroc": _reported(scores, right, ids, parts.report, seed),
+        "within_a_problem": _within(scores, right, ids, parts.report),
+        "by_layer": [round(linear.auroc(one.scores[parts.report], right[parts.report]), 4) for one in fitted],
+        "controls": {name: _reported(values, right, ids, parts.report, seed) for name, values in others.items()},
+        "controls_within_a_problem": {
+            name: _within(values, right, ids, parts.report) for name, values in others.items() if name != "pass_rate"
+        },
+        "reported_on": sorted({ids[place] for place in parts.report}),
+        "reported": {
+            "problems": [ids[place] for place in parts.report],
+            "right": [bool(right[place]) for place in parts.report],
+            "probe": [round(float(scores[place]), 4) for place in parts.report],
+            **{name: [round(float(one), 4) for one in values[parts.report]] for name, values in others.items()},
+        },
+    }
+    return found, judge
+
+
+def _pass_rates(tries: Sequence[Try]) -> Any:
+    """How often the other tries of a try's problem are right; a half where there is no other."""
+    import numpy as np
+
+    of: dict[str, list[int]] = {}
+    for place, one in enumerate(tries):
+        of.setdefault(one.problem.id, []).append(place)
+    rates = np.full(len(tries), 0.5)
+    for places in of.values():
+        right = sum(tries[place].right for place in places)
+        for place in places:
+            if len(places) > 1:
+                rates[place] = (right - tries[place].right) / (len(places) - 1)
+    return rates
+
+
+def _reported(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int], seed: int) -> dict[str, float]:
+    names = [ids[place] for place in places]
+    return asdict(linear.over_problems(linear.auroc, scores[places], right[places], names, seed=seed))
+
+
+def _within(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]) -> dict[str, Any] | None:
+    """The mean AUROC among the tries of one problem: what only tells hard problems from easy ones has a half.
+
+    None where no problem has a right and a wrong one.
+    """
+    of: dict[str, list[int]] = {}
+    for place in places:
+        of.setdefault(ids[place], []).append(place)
+    each = [linear.auroc(scores[some], right[some]) for some in of.values()]
+    each = [one for one in each if one == one]  # all of a problem's tries may be right, or none
+    if not each:
+        return None
+    return {**asdict(stats.mean(each)), "problems": len(each)}

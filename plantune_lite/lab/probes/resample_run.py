@@ -1,0 +1,202 @@
+"""What `plantune evaluate RUN --resample N` does: is it worth while to draw weak plans again? On a run's test problems.
+
+    resample_run(Path("runs/mine"), tries=4) -> {"line": "own: judged 41.2 % ...", "suites": {"own": {...}}, ...}
+
+Four ways, of the same model and on the same problems, none of which the judge was fitted on: `judged` draws up to N
+plans until the judge likes one; `one` is a single reply, as evaluation asks for it; `plain` is a reply drawn with the
+chance that plans are drawn again with, the mean of N; `majority` is the vote of as many of these as cost what `judged`
+costs. Answers lie in probe/resampled/, a file for each way, and the same call goes on where it was cut off.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from plantune_lite.evaluate import metrics, modes, stats
+from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.ask import final_student
+from plantune_lite.evaluate.stats import Estimate, p_text
+from plantune_lite.files import read_records, write_whole
+from plantune_lite.grading.grade import grade_reply
+from plantune_lite.lab.probes import resample, saved_judge
+from plantune_lite.lab.probes.run import add
+from plantune_lite.lab.probes.saved_judge import Kept
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.student.load import Loaded
+from plantune_lite.terminal import table
+from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
+
+LEAST = 5  # problems that the judge does not know: of fewer there is nothing to be said
+OTHERS = ("one", "plain", "majority")  # what the judged way is compared with
+
+
+def resample_run(
+    run: Path,
+    *,
+    tries: int,
+    say: Callable[[str], object] = print,
+    show: Show = lambda line, last: None,
+) -> dict[str, Any]:
+    """Answer a run's test problems in the four ways and compare them."""
+    kept = saved_judge.judge_of(run)  # before anything is loaded
+    suites = dict(_suites(run, kept, say))
+    recipe, _, loaded = final_student(run, say)
+    found: dict[str, Any] = {"tries": tries, "suites": {}}
+    for name, (problems, left_out) in suites.items():
+        out = run / saved_judge.FOLDER / "resampled"
+        scores = _answered(run, recipe, loaded, kept, name, problems, tries, out, show)
+        found["suites"][name] = {"left_out": left_out, **compared(scores, problems, seed=recipe.seed)}
+    found["line"] = "; ".join(f"{name}: {line(one)}" for name, one in found["suites"].items())
+    file = run / saved_judge.FOLDER / "resampled" / f"results.{tries}.json"
+    write_whole(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    add(run, "live", {"tries": tries, "columns": COLUMNS, "rows": list(rows(found))})
+    return found
+
+
+def _suites(run: Path, kept: Kept, say: Callable[[str], object]) -> Iterator[tuple[str, tuple[list[Problem], int]]]:
+    """Every suite without what the judge was fitted on, and how much that was."""
+    paths = sorted((run / "suites").glob("*.jsonl"))
+    if not paths:
+        raise RunError(f"{run} has no test problems yet: plantune evaluate {run} makes them")
+    there = False
+    for path in paths:
+        suite = read_records(Problem, path)
+        if any(one.kind == "code" for one in suite):
+            say(f"{path.stem} is left out: its answers are programs, which have no plan to judge")
+            continue
+        unknown = [one for one in suite if not kept.knows(one)]
+        count = len(suite) - len(unknown)
+        if len(unknown) < LEAST:
+            say(
+                f"{path.stem} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, of {LEAST}"
+            )
+            continue
+        if count:
+            say(f"{path.stem}: {count} of {len(suite)} problems are left out, on which the judge was fitted")
+        there = True
+        yield path.stem, (unknown, count)
+    if not there:
+        raise RunError(
+            f"no suite has {LEAST} problems that are new to the judge, so nothing can be said of it: add a suite "
+            "(evaluate.suites), or hold out more problems than are tested on (problems.held_out, evaluate.limit)"
+        )
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
+
+
+def _answered(
+    run: Path,
+    recipe: Recipe,
+    loaded: Loaded,
+    kept: Kept,
+    suite: str,
+    problems: Sequence[Problem],
+    tries: int,
+    out: Path,
+    show: Show,
+) -> dict[str, list[Score]]:
+    """The judged replies, the single ones, and several drawn ones of each problem."""
+    part, seed = recipe.evaluate, recipe.seed
+    mode = modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
+    heat = max(part.temperature, resample.TEMPERATURE)
+    drawn = Sampling(temperature=heat, n=tries, max_tokens=part.max_tokens, seed=seed)
+    again = resample.resampling(loaded, kept.judge, tries=tries, plan_is_all=kept.plan_is_all)
+    ways: dict[str, tuple[Generate, Sampling, str]] = {
+        "judged": (again, as_asked, f"judged{tries}.{kept.identity}"),
+        "one": (loaded.generate, as_asked, "one"),
+        "drawn": (loaded.generate, drawn, f"drawn{tries}"),
+    }
+    weights, scores = saved_judge.weights_of(run), {}
+    for name, (generate, sampling, file) in ways.items():
+        answer, prompt = modes.way_to_answer(mode, generate, loaded.generate_untuned, (), problems, seed)
+        scores[name] = answered(
+            problems,
+            answer,
+            mode=name,
+            out=out / f"{suite}.{file}.jsonl",
+            sampling=sampling,
+            settings={"model": weights, "prompt": prompt},
+            grade=grade_reply,
+            begin_anew="",
+            show=show,
+        )
+    return scores
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem], *, seed: int) -> dict[str, Any]:
+    """Right answers and tokens of the four ways, and the judged way beside each of the others, problem by problem."""
+    of = {name: metrics.by_problem(these) for name, these in scores.items()}
+    ids = [one.id for one in problems]
+    spent = fmean(one.tokens for one in scores["judged"])
+    drawn = [of["drawn"][id] for id in ids]
+    voting = resample.voters(drawn, spent, lambda one: one.tokens)
+    right = {
+        "judged": [float(of["judged"][id][0].same is True) for id in ids],
+        "one": [float(of["one"][id][0].same is True) for id in ids],
+        "plain": [fmean(one.same is True for one in some) for some in drawn],
+        "majority": [
+            float(metrics.majority_is_right(some, one.choices)) for some, one in zip(voting, problems, strict=True)
+        ],
+    }
+    tokens = {
+        "judged": spent,
+        "one": fmean(one.tokens for one in scores["one"]),
+        "plain": fmean(one.tokens for one in scores["drawn"]),
+        "majority": fmean(sum(one.tokens for one in some) for some in voting),
+    }
+    beside = {name: stats.paired(right["judged"], right[name], seed=seed) for name in OTHERS}
+    corrected = dict(zip(beside, stats.holm([one.p for one in beside.values()]), strict=True))
+    return {
+        "problems": len(ids),
+        "ways": {
+            name: {**asdict(stats.of_problems(values, seed=seed)), "tokens": round(tokens[name], 1)}
+            for name, values in right.items()
+        },
+        "votes": round(fmean(map(len, voting)), 2),
+        "judged_minus": {name: {**asdict(one), "p": corrected[name]} for name, one in beside.items()},
+    }
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = ("suite", "way", "right (95 %)", "tokens a problem", "judged minus it", "p")
+_WAYS = {
+    "judged": "weak plans drawn again",
+    "one": "a single reply",
+    "plain": "a drawn reply",
+    "majority": "majority",
+}
+
+
+def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """The table: a line a suite and way."""
+    for suite, one in found["suites"].items():
+        for name, way in one["ways"].items():
+            many = f" of {one['votes']:.1f}" if name == "majority" else ""
+            right = Estimate(way["value"], way["low"], way["high"]).percent()
+            beside = one["judged_minus"].get(name)
+            points = Estimate(**beside["difference"]).points() if beside else ""
+            p = p_text(beside["p"]) if beside else ""
+            yield f"{suite}, {one['problems']}", f"{_WAYS[name]}{many}", right, f"{way['tokens']:.0f}", points, p
+
+
+def as_text(found: Mapping[str, Any]) -> str:
+    """The table for a terminal."""
+    return table(f"up to {found['tries']} plans", COLUMNS, list(rows(found)))
+
+
+def line(one: Mapping[str, Any]) -> str:
+    """One suite in a line."""
+    ways = one["ways"]
+    listed = (f"{_WAYS[name]} {100 * ways[name]['value']:.1f} %" for name in ("judged", *OTHERS))
+    minus = one["judged_minus"]["majority"]
+    points = Estimate(**minus["difference"]).points()
+    return f"{', '.join(listed)} right; at equal tokens judged minus majority {points}, p {p_text(minus['p'])}"

@@ -1,0 +1,230 @@
+"""What `plantune probe RECIPE` does with a run: probes of its final model, as JSON, charts and a section of the report.
+
+    probe_run(Path("runs/mine")) -> {"line": "it knows its plans: AUROC 71.3 % (62.0 to 79.9) on layer 17", ...}
+
+writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (what tells weak plans from good
+ones, for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables,
+names of charts. A run on worlds is asked what it knows of its worlds too; any other run is asked only whether it knows
+which of its plans will come out right.
+"""
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.evaluate import modes
+from plantune_lite.evaluate.answers import Show
+from plantune_lite.evaluate.ask import final_student
+from plantune_lite.evaluate.stats import Estimate
+from plantune_lite.files import read_records, write_whole
+from plantune_lite.grading import grade
+from plantune_lite.lab.probes import resample, saved_judge
+from plantune_lite.lab.probes.plan_probe import knows, tried
+from plantune_lite.lab.probes.saved_judge import FOLDER
+from plantune_lite.lab.probes.world_probe import probe
+from plantune_lite.problems.split import normalised
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.report import charts
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import PlantuneError, Problem
+
+PROBLEMS, SAMPLES, PER_PROBLEM = 100, 8, 8
+TEMPERATURE = 0.7
+Say = Callable[[str], object]
+
+
+def probe_run(
+    run: Path,
+    *,
+    problems: int = PROBLEMS,
+    samples: int = SAMPLES,
+    per_problem: int = PER_PROBLEM,
+    say: Say = print,
+    show: Show = lambda line, last: None,
+) -> dict[str, Any]:
+    """Probe a run's final model on its own held-out problems; its "line" says the first of what was found.
+
+    What a probe that was cut off has found out of worlds, and the replies it has drawn, are not made again.
+    """
+    recipe, _, loaded = final_student(run, say)
+    most = recipe.evaluate.max_tokens
+    if recipe.sft and recipe.sft.target == "solution":
+        raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
+    asked, tested = _asked(run, problems)
+    out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
+    found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed, "of": saved_judge.weights_of(run)}
+    if in_worlds:
+        wanted = {**found, "asked": [len(asked), per_problem]}
+        found = _begun(out, wanted)
+        if "worlds" not in found:
+            how = {"per_problem": per_problem, "max_tokens": most, "seed": recipe.seed, "say": say}
+            found["worlds"] = probe(loaded, asked, out, **how)
+            _write(out, found)
+    keep = None
+    try:
+        found["plans"], keep = _of_plans(run, recipe, loaded, asked, tested, samples, say, show)
+    except PlantuneError as error:  # a model that is never right, or always, is no reason to lose the rest
+        if not in_worlds:
+            raise
+        say(f"whether it knows its plans is left out: {error}")
+        found["plans_left_out"] = str(error)
+    drawn = figures(found)
+    for name, svg in drawn.items():
+        write_whole(out / f"{name}.svg", svg + "\n")
+    _write(out, found)
+    if keep is not None:  # last: who finds a judge finds its figures too
+        keep()
+    return {"line": section(found)["sentences"][0], **found}
+
+
+def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What a probe that was cut off found of worlds; nothing where one of these weights came to its end."""
+    file = out / "probe.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    cut_off = "plans" not in before and "plans_left_out" not in before
+    return before if cut_off and before.items() >= wanted.items() else wanted
+
+
+def add(run: Path, name: str, value: Any) -> None:
+    """Something more that was found of a run that has been probed."""
+    out = run / FOLDER
+    _write(out, {**json.loads((out / "probe.json").read_text(encoding="utf-8")), name: value})
+
+
+def _write(out: Path, found: Mapping[str, Any]) -> None:
+    for name, value in (("probe", found), ("section", section(found))):
+        write_whole(out / f"{name}.json", json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
+    """Held-out problems, and which of them a suite asks: these last, since no judge is measured on what it knows."""
+    own = [one for one in read_records(Problem, run / "problems" / "own.jsonl") if one.kind != "code"]
+    if not own:
+        raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
+    suites = [read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))]
+    questions = {normalised(one) for suite in suites for one in suite}
+    tested = {one.id for one in own if normalised(one) in questions}
+    return sorted(own, key=lambda one: one.id in tested)[:most], tested
+
+
+def _of_plans(
+    run: Path,
+    recipe: Recipe,
+    loaded: Loaded,
+    asked: Sequence[Problem],
+    tested: Collection[str],
+    samples: int,
+    say: Say,
+    show: Show,
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part.
+
+    Beside the figures, what keeps the judge.
+    """
+    say(f"{samples} replies to each of {len(asked)} problems")
+    tries = tried(
+        loaded,
+        asked,
+        run / FOLDER / f"tries.{samples}.jsonl",
+        model=saved_judge.weights_of(run),
+        grade=grade.grade_reply,
+        samples=samples,
+        max_tokens=recipe.evaluate.max_tokens,
+        mode=modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
+        temperature=TEMPERATURE,
+        seed=recipe.seed,
+        show=show,
+    )
+    found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
+    reported_on = set(found["reported_on"])
+    reported = [one for one in tries if one.problem.id in reported_on]
+    scores = judge.scores(loaded, [one.messages for one in reported])
+    found["resampled"] = resample.compare(reported, scores)
+    known = [one.problem for one in tries if one.problem.id not in reported_on]
+    in_worlds = all(one.kind == "plan" for one in asked)
+    return found, partial(saved_judge.keep, run, judge, fitted_on=known, plan_is_all=in_worlds)
+
+
+# --- shown ------------------------------------------------------------------------------------------------------------
+
+
+def figures(found: Mapping[str, Any]) -> dict[str, str]:
+    """Charts of AUROC by layer."""
+    drawn = {}
+    if worlds := found.get("worlds"):
+        series = {name: list(enumerate(one["by_layer"])) for name, one in worlds["validity"].items()}
+        for name in ("sum", "mean"):
+            said = worlds["output_probability"]["tuned"][name]["auroc"]["value"]
+            series[f"output probability, {name}"] = [(0, said), (worlds["layers"] - 1, said)]
+        drawn["validity"] = charts.curves("can the step be done? AUROC by layer", series, across="layer")
+    if plans := found.get("plans"):
+        last = len(plans["by_layer"]) - 1
+        series = {"probe": list(enumerate(plans["by_layer"]))}
+        for name, one in plans["controls"].items():
+            series[name.replace("_", " ")] = [(0, one["value"]), (last, one["value"])]
+        drawn["plans"] = charts.curves("will the answer be right? AUROC by layer", series, across="layer")
+    return drawn
+
+
+def section(found: Mapping[str, Any]) -> dict[str, Any]:
+    """What the report says of it."""
+    sentences, tables = [], []
+    if worlds := found.get("worlds"):
+        tuned = worlds["validity"]["tuned"]
+        sentences.append(
+            f"Whether a step can be done is told by a probe on layer {tuned['layer']} with an AUROC of "
+            f"{_percent(tuned['auroc'])}, by the model's own probability of the step with "
+            f"{_percent(worlds['output_probability']['tuned']['mean']['auroc'])}."
+        )
+        rows = [(f"probe, {name}", _percent(one["auroc"])) for name, one in worlds["validity"].items()]
+        rows += [
+            (f"rank among all steps of its kind, {name}", _percent(one["auroc"]))
+            for name, one in worlds["rank"].items()
+        ]
+        rows += [(name.replace("_", " "), _percent(one)) for name, one in worlds["controls"].items()]
+        tables.append({"columns": ["can the step be done?", "AUROC (95 %)"], "rows": rows})
+        of_facts = {**worlds["predicates"], "by the step's words alone": worlds["predicates_by_words"]}
+        for name, one in of_facts.items():
+            facts = [(fact, _percent(value)) for fact, value in one["by_predicate"].items()]
+            tables.append({"columns": [f"what holds now, {name}", "balanced accuracy (95 %)"], "rows": facts})
+        columns = ["what it does", *worlds["generative"]]
+        done = [
+            (what.replace("_", " "), *(_percent(one[what]) for one in worlds["generative"].values()))
+            for what in ("success", "executable", "prefix", "next_step")
+        ]
+        tables.append({"columns": columns, "rows": done})
+    if plans := found.get("plans"):
+        sentences.append(
+            f"Whether its plan will come out right is told by a probe on layer {plans['layer']} with an AUROC of "
+            f"{_percent(plans['auroc'])}, on {len(plans['reported_on'])} problems that it was not fitted on."
+        )
+        if within := plans["within_a_problem"]:
+            sentences.append(f"Among the tries of one problem it is {_percent(within)}.")
+        again = plans["resampled"]
+        sentences.append(
+            f"Among replies with a whole plan, weak ones drawn again: {_percent(again['probe'])} solved, a majority at "
+            f"as many tokens {_percent(again['majority'])}, a plain draw {_percent(again['plain'])}."
+        )
+        rows = [("probe", _percent(plans["auroc"]))]
+        rows += [(name.replace("_", " "), _percent(one)) for name, one in plans["controls"].items()]
+        tables.append({"columns": ["will the answer be right?", "AUROC (95 %)"], "rows": rows})
+    if left_out := found.get("plans_left_out"):
+        sentences.append(f"Whether it knows its plans is not known: {left_out}.")
+    if live := found.get("live"):
+        sentences.append(
+            f"On the test problems, weak plans are drawn again until there are {live['tries']}, beside replies as they "
+            "come and a majority at as many tokens. What the judge was fitted on is left out."
+        )
+        tables.append({"columns": live["columns"], "rows": live["rows"]})
+    return {
+        "title": "Does the model know?",
+        "sentences": sentences,
+        "tables": tables,
+        "charts": [f"{name}.svg" for name in sorted(figures(found))],
+    }
+
+
+def _percent(estimate: Mapping[str, Any]) -> str:
+    return Estimate(estimate["value"], estimate["low"], estimate["high"]).percent()

@@ -1,0 +1,99 @@
+"""The judge of a run's plans: kept beside its probes, found again, and refused where it is of other weights.
+
+    keep(Path("runs/mine"), judge, fitted_on=problems, plan_is_all=False)
+                                                             writes probe/judge.json: plain numbers, no code
+    kept = judge_of(Path("runs/mine"))                       kept.judge, kept.identity, kept.knows(problem)
+    generate = judged(Path("runs/mine"), tries=4)(student)   the run's model with weak plans drawn again
+
+A judge reads what one model holds. Of weights that have changed since, even a little, it would say something all the
+same, and nobody would notice: so it is told which weights it belongs to.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from plantune_lite.files import write_whole
+from plantune_lite.lab.probes import linear, resample
+from plantune_lite.lab.probes.plan_probe import Judge
+from plantune_lite.problems.split import normalised
+from plantune_lite.runs.folder import read_manifest
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import Generate, Problem, RunError
+
+FOLDER = "probe"
+_FILE = "judge.json"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A judge as it lies on the disk."""
+
+    judge: Judge
+    fitted_on: frozenset[str]  # fingerprints of questions
+    plan_is_all: bool  # of a reply, as in a world: nothing has to be worked out after it
+    identity: str  # what tells its judgements from those of another
+
+    def knows(self, problem: Problem) -> bool:
+        """Whether it was fitted on this question, under whatever name: such a problem proves nothing of it."""
+        return _question(problem) in self.fitted_on
+
+
+def keep(run: Path, judge: Judge, *, fitted_on: Iterable[Problem], plan_is_all: bool) -> None:
+    """Write a judge of the run's final model, which problems it must not be measured on, and what a reply is."""
+    row = {
+        "of": weights_of(run),
+        "layer": judge.layer,
+        "threshold": judge.threshold,
+        "plan_is_all": plan_is_all,
+        "fitted_on": sorted(set(map(_question, fitted_on))),
+        "probe": judge.probe.to_row(),
+    }
+    write_whole(run / FOLDER / _FILE, json.dumps(row) + "\n")
+
+
+def judge_of(run: Path) -> Kept:
+    """The judge that `plantune probe` left, if the run's model is still the one that it is of."""
+    ours, file = weights_of(run), run / FOLDER / _FILE
+    if not file.is_file():
+        raise RunError(f"{run} has no judge of plans; plantune probe {run} makes one")
+    try:
+        text = file.read_text(encoding="utf-8")
+        row = json.loads(text)
+        judge = Judge(int(row["layer"]), linear.from_row(row["probe"]), float(row["threshold"]))
+        of, fitted_on, plan_is_all = row["of"], frozenset(row["fitted_on"]), bool(row["plan_is_all"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{file} is no judge of plans ({error!r}); plantune probe {run} makes it anew") from None
+    if of != ours:
+        raise RunError(
+            f"{file} judges the plans of other weights: of {of}, and the run's model is {ours}. "
+            f"plantune probe {run} makes a judge of these"
+        )
+    return Kept(judge, fitted_on, plan_is_all, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def judged(run: Path, *, tries: int, tell: resample.Tell = lambda scores: None) -> Callable[[Loaded], Generate]:
+    """What makes of a run's model one that draws again what its judge calls weak: a Generate like any other.
+
+    Whether there is a judge is known before the model is loaded.
+    """
+    kept = judge_of(run)
+    return lambda student: resample.resampling(
+        student, kept.judge, tries=tries, plan_is_all=kept.plan_is_all, tell=tell
+    )
+
+
+def weights_of(run: Path) -> str:
+    """The run's final model in a line: its base, the stage that trained it last, and a hash of what that left."""
+    trained = read_manifest(run).get("final")
+    if trained is None or not (adapter := run / trained / "adapter_model.safetensors").is_file():
+        raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
+    config = json.loads((adapter.parent / "adapter_config.json").read_text(encoding="utf-8"))
+    base = "@".join(filter(None, (config["base_model_name_or_path"], config.get("revision"))))
+    return f"{base}+{trained}:{hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]}"
+
+
+def _question(problem: Problem) -> str:
+    return hashlib.sha256(normalised(problem).encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Classical planning worlds: simulate, plan, grade."""

@@ -1,0 +1,140 @@
+r"""Worlds as problems like any other: a question, a plan as the reply, validation as the grade, and rewards for it.
+
+    problem = problem_of(world, ("unstack b a", "put-down b"), id="blocksworld/train/0")
+    problem.question    "Blocksworld. Actions: pick-up ?x, put-down ?x, stack ?x ?y, unstack ?x ?y.
+                         Objects: a b
+                         Start: clear b, handempty, on b a, ontable a
+                         Goal: ontable b"
+    grade(problem, "<plan>\n1. unstack b a\n2. put-down b\n</plan>").verdict
+        -> Verdict(same=True, how="valid, 2 steps")
+
+The plan is the whole answer: there is nothing to work out after it. Its answer field is the goal in words, which says
+what a plan is for and spoils none. `extra["world"]` is the PDDL of domain and problem, so that a grader needs no more
+than the problem, and a reward no more than that column.
+"""
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from plantune_lite.grading.lenient import Graded
+from plantune_lite.lab.worlds.pddl import Atom
+from plantune_lite.lab.worlds.simulator import World, WorldError, world_of
+from plantune_lite.plan import CLOSE, OPEN, clean_step, written_plan
+from plantune_lite.types import Problem, Verdict
+
+# --- a question -------------------------------------------------------------------------------------------------------
+
+
+def problem_of(world: World, steps: Sequence[str] = (), *, id: str, split: str = "train", **extra: Any) -> Problem:
+    """A world as a problem; `steps` are a plan for it, where one is known, and `extra` what else is to be recorded."""
+    task = world.task
+    return Problem(
+        id=id,
+        question=question(world),
+        answer=", ".join(map(str, task.goal)),
+        steps=tuple(steps),
+        source=task.domain.name,
+        split=split,
+        kind="plan",
+        extra={"world": [task.domain.text, task.text], "plan": list(steps), **extra},
+    )
+
+
+def question(world: World) -> str:
+    """All that there is to know of a world, in few tokens and the words that its steps are made of."""
+    task = world.task
+    actions = ", ".join(" ".join((one.name, *(name for name, _ in one.parameters))) for one in task.domain.schemas)
+    return "\n".join(
+        (
+            f"{task.domain.name.capitalize()}. Actions: {actions}.",
+            f"Objects: {_objects(world)}",
+            f"Start: {_facts(task.start)}",
+            f"Goal: {', '.join(map(str, task.goal))}",
+        )
+    )
+
+
+def _objects(world: World) -> str:
+    """`a b c` where there are no types, else `ball: ball1 ball2; room: room1 room2`."""
+    of = world.task.objects
+    if not world.task.domain.parents:
+        return " ".join(of)
+    groups = groupby(sorted(of, key=lambda name: of[name]), key=lambda name: of[name])
+    return "; ".join(f"{type}: {' '.join(names)}" for type, names in groups)
+
+
+def _facts(facts: frozenset[Atom]) -> str:
+    return ", ".join(sorted(" ".join(fact) for fact in facts))
+
+
+def world_in(problem: Problem) -> World:
+    """The world that a problem is about."""
+    pddl = problem.extra.get("world")
+    if not isinstance(pddl, Sequence) or isinstance(pddl, str) or len(pddl) != 2:
+        raise WorldError(
+            f"{problem.id} asks for a plan and has no 'world', the PDDL of domain and problem: only the lab makes "
+            "problems of kind 'plan'"
+        )
+    return world_of(*map(str, pddl))
+
+
+# --- a grade ----------------------------------------------------------------------------------------------------------
+
+_STEP = re.compile(r"^\W*(?:\d+\s*[.):]\s*)?\(?\s*([a-z][\w-]*)\b", re.IGNORECASE)
+
+
+def steps_in(world: World, text: str) -> tuple[str, ...]:
+    """The plan in a reply: between its tags where actions stand there, else every line that begins with one."""
+    names = {schema.name for schema in world.task.domain.schemas}
+
+    def names_one(line: str) -> bool:
+        first = _STEP.match(line)
+        return first is not None and first[1].lower() in names
+
+    written = written_plan(text)
+    if any(map(names_one, written)):
+        return written
+    lines = filter(names_one, text.replace(OPEN, "").replace(CLOSE, "").splitlines())
+    return tuple(filter(None, map(clean_step, lines))) or written
+
+
+def grade(problem: Problem, text: str) -> Graded:
+    """Validate the plan in a reply; its form is of no account, so that to have learned ours is no gain."""
+    world = world_in(problem)
+    if not (steps := steps_in(world, text)):
+        return Graded(None, Verdict(same=None, how="no plan in the reply"))
+    checked = world.check(steps)
+    return Graded("; ".join(steps), Verdict(same=checked.valid, how=checked.sentence()))
+
+
+# --- rewards: plain functions that any TRL trainer takes --------------------------------------------------------------
+
+
+def valid_prefix(
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    *,
+    world: Sequence[Any],
+    plan: Sequence[Sequence[str]] | None = None,
+    **_: Any,
+) -> list[float]:
+    """1 for a valid plan, else how much can be done: its steps before the first that cannot, of all that it needs.
+
+    It needs as many as it has, or as the reference, `plan`, where that is longer: else one step that can be done would
+    earn as much as a whole plan of them, and to stop there would be what is learned. And it needs to reach the goal,
+    which counts as one more: else to pick something up and put it down for ever would be as good as a plan.
+    """
+    found = []
+    for (one, text), reference in zip(_each(completions, world), plan or [()] * len(completions), strict=True):
+        steps = steps_in(one, text)
+        checked = one.check(steps)
+        most = max(len(steps), len(reference)) + 1
+        found.append(1.0 if steps and checked.valid else checked.good_steps / most)
+    return found
+
+
+def _each(completions: Sequence[Any], worlds: Sequence[Any]) -> list[tuple[World, str]]:
+    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    return [(world_of(*pddl), text) for pddl, text in zip(worlds, texts, strict=True)]

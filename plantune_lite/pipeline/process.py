@@ -1,0 +1,115 @@
+"""The parent's side of a stage: start `python -m plantune_lite.stage RUN STAGE`, stream its lines, read its result.
+
+A stage gets memory of its own that is given back, imports in its own order, and an end of its own: killed for memory it
+leaves a sentence and a folder that goes on. The child's side is stage.py. With $PLANTUNE_PROCESSES=2 a training stage
+is two such processes under `accelerate launch`, one a card, which share every step's rows.
+"""
+
+import codecs
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from plantune_lite.types import RunError
+
+
+def run_stage(
+    folder: Path,
+    stage: str,
+    *,
+    work: str | None = None,
+    processes: int = 1,
+    mirror: Path | None = None,
+    stream: TextIO | None = None,
+) -> dict[str, Any]:
+    """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
+    result = folder / ".stage" / f"{stage}.json"
+    result.unlink(missing_ok=True)
+    launch = [] if processes == 1 else [*_LAUNCH, "--num_processes", str(processes)]
+    module = ["-m", "plantune_lite.pipeline.child", str(folder), stage, *([work] if work else [])]
+    command = [sys.executable, "-u", *launch, *module]
+    environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
+    if (stream or sys.stdout).isatty():
+        environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress, in one row
+        environ["PLANTUNE_COLUMNS"] = str(shutil.get_terminal_size().columns)
+    if processes == 1:  # a trainer spreads over all the cards it sees, and 4-bit weights cannot be spread
+        environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    if mirror is not None:
+        environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
+    own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us
+    if os.name == "nt":
+        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
+    ) as process:
+        try:
+            _stream(process, folder / "log.txt", stream or sys.stdout)
+            code = process.wait()
+        except KeyboardInterrupt:
+            _interrupt(process)
+            raise
+        except BaseException:
+            process.kill()
+            raise
+    if result.is_file():
+        outcome = json.loads(result.read_text(encoding="utf-8"))
+        if "summary" in outcome:
+            return outcome["summary"]
+        raise RunError(outcome["error"])
+    raise RunError(_how_it_died(stage, code, folder))
+
+
+# All said, so that it neither warns of defaults nor takes them from a file of another project; --multi_gpu is what it
+# calls several processes, on a CPU too.
+_LAUNCH = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1", "--main_process_port", "0"]
+_LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+
+
+def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
+    """How many processes share a training, one a card."""
+    asked = environ.get("PLANTUNE_PROCESSES") or "1"
+    if not asked.isdecimal() or int(asked) < 1:
+        raise RunError(f"PLANTUNE_PROCESSES is {asked!r}, but must be a number of cards, say 2")
+    return int(asked)
+
+
+def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    with open(log, "ab") as file:
+        # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
+        while chunk := process.stdout.read1(65536):
+            file.write(chunk)
+            file.flush()
+            stream.write(decoder.decode(chunk))
+            stream.flush()
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Let the stage end by itself; a second Ctrl-C, or half a minute, ends it at once."""
+    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+    try:
+        process.wait(30)
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        process.kill()
+
+
+def _how_it_died(stage: str, code: int, folder: Path) -> str:
+    if code in (-9, 137):
+        return (
+            f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
+            f"goes on. plantune estimate {folder} says what takes less memory; other settings need --again {stage}, or "
+            "an earlier stage's where they are its too."
+        )
+    return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
+
+
+def quiet_telemetry() -> dict[str, str]:
+    """Settings that keep libraries from reporting home, where the user has not said otherwise."""
+    quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "UNSLOTH_DISABLE_STATISTICS": "1"}
+    return {name: value for name, value in quiet.items() if name not in os.environ}

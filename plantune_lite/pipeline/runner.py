@@ -1,0 +1,373 @@
+"""run(recipe): the stages in their order, each in its own process; a done one is skipped, a cut-off one goes on.
+
+What comes in: a recipe. What goes out: a run folder, and a copy of its small things in the mirror.
+"""
+
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, TextIO
+
+from plantune_lite import files
+from plantune_lite._version import __version__
+from plantune_lite.files import write_whole
+from plantune_lite.pipeline.mirror import INTERVAL_SECONDS, Mirror, bring_back
+from plantune_lite.pipeline.process import processes_asked, run_stage
+from plantune_lite.pipeline.stages import STAGES, Stage, active_stages, readers_of, stale_after, with_what_is_moved
+from plantune_lite.pipeline.state import State, fingerprint, inputs_of, states
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.load import to_json
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import (
+    home,
+    is_empty,
+    last_written,
+    locked,
+    now,
+    outputs_of,
+    read_manifest,
+    write_manifest,
+)
+from plantune_lite.teacher.gemini import KEYS
+from plantune_lite.terminal import duration, printable
+from plantune_lite.types import RunError
+
+_PROBED = "probe"  # what `plantune probe` leaves
+
+
+def run(
+    asked: Recipe,
+    *,
+    to: Path | None = None,
+    mirror: Path | None = None,
+    again: str | None = None,
+    only: Sequence[str] | None = None,
+    stages: Sequence[Stage] = STAGES,
+    say: Callable[[str], None] = print,
+    stream: TextIO | None = None,
+    mirror_seconds: float = INTERVAL_SECONDS,
+) -> Path:
+    """Bring a run to its end, or go on with it; its folder. `only` names the stages to do, given those before.
+
+    `stream` takes what the stages print, standard output where it is None.
+    """
+    folder = folder_of(asked, to)
+    mirror = mirror and mirror.expanduser().resolve()
+
+    def tell(line: str) -> None:
+        say(printable(line))
+
+    if mirror is None and "COLAB_RELEASE_TAG" in os.environ:
+        tell(
+            "Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive"
+        )
+    with ExitStack() as stack:
+        stack.enter_context(locked(folder / ".lock"))
+        if mirror is not None and (count := bring_back(mirror, folder, tell)):
+            tell(f"restored {count} files of {folder} from {mirror}")
+        manifest = read_manifest(folder)
+        _settle(folder, manifest, stages)
+        wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
+        found, anew = plan(folder, wanted, manifest, again, stages)
+        _refuse_other(folder, found)
+        active = [stage for stage, _, _ in found]
+        if only is not None:
+            only = only if again is None else with_what_is_moved(again, only, active)
+            _refuse_unmade(folder, found, only)
+        if again is not None and not anew:
+            made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
+            tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
+        if anew:
+            manifest["again"] = again  # until it is made: the same command goes on with it
+        if wanted.distill.teacher != asked.distill.teacher:
+            manifest["without_key"] = True
+        if anew or any(state != "done" and (only is None or stage.name in only) for stage, state, _ in found):
+            manifest.setdefault("sessions", []).append(uuid.uuid4().hex[:8])  # of two copies it says which is later
+        _put_away(folder, manifest, stages, anew, tell)
+        write_whole(folder / "recipe.json", to_json(wanted))
+        manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
+        _set_final(manifest, active)  # a variant may have taken over all there is to do
+        write_manifest(folder, manifest)
+        copies = None
+        if mirror is not None:
+            copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
+            copies.start()
+            stack.callback(copies.close)
+        for number, (stage, state, _) in enumerate(found, 1):
+            label = f"[{number}/{len(active)}] {stage.name:<9}"
+            if only is not None and stage.name not in only:
+                continue
+            if state == "done":
+                tell(f"{label} done before: {manifest['stages'][stage.name]['summary'].get('line', '')}")
+            else:
+                if state == "to do":
+                    manifest["stages"].pop(stage.name, None)
+                elif manifest["stages"][stage.name].get("anew"):
+                    _put_away(folder, manifest, [stage], [stage.name], tell)
+                _mark_what_follows(manifest, stage, stages)
+                tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
+                _put_probes_away(folder, stage)
+                if stage.trains and not stage.shared and processes_asked() > 1:
+                    tell(f"{stage.name} works in one process, on one card")
+                _do(folder, wanted, manifest, stage, active, mirror, stream)
+                entry = manifest["stages"][stage.name]
+                tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
+            if copies is not None:
+                copies.sync()
+        if "again" in manifest and (only is None or manifest["again"] in only):
+            del manifest["again"]
+            write_manifest(folder, manifest)
+    return folder
+
+
+def folder_of(asked: Recipe, to: Path | None) -> Path:
+    """The run folder; it has a name, even where it is `.`, and the ledger lies beside it."""
+    folder = (to or files.runs_folder() / asked.name).expanduser()
+    return folder if folder.name not in ("", "..") else folder.resolve()
+
+
+def plan(
+    folder: Path, wanted: Recipe, manifest: dict[str, Any], again: str | None, stages: Sequence[Stage] = STAGES
+) -> tuple[list[tuple[Stage, State, str]], list[str]]:
+    """What a run would do with each stage, and which stages `again` makes anew."""
+    active = active_stages(wanted, stages)
+    if again is not None and again not in {stage.name for stage in active}:
+        raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
+    known = _as_far_as_money_goes(wanted, manifest)
+    if again is not None and again == manifest.get("again"):  # stopped before its end: what it made is what it asks for
+        found = list(states(folder, wanted, known, active))
+        begun = {stage.name: state for stage, state, _ in found}
+        if begun[again] in ("goes on", "done") and "differs" not in begun.values():
+            return found, []
+    # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
+    anew = [again, *stale_after(again, stages)] if again is not None else []
+    return list(states(folder, wanted, known, active, anew)), anew
+
+
+def _as_far_as_money_goes(wanted: Recipe, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest with a distillation that distill.max_usd ended as done, unless there is more money now."""
+    entry = manifest["stages"].get("distill", {})
+    reached, limit = entry.get("summary", {}).get("max_usd"), wanted.distill.max_usd
+    if reached is None or limit is None or limit > reached:
+        return manifest
+    whole = {**entry, "summary": {**entry["summary"], "partial": False}}
+    return {**manifest, "stages": {**manifest["stages"], "distill": whole}}
+
+
+def with_teacher(
+    asked: Recipe,
+    environ: Mapping[str, str],
+    manifest: Mapping[str, Any],
+    say: Callable[[str], None],
+    *,
+    folder: Path | None = None,
+    again: str | None = None,
+) -> Recipe:
+    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already, and
+    stays it when a key comes later; not where `again` makes its plans anew, or `folder` has none of them yet."""
+    if asked.distill.teacher != "gemini":
+        return asked
+    begun = {} if again in ("problems", "distill") else manifest["stages"].get("distill", {})
+    teacher = begun.get("inputs", {}).get("distill.teacher")
+    if any(environ.get(key) for key in KEYS):
+        outputs = next(stage.outputs for stage in STAGES if stage.name == "distill")
+        nothing_yet = folder is not None and begun.get("status") != "done" and is_empty(folder, outputs)
+        if teacher != "self" or not manifest.get("without_key") or nothing_yet:
+            return asked
+        say(
+            "this run began without a key: distill.teacher='self' stays, and the untuned student's plans with it; "
+            "--again distill asks Gemini instead"
+        )
+        return replace(asked, distill=replace(asked.distill, teacher="self"))
+    if teacher == "gemini":
+        if begun["status"] == "done":
+            return asked  # its plans are here, no key is needed
+        raise RunError(f"this run's plans come from Gemini, and not all are here: set {KEYS[1]}, and it goes on")
+    say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
+    return replace(asked, distill=replace(asked.distill, teacher="self"))
+
+
+def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> None:
+    """Stop where the folder holds another run than the one asked for: nothing is overwritten."""
+    active = [stage for stage, _, _ in found]
+    for stage, state, why in found:
+        if state == "differs":
+            stale = ", ".join([stage.name, *stale_after(stage.name, active)])
+            raise RunError(
+                f"{folder} holds another run: {why}, so {stage.name} would not be the same.\n"
+                f"Three ways on: {folder} as the RECIPE, without settings, goes on with it as it was made; name=OTHER "
+                f"(or another --to, where you said one) starts a run of its own; --again {stage.name} moves what there "
+                f"is of {stale} to {folder / 'old'} and makes it anew."
+            )
+
+
+def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str]) -> None:
+    """Stop where a verb needs what another makes, before anything is moved away."""
+    active = [stage for stage, _, _ in found]
+    for stage, state, _ in found:
+        if stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
+            raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
+
+
+def _put_away(
+    folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Move the output of stages that are made anew to old/."""
+    old = _old(folder)
+    for stage in stages:
+        if stage.name not in anew:
+            continue
+        moved = [output for output in stage.outputs if (folder / output).exists()]
+        for output in moved:
+            (old / output).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / output, old / output)
+        known = manifest["stages"].pop(stage.name, None)
+        write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
+        if moved or known:
+            say(f"moved {stage.name} to {old}")
+
+
+def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
+    """What was made of a part of a stage is made anew when that goes on, even after a kill: a training must not go on
+    from a checkpoint that learned from fewer plans."""
+    entries = manifest["stages"]
+    if entries.get(stage.name, {}).get("summary", {}).get("partial"):
+        for name in set(stale_after(stage.name, stages)) & set(entries):
+            entries[name].update(status="stopped", anew=True)
+
+
+def _put_probes_away(folder: Path, stage: Stage) -> None:
+    """What was found out about a model is not about the one that it is about to become."""
+    if stage.trains and (folder / _PROBED).is_dir():
+        old = _old(folder)
+        old.mkdir(parents=True)
+        os.replace(folder / _PROBED, old / _PROBED)
+
+
+def _old(folder: Path) -> Path:
+    """Where to move what is made anew: nothing is there yet, however soon that happens again."""
+    now = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
+    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
+    return next(place for place in chain([now], others) if not place.exists())
+
+
+# --- doing a stage ----------------------------------------------------------------------------------------------------
+
+
+def _do(
+    folder: Path,
+    wanted: Recipe,
+    manifest: dict[str, Any],
+    stage: Stage,
+    active: Sequence[Stage],
+    mirror: Path | None,
+    stream: TextIO | None,
+) -> None:
+    entries = manifest["stages"]
+    if stage.name not in entries:
+        inputs = inputs_of(wanted, stage)
+        earlier = {name: entries[name]["fingerprint"] for name in stage.after}
+        entries[stage.name] = {
+            "fingerprint": fingerprint(stage, inputs, earlier),
+            "inputs": inputs,
+            "after": list(stage.after),
+            "format": stage.format,
+            "started": now(),
+            "seconds": 0.0,
+        }
+    entry = entries[stage.name]
+    entry.update(status="running", began=time.time())
+    write_manifest(folder, manifest)
+    job = {
+        "stage": stage.name,
+        "home": stage.home,
+        "earlier": {name: other["summary"] for name, other in entries.items() if "summary" in other},
+        "hours_left": _hours_left(wanted, manifest),
+    }
+    write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
+    began = time.monotonic()
+    try:
+        processes = processes_asked() if stage.shared else 1
+        kept = None if mirror is None else home(mirror / folder.name)  # where the ledger's copy goes
+        summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
+        entry.update(status="done", ended=now(), summary=summary, outputs=outputs_of(folder, stage.outputs))
+    except BaseException as error:
+        entry["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        raise
+    finally:
+        entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
+        _set_final(manifest, active)
+        write_manifest(folder, manifest)
+
+
+def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
+    """Count what a killed stage took against max_hours, before another one writes to log.txt."""
+    for stage in stages:
+        entry = manifest["stages"].get(stage.name, {})
+        if entry.get("status") == "running":
+            ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
+            seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
+            entry.update(status="stopped", seconds=seconds)
+
+
+def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:
+    entries = manifest["stages"]
+    trained = [stage.home for stage in active if stage.trains and entries.get(stage.name, {}).get("status") == "done"]
+    manifest["final"] = trained[-1] if trained else None
+    manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
+
+
+def _hours_left(wanted: Recipe, manifest: dict[str, Any]) -> float | None:
+    """What is left of max_hours; a distillation by batches is waiting for others, and counts for nothing."""
+    if wanted.max_hours is None:
+        return None
+    waited = {"distill"} if wanted.distill.batch else set()
+    spent = sum(one.get("seconds", 0.0) for name, one in manifest["stages"].items() if name not in waited) / 3600
+    return max(0.0, wanted.max_hours - spent)
+
+
+# --- what the manifest says of the machine ----------------------------------------------------------------------------
+
+
+def versions() -> dict[str, str]:
+    """The versions that decide what a run makes."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"python": sys.version.split()[0], "plantune-lite": __version__}
+    for name in (
+        "torch",
+        "transformers",
+        "trl",
+        "peft",
+        "bitsandbytes",
+        "unsloth",
+        "vllm",
+        "datasets",
+        "google-genai",
+        "math-verify",
+    ):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _device() -> str:
+    import platform
+    import subprocess
+
+    cards = ""
+    try:
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        cards = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *cards.split("\n")[:-1]])

@@ -1,0 +1,138 @@
+"""Tell whether a folder holds the stages that are asked for: fingerprints, and the state of each stage."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from plantune_lite.pipeline.stages import Stage
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.lab import means_the_same
+from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
+from plantune_lite.runs.folder import changed_outputs, is_empty
+
+
+def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict[str, Any]:
+    """Every field the stage reads, by its dotted name; files and functions by their content too.
+
+    Of the contents that are `known` already the file may be gone.
+    """
+    read = {}
+    for name, value in leaves(wanted):
+        if isinstance(known, Mapping) and name in known and means_the_same(value, known[name]):
+            value = known[name]  # a run made before may spell parts of the lab in another way
+        if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
+            continue
+        if stage.name == "distill" and name.startswith("student") and wanted.distill.teacher != "self":
+            continue  # the student is asked only where it is its own teacher
+        read[name] = list(value) if isinstance(value, tuple) else value
+        for text in _texts(name, value):
+            place = f"{name}{_CONTENT}{text})"
+            if not (place in known and _is_gone(text)) and (content := _content(name, text)):
+                read[place] = content
+    return read
+
+
+def _texts(name: str, value: Any) -> list[str]:
+    """The texts of a field that may name a file or a function."""
+    if name == "grpo.rewards":
+        return list(value)
+    if name == "problems.path":
+        return [value or ""]
+    if name == "problems.source":
+        return [value] if Path(value).expanduser().is_file() else [text.strip() for text in value.split("+")]
+    return []
+
+
+def _content(name: str, text: str) -> str | None:
+    if name != "problems.path" and user_code.is_reference(text):
+        return user_code.source_hash(text)
+    file = Path(text).expanduser()
+    return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
+
+
+def _is_gone(text: str) -> bool:
+    """Whether a text names a function in a file that is not there."""
+    home = Path(text.rpartition(":")[0]).expanduser()
+    return user_code.is_reference(text) and home.suffix == ".py" and not home.is_file()
+
+
+def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
+    """What makes a stage this stage: its inputs, the stages it comes after, its format."""
+    after = {name: earlier[name] for name in stage.after}
+    text = json.dumps({"format": stage.format, "inputs": inputs, "after": after}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+State = Literal["to do", "goes on", "done", "differs"]
+
+
+def states(
+    folder: Path, wanted: Recipe, manifest: dict[str, Any], active: Sequence[Stage], anew: Collection[str] = ()
+) -> Iterator[tuple[Stage, State, str]]:
+    """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
+    expected: dict[str, str] = {}
+    partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
+    for stage in active:
+        entry = None if stage.name in anew else manifest["stages"].get(stage.name)
+        inputs = inputs_of(wanted, stage, () if entry is None else entry["inputs"])
+        if entry is not None:
+            # A field that is younger than the entry, and says nothing new, was not there to be read; and a file that
+            # is gone meanwhile is still the file that was read.
+            known = entry["inputs"]
+            inputs = {name: value for name, value in inputs.items() if name in known or value != _default(name)}
+            for name in entry["inputs"]:
+                if _CONTENT in name and name.partition(_CONTENT)[0] in inputs:
+                    inputs.setdefault(name, entry["inputs"][name])
+        expected[stage.name] = fingerprint(stage, inputs, expected)
+        if entry is None or (entry["status"] != "done" and is_empty(folder, stage.outputs)):
+            yield stage, "to do", ""
+        elif stage.advice:
+            yield stage, "done" if entry["status"] == "done" and _looked(entry, inputs) else "to do", ""
+        elif entry["fingerprint"] != expected[stage.name]:
+            yield stage, "differs", _difference(stage, entry, inputs)
+        elif entry["status"] != "done" or entry.get("summary", {}).get("partial") or partial & set(stage.after):
+            if entry["status"] == "done":
+                partial.add(stage.name)  # and what was made of a part is made again
+            yield stage, "goes on", ""
+        else:
+            missing, different = changed_outputs(folder, entry["outputs"])
+            if different:
+                yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
+            else:  # merged/ and gguf/ are in no mirror: what is missing is made again
+                yield stage, "goes on" if missing else "done", ""
+
+
+def _default(name: str) -> Any:
+    """What a field holds where a recipe does not say it."""
+    part, _, inner = name.rpartition(".")
+    for field in fields(PARTS.get(part, Recipe)):
+        if field.name == inner:
+            value = field.default_factory() if field.default_factory is not MISSING else field.default
+            return list(value) if isinstance(value, tuple) else value
+    return MISSING
+
+
+def _looked(entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+    """Whether advice was found and still stands: another model, or a machine that could not look, is another matter."""
+    same = all(entry["inputs"].get(name) == inputs[name] for name in inputs if name.startswith("student."))
+    return same and entry.get("summary", {}).get("looked", True)
+
+
+_CONTENT = " (content of "
+
+
+def _difference(stage: Stage, entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    """The first thing that makes a stage another one, in words."""
+    recorded = entry["inputs"]
+    for name in [*inputs, *(name for name in recorded if name not in inputs)]:
+        was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
+        if json.dumps(was) != json.dumps(is_now):
+            return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
+    if entry["format"] != stage.format:
+        return "an older version made it in another format"
+    if entry["after"] != list(stage.after):
+        return f"it came after {', '.join(entry['after'])} and would now come after {', '.join(stage.after)}"
+    return f"{', '.join(stage.after)} before it is another"

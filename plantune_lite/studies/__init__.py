@@ -1,0 +1,1 @@
+"""Run variants of a recipe side by side."""

@@ -1,0 +1,145 @@
+"""What a study has found, for a terminal, for a page, for programs, and as a figure.
+
+write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites, learning.svg of a reinforcement
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.evaluate import arms
+from plantune_lite.evaluate.compare import COMPARISONS, UNTUNED, comparison_cells, named
+from plantune_lite.files import write_whole
+from plantune_lite.report import charts
+from plantune_lite.studies import learning_curve
+from plantune_lite.studies.definitions import Study
+from plantune_lite.terminal import markdown_table, printable, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A study's outcome."""
+
+    study: Study
+    folder: Path
+    recipe: str
+    command: str
+    seeds: int
+    beside: arms.Beside
+    failed: Mapping[str, str]  # run -> why
+    learning: Mapping[str, Sequence[tuple[float, float]]]  # arm -> share of right answers, step by step
+
+    def notes(self) -> Iterator[str]:
+        """What the tables must not be read without."""
+        yield from self.study.notes
+        yield from self.beside.notes
+        if self.learning:
+            level = 100 * learning_curve.reached(self.learning)[0]
+            yield (
+                f"at step: the first at which {level:.0f} % of the answers sampled in training are right, where the "
+                "lowest arm ends; each a mean of a tenth of the steps, at least five."
+            )
+        for run, why in self.failed.items():
+            yield f"{run} failed, and is not in the table: {why}"
+
+
+def study_text(found: Found, *, width: int | None = None) -> str:
+    """For a terminal."""
+    parts = [f"{found.study.asks}\n" + "\n".join(found.beside.sentences)]
+    for suite, rows, comparisons in _suites(found):
+        parts.append(table(suite, *_rows(found, rows), width=width))
+        if comparisons:
+            parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
+    parts.append("\n".join(found.notes()))
+    return printable("\n\n".join(parts))
+
+
+def study_markdown(found: Found) -> str:
+    """For a page: the terminal's, with what each variant is and how to make it again."""
+    parts = [f"# {found.study.what} of {found.recipe}", found.study.asks, _listed(found.beside.sentences)]
+    for suite, rows, comparisons in _suites(found):
+        parts += [f"## {suite}", markdown_table(*_rows(found, rows))]
+        if comparisons:
+            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
+    variants = [(one.name, one.tests, " ".join(one.settings)) for one in found.study.variants]
+    parts += ["## The variants", markdown_table(("variant", "what it learns", "settings"), variants)]
+    parts += [_listed(tuple(found.notes())), f"Made by `{found.command}`; the same command goes on, or makes it again."]
+    return "\n\n".join(parts) + "\n"
+
+
+def study_json(found: Found) -> dict[str, Any]:
+    """For programs."""
+    level, steps = learning_curve.reached(found.learning) if found.learning else (None, {})
+    return {
+        "study": found.study.what,
+        "folder": str(found.folder),
+        "recipe": found.recipe,
+        "command": found.command,
+        "seeds": found.seeds,
+        **asdict(found.beside),
+        "notes": list(found.notes()),
+        "variants": [{"name": one.name, "tests": one.tests, "settings": one.settings} for one in found.study.variants],
+        "failed": dict(found.failed),
+        "level": level,
+        "steps_to_level": steps,
+    }
+
+
+def write(found: Found) -> list[Path]:
+    """Write them all; the files."""
+    texts = {
+        "table.md": study_markdown(found),
+        "table.json": json.dumps(study_json(found), indent=1, ensure_ascii=False) + "\n",
+        **dict(_figures(found)),
+    }
+    for name, text in texts.items():
+        write_whole(found.folder / name, text)
+    return [found.folder / name for name in texts]
+
+
+def _figures(found: Found) -> Iterator[tuple[str, str]]:
+    for place, (suite, rows, _) in enumerate(_suites(found)):
+        named_rows = [(_called(row), row.accuracy) for row in rows]
+        title = f"{found.study.what} of {found.recipe}: {suite}"
+        yield "figure.svg" if place == 0 else f"figure_{suite}.svg", charts.shares(title, named_rows)
+    if found.learning:
+        yield "learning.svg", charts.curves("share of right answers while it learns", found.learning)
+
+
+# --- the pieces -------------------------------------------------------------------------------------------------------
+
+
+def _suites(found: Found) -> Iterator[tuple[str, list[arms.Row], list[Any]]]:
+    for suite in dict.fromkeys(row.suite for row in found.beside.rows):
+        rows = [row for row in found.beside.rows if row.suite == suite]
+        yield suite, rows, [one for one in found.beside.comparisons if one.suite == suite]
+
+
+def _rows(found: Found, rows: Sequence[arms.Row]) -> tuple[list[str], list[list[str]]]:
+    """The columns of a table and its lines."""
+    columns = ["variant", "of", "right", "95 %", "rows", "steps"]
+    steps = learning_curve.reached(found.learning)[1] if found.learning else {}
+    if found.seeds > 1:
+        columns.insert(4, "seeds")
+    if found.learning:
+        columns.append("at step")
+    lines = []
+    for row in rows:
+        share, _, interval = row.accuracy.percent().partition(" (")
+        line = [_called(row), str(row.problems), share, interval.rstrip(")"), row.learned, row.steps]
+        if found.seeds > 1:
+            line.insert(4, ", ".join(f"{100 * one:.1f}" for one in row.by_seed))
+        if found.learning:
+            line.append(str(steps.get(row.name, "")))
+        lines.append(line)
+    return columns, lines
+
+
+def _called(row: arms.Row) -> str:
+    return named(row.name, row.mode) if row.name == UNTUNED else row.name
+
+
+def _listed(sentences: Sequence[str]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in sentences)

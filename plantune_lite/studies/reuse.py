@@ -1,0 +1,183 @@
+"""What a run folder may take over from others instead of making it again: finished stages, searches, untuned answers.
+
+    take(Path("runs/mine/ablate/target/m1"), recipe, [Path("runs/mine")], ...) -> {"problems": Path("runs/mine"), ...}
+
+A stage is taken over where its fingerprint is the one it would have here, so it is the same whoever made it. Its files
+are copied, not linked: a folder stays whole when it moves, when a mirror restores it, and when another is deleted.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.pipeline.stages import Stage, active_stages
+from plantune_lite.pipeline.state import fingerprint, inputs_of
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import changed_outputs, read_manifest, write_manifest
+
+
+def take(
+    folder: Path, wanted: Recipe, donors: Sequence[Path], stages: Sequence[Stage], versions: Mapping[str, str]
+) -> dict[str, Path]:
+    """Take over what is not done here and finished there; stage, or part of one -> the folder it came from.
+
+    `versions` are this machine's: an answer of the untuned model is taken over only where they made it.
+    """
+    manifest = read_manifest(folder)
+    made = prints(wanted, stages)
+    taken: dict[str, Path] = {}
+    for stage in active_stages(wanted, stages):
+        if manifest["stages"].get(stage.name, {}).get("status") == "done":
+            continue
+        for donor in donors:
+            entry = finished(donor).get((stage.name, made[stage.name]))
+            if entry is None or not _whole(donor, entry):
+                continue
+            if manifest["stages"].pop(stage.name, None):  # it was begun here too, and has come less far
+                write_manifest(folder, manifest)
+                _remove(folder, stage.outputs)
+            for name in entry["outputs"]:
+                _copy(donor / name, folder / name)
+            _copy_metrics(donor, folder, stage.name)
+            manifest["stages"][stage.name] = {**entry, "taken_from": os.path.relpath(donor, folder)}
+            write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
+            taken[stage.name] = donor
+            break
+    taken |= _take_first_round(folder, wanted, donors, stages, made)
+    if "evaluate" not in manifest["stages"]:
+        _take_untuned(folder, wanted, donors, made, versions)
+    return taken
+
+
+def prints(wanted: Recipe, stages: Sequence[Stage]) -> dict[str, str]:
+    """The fingerprint of each stage that this recipe has."""
+    found: dict[str, str] = {}
+    for stage in active_stages(wanted, stages):
+        found[stage.name] = fingerprint(stage, inputs_of(wanted, stage), found)
+    return found
+
+
+def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The stages that a folder has finished, by name and fingerprint; what was made of a part only is not finished."""
+    entries = read_manifest(run)["stages"] if (run / "manifest.json").is_file() else {}
+    return {
+        (name, entry["fingerprint"]): entry
+        for name, entry in entries.items()
+        if entry["status"] == "done" and not cut_short(entry.get("summary", {}))
+    }
+
+
+def cut_short(summary: Mapping[str, Any]) -> bool:
+    """Whether max_hours or a budget ended it before its end: another run may have had more of them."""
+    return bool(summary.get("partial")) or summary.get("steps", 0) < summary.get("planned_steps", 0)
+
+
+def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
+    """The run itself and all variants of it that were begun, other than one."""
+    found = [parent, *sorted(parent.glob("ablate/*/*"))]
+    return [run for run in found if run != apart_from and (run / "manifest.json").is_file()]
+
+
+def _whole(run: Path, entry: Mapping[str, Any]) -> bool:
+    return not any(changed_outputs(run, entry["outputs"]))
+
+
+def _remove(folder: Path, outputs: Iterable[str]) -> None:
+    for output in outputs:
+        if (folder / output).is_dir():
+            shutil.rmtree(folder / output)
+        (folder / output).unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    shutil.copyfile(source, temporary)
+    os.replace(temporary, target)
+
+
+def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
+    """The lines of that stage, for whoever draws its curves here."""
+    mine = [row for row in _metrics(folder) if row["stage"] != stage]  # a kill may have left some
+    if theirs := [row for row in _metrics(donor) if row["stage"] == stage]:
+        write_records(folder / "metrics.jsonl", [*mine, *theirs])
+
+
+def _metrics(run: Path) -> Iterable[dict[str, Any]]:
+    path = run / "metrics.jsonl"
+    return read_jsonl(path) if path.is_file() else ()
+
+
+# --- the first round of CPL -------------------------------------------------------------------------------------------
+
+
+def _take_first_round(
+    folder: Path, wanted: Recipe, donors: Sequence[Path], stages: Sequence[Stage], made: Mapping[str, str]
+) -> dict[str, Path]:
+    """A search and its SFT, where only what is made of its pairs differs; the donor's stage need not be done for it."""
+    stage = next((one for one in active_stages(wanted, stages) if one.name == "cpl"), None)
+    if stage is None or read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
+        return {}
+    inputs = inputs_of(wanted, stage)
+    for donor in donors:
+        entries = read_manifest(donor)["stages"]
+        theirs = entries.get("cpl")
+        if theirs is None or theirs["format"] != stage.format or not _whole(donor, {"outputs": {}, **theirs}):
+            continue
+        known = finished(donor)
+        if any((name, made[name]) not in known for name in stage.after):
+            continue
+        if parts := user_code.load_from_lab("take_first_round")(folder, donor, inputs, theirs["inputs"]):
+            return {f"{part} of cpl": donor for part in parts}
+    return {}
+
+
+# --- the untuned model's answers --------------------------------------------------------------------------------------
+
+
+def _take_untuned(
+    folder: Path, wanted: Recipe, donors: Sequence[Path], made: Mapping[str, str], versions: Mapping[str, str]
+) -> None:
+    """The untuned model answers the same problems the same way in every variant: once is enough."""
+    if any((folder / "eval").glob("*.untuned.jsonl")):
+        return
+    for donor in donors:
+        manifest = read_manifest(donor)
+        entries = manifest["stages"]
+        same = all(
+            name in entries and entries[name]["fingerprint"] == made.get(name) for name in ("problems", "suites")
+        )
+        there = entries.get("evaluate", {})
+        if not same or there.get("status") != "done" or manifest.get("versions") != versions:
+            continue
+        if _asked(there["inputs"]) == _asked(_inputs(wanted)):
+            for path in _untuned(donor / "eval"):
+                _copy(path, folder / "eval" / path.name)
+            return
+
+
+def _untuned(answers: Path) -> Iterator[Path]:
+    """The answers, each file after the settings it was made with."""
+    for path in sorted(answers.glob("*.untuned.jsonl")):
+        if (settings := path.with_suffix(".json")).is_file():
+            yield from (settings, path)
+
+
+def _inputs(wanted: Recipe) -> dict[str, Any]:
+    asking = Stage(name="evaluate", reads=("seed", "student", "evaluate"), outputs=())
+    return inputs_of(wanted, asking)
+
+
+def _asked(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides an untuned answer."""
+    theirs = ("student.model", "student.revision", "student.bits", "student.max_length")
+    ours = ("evaluate.baseline", "evaluate.interventions")
+    return {
+        name: value
+        for name, value in inputs.items()
+        if name not in ours and (not name.startswith("student.") or name in theirs)
+    }
