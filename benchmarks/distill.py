@@ -1,6 +1,7 @@
 """Distillation against a Gemini on this machine: how fast, how many calls, how much memory, and what a storm leaves.
 
-The server is tests/fake_gemini.py in a process of its own, the client the real google-genai, the problems practice's.
+The server is tests/support/fake_gemini.py in a process of its own, the client the real google-genai, the problems
+practice's.
 `python -m benchmarks.distill` runs all parts; `python -m benchmarks.distill speed storm` some of them.
 """
 
@@ -35,7 +36,7 @@ from plantune_lite.types import Problem
 
 MODEL = "gemini-2.5-flash"  # one that the paper's settings fit: a temperature counts, thinking can be off
 AT_ONCE = 32
-SERVER = HERE.parent / "tests" / "fake_gemini.py"
+SERVER = HERE.parent / "tests" / "support" / "fake_gemini.py"
 
 
 # --- the server and a run against it ----------------------------------------------------------------------------------
@@ -368,7 +369,7 @@ def main(names: list[str]) -> None:
     write(
         "distill",
         command="PLANTUNE_DATA=FOLDER python -m benchmarks.distill",
-        about="Distillation against tests/fake_gemini.py on this machine, through the real google-genai.",
+        about="Distillation against tests/support/fake_gemini.py on this machine, through the real google-genai.",
         found={"machine": machine("google-genai"), "parts": parts, "texts": texts},
         text="\n\n".join(texts[name] for name in PARTS if name in texts),
     )

@@ -3,79 +3,24 @@
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import pytest
+from finished_run import finished_run
 from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
-from plantune_lite.distill import corpus, worked
 from plantune_lite.export import model_card
 from plantune_lite.export.model_card import card
 from plantune_lite.export.run_facts import FORMS, Scored, of_run
-from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
-from plantune_lite.recipe.schema import Corpus
-from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.runs.job import TRAININGS, trained_by
-from plantune_lite.student import presets
-from plantune_lite.types import Trajectory
 
 UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
 BASELINE = Scored(model="baseline", right=58, of=200, low=0.231, high=0.356)
 EQUAL = Scored(model="plan-tuned", right=60, of=200, low=0.240, high=0.367)
 CLOSE = Scored(model="plan-tuned", right=70, of=200, low=0.287, high=0.418)
 BETTER = Scored(model="plan-tuned", right=110, of=200, low=0.481, high=0.617)
-
-
-def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Path:
-    """A run folder as training and export leave it, with a real corpus and weights that are none."""
-    recipe = override(load_recipe("smollm2_135m"), settings)
-    adapter = {"base_model_name_or_path": presets.find(recipe.student.model).repo, "revision": "5" * 40}
-    files = {
-        "sft/adapter_model.safetensors": "adapter",
-        "sft/adapter_config.json": json.dumps(adapter),
-        "sft/checkpoint-3/optimizer.pt": "pickle",
-        "merged/model.safetensors": "merged",
-        "merged/config.json": "{}",
-        "gguf/mine-q8_0.gguf": "gguf",
-        "gguf/Modelfile": "FROM mine-q8_0.gguf",
-        "recipe.json": to_json(recipe),
-    }
-    for name, text in files.items():
-        (run / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / name).write_text(text)
-    problems = list(practice_problems("train", seed=0, limit=12))
-    corpus.build_corpus(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
-    checked = {"verified": verified, "top1": 0.994, "positions": 512, "largest": 0.125}
-    export = {
-        "status": "done",
-        "summary": {**checked, "gguf": {"mine-q8_0.gguf": {"ran": True, "agreement": "12 of 12"}}},
-        "outputs": outputs_of(run, ("merged", "gguf")),
-    }
-    manifest = {
-        **read_manifest(run),
-        "final": "sft",
-        "versions": {"torch": "2.13.0"},
-        "stages": {"export": export},
-    }
-    write_manifest(run, manifest)
-    return run
-
-
-def _worked(problems):
-    for one in problems:
-        taken = worked.plan_of(one)
-        yield Trajectory(
-            problem_id=one.id,
-            sample=0,
-            question=one.question,
-            plan=taken.plan,
-            execution=taken.execution,
-            answer=one.answer,
-            teacher="worked",
-        )
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ from plantune_lite.train import callbacks, data, sft
 from plantune_lite.train.data import LessonError
 from plantune_lite.types import MissingError, RecipeError, RunError
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 
 
 @pytest.fixture(scope="module")
@@ -387,7 +387,7 @@ def test_a_schedule_that_was_shortened_stays_so_when_the_training_goes_on(base, 
 
 def killed_and_whole(model, out, settings, kills):
     """What is left of an undisturbed training and of one killed at each of these points: losses, adapter, summary."""
-    command = [sys.executable, str(HERE / "sft_child.py"), str(model), str(out), json.dumps(settings), *kills]
+    command = [sys.executable, str(SUPPORT / "sft_child.py"), str(model), str(out), json.dumps(settings), *kills]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"ends: {'9 ' * len(kills)}0" in done.stdout
@@ -468,7 +468,7 @@ def test_two_processes_train_as_one(base, tmp_path):
 @pytest.mark.slow
 def test_one_of_two_processes_that_breaks_ends_both_and_says_why(base, tmp_path):
     with pytest.raises(RunError, match="the second card broke"):
-        stage_at_work(tmp_path, base, processes=2, work=f"{HERE / 'sft_child.py'}:second_fails")
+        stage_at_work(tmp_path, base, processes=2, work=f"{SUPPORT / 'sft_child.py'}:second_fails")
 
 
 def test_the_number_of_processes_is_a_number():

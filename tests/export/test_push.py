@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import httpx
 import huggingface_hub
 import pytest
+from finished_run import finished_run
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, LoopbackHub, card_errors
-from test_model_card import finished_run
 
 from plantune_lite.export.push import push_folder
 from plantune_lite.export.push_run import push_to_hub

@@ -150,7 +150,7 @@ def test_colours_and_control_codes_in_data_do_not_reach_the_terminal(tmp_path):
 
 
 def test_the_example_of_own_problems_makes_its_problems(tmp_path):
-    example = Path(__file__).parent.parent / "examples" / "own_problems.py"
+    example = Path(__file__).parents[2] / "examples" / "own_problems.py"
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
     (tmp_path / "none").mkdir()  # no student: it ends where training begins
     settings = ["problems.limit=20", "headroom=0", f"student.model={tmp_path / 'none'}"]

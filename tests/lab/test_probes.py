@@ -9,6 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_student, trained_run
 
 from plantune_lite.files import write_records
 from plantune_lite.lab.probes import generated_steps, linear, residuals, step_ranks, world_probe
@@ -27,7 +28,6 @@ from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets
 from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
-from tests.tiny import tiny_student, trained_run
 
 # --- linear probes ----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The Unsloth branch driven for real: `pytest tests/unsloth_backend.py`, in an environment that has unsloth.
+"""The Unsloth branch driven for real: `pytest tests/unsloth/unsloth_backend.py`, in an environment that has unsloth.
 
 Not collected with the other tests, whose environment has no unsloth: it changes TRL for the whole process. Where there
 is no GPU, Unsloth's own backend for the CPU takes the arguments that CUDA gets; and the trainer that it writes for CUDA
@@ -291,7 +291,7 @@ def elsewhere(kind, folders, tmp_path_factory):
     asked = {name: [str(path) for path in paths] for name, paths in folders.items()}
     command = [sys.executable, str(Path(__file__)), kind, json.dumps(asked), str(work)]
     cwd = tmp_path_factory.mktemp("cwd")
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return {**json.loads((work / "made.json").read_text()), "left behind": os.listdir(cwd)}

@@ -24,7 +24,7 @@ from plantune_lite.train.reward_log import Rewarded, Signs
 from plantune_lite.train.rollouts import Sampled
 from plantune_lite.types import RecipeError, Reply
 
-HERE = Path(__file__).parent
+SUPPORT = Path(__file__).parents[1] / "support"
 SMALL = {"steps": 3, "group": 4, "prompts_per_step": 2, "max_completion": 16, "save_steps": 50}
 
 
@@ -672,7 +672,7 @@ def test_spread_is_that_of_the_weighted_sum_group_by_group(tmp_path):
 
 def killed_and_whole(model, out, settings, kills):
     """What is left of an undisturbed reinforcement and of one killed at each of these points."""
-    command = [sys.executable, str(HERE / "grpo_child.py"), str(model), str(out), json.dumps(settings), *kills]
+    command = [sys.executable, str(SUPPORT / "grpo_child.py"), str(model), str(out), json.dumps(settings), *kills]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"ends: {'9 ' * len(kills)}0" in done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def load(name):

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from finished_run import finished_run
 from huggingface_hub import ModelCard
-from test_model_card import finished_run
 
 from plantune_lite.cli.main import cli
 from plantune_lite.distill.stage import run_corpus as corpus_stage

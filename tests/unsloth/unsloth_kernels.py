@@ -1,4 +1,6 @@
-"""Unsloth's own models and kernels, as on a card, on the CPU: `pytest tests/unsloth_kernels.py`, where triton is too.
+"""Unsloth's own models and kernels, as on a card, on the CPU, where triton is too.
+
+    pytest tests/unsloth/unsloth_kernels.py
 
 unsloth_backend.py has what Unsloth writes around a model (its trainers) and its backend for CPUs. Here the model itself
 is Unsloth's, of the branch that CUDA takes: FastLlamaModel and its kin, with their attention and their decoding, and
@@ -42,7 +44,7 @@ def made(tmp_path_factory):
 
 def elsewhere(kind, folder, work):
     command = [sys.executable, str(Path(__file__)), kind, str(folder), str(work)]
-    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, cwd=work)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads((work / "made.json").read_text())

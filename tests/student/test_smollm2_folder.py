@@ -22,7 +22,7 @@ from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.smollm2 import gguf_path
 
-ROOT = Path(smollm2.__file__).parent.parent
+ROOT = Path(smollm2.__file__).parents[2]
 PRESET = presets.find(smollm2.PRESET)
 # The vocabulary has no token for these bytes: six control characters, and what only unassigned characters begin with.
 NO_TOKEN = "\x04\x06\x13\x14\x16\x1d"
@@ -118,7 +118,7 @@ def conversation(tokenizer):
 
 def strings():
     """Our own files, problems with their plans, and everything that a pre-tokenizer could trip over."""
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("plantune_lite/*.py"), *ROOT.glob("tests/test_*.py")]):
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("plantune_lite/**/*.py"), *ROOT.glob("tests/**/test_*.py")]):
         text = path.read_text(encoding="utf-8")
         yield from (text[start : start + 2_000] for start in range(0, len(text), 2_000))
     for problem in practice_problems("train", seed=0, limit=300):

@@ -1,6 +1,6 @@
 """A Gemini on this machine for the real google-genai client: `with FakeGemini() as server: ... server.url`.
 
-    python tests/fake_gemini.py --port 0 --latency-ms 200 --jitter-ms 100 --problems pool.jsonl --faults 0.3
+    python tests/support/fake_gemini.py --port 0 --latency-ms 200 --jitter-ms 100 --problems pool.jsonl --faults 0.3
 
 It refuses what the real one refuses: a wrong key, unknown fields, retired and unknown models, several candidates or a
 last model turn or the wrong thinking setting where a model takes none, more requests a minute than allowed. GET /_stats

@@ -154,10 +154,12 @@ def test_a_wrong_key_is_one_sentence(gemini, tmp_path):
     assert "refuses the key in GEMINI_API_KEY" in str(replies[0]) and KEY not in str(replies[0])
 
 
+HERE = os.path.dirname(__file__)
+SUPPORT = os.path.join(os.path.dirname(HERE), "support")
 CHILD = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
+sys.path += sys.argv[1].split(os.pathsep)
 from test_gemini_batch import ASKS, ask
 class Lines(list):
     def append(self, line): print(line, flush=True)
@@ -168,7 +170,14 @@ asyncio.run(ask(sys.argv[2], Path(sys.argv[3]), ASKS, lines=Lines()))
 def child(server, folder):
     """A process that waits for a batch that is not done."""
     server.batch_seconds = 60.0
-    command = [sys.executable, "-c", CHILD, os.path.dirname(__file__), server.url, str(folder)]
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        os.pathsep.join((HERE, SUPPORT)),
+        server.url,
+        str(folder),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     deadline = time.monotonic() + 20
     while not (folder / BATCHES).exists():

@@ -17,7 +17,7 @@ from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import MissingError, PlantuneError
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 ROADS = """(define (domain roads) (:requirements :strips :typing) (:types van place)
   (:predicates (at ?v - van ?p - place) (road ?a ?b - place))
