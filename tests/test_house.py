@@ -7,57 +7,28 @@ from pathlib import Path
 
 import pytest
 
+from plantune_lite.recipe.lab import FUNCTIONS
+from plantune_lite.recipe.user_code import load
+
 PACKAGE = Path(__file__).parent.parent / "plantune_lite"
 ROOT = PACKAGE.parent
 
-# From the ground up; a module imports only from floors below its own. `lab` stands beside the house and the house never
-# looks into it.
-FLOORS = [
-    {"records", "typed", "terminal", "spelling", "units", "arithmetic", "practice_parts", "intervals", "devices"}
-    | {"sandbox_child"},
-    {"functions", "plans", "values", "symbols", "practice_train", "practice_held_out", "smollm2", "tables"}
-    | {"held_out", "benchmarks", "dedup", "attempt", "ledger", "runs", "process", "shards", "trl_config", "pushable"}
-    | {"alignment", "embedding", "charts", "pages", "sandbox"},
-    {"recipe", "presets", "practice", "compare", "worked", "own_function", "benchmark_rows"}
-    | {"prices", "pace", "batched", "mirror", "replies", "watch", "adapters"}
-    | {"converter", "llama_child", "judge"},
-    {"recipe_files", "columns", "verify", "gym", "order", "gemini", "openai_compatible"}
-    | {"embedded", "speech", "job", "shapes", "agreement", "companions", "model_facts", "ollama"}
-    | {"grpo_settings", "prompts", "rewarded", "sampled"},
-    {
-        "problem_rows",
-        "studies",
-        "sharing",
-        "how_soon",
-        "one_problem",
-        "sift",
-        "card",
-        "gemini_batch",
-        "lessons",
-        "origin",
-        "lenient",
-    }
-    | {"activations", "acceptance", "guided"},
-    {"answers", "curriculum", "tally", "model_card", "memory", "hub", "programs"},
-    {"graders", "evaluated"},
-    {"problems", "survey", "teacher", "distill", "corpus", "student", "sft", "grpo", "rewards"}
-    | {"evaluate", "interventions", "standing", "harness_json", "estimate", "fitting", "minutes"}
-    | {"export", "gguf", "publish"},
-    {"report", "arms", "ask", "elsewhere", "ending"},
-    {"other_model", "study_page"},
-    {"model_stages"},
-    {"data_stages", "train_stages"},
-    {"evaluate_stage"},
-    {"ship_stages"},
-    {"stage", "doctor"},
-    {"pipeline"},
-    {"ablate", "shown"},
-    {"command"},
-    {"verbs_start", "verbs_stages", "verbs_studies"},
-    {"cli"},
-    {"__init__"},
-]
-LAYER = {name: number for number, names in enumerate(FLOORS) for name in names}
+# From the ground up, the way of the data: a package imports itself and what stands before it.
+ORDER = (
+    "_version",
+    "types",
+    "files",
+    "terminal",
+    "plan",
+    "recipe",
+    "runs",
+    "grading",
+    "student",
+    "teacher",
+    "problems",
+) + ("estimate", "distill", "train", "evaluate", "report", "export", "pipeline", "studies", "lab", "cli")
+FILES_IN_A_FOLDER = 16
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
 HEAVY = {
     "torch",
     "transformers",
@@ -79,26 +50,72 @@ HEAVY = {
 
 
 def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "plantune_lite":
-            yield from (alias.name if (PACKAGE / f"{alias.name}.py").exists() else "__init__" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("plantune_lite."):
-            yield node.module.split(".")[1]
+    """Yield our own imports: the module, whether it is imported inside a function, and the name it is given instead."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    inside = {id(node) for function in functions for node in ast.walk(function)}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "plantune_lite":
+            names = [(f"{node.module}.{alias.name}", alias.asname) for alias in node.names]
         elif isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("plantune_lite."))
+            names = [(alias.name, alias.asname) for alias in node.names if alias.name.startswith("plantune_lite.")]
+        for name, renamed in names:
+            yield name.removeprefix("plantune_lite."), id(node) in inside, renamed
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
-def test_a_module_imports_only_lower_floors(path):
-    assert path.stem in LAYER, f"{path.stem} stands on no floor: say where it belongs"
-    for name in imports_of(path):
-        lower = LAYER.get(name, 99) < LAYER[path.stem]
-        version = name == "__init__" and path.stem in ("pipeline", "command", "hub")
-        assert lower or version, f"{path.stem} may not import {name}"
+def package_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_imports_its_own_package_and_those_before_it(path):
+    package = package_of(path)
+    assert package in ORDER, f"{package} is no package of the house"
+    for name, _, _ in imports_of(path):
+        assert ORDER.index(name.split(".")[0]) <= ORDER.index(package), f"{name_of(path)} may not import {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_our_own_imports_stand_at_the_top_under_their_own_names(path):
+    for name, inside, renamed in imports_of(path):
+        assert package_of(path) == "cli" or not inside, f"{name} is imported inside a function"
+        assert renamed is None, f"{name} is renamed to {renamed}"
+
+
+def test_a_stage_is_imported_by_the_child_alone():
+    stages = {name_of(path).replace("/", ".") for path in MODULES if path.stem == "stage"}
+    assert stages == {f"{name}.stage" for name in ("problems", "distill", "train", "evaluate", "export", "report")} | {
+        "lab.cpl.stage"
+    }
+    for path in MODULES:
+        own = name_of(path).replace("/", ".").rpartition(".")[0] + ".stage"
+        for name, _, _ in imports_of(path):
+            found = {stage for stage in stages if f"{name}.".startswith(f"{stage}.")} - {own}
+            assert not found or name_of(path) == "pipeline/child", f"{name_of(path)} imports {found}"
+
+
+def test_the_core_reaches_the_lab_through_one_table():
+    for path in MODULES:
+        if name_of(path) != "recipe/lab" and package_of(path) != "lab":
+            assert "plantune_lite.lab" not in path.read_text(encoding="utf-8"), path
+    for reference in FUNCTIONS.values():
+        assert callable(load(reference))
+
+
+def test_a_package_holds_a_docstring_and_a_handful_of_files():
+    for folder in {path.parent for path in MODULES} - {PACKAGE}:
+        body = ast.parse((folder / "__init__.py").read_text(encoding="utf-8")).body
+        assert len(body) == 1 and isinstance(body[0], ast.Expr), f"{folder.name} holds code in __init__.py"
+        assert len([path for path in MODULES if path.parent == folder]) <= FILES_IN_A_FOLDER, folder.name
 
 
 def test_importing_every_module_loads_nothing_heavy_and_changes_nothing():
-    names = [f"plantune_lite.{path.stem}" for path in PACKAGE.glob("*.py") if path.stem != "__init__"]
+    names = [f"plantune_lite.{name_of(path).replace('/', '.')}" for path in MODULES if package_of(path) != "lab"]
     code = f"""
 import importlib, os, sys
 before = dict(os.environ)
@@ -126,7 +143,7 @@ def test_an_editable_install_finds_the_recipes_beside_it(tmp_path):
 
 
 def shipped_by(folder, cwd):
-    code = "from plantune_lite.recipe_files import *; load('smollm2_135m'); print(*shipped().values(), sep='\\n')"
+    code = "from plantune_lite.recipe.load import *; load_recipe('smollm2_135m'); print(*shipped().values(), sep='\\n')"
     environ = {**os.environ, "PYTHONPATH": str(folder)}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environ, cwd=cwd, capture_output=True, text=True, check=True

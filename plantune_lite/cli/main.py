@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.cli import start
+from plantune_lite.cli import stages, start, studies  # noqa: F401 - each adds its verbs
 from plantune_lite.cli.frame import cli, do_stages, reporting
 
 
