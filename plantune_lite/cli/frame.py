@@ -103,9 +103,9 @@ def do_stages(
         print_json(read_manifest(folder))
     else:
         if options.get("only") is None:
-            from plantune_lite.cli import show
+            from plantune_lite.cli.ending import ending
 
-            for line in show.ending(folder, wanted):
+            for line in ending(folder, wanted):
                 click.echo(line)
         click.echo(f"done: {folder}")
     return folder

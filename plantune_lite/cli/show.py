@@ -2,17 +2,11 @@
 
 import functools
 import os
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
-
-from plantune_lite.evaluate import compare
-from plantune_lite.runs.folder import read_manifest
-from plantune_lite.terminal import duration, table
-from plantune_lite.types import PlantuneError
 
 
 def print_json(value: Any) -> None:
@@ -68,8 +62,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     from plantune_lite.estimate.fit import fit_to_gpu
     from plantune_lite.estimate.minutes import in_words, stage_minutes
     from plantune_lite.student import presets
-    from plantune_lite.terminal import size, table
-    from plantune_lite.types import PlantuneError
+    from plantune_lite.terminal import size
 
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
@@ -136,7 +129,7 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
 
 
 def _survey_lines(found: Any) -> Iterator[str]:
-    from plantune_lite.terminal import printable, table
+    from plantune_lite.terminal import printable
 
     shown = functools.partial(printable, limit=300)
     yield f"{found.file}: {found.rows} rows, {found.problems} problems"
@@ -182,66 +175,3 @@ def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[
         yield from (f"  {line}" for line in lines)
         if count and count > len(lines):
             yield f"  ... and {count - len(lines)} more"
-
-
-# --- the end of a run -------------------------------------------------------------------------------------------------
-
-_MINUTE = 60.0
-
-
-def ending(folder: Path, wanted: Any) -> Iterator[str]:
-    """The lines, a blank one first."""
-    manifest = read_manifest(folder)
-    yield ""
-    stood = _stood(folder)
-    if stood is not None:
-        yield scores(stood)
-        yield from stood.sentences
-    yield minutes(manifest["stages"])
-    yield "next:"
-    yield from (f"  {line}" for line in _next(folder, wanted, manifest, stood))
-
-
-def _stood(folder: Path) -> compare.Standing | None:
-    try:
-        return compare.standing([folder])
-    except PlantuneError:
-        return None  # nothing was evaluated
-
-
-def scores(stood: compare.Standing) -> str:
-    """A line a model, a column a suite; of several prompts the best."""
-    best: dict[tuple[str, str], compare.Row] = {}
-    for row in stood.rows:
-        known = best.get((row.model, row.suite))
-        if known is None or row.accuracy.value > known.accuracy.value:
-            best[row.model, row.suite] = row
-    models, suites = (list(dict.fromkeys(names)) for names in zip(*best, strict=True))
-    lines = [
-        [model, *(best[model, suite].accuracy.percent() if (model, suite) in best else "" for suite in suites)]
-        for model in models
-    ]
-    return table("right answers (95 %)", ["model", *suites], lines)
-
-
-def minutes(stages: dict[str, Any]) -> str:
-    """What took more than a minute, and all of it."""
-    took = {name: entry.get("seconds", 0.0) for name, entry in stages.items()}
-    long = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= _MINUTE]
-    return f"took {duration(sum(took.values()))}" + (f": {', '.join(long)}" if long else "")
-
-
-def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: compare.Standing | None) -> Iterator[str]:
-    run = shlex.quote(str(folder))
-    if (folder / "report.html").is_file():
-        yield f"open {run}/report.html        what was learned from, won and lost, and with which plans"
-    if manifest.get("final"):
-        yield f'plantune ask {run} "..." --beside-base        a question of your own'
-        yield f"plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub"
-    if stood is not None and not wanted.evaluate.interventions and manifest.get("final"):
-        yield f"plantune evaluate {run} evaluate.interventions=true --again evaluate        does the plan do the work?"
-    if wanted.problems.source == "practice":
-        own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
-        yield "plantune show my.csv        your own questions and answers, then:"
-        yield f"plantune run {wanted.name} {own}"
-    yield "plantune recipes        what there is for a card of 8, 12 or 16 GB"

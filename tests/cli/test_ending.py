@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from plantune_lite.cli.show import ending
+from plantune_lite.cli.ending import ending
 from plantune_lite.files import write_records
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.folder import read_manifest, write_manifest
