@@ -62,7 +62,8 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     from plantune_lite.estimate.fit import fit_to_gpu
     from plantune_lite.estimate.minutes import in_words, stage_minutes
     from plantune_lite.student import presets
-    from plantune_lite.terminal import size
+    from plantune_lite.terminal import size, table
+    from plantune_lite.types import PlantuneError
 
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
@@ -129,7 +130,7 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
 
 
 def _survey_lines(found: Any) -> Iterator[str]:
-    from plantune_lite.terminal import printable
+    from plantune_lite.terminal import printable, table
 
     shown = functools.partial(printable, limit=300)
     yield f"{found.file}: {found.rows} rows, {found.problems} problems"
