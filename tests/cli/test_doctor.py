@@ -119,8 +119,8 @@ def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
 
 
 def test_a_k_quant_that_nothing_here_can_make_is_bad_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(doctor.converter, "quantiser", lambda: None)
-    monkeypatch.setattr(doctor.converter, "runs_llama", lambda: False)
+    monkeypatch.setattr(doctor.llama_cpp, "quantiser", lambda: None)
+    monkeypatch.setattr(doctor.llama_cpp, "runs_llama", lambda: False)
     found = check(replace(DEMO, export=Export(("merged", "q4_k_m"))), "llama.cpp")
     assert found.state == "bad" and "plantune-lite[gguf]" in found.fix
     assert check(DEMO, "llama.cpp").state == "note"  # q8_0

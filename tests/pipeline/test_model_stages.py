@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from plantune_lite.evaluate import compare, headroom, modes
+from plantune_lite.evaluate import compare, headroom
+from plantune_lite.evaluate.modes import in_time
 from plantune_lite.evaluate.stage import _arm, run_evaluate
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
@@ -13,7 +14,7 @@ from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.job import Job, last_trained
-from plantune_lite.student import load, presets, weights
+from plantune_lite.student import presets, weights
 from plantune_lite.train import sft
 from plantune_lite.train.stage import _hours, adapter_of, run_baseline
 from plantune_lite.types import Problem, ProblemError, Reply, RunError
@@ -30,6 +31,11 @@ def job(folder, *settings, stage="headroom", **earlier):
     return Job(run=folder, stage=stage, out=folder / stage, recipe=recipe, earlier=earlier, hours_left=None)
 
 
+def instead_of_loading(monkeypatch, student):
+    for stage in ("evaluate.headroom", "distill.stage", "train.stage", "evaluate.stage"):
+        monkeypatch.setattr(f"plantune_lite.{stage}.load_student", student)
+
+
 def knows(share):
     """A student that knows so many of the answers."""
 
@@ -42,7 +48,7 @@ def knows(share):
 
 
 def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(load, "load", knows(1.0))
+    instead_of_loading(monkeypatch, knows(1.0))
     found = headroom.run_headroom(job(tmp_path))
     said = capsys.readouterr().out
     assert found["solved"] == found["asked"] == 8 and "expect little" in found["line"]
@@ -50,14 +56,14 @@ def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, mo
 
 
 def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(load, "load", knows(0.5))
+    instead_of_loading(monkeypatch, knows(0.5))
     found = headroom.run_headroom(job(tmp_path))
     assert found["line"] == "untuned, the student solves 4 of 8 problems like these"
     assert "warning" not in capsys.readouterr().out
 
 
 def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(load, "load", knows(0.0))
+    instead_of_loading(monkeypatch, knows(0.0))
     assert headroom.run_headroom(job(tmp_path, "headroom=3"))["asked"] == 3
     assert headroom.run_headroom(job(tmp_path, "headroom=0"))["solved"] is None
 
@@ -156,7 +162,7 @@ def learned(monkeypatch):
         loaded.generate = own
 
     loaded.wearing = wearing
-    monkeypatch.setattr(load, "load", lambda *arguments, **settings: loaded)
+    instead_of_loading(monkeypatch, lambda *arguments, **settings: loaded)
     return loaded
 
 
@@ -205,7 +211,7 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
         return {"line": "", "steps": 7}
 
     source = weights.Source(repo="a/b", revision=None, place="a/b", backend="plain")
-    monkeypatch.setattr(load, "load", lambda *arguments, **settings: SimpleNamespace(source=source))
+    instead_of_loading(monkeypatch, lambda *arguments, **settings: SimpleNamespace(source=source))
     monkeypatch.setattr(sft, "train", learn)
     asked = job(
         tmp_path,
@@ -237,8 +243,8 @@ def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
-    every = modes.in_time
-    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [max(done, 4)])
+    every = in_time
+    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [max(done, 4)])
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
     assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
@@ -246,7 +252,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
     assert len(asked) == 4 and asked != [problem.id for problem in SUITE[:4]]  # drawn, not the first of the file
     assert {row["problem_id"] for row in rows["untuned"]} == set(asked)
 
-    monkeypatch.setattr(modes, "in_time", every)
+    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", every)
     learned.heard.clear()
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
     assert (found["partial"], found["arm"]) == (False, "m1") and "only" not in found["line"]
@@ -254,7 +260,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
 
 
 def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tmp_path, learned, monkeypatch):
-    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [4, 9])
+    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [4, 9])
     answer = learned.generate
 
     def killed(prompts, sampling):
@@ -274,9 +280,9 @@ def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_pa
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
     with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
         run_evaluate(limited)
-    monkeypatch.setattr(modes, "in_time", lambda problems, seconds, *, done: [4])
+    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [4])
     first = run_evaluate(replace(limited, hours_left=1.0))
-    monkeypatch.setattr(load, "load", lambda *arguments, **settings: pytest.fail("loaded for nothing"))
+    instead_of_loading(monkeypatch, lambda *arguments, **settings: pytest.fail("loaded for nothing"))
     assert run_evaluate(limited) == first
 
 
