@@ -2,7 +2,7 @@
 
     python benchmarks/intervals.py      # writes benchmarks/intervals.json and intervals.md; about 15 minutes
 
-Models are simulated whose true accuracy is known. Beside the bootstrap of intervals.py stands the usual one, which
+Models are simulated whose true accuracy is known. Beside the bootstrap of evaluate/stats.py stands the usual one, which
 resamples whole problems and takes percentiles.
 """
 

@@ -1,6 +1,6 @@
 """Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
 
-What comes in: run folders, with the answers in their eval/ (evaluated.py). What goes out: who answered how much, who is
+What comes in: run folders, with the answers in their eval/ (results.py). What goes out: who answered how much, who is
 better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
 
     own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost

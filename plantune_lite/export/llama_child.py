@@ -1,7 +1,7 @@
 """What runs llama.cpp, in a process of its own: a C library that fails takes its process with it, and its memory.
 
-    python -m plantune_lite.llama_child quantise SOURCE.gguf TARGET.gguf q4_k_m
-    python -m plantune_lite.llama_child run JOB.json
+    python -m plantune_lite.export.llama_child quantise SOURCE.gguf TARGET.gguf q4_k_m
+    python -m plantune_lite.export.llama_child run JOB.json
 
 What comes in: a job, {"file": GGUF, "lora": GGUF or null, "prompts": token ids, "tokens": 12, "texts": what is to be
 cut into tokens, "chats": conversations, "long": token ids, "most": 512, "logits": FILE.npy}. What goes out, in the

@@ -6,7 +6,7 @@ same_answer("5 or 6", "5") -> Verdict(same=None, how="ambiguous: '5 or 6'")
 
 None instead of True or False means: empty, unreadable, ambiguous or timed out; `how` says which. An answer is read into
 a typed value (values.py) and compared by rule (compare.py); only what needs symbols goes to math-verify, in a worker
-process, `python -m plantune_lite.verify` (symbols.py).
+process, `python -m plantune_lite.grading.sympy_worker`.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""One stage of one run in a process of its own: `python -m plantune_lite.stage RUN STAGE`.
+"""One stage of one run in a process of its own: `python -m plantune_lite.pipeline.child RUN STAGE`.
 
 What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
 files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.

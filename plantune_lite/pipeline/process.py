@@ -1,7 +1,7 @@
-"""The parent's side of a stage: start `python -m plantune_lite.stage RUN STAGE`, stream its lines, read its result.
+"""The parent's side of a stage: start `python -m plantune_lite.pipeline.child`, stream its lines, read its result.
 
 A stage gets memory of its own that is given back, imports in its own order, and an end of its own: killed for memory it
-leaves a sentence and a folder that goes on. The child's side is stage.py. With $PLANTUNE_PROCESSES=2 a training stage
+leaves a sentence and a folder that goes on. The child's side is child.py. With $PLANTUNE_PROCESSES=2 a training stage
 is two such processes under `accelerate launch`, one a card, which share every step's rows.
 """
 

@@ -25,7 +25,7 @@ class Stage:
     shared: bool = False  # several processes may share it, one a card
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     format: int = 1  # raised when the same inputs would give other files
-    work: str | None = None  # in tests: another function than stage.py's, "module_or_path.py:function"
+    work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
 
 
 STAGES = (

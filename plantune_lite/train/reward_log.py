@@ -2,7 +2,7 @@
 
     watched = Rewarded([("right_answer", right_answer, 1.0)], group=8, file=Path("samples.jsonl"))
     GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on as it was given
-    trainer.add_callback(watch.callback(Signs(say, 176, longer="grpo.max_completion=352 with --again grpo")))
+    trainer.add_callback(callbacks.callback(Signs(say, 176, longer="grpo.max_completion=352 with --again grpo")))
 
 One line of samples.jsonl:
 

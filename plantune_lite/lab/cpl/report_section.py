@@ -1,6 +1,6 @@
 """What the report shows of CPL: each round in numbers, how its preferences were learned, and one tree to read.
 
-    write(Path("runs/mine"), Path("runs/mine/cpl"), rounds)   # each round as cpl_stage.py sums it up
+    write(Path("runs/mine"), Path("runs/mine/cpl"), rounds)   # each round as cpl/stage.py sums it up
 
 writes section.json (a title, sentences, tables, names of charts, texts to unfold), preference.svg and loss.svg.
 """

@@ -5,7 +5,7 @@
 
 The search is what costs hours, and neither it nor the SFT on its right paths depends on what is made of its pairs:
 variants that differ in that alone learn from the same trees. `ours` and `theirs` are what the two stages read of their
-recipes; that what comes before them is the same is for the caller (sharing.py) to know.
+recipes; that what comes before them is the same is for the caller (studies/reuse.py) to know.
 """
 
 import json

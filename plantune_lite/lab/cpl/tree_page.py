@@ -4,7 +4,7 @@
 
 A step is a line with its worth, its visits and how likely the student found it; the way most visited is open already,
 everything else is folded. The page loads nothing and runs nothing, and what a model wrote is shown, never read as
-markup (pages.py).
+markup (report/html.py).
 """
 
 from collections.abc import Iterator, Sequence
