@@ -127,6 +127,8 @@ def _config(task: str, mode: str, settings: Mapping[str, Any]) -> dict[str, Any]
             "max_gen_toks": settings.get("max_tokens"),
         },
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-        "filter_list": [{"name": name, "filter": [{"function": "plantune_lite.grading.lenient.grade_answer"}]} for name in _FILTERS],
+        "filter_list": [
+            {"name": name, "filter": [{"function": "plantune_lite.grading.lenient.grade_answer"}]} for name in _FILTERS
+        ],
         "metadata": {"version": 1, "mode": mode, **settings},
     }
