@@ -1,0 +1,1 @@
+"""Keep a run: its folder, its manifest, and what a stage is handed."""
