@@ -224,8 +224,9 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
         return _written_out(plan, problem)
     question = question_text(problem)
     given = set(_numbers(question))
-    answer_numbers = set(_numbers(problem.answer)) - given
-    is_number = bool(_numbers(problem.answer)) and not re.search(r"[A-Za-z]{3}", problem.answer)
+    answer_numbers = _numbers(problem.answer)
+    is_new = not given.issuperset(answer_numbers)
+    is_number = bool(answer_numbers) and not re.search(r"[A-Za-z]{3}", problem.answer)
     phrase = problem.answer.strip().casefold()
     for number, step in enumerate(plan, 1):
         if "\\boxed" in step:
@@ -233,8 +234,8 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
         for result in _RESULT.finditer(step):
             if _plain(result[1]) not in given and _computes(step[: result.start()], _plain(result[1])):
                 return f"step {number} computes '= {result[1]}'"
-        if answer_numbers and answer_numbers <= set(_numbers(_NO_ANSWER.sub(" ", step))):
-            return f"step {number} states the answer {', '.join(sorted(answer_numbers))}"
+        if is_new and _in_a_row(answer_numbers, _numbers(_NO_ANSWER.sub(" ", step))):
+            return f"step {number} states the answer {' '.join(answer_numbers)}"
         if (
             not is_number
             and len(phrase) >= 4
@@ -255,6 +256,10 @@ def _computes(before: str, number: str) -> bool:
     if re.search(r"[^\W\d_]", _OPERATION.sub(" ", left)):
         return _HENCE.search(before) is not None
     return bool(re.search("[0-9]", left)) or number not in _FACTS
+
+
+def _in_a_row(few: Sequence[str], many: Sequence[str]) -> bool:
+    return f" {' '.join(few)} " in f" {' '.join(many)} "
 
 
 _A_LINE = 12  # characters: what is shorter, such as `return x`, says no more than words would

@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from benchmarks.spoilers import FIELDS, after, before, cases
 from plantune_lite.plan import (
     SYSTEM,
     Planned,
@@ -19,6 +23,7 @@ from plantune_lite.plan import (
 )
 from plantune_lite.types import Problem
 
+ROOT = Path(__file__).parent.parent
 CLIPS = Problem(
     id="clips",
     question="Natalia sold 48 clips in April and half as many in May. How many did she sell altogether?",
@@ -175,7 +180,15 @@ def test_the_number_of_the_answer_is_a_spoiler_but_for_an_exponent_a_coefficient
     assert of("2", "Use x^2 and a_2 of 2x, as in step 2.") is None and of("0", "Set y = 0.") is None
     assert of("2", "There are 2 of them.") == "step 1 states the answer 2"
     assert of("16", "Set c = 16.") == "step 1 states the answer 16"
-    assert of("3/8", "Divide by 8.") is None and of("3/8", "It is 3/8.") == "step 1 states the answer 3, 8"
+    assert of("3/8", "Divide 8 by 3.") is None and of("3/8", "It is 3/8.") == "step 1 states the answer 3 8"
+
+
+def test_set_up_is_kept_and_spoilers_are_caught_as_the_benchmark_says():
+    figures = json.loads((ROOT / "benchmarks" / "spoilers.json").read_text(encoding="utf-8"))["figures"]
+    for column, name in ((2, "all set-up"), (3, "all spoilers")):
+        plans = [case for rows in FIELDS.values() for case in cases(rows, column)]
+        found = {"before": sum(before(*case) for case in plans), "after": sum(after(*case) for case in plans)}
+        assert {"plans": len(plans), **found} == figures[name]
 
 
 def test_a_number_the_question_gives_is_no_spoiler_even_where_it_is_the_answer():
