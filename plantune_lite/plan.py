@@ -196,7 +196,26 @@ def with_answer(execution: str, answer: str) -> str:
 
 _LETTER = rf"[^\W{_UNSPACED}]"  # of a word that goes on; 得到72个 says 72
 _NUMBER = re.compile(rf"(?<!{_LETTER})(?<![.第])[0-9]+(?:,[0-9]{{3}})*(?:\.[0-9]+)?(?![0-9])")
-_RESULT = re.compile(r"=\s*\\?[$€£]?\s*-?([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)")
+_VARIABLE = r"[abcknpqrtuvwxyzπθ](?![a-z])"  # stuck to a number: 3x; not m, g or s, which are units there
+_RESULT = re.compile(  # but for the first number of 2^3, 3x and 6 * 4
+    r"=\s*\\?[$€£]?\s*-?((?>[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?))"
+    rf"(?![\^!(]|\s*[*×]\s*[0-9(\[]|{_VARIABLE})"
+)
+_FUNCTION = r"(?:sin|cos|tan|log|ln|sqrt|[dt]?frac|binom|times|cdot|div|gcd|lcm|mod|pi|left|right|circ)(?![a-z])"
+_OPERATION = re.compile(  # letters that are no unknowns: functions, the signs in 3 x 4 and C(5, 2), units
+    rf"\\?{_FUNCTION}|(?<=[0-9)\s])x(?=\s*[0-9(])|(?<=[0-9])\s*C\s*(?=[0-9])|\bC(?=\([0-9])"
+    r"|(?<![a-zA-Z])(?:cm|mm|km|kg|ft)(?![a-zA-Z])|(?<=[0-9])\s+[mgshL]\b"
+)
+_WORD = re.compile(
+    rf"(?<!\\)\b(?!{_FUNCTION}|abc\b|xyz\b|[A-Z]+\b)[^\W\d_]{{3,}}|[{_UNSPACED}]"
+    r"|\b(?:by|of|to|is|in|at|we|if|as|it|so|on|or|be)\b|\ba(?=\s+[0-9])"
+)
+_END_OF_LEFT = re.compile(r"[;:!?<>≤≥≠=≈→]|[.,]\s")
+_HENCE = re.compile(r"\b(?:so|thus|hence|therefore|gives?|giving|yields?|gets?|getting|find)[ ,:$]*[a-zA-Z]\s*$", re.I)
+_FACTS = ("90", "180", "360")  # of angles, in words: the sum of the angles = 180
+_NO_ANSWER = re.compile(  # in x^2, a_1, 3x, y = 0 and Step 2
+    rf"[\^_]\{{?-?[0-9]+|[0-9][0-9.,]*(?={_VARIABLE})|=\s*-?[01](?!\.?[0-9]|/)|\bsteps?\s+[0-9]+", re.IGNORECASE
+)
 
 
 def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
@@ -205,17 +224,18 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
         return _written_out(plan, problem)
     question = question_text(problem)
     given = set(_numbers(question))
-    answer_numbers = set(_numbers(problem.answer)) - given
-    is_number = bool(_numbers(problem.answer)) and not re.search(r"[A-Za-z]{3}", problem.answer)
+    answer_numbers = _numbers(problem.answer)
+    is_new = not given.issuperset(answer_numbers)
+    is_number = bool(answer_numbers) and not re.search(r"[A-Za-z]{3}", problem.answer)
     phrase = problem.answer.strip().casefold()
     for number, step in enumerate(plan, 1):
         if "\\boxed" in step:
             return f"step {number} boxes an answer"
-        for result in _RESULT.findall(step):
-            if _plain(result) not in given:
-                return f"step {number} computes '= {result}'"
-        if stated := answer_numbers & set(_numbers(step)):
-            return f"step {number} states the answer {min(stated)}"
+        for result in _RESULT.finditer(step):
+            if _plain(result[1]) not in given and _computes(step[: result.start()], _plain(result[1])):
+                return f"step {number} computes '= {result[1]}'"
+        if is_new and _in_a_row(answer_numbers, _numbers(_NO_ANSWER.sub(" ", step))):
+            return f"step {number} states the answer {' '.join(answer_numbers)}"
         if (
             not is_number
             and len(phrase) >= 4
@@ -226,6 +246,20 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
         if re.search(r"\b(?:final\s+)?answer\s+is\s+(?!\w+ing\b)\(?" + re.escape(phrase) + r"\b", step.casefold()):
             return f"step {number} states the answer {phrase!r}"
     return None
+
+
+def _computes(before: str, number: str) -> bool:
+    """Tell a computed result (3 x 4 = 12, pens left = 12, so x = 12) from set-up (x + y = 12, let x = 12, y = 0)."""
+    if number in ("0", "1"):
+        return False
+    left = _WORD.split(_END_OF_LEFT.split(before)[-1])[-1]
+    if re.search(r"[^\W\d_]", _OPERATION.sub(" ", left)):
+        return _HENCE.search(before) is not None
+    return bool(re.search("[0-9]", left)) or number not in _FACTS
+
+
+def _in_a_row(few: Sequence[str], many: Sequence[str]) -> bool:
+    return f" {' '.join(few)} " in f" {' '.join(many)} "
 
 
 _A_LINE = 12  # characters: what is shorter, such as `return x`, says no more than words would

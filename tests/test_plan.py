@@ -1,7 +1,11 @@
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from benchmarks.spoilers import FIELDS, after, before, cases
 from plantune_lite.plan import (
     SYSTEM,
     Planned,
@@ -19,6 +23,7 @@ from plantune_lite.plan import (
 )
 from plantune_lite.types import Problem
 
+ROOT = Path(__file__).parent.parent
 CLIPS = Problem(
     id="clips",
     question="Natalia sold 48 clips in April and half as many in May. How many did she sell altogether?",
@@ -125,6 +130,65 @@ def test_split_steps_are_always_clean(text):
 )
 def test_a_plan_that_computes_or_states_the_answer_is_a_spoiler(plan, reason):
     assert spoiler(plan, CLIPS) == reason
+
+
+ROOTS = Problem(id="roots", question="If y = x^2 - 8x + c has one root, what is c?", answer="16")
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "Use sin^2 x + cos^2 x = 1.",
+        "Rearrange it to ax^2 + bx + c = 0.",
+        "Set y = 0 and x = 1.",
+        "Let x + y = 25 and x - 2y = 7.",
+        "Apply $\\sin^2\\theta + \\cos^2\\theta = 1$.",
+        "Substitute n = 6 into f(n) = 12n.",
+        "The angles in a triangle sum = 180.",
+        "Write 40 as a power, 40 = 2^k.",
+        "Compare the slope with y = 3x + 2.",
+        "Write AB = 5 and BC = 12, then use the theorem of Pythagoras.",
+    ],
+)
+def test_an_equation_of_unknowns_is_set_up_and_no_spoiler(step):
+    assert spoiler((step,), ROOTS) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "result"),
+    [
+        ("Multiply: 3 x 4 = 12.", "12"),
+        ("5 m * 3 m = 15 m", "15"),
+        ("The pens left = 12.", "12"),
+        ("Solve it, so x = 4.", "4"),
+        ("Let x + y = 3 * 4 = 12.", "12"),
+        ("Choose two, C(5, 2) = 10.", "10"),
+        ("Take \\sqrt{81} = 9.", "9"),
+        ("Take $\\frac{48}{2} = 24$.", "24"),
+        ("48 clips / 2 = 24", "24"),
+        ("May = 24", "24"),
+        ("五月=24个", "24"),
+        ("Größe = 24", "24"),
+    ],
+)
+def test_a_computed_result_is_a_spoiler_whatever_stands_beside_it(step, result):
+    assert spoiler((step,), ROOTS) == f"step 1 computes '= {result}'"
+
+
+def test_the_number_of_the_answer_is_a_spoiler_but_for_an_exponent_a_coefficient_and_what_is_set_to_0_or_1():
+    of = lambda answer, step: spoiler((step,), Problem(id="p", question="How many?", answer=answer))  # noqa: E731
+    assert of("2", "Use x^2 and a_2 of 2x, as in step 2.") is None and of("0", "Set y = 0.") is None
+    assert of("2", "There are 2 of them.") == "step 1 states the answer 2"
+    assert of("16", "Set c = 16.") == "step 1 states the answer 16"
+    assert of("3/8", "Divide 8 by 3.") is None and of("3/8", "It is 3/8.") == "step 1 states the answer 3 8"
+
+
+def test_set_up_is_kept_and_spoilers_are_caught_as_the_benchmark_says():
+    figures = json.loads((ROOT / "benchmarks" / "spoilers.json").read_text(encoding="utf-8"))["figures"]
+    for column, name in ((2, "all set-up"), (3, "all spoilers")):
+        plans = [case for rows in FIELDS.values() for case in cases(rows, column)]
+        found = {"before": sum(before(*case) for case in plans), "after": sum(after(*case) for case in plans)}
+        assert {"plans": len(plans), **found} == figures[name]
 
 
 def test_a_number_the_question_gives_is_no_spoiler_even_where_it_is_the_answer():

@@ -8,8 +8,9 @@ eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the fi
 
 In m1 the plan is forced as the beginning of the student's own reply; in m2 it is what the executor is told to follow.
 They are asked of the problems for which the student wrote a plan; `reference` where there is one, `dropped` where the
-plan has two steps. `unforced` is what the student's own replies came to, and `planned_anyway` the share that planned
-once more where it was given an empty plan. A student without plans is no error: the line says so.
+plan has two steps. `unforced` is what the student's own replies came to, and `planned_anyway` the share that wrote a
+plan after all where it was given an empty one: a second </plan>, or numbered lines before the working. The line says
+it, since "none" then is not without a plan. A student without plans is no error: the line says so.
 """
 
 import hashlib
@@ -104,7 +105,7 @@ def intervene(
             for name, right in shares.items()
         },
         "own_minus": _own_minus(shares, seed),
-        "planned_anyway": fmean(OPEN in one.text.partition(CLOSE)[2] for one in rows["none"]),
+        "planned_anyway": fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in rows["none"]),
         "swapped_alike": round(fmean(_alike(own[id], own[partner[id]]) for id in own), 3),
         **_agreement(own, partner, scores, seed),
     }
@@ -116,12 +117,22 @@ def intervene(
 def line(found: Mapping[str, Any]) -> str:
     """The conditions and plan use in one line."""
     listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
+    if found["planned_anyway"]:
+        listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"
     use = found["own_minus"]["swapped"]
     difference = stats.Estimate(**use["difference"])
     return (
         f"{listed}; plan use (own minus swapped) {difference.points()}, "
         f"p {stats.p_text(use['p'])}, {use['won']} won, {use['lost']} lost of {use['problems']}"
     )
+
+
+_STEPS = re.compile(r"\s*(?:[^\n]*:\n+\s*)?1[.)] [^\n=]*\n+\s*2[.)] [^\n=]*(?:\n|$)")  # with "=" they are the working
+
+
+def planned_after_all(text: str) -> bool:
+    """Tell whether a student that was given an empty plan wrote one: plan tags, or numbered lines to begin with."""
+    return OPEN in text or CLOSE in text or _STEPS.match(text) is not None
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

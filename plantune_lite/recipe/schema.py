@@ -132,6 +132,7 @@ class CPL:
     root_width: int = knob(5, low=2)
     width: int = knob(3, low=2)
     depth: int = knob(6, low=2)
+    step_tokens: int = knob(128, low=8)  # a longer step is malformed and worth -1
     exploration: float = knob(1.5, low=0)  # c_puct
     temperature: float = knob(0.7, low=0, high=2)
     leaf: Literal["rollout", "value"] = "rollout"

@@ -144,7 +144,7 @@ def _scores(stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str
 
 _GIVEN = {
     "own": "its own plan",
-    "none": "no plan",
+    "none": "an empty plan",
     "swapped": "the plan of another problem",
     "reference": "the reference plan",
     "dropped": "its own, one step left out",
@@ -177,10 +177,12 @@ def _plan_use(run: Path) -> str:
             continue
         use = found["own_minus"]["swapped"]
         points = Estimate(**use["difference"]).points()
+        anyway = found.get("planned_anyway")
         parts += [
             html.paragraph(
                 f"{title}: with its own plan rather than another problem's {points}, p {p_text(use['p'])}; "
-                f"{use['won']} won, {use['lost']} lost of {use['problems']}.",
+                f"{use['won']} won, {use['lost']} lost of {use['problems']}."
+                + (f" Given an empty plan, {100 * anyway:.1f} % wrote one themselves." if anyway else ""),
             ),
             html.table(
                 ("given", "of", "right (95 %)"),

@@ -1,6 +1,6 @@
 import pytest
 
-from plantune_lite.evaluate.interventions import agreement, as_order, intervene
+from plantune_lite.evaluate.interventions import agreement, as_order, intervene, planned_after_all
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.plan import parse, render, written_plan
@@ -128,8 +128,26 @@ def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):
     def stubborn(prompts, sampling):
         return [[Reply(text="<plan>\n1. My own.\n</plan>\nso \\boxed{1}")] for _ in prompts]
 
-    assert intervened(stubborn, tmp_path)["planned_anyway"] == 1
-    assert intervened(deaf, tmp_path / "other")["planned_anyway"] == 0
+    found = intervened(stubborn, tmp_path)
+    assert found["planned_anyway"] == 1 and "; without a plan 100.0 % wrote one themselves; plan use" in found["line"]
+    found = intervened(deaf, tmp_path / "other")
+    assert found["planned_anyway"] == 0 and "wrote one themselves" not in found["line"]
+
+
+@pytest.mark.parametrize(
+    ("text", "planned"),
+    [
+        ("1. Find May.\n2. Add both.\n</plan>\nMay has 24.", True),
+        ("1. Find May.\n2. Add both.\n\nMay has 24.", True),
+        ("The plan:\n1) Find May.\n2) Add both.", True),
+        ("1. Find May.\n</plan>\nMay has 24.", True),
+        ("May has 24.\n1. is the first", False),
+        ("24 in May, 72 in all.", False),
+        ("1. 48 / 2 = 24\n2. 48 + 24 = 72", False),
+    ],
+)
+def test_a_second_end_of_a_plan_or_numbered_lines_before_the_working_are_a_plan_after_all(text, planned):
+    assert planned_after_all(text) is planned
 
 
 def test_what_the_student_did_unforced_stands_beside(tmp_path):

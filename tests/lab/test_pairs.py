@@ -45,12 +45,12 @@ def test_of_solutions_the_best_and_the_worst_make_one_pair_and_its_worth_is_scal
     ]
 
 
-def test_beside_a_solution_steps_make_at_most_one_pair_scaled_down_too_and_none_with_the_solution():
+def test_beside_a_solution_steps_make_at_most_one_pair_of_their_full_worth_and_none_with_the_solution():
     better, worse = node("step", "b", 0.5), node("step", "c", -0.5)
     mixed = tree(node("step", "a", 0.5, better, worse, node("solution", "\\boxed{14}", 1, visits=1)))
     assert step_pairs(mixed) == []  # the best is a solution, the worst a step
     steps = tree(node("step", "a", 0.5, better, worse, node("solution", "\\boxed{14}", 0.4, visits=1)))
-    assert told(step_pairs(steps)) == [("<plan>\n1. a\n", "2. b\n", "2. c\n", 0.15, -0.15)]
+    assert told(step_pairs(steps)) == [("<plan>\n1. a\n", "2. b\n", "2. c\n", 0.5, -0.5)]
 
 
 def test_at_the_root_only_steps_are_paired():

@@ -92,6 +92,20 @@ def test_a_node_below_the_depth_limit_ends_its_path_and_costs(tmp_path):
     assert {node.reward for node in nodes if node.kind == "too deep"} == {-1}
 
 
+def test_a_step_that_is_cut_off_at_its_length_limit_is_malformed_and_costs(tmp_path):
+    limits = set()
+
+    def generate(prompts, sampling):
+        if sampling.stop:
+            limits.add(sampling.max_tokens)
+            return [[Reply(text="1. count and so on and", finish="length"), reply("1. guess")] for _ in prompts]
+        return [[reply("no")] for _ in prompts]
+
+    [tree] = grown(generate, tmp_path, iterations=1, step_tokens=16)
+    assert [(node.kind, node.reward) for node in tree.root.children] == [("malformed", -1), ("step", None)]
+    assert limits == {16}
+
+
 def test_what_is_said_twice_is_one_child(tmp_path):
     told = {**BY_HAND, ("<plan>\n", "line"): [reply("1. count "), reply("1.  count")]}
     told["<plan>\n1. count\n</plan>\n", "rest"] = [reply("\\boxed{14}"), reply("\\boxed{14}\n")]

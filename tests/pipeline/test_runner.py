@@ -108,6 +108,16 @@ def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing
         run_toy(tmp_path / "r", "sft.order=easy_first")
 
 
+def test_a_search_made_before_the_length_of_a_step_was_a_field_is_the_one_asked_for(tmp_path):
+    stage = replace(next(stage for stage in STAGES if stage.name == "cpl"), after=())
+    inputs = {name: value for name, value in inputs_of(FULL, stage).items() if name != "cpl.step_tokens"}
+    entry = {"inputs": inputs, "fingerprint": fingerprint(stage, inputs, {}), "status": "done", "outputs": {}}
+    manifest = {"stages": {"cpl": entry}}
+    for recipe, wanted in ((FULL, "done"), (override(FULL, ["cpl.step_tokens=64"]), "differs")):
+        [(_, state, _)] = states(tmp_path, recipe, manifest, [stage])
+        assert state == wanted
+
+
 def test_another_recipe_is_refused_with_the_field_and_the_three_ways_on(tmp_path):
     run_toy(tmp_path / "r")
     with pytest.raises(RunError) as caught:

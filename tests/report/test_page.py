@@ -60,6 +60,7 @@ def run(tmp_path):
     use = {"problems": 10, "won": 6, "lost": 1, "p": 0.04, "difference": {"value": 0.5, "low": 0.1, "high": 0.8}}
     share = {"problems": 10, "value": 0.9, "low": 0.6, "high": 0.98}
     found = {"line": "...", "conditions": {"own": share, "swapped": share}, "own_minus": {"swapped": use}}
+    found["planned_anyway"] = 59 / 60
     write_whole(run / "eval" / "interventions" / "own.m1.summary.json", json.dumps(found))
     metrics = [{"stage": "sft", "step": n, "seconds": n, "loss": 2 / n, "token_accuracy": 0.5} for n in range(1, 9)]
     metrics += [{"stage": "grpo", "step": n, "seconds": n, "reward": n / 9, "right_answer": 0.5} for n in range(1, 9)]
@@ -109,6 +110,10 @@ def test_the_page_begins_with_who_is_better_and_whether_the_plan_does_the_work(r
     places = [words.index(title) for title in order]
     assert places == sorted(places)
     assert "+50.0 points" in words and "the plan of another problem" in words
+
+
+def test_a_student_that_planned_though_it_was_given_an_empty_plan_is_told_of(run):
+    assert "Given an empty plan, 98.3 % wrote one themselves." in " ".join(seen(run)[1].words)
 
 
 def test_nothing_is_loaded_run_or_read_as_markup_whatever_a_model_wrote(run):

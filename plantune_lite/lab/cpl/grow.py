@@ -19,7 +19,6 @@ from plantune_lite.plan import CLOSE, clean_step
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import Messages, Reply, Sampling
 
-STEP_TOKENS = 128  # a longer line is no step
 _OTHER_DICE = 1_000_003  # rollouts begin where steps do: with the same seed they would begin with the same words
 
 
@@ -46,7 +45,7 @@ def grow(
     One iteration: the open leaf that is most worth it is taken for what rollouts or the value function make of it, and
     expanded. `right` judges a whole reply; a state's value is asked for where `by_value` says that somebody knows it.
     """
-    to_line = Sampling(temperature=part.temperature, max_tokens=STEP_TOKENS, stop=("\n",), seed=seed)
+    to_line = Sampling(temperature=part.temperature, max_tokens=part.step_tokens, stop=("\n",), seed=seed)
     to_end = Sampling(temperature=part.temperature, max_tokens=solution_tokens, seed=seed + _OTHER_DICE)
     while tree.iterations < part.iterations and not tree.root.closed:
         node = select(tree.root, part.exploration, Random(f"{seed}/{tree.problem_id}/{tree.iterations}"))

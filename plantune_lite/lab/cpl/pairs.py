@@ -5,8 +5,8 @@
     states(tree)       -> [State("<plan>\\n1. Count the legs.\\n", 0.6)]
 
 The rules are CPL's (its first author's code): a better step is worth more than 0 and a worse one less, after the same
-steps; where a solution is among the siblings at most one pair, its worth scaled down, since more of them make a student
-forget what carries over. A solution without a plan before it is searched for, but not learned from.
+steps; where a solution is among the siblings at most one pair. The worth of two whole solutions is scaled down, that of
+two steps beside a solution is not. A solution without a plan before it is searched for, but not learned from.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from plantune_lite.lab.cpl.tree import Node, Tree, begun
 from plantune_lite.plan import CLOSE, render
 from plantune_lite.types import Messages, StepPair
 
-SOLUTION_SCALE = 0.3  # of what a pair is worth where a solution is among the siblings
+SOLUTION_SCALE = 0.3  # of what a pair of whole solutions is worth
 PATHS = 4  # a question, at most
 
 
@@ -40,19 +40,18 @@ def _at(tree: Tree, node: Node) -> Iterator[StepPair]:
     tried = [child for child in node.children if child.well_formed and child.visits]
     if node is tree.root:
         tried = [child for child in tried if child.kind == "step"]
-    scale = 1.0
     chosen = [(better, worse) for better in tried for worse in tried]
     if any(child.kind == "solution" for child in tried):
-        scale = SOLUTION_SCALE
         best, worst = max(tried, key=lambda one: one.q), min(tried, key=lambda one: one.q)
         chosen = [(best, worst)] if best.kind == worst.kind else []
     for better, worse in chosen:
         if better.q > 0 > worse.q:
-            yield _pair(tree, node, better, worse, scale)
+            yield _pair(tree, node, better, worse)
 
 
-def _pair(tree: Tree, node: Node, better: Node, worse: Node, scale: float) -> StepPair:
+def _pair(tree: Tree, node: Node, better: Node, worse: Node) -> StepPair:
     is_solution = better.kind == "solution"
+    scale = SOLUTION_SCALE if is_solution else 1.0
     number = len(node.plan) + 1
     before = begun(node.plan)
     return StepPair(
