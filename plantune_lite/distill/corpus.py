@@ -50,7 +50,8 @@ def build_corpus(
     """
     min_score = min_score if part.min_score is None else part.min_score
     by_id = {problem.id: problem for problem in problems}
-    sieve = filters.Sieve(filters.best_first(trajectories, by_id))
+    by_score = part.filter in ("plan", "both")
+    sieve = filters.Sieve(filters.best_first(trajectories, by_id, by_score=by_score))
     came = tuple(sieve.left)
     grade = filters.Grader(by_id)
 
@@ -106,6 +107,7 @@ def build_corpus(
         "solutions": solutions,
         "seed": seed,
         "min_score": min_score,
+        "chosen_by": "score" if by_score else "sample",
         "part": asdict(part),
         "prompts_left_out": unchecked,
         "mixed": mixed,

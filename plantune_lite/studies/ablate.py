@@ -21,7 +21,7 @@ from plantune_lite.pipeline.stages import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
-from plantune_lite.studies import learning_curve, page, reuse
+from plantune_lite.studies import learning_curve, page, plan_diversity, reuse
 from plantune_lite.studies.definitions import Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
@@ -250,6 +250,7 @@ def _found(
 ) -> page.Found:
     all_arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in all_arms}
+    of_plans = asked_for.what in ("filter", "threshold")
     return page.Found(
         study=asked_for,
         folder=folder,
@@ -259,6 +260,8 @@ def _found(
         beside=arms.beside(all_arms, seed=asked.seed),
         failed=failed,
         learning=learning_curve.learning(runs) if asked_for.what == "reward" else {},
+        figures=plan_diversity.diversity(runs) if of_plans else {},
+        remarks=tuple(plan_diversity.older_choice(runs)) if of_plans else (),
     )
 
 

@@ -18,7 +18,7 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
-_THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # a verifier's score is never above 95, by the prompt it is given
+_THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # distill's prompt SCORE, as the paper's, asks for 95 at most
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _nothing(recipe: Recipe) -> Iterator[str]:
 def _filters(recipe: Recipe) -> Iterator[Variant]:
     _needs_sft(recipe, "filter")
     scored = recipe.distill.teacher != "worked"
-    if scored and recipe.distill.execute != "all" and recipe.sft.target != "plan":
+    if scored and not _has_low_scores(recipe):
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
             "that lets them through has nothing to let through. Set distill.execute=all (what the ledger holds is not "
@@ -104,13 +104,21 @@ def _thresholds(recipe: Recipe) -> Iterator[Variant]:
     least = _threshold(recipe)
     if least >= _THRESHOLDS[-1]:
         raise RecipeError(
-            f"the threshold is {least} already, and no verifier gives more than {_THRESHOLDS[-1]}: set "
+            f"the threshold is {least} already, and a verifier is asked for {_THRESHOLDS[-1]} points at most: set "
             "distill.min_score=80, which the study raises"
         )
     yield Variant(f"{least}", (f"corpus.min_score={least}",), "the recipe's own threshold")
     for score in _THRESHOLDS:
         if score > least:
             yield Variant(f"{score}", (f"corpus.min_score={score}",), f"plans with {score} points or more")
+    if _has_low_scores(recipe):
+        rest = "answer" if recipe.corpus.filter == "both" else "none"
+        yield Variant("unfiltered", (f"corpus.filter={rest}",), "plans with any score, chosen by sample number")
+
+
+def _has_low_scores(recipe: Recipe) -> bool:
+    """Whether plans with a low score came out of distillation as training rows."""
+    return recipe.distill.execute == "all" or recipe.sft.target == "plan"
 
 
 def _threshold(recipe: Recipe) -> int:
@@ -119,6 +127,11 @@ def _threshold(recipe: Recipe) -> int:
 
 def _threshold_notes(recipe: Recipe) -> Iterator[str]:
     yield f"Raising a threshold asks nobody; one below {recipe.distill.min_score} would ask the teacher for more plans."
+    if not _has_low_scores(recipe):
+        yield (
+            f"There is no variant unfiltered: distill.execute={recipe.distill.execute!r} carries out no plan with "
+            "a low score; distill.execute=all carries out all."
+        )
     yield from _first_notes(recipe)
 
 

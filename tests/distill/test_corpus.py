@@ -182,6 +182,16 @@ def test_the_best_of_a_problem_has_the_highest_score_then_the_shortest_plan_then
     assert [parse(row["completion"]).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
 
 
+@pytest.mark.parametrize(("mode", "sample"), [("none", 0), ("answer", 0), ("plan", 1), ("both", 1)])
+def test_the_verifier_chooses_among_plans_only_where_the_filter_asks_it(tmp_path, mode, sample):
+    one = problem(0)
+    first, second = ("Multiply all of them by the shelves.",), ("Multiply.",)
+    came = [trajectory(one, 1, plan=second, score=95), trajectory(one, 0, plan=first, score=85)]
+    _, files = built(tmp_path, came, [one], target="plan", filter=mode, per_problem=1)
+    assert parse(files["train"][0]["completion"]).plan == (first, second)[sample]
+    assert files["prompts"][0]["plan"] == list((first, second)[sample])
+
+
 def test_a_trajectory_of_another_run_is_refused(tmp_path):
     assert "not among the 1 problems" in refused(tmp_path, [trajectory(problem(1))], [problem(0)])
 

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import toy_cpl
+from finished_run import finished_run
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
+from plantune_lite.distill import prompts
 from plantune_lite.evaluate.arms import Arm, beside
-from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.pipeline import runner
 from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly
@@ -23,7 +25,7 @@ from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
-from plantune_lite.studies import definitions, learning_curve, reuse
+from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, stage
@@ -58,9 +60,23 @@ def test_a_filter_study_needs_scores_for_two_of_its_four():
 
 def test_a_threshold_is_raised_from_the_recipe_s_own():
     found = variants("threshold", SCORED)
-    assert {name: one.corpus.min_score for name, one in found.items()} == {"80": 80, "85": 85, "90": 90, "95": 95}
-    assert list(variants("threshold", override(SCORED, ["corpus.min_score=91"]))) == ["91", "95"]
+    scores = {name: one.corpus.min_score for name, one in found.items() if name != "unfiltered"}
+    assert scores == {"80": 80, "85": 85, "90": 90, "95": 95}
+    assert list(variants("threshold", override(SCORED, ["corpus.min_score=91"]))) == ["91", "95", "unfiltered"]
     assert all(one.distill == SCORED.distill for one in found.values()), "no variant may ask the teacher"
+
+
+def test_a_threshold_stands_beside_no_threshold_where_low_scores_were_carried_out():
+    assert variants("threshold", SCORED)["unfiltered"].corpus.filter == "answer"
+    assert variants("threshold", override(SCORED, ["corpus.filter=plan"]))["unfiltered"].corpus.filter == "none"
+    kept = definitions.study("threshold", override(SCORED, ["distill.execute=kept"]))
+    assert "unfiltered" not in [one.name for one in kept.variants] and "distill.execute=all" in " ".join(kept.notes)
+
+
+def test_no_verifier_is_asked_for_more_points_than_the_highest_threshold():
+    assert "to 95 (" in prompts.SCORE
+    with pytest.raises(RecipeError, match="threshold is 96 already, and a verifier is asked for 95 points at most"):
+        definitions.study("threshold", override(SCORED, ["distill.min_score=96"]))
 
 
 def test_the_targets_are_the_papers_arms_on_the_same_problems():
@@ -276,6 +292,14 @@ def test_arms_that_learned_the_same_are_named(mended):
     assert any(line.startswith("unfiltered and answer learned from the same rows") for line in mended[2].notes())
 
 
+def test_plans_that_an_older_version_ranked_by_score_are_named(tmp_path):
+    stats = {"score": {"median": 90}, "part": {"filter": "answer"}}
+    write_whole(tmp_path / "old" / "corpus" / "stats.json", json.dumps(stats))
+    write_whole(tmp_path / "new" / "corpus" / "stats.json", json.dumps({**stats, "chosen_by": "sample"}))
+    (note,) = plan_diversity.older_choice({"answer": (tmp_path / "old",), "unfiltered": (tmp_path / "new", None)})
+    assert note.startswith("answer: an older version ranked its plans by the verifier's score")
+
+
 def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no variant of the study filter came to its end:\n  unfiltered: .*missing.csv"):
         toy("filter", tmp_path / "r", override(RECIPE, ["problems.path=missing.csv"]))
@@ -450,6 +474,32 @@ def answered(run, right, *, questions, model="m1"):
         ]
         write_records(run / "eval" / f"own.{name}.jsonl", rows)
     return run
+
+
+def page_of(what, recipe, arms, **figures):
+    """What a study of these arms shows."""
+    found = page.Found(
+        study=definitions.study(what, recipe),
+        folder=Path("study"),
+        recipe=recipe.name,
+        command="",
+        seeds=max(len(arm.runs) for arm in arms),
+        beside=beside(arms),
+        failed={},
+        learning={},
+        **figures,
+    )
+    return page.study_markdown(found)
+
+
+def test_a_filter_study_says_how_different_the_plans_of_each_arm_are(tmp_path):
+    run = finished_run(answered(tmp_path / "r", 5, questions=[f"What is {n}?" for n in range(10)]))
+    cells = plan_diversity.diversity({"answer": (run, None), "failed": (None,)})
+    stats = json.loads((run / "corpus" / "stats.json").read_text())
+    assert cells["answer"]["distinct plans"] == str(stats["distinct_plans"]) and "failed" not in cells
+    shown = page_of("filter", RECIPE, [Arm("answer", (run,))], figures=cells)
+    assert "| distinct plans | steps a plan | alike, one problem | alike, across |" in shown
+    assert f"| {' | '.join(cells['answer'].values())} |" in shown
 
 
 def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):
