@@ -22,7 +22,7 @@ from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
 from plantune_lite.studies import learning_curve, page, plan_diversity, reuse
-from plantune_lite.studies.definitions import Study, Variant, study
+from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -64,7 +64,7 @@ def run_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = 1,
+    seeds: int = SEEDS,
     to: Path | None = None,
     mirror: Path | None = None,
     command: str = "",
@@ -120,7 +120,7 @@ def plan_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = 1,
+    seeds: int = SEEDS,
     to: Path | None = None,
     stages: Sequence[Stage] = OF_A_VARIANT,
     say: Callable[[str], None] = print,

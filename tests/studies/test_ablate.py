@@ -38,7 +38,7 @@ MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
 
 def toy(what, folder, recipe=RECIPE, lines=None, **options):
     say = [].append if lines is None else lines.append
-    return run_study(what, recipe, to=folder, say=say, **{"stages": stages(), **options})
+    return run_study(what, recipe, to=folder, say=say, **{"stages": stages(), "seeds": 1, **options})
 
 
 def variants(what, recipe):
@@ -252,7 +252,7 @@ def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
 
 
 def test_the_cost_is_said_before_anything_is_done(tmp_path):
-    asked, planned = plan_study("target", RECIPE, to=tmp_path / "r", stages=stages())
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=stages())
     assert planned[0].to_do == ("problems", "suites", "distill", "corpus", "sft", "evaluate")
     assert planned[1].shared == dict.fromkeys(("problems", "suites", "distill"), "baseline")
     assert planned[1].to_do == ("corpus", "sft", "evaluate") and not (tmp_path / "r").exists()
@@ -539,6 +539,31 @@ def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
 
 
+def test_where_arms_have_several_trainings_the_training_is_the_unit(tmp_path):
+    """The second arm wins 20 problems, by two of its five trainings."""
+    questions = [f"What is {n}?" for n in range(30)]
+    first, second = (
+        Arm(
+            name,
+            tuple(answered(tmp_path / name / str(at), right, questions=questions) for at, right in enumerate(rights)),
+        )
+        for name, rights in (("first", (10, 10, 10, 10, 10)), ("second", (30, 4, 30, 4, 12)))
+    )
+    found = beside([first, second])
+    (compared,) = [one for one in found.comparisons if one.reference == "first"]
+    assert (compared.paired.test, compared.paired.trainings, compared.paired.won) == ("t over trainings", 5, 20)
+    assert compared.verdict == "not better" and compared.paired.difference.low < -0.2
+    assert "own: second is not better than first, over 5 trainings" in found.sentences
+    assert found.rows[-1].accuracy.high - found.rows[-1].accuracy.low > 0.5, "an arm's own interval is as unsure"
+
+
+def test_of_one_training_the_sentence_says_so(tmp_path):
+    runs = [answered(tmp_path / str(right), right, questions=[f"What is {n}?" for n in range(30)]) for right in (3, 25)]
+    found = beside([Arm("first", (runs[0],)), Arm("second", (runs[1],))])
+    assert all(one.endswith("; one training each, and another seed could say otherwise") for one in found.sentences)
+    assert any(one.startswith("own: second is better than first") for one in found.sentences)
+
+
 @pytest.mark.slow
 def test_a_mixture_is_tested_on_the_same_problems_and_trained_on_others(tmp_path):
     rows = [
@@ -710,7 +735,7 @@ def test_the_command_says_what_would_be_done_and_what_cannot(tmp_path):
 def test_the_command_trains_the_embedded_student_four_ways(tmp_path):
     settings = ("problems.limit=40", "sft.max_steps=3", "evaluate.suites=own", "evaluate.limit=8")
     settings += ("evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot")
-    done = plantune("target", "smollm2_135m", *settings)
+    done = plantune("target", "smollm2_135m", "--seeds", 1, *settings)
     assert done.returncode == 0, done.stderr
     made = json.loads(Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m/ablate/target/table.json").read_text())
     assert [row["name"] for row in made["rows"]] == ["untuned", "baseline", "control", "m1", "m2"]
