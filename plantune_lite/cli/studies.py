@@ -54,7 +54,7 @@ compare.group = "Studies"
 def ablate(
     what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Variants of a recipe side by side; WHAT: filter, threshold, target, reward, preference, mixture, domain, world."""
+    """Variants of a recipe side by side: filter, threshold, target, reward, preference, mixture, domain, world."""
     from plantune_lite.studies.ablate import plan_study, run_study, study_cost
     from plantune_lite.studies.page import study_json, study_text
 

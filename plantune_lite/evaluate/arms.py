@@ -2,7 +2,7 @@
 
     beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))], seed=0) -> Beside(sentences, rows, ...)
 
-The untuned model at its best prompt is the first row, and "not better" is said first. Seeds are pooled in the figures: a
+The untuned model at its best prompt is the first row, and "not better" is said first. Seeds are pooled in figures: a
 problem that several seeds have counts once, with the mean of their answers. Intervals and p values come from the
 trainings, by the t test of their differences, one a seed; from the problems where there is one training, which the
 sentences say.

@@ -21,7 +21,7 @@ from plantune_lite.pipeline.stages import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
-from plantune_lite.studies import learning_curve, page, plan_diversity, reuse
+from plantune_lite.studies import learning_curve, page, plan_diversity, probes, reuse
 from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
@@ -105,7 +105,10 @@ def run_study(
         if len(failed) == len(planned):
             reasons = "\n".join(f"  {name}: {why}" for name, why in failed.items())
             raise RunError(f"no variant of the study {what} came to its end:\n{reasons}")
-        found = _found(asked_for, planned, failed, asked, seeds, command, folder)
+        unprobed = {}
+        if asked_for.probed:
+            unprobed = probes.probe_all([one.folder for one in planned if one.name not in failed], tell)
+        found = _found(asked_for, planned, failed, unprobed, asked, seeds, command, folder)
         for file in page.write(found):
             if mirror:
                 _copy(file, _mirror_of(mirror, parent, what), tell)
@@ -243,6 +246,7 @@ def _found(
     asked_for: Study,
     planned: Sequence[Planned],
     failed: Mapping[str, str],
+    unprobed: Mapping[str, str],
     asked: Recipe,
     seeds: int,
     command: str,
@@ -260,8 +264,11 @@ def _found(
         beside=arms.beside(all_arms, seed=asked.seed),
         failed=failed,
         learning=learning_curve.learning(runs) if asked_for.what == "reward" else {},
-        figures=plan_diversity.diversity(runs) if of_plans else {},
-        remarks=tuple(plan_diversity.older_choice(runs)) if of_plans else (),
+        figures=plan_diversity.diversity(runs) if of_plans else probes.columns(runs) if asked_for.probed else {},
+        remarks=(
+            *(plan_diversity.older_choice(runs) if of_plans else ()),
+            *(f"{run} could not be probed: {why}" for run, why in unprobed.items()),
+        ),
     )
 
 

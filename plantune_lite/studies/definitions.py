@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from plantune_lite import files
 from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError
 
@@ -40,20 +41,23 @@ class Study:
     asks: str
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
+    probed: bool = False  # each variant is asked what it knows, as `plantune probe` does
 
 
 class _Row(NamedTuple):
     asks: str
     variants: Callable[[Recipe], Iterator[Variant]]
     notes: Callable[[Recipe], Iterator[str]]
+    probed: bool = False
 
 
 def study(what: str, recipe: Recipe) -> Study:
     """The study of that name for this recipe."""
     if what not in STUDIES:
         raise RecipeError(f"no study {what!r}{nearest(what, STUDIES)}")
-    asks, variants, notes = STUDIES[what]
-    return Study(what=what, asks=asks, variants=tuple(variants(recipe)), notes=tuple(notes(recipe)))
+    row = STUDIES[what]
+    variants, notes = tuple(row.variants(recipe)), tuple(row.notes(recipe))
+    return Study(what=what, asks=row.asks, variants=variants, notes=notes, probed=row.probed)
 
 
 def _nothing(recipe: Recipe) -> Iterator[str]:
@@ -317,6 +321,31 @@ def _domain_notes(recipe: Recipe) -> Iterator[str]:
         yield "code is left out: evaluate.allow_code=true allows to run the programs a model writes."
 
 
+# --- world ------------------------------------------------------------------------------------------------------------
+
+
+def _worlds(recipe: Recipe) -> Iterator[Variant]:
+    _needs_sft(recipe, "world")
+    source = canonical(recipe.problems.source)
+    if not source.startswith(PREFIX):
+        raise RecipeError(
+            f"problems.source is {source!r}, which is no world: set problems.source=world:blocksworld, or take "
+            "the recipe smollm2_135m_worlds"
+        )
+    world = source.removesuffix("_walks").removesuffix("_mixed")
+    ways = {
+        "planner": ("", "a planner's plans"),
+        "walks": ("_walks", "random walks, which show more of the world"),
+        "mixed": ("_mixed", "half plans, half walks"),
+    }
+    for name, (ending, words) in ways.items():
+        yield Variant(name, ("cpl=none", "grpo=none", f"problems.source={world}{ending}"), words)
+
+
+def _world_notes(recipe: Recipe) -> Iterator[str]:
+    yield "All three teach equally many words and are tested, and probed, on the same problems."
+
+
 def _needs_sft(recipe: Recipe, what: str) -> None:
     if recipe.sft is None:
         raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
@@ -330,4 +359,5 @@ STUDIES: dict[str, _Row] = {
     "preference": _Row("What is to be learned from a search over steps?", _preferences, _preference_notes),
     "mixture": _Row("One source of problems or several, and in which order?", _mixtures, _mixture_notes),
     "domain": _Row("Does it work beyond the recipe's own domain?", _domains, _domain_notes),
+    "world": _Row("Which plans teach a model its world?", _worlds, _world_notes, probed=True),
 }

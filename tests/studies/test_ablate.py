@@ -25,7 +25,7 @@ from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
-from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, reuse
+from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, probes, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, stage
@@ -139,9 +139,21 @@ def test_a_domain_is_trained_and_tested_on_and_programs_only_where_they_may_run(
     assert allowed["code"].evaluate.suites == ("humaneval",)
 
 
+def test_a_world_is_learned_from_plans_from_walks_and_from_both_and_each_is_probed():
+    recipe = override(load_recipe("smollm2_135m_worlds"), ["problems.source=world:gripper_walks"])
+    assert {name: one.problems.source for name, one in variants("world", recipe).items()} == {
+        "planner": "world:gripper",
+        "walks": "world:gripper_walks",
+        "mixed": "world:gripper_mixed",
+    }
+    assert all(one.grpo is None for one in variants("world", recipe).values())
+    assert [name for name in definitions.STUDIES if definitions.STUDIES[name].probed] == ["world"]
+
+
 @pytest.mark.parametrize(
     ("what", "settings", "sentence"),
     [
+        ("world", [], "problems.source is 'practice', which is no world: set problems.source=world:blocksworld"),
         ("filter", ["distill.teacher=self"], "Set distill.execute=all"),
         ("threshold", [], "set distill.teacher to one that scores"),
         ("threshold", ["distill.teacher=self"], "set corpus.filter=both"),
@@ -500,6 +512,33 @@ def test_a_filter_study_says_how_different_the_plans_of_each_arm_are(tmp_path):
     shown = page_of("filter", RECIPE, [Arm("answer", (run,))], figures=cells)
     assert "| distinct plans | steps a plan | alike, one problem | alike, across |" in shown
     assert f"| {' | '.join(cells['answer'].values())} |" in shown
+
+
+def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_path):
+    def probed(name, value):
+        run = answered(tmp_path / name, 5, questions=[f"What is {n}?" for n in range(10)])
+        auroc = {"auroc": {"value": value, "low": value - 0.1, "high": value + 0.1}}
+        worlds = {"validity": {"tuned": auroc, "untuned": auroc}, "output_probability": {"tuned": {"mean": auroc}}}
+        worlds["output_probability"]["untuned"] = {"mean": auroc}
+        write_whole(run / "probe" / "probe.json", json.dumps({"worlds": worlds}))
+        return run
+
+    arms = [Arm("planner", (probed("a", 0.8), probed("b", 0.82))), Arm("walks", (probed("c", 0.6), None))]
+    cells = probes.columns({arm.name: arm.runs for arm in arms})
+    recipe = load_recipe("smollm2_135m_worlds")
+    shown = page_of("world", recipe, arms, figures=cells)
+    assert "| can a step be done? probe | its own probability |" in shown
+    assert set(cells["planner"].values()) == {"81.0 % (68.3 to 93.7)"}, "of two trainings, by t"
+    assert set(cells["walks"].values()) == {"60.0 % (50.0 to 70.0)"} and "untuned" in cells
+
+
+def test_a_probe_that_fails_leaves_the_study_its_table(tmp_path, monkeypatch):
+    def probe(run, say):
+        if run.name == "b":
+            raise RunError("too few problems")
+
+    monkeypatch.setattr(probes.user_code, "load_from_lab", {"probe_once": probe}.get)
+    assert probes.probe_all([tmp_path / "a", tmp_path / "b"], lambda line: None) == {"b": "too few problems"}
 
 
 def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):
