@@ -22,7 +22,7 @@ from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
 from plantune_lite.studies import learning_curve, page, plan_diversity, probes, reuse
-from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
+from plantune_lite.studies.definitions import SAME_ROWS, SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -132,6 +132,10 @@ def plan_study(
     parent = runner.folder_of(asked, to)
     wanted = runner.with_teacher(asked, os.environ, read_manifest(parent), say)
     asked_for = study(what, wanted)
+    older = _has_arms_with_rows_of_their_own(parent / "ablate" / what)
+    if older and what == "target":
+        note = "An older version began this study: each arm learns from all rows that are short enough in that arm."
+        asked_for = replace(asked_for, notes=(*asked_for.notes, note))
     there: dict[tuple[str, str], str] = {}
     for donor in reversed(reuse.donors(parent)):
         there.update(dict.fromkeys(reuse.finished(donor), donor.name))
@@ -140,10 +144,17 @@ def plan_study(
         for variant in asked_for.variants:
             if not variant.routes:
                 folder = parent / "ablate" / what / (f"{variant.name}-s{number}" if number else variant.name)
-                recipe = override(wanted, ["evaluate.baseline=false", *variant.settings])
+                settings = [one for one in variant.settings if not (older and one == SAME_ROWS)]
+                recipe = override(wanted, ["evaluate.baseline=false", *settings])
                 one = _planned(variant, number, folder, replace(recipe, seed=wanted.seed + number), stages, there)
                 planned.append(one)
     return asked_for, planned
+
+
+def _has_arms_with_rows_of_their_own(folder: Path) -> bool:
+    """Tell whether arms were trained before there was sft.same_rows."""
+    trained = [read_manifest(file.parent)["stages"].get("sft") for file in folder.glob("*/manifest.json")]
+    return any(entry and "sft.same_rows" not in entry["inputs"] for entry in trained)
 
 
 def _planned(

@@ -19,6 +19,7 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
+SAME_ROWS = "sft.same_rows=true"  # of the study target, whose arms have other texts of the same problems
 SEEDS = 5  # trainings of each variant: of 3 the t interval is half as wide again
 _THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # distill's prompt SCORE, as the paper's, asks for 95 at most
 
@@ -161,7 +162,7 @@ def _targets(recipe: Recipe) -> Iterator[Variant]:
     }
     for name, (target, solutions, words) in arms.items():
         alone = ("cpl=none", "grpo=none")
-        yield Variant(name, (*alone, f"sft.target={target}", f"sft.solutions={solutions}"), words)
+        yield Variant(name, (*alone, SAME_ROWS, f"sft.target={target}", f"sft.solutions={solutions}"), words)
 
 
 def _rewards(recipe: Recipe) -> Iterator[Variant]:

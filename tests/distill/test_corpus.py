@@ -479,6 +479,14 @@ def test_the_four_targets_are_what_they_are_called(tmp_path):
     assert parse(plan) == Planned(trajectory(one).plan, "") and plan.endswith("</plan>")
 
 
+def test_a_row_of_another_target_has_what_m1_learns_beside_it(tmp_path):
+    one = problem(0)
+    whole = completion(tmp_path, one, "plan+solution")
+    for target, solutions in (("solution", "dataset"), ("solution", "teacher"), ("plan", "teacher")):
+        _, files = built(tmp_path, [trajectory(one)], [one], target=target, solutions=solutions)
+        assert files["train"][0]["whole"] == whole
+
+
 def test_the_prompt_is_the_bare_question_in_every_arm(tmp_path):
     one = problem(0, choices=("5", "6"), answer="B", kind="choice")
     _, files = built(tmp_path, [trajectory(one)], [one])

@@ -89,6 +89,16 @@ def test_the_targets_are_the_papers_arms_on_the_same_problems():
         "m2": ("plan", "teacher"),
     }
     assert all(one.grpo is None and one.problems == REINFORCED.problems for one in found.values())
+    assert all(one.sft.same_rows for one in found.values()), "what is too long for one is left out of all"
+
+
+def test_a_study_begun_before_arms_shared_their_rows_goes_on_as_it_began(tmp_path):
+    began = {"stages": {"sft": {"status": "failed", "inputs": {"sft.max_steps": 12}}}}
+    write_manifest(tmp_path / "r" / "ablate" / "target" / "m1", {**read_manifest(tmp_path), **began})
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "new", stages=())
+    assert all(one.recipe.sft.same_rows for one in planned)
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=())
+    assert not any(one.recipe.sft.same_rows for one in planned) and "An older version" in asked.notes[-1]
 
 
 @pytest.mark.parametrize(("group", "shape"), [(6, (3, 2)), (8, (4, 2)), (12, (4, 3)), (5, (5, 1)), (2, (2, 1))])
@@ -187,11 +197,12 @@ def whole(tmp_path_factory):
 
 def test_what_a_variant_shares_with_its_run_is_not_made_again(whole):
     folder, _, lines = whole
-    entries = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
-    assert {entry["taken_from"] for entry in entries.values()} == {os.path.join("..", "..", "..")}
+    m1 = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
+    assert [name for name in m1 if "taken_from" in m1[name]] == ["problems", "suites", "distill", "corpus"]
+    assert m1["corpus"]["taken_from"] == os.path.join("..", "..", "..")
     baseline = read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
     assert [name for name in baseline if "taken_from" in baseline[name]] == ["problems", "suites", "distill"]
-    assert "taken over from r: problems, suites, distill, corpus, sft, evaluate" in lines
+    assert "taken over from r: problems, suites, distill, corpus" in lines
 
 
 def test_the_untuned_model_is_asked_once(whole):
