@@ -152,6 +152,13 @@ def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
     assert "with the adapter over its base" not in card(facts(run, "adapter", scores=scores))
 
 
+def test_scores_of_the_embedded_student_say_that_its_weights_are_dequantised(run, tmp_path):
+    scores = {"own": (Scored("untuned", "3 of 60", 0.05, 0.01, 0.14),)}
+    assert presets.DEQUANTISED in card(facts(run, scores=scores))
+    of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
+    assert presets.DEQUANTISED not in card(facts(of_the_hub, scores=scores))
+
+
 def test_a_merged_model_says_how_alike_it_is_to_its_adapter(run):
     assert "the same likeliest token on 99.4% of 512 positions, largest logit difference 0.125." in card(facts(run))
 
