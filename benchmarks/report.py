@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.student.presets import DEQUANTISED
+
 HERE = Path(__file__).parent
 
 
@@ -44,6 +46,8 @@ def write(name: str, *, command: str, about: str, found: dict[str, Any], text: s
     )
     versions = ", ".join(f"{key} {value}" for key, value in found["machine"].items())
     page = f"# {name}\n\n{about}\n\nMade by `{command}`; {versions}.\n\n{text.rstrip()}\n"
+    if "smollm2" in page.lower():
+        page += f"\n{DEQUANTISED}\n"
     (HERE / f"{name}.md").write_text(page, encoding="utf-8")
     print(page)
 

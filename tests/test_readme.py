@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from plantune_lite.recipe.load import load_recipe
+from plantune_lite.student.presets import DEQUANTISED
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -21,6 +22,11 @@ def test_the_recipe_shown_is_the_recipe_shipped(tmp_path):
     shown = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     (tmp_path / "shown.py").write_text(shown)
     assert load_recipe(tmp_path / "shown.py") == load_recipe("smollm2_135m")
+
+
+def test_wherever_a_figure_of_smollm2_stands_its_weights_are_called_dequantised():
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "benchmarks").glob("*.md")]
+    assert all(DEQUANTISED in page for page in [README, *pages] if "smollm2" in page.lower())
 
 
 def figures(name):

@@ -17,6 +17,7 @@ from plantune_lite.cli.frame import (
     settings_argument,
 )
 from plantune_lite.cli.show import print_json
+from plantune_lite.studies.definitions import SEEDS
 
 
 @cli.command()
@@ -43,7 +44,9 @@ compare.group = "Studies"
 @click.argument("what", metavar="WHAT")
 @recipe_argument
 @settings_argument
-@click.option("--seeds", type=click.IntRange(1), default=1, help="Repeat each variant with so many seeds (default: 1).")
+@click.option(
+    "--seeds", type=click.IntRange(1), default=SEEDS, show_default=True, help="Train each variant this often."
+)
 @click.option("--to", type=PATH, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
 @click.option("--mirror", type=PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
@@ -51,7 +54,7 @@ compare.group = "Studies"
 def ablate(
     what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Variants of a recipe side by side; WHAT: filter, threshold, target, reward, preference, mixture, domain."""
+    """Variants of a recipe side by side: filter, threshold, target, reward, preference, mixture, domain, world."""
     from plantune_lite.studies.ablate import plan_study, run_study, study_cost
     from plantune_lite.studies.page import study_json, study_text
 
@@ -64,7 +67,11 @@ def ablate(
         else:
             click.echo(study_cost(asked, planned))
         return
-    said = {"--seeds": options["seeds"] if options["seeds"] > 1 else None, "--to": to, "--mirror": options["mirror"]}
+    said = {
+        "--seeds": options["seeds"] if options["seeds"] != SEEDS else None,
+        "--to": to,
+        "--mirror": options["mirror"],
+    }
     also = [str(word) for option, value in said.items() if value is not None for word in (option, value)]
     command = shlex.join(["plantune", "ablate", what, recipe, *settings, *also])
     stream = sys.stderr if as_json else None

@@ -50,7 +50,8 @@ def build_corpus(
     """
     min_score = min_score if part.min_score is None else part.min_score
     by_id = {problem.id: problem for problem in problems}
-    sieve = filters.Sieve(filters.best_first(trajectories, by_id))
+    by_score = part.filter in ("plan", "both")
+    sieve = filters.Sieve(filters.best_first(trajectories, by_id, by_score=by_score))
     came = tuple(sieve.left)
     grade = filters.Grader(by_id)
 
@@ -106,6 +107,7 @@ def build_corpus(
         "solutions": solutions,
         "seed": seed,
         "min_score": min_score,
+        "chosen_by": "score" if by_score else "sample",
         "part": asdict(part),
         "prompts_left_out": unchecked,
         "mixed": mixed,
@@ -137,12 +139,17 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
 def _rows(
     kept: Sequence[Trajectory], by_id: Mapping[str, Problem], target: str, solutions: str, grade: filters.Grader
 ) -> list[dict[str, Any]]:
-    """A row a trajectory; of the data set's own solution, of which there is one, a row a problem."""
+    """A row a trajectory; of the data set's own solution, of which there is one, a row a problem.
+
+    Where M1's completion is another, it stands in `whole`: arms that are compared leave out what is too long for one.
+    """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in kept:
         problem = by_id[one.problem_id]
         text = _completion(one, problem, target, solutions, grade)
         row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
+        if (whole := _completion(one, problem, "plan+solution", "teacher", grade)) != text:
+            row["whole"] = whole
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 

@@ -1,6 +1,6 @@
 """Which trajectories are worth learning from: a sieve after the other, the best kept, each reject with its reason.
 
-    sieve = Sieve(best_first(trajectories, by_id))
+    sieve = Sieve(best_first(trajectories, by_id, by_score=True))
     sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id), executed=True))
     sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="plan score 60 < 80"), ...]
 
@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from plantune_lite import plan
@@ -43,8 +43,12 @@ class Sieve:
 # --- coming in --------------------------------------------------------------------------------------------------------
 
 
-def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem]) -> list[Trajectory]:
-    """The trajectories with clean plans, the best of all first, in an order that theirs has no say in."""
+def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem], *, by_score: bool) -> list[Trajectory]:
+    """Clean the plans and sort the trajectories, the best first, in an order that theirs has no say in.
+
+    Without `by_score` the first sample of a problem comes first: a filter that leaves the verifier out must not let it
+    choose among the plans that pass.
+    """
     found = []
     for one in trajectories:
         if one.problem_id not in by_id:
@@ -55,7 +59,7 @@ def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem])
         fields = {**vars(one), "plan": tuple(step for step in map(plan.clean_step, one.plan) if step)}
         fields.pop("reason", None)  # what distill rejected may pass a milder filter
         found.append(Trajectory(**fields))
-    return sorted(found, key=_rank)
+    return sorted(found, key=_rank if by_score else lambda one: (one.sample, *_rank(replace(one, score=None))))
 
 
 def _rank(one: Trajectory) -> tuple[Any, ...]:

@@ -41,7 +41,7 @@ results and not the answer. Reply with the plan alone, one step a line.
 SCORE = """\
 Judge a plan for solving a problem. Be strict: a reader who follows the plan to the letter, calculating correctly,
 should reach the right answer, and the plan should respect every constraint.
-Give your reasons first, then a whole number from -100 (leads astray) over 0 (of no use) to 100 (cannot be improved;
+Give your reasons first, then a whole number from -100 (leads astray) over 0 (of no use) to 95 (cannot be improved;
 almost never). A plan that calculates or states the answer is at most 0.
 
 <problem>

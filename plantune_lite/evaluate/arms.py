@@ -2,8 +2,10 @@
 
     beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))], seed=0) -> Beside(sentences, rows, ...)
 
-The untuned model at its best prompt is the first row, and "not better" is said first. Seeds are pooled: a problem that
-several seeds have counts once, with the mean of their answers; each seed's own figure stands beside it.
+The untuned model at its best prompt is the first row, and "not better" is said first. Seeds are pooled in figures: a
+problem that several seeds have counts once, with the mean of their answers. Intervals and p values come from the
+trainings, by the t test of their differences, one a seed; from the problems where there is one training, which the
+sentences say.
 """
 
 import hashlib
@@ -15,7 +17,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import metrics, results, stats
-from plantune_lite.evaluate.compare import Comparison
+from plantune_lite.evaluate.compare import ONE_TRAINING, Comparison
 from plantune_lite.evaluate.results import BASELINE, UNTUNED
 from plantune_lite.evaluate.stats import Estimate, p_text
 from plantune_lite.files import read_records
@@ -72,6 +74,13 @@ class _Answers(NamedTuple):
             if among is None or (number, problem) in among:
                 found.setdefault(problem, []).append(share)
         return {problem: fmean(values) for problem, values in found.items()}
+
+    def by_seed(self, among: set[Key]) -> tuple[float, ...]:
+        """One value a seed: the mean over the problems that it has."""
+        found: dict[int, list[float]] = {}
+        for number, problem in sorted(among):
+            found.setdefault(number, []).append(self.shares[number, problem])
+        return tuple(map(fmean, found.values()))
 
 
 def beside(arms: Sequence[Arm], *, seed: int = 0) -> Beside:
@@ -175,14 +184,17 @@ def _key(problem: Problem) -> str:
 
 def _row(suite: str, one: _Answers, folders: Sequence[Path], seed: int) -> Row:
     values = one.by_problem()
-    numbers = sorted({number for number, _ in one.shares})
+    by_seed = one.by_seed(set(one.shares))
+    accuracy = stats.of_problems(list(values.values()), seed=seed)
+    if len(by_seed) > 1 and one.name != UNTUNED:
+        accuracy = stats.of_trainings(by_seed, accuracy)
     return Row(
         suite=suite,
         name=one.name,
         mode=one.mode,
         problems=len(values),
-        accuracy=stats.of_problems(list(values.values()), seed=seed),
-        by_seed=tuple(fmean(share for (n, _), share in one.shares.items() if n == number) for number in numbers),
+        accuracy=accuracy,
+        by_seed=by_seed,
         learned=_span(_summaries(folders, "corpus", "train")),
         steps=" + ".join(_span(counts) for stage in _STAGES if (counts := _summaries(folders, stage, "steps"))),
     )
@@ -205,6 +217,9 @@ def _compared(suite: str, one: _Answers, other: _Answers, beside_untuned: bool, 
     common = set(one.shares) & set(other.shares)
     ours, theirs = one.by_problem(common), other.by_problem(common)
     paired = stats.paired(list(ours.values()), [theirs[problem] for problem in ours], seed=seed)
+    if len(ours_by_seed := one.by_seed(common)) > 1:
+        differences = [our - their for our, their in zip(ours_by_seed, other.by_seed(common), strict=True)]
+        paired = stats.over_trainings(paired, differences)
     return Comparison(
         suite=suite,
         model=one.name,
@@ -226,17 +241,25 @@ def _sentences(comparisons: Sequence[Comparison]) -> Iterator[str]:
             here = [one for one in some if one.suite == suite]
             if alike := [one for one in here if one.verdict == "not better"]:
                 names = _listed([one.model for one in alike])
-                yield f"{suite}: {names} {'is' if len(alike) == 1 else 'are'} not better than {_reference(alike[0])}"
+                verb = "is" if len(alike) == 1 else "are"
+                yield f"{suite}: {names} {verb} not better than {_reference(alike[0])}{_trainings(alike)}"
         for one in sorted(some, key=lambda one: one.verdict == "better"):
             if one.verdict != "not better":
                 yield (
                     f"{one.suite}: {one.model} is {one.verdict} than {_reference(one)}: "
                     f"{one.paired.difference.points()}, p {p_text(one.p)}, {one.paired.won} won, {one.paired.lost} lost"
+                    f"{_trainings([one])}"
                 )
 
 
 def _reference(one: Comparison) -> str:
     return f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
+
+
+def _trainings(comparisons: Sequence[Comparison]) -> str:
+    """How many trainings say so."""
+    least = min(one.paired.trainings for one in comparisons)
+    return f", over {least} trainings" if least > 1 else f"; {ONE_TRAINING}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -249,11 +272,11 @@ def _notes(arms: Sequence[Arm], rows: Sequence[Row], comparisons: Sequence[Compa
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     if any(len(row.by_seed) > 1 for row in rows):
         yield (
-            "Intervals and p values are over problems; what another seed does to a training shows in the seeds' own "
-            "figures."
+            "Intervals and p values are over trainings, one a seed (t); an arm's own interval is over problems where "
+            "that is wider."
         )
     else:
-        yield "One training each: another seed may say otherwise, and --seeds 3 asks three."
+        yield "One training each: --seeds 5 trains five."
     for one in comparisons:
         if one.paired.problems < one.asked:
             common = f"{one.paired.problems} of {one.asked} problems in common"

@@ -21,6 +21,7 @@ from plantune_lite.evaluate.stats import Estimate, Paired, p_text
 from plantune_lite.terminal import markdown_table, table
 from plantune_lite.types import PlantuneError, Problem
 
+ONE_TRAINING = "one training each, and another seed could say otherwise"
 _SIGNIFICANT = 0.05
 _THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
 
@@ -228,6 +229,8 @@ def named(model: str, mode: str) -> str:
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
     if any(one.beside_untuned for one in comparisons):
         yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    if comparisons:
+        yield f"This is {ONE_TRAINING}: plantune ablate trains with several."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
     yield from (f"* {caveat}." for caveat in starred)
     for suite, caveat in dict.fromkeys((one.suite, caveat) for one in comparisons for caveat in one.caveats):

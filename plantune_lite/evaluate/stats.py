@@ -4,15 +4,18 @@
     mean([1.0, 0.5, 0.0, 0.25])               -> 43.8 % (16.6 to 77.8): problems with a share of right samples each
     paired([1, 1, 0, 1], [0, 1, 1, 0])        -> +25.0 points (-52.6 to +76.4), 2 problems won, 1 lost, p = 1
 
-A problem is the unit everywhere: samples of one problem are no independent trials.
+    over_trainings(paired(...), [0.03, -0.01, 0.05])  -> the same, p and interval by the t test of the trainings
+
+A problem is the unit where one training is asked: samples of one problem are no independent trials. Where there are
+several trainings the unit is the training, for what a seed does to it is the same on all problems.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
-from statistics import NormalDist, fmean
+from statistics import NormalDist, fmean, stdev
 from typing import TypeVar
 
 LEVEL = 0.95
@@ -106,6 +109,7 @@ class Paired:
     lost: int
     p: float  # of a difference this large where there is none
     test: str
+    trainings: int = 1  # of each model
 
 
 def paired(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Paired:
@@ -134,6 +138,54 @@ def sign_flips(differences: Sequence[float], *, seed: int = 0, flips: int = _FLI
         total = sum(size * (2 * rng.getrandbits(count).bit_count() - count) for size, count in sizes.items())
         as_large += abs(total) >= observed
     return as_large / (flips + 1)
+
+
+# --- several trainings ------------------------------------------------------------------------------------------------
+
+
+def over_trainings(found: Paired, differences: Sequence[float]) -> Paired:
+    """Put the t test of the trainings in place of the problems'; `differences` has one a seed.
+
+    Where all are equal, by chance or because both models are the same, the problems' test stays.
+    """
+    count, centre = len(differences), fmean(differences)
+    if not (spread := stdev(differences) / math.sqrt(count)):
+        return replace(found, trainings=count)
+    half = t_quantile(count - 1) * spread
+    difference = Estimate(centre, max(-1.0, centre - half), min(1.0, centre + half))
+    p = t_tails(centre / spread, count - 1)
+    return replace(found, difference=difference, p=p, test="t over trainings", trainings=count)
+
+
+def of_trainings(shares: Sequence[float], over_problems: Estimate) -> Estimate:
+    """Widen an interval over problems to the t interval of the trainings' own figures, one a seed."""
+    half = t_quantile(len(shares) - 1) * stdev(shares) / math.sqrt(len(shares))
+    low, high = min(over_problems.low, fmean(shares) - half), max(over_problems.high, fmean(shares) + half)
+    return Estimate(over_problems.value, max(0.0, low), min(1.0, high))
+
+
+def t_tails(t: float, df: int) -> float:
+    """The chance that Student's t is beyond +-t, exactly: the finite series for whole degrees of freedom."""
+    angle = math.atan(abs(t) / math.sqrt(df))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    term = cosine if df % 2 else 1.0
+    total = 0.0
+    for k in range(3 if df % 2 else 2, df + 1, 2):
+        total += term
+        term *= cosine**2 * (k - 1) / k
+    inside = 2 / math.pi * (angle + sine * total) if df % 2 else sine * total
+    return min(1.0, max(0.0, 1 - inside))
+
+
+def t_quantile(df: int, level: float = LEVEL) -> float:
+    """How far +-t reaches to hold this share of Student's t: 12.71 for 1 degree of freedom, 2.78 for 4."""
+    low, high = 0.0, 1.0
+    while t_tails(high, df) > 1 - level:
+        high *= 2
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_tails(middle, df) > 1 - level else (low, middle)
+    return high
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

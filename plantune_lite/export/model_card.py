@@ -17,6 +17,7 @@ from plantune_lite import plan
 from plantune_lite.export.run_facts import EMBEDDED, Facts, Scored
 from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.recipe.redact import last_part, without_paths
+from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import code_span, fence, size
 
 
@@ -170,6 +171,8 @@ def _scores(facts: Facts) -> list[str]:
         tables.append("\n".join([head, *lines]))
         caveats = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
         tables += [f"But {' and '.join(caveats)}."] if caveats else []
+    if tables and facts.recipe["student"]["model"] == EMBEDDED:
+        tables.append(DEQUANTISED)
     plot = [f"![Right answers, with 95 % intervals]({facts.plot})"] if facts.plot else []
     if tables and facts.form != "adapter":
         tables.append("Measured with the adapter over its base, before merging and quantising.")

@@ -10,6 +10,7 @@ FUNCTIONS = {
     "grade_plan": "plantune_lite.lab.worlds.grade:grade",
     "judge_plan": "plantune_lite.lab.probes.saved_judge:judged",
     "probe": "plantune_lite.lab.probes.run:probe_run",
+    "probe_once": "plantune_lite.lab.probes.run:probe_once",
     "resample": "plantune_lite.lab.probes.resample_run:resample_run",
     "resampled_text": "plantune_lite.lab.probes.resample_run:as_text",
 }

@@ -105,6 +105,7 @@ class SFT:
     target: Literal["solution", "plan+solution", "plan"] = "plan+solution"  # baseline, M1, M2
     solutions: Literal["dataset", "teacher"] = "teacher"  # "solution" from "teacher" is the control
     start: str | None = None  # another run whose adapter this one goes on from
+    same_rows: bool = False  # only problems that baseline, control, M1 and M2 all have a row of within max_length
     order: Literal["mixed", "easy_first", "by_source"] = "mixed"  # easy by level, or by untuned tries
     epochs: float = knob(1.0, low=0)
     max_steps: int | None = knob(None, low=1)  # None = all epochs

@@ -19,6 +19,7 @@ from plantune_lite.files import from_row, read_jsonl, read_records, write_whole
 from plantune_lite.report import charts, html
 from plantune_lite.runs import job
 from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Score, Trajectory
 
@@ -80,6 +81,7 @@ def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
         f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}"
         + (f", trained by {ways}" if ways else ", not trained")
         + f". Begun {manifest['created']}."
+        + (f" {DEQUANTISED}" if recipe["student"]["model"] == "smollm2_135m" else "")
     )
 
 

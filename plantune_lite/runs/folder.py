@@ -24,7 +24,7 @@ FORMAT = 1
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
 # RUN/ablate/STUDY/VARIANT is a run as well.
-STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain")
+STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain", "world")
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 

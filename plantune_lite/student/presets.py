@@ -32,6 +32,8 @@ _GEMMA = (
     "{%- if add_generation_prompt -%}{{- '<start_of_turn>model\\n' -}}{%- endif -%}"
 )
 
+DEQUANTISED = "SmolLM2-135M here is its Q4_1 release, dequantised: the Hub's 16-bit weights may do otherwise."
+
 
 def _with_system(template: str) -> str:
     return template.replace("__SYSTEM__", SYSTEM.replace("\\", "\\\\").replace("'", "\\'"))

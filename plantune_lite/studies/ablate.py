@@ -21,8 +21,8 @@ from plantune_lite.pipeline.stages import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
-from plantune_lite.studies import learning_curve, page, reuse
-from plantune_lite.studies.definitions import Study, Variant, study
+from plantune_lite.studies import learning_curve, page, plan_diversity, probes, reuse
+from plantune_lite.studies.definitions import SAME_ROWS, SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -64,7 +64,7 @@ def run_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = 1,
+    seeds: int = SEEDS,
     to: Path | None = None,
     mirror: Path | None = None,
     command: str = "",
@@ -105,7 +105,10 @@ def run_study(
         if len(failed) == len(planned):
             reasons = "\n".join(f"  {name}: {why}" for name, why in failed.items())
             raise RunError(f"no variant of the study {what} came to its end:\n{reasons}")
-        found = _found(asked_for, planned, failed, asked, seeds, command, folder)
+        unprobed = {}
+        if asked_for.probed:
+            unprobed = probes.probe_all([one.folder for one in planned if one.name not in failed], tell)
+        found = _found(asked_for, planned, failed, unprobed, asked, seeds, command, folder)
         for file in page.write(found):
             if mirror:
                 _copy(file, _mirror_of(mirror, parent, what), tell)
@@ -120,7 +123,7 @@ def plan_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = 1,
+    seeds: int = SEEDS,
     to: Path | None = None,
     stages: Sequence[Stage] = OF_A_VARIANT,
     say: Callable[[str], None] = print,
@@ -129,6 +132,10 @@ def plan_study(
     parent = runner.folder_of(asked, to)
     wanted = runner.with_teacher(asked, os.environ, read_manifest(parent), say)
     asked_for = study(what, wanted)
+    older = _has_arms_with_rows_of_their_own(parent / "ablate" / what)
+    if older and what == "target":
+        note = "An older version began this study: each arm learns from all rows that are short enough in that arm."
+        asked_for = replace(asked_for, notes=(*asked_for.notes, note))
     there: dict[tuple[str, str], str] = {}
     for donor in reversed(reuse.donors(parent)):
         there.update(dict.fromkeys(reuse.finished(donor), donor.name))
@@ -137,10 +144,17 @@ def plan_study(
         for variant in asked_for.variants:
             if not variant.routes:
                 folder = parent / "ablate" / what / (f"{variant.name}-s{number}" if number else variant.name)
-                recipe = override(wanted, ["evaluate.baseline=false", *variant.settings])
+                settings = [one for one in variant.settings if not (older and one == SAME_ROWS)]
+                recipe = override(wanted, ["evaluate.baseline=false", *settings])
                 one = _planned(variant, number, folder, replace(recipe, seed=wanted.seed + number), stages, there)
                 planned.append(one)
     return asked_for, planned
+
+
+def _has_arms_with_rows_of_their_own(folder: Path) -> bool:
+    """Tell whether arms were trained before there was sft.same_rows."""
+    trained = [read_manifest(file.parent)["stages"].get("sft") for file in folder.glob("*/manifest.json")]
+    return any(entry and "sft.same_rows" not in entry["inputs"] for entry in trained)
 
 
 def _planned(
@@ -243,6 +257,7 @@ def _found(
     asked_for: Study,
     planned: Sequence[Planned],
     failed: Mapping[str, str],
+    unprobed: Mapping[str, str],
     asked: Recipe,
     seeds: int,
     command: str,
@@ -250,6 +265,7 @@ def _found(
 ) -> page.Found:
     all_arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in all_arms}
+    of_plans = asked_for.what in ("filter", "threshold")
     return page.Found(
         study=asked_for,
         folder=folder,
@@ -259,6 +275,11 @@ def _found(
         beside=arms.beside(all_arms, seed=asked.seed),
         failed=failed,
         learning=learning_curve.learning(runs) if asked_for.what == "reward" else {},
+        figures=plan_diversity.diversity(runs) if of_plans else probes.columns(runs) if asked_for.probed else {},
+        remarks=(
+            *(plan_diversity.older_choice(runs) if of_plans else ()),
+            *(f"{run} could not be probed: {why}" for run, why in unprobed.items()),
+        ),
     )
 
 

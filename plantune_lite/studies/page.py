@@ -5,7 +5,7 @@ write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suit
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,14 @@ class Found:
     beside: arms.Beside
     failed: Mapping[str, str]  # run -> why
     learning: Mapping[str, Sequence[tuple[float, float]]]  # arm -> share of right answers, step by step
+    figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # arm -> more columns of its line
+    remarks: tuple[str, ...] = ()  # more notes
 
     def notes(self) -> Iterator[str]:
         """What the tables must not be read without."""
         yield from self.study.notes
         yield from self.beside.notes
+        yield from self.remarks
         if self.learning:
             level = 100 * learning_curve.reached(self.learning)[0]
             yield (
@@ -79,6 +82,7 @@ def study_json(found: Found) -> dict[str, Any]:
         "command": found.command,
         "seeds": found.seeds,
         **asdict(found.beside),
+        "figures": found.figures,
         "notes": list(found.notes()),
         "variants": [{"name": one.name, "tests": one.tests, "settings": one.settings} for one in found.study.variants],
         "failed": dict(found.failed),
@@ -125,6 +129,8 @@ def _rows(found: Found, rows: Sequence[arms.Row]) -> tuple[list[str], list[list[
         columns.insert(4, "seeds")
     if found.learning:
         columns.append("at step")
+    more = dict.fromkeys(name for cells in found.figures.values() for name in cells)
+    columns += more
     lines = []
     for row in rows:
         share, _, interval = row.accuracy.percent().partition(" (")
@@ -133,6 +139,7 @@ def _rows(found: Found, rows: Sequence[arms.Row]) -> tuple[list[str], list[list[
             line.insert(4, ", ".join(f"{100 * one:.1f}" for one in row.by_seed))
         if found.learning:
             line.append(str(steps.get(row.name, "")))
+        line += [found.figures.get(row.name, {}).get(name, "") for name in more]
         lines.append(line)
     return columns, lines
 

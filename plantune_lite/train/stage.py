@@ -20,7 +20,7 @@ from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import Loop, teacher_judge
 from plantune_lite.teacher.ledger import of_ledger
-from plantune_lite.train import curriculum, grpo, rewards, sft, trl_args
+from plantune_lite.train import curriculum, data, grpo, rewards, sft, trl_args
 from plantune_lite.types import Problem, RunError
 
 
@@ -65,6 +65,8 @@ def _trained(
     _refuse_spent(job)
     adapter = adapter_of(part.start, job.run) if part.start else None
     loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
+    if part.same_rows or job.recipe.has_baseline:
+        rows = _rows_of_all_arms(job, part, loaded, rows)
     summary = sft.train(
         loaded,
         rows,
@@ -81,6 +83,23 @@ def _trained(
         say=job.say,
     )
     return {**summary, "base": asdict(loaded.source)}
+
+
+def _rows_of_all_arms(
+    job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Leave out the problems of which another arm's row cannot be learned, say because it is too long."""
+    trained = list(read_jsonl(job.run / "corpus" / "train.jsonl"))
+    solved = corpus.without_plans(trained, read_records(Problem, job.run / "problems" / "pool.jsonl"))
+    beside = [*({**row, "completion": row.get("whole", row["completion"])} for row in trained), *solved]
+    kept = {one.row for one in data.lessons(loaded, beside, job.recipe.student.max_length).kept}
+    out = {row["problem_id"] for place, row in enumerate(beside) if place not in kept}
+    if part.same_rows:
+        out |= {row["problem_id"] for row in trained} - {row["problem_id"] for row in solved}
+    left = [row for row in rows if row["problem_id"] not in out]
+    if len(left) < len(rows):
+        job.say(f"{len(rows) - len(left)} of {len(rows)} rows left out: another arm cannot learn from these problems")
+    return left
 
 
 def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:

@@ -182,6 +182,16 @@ def test_the_best_of_a_problem_has_the_highest_score_then_the_shortest_plan_then
     assert [parse(row["completion"]).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
 
 
+@pytest.mark.parametrize(("mode", "sample"), [("none", 0), ("answer", 0), ("plan", 1), ("both", 1)])
+def test_the_verifier_chooses_among_plans_only_where_the_filter_asks_it(tmp_path, mode, sample):
+    one = problem(0)
+    first, second = ("Multiply all of them by the shelves.",), ("Multiply.",)
+    came = [trajectory(one, 1, plan=second, score=95), trajectory(one, 0, plan=first, score=85)]
+    _, files = built(tmp_path, came, [one], target="plan", filter=mode, per_problem=1)
+    assert parse(files["train"][0]["completion"]).plan == (first, second)[sample]
+    assert files["prompts"][0]["plan"] == list((first, second)[sample])
+
+
 def test_a_trajectory_of_another_run_is_refused(tmp_path):
     assert "not among the 1 problems" in refused(tmp_path, [trajectory(problem(1))], [problem(0)])
 
@@ -467,6 +477,14 @@ def test_the_four_targets_are_what_they_are_called(tmp_path):
     both, plan = completion(tmp_path, one, "plan+solution"), completion(tmp_path, one, "plan")
     assert parse(both) == Planned(trajectory(one).plan, execution)
     assert parse(plan) == Planned(trajectory(one).plan, "") and plan.endswith("</plan>")
+
+
+def test_a_row_of_another_target_has_what_m1_learns_beside_it(tmp_path):
+    one = problem(0)
+    whole = completion(tmp_path, one, "plan+solution")
+    for target, solutions in (("solution", "dataset"), ("solution", "teacher"), ("plan", "teacher")):
+        _, files = built(tmp_path, [trajectory(one)], [one], target=target, solutions=solutions)
+        assert files["train"][0]["whole"] == whole
 
 
 def test_the_prompt_is_the_bare_question_in_every_arm(tmp_path):

@@ -15,10 +15,14 @@ from plantune_lite.evaluate.stats import (
     mcnemar,
     mean,
     of_problems,
+    of_trainings,
+    over_trainings,
     p_text,
     paired,
     pass_at,
     sign_flips,
+    t_quantile,
+    t_tails,
     wilson,
 )
 
@@ -111,6 +115,50 @@ def test_two_models_are_compared_problem_by_problem():
 def test_shares_over_samples_are_compared_by_flipping_signs():
     found = paired([0.75] * 30, [0.5] * 30)
     assert found.test == "sign flips" and found.p < 0.001 and found.difference.low > 0
+
+
+@pytest.mark.parametrize(
+    ("df", "reach"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (5, 2.5706), (9, 2.2622), (30, 2.0423)]
+)
+def test_student_s_t_has_the_known_quantiles(df, reach):
+    assert t_quantile(df) == pytest.approx(reach, abs=5e-5)
+    assert t_tails(-reach, df) == pytest.approx(0.05, abs=1e-5)
+
+
+def test_several_trainings_are_compared_by_their_differences():
+    """By hand: mean 0.04, standard deviation 0.02, so t = 0.04 / (0.02 / sqrt(3)) = 3.46 with 2 degrees of freedom."""
+    found = over_trainings(paired([1, 1, 0, 1], [0, 1, 1, 0]), [0.02, 0.04, 0.06])
+    assert (found.difference.value, found.trainings, found.won) == (pytest.approx(0.04), 3, 2)
+    assert (found.difference.low, found.difference.high) == pytest.approx((-0.0097, 0.0897), abs=5e-5)
+    assert found.p == pytest.approx(0.0742, abs=5e-5)
+
+
+def test_trainings_that_all_differ_by_as_much_leave_the_test_to_the_problems():
+    by_problem = paired([1, 1, 0, 1], [0, 1, 1, 0])
+    assert over_trainings(by_problem, [0.0, 0.0]).p == by_problem.p
+
+
+def test_an_arm_s_interval_is_never_narrower_than_its_problems_say():
+    alike, apart = of_trainings([0.5, 0.5], wilson(50, 100)), of_trainings([0.2, 0.8], wilson(50, 100))
+    assert alike == wilson(50, 100) and (apart.low, apart.high) == (0, 1)
+
+
+def test_equal_arms_are_called_different_in_5_percent_of_studies_by_trainings_and_in_over_10_by_problems():
+    """Two arms that are equal but for their seeds' luck, 5 points: 5 seeds each, the same 100 problems."""
+    rng, studies, wrong = Random(0), 500, {"trainings": 0, "problems": 0}
+
+    def arm():
+        rates = [rng.gauss(0.5, 0.05) for _ in range(5)]
+        return [[rng.random() < rate for _ in range(100)] for rate in rates]
+
+    for _ in range(studies):
+        ours, theirs = arm(), arm()
+        seeds = [fmean(one) - fmean(other) for one, other in zip(ours, theirs, strict=True)]
+        wrong["trainings"] += over_trainings(paired([1], [0]), seeds).p < 0.05
+        means = [[fmean(of_problem) for of_problem in zip(*one, strict=True)] for one in (ours, theirs)]
+        wrong["problems"] += sign_flips([one - other for one, other in zip(*means, strict=True)], flips=200) < 0.05
+    assert 0.03 <= wrong["trainings"] / studies <= 0.07
+    assert 0.10 <= wrong["problems"] / studies <= 0.22
 
 
 def test_a_model_is_not_better_than_itself():

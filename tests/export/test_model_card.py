@@ -15,6 +15,7 @@ from plantune_lite.export.model_card import card
 from plantune_lite.export.run_facts import FORMS, Scored, of_run
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.runs.job import TRAININGS, trained_by
+from plantune_lite.student.presets import DEQUANTISED
 
 UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
 BASELINE = Scored(model="baseline", right=58, of=200, low=0.231, high=0.356)
@@ -150,6 +151,13 @@ def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
     assert "with the adapter over its base" in card(facts(run, "gguf", scores=scores))
     assert ModelCard(card(facts(run, "gguf", scores=scores))).data.eval_results is None
     assert "with the adapter over its base" not in card(facts(run, "adapter", scores=scores))
+
+
+def test_scores_of_the_embedded_student_say_that_its_weights_are_dequantised(run, tmp_path):
+    scores = {"own": (UNTUNED,)}
+    assert DEQUANTISED in card(facts(run, scores=scores))
+    of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
+    assert DEQUANTISED not in card(facts(of_the_hub, scores=scores))
 
 
 def test_a_merged_model_says_how_alike_it_is_to_its_adapter(run):

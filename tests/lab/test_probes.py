@@ -595,3 +595,13 @@ def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path)
 def test_a_recipe_that_has_not_been_run_is_a_sentence_about_its_folder(tmp_path):
     with pytest.raises(RunError, match="is no run folder"):
         probe_run(tmp_path / "never")
+
+
+def test_a_probe_of_the_same_weights_is_not_made_twice_and_one_of_others_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_verb.saved_judge, "weights_of", lambda folder: "base+sft:1")
+    monkeypatch.setattr(probe_verb, "probe_run", lambda folder: "probed again")
+    (tmp_path / "probe").mkdir()
+    for weights, rest, same in (("1", {"plans": {}}, True), ("2", {"plans": {}}, False), ("1", {}, False)):
+        found = {"of": f"base+sft:{weights}", **rest}
+        (tmp_path / "probe" / "probe.json").write_text(json.dumps(found))
+        assert probe_verb.probe_once(tmp_path) == (found if same else "probed again")

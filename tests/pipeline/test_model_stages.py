@@ -15,8 +15,8 @@ from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.job import Job, last_trained
 from plantune_lite.student import presets, weights
-from plantune_lite.train import sft
-from plantune_lite.train.stage import _hours, adapter_of, run_baseline
+from plantune_lite.train import data, sft
+from plantune_lite.train.stage import _hours, adapter_of, run_baseline, run_sft
 from plantune_lite.types import Problem, ProblemError, Reply, RunError
 
 POOL = list(practice_problems("train", seed=0, limit=8))
@@ -203,6 +203,39 @@ def test_what_has_no_sft_or_is_the_baseline_itself_has_none_beside_it(tmp_path, 
     assert job(tmp_path, "evaluate.baseline=true").recipe.has_baseline
 
 
+def lessons_of_letters(student, rows, max_length):
+    """Of a student whose tokens are letters."""
+    short = [place for place, row in enumerate(rows) if len(row["completion"]) <= max_length]
+    return data.Taught(tuple(data.Lesson((), 1, place) for place in short), {})
+
+
+def test_arms_that_are_compared_learn_from_the_problems_that_all_of_them_can_learn(tmp_path, monkeypatch):
+    """Of five problems three are too long, each in another arm, and one has no solution."""
+    taught, source = {}, weights.Source(repo="a/b", revision=None, place="a/b", backend="plain")
+    monkeypatch.setattr(stage, "load_student", lambda *arguments, **settings: SimpleNamespace(source=source))
+    monkeypatch.setattr(sft, "train", lambda loaded, rows, *rest, **settings: taught.update(rows=rows) or {"steps": 7})
+    monkeypatch.setattr(data, "lessons", lessons_of_letters)
+    texts = {0: {"completion": "x" * 600}, 1: {"completion": "x", "whole": "x" * 600}}
+    rows = [
+        {"problem_id": one.id, "prompt": [], "completion": "x"} | texts.get(n, {}) for n, one in enumerate(POOL[:5])
+    ]
+
+    def learned(train, *settings):
+        asked = job(tmp_path, "student.max_length=512", *settings, sft={"steps": 7, "base": {"revision": "abc"}})
+        for name, some in (("train", rows), ("validation", [])):
+            write_records(tmp_path / "corpus" / f"{name}.jsonl", some)
+        solutions = {2: "x" * 600, 3: None}
+        pool = [replace(one, solution=solutions.get(n, "x"), steps=()) for n, one in enumerate(POOL)]
+        write_records(tmp_path / "problems" / "pool.jsonl", pool)
+        train(asked)
+        return [next(n for n, one in enumerate(POOL) if one.id == row["problem_id"]) for row in taught["rows"]]
+
+    assert learned(run_sft) == [0, 1, 2, 3, 4], "nothing is compared"
+    assert learned(run_sft, "evaluate.baseline=true") == [3, 4]
+    assert learned(run_baseline, "evaluate.baseline=true") == [4]
+    assert learned(run_sft, "sft.same_rows=true") == [4]
+
+
 def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_many_steps(tmp_path, monkeypatch):
     taught = {}
 
@@ -213,6 +246,7 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     source = weights.Source(repo="a/b", revision=None, place="a/b", backend="plain")
     instead_of_loading(monkeypatch, lambda *arguments, **settings: SimpleNamespace(source=source))
     monkeypatch.setattr(sft, "train", learn)
+    monkeypatch.setattr(data, "lessons", lessons_of_letters)
     asked = job(
         tmp_path,
         "evaluate.baseline=true",

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import toy_cpl
+from finished_run import finished_run
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
+from plantune_lite.distill import prompts
 from plantune_lite.evaluate.arms import Arm, beside
-from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.pipeline import runner
 from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly
@@ -23,7 +25,7 @@ from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
-from plantune_lite.studies import definitions, learning_curve, reuse
+from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, probes, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, stage
@@ -36,7 +38,7 @@ MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
 
 def toy(what, folder, recipe=RECIPE, lines=None, **options):
     say = [].append if lines is None else lines.append
-    return run_study(what, recipe, to=folder, say=say, **{"stages": stages(), **options})
+    return run_study(what, recipe, to=folder, say=say, **{"stages": stages(), "seeds": 1, **options})
 
 
 def variants(what, recipe):
@@ -58,9 +60,23 @@ def test_a_filter_study_needs_scores_for_two_of_its_four():
 
 def test_a_threshold_is_raised_from_the_recipe_s_own():
     found = variants("threshold", SCORED)
-    assert {name: one.corpus.min_score for name, one in found.items()} == {"80": 80, "85": 85, "90": 90, "95": 95}
-    assert list(variants("threshold", override(SCORED, ["corpus.min_score=91"]))) == ["91", "95"]
+    scores = {name: one.corpus.min_score for name, one in found.items() if name != "unfiltered"}
+    assert scores == {"80": 80, "85": 85, "90": 90, "95": 95}
+    assert list(variants("threshold", override(SCORED, ["corpus.min_score=91"]))) == ["91", "95", "unfiltered"]
     assert all(one.distill == SCORED.distill for one in found.values()), "no variant may ask the teacher"
+
+
+def test_a_threshold_stands_beside_no_threshold_where_low_scores_were_carried_out():
+    assert variants("threshold", SCORED)["unfiltered"].corpus.filter == "answer"
+    assert variants("threshold", override(SCORED, ["corpus.filter=plan"]))["unfiltered"].corpus.filter == "none"
+    kept = definitions.study("threshold", override(SCORED, ["distill.execute=kept"]))
+    assert "unfiltered" not in [one.name for one in kept.variants] and "distill.execute=all" in " ".join(kept.notes)
+
+
+def test_no_verifier_is_asked_for_more_points_than_the_highest_threshold():
+    assert "to 95 (" in prompts.SCORE
+    with pytest.raises(RecipeError, match="threshold is 96 already, and a verifier is asked for 95 points at most"):
+        definitions.study("threshold", override(SCORED, ["distill.min_score=96"]))
 
 
 def test_the_targets_are_the_papers_arms_on_the_same_problems():
@@ -73,6 +89,16 @@ def test_the_targets_are_the_papers_arms_on_the_same_problems():
         "m2": ("plan", "teacher"),
     }
     assert all(one.grpo is None and one.problems == REINFORCED.problems for one in found.values())
+    assert all(one.sft.same_rows for one in found.values()), "what is too long for one is left out of all"
+
+
+def test_a_study_begun_before_arms_shared_their_rows_goes_on_as_it_began(tmp_path):
+    began = {"stages": {"sft": {"status": "failed", "inputs": {"sft.max_steps": 12}}}}
+    write_manifest(tmp_path / "r" / "ablate" / "target" / "m1", {**read_manifest(tmp_path), **began})
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "new", stages=())
+    assert all(one.recipe.sft.same_rows for one in planned)
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=())
+    assert not any(one.recipe.sft.same_rows for one in planned) and "An older version" in asked.notes[-1]
 
 
 @pytest.mark.parametrize(("group", "shape"), [(6, (3, 2)), (8, (4, 2)), (12, (4, 3)), (5, (5, 1)), (2, (2, 1))])
@@ -123,9 +149,21 @@ def test_a_domain_is_trained_and_tested_on_and_programs_only_where_they_may_run(
     assert allowed["code"].evaluate.suites == ("humaneval",)
 
 
+def test_a_world_is_learned_from_plans_from_walks_and_from_both_and_each_is_probed():
+    recipe = override(load_recipe("smollm2_135m_worlds"), ["problems.source=world:gripper_walks"])
+    assert {name: one.problems.source for name, one in variants("world", recipe).items()} == {
+        "planner": "world:gripper",
+        "walks": "world:gripper_walks",
+        "mixed": "world:gripper_mixed",
+    }
+    assert all(one.grpo is None for one in variants("world", recipe).values())
+    assert [name for name in definitions.STUDIES if definitions.STUDIES[name].probed] == ["world"]
+
+
 @pytest.mark.parametrize(
     ("what", "settings", "sentence"),
     [
+        ("world", [], "problems.source is 'practice', which is no world: set problems.source=world:blocksworld"),
         ("filter", ["distill.teacher=self"], "Set distill.execute=all"),
         ("threshold", [], "set distill.teacher to one that scores"),
         ("threshold", ["distill.teacher=self"], "set corpus.filter=both"),
@@ -159,11 +197,12 @@ def whole(tmp_path_factory):
 
 def test_what_a_variant_shares_with_its_run_is_not_made_again(whole):
     folder, _, lines = whole
-    entries = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
-    assert {entry["taken_from"] for entry in entries.values()} == {os.path.join("..", "..", "..")}
+    m1 = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
+    assert [name for name in m1 if "taken_from" in m1[name]] == ["problems", "suites", "distill", "corpus"]
+    assert m1["corpus"]["taken_from"] == os.path.join("..", "..", "..")
     baseline = read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
     assert [name for name in baseline if "taken_from" in baseline[name]] == ["problems", "suites", "distill"]
-    assert "taken over from r: problems, suites, distill, corpus, sft, evaluate" in lines
+    assert "taken over from r: problems, suites, distill, corpus" in lines
 
 
 def test_the_untuned_model_is_asked_once(whole):
@@ -236,7 +275,7 @@ def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
 
 
 def test_the_cost_is_said_before_anything_is_done(tmp_path):
-    asked, planned = plan_study("target", RECIPE, to=tmp_path / "r", stages=stages())
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=stages())
     assert planned[0].to_do == ("problems", "suites", "distill", "corpus", "sft", "evaluate")
     assert planned[1].shared == dict.fromkeys(("problems", "suites", "distill"), "baseline")
     assert planned[1].to_do == ("corpus", "sft", "evaluate") and not (tmp_path / "r").exists()
@@ -274,6 +313,14 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(mended):
 
 def test_arms_that_learned_the_same_are_named(mended):
     assert any(line.startswith("unfiltered and answer learned from the same rows") for line in mended[2].notes())
+
+
+def test_plans_that_an_older_version_ranked_by_score_are_named(tmp_path):
+    stats = {"score": {"median": 90}, "part": {"filter": "answer"}}
+    write_whole(tmp_path / "old" / "corpus" / "stats.json", json.dumps(stats))
+    write_whole(tmp_path / "new" / "corpus" / "stats.json", json.dumps({**stats, "chosen_by": "sample"}))
+    (note,) = plan_diversity.older_choice({"answer": (tmp_path / "old",), "unfiltered": (tmp_path / "new", None)})
+    assert note.startswith("answer: an older version ranked its plans by the verifier's score")
 
 
 def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
@@ -452,6 +499,59 @@ def answered(run, right, *, questions, model="m1"):
     return run
 
 
+def page_of(what, recipe, arms, **figures):
+    """What a study of these arms shows."""
+    found = page.Found(
+        study=definitions.study(what, recipe),
+        folder=Path("study"),
+        recipe=recipe.name,
+        command="",
+        seeds=max(len(arm.runs) for arm in arms),
+        beside=beside(arms),
+        failed={},
+        learning={},
+        **figures,
+    )
+    return page.study_markdown(found)
+
+
+def test_a_filter_study_says_how_different_the_plans_of_each_arm_are(tmp_path):
+    run = finished_run(answered(tmp_path / "r", 5, questions=[f"What is {n}?" for n in range(10)]))
+    cells = plan_diversity.diversity({"answer": (run, None), "failed": (None,)})
+    stats = json.loads((run / "corpus" / "stats.json").read_text())
+    assert cells["answer"]["distinct plans"] == str(stats["distinct_plans"]) and "failed" not in cells
+    shown = page_of("filter", RECIPE, [Arm("answer", (run,))], figures=cells)
+    assert "| distinct plans | steps a plan | alike, one problem | alike, across |" in shown
+    assert f"| {' | '.join(cells['answer'].values())} |" in shown
+
+
+def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_path):
+    def probed(name, value):
+        run = answered(tmp_path / name, 5, questions=[f"What is {n}?" for n in range(10)])
+        auroc = {"auroc": {"value": value, "low": value - 0.1, "high": value + 0.1}}
+        worlds = {"validity": {"tuned": auroc, "untuned": auroc}, "output_probability": {"tuned": {"mean": auroc}}}
+        worlds["output_probability"]["untuned"] = {"mean": auroc}
+        write_whole(run / "probe" / "probe.json", json.dumps({"worlds": worlds}))
+        return run
+
+    arms = [Arm("planner", (probed("a", 0.8), probed("b", 0.82))), Arm("walks", (probed("c", 0.6), None))]
+    cells = probes.columns({arm.name: arm.runs for arm in arms})
+    recipe = load_recipe("smollm2_135m_worlds")
+    shown = page_of("world", recipe, arms, figures=cells)
+    assert "| can a step be done? probe | its own probability |" in shown
+    assert set(cells["planner"].values()) == {"81.0 % (68.3 to 93.7)"}, "of two trainings, by t"
+    assert set(cells["walks"].values()) == {"60.0 % (50.0 to 70.0)"} and "untuned" in cells
+
+
+def test_a_probe_that_fails_leaves_the_study_its_table(tmp_path, monkeypatch):
+    def probe(run, say):
+        if run.name == "b":
+            raise RunError("too few problems")
+
+    monkeypatch.setattr(probes.user_code, "load_from_lab", {"probe_once": probe}.get)
+    assert probes.probe_all([tmp_path / "a", tmp_path / "b"], lambda line: None) == {"b": "too few problems"}
+
+
 def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):
     same, other = [f"What is {n}?" for n in range(10)], [f"Which is {n}?" for n in range(10)]
     one = answered(tmp_path / "1", 10, questions=same)
@@ -487,6 +587,31 @@ def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     a, b = (Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
     rows = beside([a, b, Arm("routed", routes={"a": a, "b": b})]).rows
     assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
+
+
+def test_where_arms_have_several_trainings_the_training_is_the_unit(tmp_path):
+    """The second arm wins 20 problems, by two of its five trainings."""
+    questions = [f"What is {n}?" for n in range(30)]
+    first, second = (
+        Arm(
+            name,
+            tuple(answered(tmp_path / name / str(at), right, questions=questions) for at, right in enumerate(rights)),
+        )
+        for name, rights in (("first", (10, 10, 10, 10, 10)), ("second", (30, 4, 30, 4, 12)))
+    )
+    found = beside([first, second])
+    (compared,) = [one for one in found.comparisons if one.reference == "first"]
+    assert (compared.paired.test, compared.paired.trainings, compared.paired.won) == ("t over trainings", 5, 20)
+    assert compared.verdict == "not better" and compared.paired.difference.low < -0.2
+    assert "own: second is not better than first, over 5 trainings" in found.sentences
+    assert found.rows[-1].accuracy.high - found.rows[-1].accuracy.low > 0.5, "an arm's own interval is as unsure"
+
+
+def test_of_one_training_the_sentence_says_so(tmp_path):
+    runs = [answered(tmp_path / str(right), right, questions=[f"What is {n}?" for n in range(30)]) for right in (3, 25)]
+    found = beside([Arm("first", (runs[0],)), Arm("second", (runs[1],))])
+    assert all(one.endswith("; one training each, and another seed could say otherwise") for one in found.sentences)
+    assert any(one.startswith("own: second is better than first") for one in found.sentences)
 
 
 @pytest.mark.slow
@@ -660,7 +785,7 @@ def test_the_command_says_what_would_be_done_and_what_cannot(tmp_path):
 def test_the_command_trains_the_embedded_student_four_ways(tmp_path):
     settings = ("problems.limit=40", "sft.max_steps=3", "evaluate.suites=own", "evaluate.limit=8")
     settings += ("evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot")
-    done = plantune("target", "smollm2_135m", *settings)
+    done = plantune("target", "smollm2_135m", "--seeds", 1, *settings)
     assert done.returncode == 0, done.stderr
     made = json.loads(Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m/ablate/target/table.json").read_text())
     assert [row["name"] for row in made["rows"]] == ["untuned", "baseline", "control", "m1", "m2"]

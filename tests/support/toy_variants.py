@@ -90,4 +90,6 @@ def _score(problem, model, mode, seed):
 
 if __name__ == "__main__":
     what, folder, mirror = sys.argv[1:]
-    run_study(what, RECIPE, to=Path(folder), mirror=Path(mirror) if mirror else None, stages=stages(), say=print)
+    run_study(
+        what, RECIPE, seeds=1, to=Path(folder), mirror=Path(mirror) if mirror else None, stages=stages(), say=print
+    )

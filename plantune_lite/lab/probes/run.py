@@ -79,6 +79,14 @@ def probe_run(
     return {"line": section(found)["sentences"][0], **found}
 
 
+def probe_once(run: Path, **how: Any) -> dict[str, Any]:
+    """Probe a run, or return what a probe of the same weights has found."""
+    file = run / FOLDER / "probe.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    finished = "plans" in before or "plans_left_out" in before
+    return before if finished and before["of"] == saved_judge.weights_of(run) else probe_run(run, **how)
+
+
 def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """What a probe that was cut off found of worlds; nothing where one of these weights came to its end."""
     file = out / "probe.json"
