@@ -75,7 +75,7 @@ _BOX = re.compile(r"\\boxed\s*\{\s*[^\s}]")
 
 
 def plan_shape(prompts: Column, completions: Column, **_: Any) -> list[float]:
-    """A third each for a plan in exact form, for two steps or more, and for one boxed answer, after the plan."""
+    """Pay half each for a plan in exact form, however short, and for one boxed answer after it."""
     return [_shape(_text(completion)) for completion in completions]
 
 
@@ -84,7 +84,7 @@ def _shape(text: str) -> float:
     if planned is None:
         return 0.0
     boxed_once = text.count("\\boxed") == 1 and bool(_BOX.search(planned.execution))
-    return (1 + (len(planned.plan) >= 2) + boxed_once) / 3
+    return (1 + boxed_once) / 2
 
 
 def plan_similarity(judge: Judge) -> Reward:

@@ -71,17 +71,17 @@ def test_a_program_is_refused_and_not_run():
     ("text", "shape"),
     [
         ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}.", 1),
-        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}, yes \\boxed{3}.", 2 / 3),
-        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{ }.", 2 / 3),
-        ("<plan>\n1. Add.\n2. Halve to \\boxed{3}.\n</plan>\nIt is 3.", 2 / 3),
-        ("<plan>\n1. Add.\n</plan>\nIt is \\boxed{3}.", 2 / 3),
-        ("<plan>\n1. Add.\n</plan>\n", 1 / 3),
+        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}, yes \\boxed{3}.", 1 / 2),
+        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{ }.", 1 / 2),
+        ("<plan>\n1. Add.\n2. Halve to \\boxed{3}.\n</plan>\nIt is 3.", 1 / 2),
+        ("<plan>\n1. Add.\n</plan>\nIt is \\boxed{3}.", 1),
+        ("<plan>\n1. Add.\n</plan>\n", 1 / 2),
         ("<plan>\n1. Add.\n2. Hal", 0),
         ("Sure! <plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}.", 0),
         ("It is \\boxed{3}.", 0),
     ],
 )
-def test_the_shape_is_a_plan_of_steps_and_one_box_behind_it(text, shape):
+def test_the_shape_is_a_plan_and_one_box_behind_it(text, shape):
     assert called(rewards.plan_shape, [text]) == [pytest.approx(shape)]
 
 
@@ -185,6 +185,14 @@ def test_a_guided_reward_is_outcome_plan_form_and_length_by_hand():
     ]
     assert found == pytest.approx(expected)
     assert logged["guided/outcome"] == 0.5 and logged["guided/analytic"] == pytest.approx(0.5)
+
+
+def test_padding_a_plan_earns_nothing_in_its_shape_or_in_a_guided_group():
+    short, padded = (render(plan, "\\boxed{19}") for plan in (("Add.",), ("Read the question.", "Add.")))
+    assert called(rewards.plan_shape, [short]) == called(rewards.plan_shape, [padded]) == [1]
+    ids = [[1] * len(text.split()) for text in (short, padded)]
+    one, other = rewards.guided(2, 1)(["q"] * 2, [short, padded], completion_ids=ids, answer=["19"] * 2)
+    assert one > other  # as right as the other, and shorter
 
 
 def test_length_says_nothing_where_nothing_is_right_or_all_are_as_long():
