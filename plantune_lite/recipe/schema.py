@@ -157,9 +157,10 @@ class GRPO:
     steps: int = knob(200, low=1)
     group: int = knob(8, low=2)  # completions a prompt; guided: plans x continuations
     weights: dict[str, float] = field(default_factory=dict)  # of rewards by name, in place of the settings' own
-    plans: int = knob(4, low=2)  # guided, as are the five after it
+    plans: int = knob(4, low=2)  # guided, as are the six after it
     continuations: int = knob(3, low=1)
     plan_weight: float = knob(0.5, low=0)  # beta of PTA-GRPO
+    structure_weight: float = knob(0.2, low=0)  # for a plan in exact form and one boxed answer
     plan_softmax: float = knob(0.5, low=0.01)  # temperature over the plans' shares of right answers; not in the paper
     length_weight: float = knob(0.1, low=0)  # alpha, the most that a short answer earns; not in the paper
     longest: int | None = knob(None, low=1)  # T_max of the length term, in tokens; not in the paper; None = the group's

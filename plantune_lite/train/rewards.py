@@ -279,18 +279,21 @@ def of(
 def _house(
     part: schema.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
 ) -> list[Weighed]:
+    found: list[Weighed] = []
     if part.reward == "guided":
         whole = guided(
             part.plans,
             part.continuations,
             beta=part.plan_weight,
+            structure=part.structure_weight,
             temperature=part.plan_softmax,
             alpha=part.length_weight,
             longest=part.longest,
             only_right=part.length_for == "right",
         )
-        return [("guided", whole, 1.0)]
-    found: list[Weighed] = [("right_answer", right_answer, 1.0)]
+        found.append(("guided", whole, 1.0))
+    else:
+        found.append(("right_answer", right_answer, 1.0))
     if part.reward == "answer+plan":
         found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
     if part.settings == "stable":

@@ -301,7 +301,8 @@ def test_a_recipe_names_its_rewards_in_one_field():
     assert names(replace(stable, reward="answer")) == ["right_answer", "soft_overlong"]
     assert names(replace(stable, settings="paper")) == ["right_answer", "plan_similarity"]
     assert names(replace(stable, settings="paper", reward="answer")) == ["right_answer"]
-    assert names(replace(stable, reward="guided")) == ["guided"]
+    assert names(replace(stable, reward="guided")) == ["guided", "soft_overlong"]
+    assert names(replace(stable, settings="paper", reward="guided")) == ["guided"]
 
 
 def test_weights_of_the_recipe_take_the_place_of_the_settings_own():
@@ -316,7 +317,7 @@ def test_what_the_paper_leaves_open_of_guided_groups_is_the_recipe_s_to_say():
 
     def worth(**open_choices):
         part = GRPO(reward="guided", group=4, plans=2, continuations=2, **open_choices)
-        [(_, reward, _)] = rewards.of(part, ROWS, max_completion=100)
+        (_, reward, _), _ = rewards.of(part, ROWS, max_completion=100)
         ids = [[0] * length for length in (10, 20, 10, 30)]
         said = [[{"role": "assistant", "content": text}] for text in texts]
         answers = [ROWS[0]["answer"]] * 4
@@ -324,6 +325,7 @@ def test_what_the_paper_leaves_open_of_guided_groups_is_the_recipe_s_to_say():
 
     plain = worth(plan_weight=0, length_weight=0)
     assert plain == pytest.approx([1.2, 1.2, 0, 0])
+    assert worth(plan_weight=0, length_weight=0, structure_weight=0.5) == pytest.approx([1.5, 1.5, 0, 0])
     sharp, soft = worth(plan_softmax=0.1, length_weight=0), worth(plan_softmax=10, length_weight=0)
     assert sharp[0] == pytest.approx(1.7, abs=1e-3) and 1.45 < soft[0] < 1.5
     only_right, everyone = worth(plan_weight=0), worth(plan_weight=0, length_for="all")
