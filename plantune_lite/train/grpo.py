@@ -93,7 +93,7 @@ def train(
     trainer, schedule = _trainer(student, kept, watched, part, partial(settings, most=most), seed, checkpoint)
 
     left = None if hours is None else hours - (time.monotonic() - began) / 3600
-    signs = Signs(say, most, longer=_longer(part, most, room))
+    signs = Signs(say, most, longer=_longer(part, most, room), rewards=[name for name, _, _ in named])
     names = watched.names
     names.update(_NAMES)
     parts = [name for name in names.values() if name not in _NAMES.values()]
@@ -124,7 +124,7 @@ def _refuse(part: GRPO) -> None:
 
 def _named(rewards: Sequence[Weighed]) -> list[Weighed]:
     names = [name for name, _, _ in rewards]
-    taken = {*_NAMES.values(), "spread"}
+    taken = {*_NAMES.values(), "spread", "planned"}
     if not names or len(set(names)) < len(names) or taken & set(names):
         raise RecipeError(
             f"the rewards are called {', '.join(names) or 'nothing'}: each needs a name of its own, and none of "

@@ -92,7 +92,9 @@ def test_the_arms_of_a_reward_study_differ_in_what_their_plans_earn_and_in_nothi
     earned = {}
     for name, variant in variants("reward", recipe).items():
         weighed = rewards.of(variant.grpo, [row], max_completion=100)
-        each = [[weight * one for one in reward([row["prompt"]] * 2, texts, **columns)] for _, reward, weight in weighed]
+        each = [
+            [weight * one for one in reward([row["prompt"]] * 2, texts, **columns)] for _, reward, weight in weighed
+        ]
         earned[name] = [sum(parts) for parts in zip(*each, strict=True)]
     too_long = 0.5 if settings == "stable" else 0
     analytic = rewards.plan_softmax([1, 0])
