@@ -67,6 +67,7 @@ def evaluate_model(
                     out=out,
                     samples=part.samples,
                     temperature=part.temperature,
+                    top_p=part.top_p,
                     max_tokens=part.max_tokens,
                     seed=recipe.seed,
                     examples=examples,

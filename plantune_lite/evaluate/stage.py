@@ -210,6 +210,7 @@ def _answer(
     settings: dict[str, Any] = {
         "samples": part.samples,
         "temperature": part.temperature,
+        "top_p": part.top_p,
         "max_tokens": part.max_tokens,
         "seed": job.recipe.seed,
         "run_code": grade_reply if programs else None,

@@ -65,7 +65,7 @@ def _nothing(recipe: Recipe) -> Iterator[str]:
 
 def _filters(recipe: Recipe) -> Iterator[Variant]:
     _needs_sft(recipe, "filter")
-    scored = recipe.distill.teacher != "worked"
+    scored = recipe.distill.teacher != "worked" and recipe.distill.min_score is not None
     if scored and recipe.distill.execute != "all" and recipe.sft.target != "plan":
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
@@ -190,8 +190,8 @@ def _reward_notes(recipe: Recipe) -> Iterator[str]:
             f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} is nobody who could judge plans."
         )
     yield (
-        "Each variant pays 2 for a right answer and at most 1 for its plan. What a reward adds to that elsewhere is left "
-        "out: the shape and spoilers of a plan, and PTA-GRPO's terms for form and length."
+        "Each variant pays 2 for a right answer and at most 1 for its plan. What a reward adds to that elsewhere is "
+        "left out: the shape and spoilers of a plan, and PTA-GRPO's terms for form and length."
     )
 
 

@@ -5,7 +5,7 @@
 
 Of every prompt a group of answers is sampled, and those that earn more than their group are made likelier. What goes
 out is the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; killed, the same call goes
-on. `settings` says how: "paper" is PLAN-TUNING's, "stable" what holds for small models (Dr. GRPO's loss, DAPO's clip).
+on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's loss, DAPO's clip).
 """
 
 import os
@@ -172,7 +172,8 @@ def _trainer(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is known to be
     from trl import GRPOTrainer
 
-    schedule = callbacks.Schedule(part.steps, warmup=round(WARMUP * part.steps))
+    warmup = 0 if part.settings == "pta" else round(WARMUP * part.steps)
+    schedule = callbacks.Schedule(part.steps, warmup=warmup)
     if checkpoint is not None and checkpoint.planned < part.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
     disable_progress_bars()
