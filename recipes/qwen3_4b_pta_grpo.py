@@ -1,4 +1,4 @@
-"""Qwen3-4B learns from groups of plans and what follows them (PTA-GRPO): SFT, then GRPO. One 12 GB GPU, gain unmeasured.
+"""Qwen3-4B learns from groups of plans and what follows them (PTA-GRPO): SFT, then GRPO. One 12 GB GPU, gain unknown.
 
 The plans that SFT begins with are summaries of the data set's own solutions, one call each; nobody scores them. Then
 60 steps of 2 prompts x 4 plans x 3 continuations, paid for the answer, the plan's share of right ones, form and length.
@@ -6,7 +6,7 @@ Costs: with a Gemini key 1,000 calls (`plantune estimate qwen3_4b_pta_grpo` says
 one the untuned model summarises for itself. Minutes on a card: unmeasured.
 Memory: 7.9 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little. The paper reports no figure for this model; another paper that ran PTA-GRPO on it found 95.8 % on
-MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B it reports 58.5 beside 54.8 % after GRPO (four suites).
+MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B PTA's own has 58.5 beside 54.8 % after GRPO.
 
 As in the paper: advantages by the group's spread, clip and KL, no warm-up, weight decay 0.01, the weights 0.5 of a plan
 and 0.2 of the form, sampling at 1.0, testing at 0.6 with top_p 0.95. It gives no KL weight, clip, or weight, softmax
@@ -15,7 +15,7 @@ Out of memory? Turn down in this order: grpo.max_completion=384, grpo.prompts_pe
 student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT is of the same student.
 The paper's size: problems.limit=none grpo.steps=150 grpo.prompts_per_step=11 grpo.max_completion=4500
 student.max_length=6000 evaluate.suites=pta evaluate.samples=64 evaluate.limit=none evaluate.max_tokens=4500
-max_hours=none (it trained all weights, with a rate of 1e-6, on 60,000 problems of DeepMath, and began with 10,000 plans)
+max_hours=none (it trained all weights, with a rate of 1e-6, on 60,000 problems of DeepMath, after 10,000 plans)
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

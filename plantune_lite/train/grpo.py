@@ -5,7 +5,8 @@
 
 Of every prompt a group of answers is sampled, and those that earn more than their group are made likelier. What goes
 out is the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; killed, the same call goes
-on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's loss, DAPO's clip).
+on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's
+loss, DAPO's clip).
 """
 
 import os

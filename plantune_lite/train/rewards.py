@@ -5,8 +5,8 @@
 
 What comes in: prompts and completions as chats or as texts, and the data set's columns by name; corpus/prompts.jsonl
 has `answer`, `choices`, `kind` and `plan`, the reference; where the prompt says more than the question, `question` is
-the question alone. What goes out: a number a completion, in order. `of` says which rewards a recipe means, and what each
-weighs.
+the question alone. What goes out: a number a completion, in order. `of` says which rewards a recipe means, and what
+each weighs.
 """
 
 import math
