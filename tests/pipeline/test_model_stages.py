@@ -231,6 +231,15 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
         run_baseline(asked)
 
 
+def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evaluation(tmp_path, learned):
+    grpo = {"base": {"revision": None}, "asks_for_plans": True}
+    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier={"grpo": grpo})
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"weights")
+    run_evaluate(made)
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.grpo.jsonl")} == {"plan_then_solve"}
+
+
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
     run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
