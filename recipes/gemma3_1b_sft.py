@@ -9,7 +9,8 @@ after Plan-GRPO, so SFT alone may well leave it worse than untuned. The first li
 Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
 student.lora_rank=16 student.lora_alpha=16.
 On a T4 (no bf16) Gemma computes in float32, slower: its activations overflow fp16.
-The paper's size: problems.limit=none sft.learning_rate=5e-6 distill.keep=best evaluate.suites=paper evaluate.limit=none
+The paper's size: problems.limit=none distill.keep=best evaluate.suites=paper evaluate.limit=none (its learning rate
+of 5e-6 is of all weights, and would hardly move an adapter)
 The weights are gated: accept Gemma's terms and set HF_TOKEN, or student.model=unsloth/gemma-3-1b-it.
 """
 

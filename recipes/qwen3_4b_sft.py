@@ -10,7 +10,8 @@ PLAN-TUNING reports no SFT figure for this model.
 
 Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
 student.lora_rank=16 student.lora_alpha=16.
-The paper's size: problems.limit=none sft.learning_rate=5e-6 distill.keep=best evaluate.suites=paper evaluate.limit=none
+The paper's size: problems.limit=none distill.keep=best evaluate.suites=paper evaluate.limit=none (its learning rate
+of 5e-6 is of all weights, and would hardly move an adapter)
 """
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

@@ -40,7 +40,7 @@ def build_corpus(
     target: str = "plan+solution",
     solutions: str = "teacher",
     seed: int = 0,
-    min_score: int = 80,
+    min_score: int | None = 80,
     about: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
     """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source.

@@ -65,7 +65,9 @@ async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str, check:
     if part.plan_from == "solution" and not (problem.solution or problem.steps):
         nothing = _trajectory(problem, _Judged(0, (), 0), teacher)
         return Found((), (Rejected(**vars(nothing), reason="no worked solution"),))
-    constraints = await _one(ask, CONSTRAINTS.format(problem=question_text(problem)), part)
+    constraints = ""
+    if part.min_score is not None:
+        constraints = (await _one(ask, CONSTRAINTS.format(problem=question_text(problem)), part)).text
     kept: list[Trajectory] = []
     rejected: list[Rejected] = []
 
@@ -80,7 +82,7 @@ async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str, check:
         rejected.append(Rejected(**vars(_trajectory(problem, judged, teacher)), reason=judged.fault))
 
     if part.keep == "first":
-        async for judged in _one_after_another(problem, constraints.text, ask, part):
+        async for judged in _one_after_another(problem, constraints, ask, part):
             if judged.fault and part.execute == "kept":
                 drop(judged)
             else:
@@ -89,7 +91,7 @@ async def distil(problem: Problem, ask: Ask, part: Distill, teacher: str, check:
                 break
     else:
         plans = [plan async for batch in _plans(problem, ask, part) for plan in batch]
-        judged_all = await _judge(problem, constraints.text, plans, ask, part)
+        judged_all = await _judge(problem, constraints, plans, ask, part)
         for judged in sorted(judged_all, key=_best_first):
             if judged.fault and part.execute == "kept":
                 drop(judged)
@@ -156,6 +158,8 @@ async def _judge(
     problem: Problem, constraints: str, plans: Sequence[_Judged], ask: Ask, part: Distill
 ) -> list[_Judged]:
     """The plans with their scores; a plan that is none, or a spoiler, is worth no call unless all are executed."""
+    if part.min_score is None:
+        return list(plans)
     wanted = [plan for plan in plans if plan.plan and (not plan.fault or part.execute == "all")]
     text = question_text(problem)
     scores: dict[int, _Judged] = {}

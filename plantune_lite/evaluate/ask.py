@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plantune_lite.evaluate import metrics, results
-from plantune_lite.evaluate.modes import OF_TARGET, Mode, way_to_answer
+from plantune_lite.evaluate.modes import Mode, mode_of, way_to_answer
 from plantune_lite.files import read_records
 from plantune_lite.grading.answers import final_answer
 from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.folder import read_manifest, summaries
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
@@ -85,7 +85,7 @@ def ask_student(
     most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
     sampling = Sampling(max_tokens=most, seed=recipe.seed)
-    mode = OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    mode = mode_of(recipe, summaries(run))
     generate = judged(loaded) if judged else loaded.generate
     answer, _ = way_to_answer(mode, generate, loaded.generate_untuned, (), [problem], recipe.seed)
     [[reply]] = answer([problem], sampling)

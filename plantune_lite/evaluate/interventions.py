@@ -38,9 +38,9 @@ _ALIKE = 0.5  # of their words: two plans more alike than this are not each othe
 _LOOKED_AT = 200  # other plans, before the least alike of them is taken
 
 
-def as_beginning(problem: Problem, plan: Plan) -> Messages:
+def as_beginning(problem: Problem, plan: Plan, ask: Callable[[Problem], Messages] = ask_plainly) -> Messages:
     """M1: the student goes on from a plan that stands in its reply as if it had written it."""
-    return (*ask_plainly(problem), {"role": "assistant", "content": render(plan)})
+    return (*ask(problem), {"role": "assistant", "content": render(plan)})
 
 
 def as_order(problem: Problem, plan: Plan) -> Messages:

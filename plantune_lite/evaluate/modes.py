@@ -6,8 +6,8 @@ out: eval/SUITE.MODEL.jsonl with every graded answer (answers.py), and the figur
     evaluate(generate, problems, mode="m1", out=Path("eval/own.sft.jsonl"))
     -> {"line": "own sft m1: 22 of 60 right, 36.7 % (25.6 to 49.3), 5 % cut off", "accuracy": {...}, ...}
 
-A student's arms (m1, m2, plain) see the bare question, as in training; what tells a model how to go about it is for the
-untuned one, whose best prompt is the first line of every comparison.
+A student's arms (m1, m2, plain) see the bare question, as in training, and one that GRPO asked for plans is asked for
+them here; any other prompt is for the untuned model, whose best one is the first line of every comparison.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ from plantune_lite.plan import (
     written_plan,
 )
 from plantune_lite.problems.split import normalised
-from plantune_lite.recipe.schema import Prompt
+from plantune_lite.recipe.schema import Prompt, Recipe
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
 PROMPTS: tuple[Mode, ...] = get_args(Prompt)
-# How a student answers what it was trained for: by sft.target.
+# How a student answers the bare question: by sft.target.
 OF_TARGET: Mapping[str, Mode] = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}
-_ASK: Mapping[str, Callable[[Problem], Messages]] = {
+ASK: Mapping[str, Callable[[Problem], Messages]] = {
     "zero_shot_cot": ask_step_by_step,
     "plan_then_solve": ask_plan_then_solve,
     "m1": ask_plainly,  # plans by itself, then solves
@@ -60,6 +60,7 @@ def evaluate_problems(
     out: Path,
     samples: int = 1,
     temperature: float = 0.0,
+    top_p: float = 1.0,
     max_tokens: int = 1024,
     seed: int = 0,
     executor: Generate | None = None,
@@ -89,7 +90,7 @@ def evaluate_problems(
         answer,
         mode=mode,
         out=out,
-        sampling=Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed),
+        sampling=Sampling(temperature=temperature, top_p=top_p, n=samples, max_tokens=max_tokens, seed=seed),
         settings={"model": model, "shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt},
         grade=_grading(problems, grade, run_code),
         chunk=chunk,
@@ -135,6 +136,13 @@ def in_time(
             return
 
 
+def mode_of(recipe: Recipe, earlier: Mapping[str, Mapping[str, Any]]) -> Mode:
+    """Return how a run's model is asked: as in training, of which `earlier` has the summaries."""
+    if earlier.get("grpo", {}).get("asks_for_plans"):
+        return "plan_then_solve"
+    return OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+
+
 # --- the modes --------------------------------------------------------------------------------------------------------
 
 
@@ -147,7 +155,7 @@ def way_to_answer(
     seed: int,
 ) -> tuple[Answer, str]:
     """How problems are answered in this mode, of which `problems` make no examples; and a fingerprint of the prompt."""
-    ask = _few_shot(examples, problems, seed) if mode == "few_shot" else _ASK[mode]
+    ask = _few_shot(examples, problems, seed) if mode == "few_shot" else ASK[mode]
     shown = [ask(Problem(id="", question="?", answer=""))]
     if mode == "m2":
         if executor is None:
@@ -188,7 +196,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
     """M2: the student's plan alone goes to the executor, greedily; without a plan it works step by step."""
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
-        prompts = [_ASK["m2"](problem) for problem in problems]
+        prompts = [ASK["m2"](problem) for problem in problems]
         planned = checked(planner(prompts, replace(sampling, stop=(CLOSE,))), prompts, sampling)
         told = [
             (problem, reply, plan_alone(reply))

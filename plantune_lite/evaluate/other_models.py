@@ -20,13 +20,13 @@ from pathlib import Path
 
 from plantune_lite.evaluate import compare, harness_json
 from plantune_lite.evaluate.answers import Show
-from plantune_lite.evaluate.modes import OF_TARGET, SHOTS, Mode, evaluate_problems
+from plantune_lite.evaluate.modes import SHOTS, Mode, evaluate_problems, mode_of
 from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
-from plantune_lite.runs.folder import LEDGER, home, now
+from plantune_lite.runs.folder import LEDGER, home, now, summaries
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.teacher.teacher import open_teacher
@@ -38,13 +38,13 @@ def evaluate_model(
 ) -> compare.Standing:
     """Answer every suite of the run with this model, and say where it stands."""
     recipe = load_recipe(run)
-    part, target = recipe.evaluate, recipe.sft.target if recipe.sft else "plan+solution"
+    part = recipe.evaluate
     suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
     name, server = _name(where), _is_server(where)
     weights = "" if server else _weights(where)
-    modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(target),)
+    modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
     pool = run / "problems" / "pool.jsonl"
     tested = {normalised(one) for problems in suites.values() for one in problems}
     solved = read_records(Problem, pool) if pool.is_file() else []
@@ -67,6 +67,7 @@ def evaluate_model(
                     out=out,
                     samples=part.samples,
                     temperature=part.temperature,
+                    top_p=part.top_p,
                     max_tokens=part.max_tokens,
                     seed=recipe.seed,
                     examples=examples,
@@ -113,12 +114,12 @@ def _weights(where: str) -> str:
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
-def _mode(target: str) -> Mode:
-    if target == "plan":
+def _mode(run: Path, recipe: Recipe) -> Mode:
+    if (mode := mode_of(recipe, summaries(run))) == "m2":
         raise PlantuneError(
             "sft.target is 'plan', whose plans the untuned student carries out: evaluate the run itself, not --model"
         )
-    return OF_TARGET[target]
+    return mode
 
 
 @contextmanager

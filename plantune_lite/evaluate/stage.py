@@ -7,13 +7,24 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from plantune_lite.distill import filters
 from plantune_lite.evaluate import compare, harness_json, interventions, results
-from plantune_lite.evaluate.modes import OF_TARGET, SHOTS, STEP, at_best_prompt, evaluate_problems, in_time
+from plantune_lite.evaluate.modes import (
+    ASK,
+    OF_TARGET,
+    SHOTS,
+    STEP,
+    Mode,
+    at_best_prompt,
+    evaluate_problems,
+    in_time,
+    mode_of,
+)
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.grade import grade_reply
@@ -164,7 +175,7 @@ def _answer_suite(
         harness_json.write(tuned, model=f"{loaded.source.repo}+{job.recipe.name}")
     if done and job.recipe.has_baseline:
         harness_json.write(_baseline(untuned), model=f"{loaded.source.repo}+{job.recipe.name}/baseline")
-    if done == len(suite) and trained and job.recipe.evaluate.interventions and _target(job) != "solution":
+    if done == len(suite) and trained and job.recipe.evaluate.interventions and _mode(job) != "plain":
         left = None if seconds is None else began + seconds - time.monotonic()
         _intervene(job, loaded, suite, tuned, trained, left)
     return done
@@ -199,6 +210,7 @@ def _answer(
     settings: dict[str, Any] = {
         "samples": part.samples,
         "temperature": part.temperature,
+        "top_p": part.top_p,
         "max_tokens": part.max_tokens,
         "seed": job.recipe.seed,
         "run_code": grade_reply if programs else None,
@@ -221,10 +233,10 @@ def _answer(
                 **settings,
             )
     if trained:
-        if (target := _target(job)) == "plan":
+        if (mode := _mode(job)) == "m2":
             settings["executor"] = loaded.generate_untuned
         weights = _weights(job, loaded, trained)
-        evaluate_problems(loaded.generate, some, mode=OF_TARGET[target], out=tuned, model=weights, **settings)
+        evaluate_problems(loaded.generate, some, mode=mode, out=tuned, model=weights, **settings)
 
 
 def _baseline(untuned: Path) -> Path:
@@ -239,10 +251,11 @@ def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained
         job.say(f"{tuned.stem}: max_hours leaves no time for interventions")
         return
     out = job.out / "interventions" / tuned.name
+    mode = _mode(job)
     generate, give = (
         (loaded.generate_untuned, interventions.as_order)
-        if _target(job) == "plan"
-        else (loaded.generate, interventions.as_beginning)
+        if mode == "m2"
+        else (loaded.generate, partial(interventions.as_beginning, ask=ASK[mode]))
     )
     found = interventions.intervene(
         generate,
@@ -266,8 +279,8 @@ def _weights(job: Job, loaded: Any, trained: str | None = None) -> str:
     return f"{base}+{_identity(job.run / trained)}" if trained else base
 
 
-def _target(job: Job) -> str:
-    return job.recipe.sft.target if job.recipe.sft else "plan+solution"
+def _mode(job: Job) -> Mode:
+    return mode_of(job.recipe, job.earlier)
 
 
 def _arm(job: Job, trained: str) -> str:

@@ -19,6 +19,7 @@ from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.recipe.redact import last_part, without_paths
 from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import code_span, fence, size
+from plantune_lite.types import Problem
 
 
 def notice(facts: Facts) -> str | None:
@@ -204,8 +205,12 @@ def _prompting(facts: Facts) -> list[str]:
         if facts.form != "adapter"
         else "The tokenizer here puts it in where a conversation has none."
     )
-    lines = [f"The question is the user's turn, as it is. The system turn it was trained with is this. {carried}"]
+    turn = "The user's turn is the question" + (" and more, see below." if facts.asks_for_plans else ", as it is.")
+    lines = [f"{turn} The system turn it was trained with is this. {carried}"]
     lines.append(fence(plan.SYSTEM))
+    if facts.asks_for_plans:
+        asked = plan.ask_plan_then_solve(Problem(id="", question="(the question)", answer=""))[-1]["content"]
+        lines += ["It was trained with this behind the question, and plans where it is asked to:", fence(asked)]
     if facts.target == "plan":
         lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
     if facts.example and "sft" in facts.trained and "cpl" not in facts.trained:  # a search brings rows of its own

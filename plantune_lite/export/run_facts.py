@@ -61,6 +61,7 @@ class Facts:
     licence_url: str | None = None
     recipe: Mapping[str, Any]
     trained: Sequence[str] = ()  # the stages that its adapter has been through
+    asks_for_plans: bool = False  # whether its prompt in training asked for a plan
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
     example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
     scores: Mapping[str, Sequence[Scored]] = field(default_factory=dict)  # suite -> untuned, baseline ..., this model
@@ -110,6 +111,7 @@ def of_run(
         licence_url=preset.licence_url if preset else None,
         recipe=recipe,
         trained=_trained(recipe, manifest.get("final")),
+        asks_for_plans=manifest["stages"].get("grpo", {}).get("summary", {}).get("asks_for_plans", False),
         stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
         example=next(read_jsonl(rows), None) if rows.is_file() else None,
         scores=scores,

@@ -54,7 +54,7 @@ class Distill:
     plans: int = knob(5, low=1, high=64)  # a problem, at most
     plans_per_call: int = knob(1, low=1, high=64)  # more than 1: one structured list, cheaper and less diverse
     temperature: float = knob(0.7, low=0, high=2)
-    min_score: int = knob(80, low=-100, high=100)
+    min_score: int | None = knob(80, low=-100, high=100)  # None = nobody scores them: one call a plan of a solution
     keep: Literal["first", "best"] = "first"  # "first" makes plans until one passes; "best" is the paper's
     execute: Literal["kept", "all"] = "kept"
     thinking: int | None = knob(0, low=-1)  # tokens; 0 = off, -1 = the model decides, None = its default
@@ -154,14 +154,15 @@ class GRPO:
     judge: Literal["alignment", "teacher"] = "alignment"  # who compares a plan with the reference
     embedder: str | None = None  # alignment by an embedding model, a Hub id or a folder; None = by words
     rewards: tuple[str, ...] = ()  # your own, "module_or_path.py:function", added to the sum
-    settings: Literal["stable", "paper"] = "stable"
+    settings: Literal["stable", "paper", "pta"] = "stable"  # "paper" is PLAN-TUNING's, "pta" PTA-GRPO's
     start: str = "sft"  # "sft", "base", or another run
     steps: int = knob(200, low=1)
     group: int = knob(8, low=2)  # completions a prompt; guided: plans x continuations
     weights: dict[str, float] = field(default_factory=dict)  # of rewards by name, in place of the settings' own
-    plans: int = knob(4, low=2)  # guided, as are the five after it
+    plans: int = knob(4, low=2)  # guided, as are the six after it
     continuations: int = knob(3, low=1)
     plan_weight: float = knob(0.5, low=0)  # beta of PTA-GRPO
+    structure_weight: float = knob(0.2, low=0)  # for a plan in exact form and one boxed answer
     plan_softmax: float = knob(0.5, low=0.01)  # temperature over the plans' shares of right answers; not in the paper
     length_weight: float = knob(0.1, low=0)  # alpha, the most that a short answer earns; not in the paper
     longest: int | None = knob(None, low=1)  # T_max of the length term, in tokens; not in the paper; None = the group's
@@ -188,6 +189,7 @@ class Evaluate:
     limit: int | None = knob(300, low=1)  # problems a suite, seeded; None = all
     samples: int = knob(1, low=1)  # more than 1: pass@k and maj@k
     temperature: float = knob(0.0, low=0, high=2)
+    top_p: float = knob(1.0, low=0.01, high=1)
     max_tokens: int = knob(1024, low=16)
     baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and ask that too
     prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
@@ -338,6 +340,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
         yield (
             f"corpus.filter is {recipe.corpus.filter!r}, but distill.teacher='worked' gives plans that nobody scored: "
             "set corpus.filter='answer'"
+        )
+    elif recipe.corpus.filter in ("plan", "both") and recipe.distill.min_score is None:
+        yield (
+            f"corpus.filter is {recipe.corpus.filter!r}, but with distill.min_score=none nobody scores the plans: set "
+            "corpus.filter='answer', or distill.min_score=80"
         )
     if (together := recipe.distill.plans_per_call) > (plans := recipe.distill.plans):
         yield f"distill.plans_per_call is {together}, more than distill.plans={plans}: set plans_per_call={plans}"

@@ -60,6 +60,11 @@ def read_manifest(run: Path) -> dict[str, Any]:
     return manifest
 
 
+def summaries(run: Path) -> dict[str, dict[str, Any]]:
+    """Return what each stage of a run says of itself: what a Job calls `earlier`."""
+    return {name: entry.get("summary", {}) for name, entry in read_manifest(run)["stages"].items()}
+
+
 def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest whole."""
     write_whole(run / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")

@@ -6,6 +6,7 @@ A variant is the recipe with a few settings, as they would be written on the com
 are compared with. A recipe that a study cannot be made of is refused in a sentence with the override that mends it.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ def _nothing(recipe: Recipe) -> Iterator[str]:
 
 def _filters(recipe: Recipe) -> Iterator[Variant]:
     _needs_sft(recipe, "filter")
-    scored = recipe.distill.teacher != "worked"
+    scored = recipe.distill.teacher != "worked" and recipe.distill.min_score is not None
     if scored and not _has_low_scores(recipe):
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
@@ -172,23 +173,28 @@ def _rewards(recipe: Recipe) -> Iterator[Variant]:
         raise RecipeError(
             f"sft.target is {recipe.sft.target!r}, so there are no plans to reward: set sft.target=plan+solution"
         )
-    yield Variant("answer", ("grpo.judge=alignment", "grpo.reward=answer"), "right answers alone")
+    # All arms pay 2 for a right answer and at most 1 for a plan; whatever else a reward would add is left out of each.
+    weights = recipe.grpo.weights | {"plan_shape": 0, "spoiler_penalty": 0, "guided": 2}
+    alone = f"grpo.weights={json.dumps(weights)}"
+    words = (alone, "grpo.judge=alignment")
+    yield Variant("answer", (*words, "grpo.reward=answer"), "right answers alone")
     yield Variant(
         "alignment",
-        ("grpo.judge=alignment", "grpo.reward=answer+plan"),
+        (*words, "grpo.reward=answer+plan"),
         f"right answers, and plans like the reference by {'an embedding' if recipe.grpo.embedder else 'their words'}",
     )
     if _can_judge(recipe):
         yield Variant(
             "teacher",
-            ("grpo.reward=answer+plan", "grpo.judge=teacher"),
+            (alone, "grpo.reward=answer+plan", "grpo.judge=teacher"),
             "right answers, and plans like the reference by the teacher's judgement",
         )
     plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
     shape = (f"grpo.plans={plans}", f"grpo.continuations={continuations}")
+    worth = ("grpo.plan_weight=0.5", "grpo.structure_weight=0", "grpo.length_weight=0")
     yield Variant(
         "guided",
-        ("grpo.judge=alignment", *shape, "grpo.reward=guided"),
+        (*words, *shape, *worth, "grpo.reward=guided"),
         f"right answers, and plans that lead to them: {plans} plans, each carried out {continuations} times",
     )
 
@@ -202,6 +208,10 @@ def _reward_notes(recipe: Recipe) -> Iterator[str]:
         yield (
             f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} is nobody who could judge plans."
         )
+    yield (
+        "Each variant pays 2 for a right answer and at most 1 for its plan. What a reward adds to that elsewhere is "
+        "left out: the shape and spoilers of a plan, and PTA-GRPO's terms for form and length."
+    )
 
 
 def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]:

@@ -5,7 +5,8 @@
 
 Of every prompt a group of answers is sampled, and those that earn more than their group are made likelier. What goes
 out is the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; killed, the same call goes
-on. `settings` says how: "paper" is PLAN-TUNING's, "stable" what holds for small models (Dr. GRPO's loss, DAPO's clip).
+on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's
+loss, DAPO's clip).
 """
 
 import os
@@ -93,7 +94,7 @@ def train(
     trainer, schedule = _trainer(student, kept, watched, part, partial(settings, most=most), seed, checkpoint)
 
     left = None if hours is None else hours - (time.monotonic() - began) / 3600
-    signs = Signs(say, most, longer=_longer(part, most, room))
+    signs = Signs(say, most, longer=_longer(part, most, room), rewards=[name for name, _, _ in named])
     names = watched.names
     names.update(_NAMES)
     parts = [name for name in names.values() if name not in _NAMES.values()]
@@ -124,7 +125,7 @@ def _refuse(part: GRPO) -> None:
 
 def _named(rewards: Sequence[Weighed]) -> list[Weighed]:
     names = [name for name, _, _ in rewards]
-    taken = {*_NAMES.values(), "spread"}
+    taken = {*_NAMES.values(), "spread", "planned"}
     if not names or len(set(names)) < len(names) or taken & set(names):
         raise RecipeError(
             f"the rewards are called {', '.join(names) or 'nothing'}: each needs a name of its own, and none of "
@@ -172,7 +173,8 @@ def _trainer(
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is known to be
     from trl import GRPOTrainer
 
-    schedule = callbacks.Schedule(part.steps, warmup=round(WARMUP * part.steps))
+    warmup = 0 if part.settings == "pta" else round(WARMUP * part.steps)
+    schedule = callbacks.Schedule(part.steps, warmup=warmup)
     if checkpoint is not None and checkpoint.planned < part.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
     disable_progress_bars()

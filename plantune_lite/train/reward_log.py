@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
+from plantune_lite.plan import written_plan
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.types import Reward
 
 Weighed = tuple[str, Reward, float]  # name, reward, weight
 
 KEPT = 4  # completions of every step that are written down, of one group
+OF_PLANS = ("plan_similarity", "guided")  # rewards that are nothing without a plan
+FIRST = 3  # steps in which a plan must be seen where such a reward is given
 PATIENCE = 20  # steps that go wrong before a reinforcement is stopped
 CLIPPED = 0.5  # share of completions that are cut off
 SPREAD = 0.02  # share of groups whose answers are not all worth the same
@@ -62,6 +65,7 @@ class Rewarded:
         worth = [_total(one, self.weights) for one in given]
         groups = [worth[start : start + self._group] for start in range(0, len(worth), self._group)]
         note("spread", sum(max(group) - min(group) > _SAME for group in groups) / len(groups))
+        note("planned", sum(bool(written_plan(one[-1]["content"])) for one in completions) / len(completions))
         if "plan_closed" in columns:
             note("plans_closed", sum(columns["plan_closed"]) / len(completions))
         ids = columns.get("completion_ids") or [[]] * len(completions)
@@ -88,9 +92,12 @@ class Signs:
     """Ends a reinforcement that teaches nothing, and says why: its figures are read from the trainer's own history,
     so that one that goes on after a kill sees the same."""
 
-    def __init__(self, say: Callable[[str], object], max_completion: int, *, longer: str) -> None:
+    def __init__(
+        self, say: Callable[[str], object], max_completion: int, *, longer: str, rewards: Sequence[str] = ()
+    ) -> None:
         self.stopped: str | None = None  # why, where it ended before its time with something learned
         self._say, self._most, self._longer = say, max_completion, longer  # which settings allow longer answers
+        self._of_plans = [name for name in rewards if name in OF_PLANS]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         """Look at the steps so far."""
@@ -100,6 +107,13 @@ class Signs:
                 f"the reference is not the model this training began with (KL {logs['kl']:.3g} at step 0): the "
                 "installed libraries do it another way. Set grpo.extra.beta=0.0, which needs no reference, with "
                 "--again grpo."
+            )
+        if self._of_plans and len(steps) == FIRST and not any(row.get("planned", 1.0) for row in steps):
+            raise TrainingError(
+                f"none of the answers of the first {FIRST} steps has a plan (<plan> to </plan>), which the reward "
+                f"{self._of_plans[0]} is for: let an SFT teach the student to plan first (sft.target=plan+solution "
+                "grpo.start=sft) or take grpo.reward=answer, with --again grpo, or take a larger student.model under "
+                "another name=OTHER."
             )
         last = steps[-PATIENCE:]
         if len(last) < PATIENCE:

@@ -4,8 +4,9 @@
     GRPOTrainer(..., reward_funcs=[right_answer, plan_shape, plan_similarity(Alignment(corpus))])
 
 What comes in: prompts and completions as chats or as texts, and the data set's columns by name; corpus/prompts.jsonl
-has `answer`, `choices`, `kind` and `plan`, the reference. What goes out: a number a completion, in order. `of` says
-which rewards a recipe means, and what each weighs.
+has `answer`, `choices`, `kind` and `plan`, the reference; where the prompt says more than the question, `question` is
+the question alone. What goes out: a number a completion, in order. `of` says which rewards a recipe means, and what
+each weighs.
 """
 
 import math
@@ -75,7 +76,7 @@ _BOX = re.compile(r"\\boxed\s*\{\s*[^\s}]")
 
 
 def plan_shape(prompts: Column, completions: Column, **_: Any) -> list[float]:
-    """A third each for a plan in exact form, for two steps or more, and for one boxed answer, after the plan."""
+    """Pay half each for a plan in exact form, however short, and for one boxed answer after it."""
     return [_shape(_text(completion)) for completion in completions]
 
 
@@ -84,14 +85,19 @@ def _shape(text: str) -> float:
     if planned is None:
         return 0.0
     boxed_once = text.count("\\boxed") == 1 and bool(_BOX.search(planned.execution))
-    return (1 + (len(planned.plan) >= 2) + boxed_once) / 3
+    return (1 + boxed_once) / 2
 
 
 def plan_similarity(judge: Judge) -> Reward:
     """How far a plan goes the way of the reference, 0 to 1, as the judge sees it; no plan, or half of one, is 0."""
 
     def plan_similarity(
-        prompts: Column, completions: Column, *, plan: Sequence[Sequence[str]], **_: Any
+        prompts: Column,
+        completions: Column,
+        *,
+        plan: Sequence[Sequence[str]],
+        question: Sequence[str] | None = None,
+        **_: Any,
     ) -> list[float | None]:
         if not all(plan):
             raise PlantuneError("a row has no reference plan to compare with: column `plan` needs one in every row")
@@ -99,8 +105,9 @@ def plan_similarity(judge: Judge) -> Reward:
         rewards: list[float | None] = [0.0] * len(written)
         judged = [place for place, steps in enumerate(written) if steps]
         if judged:
-            questions = [_question(prompts[place]) for place in judged]
-            scores = judge(questions, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
+            questions = question or list(map(_question, prompts))
+            of_judged = [questions[place] for place in judged]
+            scores = judge(of_judged, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
             for place, score in zip(judged, scores, strict=True):
                 rewards[place] = score
         return rewards
@@ -108,11 +115,14 @@ def plan_similarity(judge: Judge) -> Reward:
     return plan_similarity
 
 
-def spoiler_penalty(prompts: Column, completions: Column, *, answer: Sequence[str], **_: Any) -> list[float]:
+def spoiler_penalty(
+    prompts: Column, completions: Column, *, answer: Sequence[str], question: Sequence[str] | None = None, **_: Any
+) -> list[float]:
     """-1 for a plan that states the answer or computes, else 0."""
     penalties = []
-    for prompt, completion, gold in zip(prompts, completions, answer, strict=True):
-        problem = Problem(id="", question=_question(prompt), answer=gold)
+    questions = question or list(map(_question, prompts))
+    for text, completion, gold in zip(questions, completions, answer, strict=True):
+        problem = Problem(id="", question=text, answer=gold)
         penalties.append(-1.0 if spoiler(written_plan(_text(completion)), problem) else 0.0)
     return penalties
 
@@ -279,18 +289,21 @@ def of(
 def _house(
     part: schema.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
 ) -> list[Weighed]:
+    found: list[Weighed] = []
     if part.reward == "guided":
         whole = guided(
             part.plans,
             part.continuations,
             beta=part.plan_weight,
+            structure=part.structure_weight,
             temperature=part.plan_softmax,
             alpha=part.length_weight,
             longest=part.longest,
             only_right=part.length_for == "right",
         )
-        return [("guided", whole, 1.0)]
-    found: list[Weighed] = [("right_answer", right_answer, 1.0)]
+        found.append(("guided", whole, 1.0))
+    else:
+        found.append(("right_answer", right_answer, 1.0))
     if part.reward == "answer+plan":
         found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
     if part.settings == "stable":
@@ -303,7 +316,8 @@ def _house(
 def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:
     if part.judge == "alignment":
         alike = embedding_similarity(part.embedder) if part.embedder else None
-        return plan_similarity(Alignment([(_question(row["prompt"]), row["plan"]) for row in rows], alike=alike))
+        known = [(row.get("question") or _question(row["prompt"]), row["plan"]) for row in rows]
+        return plan_similarity(Alignment(known, alike=alike))
     if judge is None:
         raise PlantuneError("grpo.judge is 'teacher', but no teacher was opened: set grpo.judge=alignment")
     return Filled(plan_similarity(judge), part.group)

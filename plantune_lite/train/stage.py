@@ -13,8 +13,10 @@ from typing import Any
 
 from plantune_lite.distill import corpus
 from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.plan import ask_plan_then_solve, question_text
 from plantune_lite.recipe import schema
-from plantune_lite.runs.folder import LEDGER, home, read_manifest
+from plantune_lite.recipe.load import load_recipe
+from plantune_lite.runs.folder import LEDGER, home, read_manifest, summaries
 from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
@@ -127,10 +129,13 @@ def run_grpo(job: Job) -> dict[str, Any]:
     rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
     if part.start == "sft":
         before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
-        loaded = _loaded(job, job.run / before, job.earlier[before]["base"]["revision"])
+        adapter = job.run / before
+        loaded = _loaded(job, adapter, job.earlier[before]["base"]["revision"])
     else:
         adapter = None if part.start == "base" else adapter_of(part.start, job.run)
         loaded = _loaded(job, adapter, _pinned(job, adapter))
+    if asks_for_plans := _must_ask_for_plans(job, adapter):
+        rows = _asking_for_plans(rows, read_records(Problem, job.run / "problems" / "pool.jsonl"))
     with _judge(job) as (judge, spent):
         summary = grpo.train(
             loaded,
@@ -148,7 +153,32 @@ def run_grpo(job: Job) -> dict[str, Any]:
             say=job.say,
         )
         summary["usd"] = spent()
-    return {**summary, "base": asdict(loaded.source)}
+    return {**summary, "asks_for_plans": asks_for_plans, "base": asdict(loaded.source)}
+
+
+def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
+    """Tell whether the prompt must ask for a plan: asked the bare question, what this starts from writes none."""
+    if adapter is None:
+        return True
+    recipe = job.recipe
+    if job.recipe.grpo.start != "sft":
+        if not (adapter.parent / "recipe.json").is_file():
+            return False  # an adapter from elsewhere: nobody knows
+        if adapter.name == "grpo" and summaries(adapter.parent).get("grpo", {}).get("asks_for_plans"):
+            return True
+        recipe = load_recipe(adapter.parent)
+    solves_alone = recipe.sft is not None and recipe.sft.target == "solution"
+    return solves_alone and job.recipe.grpo.reward != "answer"
+
+
+def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Ask for a plan as evaluation asks an untuned model; what rewards read of the question is a column of its own."""
+    by_id = {problem.id: problem for problem in pool}
+    asked = [(row, by_id[row["problem_id"]]) for row in rows]
+    return [
+        {**row, "prompt": list(ask_plan_then_solve(problem)), "question": question_text(problem)}
+        for row, problem in asked
+    ]
 
 
 @contextmanager

@@ -130,6 +130,16 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "epsilon_high": 0.2,
         "mask_truncated_completions": False,
     },
+    # PTA-GRPO's: the standard loss, a mean of means, with clip and KL; how much of each it does not say.
+    "pta": {
+        "loss_type": "grpo",
+        "beta": 0.001,
+        "scale_rewards": "group",
+        "epsilon": 0.2,
+        "epsilon_high": 0.2,
+        "mask_truncated_completions": False,
+        "weight_decay": 0.01,
+    },
     # No division by a group's spread, which makes much of groups that are nearly alike, nor by an answer's length;
     # room for what is unlikely to become likely; what was cut off teaches nothing; no second pass for a reference.
     "stable": {

@@ -133,6 +133,14 @@ def test_a_plan_of_a_worked_solution_keeps_that_solution(tmp_path):
     assert kept[0].execution == "1+2=3, 3/2=1.5" and kept[0].answer == "1.5"
 
 
+def test_a_plan_of_a_worked_solution_that_nobody_scores_is_one_call(tmp_path):
+    solved = Problem(id="p1", question=PROBLEMS[0].question, answer="1.5", solution="1+2=3, 3/2=1.5")
+    teacher = Teacher()
+    _, kept, _ = run(tmp_path, teacher, [solved], plan_from="solution", min_score=None)
+    assert [(one.plan, one.score) for one in kept] == [(("Add.", "Halve."), None)]
+    assert len(teacher.asked) == 1
+
+
 def test_with_no_worked_solution_there_is_no_plan_of_it_and_nothing_to_pay(tmp_path):
     solved = Problem(id="s", question=PROBLEMS[0].question, answer="1.5", solution="1+2=3, 3/2=1.5")
     teacher = Teacher()

@@ -1,6 +1,7 @@
 """A question to a trained run: a tiny random student whose adapter is not nothing."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,9 @@ from plantune_lite.evaluate import ask
 from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
+from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.student.load import load_student
-from plantune_lite.types import PlantuneError, Reply, RunError, Sampling, Score
+from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
 POOL = list(practice_problems("train", seed=0, limit=12))
@@ -45,6 +47,17 @@ def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):
     [[reply]] = base_of(run).generate([asked], Sampling(max_tokens=40))
     assert untuned == ask.taken_apart("untuned", "zero_shot_cot", reply)
     assert tuned.working != untuned.working
+
+
+def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_one(run, tmp_path):
+    copied = shutil.copytree(run, tmp_path / "asked")
+    manifest = {**read_manifest(run), "stages": {"grpo": {"summary": {"asks_for_plans": True}}}}
+    write_manifest(copied, manifest)
+    [tuned] = ask.ask_student(copied, QUESTION, say=lambda line: None)
+    recipe, trained, loaded = ask.final_student(copied, say=lambda line: None)
+    problem = Problem(id="", question=QUESTION, answer="")
+    [[reply]] = loaded.generate([plan.ask_plan_then_solve(problem)], Sampling(max_tokens=40, seed=recipe.seed))
+    assert tuned == ask.taken_apart(f"{trained} of mine", "plan_then_solve", reply)
 
 
 def test_the_base_gets_the_prompt_it_was_best_at(run, tmp_path):

@@ -212,7 +212,7 @@ def lessons_of_letters(student, rows, max_length):
 def test_arms_that_are_compared_learn_from_the_problems_that_all_of_them_can_learn(tmp_path, monkeypatch):
     """Of five problems three are too long, each in another arm, and one has no solution."""
     taught, source = {}, weights.Source(repo="a/b", revision=None, place="a/b", backend="plain")
-    monkeypatch.setattr(stage, "load_student", lambda *arguments, **settings: SimpleNamespace(source=source))
+    instead_of_loading(monkeypatch, lambda *arguments, **settings: SimpleNamespace(source=source))
     monkeypatch.setattr(sft, "train", lambda loaded, rows, *rest, **settings: taught.update(rows=rows) or {"steps": 7})
     monkeypatch.setattr(data, "lessons", lessons_of_letters)
     texts = {0: {"completion": "x" * 600}, 1: {"completion": "x", "whole": "x" * 600}}
@@ -269,6 +269,15 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     write_records(tmp_path / "problems" / "pool.jsonl", [replace(one, solution=None, steps=()) for one in POOL])
     with pytest.raises(RunError, match="no solutions to learn from: name their column in problems.solution"):
         run_baseline(asked)
+
+
+def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evaluation(tmp_path, learned):
+    grpo = {"base": {"revision": None}, "asks_for_plans": True}
+    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier={"grpo": grpo})
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"weights")
+    run_evaluate(made)
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.grpo.jsonl")} == {"plan_then_solve"}
 
 
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):

@@ -19,7 +19,7 @@ from plantune_lite.evaluate.arms import Arm, beside
 from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.pipeline import runner
 from plantune_lite.pipeline.mirror import Mirror, bring_back
-from plantune_lite.plan import ask_plainly
+from plantune_lite.plan import ask_plainly, render
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
@@ -28,7 +28,7 @@ from plantune_lite.student import chat
 from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, probes, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
-from plantune_lite.train import curriculum, stage
+from plantune_lite.train import curriculum, rewards, stage
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
@@ -105,6 +105,28 @@ def test_a_study_begun_before_arms_shared_their_rows_goes_on_as_it_began(tmp_pat
 def test_rewards_are_compared_at_the_same_number_of_samples(group, shape):
     guided = variants("reward", override(REINFORCED, [f"grpo.group={group}"]))["guided"].grpo
     assert (guided.plans, guided.continuations) == shape and guided.group == group
+
+
+@pytest.mark.parametrize("settings", ["stable", "paper"])
+def test_the_arms_of_a_reward_study_differ_in_what_their_plans_earn_and_in_nothing_else(settings):
+    """Two plans, one that solves and one that spoils; the second reply is too long."""
+    recipe = override(REINFORCED, [f"grpo.settings={settings}", "grpo.group=2"])
+    row = {"prompt": list(ask_plainly(Problem(id="", question="What is 2 + 2, halved?", answer="2")))}
+    row |= {"answer": "2", "plan": ["Add the numbers.", "Halve the sum."]}
+    texts = [render(row["plan"], "\\boxed{2}"), render(["Get 3 + 4 = 7."], "\\boxed{7}")]
+    columns = {name: [row[name]] * 2 for name in ("answer", "plan")} | {"completion_ids": [[1] * 10, [1] * 100]}
+    earned = {}
+    for name, variant in variants("reward", recipe).items():
+        weighed = rewards.of(variant.grpo, [row], max_completion=100)
+        each = [
+            [weight * one for one in reward([row["prompt"]] * 2, texts, **columns)] for _, reward, weight in weighed
+        ]
+        earned[name] = [sum(parts) for parts in zip(*each, strict=True)]
+    too_long = 0.5 if settings == "stable" else 0
+    analytic = rewards.plan_softmax([1, 0])
+    assert earned["answer"] == pytest.approx([2, -too_long])
+    assert earned["alignment"] == pytest.approx([3, -too_long])
+    assert earned["guided"] == pytest.approx([2 + analytic[0], analytic[1] - too_long])
 
 
 def test_a_teacher_judges_only_where_there_is_one():

@@ -17,7 +17,7 @@ from plantune_lite.pipeline.stages import active_stages
 from plantune_lite.pipeline.state import inputs_of
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import GRPO
-from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log
+from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log, trl_args
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.train.prompt_selection import PromptError
 from plantune_lite.train.reward_log import Rewarded, Signs
@@ -201,6 +201,14 @@ def assert_as_by_hand(model, folder, part, out, **settings):
 
 
 PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "per_device_train_batch_size": 8}
+
+
+def test_the_settings_of_pta_grpo_are_the_papers(base, tmp_path):
+    part = GRPO(settings="pta", reward="guided", group=12)
+    made = trl_args.grpo_config(load(base).model, part, tmp_path, most=64, checkpointing=False, seed=0, steps=3, rows=2)
+    assert (made.loss_type, made.scale_rewards, made.num_generations) == ("grpo", "group", 12)
+    assert made.beta > 0 and made.epsilon == made.epsilon_high == 0.2 and not made.mask_truncated_completions
+    assert (made.weight_decay, made.temperature, made.top_p) == (0.01, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("settings", ["paper", "stable"])
@@ -606,6 +614,22 @@ def signs(*steps):
     return SimpleNamespace(said=said, stopped=watcher.stopped, control=control)
 
 
+def test_plans_are_looked_for_in_the_first_steps_alone_and_only_where_they_are_rewarded():
+    def after(planned, rewards):
+        watcher = Signs(print, 64, longer="", rewards=rewards)
+        rows = [{"completions/clipped_ratio": 0.0, "spread": 1.0, "reward": 2.0, **one} for one in planned]
+        for step in range(1, len(rows) + 1):
+            state = SimpleNamespace(log_history=rows[:step], global_step=step)
+            watcher.on_log(None, state, None, rows[step - 1])
+
+    none = {"planned": 0.0}
+    with pytest.raises(TrainingError, match="of the first 3 steps has a plan .* the reward guided is for"):
+        after([none] * 3, ["guided"])
+    after([{"planned": 0.1}, *[none] * 9], ["right_answer", "plan_similarity"])
+    after([none] * 9, ["right_answer"])
+    after([{}] * 9, ["guided"])  # steps of a version that did not look
+
+
 def test_twenty_steps_of_cut_off_completions_stop_with_what_to_do():
     with pytest.raises(TrainingError, match=r"more than 50% .* cut off at 64 tokens .*\(to step 20\)"):
         signs(*[(0.6, 1.0)] * 20)
@@ -652,7 +676,7 @@ def test_spread_is_that_of_the_weighted_sum_group_by_group(tmp_path):
     }
     texts = [[{"role": "assistant", "content": text}] for text in "wxyz"]
     assert [function([], texts, **columns) for function in watched.functions] == [one([], []), other([], [])]
-    assert noted == {"spread": 0.5}  # 1 + 0 and 0 + 1 are the same, 1 and nothing are not
+    assert noted == {"spread": 0.5, "planned": 0.0}  # 1 + 0 and 0 + 1 are the same, 1 and nothing are not
     assert [function.__name__ for function in watched.functions] == ["one", "other"]
     [first, second] = read_jsonl(tmp_path / "samples.jsonl")
     assert first == {

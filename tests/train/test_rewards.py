@@ -71,17 +71,17 @@ def test_a_program_is_refused_and_not_run():
     ("text", "shape"),
     [
         ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}.", 1),
-        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}, yes \\boxed{3}.", 2 / 3),
-        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{ }.", 2 / 3),
-        ("<plan>\n1. Add.\n2. Halve to \\boxed{3}.\n</plan>\nIt is 3.", 2 / 3),
-        ("<plan>\n1. Add.\n</plan>\nIt is \\boxed{3}.", 2 / 3),
-        ("<plan>\n1. Add.\n</plan>\n", 1 / 3),
+        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}, yes \\boxed{3}.", 1 / 2),
+        ("<plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{ }.", 1 / 2),
+        ("<plan>\n1. Add.\n2. Halve to \\boxed{3}.\n</plan>\nIt is 3.", 1 / 2),
+        ("<plan>\n1. Add.\n</plan>\nIt is \\boxed{3}.", 1),
+        ("<plan>\n1. Add.\n</plan>\n", 1 / 2),
         ("<plan>\n1. Add.\n2. Hal", 0),
         ("Sure! <plan>\n1. Add.\n2. Halve.\n</plan>\nIt is \\boxed{3}.", 0),
         ("It is \\boxed{3}.", 0),
     ],
 )
-def test_the_shape_is_a_plan_of_steps_and_one_box_behind_it(text, shape):
+def test_the_shape_is_a_plan_and_one_box_behind_it(text, shape):
     assert called(rewards.plan_shape, [text]) == [pytest.approx(shape)]
 
 
@@ -185,6 +185,14 @@ def test_a_guided_reward_is_outcome_plan_form_and_length_by_hand():
     ]
     assert found == pytest.approx(expected)
     assert logged["guided/outcome"] == 0.5 and logged["guided/analytic"] == pytest.approx(0.5)
+
+
+def test_padding_a_plan_earns_nothing_in_its_shape_or_in_a_guided_group():
+    short, padded = (render(plan, "\\boxed{19}") for plan in (("Add.",), ("Read the question.", "Add.")))
+    assert called(rewards.plan_shape, [short]) == called(rewards.plan_shape, [padded]) == [1]
+    ids = [[1] * len(text.split()) for text in (short, padded)]
+    one, other = rewards.guided(2, 1)(["q"] * 2, [short, padded], completion_ids=ids, answer=["19"] * 2)
+    assert one > other  # as right as the other, and shorter
 
 
 def test_length_says_nothing_where_nothing_is_right_or_all_are_as_long():
@@ -293,7 +301,8 @@ def test_a_recipe_names_its_rewards_in_one_field():
     assert names(replace(stable, reward="answer")) == ["right_answer", "soft_overlong"]
     assert names(replace(stable, settings="paper")) == ["right_answer", "plan_similarity"]
     assert names(replace(stable, settings="paper", reward="answer")) == ["right_answer"]
-    assert names(replace(stable, reward="guided")) == ["guided"]
+    assert names(replace(stable, reward="guided")) == ["guided", "soft_overlong"]
+    assert names(replace(stable, settings="paper", reward="guided")) == ["guided"]
 
 
 def test_weights_of_the_recipe_take_the_place_of_the_settings_own():
@@ -308,7 +317,7 @@ def test_what_the_paper_leaves_open_of_guided_groups_is_the_recipe_s_to_say():
 
     def worth(**open_choices):
         part = GRPO(reward="guided", group=4, plans=2, continuations=2, **open_choices)
-        [(_, reward, _)] = rewards.of(part, ROWS, max_completion=100)
+        (_, reward, _), _ = rewards.of(part, ROWS, max_completion=100)
         ids = [[0] * length for length in (10, 20, 10, 30)]
         said = [[{"role": "assistant", "content": text}] for text in texts]
         answers = [ROWS[0]["answer"]] * 4
@@ -316,6 +325,7 @@ def test_what_the_paper_leaves_open_of_guided_groups_is_the_recipe_s_to_say():
 
     plain = worth(plan_weight=0, length_weight=0)
     assert plain == pytest.approx([1.2, 1.2, 0, 0])
+    assert worth(plan_weight=0, length_weight=0, structure_weight=0.5) == pytest.approx([1.5, 1.5, 0, 0])
     sharp, soft = worth(plan_softmax=0.1, length_weight=0), worth(plan_softmax=10, length_weight=0)
     assert sharp[0] == pytest.approx(1.7, abs=1e-3) and 1.45 < soft[0] < 1.5
     only_right, everyone = worth(plan_weight=0), worth(plan_weight=0, length_for="all")

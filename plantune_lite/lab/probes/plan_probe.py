@@ -23,7 +23,7 @@ from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.lab.probes import linear, residuals
 from plantune_lite.lab.probes.linear import Probe
 from plantune_lite.lab.probes.world_probe import split
-from plantune_lite.plan import CLOSE, OPEN, ask_plainly
+from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
 
@@ -48,7 +48,7 @@ class Try:
     @property
     def messages(self) -> Messages:
         """The conversation up to the last token of the plan."""
-        return begun(ask_plainly(self.problem), self.plan)
+        return begun(modes.ASK[self.score.mode](self.problem), self.plan)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
     before, close, _ = score.text.partition(CLOSE)
     if not close or not before.startswith(OPEN):
         return None
-    prompt, plan = ask_plainly(problem), before + close
+    prompt, plan = modes.ASK[score.mode](problem), before + close
     tokens = len(student.encode_chat(begun(prompt, plan))) - len(student.encode_chat(prompt))
     return Try(problem, score, plan, tokens, max(tokens, score.tokens))
 

@@ -25,6 +25,7 @@ from plantune_lite.lab.probes import resample, saved_judge
 from plantune_lite.lab.probes.run import add
 from plantune_lite.lab.probes.saved_judge import Kept
 from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import summaries
 from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import table
 from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
@@ -101,7 +102,7 @@ def _answered(
 ) -> dict[str, list[Score]]:
     """The judged replies, the single ones, and several drawn ones of each problem."""
     part, seed = recipe.evaluate, recipe.seed
-    mode = modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
+    mode = modes.mode_of(recipe, summaries(run))
     as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
     heat = max(part.temperature, resample.TEMPERATURE)
     drawn = Sampling(temperature=heat, n=tries, max_tokens=part.max_tokens, seed=seed)

@@ -27,6 +27,7 @@ from plantune_lite.lab.probes.world_probe import probe
 from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.report import charts
+from plantune_lite.runs.folder import summaries
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import PlantuneError, Problem
 
@@ -50,7 +51,7 @@ def probe_run(
     """
     recipe, _, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
-    if recipe.sft and recipe.sft.target == "solution":
+    if modes.mode_of(recipe, summaries(run)) == "plain":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
     asked, tested = _asked(run, problems)
     out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
@@ -140,7 +141,7 @@ def _of_plans(
         grade=grade.grade_reply,
         samples=samples,
         max_tokens=recipe.evaluate.max_tokens,
-        mode=modes.OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"],
+        mode=modes.mode_of(recipe, summaries(run)),
         temperature=TEMPERATURE,
         seed=recipe.seed,
         show=show,
