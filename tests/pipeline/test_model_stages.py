@@ -156,7 +156,7 @@ def learned(monkeypatch):
         loaded.generate = own
 
     loaded.wearing = wearing
-    monkeypatch.setattr(load, "load", lambda *arguments, **settings: loaded)
+    monkeypatch.setattr("plantune_lite.evaluate.stage.load_student", lambda *arguments, **settings: loaded)
     return loaded
 
 
