@@ -53,7 +53,7 @@ def test_every_message_is_one_of_ours():
     said = re.findall(r'^\| "([^"]+)" \|', PAGE, re.MULTILINE)
     ours = {
         node.value
-        for path in (ROOT / "plantune_lite").glob("*.py")
+        for path in (ROOT / "plantune_lite").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
