@@ -154,7 +154,7 @@ def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
 
 
 def test_scores_of_the_embedded_student_say_that_its_weights_are_dequantised(run, tmp_path):
-    scores = {"own": (UNTUNED,)}
+    scores = {"own": (UNTUNED, BETTER)}
     assert DEQUANTISED in card(facts(run, scores=scores))
     of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
     assert DEQUANTISED not in card(facts(of_the_hub, scores=scores))
