@@ -21,8 +21,9 @@ from benchmarks.gpu import card
 from benchmarks.gpu.jobs import Job, known, measured, whole
 from benchmarks.report import markdown
 
-RECIPES = tuple(
-    f"{student}_{stage}" for stage in ("sft", "grpo") for student in ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")
+RECIPES = (
+    *(f"{student}_{stage}" for stage in ("sft", "grpo") for student in ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")),
+    "qwen3_4b_pta_grpo",
 )
 FREE = (7.4, 11.0, 14.6, 22.5)  # GiB that a user of a card of 8, 12, 16 and 24 GB has free
 T4 = 14.6
@@ -111,7 +112,7 @@ def to_try(found: dict[str, dict[str, Any]], recipe: str, outside: float) -> flo
 
 def student_of(recipe: str) -> str:
     """The preset whose shape a recipe needs."""
-    return recipe.rpartition("_")[0]
+    return load_recipe(recipe).student.model
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
