@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.gpu import card
 from benchmarks.gpu.jobs import Job, known, measured, whole
 from benchmarks.report import markdown
+from plantune_lite.recipe.load import load_recipe
 
 RECIPES = (
     *(f"{student}_{stage}" for stage in ("sft", "grpo") for student in ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")),
@@ -122,7 +123,6 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     """One recipe in so much memory: whether it fits, and what it took."""
     card.smaller(gib, turing=t4, outside=outside)
     from benchmarks.gpu.shapes import written
-    from plantune_lite.recipe.load import load_recipe
     from plantune_lite.student.generate import out_of_memory
     from plantune_lite.student.load import load_student
 
