@@ -80,6 +80,15 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
                 )
 
 
+def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """For each suite and model whose plans were exchanged what own minus swapped came to, as interventions wrote it."""
+    for run, where in zip(runs, _places(runs), strict=True):
+        for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
+            suite, _, model = path.name.removesuffix(".summary.json").partition(".")
+            if use := _json_of(path).get("own_minus", {}).get("swapped"):
+                yield suite, where + model, use
+
+
 def problems_of(run: Path, suite: str) -> dict[str, Problem]:
     """The problems of a suite by their ids; none where the run has no suites/."""
     path = run / "suites" / f"{suite}.jsonl"

@@ -193,7 +193,8 @@ class Evaluate:
     max_tokens: int = knob(1024, low=16)
     baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and ask that too
     prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
-    interventions: bool = False  # swap, drop and withhold plans: does the plan do the work?
+    plan_use: bool = False  # ask again with another problem's plan: does the plan do the work?
+    interventions: bool = False  # also with an empty plan, the reference's, and a step left out
     allow_code: bool = False  # run what the model wrote, in a sandbox
 
 

@@ -122,7 +122,7 @@ def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 SUITE = [replace(POOL[0], id="other/0"), *practice_problems("test", seed=0, limit=8)]
-OF_QUESTION = {problem.question: problem for problem in SUITE}
+OF_QUESTION = {problem.question: problem for problem in [*POOL, *SUITE]}
 
 
 def to_evaluate(folder, *settings, suite=None, **more):
@@ -283,6 +283,14 @@ def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evalu
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
     run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
+
+
+def test_the_untuned_models_prompt_is_chosen_on_problems_of_the_pool_and_asked_alone(tmp_path, learned):
+    run_evaluate(to_evaluate(tmp_path))
+    tried = list(read_jsonl(tmp_path / "eval" / "prompts" / "validation.untuned.jsonl"))
+    assert {row["problem_id"] for row in tried} <= {problem.id for problem in POOL[1:]}  # the first is in the suite
+    assert {row["mode"] for row in tried} == {"zero_shot_cot", "plan_then_solve"}
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"zero_shot_cot"}
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
