@@ -20,9 +20,11 @@ from typing import Any
 from benchmarks.gpu import card
 from benchmarks.gpu.jobs import Job, known, measured, whole
 from benchmarks.report import markdown
+from plantune_lite.recipe.load import load_recipe
 
-RECIPES = tuple(
-    f"{student}_{stage}" for stage in ("sft", "grpo") for student in ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")
+RECIPES = (
+    *(f"{student}_{stage}" for stage in ("sft", "grpo") for student in ("qwen3_4b", "gemma3_1b", "qwen2_5_7b")),
+    "qwen3_4b_pta_grpo",
 )
 FREE = (7.4, 11.0, 14.6, 22.5)  # GiB that a user of a card of 8, 12, 16 and 24 GB has free
 T4 = 14.6
@@ -111,7 +113,7 @@ def to_try(found: dict[str, dict[str, Any]], recipe: str, outside: float) -> flo
 
 def student_of(recipe: str) -> str:
     """The preset whose shape a recipe needs."""
-    return recipe.rpartition("_")[0]
+    return load_recipe(recipe).student.model
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
@@ -121,7 +123,6 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     """One recipe in so much memory: whether it fits, and what it took."""
     card.smaller(gib, turing=t4, outside=outside)
     from benchmarks.gpu.shapes import written
-    from plantune_lite.recipe.load import load_recipe
     from plantune_lite.student.generate import out_of_memory
     from plantune_lite.student.load import load_student
 

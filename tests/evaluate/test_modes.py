@@ -245,8 +245,8 @@ def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
-from plantune_lite.problems.practice import generate
 from plantune_lite.evaluate.modes import evaluate_problems
+from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import Reply
 
 asked = 0
@@ -260,7 +260,7 @@ def generate(prompts, sampling):
         os._exit(137)
     return [[Reply(text="\\\\boxed{1}")] for _ in prompts]
 
-problems = list(generate.practice_problems("test", seed=0, limit=60))
+problems = list(practice_problems("test", seed=0, limit=60))
 evaluate_problems(generate, problems, mode="m1", out=Path(sys.argv[1]), chunk=8)
 """
 

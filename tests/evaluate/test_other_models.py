@@ -11,7 +11,6 @@ from plantune_lite.evaluate import other_models
 from plantune_lite.export import merge
 from plantune_lite.files import read_records, write_records
 from plantune_lite.problems.practice.generate import practice_problems
-from plantune_lite.runs import folder as runs
 from plantune_lite.student import smollm2
 from plantune_lite.types import PlantuneError, RunError, Score
 
@@ -54,7 +53,7 @@ def test_a_server_is_asked_as_an_untuned_model_is_and_once(run):
 def test_a_server_whose_answers_are_moved_away_is_asked_anew(run, monkeypatch):
     with FakeOpenAI(models=("b",)) as server:
         for said, now in (("999", "2026-11-01T00:00:00Z"), ("777", "2026-11-02T00:00:00Z")):
-            monkeypatch.setattr(runs, "now", lambda now=now: now)
+            monkeypatch.setattr(other_models, "now", lambda now=now: now)
             server.mind = SimpleNamespace(reply=lambda *asked, said=said: f"\\boxed{{{said}}}")
             other_models.evaluate_model(run, f"{server.url}#b", say=lambda line: None)
             assert {one.prediction for one in answers(run, "b")} == {said}

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from plantune_lite.files import cache_folder
-from plantune_lite.student import smollm2
 from plantune_lite.student.smollm2 import FILE, WeightsError, gguf_path
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1_000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-ROOT = Path(smollm2.__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
