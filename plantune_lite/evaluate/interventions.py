@@ -128,7 +128,7 @@ def _planned_anyway(rows: Sequence[Score] | None) -> dict[str, float]:
 def line(found: Mapping[str, Any]) -> str:
     """The conditions and plan use in one line."""
     listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
-    if found["planned_anyway"]:
+    if found.get("planned_anyway"):
         listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"
     use = found["own_minus"]["swapped"]
     difference = stats.Estimate(**use["difference"])

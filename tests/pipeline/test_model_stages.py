@@ -24,7 +24,7 @@ ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 
 def job(folder, *settings, stage="headroom", **earlier):
-    alone = ("grpo=none", "evaluate.baseline=false", "evaluate.prompts=")
+    alone = ("headroom=64", "evaluate.baseline=false", "evaluate.prompts=")
     recipe = override(load_recipe("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
