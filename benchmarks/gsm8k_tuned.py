@@ -175,7 +175,15 @@ def train(out: Path, arm: Arm, seed: int, work: Path) -> None:
     rows = rows_of(arm, work)
     learned, read = tokens(loaded, rows)
     epochs = round(EPOCHS * tokens(loaded, rows_of(TRAINED["m1"], work))[0] / learned, 2) if arm.longer else EPOCHS
-    part = SFT(epochs=epochs, learning_rate=LEARNING_RATE, batch_size=BATCH, accumulate=ACCUMULATE, save_steps=20)
+    part = SFT(
+        target=arm.target,
+        solutions="dataset",
+        epochs=epochs,
+        learning_rate=LEARNING_RATE,
+        batch_size=BATCH,
+        accumulate=ACCUMULATE,
+        save_steps=20,
+    )
     beside = out / "settings.json"
     commits = json.loads(beside.read_text(encoding="utf-8"))["commits"] if beside.is_file() else []
     settings = {
