@@ -40,7 +40,7 @@ def run(chosen, folder, **constants):
         assigned = re.compile(rf"^{name} = .*$", re.MULTILINE)
         (cell,) = (cell for cell in notebook.cells if cell.cell_type == "code" and assigned.search(cell.source))
         cell.source = assigned.sub(lambda _, name=name, value=value: f"{name} = {value!r}", cell.source)
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1500, resources={"metadata": {"path": str(folder)}}).execute()
     return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", "\n".join(_shown(notebook)))  # IPython's ! is a terminal, with colours
 
 
