@@ -1,8 +1,8 @@
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -27,15 +27,16 @@ def test_help_names_the_verbs_in_groups():
 
 
 def test_help_costs_little_more_than_click_itself():
-    def fastest(*command):
-        times = []
-        for _ in range(7):
-            began = time.perf_counter()
-            subprocess.run([sys.executable, *command], check=True, capture_output=True)
-            times.append(time.perf_counter() - began)
-        return min(times)
+    def cost(*command):
+        """Seconds of a processor, which other tests at the same time do not add to as they do to the clock's."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert fastest("-m", "plantune_lite.cli.main", "--help") < 3 * fastest("-c", "import click")
+    pairs = [(cost("-m", "plantune_lite.cli.main", "--help"), cost("-c", "import click")) for _ in range(9)]
+    ours, click = map(min, zip(*pairs, strict=True))
+    assert ours < 3 * click
 
 
 @pytest.mark.parametrize(
@@ -110,10 +111,10 @@ def test_a_whole_run_of_a_tiny_student_ends_in_a_report(tmp_path):
     assert manifest["final"] == "sft" and manifest["stages"]["sft"]["summary"]["steps"] == 2
     assert manifest["stages"]["export"]["summary"]["verified"] is True
     assert {path.name for path in (tmp_path / "smollm2_135m" / "eval").glob("*.jsonl")} == {
-        f"{suite}.{model}.jsonl" for suite in ("own", "practice_known") for model in ("untuned", "baseline", "m1")
+        f"{suite}.{model}.jsonl" for suite in ("own",) for model in ("untuned", "baseline", "m1")
     }
     shown = plantune("show", tmp_path / "smollm2_135m").stdout
-    assert "20 problems to learn from" in shown and "19 rows to learn from" in shown
+    assert "20 problems to learn from" in shown and "20 rows to learn from" in shown
     compared = plantune("compare", tmp_path / "smollm2_135m")
     assert compared.returncode == 0 and "untuned" in compared.stdout.splitlines()[0]
 
