@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from plantune_lite.student import attention
 from plantune_lite.types import Messages, PlantuneError, Reply, Sampling
 
 AT_ONCE = 128  # replies: the more there are, the fewer times all weights are read for them
@@ -72,13 +73,12 @@ class Replies:
     def _batch(self, rows: Sequence[Row], sampling: Sampling) -> list[Reply]:
         """The replies of one batch; the model's own generate() makes them, a few tokens at a time."""
         import torch
-        from transformers import DynamicCache
 
         model, tokenizer = self._student.model, self._student.tokenizer
         width, ends = len(rows[0].ids), set(model.generation_config.eos_token_id)
         # Unsloth answers in ways of its own, which know nothing of a memory from outside: there it is one go.
         in_parts = self._student.source.backend == "plain"
-        memory = {"past_key_values": DynamicCache(config=model.config)} if in_parts else {}
+        memory = {"past_key_values": attention.memory_of(model.config)} if in_parts else {}
         shared = _shared(rows, memory["past_key_values"]) if in_parts else 0
         padding = [width - len(row.ids) for row in rows]
         prompts = [
@@ -232,9 +232,7 @@ def _shared(rows: Sequence[Row], memory: Any) -> int:
 
     They stand before the padding, which only memory of the plain kind does not mind.
     """
-    from transformers.cache_utils import DynamicLayer
-
-    if len(rows) == 1 or any(type(layer) is not DynamicLayer for layer in memory.layers):
+    if len(rows) == 1 or not attention.remembers_all(memory):
         return 0
     shortest = min(len(row.ids) for row in rows)
     return min(len(os.path.commonprefix([row.ids for row in rows])), shortest - 1)

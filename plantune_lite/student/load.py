@@ -22,7 +22,7 @@ from typing import Any
 
 from plantune_lite import files
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import chat, presets
+from plantune_lite.student import attention, chat, presets
 from plantune_lite.student.chat import for_everybody
 from plantune_lite.student.generate import Replies, out_of_memory
 from plantune_lite.student.presets import Preset
@@ -265,7 +265,7 @@ def _plain(part: Student, source: Source) -> Any:
         dtype=dtype,
         quantization_config=_nf4(dtype) if part.bits == 4 else None,
         device_map={"": _device()},
-        attn_implementation="sdpa",
+        attn_implementation=attention.register(),
         use_safetensors=True,
         trust_remote_code=False,
     )
