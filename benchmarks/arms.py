@@ -27,7 +27,7 @@ from plantune_lite.train import sft
 from plantune_lite.types import Problem, Score, Trajectory
 
 SEEDS = (0, 1, 2)
-LEVELS = (1,)
+LEVELS = (2,)
 TRAIN_PROBLEMS, TEST_PROBLEMS, KNOWN_PROBLEMS = 320, 200, 200
 STEPS, M1_ROWS, LEARNING_RATE, RANK = 40, 8, 1e-3, 32
 MAX_TOKENS = 160

@@ -57,8 +57,8 @@ def main() -> None:
     asked = parser.parse_args()
     work = asked.work / "quick" if asked.quick else asked.work
     size, part = (QUICK, CPL(**{**vars(PART), "iterations": 3})) if asked.quick else (SIZES, PART)
-    seen = list(practice_problems("train", seed=0, limit=320, levels=(1,)))
-    fresh = list(practice_problems("train", seed=1, limit=1_200, levels=(1,)))
+    seen = list(practice_problems("train", seed=0, limit=320, levels=(2,)))
+    fresh = list(practice_problems("train", seed=1, limit=1_200, levels=(2,)))
     known = {problem.question for problem in seen}
     fresh = [problem for problem in {one.question: one for one in fresh}.values() if problem.question not in known]
     policy = imitated(work / "policy", rows_of(seen, "plan+solution", work), size["policy"], seed=0)

@@ -64,7 +64,7 @@ def rows() -> list[dict]:
             "kind": problem.kind,
             "plan": list(problem.extra["plan"]),
         }
-        for problem in practice_problems("train", seed=0, limit=STEPS * PROMPTS, levels=(1,))
+        for problem in practice_problems("train", seed=0, limit=STEPS * PROMPTS, levels=(2,))
     ]
 
 

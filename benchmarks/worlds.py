@@ -237,12 +237,12 @@ def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, bat
 
 def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
-    train = list(practice_problems("train", seed=seed, limit=size["maths"], levels=(1,)))
+    train = list(practice_problems("train", seed=seed, limit=size["maths"], levels=(2,)))
     rows = [row(one, plan.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
     loaded = trained(out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
     known = {one.question for one in train}
     fresh = [
-        one for one in practice_problems("train", seed=seed + 100, limit=400, levels=(1,)) if one.question not in known
+        one for one in practice_problems("train", seed=seed + 100, limit=400, levels=(2,)) if one.question not in known
     ]
     how = {"samples": size["samples"], "max_tokens": size["max_tokens"], "seed": seed}
     tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", **how)

@@ -148,6 +148,7 @@ class Score:
     finish: Finish = "stop"
     tokens: int = 0
     seconds: float = 0.0
+    tokens_in: int = 0  # the prompt's
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
 
     rows = [
         {"prompt": list(ask_plainly(one)), "completion": render(one.extra["plan"], one.solution)}
-        for one in practice_problems("train", seed=0, limit=min(320, steps * ROWS), levels=(1,))
+        for one in practice_problems("train", seed=0, limit=min(320, steps * ROWS), levels=(2,))
     ]
     part = SFT(max_steps=steps, batch_size=ROWS, accumulate=1, learning_rate=RATE, save_steps=steps)
     summary = sft.train(loaded, rows, part, out, max_length=LENGTH, say=lambda line: None)
@@ -139,7 +139,7 @@ def _gguf(merged: Path, out: Path, tiny: bool) -> dict[str, Any]:
 def _problems() -> list[Any]:
     from plantune_lite.problems.practice.generate import practice_problems
 
-    return list(practice_problems("train", seed=1, limit=ANSWERED, levels=(1,)))
+    return list(practice_problems("train", seed=1, limit=ANSWERED, levels=(2,)))
 
 
 def _prompts(folder: Path) -> list[list[int]]:

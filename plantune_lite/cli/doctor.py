@@ -211,10 +211,15 @@ def _source(name: str) -> Check:
         there = find_spec("reasoning_gym") is not None
         fix = "" if there else "pip install 'plantune-lite[gym]' (needs a C compiler)"
         return Check("problems", "ok" if there else "bad", f"{name}, from reasoning-gym", fix)
-    if name == "practice":
-        return Check("problems", "ok", "practice: made here, no network needed")
+    if name in ("practice", "practice_stories"):
+        return Check("problems", "ok", f"{name}: made here, no network needed")
     if name not in BENCHMARKS:
-        return Check("problems", "bad", f"no source {name!r}{nearest(name, [*BENCHMARKS, 'practice'])}", _MEND)
+        return Check(
+            "problems",
+            "bad",
+            f"no source {name!r}{nearest(name, [*BENCHMARKS, 'practice', 'practice_stories'])}",
+            _MEND,
+        )
     data = os.environ.get("PLANTUNE_DATA")
     where = f"from {data}, else the Hub" if data else "from the Hugging Face Hub, when the run starts"
     return Check("problems", "ok", f"{name}, {where}")

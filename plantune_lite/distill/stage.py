@@ -17,7 +17,6 @@ from plantune_lite.distill.problem import CUT_OFF
 from plantune_lite.distill.run import AT_ONCE, at_once_in_batches, distill_all, small_batches
 from plantune_lite.files import from_row, read_jsonl, read_records
 from plantune_lite.grading import code, sandbox
-from plantune_lite.problems.load import KNOWN
 from plantune_lite.recipe.load import to_json
 from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import Job
@@ -89,7 +88,6 @@ def run_corpus(job: Job) -> dict[str, Any]:
     """Filter the trajectories into training rows."""
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
-    suites.pop(KNOWN, None)  # of the kinds that are learned from: evaluation says how far they are alike
     suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
     sft = job.recipe.sft
     return build_corpus(

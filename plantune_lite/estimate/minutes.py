@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from plantune_lite.estimate import shapes
 from plantune_lite.estimate.devices import AS_OF, Device
 from plantune_lite.estimate.shapes import Shape
-from plantune_lite.recipe.schema import GRPO_ROWS, Recipe
+from plantune_lite.recipe.schema import CHOSEN_ON, GRPO_ROWS, Recipe
 
 Span = tuple[float, float]  # the least and the most
 
@@ -26,7 +26,7 @@ CALLS = 4  # of a self teacher a problem, at least
 LINE = 30  # tokens of one step of a plan
 TAUGHT = (2, 3)  # right paths and pairs of steps that the search of one question leaves, as SmolLM2's does
 PAIR_EPOCHS = 3
-UNTUNED_PROMPTS = 3  # with which the untuned student is evaluated beside the tuned one
+UNTUNED_PROMPTS = 3  # of which the untuned student's best is chosen
 
 ASSUMED = (
     f"Minutes are rough and unmeasured: devices as their makers describe them ({AS_OF}), {REACHED[0]:.0%} to "
@@ -90,7 +90,8 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | N
         found["grpo"] = tuple(grpo.steps * (one + other) for one, other in zip(written, learned, strict=True))
     evaluate = recipe.evaluate
     asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
-    found["evaluate"] = answering((UNTUNED_PROMPTS + 1 + recipe.has_baseline) * asked, min(REPLY, evaluate.max_tokens))
+    arms = 2 + recipe.has_baseline + evaluate.before_grpo + evaluate.plan_use
+    found["evaluate"] = answering(arms * asked + UNTUNED_PROMPTS * CHOSEN_ON, min(REPLY, evaluate.max_tokens))
     return found
 
 

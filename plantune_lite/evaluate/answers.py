@@ -109,6 +109,7 @@ def _score(problem: Problem, sample: int, mode: str, reply: Reply, graded: Grade
         finish=reply.finish,
         tokens=reply.tokens_out,
         seconds=seconds,
+        tokens_in=reply.tokens_in,
     )
 
 

@@ -1,12 +1,13 @@
 """Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
 
 What comes in: run folders, with the answers in their eval/ (results.py). What goes out: who answered how much, who is
-better than whom, as text, Markdown or JSON, and before all else a sentence a tuned model:
+better than whom, as text, Markdown or JSON, and before all else a sentence a comparison: a tuned model beside the
+baseline, beside the untuned one, and with its own plan beside another problem's:
 
-    own: m1 is not better than untuned at its best prompt (few_shot): +1.7 points (-9.8 to +13.0), p 0.85, 9 won, 8 lost
-    gsm8k: m1 is better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training rows
-
-The best prompt is chosen on the test problems themselves, which favours the untuned model: the strict choice.
+    own: m1 is better than baseline: +52.0 points (+44.1 to +59.3), p < 0.001, 110 won, 6 lost
+    own: m1 is better than untuned at its best prompt (few_shot): +80.5 points (+74.2 to +85.6), p < 0.001, 161 won ...
+    own: m1 uses its plan: its own rather than another problem's is worth +84.0 points (+78.1 to +88.6), ...
+    gsm8k: m1 is not better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from plantune_lite.evaluate import metrics, results, stats
-from plantune_lite.evaluate.results import BASELINE, OF_A_RUN, UNTUNED, Answers
+from plantune_lite.evaluate.results import BASELINE, GRPO, OF_A_RUN, UNTUNED, Answers
 from plantune_lite.evaluate.stats import Estimate, Paired, p_text
 from plantune_lite.terminal import markdown_table, table
 from plantune_lite.types import PlantuneError, Problem
@@ -89,7 +90,10 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     corrected = stats.holm([compared.p for compared in found])
     comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
     unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in asked)
-    sentences = (*_sentences(rows, comparisons), *(f"{suite}: not asked so far" for suite in unasked))
+    sentences = (
+        *_sentences(rows, comparisons, list(results.plan_uses(runs))),
+        *(f"{suite}: not asked so far" for suite in unasked),
+    )
     return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
 
 
@@ -193,10 +197,12 @@ def _caveats_of_both(one: Answers, reference: Answers) -> Iterator[str]:
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 
-def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Who is not better than the untuned model, then who is; of equals the baseline last."""
-    beside = [one for one in comparisons if one.beside_untuned]
-    compared = {(one.suite, one.model) for one in beside}
+def _sentences(
+    rows: Sequence[Row], comparisons: Sequence[Comparison], uses: Sequence[tuple[str, str, dict[str, Any]]]
+) -> Iterator[str]:
+    """Suite by suite which tuned model is not better than what it is compared with, which is, and what its plans do."""
+    beside = [one for one in comparisons if one.beside_untuned or _is(BASELINE, one.reference) or _is(GRPO, one.model)]
+    compared = {(one.suite, one.model) for one in beside if one.beside_untuned}
     for row in rows:
         if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
             yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
@@ -204,13 +210,27 @@ def _sentences(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterat
         first = rows[0]
         right = f"{named(first.model, first.mode)} is right on {first.accuracy.percent()}"
         yield f"{first.suite}: {right}{_but(first.caveats)}"
-    for one in sorted(beside, key=lambda one: (one.verdict == "better", _is(BASELINE, one.model))):
-        paired = one.paired
-        yield (
-            f"{one.suite}: {named(one.model, one.mode)} is {one.verdict} than {one.reference} at its best prompt "
-            f"({one.reference_mode}): {paired.difference.points()}, p {p_text(one.p)}, {paired.won} won, "
-            f"{paired.lost} lost{_but(one.caveats)}"
+    for suite in dict.fromkeys(row.suite for row in rows):
+        here = sorted(
+            (one for one in beside if one.suite == suite), key=lambda one: (one.verdict == "better", one.beside_untuned)
         )
+        yield from (_stands(one) for one in here if not _is(BASELINE, one.model))
+        for _, model, use in (one for one in uses if one[0] == suite):
+            does = "uses its plan" if use["p"] < _SIGNIFICANT else "is not shown to use its plan"
+            figures = _figures(Estimate(**use["difference"]), use["p"], use["won"], use["lost"])
+            yield f"{suite}: {model} {does}: its own rather than another problem's is worth {figures}"
+        yield from (_stands(one) for one in here if _is(BASELINE, one.model))
+
+
+def _stands(one: Comparison) -> str:
+    at = f" at its best prompt ({one.reference_mode})" if one.beside_untuned else ""
+    figures = _figures(one.paired.difference, one.p, one.paired.won, one.paired.lost)
+    verdict = f"{named(one.model, one.mode)} is {one.verdict} than {one.reference}{at}"
+    return f"{one.suite}: {verdict}: {figures}{_but(one.caveats)}"
+
+
+def _figures(difference: Estimate, p: float, won: int, lost: int) -> str:
+    return f"{difference.points()}, p {p_text(p)}, {won} won, {lost} lost"
 
 
 def _but(caveats: Sequence[str]) -> str:
@@ -227,8 +247,9 @@ def named(model: str, mode: str) -> str:
 
 
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    if any(one.beside_untuned for one in comparisons):
-        yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
+    if len(set(untuned)) < len(untuned) and any(one.beside_untuned for one in comparisons):
+        yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
     if comparisons:
         yield f"This is {ONE_TRAINING}: plantune ablate trains with several."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)

@@ -34,6 +34,7 @@ from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Sc
 Plan = tuple[str, ...]
 Give = Callable[[Problem, Plan], Messages]
 CONDITIONS = ("own", "none", "swapped", "reference", "dropped")
+PLAN_USE = ("swapped",)  # the one that says whether the plan does the work
 _ALIKE = 0.5  # of their words: two plans more alike than this are not each other's swap while there is another
 _LOOKED_AT = 200  # other plans, before the least alike of them is taken
 
@@ -54,6 +55,7 @@ def intervene(
     scores: Sequence[Score],
     *,
     out: Path,
+    conditions: Sequence[str] = CONDITIONS,
     give: Give = as_beginning,
     references: Mapping[str, Plan] | None = None,
     max_tokens: int = 1024,
@@ -63,7 +65,10 @@ def intervene(
     chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
-    """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set."""
+    """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set.
+
+    Where its own plan is no condition, its own replies stand for it: they begin with that plan.
+    """
     by_id = {problem.id: problem for problem in problems}
     written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
@@ -81,8 +86,8 @@ def intervene(
         "reference": _known(references, [by_id[id] for id in own]),
         "dropped": {id: _without_one(plan, id, seed) for id, plan in own.items() if len(plan) > 1},
     }
-    rows = {}
-    for name in (name for name in CONDITIONS if given[name]):
+    rows = {"own": [one for one in scores if one.sample == 0 and one.problem_id in own]}
+    for name in (name for name in conditions if given[name]):
         rows[name] = answered(
             [by_id[id] for id in given[name]],
             _following(generate, give, given[name]),
@@ -105,7 +110,7 @@ def intervene(
             for name, right in shares.items()
         },
         "own_minus": _own_minus(shares, seed),
-        "planned_anyway": fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in rows["none"]),
+        **_planned_anyway(rows.get("none")),
         "swapped_alike": round(fmean(_alike(own[id], own[partner[id]]) for id in own), 3),
         **_agreement(own, partner, scores, seed),
     }
@@ -114,10 +119,16 @@ def intervene(
     return found
 
 
+def _planned_anyway(rows: Sequence[Score] | None) -> dict[str, float]:
+    if rows is None:
+        return {}
+    return {"planned_anyway": fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in rows)}
+
+
 def line(found: Mapping[str, Any]) -> str:
     """The conditions and plan use in one line."""
     listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
-    if found["planned_anyway"]:
+    if found.get("planned_anyway"):
         listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"
     use = found["own_minus"]["swapped"]
     difference = stats.Estimate(**use["difference"])

@@ -102,17 +102,14 @@ def evaluate_problems(
     return {"line": line, "mode": mode, **figures}
 
 
-def at_best_prompt(
-    generate: Generate, problems: Sequence[Problem], *, modes: Sequence[Mode] = PROMPTS, **settings: Any
-) -> dict[str, Any]:
-    """Evaluate an untuned model with several prompts and name the best.
-
-    The best is chosen on the test problems themselves. That favours the untuned model, which is the strict choice: a
-    tuned one has to beat the luckiest of its prompts.
-    """
-    found = {mode: evaluate_problems(generate, problems, mode=mode, **settings) for mode in modes}
-    best = max(found, key=lambda mode: found[mode]["accuracy"]["value"])
-    return {**found[best], "modes": found}
+def prompts_by_merit(
+    generate: Generate, validation: Sequence[Problem], *, modes: Sequence[Mode] = PROMPTS, **settings: Any
+) -> list[Mode]:
+    """The prompts of an untuned model, first the one at which it is right most often on problems that are no tests."""
+    if len(modes) == 1:
+        return list(modes)
+    found = {mode: evaluate_problems(generate, validation, mode=mode, **settings) for mode in modes}
+    return sorted(found, key=lambda mode: -found[mode]["accuracy"]["value"])
 
 
 def in_time(

@@ -18,8 +18,8 @@ from plantune_lite.evaluate import metrics
 from plantune_lite.files import read_records
 from plantune_lite.types import Problem, Score
 
-UNTUNED, BASELINE = "untuned", "baseline"
-OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", "grpo")  # models in the order of a run; others are not its
+UNTUNED, BASELINE, GRPO = "untuned", "baseline", "grpo"
+OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", GRPO)  # models in the order of a run; others are not its
 SUITES = "suites.json"  # in eval/: suite -> {"problems": 300, "answered": 128, "in_training": [id, ...], "words": 13}
 
 
@@ -78,6 +78,15 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
                     of=known["problems"] if known else 0,
                     caveats=tuple(_caveats(suite, model, known)) if known and model in OF_A_RUN else (),
                 )
+
+
+def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """For each suite and model whose plans were exchanged what own minus swapped came to, as interventions wrote it."""
+    for run, where in zip(runs, _places(runs), strict=True):
+        for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
+            suite, _, model = path.name.removesuffix(".summary.json").partition(".")
+            if use := _json_of(path).get("own_minus", {}).get("swapped"):
+                yield suite, where + model, use
 
 
 def problems_of(run: Path, suite: str) -> dict[str, Problem]:

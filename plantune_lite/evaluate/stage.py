@@ -1,12 +1,14 @@
 """The stage that evaluates: the untuned student at its best prompt, then the tuned one, on every suite.
 
+The prompt is chosen on problems of the pool: none of them is tested, and the untuned student has learned from none.
+
 A stage is a function of a Job whose return value is its summary: "line" is what a person reads.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,20 +22,21 @@ from plantune_lite.evaluate.modes import (
     SHOTS,
     STEP,
     Mode,
-    at_best_prompt,
     evaluate_problems,
     in_time,
     mode_of,
+    prompts_by_merit,
 )
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.problems.split import normalised
-from plantune_lite.recipe.schema import Corpus
+from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError, Score, Trajectory
 
+PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
 
 
@@ -61,6 +64,7 @@ def run_evaluate(job: Job) -> dict[str, Any]:
             seed=job.recipe.seed,
             say=job.say,
         )
+        prompts = _prompts_by_merit(job, loaded, suites)
         pace = 0.0  # seconds a problem, for all arms
         _keep(job, known)  # before the first answers, which a kill may leave here
         for number, (name, suite) in enumerate(suites.items()):
@@ -68,7 +72,9 @@ def run_evaluate(job: Job) -> dict[str, Any]:
             if ends is not None and began + pace * min(STEP, len(suite)) > ends:
                 continue
             seconds = None if ends is None else (ends - began) / (len(suites) - number)
-            known[name]["answered"] = _answer_suite(job, loaded, name, suite, trained, done=done, seconds=seconds)
+            known[name]["answered"] = _answer_suite(
+                job, loaded, name, suite, prompts, trained, done=done, seconds=seconds
+            )
             pace = max(pace, (time.monotonic() - began) / max(1, known[name]["answered"] - done))
             _keep(job, known)
     found = compare.standing([job.run], seed=job.recipe.seed)
@@ -153,20 +159,27 @@ def _of_the_baseline(job: Job) -> str:
 
 
 def _answer_suite(
-    job: Job, loaded: Any, name: str, suite: list[Problem], trained: str | None, *, done: int, seconds: float | None
+    job: Job,
+    loaded: Any,
+    name: str,
+    suite: list[Problem],
+    prompts: Sequence[Any],
+    trained: str | None,
+    *,
+    done: int,
+    seconds: float | None,
 ) -> int:
     """All arms on one suite: on how many of its problems, which is all there was time for and for each arm the same."""
     examples = _examples(job, suite)
-    if "few_shot" in job.recipe.evaluate.prompts and len(examples) < SHOTS:
-        there = f"there are {len(examples)}" if examples else "there are none"
-        job.say(f"{name}: few_shot is left out: it needs {SHOTS} solved problems, and {there}")
+    modes = _modes(job, loaded, name, suite, examples)
+    mode = next((one for one in prompts if one in modes), modes[0])
     began, show = time.monotonic(), job.progress()
     if seconds is not None:  # the first of a file may be its easiest
         suite = Random(job.recipe.seed).sample(suite, len(suite))
     untuned, tuned = (job.out / f"{name}.{model}.jsonl" for model in ("untuned", _arm(job, trained) if trained else ""))
     for count in in_time(len(suite), seconds, done=done):
         done = max(done, count)
-        _answer(job, loaded, suite, count, examples, untuned, tuned, trained, show)
+        _answer(job, loaded, suite, count, mode, examples, untuned, tuned, trained, show)
     if done < len(suite):
         job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
     if done:
@@ -175,17 +188,56 @@ def _answer_suite(
         harness_json.write(tuned, model=f"{loaded.source.repo}+{job.recipe.name}")
     if done and job.recipe.has_baseline:
         harness_json.write(_baseline(untuned), model=f"{loaded.source.repo}+{job.recipe.name}/baseline")
-    if done == len(suite) and trained and job.recipe.evaluate.interventions and _mode(job) != "plain":
+    asked = job.recipe.evaluate.interventions or job.recipe.evaluate.plan_use
+    if done == len(suite) and trained and asked and _mode(job) != "plain":
         left = None if seconds is None else began + seconds - time.monotonic()
         _intervene(job, loaded, suite, tuned, trained, left)
     return done
 
 
 def _examples(job: Job, suite: Sequence[Problem]) -> list[Problem]:
-    """Solved problems that may be shown: none of the suite's, and not only of its first ones, so that they stay."""
+    """Problems to learn a prompt from: none of the suite's, and not only of its first ones, so that they stay."""
     tested = set(map(normalised, suite))
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    return [one for one in pool if (one.solution or one.steps) and normalised(one) not in tested]
+    return [one for one in pool if normalised(one) not in tested]
+
+
+def _modes(job: Job, loaded: Any, name: str, suite: Sequence[Problem], examples: Sequence[Problem]) -> tuple[str, ...]:
+    """The prompts of the untuned model that are to be tried."""
+    wanted = job.recipe.evaluate.prompts
+    modes = wanted or ("zero_shot_cot", "plan_then_solve")
+    if not wanted and not loaded.preset.wants_gpu:
+        modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
+    solved = sum(bool(one.solution or one.steps) for one in examples)
+    if "few_shot" in wanted and solved < SHOTS:
+        there = f"there are {solved}" if solved else "there are none"
+        job.say(f"{name}: few_shot is left out: it needs {SHOTS} solved problems, and {there}")
+    if _holds_programs(suite) or solved < SHOTS:  # solved problems of the pool are no examples of programs
+        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
+    return modes
+
+
+def _prompts_by_merit(job: Job, loaded: Any, suites: Mapping[str, Sequence[Problem]]) -> Sequence[Any]:
+    """The untuned model's prompts, the best first: on problems of the pool, of which it has learned none."""
+    examples = _examples(job, [problem for suite in suites.values() for problem in suite])
+    modes = _modes(job, loaded, "the choice of a prompt", (), examples)
+    asked = [one for one in examples if one.kind != "code"]
+    # What is shown in few_shot is not asked; half of a small pool is enough to choose on.
+    validation = Random(job.recipe.seed).sample(asked, min(CHOSEN_ON, len(asked) // 2))
+    if not validation:
+        return modes
+    return prompts_by_merit(
+        loaded.generate_untuned,
+        validation,
+        modes=modes,
+        out=job.out / PROMPTS / "validation.untuned.jsonl",
+        examples=examples,
+        model=_weights(job, loaded),
+        max_tokens=job.recipe.evaluate.max_tokens,
+        seed=job.recipe.seed,
+        grade=grade_reply,
+        show=job.progress(),
+    )
 
 
 def _answer(
@@ -193,50 +245,41 @@ def _answer(
     loaded: Any,
     suite: list[Problem],
     count: int,
+    mode: Any,
     examples: list[Problem],
     untuned: Path,
     tuned: Path,
     trained: str | None,
     show: Callable[[str, bool], object],
 ) -> None:
-    """The untuned model at each of its prompts and the tuned one, on the first problems of a suite."""
+    """The untuned model at its best prompt, the baseline and the tuned one, on the first problems of a suite."""
     part = job.recipe.evaluate
-    programs = _holds_programs(suite)
-    modes = part.prompts or ("zero_shot_cot", "plan_then_solve")
-    if not part.prompts and not loaded.preset.wants_gpu:
-        modes = (*modes, "few_shot")  # the small ones need to be shown what is wanted
-    if programs or len(examples) < SHOTS:  # solved problems of the pool are no examples of programs
-        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
     settings: dict[str, Any] = {
         "samples": part.samples,
         "temperature": part.temperature,
         "top_p": part.top_p,
         "max_tokens": part.max_tokens,
         "seed": job.recipe.seed,
-        "run_code": grade_reply if programs else None,
+        "run_code": grade_reply if _holds_programs(suite) else None,
         "grade": grade_reply,
         "show": lambda line, last: show(line, last and count == len(suite)),
     }
     some, weights = suite[:count], _weights(job, loaded)
-    at_best_prompt(
-        loaded.generate_untuned, some, modes=modes, out=untuned, examples=examples, model=weights, **settings
+    evaluate_problems(
+        loaded.generate_untuned, some, mode=mode, out=untuned, examples=examples, model=weights, **settings
     )
-    if job.recipe.has_baseline:
-        worn = job.run / "baseline"
-        with loaded.wearing(worn):
-            evaluate_problems(
-                loaded.generate,
-                some,
-                mode=OF_TARGET["solution"],
-                out=_baseline(untuned),
-                model=_weights(job, loaded, worn.name),
-                **settings,
-            )
+    settings["executor"] = loaded.generate_untuned  # of m2, the only mode that asks for one
+    others = {"baseline": (_baseline(untuned), OF_TARGET["solution"])} if job.recipe.has_baseline else {}
+    if part.before_grpo and trained == "grpo" and job.recipe.grpo.start == "sft":
+        name = tuned.name.replace("grpo", _arm(job, "sft"))
+        others["sft"] = (tuned.with_name(name), OF_TARGET[job.recipe.sft.target])
+    for worn, (out, mode) in others.items():
+        with loaded.wearing(job.run / worn):
+            weights = _weights(job, loaded, worn)
+            evaluate_problems(loaded.generate, some, mode=mode, out=out, model=weights, **settings)
     if trained:
-        if (mode := _mode(job)) == "m2":
-            settings["executor"] = loaded.generate_untuned
         weights = _weights(job, loaded, trained)
-        evaluate_problems(loaded.generate, some, mode=mode, out=tuned, model=weights, **settings)
+        evaluate_problems(loaded.generate, some, mode=_mode(job), out=tuned, model=weights, **settings)
 
 
 def _baseline(untuned: Path) -> Path:
@@ -247,7 +290,8 @@ def _baseline(untuned: Path) -> Path:
 def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained: str, seconds: float | None) -> None:
     """Whether the tuned model's plans do its work, where there is time to ask as often as that takes."""
     scores = read_records(Score, tuned)
-    if seconds is not None and len(interventions.CONDITIONS) * sum(one.seconds for one in scores) > seconds:
+    conditions = interventions.CONDITIONS if job.recipe.evaluate.interventions else interventions.PLAN_USE
+    if seconds is not None and len(conditions) * sum(one.seconds for one in scores) > seconds:
         job.say(f"{tuned.stem}: max_hours leaves no time for interventions")
         return
     out = job.out / "interventions" / tuned.name
@@ -262,6 +306,7 @@ def _intervene(job: Job, loaded: Any, suite: list[Problem], tuned: Path, trained
         suite,
         scores,
         out=out,
+        conditions=conditions,
         give=give,
         max_tokens=job.recipe.evaluate.max_tokens,
         seed=job.recipe.seed,

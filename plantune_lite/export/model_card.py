@@ -82,7 +82,7 @@ def _front_matter(facts: Facts) -> str:
         "base_model_relation": relation if base else None,
         "library_name": _LIBRARY[facts.form],
         "pipeline_tag": "text-generation",
-        "language": ["en"] if sources and set(sources) <= {*BENCHMARKS, "practice"} else None,
+        "language": ["en"] if sources and set(sources) <= {*BENCHMARKS, "practice", "practice_stories"} else None,
         "tags": [*tags, *(["lora"] if facts.form == "adapter" else [])],
         "datasets": list(dict.fromkeys([*([facts.data_repo] if facts.data_repo else []), *datasets])) or None,
         "model-index": _results(facts),

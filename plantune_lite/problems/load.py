@@ -3,7 +3,8 @@
     load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
     load_suite("math500", limit=300, seed=0, own=())  -> Suite("math500", 300 problems, origin, notes)
 
-A source is a benchmark, "practice" (made here), "gym:NAME" (reasoning-gym), a data file, or a function of the user's.
+A source is a benchmark, "practice" or "practice_stories" (made here), "gym:NAME" (reasoning-gym), a data file, or a
+function of the user's.
 """
 
 import inspect
@@ -18,10 +19,11 @@ from plantune_lite import files
 from plantune_lite.problems import columns, hub
 from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.problems.files import BadRow, Draft, read_table
-from plantune_lite.problems.practice.generate import LIMIT, practice_problems
+from plantune_lite.problems.practice import stories
+from plantune_lite.problems.practice.generate import LEVELS, LIMIT, practice_problems
 from plantune_lite.problems.rows import checked_problems, is_prose
 from plantune_lite.problems.sources import function_drafts, gym_drafts
-from plantune_lite.problems.split import MOST, hold_out, normalised, sample, shares
+from plantune_lite.problems.split import MOST, hold_out, sample, shares
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Problems
@@ -33,8 +35,9 @@ GROUPS = {
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
-KNOWN = "practice_known"  # fresh problems of the templates that `practice` trains on: what was taught, not transfer
-_KNOWN_SEED, _KNOWN_SIZE = 1_000_000, 60  # no seed of a recipe's; what is learned of known kinds shows in sixty
+_GENERATORS = {"practice": practice_problems, "practice_stories": stories.generate}
+# Suites beside `own`: fresh problems, one hop more than in training, relations worded anew, no need of plans at all.
+PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class _Source:
-    """What one source gave; a generator may have made its own test problems, of templates that training never sees."""
+    """What one source gave; a generator may have made its own test problems, which training never sees."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -143,16 +146,16 @@ def _source(
         return _function(name, part, seed=seed, limit=limit)
     if name.startswith("gym:"):
         return _gym(name, part, seed=seed, limit=limit or LIMIT)
-    if part.split != "train" and (name == "practice" or name in BENCHMARKS):
+    if part.split != "train" and (name in _GENERATORS or name in BENCHMARKS):
         raise ProblemError(
             f"problems.split is {part.split!r}, but only the train split of {name} is trained on: "
             f"name {name} in evaluate.suites to test on it"
         )
-    if name == "practice":
-        return _practice(part, seed=seed, limit=limit or LIMIT, most=most)
+    if name in _GENERATORS:
+        return _practice(name, part, seed=seed, limit=limit or LIMIT, most=most)
     if name in BENCHMARKS:
         return _benchmark(name, "train", revisions)
-    known = [*BENCHMARKS, "practice", "gym:NAME", "a data file", "module_or_path.py:function"]
+    known = [*BENCHMARKS, *_GENERATORS, "gym:NAME", "a data file", "module_or_path.py:function"]
     raise ProblemError(f"no source {name!r} of problems{nearest(name, known)}")
 
 
@@ -209,12 +212,13 @@ def _is_for_tests(draft: Draft) -> bool:
     return isinstance(draft[2], Mapping) and draft[2].get("split") == "test"
 
 
-def _practice(part: Problems, *, seed: int, limit: int, most: int) -> _Source:
+def _practice(name: str, part: Problems, *, seed: int, limit: int, most: int) -> _Source:
     own = 0 if part.held_out == 0 else min(most, max(1, round(limit * part.held_out)))
-    pool = tuple(practice_problems("train", seed=seed, limit=limit, levels=part.levels))
-    tests = tuple(practice_problems("test", seed=seed, limit=own, levels=part.levels)) if own else ()
-    origin = {"generator": "practice", "seed": seed, "rows": len(pool)}
-    return _Source("practice", pool, origin, own=tests, generated=True)
+    generate = _GENERATORS[name]
+    pool = tuple(generate("train", seed=seed, limit=limit, levels=part.levels))
+    tests = tuple(generate("test", seed=seed, limit=own, levels=part.levels)) if own else ()
+    origin = {"generator": name, "seed": seed, "rows": len(pool)}
+    return _Source(name, pool, origin, own=tests, generated=True)
 
 
 def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
@@ -324,7 +328,7 @@ def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
 
 def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
     """The suites that names and groups stand for, each once."""
-    known = ("own", "smoke", "practice", KNOWN, *BENCHMARKS)
+    known = ("own", "smoke", *PRACTICE, *BENCHMARKS)
     names: dict[str, None] = {}
     for suite in suites:
         if suite not in known and suite not in GROUPS:
@@ -342,7 +346,7 @@ def load_suite(
     pool: Sequence[Problem] = (),
     revisions: Mapping[str, str] = {},
 ) -> Suite:
-    """The test problems of one suite; `pool` is what is trained on, of whose kinds `practice_known` holds new ones."""
+    """The test problems of one suite; `pool` is what is trained on, of whose levels those of practice are."""
     suite_names((name,))
     if name in GROUPS:
         raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
@@ -353,25 +357,25 @@ def load_suite(
         source = _Source("own", tuple(own), {"held out of": sources})
     elif name in BENCHMARKS:
         source = _benchmark(name, "test", revisions)
-    elif name == KNOWN:
-        source = _known(pool, min(limit or _KNOWN_SIZE, _KNOWN_SIZE))
     else:
-        made, size = (_SMOKE_SEED, _SMOKE_SIZE) if name == "smoke" else (seed, limit or MOST)
-        problems = tuple(
-            replace(problem, id=f"{name}/{number}")  # apart from those of `own`, which are of another seed
-            for number, problem in enumerate(practice_problems("test", seed=made, limit=size))
-        )
-        source = _Source(name, problems, {"generator": "practice", "seed": made, "rows": size})
+        source = _made_here(name, limit or MOST, seed, pool)
     taken = sample(source.problems, limit, seed=seed)
     return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)
 
 
-def _known(pool: Sequence[Problem], size: int) -> _Source:
-    learned = {normalised(problem) for problem in pool}
-    levels = sorted({problem.extra["level"] for problem in pool if problem.source == "practice"})
-    if not levels:
-        raise ProblemError(f"evaluate.suites has {KNOWN}, but no problem comes from practice: leave it out")
-    made = practice_problems("train", seed=_KNOWN_SEED, limit=size + len(pool), levels=tuple(levels))
-    fresh = [problem for problem in made if normalised(problem) not in learned][:size]
-    problems = tuple(replace(problem, id=f"{KNOWN}/{number}", split="test") for number, problem in enumerate(fresh))
-    return _Source(KNOWN, problems, {"generator": "practice", "seed": _KNOWN_SEED, "rows": len(problems)})
+def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Source:
+    """A suite that is generated; its ids are apart from those of `own`."""
+    levels = tuple(sorted({problem.extra["level"] for problem in pool if problem.source == "practice"}))
+    if name == "smoke":
+        size, seed, levels = _SMOKE_SIZE, _SMOKE_SEED, ()
+    elif name == "practice_longer":
+        levels = (max(levels or LEVELS) + 1,)
+    generate = stories.generate if name == "practice_stories" else practice_problems
+    split = "words" if name == "practice_words" else "test"
+    if name == "practice_stories":
+        levels = ()
+    problems = tuple(
+        replace(problem, id=f"{name}/{number}")
+        for number, problem in enumerate(generate(split, seed=seed, limit=size, levels=levels))
+    )
+    return _Source(name, problems, {"generator": name, "seed": seed, "rows": size})

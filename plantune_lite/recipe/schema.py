@@ -193,7 +193,9 @@ class Evaluate:
     max_tokens: int = knob(1024, low=16)
     baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and ask that too
     prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
-    interventions: bool = False  # swap, drop and withhold plans: does the plan do the work?
+    before_grpo: bool = False  # also ask the adapter that GRPO began with: what did GRPO add?
+    plan_use: bool = False  # ask again with another problem's plan: does the plan do the work?
+    interventions: bool = False  # also with an empty plan, the reference's, and a step left out
     allow_code: bool = False  # run what the model wrote, in a sandbox
 
 
@@ -411,3 +413,4 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
 
 
 GRPO_ROWS = 2  # completions trained at once where grpo.extra.per_device_train_batch_size says nothing
+CHOSEN_ON = 40  # problems on which the best prompt of an untuned model is found

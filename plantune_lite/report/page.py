@@ -49,6 +49,8 @@ def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
         f"<h1>{html.text(recipe['name'])}</h1>",
         html.paragraph(_about(recipe, manifest), "soft"),
         *(html.paragraph(one, "first" if one == first else "") for one in (stood.sentences if stood else (first,))),
+        _for_planning(recipe),
+        *(_first_screen(run, stood, figures) if stood else ()),
         *(_scores(stood, figures) if stood else ()),
         _plan_use(run),
         _of_the_lab(run / "probe"),
@@ -93,6 +95,36 @@ def _from(start: str | None) -> str:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
+def _for_planning(recipe: Mapping[str, Any]) -> str:
+    """Say of problems that they were chosen for plans to help, where they were."""
+    if recipe["problems"]["source"] != "practice":
+        return ""
+    return html.paragraph(
+        "These problems were chosen to need planning: their solution begins where only the way back from the question "
+        "leads. Where plans have nothing to do, add the suite practice_stories to evaluate.suites.",
+        "soft",
+    )
+
+
+def _first_screen(run: Path, stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
+    """The scores of the first suite as a picture, and one problem of it that the baseline fails and the plan solves."""
+    suite = stood.rows[0].suite
+    yield figures[f"scores_{suite}"]
+    for one in stood.comparisons:
+        if one.suite != suite or one.reference.rpartition("/")[2] != "baseline":
+            continue
+        tuned, baseline = _both(run, one)
+        asked = _asked(run, suite)
+        won = (id for id in tuned if id in asked and id in baseline and _right(tuned[id]) > _right(baseline[id]))
+        if (id := next(won, None)) is not None:
+            yield html.section(
+                "One problem, without a plan and with one",
+                html.block(f"{asked[id]}\n\nright: {tuned[id][0].gold}"),
+                html.beside(_said(one.reference, baseline[id], right=False), _said(one.model, tuned[id], right=True)),
+            )
+            return
+
+
 def _stood(run: Path, seed: int) -> compare.Standing | None:
     try:
         return compare.standing([run], seed=seed)
@@ -132,12 +164,12 @@ def _metrics(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _scores(stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
-    for suite in dict.fromkeys(row.suite for row in stood.rows):
+    for number, suite in enumerate(dict.fromkeys(row.suite for row in stood.rows)):
         rows = [row for row in stood.rows if row.suite == suite]
         beside = [one for one in stood.comparisons if one.suite == suite]
         yield html.section(
             f"Right answers on {suite}",
-            figures.get(f"scores_{suite}", ""),
+            figures[f"scores_{suite}"] if number else "",  # the first is above
             html.table(*compare.row_table(rows)),
             html.table(compare.COMPARISONS, compare.comparison_cells(beside)),
         )
@@ -201,9 +233,8 @@ def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
     """Problems that the tuned model solves more often than the untuned one, or less often, with what both wrote."""
     parts = []
     for one in (one for one in stood.comparisons if one.beside_untuned):
-        tuned = _answers(run, one.suite, one.model, one.mode)
-        untuned = _answers(run, one.suite, one.reference, one.reference_mode)
-        asked = {row["id"]: row["question"] for row in read_jsonl(run / "suites" / f"{one.suite}.jsonl")}
+        tuned, untuned = _both(run, one)
+        asked = _asked(run, one.suite)
         common = [id for id in tuned if id in untuned and id in asked]
         for title, won in (("Won", True), ("Lost", False)):
             better, worse = (tuned, untuned) if won else (untuned, tuned)
@@ -220,6 +251,18 @@ def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
                 for id in found[:SHOWN_ANSWERS]
             ]
     return html.section("Won and lost", *parts)
+
+
+def _both(run: Path, one: compare.Comparison) -> tuple[dict[str, list[Score]], dict[str, list[Score]]]:
+    """What the two models of a comparison answered."""
+    return (
+        _answers(run, one.suite, one.model, one.mode),
+        _answers(run, one.suite, one.reference, one.reference_mode),
+    )
+
+
+def _asked(run: Path, suite: str) -> dict[str, str]:
+    return {row["id"]: row["question"] for row in read_jsonl(run / "suites" / f"{suite}.jsonl")}
 
 
 def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:

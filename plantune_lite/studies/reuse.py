@@ -156,13 +156,13 @@ def _take_untuned(
             continue
         if _asked(there["inputs"]) == _asked(_inputs(wanted)):
             for path in _untuned(donor / "eval"):
-                _copy(path, folder / "eval" / path.name)
+                _copy(path, folder / path.relative_to(donor))
             return
 
 
 def _untuned(answers: Path) -> Iterator[Path]:
     """The answers, each file after the settings it was made with."""
-    for path in sorted(answers.glob("*.untuned.jsonl")):
+    for path in sorted(answers.glob("**/*.untuned.jsonl")):
         if (settings := path.with_suffix(".json")).is_file():
             yield from (settings, path)
 
@@ -175,7 +175,7 @@ def _inputs(wanted: Recipe) -> dict[str, Any]:
 def _asked(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What decides an untuned answer."""
     theirs = ("student.model", "student.revision", "student.bits", "student.max_length")
-    ours = ("evaluate.baseline", "evaluate.interventions")
+    ours = ("evaluate.baseline", "evaluate.interventions", "evaluate.plan_use", "evaluate.before_grpo")
     return {
         name: value
         for name, value in inputs.items()

@@ -263,6 +263,7 @@ def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule, va
         "rows": len(taught.kept),
         "dropped": dict(taught.dropped),
         "learned_tokens": sum(one.learned for one in taught.kept),
+        "trained_tokens": next((int(row["num_tokens"]) for row in reversed(history) if "num_tokens" in row), None),
         "validated": validated,
         "loss_first": first,
         "loss_last": last,

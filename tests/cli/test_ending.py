@@ -11,7 +11,7 @@ WANTED = load_recipe("smollm2_135m")
 
 def run_of(folder, **answers):
     """A run that has answered: model -> how many of ten problems it is right on, in each of two suites."""
-    for suite in ("own", "practice_known"):
+    for suite in ("own", "practice_words"):
         for model, right in answers.items():
             rows = [
                 Score(
@@ -39,7 +39,7 @@ def test_a_run_ends_in_a_table_of_the_best_prompts_the_minutes_and_what_to_do_ne
     (folder / "report.html").write_text("")
     said = "\n".join(ending(folder, WANTED))
     lines = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
-    assert lines["model"] == ["model", "own", "practice_known"]
+    assert lines["model"] == ["model", "own", "practice_words"]
     assert [lines[name][1] for name in ("untuned", "baseline", "grpo")] == ["40.0", "50.0", "90.0"]
     assert "own: grpo (few_shot) is" in said and "took 4 min 52 s: sft 3 min 20 s, evaluate 1 min 30 s" in said
     assert f"plantune ask '{folder}' \"...\" --beside-base" in said and f"open '{folder}'/report.html" in said

@@ -100,7 +100,7 @@ def test_estimate_prints_the_table_and_what_is_assumed():
 
 def test_what_cannot_fit_a_card_is_refused_and_what_can_is_said():
     command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "qwen2_5_7b_sft", "problems.source=practice"]
-    levels = ["problems.levels=1,2", "corpus.filter=both", "evaluate.suites=own"]
+    levels = ["problems.levels=2,3", "corpus.filter=both", "evaluate.suites=own"]
     small = subprocess.run([*command, *levels, "--gpu", "8"], capture_output=True, text=True, check=False)
     assert small.returncode == 1 and "choose a smaller student.model, or a larger card" in small.stdout, small.stderr
     large = subprocess.run([*command, *levels, "--gpu", "12"], capture_output=True, text=True, check=False)

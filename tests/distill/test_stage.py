@@ -21,7 +21,7 @@ from plantune_lite.runs.folder import read_manifest
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
     {"question": problem.question, "answer": problem.answer}
-    for problem in practice_problems("train", seed=0, limit=150, levels=(1,))  # the recipe's
+    for problem in practice_problems("train", seed=0, limit=150, levels=(2,))  # the recipe's
 ]
 SETTINGS = ["distill.teacher=gemini", "corpus.filter=both", "problems.limit=20", "evaluate.limit=3", "headroom=0"]
 

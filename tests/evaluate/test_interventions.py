@@ -48,6 +48,13 @@ def test_a_student_that_follows_plans_needs_its_own(tmp_path):
     assert "plan use (own minus swapped) +100.0 points (" in found["line"]
 
 
+def test_where_plans_are_only_swapped_its_own_replies_stand_for_its_own_plan(tmp_path):
+    found = intervened(obedient, tmp_path, conditions=("swapped",))
+    assert {name: figures["value"] for name, figures in found["conditions"].items()} == {"own": 1, "swapped": 0}
+    asked = read_records(Score, tmp_path / "interventions/own.m1.jsonl")
+    assert {one.mode for one in asked} == {"swapped"} and found["own_minus"]["swapped"]["won"] == 60
+
+
 def test_a_student_that_heeds_no_plan_uses_none(tmp_path):
     found = intervened(deaf, tmp_path)
     assert {figures["value"] for figures in found["conditions"].values()} == {1}

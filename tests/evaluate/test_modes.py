@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import plan
-from plantune_lite.evaluate.modes import at_best_prompt, evaluate_problems, in_time
+from plantune_lite.evaluate.modes import evaluate_problems, in_time, prompts_by_merit
 from plantune_lite.files import read_records
 from plantune_lite.grading.lenient import Graded
 from plantune_lite.problems.practice.generate import practice_problems
@@ -187,20 +187,18 @@ def test_m2_without_an_executor_is_a_sentence(tmp_path):
         evaluate_problems(right_on(bool), PROBLEMS, mode="m2", out=tmp_path / "a.b.jsonl")
 
 
-def test_the_best_of_an_untuned_models_prompts_is_named(tmp_path):
+def test_the_prompts_of_an_untuned_model_are_tried_on_problems_that_are_no_tests(tmp_path):
     def generate(prompts, sampling):
         return [
             [Reply(text=asked_about(m).answer if len(m) > 2 or number(asked_about(m)) < 9 else "-")] for m in prompts
         ]
 
-    found = at_best_prompt(generate, PROBLEMS, out=tmp_path / "own.untuned.jsonl", examples=EXAMPLES)
-    assert found["mode"] == "few_shot" and found["accuracy"]["value"] == 1
-    assert {mode: one["accuracy"]["value"] for mode, one in found["modes"].items()} == {
-        "zero_shot_cot": 0.15,
-        "plan_then_solve": 0.15,
-        "few_shot": 1,
-    }
-    assert len(read_records(Score, tmp_path / "own.untuned.jsonl")) == 180
+    out = tmp_path / "validation.untuned.jsonl"
+    found = prompts_by_merit(generate, PROBLEMS, out=out, examples=EXAMPLES)
+    assert found == ["few_shot", "zero_shot_cot", "plan_then_solve"]
+    assert len(read_records(Score, out)) == 180
+    nothing = prompts_by_merit(None, PROBLEMS, modes=("plan_then_solve",), out=tmp_path / "none.jsonl")
+    assert nothing == ["plan_then_solve"]
 
 
 # --- several samples --------------------------------------------------------------------------------------------------

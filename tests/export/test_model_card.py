@@ -189,9 +189,9 @@ def test_the_funnel_is_the_corpuss_own(run):
 
 
 def test_the_test_sets_that_training_was_compared_with_are_named_and_so_are_the_others(run):
-    text = card(facts(run, scores={"own": [UNTUNED, EQUAL], "practice_known": [UNTUNED, BETTER]}))
+    text = card(facts(run, scores={"own": [UNTUNED, EQUAL], "practice_words": [UNTUNED, BETTER]}))
     assert "share 13 words in a row with a problem of `own` were left out: 1." in text
-    assert "With `practice_known` they were **not** compared before training." in text
+    assert "With `practice_words` they were **not** compared before training." in text
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from plantune_lite.student.load import Loaded
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
 
-POOL = list(practice_problems("train", seed=0, limit=6, levels=(1,)))
+POOL = list(practice_problems("train", seed=0, limit=6, levels=(2,)))
 ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 
@@ -326,7 +326,7 @@ def test_a_tree_as_text_is_a_line_a_node_whatever_was_written_in_it():
 @pytest.mark.slow
 def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path):
     settings = ["problems.limit=140", "sft.max_steps=32", "sft.batch_size=4", "student.max_length=256", "headroom=0"]
-    settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice_known", "evaluate.limit=4"]
+    settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
     run = runner.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
     done = read_manifest(run)["stages"]["cpl"]["summary"]
@@ -335,6 +335,6 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     assert len(read_records(StepPair, run / "cpl" / "round1" / "pairs.jsonl")) == found["taught"]["pairs"] >= 1
     adapters = [(run / at / "adapter_model.safetensors").read_bytes() for at in ("sft", "cpl/round1/sft", "cpl")]
     assert len(set(adapters)) == 3 and read_manifest(run)["final"] == "cpl"
-    assert len(list(read_jsonl(run / "eval" / "practice_known.cpl.jsonl"))) == 4
+    assert len(list(read_jsonl(run / "eval" / "practice.cpl.jsonl"))) == 4
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What the search found" in page and "preference of the better step" in page and "A tree of round 1" in page

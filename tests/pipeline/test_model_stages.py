@@ -24,7 +24,7 @@ ANSWERS = {problem.question: problem.answer for problem in POOL}
 
 
 def job(folder, *settings, stage="headroom", **earlier):
-    alone = ("grpo=none", "evaluate.baseline=false", "evaluate.prompts=")
+    alone = ("headroom=64", "evaluate.baseline=false", "evaluate.prompts=")
     recipe = override(load_recipe("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
@@ -122,12 +122,13 @@ def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
 # --- evaluation -------------------------------------------------------------------------------------------------------
 
 SUITE = [replace(POOL[0], id="other/0"), *practice_problems("test", seed=0, limit=8)]
-OF_QUESTION = {problem.question: problem for problem in SUITE}
+OF_QUESTION = {problem.question: problem for problem in [*POOL, *SUITE]}
 
 
-def to_evaluate(folder, *settings, suite=None, **more):
+def to_evaluate(folder, *settings, suite=None, grpo=None, **more):
     """A run that has trained, and a suite whose first problem is in its training rows."""
-    made = job(folder, "student.model=qwen3_4b", *settings, stage="eval", sft={"base": {"revision": None}})
+    trained = {"sft": {"base": {"revision": None}}, **({} if grpo is None else {"grpo": grpo})}
+    made = job(folder, "student.model=qwen3_4b", *settings, stage="eval", **trained)
     write_records(folder / "suites" / "other.jsonl", suite or SUITE)
     write_records(folder / "corpus" / "train.jsonl", [{"problem_id": problem.id} for problem in POOL])
     (folder / "sft").mkdir(exist_ok=True)
@@ -188,11 +189,24 @@ def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tu
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
     found = run_evaluate(wanted)
-    assert learned.worn == ["baseline"] and "other: baseline (plain) is not better than untuned" in found["line"]
+    assert learned.worn == ["baseline"] and any(
+        one.startswith("other: baseline (plain) is not better than untuned") for one in found["sentences"]
+    )
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
     assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
     assert [row["problem_id"] for row in rows["baseline"]] == [row["problem_id"] for row in rows["m1"]]
     assert (tmp_path / "eval" / "results_other.baseline.json").is_file()
+
+
+def test_what_grpo_added_is_asked_where_the_recipe_wants_to_know(tmp_path, learned):
+    wanted = to_evaluate(tmp_path, "grpo=default", "evaluate.before_grpo=true", grpo={})
+    (tmp_path / "grpo").mkdir()
+    (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"later weights")
+    found = run_evaluate(wanted)
+    assert learned.worn == ["sft"]
+    before = read_jsonl(tmp_path / "eval" / "other.m1.jsonl")
+    assert {row["mode"] for row in before} == {"m1"} and not any(row["same"] for row in before)
+    assert any(one.startswith("other: grpo (m1) is better than m1: +100.0 points") for one in found["sentences"])
 
 
 @pytest.mark.parametrize("setting", ["sft=none", "sft.solutions=dataset"])
@@ -283,6 +297,14 @@ def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evalu
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
     run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
+
+
+def test_the_untuned_models_prompt_is_chosen_on_problems_of_the_pool_and_asked_alone(tmp_path, learned):
+    run_evaluate(to_evaluate(tmp_path))
+    tried = list(read_jsonl(tmp_path / "eval" / "prompts" / "validation.untuned.jsonl"))
+    assert {row["problem_id"] for row in tried} <= {problem.id for problem in POOL[1:]}  # the first is in the suite
+    assert {row["mode"] for row in tried} == {"zero_shot_cot", "plan_then_solve"}
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"zero_shot_cot"}
 
 
 def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):

@@ -344,10 +344,12 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     assert len(own.pool) == 3 and any("has no levels: problems.levels=5" in note for note in own.notes)
 
 
-def test_practice_is_held_out_by_template():
-    loaded = load_problems(Problems("practice", limit=60), seed=0)
+@pytest.mark.parametrize("source", ["practice", "practice_stories"])
+def test_what_is_made_here_holds_out_fresh_problems_of_the_same_kinds(source):
+    loaded = load_problems(Problems(source, limit=60), seed=0)
     own, pool = ({p.extra["template"] for p in side} for side in (loaded.own, loaded.pool))
-    assert len(loaded.pool) == 60 and len(loaded.own) == 12 and not own & pool
+    assert len(loaded.pool) == 60 and len(loaded.own) == 12 and own <= pool
+    assert not {p.question for p in loaded.own} & {p.question for p in loaded.pool}
 
 
 def test_sources_are_joined_and_share_the_limit(tmp_path):
@@ -534,15 +536,18 @@ def test_smoke_is_the_same_sixty_problems_for_every_seed():
     assert one.problems == other.problems and len(one.problems) == 60
 
 
-def test_known_kinds_are_fresh_problems_of_the_templates_and_levels_that_are_learned_from():
-    pool = load_problems(Problems("practice", limit=200, levels=(1,)), seed=0).pool
-    suite = load_suite("practice_known", limit=200, seed=0, own=(), pool=pool).problems
-    assert len(suite) == 60 and {one.extra["level"] for one in suite} == {1}
-    assert {one.extra["template"] for one in suite} <= {one.extra["template"] for one in pool}
-    assert {one.question for one in suite}.isdisjoint(one.question for one in pool)
-    other = Problem(id="1", question="?", answer="1")
-    with pytest.raises(ProblemError, match="leave it out"):
-        load_suite("practice_known", limit=200, seed=0, own=(), pool=[other])
+def test_the_suites_of_practice_are_of_the_levels_that_are_learned_from_or_one_hop_longer():
+    pool = load_problems(Problems("practice", limit=20, levels=(2, 3)), seed=0).pool
+    levels = {
+        name: {one.extra["level"] for one in load_suite(name, limit=40, seed=0, own=(), pool=pool).problems}
+        for name in ("practice", "practice_words", "practice_longer", "practice_stories")
+    }
+    assert levels == {
+        "practice": {2, 3},
+        "practice_words": {2, 3},
+        "practice_longer": {4},
+        "practice_stories": {1, 2, 3},
+    }
 
 
 def test_the_suite_own_is_what_was_held_out_and_never_empty():

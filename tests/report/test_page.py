@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from plantune_lite import Corpus, Distill
+from plantune_lite import GRPO, Corpus, Distill
 from plantune_lite.distill import corpus
 from plantune_lite.distill.run import distill_all
 from plantune_lite.files import write_records, write_whole
@@ -42,7 +42,7 @@ def answered(problem, right, text, mode):
 def run(tmp_path):
     """A run folder as its stages leave it, without the hours."""
     run = tmp_path / "mine"
-    write_whole(run / "recipe.json", to_json(load_recipe("smollm2_135m")))
+    write_whole(run / "recipe.json", to_json(replace(load_recipe("smollm2_135m"), grpo=GRPO())))
     asyncio.run(distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
     trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
     trajectories[0]["execution"] += HOSTILE
@@ -112,6 +112,18 @@ def test_the_page_begins_with_who_is_better_and_whether_the_plan_does_the_work(r
     assert "+50.0 points" in words and "the plan of another problem" in words
 
 
+def test_first_the_scores_are_a_picture_and_one_problem_is_shown_that_only_the_plan_solves(run):
+    solved_alone = [answered(one, n < 3, f"Straight on {n}.", "plain") for n, one in enumerate(TESTED)]
+    write_records(run / "eval" / "own.baseline.jsonl", solved_alone)
+    _, page = seen(run)
+    words = " ".join(page.words)
+    first = words[: words.index("Right answers on own")]
+    assert "own: right answers, with 95 % intervals" in first and "chosen to need planning" in first
+    shown = first[first.index("One problem, without a plan and with one") :]
+    assert TESTED[3].question in shown and "baseline: 0" in shown and f"m1: {TESTED[3].answer}" in shown
+    assert "Straight on 3." in shown and "Straight on 4." not in shown
+
+
 def test_a_student_that_planned_though_it_was_given_an_empty_plan_is_told_of(run):
     assert "Given an empty plan, 98.3 % wrote one themselves." in " ".join(seen(run)[1].words)
 
@@ -157,7 +169,7 @@ def test_time_and_money_add_up_and_the_recipe_is_there_to_be_run_again(run, tmp_
     again = next(word for word in page.words if word.lstrip().startswith('{\n "name"') or '"problems": {' in word)
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / "recipe.json").write_text(again, encoding="utf-8")
-    assert asdict(load_recipe(tmp_path / "again")) == asdict(load_recipe("smollm2_135m"))
+    assert asdict(load_recipe(tmp_path / "again")) == asdict(replace(load_recipe("smollm2_135m"), grpo=GRPO()))
 
 
 @pytest.mark.parametrize(

@@ -1,129 +1,315 @@
-"""Our own small generator of word problems with worked steps. One real problem of `generate("train", seed=0)`:
+"""Our own small generator: quantities told by how they relate to others. One problem of `generate("train", seed=0)`:
 
-    A shop has 16 bikes. It sells 2 of them on Monday and 4 on Tuesday. On Wednesday 9 new bikes arrive. How many
-    bikes does the shop have then?
-    1. Subtract the bikes sold on Monday from the bikes at the start to find what is left.
-    2. Subtract the bikes sold on Tuesday from what is left to find what is still left.
-    3. Add the new bikes to what is left to find all the bikes.
-    After Monday there are 16 - 2 = 14 bikes.
-    After Tuesday there are 14 - 4 = 10 bikes.
-    Then there are 10 + 9 = 19 bikes.
-    The answer is \\boxed{19}.
+    Edward has 2 eggs fewer than Jim. Chris has 3 times as many as Richard. Henry has 9 more eggs than Edward.
+    Richard has 3 eggs. Frank has 10 eggs. Jim has 4 eggs. John has 2 more than Frank. Rose has twice as many as
+    John. How many eggs does Henry have?
+    1. Henry has 9 more eggs than Edward: next Edward.
+    2. Edward has 2 eggs fewer than Jim: next Jim.
+    3. Jim has 4 eggs.
+    Jim has 4 eggs.
+    Edward has 4 - 2 = 2.
+    Henry has 2 + 9 = 11.
+    The answer is \\boxed{11}.
 
-What comes in: a split, a seed, a limit, levels. What goes out: problems, always the same ones in the same order. A
-third of the templates is for tests only, and `fingerprint` shows that none of them is in a training set.
+A worked solution runs forwards, so that its first line must know where the asked quantity begins, several hops back. A
+plan runs backwards from the question, one hop a line, and so comes to where the solution begins. That is what makes
+these problems ones for planning; `practice_stories` are of the other kind.
+
+What comes in: a split, a seed, a limit, levels (hops from the asked quantity back to a given one). What goes out:
+problems with exact steps and an exact plan, always the same ones in the same order. Splits: `train` and `test`, alike
+but kept apart by their `fingerprint`, and `words`, in which relations are worded as never in training.
 """
 
 import re
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from plantune_lite.problems.practice.parts import ITEMS, Story
-from plantune_lite.problems.practice.test_templates import HELD_OUT
-from plantune_lite.problems.practice.train_templates import TRAIN
 from plantune_lite.types import Problem, ProblemError
 
-Split = Literal["train", "test"]
-LEVELS = (1, 2, 3)
+Split = Literal["train", "test", "words"]
+LEVELS = (2, 3, 4, 5)
+LONGEST = 6  # hops; one more than any level, for tests of more hops than in training
+LIMIT = 1_000  # problems, where nobody says how many
+CHAINS = 3  # one is asked for, the others distract
+_LEAST, _MOST = 2, 12  # of any quantity: planning is what is learned here, not reckoning
+_AMOUNTS = range(2, 6)  # how many more, fewer or times as many
+_TEST_SHARE = 5  # one fingerprint in so many is for tests
 
 
-class Template(NamedTuple):
-    """A kind of problem, and the split it may appear in."""
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """Who has what, and how that is said."""
 
     name: str
-    split: Split
-    tell: Callable[[Random, int], Story]
-    levels: tuple[int, ...] = LEVELS
+    holders: tuple[str, ...]
+    things: tuple[str, ...]
+    has: str
+    have: str
+    asks: str
 
 
-TEMPLATES = (
-    *(Template(tell.__name__, "train", tell) for tell in TRAIN),
-    *(Template(tell.__name__, "test", tell) for tell in HELD_OUT),
+_PEOPLE = "Adam Alex Alice Andrew Anna Ben Charles Chris Daniel David Edward Emily Frank Fred George Henry Jack James "
+_PEOPLE += "Jane Jim John Lily Luke Maria Mark Martin Mary Max Michael Nick Paul Peter Richard Robert Rose Sam Sarah"
+_TOWNS = "Berlin Boston Chicago Denver Dublin London Madrid Miami Moscow Munich Oxford Paris Rome Seattle Sydney Tokyo "
+_TOWNS += "Toronto Vienna Houston Dallas Athens Cairo Geneva Milan"
+_SHOPS = "bakery cafe market garage studio library museum hotel farm garden school store station theater pharmacy "
+_SHOPS += "hospital church kitchen gym office bank club warehouse factory"
+_BOXES = "bag bowl box jar cup tin chest drawer basket bucket case bin tray pot barrel bottle cabinet crate trunk vase "
+_BOXES += "sack folder pocket wallet"
+
+
+def _the(nouns: str) -> tuple[str, ...]:
+    return tuple(f"the {noun}" for noun in nouns.split())
+
+
+KINDS = (
+    Kind(
+        "people",
+        tuple(_PEOPLE.split()),
+        ("books", "cards", "coins", "eggs", "keys", "pens", "stamps", "apples", "shells", "marbles"),
+        "has",
+        "have",
+        "How many {t} does {b} have?",
+    ),
+    Kind(
+        "boxes",
+        _the(_BOXES),
+        ("balls", "beans", "buttons", "cookies", "lemons", "nuts", "seeds", "stones", "pencils", "stickers"),
+        "holds",
+        "hold",
+        "How many {t} does {b} hold?",
+    ),
+    Kind(
+        "shops",
+        _the(_SHOPS),
+        ("bikes", "cakes", "chairs", "cups", "hats", "lamps", "plates", "roses", "toys", "bottles"),
+        "sells",
+        "sell",
+        "How many {t} does {b} sell?",
+    ),
+    Kind("teams", tuple(_TOWNS.split()), ("goals", "points"), "scored", "scored", "How many {t} did {b} score?"),
 )
-LIMIT = 1_000  # problems, where nobody says how many
-_TRIES = 200  # drawings in a row that bring nothing new: the template is used up
+
+
+class Relation(NamedTuple):
+    """How a quantity follows from another, as it is told in training and as it never is there."""
+
+    sign: str
+    level: int  # the first that has it
+    told: tuple[str, ...]
+    anew: tuple[str, ...]
+
+
+# The quantity of b follows from that of a, by n, or from those of a and c.
+RELATIONS = (
+    Relation(
+        "+",
+        2,
+        ("{B} {has} {n} more than {a}.", "{B} {has} {n} more {t} than {a}.", "{B} {has} {n} {t} more than {a}."),
+        ("Add {n} to what {a} {has}, and you know what {b} {has}.", "{B} {has} all that {a} {has} and {n} besides."),
+    ),
+    Relation(
+        "-",
+        2,
+        ("{B} {has} {n} fewer than {a}.", "{B} {has} {n} fewer {t} than {a}.", "{B} {has} {n} {t} fewer than {a}."),
+        ("Take {n} from what {a} {has}, and you know what {b} {has}.", "{B} is {n} short of what {a} {has}."),
+    ),
+    Relation(
+        "x",
+        2,
+        ("{B} {has} {times} as many as {a}.", "{B} {has} {times} as many {t} as {a}."),
+        ("For each one that {a} {has}, {b} {has} {n}.", "Multiply what {a} {has} by {n}, and you know what {b} {has}."),
+    ),
+    Relation(
+        "/",
+        3,
+        ("{B} {has} {part} as many as {a}.", "{B} {has} one of {n} equal shares of what {a} {has}."),
+        ("Share what {a} {has} equally among {n}: {b} {has} one share.", "{A} {has} {n} for each one that {b} {has}."),
+    ),
+    Relation(
+        "and",
+        4,
+        ("{B} {has} as many as {a} and {c} together.", "Together, {a} and {c} {have} as many as {b}."),
+        ("Put together what {a} and {c} {have}, and you know what {b} {has}.",),
+    ),
+)
+_GIVEN = "{B} {has} {n} {t}."
+_PARTS = {2: "half", 3: "a third", 4: "a quarter"}
+
+# How a plan names a fact and, where something is left to be found, what comes next.
+PLANS = ("{fact}", "{fact}, so find {a}", "{fact}: next {a}")
+
+
+# --- quantities -------------------------------------------------------------------------------------------------------
+
+
+class Quantity(NamedTuple):
+    """What somebody has: given, or following from one or two others."""
+
+    holder: str
+    value: int
+    relation: Relation | None = None
+    by: int = 0
+    of: tuple["Quantity", ...] = ()
+
+
+def _chain(rng: Random, holders: Iterator[str], first: Quantity, hops: int, level: int) -> list[Quantity]:
+    """A quantity and so many that follow, each from the one before it; at the higher levels one joins another in."""
+    chain = [first]
+    while len(chain) <= hops:
+        joined = any(len(one.of) > 1 for one in chain)
+        chain.append(_following(rng, next(holders), chain[-1], holders, 3 if joined and level > 3 else level))
+    return chain
+
+
+def _following(rng: Random, holder: str, one: Quantity, holders: Iterator[str], level: int) -> Quantity:
+    """A quantity that follows from another by a relation of the level."""
+    ways = []
+    for relation in RELATIONS:
+        values = {by: value for by in _AMOUNTS if (value := _value(relation.sign, one.value, by))}
+        if relation.level <= level and values:
+            ways.append((relation, values))
+    relation, values = rng.choice(ways)
+    by = rng.choice(list(values))
+    of = (one, _given(next(holders), by)) if relation.sign == "and" else (one,)
+    return Quantity(holder, values[by], relation, by, of)
+
+
+def _given(holder: str, value: int) -> Quantity:
+    return Quantity(holder, value)
+
+
+def _value(sign: str, value: int, by: int) -> int | None:
+    """What a relation makes of a value, where it is small and whole."""
+    if sign in "x/" and by not in _PARTS or sign == "/" and value % by:
+        return None
+    found = {"+": value + by, "and": value + by, "-": value - by, "x": value * by, "/": value // by}[sign]
+    return found if _LEAST <= found <= _MOST else None
+
+
+def _quantities(rng: Random, kind: Kind, level: int) -> tuple[Quantity, list[Quantity]]:
+    """The asked quantity, so many hops from a given one, and all that are told of, in a shuffled order."""
+    holders = iter(rng.sample(kind.holders, len(kind.holders)))
+    asked = _chain(rng, holders, _given(next(holders), rng.randint(3, 9)), level, level)
+    told = {one.holder: one for one in asked}
+    for _ in range(CHAINS - 1):
+        branches = level > 2 and rng.random() < 0.25
+        first = rng.choice(asked[1:-1]) if branches else _given(next(holders), rng.randint(3, 9))
+        told.update((one.holder, one) for one in _chain(rng, holders, first, rng.randint(1, level), level))
+    told.update((one.holder, one) for follows in list(told.values()) for one in follows.of)
+    return asked[-1], rng.sample(list(told.values()), len(told))
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _said(wording: str, kind: Kind, things: str, one: Quantity) -> str:
+    """A quantity in words."""
+    a, c = (*(each.holder for each in one.of), "", "")[:2]
+    return wording.format(
+        a=a,
+        A=_capital(a),
+        b=one.holder,
+        B=_capital(one.holder),
+        c=c,
+        n=one.by or one.value,
+        times="twice" if one.by == 2 else f"{one.by} times",
+        part=_PARTS.get(one.by),
+        t=things,
+        has=kind.has,
+        have=kind.have,
+    )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _worked(kind: Kind, facts: Mapping[str, str], asked: Quantity) -> list[str]:
+    """Forwards: what is given, then what follows from it."""
+    if asked.relation is None:
+        return [facts[asked.holder]]
+    before = [line for one in asked.of for line in _worked(kind, facts, one)]
+    first, second = (*(one.value for one in asked.of), asked.by)[:2]
+    sign = asked.relation.sign.replace("and", "+")
+    return [*before, f"{_capital(asked.holder)} {kind.has} {first} {sign} {second} = {asked.value}."]
+
+
+def _planned(rng: Random, facts: Mapping[str, str], asked: Quantity) -> list[str]:
+    """Backwards: what the asked quantity follows from, what that follows from, and so on to what is given."""
+    wording = rng.choice(PLANS)
+    needed = [asked]
+    for one in needed:
+        needed += one.of
+    lines = []
+    for one in needed:
+        fact, a = facts[one.holder].rstrip("."), " and ".join(each.holder for each in one.of)
+        lines.append(f"{wording.format(fact=fact, a=a) if a else fact}.")
+    return lines
 
 
 def practice_problems(
     split: Split, *, seed: int, limit: int | None = None, levels: tuple[int, ...] = ()
 ) -> Iterator[Problem]:
-    """Problems of a split, all different; a larger limit only appends, and no levels means all of them."""
-    if split not in ("train", "test"):
-        raise ProblemError(f'practice has the splits "train" and "test", not {split!r}')
-    if unknown := sorted(set(levels) - set(LEVELS)):
+    """Problems of a split, no two alike; a larger limit only appends, and no levels means all of them."""
+    if split not in get_args(Split):
+        raise ProblemError(f"practice has the splits {', '.join(get_args(Split))}, not {split!r}")
+    if unknown := sorted(set(levels) - {*LEVELS, LONGEST}):
         raise ProblemError(f"practice has the levels {', '.join(map(str, LEVELS))}, not {unknown[0]}")
-    kinds = [
-        (template, level)
-        for template in TEMPLATES
-        if template.split == split
-        for level in template.levels
-        if level in (levels or LEVELS)
-    ]
+    kinds = [(kind, level) for kind in KINDS for level in levels or LEVELS]
     return islice(_problems(split, kinds, Random(f"{split} {seed}")), LIMIT if limit is None else limit)
 
 
-def _problems(split: Split, kinds: list[tuple[Template, int]], rng: Random) -> Iterator[Problem]:
+def _problems(split: Split, kinds: list[tuple[Kind, int]], rng: Random) -> Iterator[Problem]:
     seen: set[str] = set()
     while True:
-        for template, level in rng.sample(kinds, len(kinds)):  # in rounds, so that any stretch is balanced
-            story = _new_story(template, level, rng, seen)
-            seen.add(story.question)
-            yield Problem(
-                id=f"practice/{split}/{len(seen) - 1}",
-                question=story.question,
-                answer=str(story.answer),
-                solution="\n".join([*(step.work for step in story.steps), f"The answer is \\boxed{{{story.answer}}}."]),
-                steps=tuple(step.work for step in story.steps),
-                source="practice",
-                split=split,
-                extra={"template": template.name, "level": level, "plan": [step.plan for step in story.steps]},
-            )
+        for kind, level in rng.sample(kinds, len(kinds)):  # in rounds, so that any stretch is balanced
+            while True:
+                problem = _problem(rng, split, kind, level, len(seen))
+                alike = fingerprint(problem.question)
+                if alike not in seen and is_for_tests(alike) == (split != "train"):
+                    break
+            seen.add(alike)
+            yield problem
 
 
-_ONE_OR_NONE = re.compile(r"\b[01]\b")
-
-
-def _new_story(template: Template, level: int, rng: Random, seen: set[str]) -> Story:
-    for _ in range(_TRIES):
-        story = template.tell(rng, level)
-        texts = (story.question, *(step.work for step in story.steps))
-        # One of a thing would need the singular, and none of it teaches nothing.
-        if story.question not in seen and not any(map(_ONE_OR_NONE.search, texts)):
-            return story
-    raise ProblemError(
-        f"practice cannot make more than {len(seen)} different problems: {template.name!r} at level {level} is used "
-        f"up. Lower problems.limit or allow more levels."
+def _problem(rng: Random, split: Split, kind: Kind, level: int, number: int) -> Problem:
+    asked, told = _quantities(rng, kind, level)
+    things = rng.choice(kind.things)
+    facts = {}
+    for one in told:
+        wordings = (_GIVEN,) if one.relation is None else one.relation.anew if split == "words" else one.relation.told
+        facts[one.holder] = _said(rng.choice(wordings), kind, things, one)
+    steps = _worked(kind, facts, asked)
+    return Problem(
+        id=f"practice/{split}/{number}",
+        question=" ".join([*facts.values(), kind.asks.format(t=things, b=asked.holder)]),
+        answer=str(asked.value),
+        solution="\n".join([*steps, f"The answer is \\boxed{{{asked.value}}}."]),
+        steps=tuple(steps),
+        source="practice",
+        split="train" if split == "train" else "test",
+        extra={"template": kind.name, "level": level, "plan": _planned(rng, facts, asked)},
     )
 
 
-# --- fingerprints -----------------------------------------------------------------------------------------------------
+# --- which problems are alike -----------------------------------------------------------------------------------------
 
-_NUMBER_WORDS = (
-    "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|ten|eleven|twelve|"
-    "one|two|three|four|five|six|seven|eight|nine|hundred|thousand|million"
-)
-_NUMBER = rf"(?:\d+(?:[.,/]\d+)*|\b(?:{_NUMBER_WORDS})\b)"
-_BLANKS = (
-    (re.compile(r"\btwice\b", re.IGNORECASE), "2 times"),
-    (re.compile(rf"{_NUMBER}(?:[- ]{_NUMBER})*", re.IGNORECASE), "#"),
-    (re.compile(r"[$€£¥]"), "$"),
-    (re.compile(rf"\b(?:{'|'.join(sorted(ITEMS, key=len, reverse=True))})\b"), "_"),
-    (re.compile(r"\b[A-Z]\w*(?:\s+[A-Z]\w*)*"), "_"),
-    (re.compile(r"\b(?:he|she|his|hers|him|her)\b"), "_"),
-    (re.compile(r"\ban\b"), "a"),
-    (re.compile(r"\s+"), " "),
+_NAMES = re.compile(
+    rf"\b(?:{'|'.join(sorted({word for kind in KINDS for word in (*kind.holders, *kind.things)}))})\b", re.IGNORECASE
 )
 
 
 def fingerprint(question: str) -> str:
-    """What a question looks like with its numbers, names and items blanked: "_ has # _. _ many _ does _ have?".
+    """What is told of whom, whoever it is and in whatever order: "_ has 3 more than _ | _ has 6 _ | ..."."""
+    return " | ".join(sorted(_NAMES.sub("_", question).rstrip(".").split(". ")))
 
-    Practice problems that one template tells in the same words share a fingerprint, and no two templates do. In other
-    generated text a capitalised word is a name (a sentence's first always is), he and she are alike, and only the items
-    that practice knows are blanked.
-    """
-    for pattern, blank in _BLANKS:
-        question = pattern.sub(blank, question)
-    return question.strip()
+
+def is_for_tests(alike: str) -> bool:
+    """Whether problems of this fingerprint are tested on; all others may be trained on."""
+    return zlib.crc32(alike.encode()) % _TEST_SHARE == 0

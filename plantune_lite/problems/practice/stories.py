@@ -1,0 +1,311 @@
+"""Word problems for which a plan has nothing to do, beside those of practice.py, which were chosen to need one.
+
+    A shop has 22 bikes. It sells 3 of them on Monday and 4 on Tuesday. On Wednesday 4 new bikes arrive. How many
+    bikes are there then?
+    1. Subtract the bikes sold on Monday from the bikes at the start to find what is left.
+    2. Subtract the bikes sold on Tuesday from what is left to find what is still left.
+    3. Add the new bikes to what is left to find all the bikes.
+    After Monday there are 22 - 3 = 19 bikes.
+    After Tuesday there are 19 - 4 = 15 bikes.
+    Then there are 15 + 4 = 19 bikes.
+    The answer is \\boxed{19}.
+
+The numbers are used in the order in which they are told, and the plan is the name of the story. Level 1 takes one or
+two steps, level 2 two or three, level 3 three or four.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from random import Random
+from typing import Literal
+
+from plantune_lite.types import Problem, ProblemError
+
+LEVELS = (1, 2, 3)
+LIMIT = 1_000  # problems, where nobody says how many
+_TEST_SHARE = 5  # one question in so many is for tests
+_TRIES = 500  # drawings in a row that bring nothing new: a story is used up
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a solution, as a plan says it and as it is worked out."""
+
+    plan: str  # what to find and how: no number, no result
+    work: str  # the sentence that computes it
+
+
+@dataclass(frozen=True)
+class Story:
+    """One telling."""
+
+    question: str
+    answer: int
+    steps: tuple[Step, ...]
+
+
+NAMES = ("Ada", "Ben", "Clara", "David", "Ella", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+NAMES += ("Kira", "Liam", "Mia", "Noah", "Olga", "Pablo", "Rosa", "Sam", "Tara", "Victor")
+GOODS = ("pens", "pencils", "notebooks", "erasers", "rulers", "folders", "brushes", "markers")
+TREASURES = ("stamps", "stickers", "marbles", "coins", "shells", "cards", "buttons", "badges")
+WARES = ("bikes", "lamps", "kites", "chairs", "clocks", "balls", "puzzles", "vases")
+ANIMALS = {"cats": 4, "dogs": 4, "cows": 4, "sheep": 4, "hens": 2, "ducks": 2, "ants": 6, "bees": 6, "spiders": 8}
+TEXTS = ("book", "comic", "magazine")
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------------
+
+
+class Found(int):
+    """A result that knows its computation: `times(3, 4)` is 12, and its `work` is "3 x 4 = 12"."""
+
+    work: str
+
+
+def _found(value: int, work: str) -> Found:
+    found = Found(value)
+    found.work = f"{work} = {value}"
+    return found
+
+
+def plus(*numbers: int) -> Found:
+    return _found(sum(numbers), " + ".join(map(str, numbers)))
+
+
+def minus(number: int, less: int) -> Found:
+    return _found(number - less, f"{number} - {less}")
+
+
+def times(number: int, factor: int) -> Found:
+    return _found(number * factor, f"{number} x {factor}")
+
+
+def over(number: int, parts: int) -> Found:
+    return _found(number // parts, f"{number} / {parts}")
+
+
+def spare(total: int, parts: int) -> int:
+    """What to take from a total, two at least, so that the rest divides by the parts."""
+    return (total - 2) % parts + 2
+
+
+# --- telling ----------------------------------------------------------------------------------------------------------
+
+
+def draw(rng: Random, *bounds: tuple[int, int]) -> list[int]:
+    """A whole number within each pair of bounds, both included."""
+    return [rng.randint(low, high) for low, high in bounds]
+
+
+def either(rng: Random, *wordings: str) -> str:
+    return rng.choice(wordings)
+
+
+def worked(*lines: str) -> tuple[Step, ...]:
+    """Lines that are by turns a step's plan and its work."""
+    return tuple(Step(plan, work) for plan, work in zip(lines[::2], lines[1::2], strict=True))
+
+
+def listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+# --- the stories ------------------------------------------------------------------------------------------------------
+
+
+def shopping(rng: Random, level: int) -> Story:
+    """Things at a price each; things of two kinds; what is left of a note."""
+    who, (a, b) = rng.choice(NAMES), rng.sample(GOODS, 2)
+    n, price, m, other_price = draw(rng, (2, 5), (2, 6), (2, 4), (2, 5))
+    first, second = times(n, price), times(m, other_price)
+    total = plus(first, second)
+    note = 20 if total <= 16 else 50
+    change = minus(note, total)
+    steps = worked(
+        f"Multiply the number of {a} by their price to find the cost of the {a}.",
+        f"The {a} cost {first.work} dollars.",
+        f"Multiply the number of {b} by their price to find the cost of the {b}.",
+        f"The {b} cost {second.work} dollars.",
+        "Add both costs to find the total cost.",
+        f"Together they cost {total.work} dollars.",
+        "Subtract the total cost from the note to find the change.",
+        f"{who} gets back {change.work} dollars.",
+    )
+    basket = f"{who} {either(rng, 'buys', 'orders', 'pays for')} {n} {a} for {price} dollars each"
+    ask = either(rng, f"How many dollars does {who} pay?", "How many dollars is that in all?")
+    if level == 1:
+        return Story(f"{basket}. {ask}", first, steps[:1])
+    basket = f"{basket} and {m} {b} for {other_price} dollars each."
+    if level == 2:
+        return Story(f"{basket} {ask}", total, steps[:3])
+    ask = either(rng, f"How many dollars does {who} get back?", "How many dollars is the change?")
+    return Story(f"{basket} {who} pays with a note of {note} dollars. {ask}", change, steps)
+
+
+def legs(rng: Random, level: int) -> Story:
+    """The legs of one, two or three kinds of animals."""
+    who, kinds = rng.choice(NAMES), rng.sample(sorted(ANIMALS), level)
+    counts = draw(rng, *[(2, 6)] * level)
+    found = [times(count, ANIMALS[kind]) for count, kind in zip(counts, kinds, strict=True)]
+    lines = []
+    for kind, part in zip(kinds, found, strict=True):
+        lines.append(f"Multiply the number of {kind} by the legs of each to find the legs of the {kind}.")
+        lines.append(f"The {kind} have {part.work} legs.")
+    answer = found[0]
+    if level > 1:
+        answer = plus(*found)
+        lines += ["Add the legs of all kinds to find all the legs.", f"Together they have {answer.work} legs."]
+    herd = listed([f"{count} {kind}" for count, kind in zip(counts, kinds, strict=True)])
+    question = either(
+        rng,
+        f"{who} draws {herd}. How many legs does {who} draw?",
+        f"In a picture there are {herd}. How many legs are in the picture?",
+        f"{who} sees {herd}. How many legs is that in all?",
+    )
+    return Story(question, answer, worked(*lines))
+
+
+def sharing(rng: Random, level: int) -> Story:
+    """Dividing a heap; dividing it after a loss; dividing it after it was bought in packs."""
+    who, what = rng.choice(NAMES), rng.choice(TREASURES)
+    friends, share, packs, size = draw(rng, (2, 5), (2, 6), (2, 5), (3, 6))
+    bought = times(packs, size)
+    start = friends * share if level == 1 else bought
+    lost = spare(bought, friends)
+    rest = minus(start, lost)
+    each = over(start if level == 1 else rest, friends)
+    steps = worked(
+        f"Multiply the number of packs by the {what} in each to find all the {what}.",
+        f"There are {bought.work} {what}.",
+        f"Subtract the lost {what} from all the {what} to find the {what} left.",
+        f"There are {rest.work} {what} left.",
+        f"Divide the {what} by the number of friends to find the share of each.",
+        f"Each friend gets {each.work} {what}.",
+    )
+    ask = either(rng, f"How many {what} does each friend get?", f"How many {what} does each of them get?")
+    if level == 1:
+        verb = either(rng, "shares them equally among", "divides them equally among")
+        return Story(f"{who} has {start} {what} and {verb} {friends} friends. {ask}", each, steps[2:])
+    has = f"{who} has {start} {what}" if level == 2 else f"{who} buys {packs} packs of {size} {what}"
+    question = f"{has}, loses {lost} of them and shares the rest equally among {friends} friends. {ask}"
+    return Story(question, each, steps[3 - level :])
+
+
+def selling(rng: Random, level: int) -> Story:
+    """A shop sells on two days; more is brought; more is brought in crates."""
+    what = rng.choice(WARES)
+    monday, tuesday, rest, new, crates, size = draw(rng, (2, 6), (2, 6), (3, 15), (3, 10), (2, 4), (2, 5))
+    start = monday + tuesday + rest
+    after_monday = minus(start, monday)
+    after_tuesday = minus(after_monday, tuesday)
+    brought = times(crates, size)
+    now = plus(after_tuesday, new if level == 2 else brought)
+    steps = worked(
+        f"Subtract the {what} sold on Monday from the {what} at the start to find what is left.",
+        f"After Monday there are {after_monday.work} {what}.",
+        f"Subtract the {what} sold on Tuesday from what is left to find what is still left.",
+        f"After Tuesday there are {after_tuesday.work} {what}.",
+        f"Multiply the number of crates by the {what} in each to find the new {what}.",
+        f"The crates bring {brought.work} {what}.",
+        f"Add the new {what} to what is left to find all the {what}.",
+        f"Then there are {now.work} {what}.",
+    )
+    known = either(rng, f"A shop has {start} {what}.", f"There are {start} {what} in a shop.")
+    known = f"{known} It sells {monday} of them on Monday and {tuesday} on Tuesday."
+    if level == 1:
+        ask = either(rng, f"How many {what} are left?", f"How many {what} does the shop still have?")
+        return Story(f"{known} {ask}", after_tuesday, steps[:2])
+    ask = either(rng, f"How many {what} are there then?", f"How many {what} does the shop have then?")
+    if level == 2:
+        return Story(f"{known} On Wednesday {new} new {what} arrive. {ask}", now, (*steps[:2], steps[3]))
+    return Story(f"{known} On Wednesday {crates} crates of {size} {what} arrive. {ask}", now, steps)
+
+
+def reading(rng: Random, level: int) -> Story:
+    """Pages read; how many days the rest takes; the same with a few pages more."""
+    who, text = rng.choice(NAMES), rng.choice(TEXTS)
+    pages, days, bonus, pace, more_days = draw(rng, (3, 8), (2, 5), (2, 6), (2, 6), (2, 5))
+    in_days = times(pages, days)
+    read = plus(in_days, bonus) if level == 3 else in_days
+    whole = read + pace * more_days
+    left = minus(whole, read)
+    last_days = over(left, pace)
+    multiply, add, subtract, divide = worked(
+        "Multiply the pages a day by the number of days to find the pages read.",
+        f"{who} reads {in_days.work} pages.",
+        "Add the pages of Sunday to the pages read to find all the pages read.",
+        f"With Sunday it is {read.work} pages.",
+        f"Subtract the pages read from the pages of the {text} to find the pages left.",
+        f"There are {left.work} pages left.",
+        "Divide the pages left by the new pages a day to find the days.",
+        f"They take {last_days.work} days.",
+    )
+    known = f"A {text} has {whole} pages. {who} reads {pages} pages a day for {days} days"
+    if level == 1:
+        ask = either(rng, "How many pages are left?", f"How many pages does {who} still have to read?")
+        return Story(f"{known}. {ask}", left, (multiply, subtract))
+    ask = either(rng, "How many days does the rest take?", f"How many days does {who} need for the rest?")
+    if level == 2:
+        return Story(f"{known} and then {pace} pages a day. {ask}", last_days, (multiply, subtract, divide))
+    question = f"{known}, another {bonus} pages on Sunday and then {pace} pages a day. {ask}"
+    return Story(question, last_days, (multiply, add, subtract, divide))
+
+
+STORIES = (shopping, legs, sharing, selling, reading)
+
+
+# --- problems ---------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    split: Literal["train", "test"], *, seed: int, limit: int | None = None, levels: tuple[int, ...] = ()
+) -> Iterator[Problem]:
+    """Problems of a split, all different; a larger limit only appends, and no levels means all of them."""
+    if split not in ("train", "test"):
+        raise ProblemError(f"practice_stories has the splits train and test, not {split!r}")
+    if unknown := sorted(set(levels) - set(LEVELS)):
+        raise ProblemError(f"practice_stories has the levels {', '.join(map(str, LEVELS))}, not {unknown[0]}")
+    kinds = [(tell, level) for tell in STORIES for level in levels or LEVELS]
+    return islice(_problems(split, kinds, Random(f"{split} {seed}")), LIMIT if limit is None else limit)
+
+
+def _problems(split: str, kinds: list, rng: Random) -> Iterator[Problem]:
+    seen: set[str] = set()
+    while True:
+        for tell, level in rng.sample(kinds, len(kinds)):  # in rounds, so that any stretch is balanced
+            story = _new_story(split, tell, level, rng, seen)
+            seen.add(story.question)
+            yield Problem(
+                id=f"practice_stories/{split}/{len(seen) - 1}",
+                question=story.question,
+                answer=str(story.answer),
+                solution="\n".join([*(step.work for step in story.steps), f"The answer is \\boxed{{{story.answer}}}."]),
+                steps=tuple(step.work for step in story.steps),
+                source="practice_stories",
+                split=split,
+                extra={"template": tell.__name__, "level": level, "plan": [step.plan for step in story.steps]},
+            )
+
+
+_ONE_OR_NONE = re.compile(r"\b[01]\b")
+
+
+def _new_story(split: str, tell, level: int, rng: Random, seen: set[str]) -> Story:
+    for _ in range(_TRIES):
+        story = tell(rng, level)
+        texts = (story.question, *(step.work for step in story.steps))
+        is_for_tests = zlib.crc32(story.question.encode()) % _TEST_SHARE == 0
+        # One of a thing would need the singular, and none of it teaches nothing.
+        if (
+            is_for_tests == (split == "test")
+            and story.question not in seen
+            and not any(map(_ONE_OR_NONE.search, texts))
+        ):
+            return story
+    raise ProblemError(
+        f"practice_stories cannot make more than {len(seen)} different problems: {tell.__name__!r} at level {level} is "
+        "used up. Lower problems.limit or allow more levels."
+    )
