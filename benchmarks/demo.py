@@ -1,17 +1,18 @@
 """Does planning pay, and how soon is it seen? The embedded default from beginning to end, seed after seed.
 
     python -m benchmarks.demo --work DIR                       # all seeds; goes on where it was cut off
-    python -m benchmarks.demo --work DIR --seeds 0 1           # these; what the others came to stays in the table
+    python -m benchmarks.demo --work DIR --seeds seed0 seed1   # these; what the others came to stays in the table
 
-Each seed is a `plantune run smollm2_135m` with other problems, another adapter at the start and another order; when it
-is done the same models answer three more suites, for which the minutes do not count. Minutes are those of the machine
-that is named, which must be idle; tokens are the same on any. The chart is demo.svg.
+Each seed is a `plantune run smollm2_135m` with other problems, another adapter at the start and another order. The same
+recipe on practice_stories, where a plan has nothing to do, stands beside it. Minutes are those of the machine that is
+named, which must be idle; tokens are the same on any. The chart is demo.svg.
 """
 
 import argparse
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +25,11 @@ from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import read_records
 from plantune_lite.report import charts
 from plantune_lite.runs.folder import read_manifest
-from plantune_lite.types import Score
+from plantune_lite.types import Problem, Score
 
-SEEDS = (0, 1, 2, 3, 4)
-TUNED_ON = (100,)  # the seeds that the settings were chosen on: no evidence, so they stand apart
-BESIDE = ("practice_longer", "practice_words", "practice_stories")  # what is like the training, less and less
+SEEDS = ("seed0", "seed1", "seed2", "seed3", "seed4")
+TUNED_ON = ("seed100",)  # the seeds that the settings were chosen on: no evidence, so they stand apart
+ON_STORIES = ("stories0", "stories1")  # the same recipe where a plan has nothing to do
 ARMS = {"untuned": "untuned, best prompt", "baseline": "trained on solutions", "m1": "trained on plans"}
 
 
@@ -36,25 +37,29 @@ def main() -> None:
     """Run what is not there yet, and write down all of it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="*", default=[*SEEDS, *TUNED_ON])
+    parser.add_argument("--seeds", nargs="*", default=[*SEEDS, *ON_STORIES, *TUNED_ON])
     arguments = parser.parse_args()
     known = json.loads((HERE / "demo.json").read_text(encoding="utf-8")).get("seeds", {})
-    runs = {str(seed): arguments.work / f"smollm2_135m_seed{seed}" for seed in arguments.seeds}
-    for seed, run in runs.items():
-        if seed not in known:
-            plantune(arguments.work, "run", "smollm2_135m", f"seed={seed}", f"name={run.name}")
-            known[seed] = figures(run)
-            write_down(known)
-    for seed, run in runs.items():
-        if "beside" not in known[seed]:
-            plantune(arguments.work, "evaluate", str(run), f"evaluate.suites={','.join(('own', *BESIDE))}")
-            known[seed]["beside"] = beside(run)
+    for name in arguments.seeds:
+        if name not in known:
+            on_stories = name in ON_STORIES
+            run = arguments.work / f"smollm2_135m_{name}"
+            settings = [f"seed={re.sub(r'[a-z]', '', name)}", f"name={run.name}"]
+            plantune(arguments.work, *settings, *["problems.source=practice_stories"] * on_stories)
+            known[name] = figures(run)
             write_down(known)
 
 
-def plantune(work: Path, *arguments: str) -> None:
-    """The command, with its runs in a folder of ours."""
-    command = [sys.executable, "-c", "from plantune_lite.cli.main import main; main()", *arguments]
+def plantune(work: Path, *settings: str) -> None:
+    """The recipe, with its runs in a folder of ours."""
+    command = [
+        sys.executable,
+        "-c",
+        "from plantune_lite.cli.main import main; main()",
+        "run",
+        "smollm2_135m",
+        *settings,
+    ]
     subprocess.run(command, env={**os.environ, "PLANTUNE_RUNS": str(work)}, check=True)
 
 
@@ -81,13 +86,20 @@ def figures(run: Path) -> dict[str, Any]:
         "answered_tokens": sum(one.tokens for one in answers),
         "prompt_tokens": sum(one.tokens_in for one in answers),
         "recipe": json.loads((run / "recipe.json").read_text(encoding="utf-8")),
+        "example": _example(run),
     }
 
 
-def beside(run: Path) -> dict[str, dict[str, Any]]:
-    """Right answers on the other suites."""
-    rows = [row for row in compare.standing([run]).rows if row.suite in BESIDE]
-    return {suite: {row.model: vars(row.accuracy) for row in rows if row.suite == suite} for suite in BESIDE}
+def _example(run: Path) -> dict[str, str] | None:
+    """The shortest problem that only the plan-tuned model solves, where there is one, and what both wrote."""
+    asked = {one.id: one.question for one in read_records(Problem, run / "suites" / "own.jsonl")}
+    alone, planned = (
+        {one.problem_id: one for one in read_records(Score, run / "eval" / f"own.{arm}.jsonl")}
+        for arm in ("baseline", "m1")
+    )
+    won = [id for id, one in planned.items() if one.same and not alone[id].same]
+    shown = min(won, key=lambda id: len(asked[id]), default=None)
+    return shown and {"question": asked[shown], "baseline": alone[shown].text, "m1": planned[shown].text}
 
 
 def write_down(found: dict[str, Any]) -> None:
@@ -97,17 +109,16 @@ def write_down(found: dict[str, Any]) -> None:
     parts = []
     for title, seeds in (
         ("Seeds that nothing was chosen on", SEEDS),
+        ("Where a plan has nothing to do: the same recipe on practice_stories", ON_STORIES),
         ("Seeds that the settings were tuned on", TUNED_ON),
     ):
-        rows = [_row(seed, found[str(seed)]) for seed in seeds if str(seed) in found]
+        rows = [_row(seed, found[seed]) for seed in seeds if seed in found]
         if rows:
             parts += [f"## {title}", markdown(columns, rows)]
-    measured = [found[str(seed)] for seed in SEEDS if str(seed) in found]
+    measured = [found[seed] for seed in SEEDS if seed in found]
     if len(measured) > 1:
         parts.append(_over_seeds(measured))
         (HERE / "demo.svg").write_text(_chart(measured) + "\n", encoding="utf-8")
-    if len(others := [one for one in measured if one.get("beside")]) > 1:
-        parts += ["## Other problems", _others(others)]
     write(
         "demo",
         command="python -m benchmarks.demo --work DIR",
@@ -139,19 +150,6 @@ def _chart(measured: list[dict[str, Any]]) -> str:
     rows.append(("plan of another problem", [one["swapped"]["value"] for one in measured]))
     title = f"SmolLM2-135M, problems that need planning, {len(measured)} seeds"
     return charts.shares(title, [(words, over_seeds(values)) for words, values in rows])
-
-
-def _others(measured: list[dict[str, Any]]) -> str:
-    """What the same models do elsewhere: the share of right answers, in points, over the seeds."""
-    rows = []
-    for suite in BESIDE:
-        shares = {
-            arm: [one["beside"][suite][arm]["value"] for one in measured] for arm in ("untuned", "baseline", "m1")
-        }
-        gained = [plans - none for plans, none in zip(shares["m1"], shares["baseline"], strict=True)]
-        means = [f"{100 * fmean(values):.1f} %" for values in shares.values()]
-        rows.append((suite, *means, over_seeds(gained).points()))
-    return markdown(("suite", "untuned", "baseline", "plan-tuned", "plan-tuned minus baseline"), rows)
 
 
 def _over_seeds(measured: list[dict[str, Any]]) -> str:
