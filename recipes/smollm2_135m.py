@@ -3,9 +3,9 @@
 Problems are of our own small generator, chosen to need planning: three chains of relations in shuffled order, asked for
 the end of one. A worked solution must begin where the asked chain begins, two hops back; a plan runs backwards from the
 question and finds it. Three arms answer the same fresh problems: the untuned model at its best prompt, a baseline
-trained on the solutions alone, and the same training with a plan before each solution. What they come to, and in how
-many minutes, is not measured yet: benchmarks/demo.py asks several seeds. Where plans have nothing to do: the suite
-`practice_stories`.
+trained on the solutions alone, and the same training with a plan before each solution. What they come to, seed after
+seed, in how many minutes: benchmarks/demo.md. Where plans have nothing to do, in stories:
+`plantune run smollm2_135m problems.source=practice_stories name=stories`.
 """
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

@@ -252,7 +252,7 @@ def _answer(
     trained: str | None,
     show: Callable[[str, bool], object],
 ) -> None:
-    """The untuned model at its best prompt, the baseline and the tuned one, on the first problems of a suite."""
+    """Let the untuned model at its best prompt answer the first problems of a suite, then each arm that was trained."""
     part = job.recipe.evaluate
     settings: dict[str, Any] = {
         "samples": part.samples,

@@ -1,0 +1,27 @@
+"""SmolLM2-135M finds the right plan more often by GRPO, on a CPU: no GPU, no key, no network beyond the package index.
+
+The problems of smollm2_135m. A short SFT on plans makes a student that finds the way back from the question at times;
+GRPO samples plans and solutions of its own and rewards right answers, which only right plans reach. The first lines say
+what GRPO added to the SFT on the same fresh problems.
+Rewards beside each other: grpo.reward=answer+plan adds likeness to the worked plan, grpo.reward=guided makes groups of
+plans with several continuations each; `plantune ablate reward smollm2_135m_grpo` trains all of them.
+"""
+
+from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, run
+
+RECIPE = Recipe(
+    name="smollm2_135m_grpo",
+    seed=0,
+    problems=Problems("practice", levels=(2,), limit=256, held_out=0.8),  # hops; 205 more are held out
+    distill=Distill(teacher="worked"),  # no model: a worked solution becomes a plan and its execution
+    corpus=Corpus(filter="answer", validation=0.0),  # nobody scored these plans
+    student=Student("smollm2_135m", bits=16, max_length=512, checkpointing=False),
+    sft=SFT(target="plan+solution", max_steps=20, learning_rate=2e-3, batch_size=4, accumulate=1),
+    grpo=GRPO(reward="answer", steps=24, group=8, prompts_per_step=4, learning_rate=2e-4, max_completion=128),
+    evaluate=Evaluate(("own",), limit=200, max_tokens=160, prompts=("few_shot",), before_grpo=True),
+    headroom=0,  # the untuned model is asked in evaluation
+    max_hours=1.0,
+)
+
+if __name__ == "__main__":
+    run(RECIPE)
