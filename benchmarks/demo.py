@@ -29,7 +29,7 @@ from plantune_lite.types import Problem, Score
 
 SEEDS = ("seed0", "seed1", "seed2", "seed3", "seed4")
 TUNED_ON = ("seed100",)  # the seeds that the settings were chosen on: no evidence, so they stand apart
-ON_STORIES = ("stories0", "stories1")  # the same recipe where a plan has nothing to do
+ON_STORIES = ("stories0",)  # the same recipe where a plan has nothing to do
 ARMS = {"untuned": "untuned, best prompt", "baseline": "trained on solutions", "m1": "trained on plans"}
 
 
