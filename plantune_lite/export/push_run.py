@@ -14,7 +14,6 @@ from typing import Any
 
 from plantune_lite.distill import card
 from plantune_lite.export import model_card, push, run_facts
-from plantune_lite.export.pushable import Content
 from plantune_lite.export.run_facts import Form, Scored
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import redact
@@ -34,23 +33,18 @@ def push_to_hub(
     scores: Mapping[str, Sequence[Scored]] = {},
     ahead: Mapping[str, bool] = {},
     plot: Path | None = None,
-    data_repo: str | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
 
     The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
     """
-    push.refuse_name(repo)
     if not (run / "recipe.json").is_file():
         raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
     manifest = read_manifest(run)
-    how = {"token": token, "endpoint": endpoint, "say": say}
     if data:
         about, also = _about(run, "corpus"), _about_corpus(run, manifest)
-        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)
+        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
         return push.bring([corpus], public)
     there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
     if not there:
@@ -70,15 +64,14 @@ def push_to_hub(
             scores=scores,
             ahead=ahead,
             plot=plot.name if plot else None,
-            data_repo=data_repo,
         )
-        also: dict[str, Content] = {"README.md": model_card.card(facts).encode()}
+        also: dict[str, push.Content] = {"README.md": model_card.card(facts).encode()}
         if text := model_card.notice(facts):
             also["NOTICE"] = text.encode()
         if plot:
             also[plot.name] = plot
         dry = dry_run / names[form].split("/")[1] if dry_run else None
-        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), **how))
+        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), say=say))
     return push.bring(uploads, public)
 
 
@@ -90,7 +83,7 @@ def _recipe(run: Path) -> dict[str, Any]:
     return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
 
 
-def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
+def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, push.Content]:
     """A corpus's card and figures as others may read them: written anew, without the folders of this machine."""
     folder, recipe = run / "corpus", _recipe(run)
     if not (folder / "README.md").is_file():
