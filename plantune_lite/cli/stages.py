@@ -2,7 +2,7 @@
 
 import shutil
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -166,16 +166,7 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
 
     folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     say = say_to_stderr if as_json else click.echo
-    scores, ahead = ({}, {}) if options["data"] else _scores(folder)
-    plot = _plot(folder, scores)
-    if not (scores or options["data"]) and any((folder / "eval").glob("*.jsonl")):
-        say(
-            f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {folder}` makes it, "
-            "and --again evaluate makes anew what an older version left"
-        )
-    done = push_run.push_to_hub(
-        folder, repo, scores=scores, ahead=ahead, plot=plot, say=lambda line: say(printable(line)), **options
-    )
+    done = push_run.push_to_hub(folder, repo, say=lambda line: say(printable(line)), **options)
     if as_json:
         print_json(done)
     else:
@@ -184,46 +175,3 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
 
 
 push.group = "Stages"
-
-
-def _scores(run: Path) -> tuple[dict[str, list[Any]], dict[str, bool]]:
-    """What a card says of each suite: the best untuned row first, the run's model last; and whether it is better.
-
-    Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
-    """
-    from plantune_lite.evaluate.compare import BASELINE, UNTUNED, standing
-    from plantune_lite.export.run_facts import Scored
-    from plantune_lite.runs.folder import read_manifest
-
-    entry = read_manifest(run)["stages"].get("evaluate", {})
-    mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None
-    if mine is None:
-        return {}, {}
-    found = standing([run])
-    scores: dict[str, list[Any]] = {}
-    for model in (UNTUNED, *({BASELINE} - {mine}), mine):
-        for row in (row for row in found.rows if row.model == model):
-            answers = row.problems * row.samples
-            scores.setdefault(row.suite, []).append(
-                Scored(
-                    model=f"{row.model}, {row.mode}",
-                    right=round(row.accuracy.value * answers),
-                    of=answers,
-                    low=row.accuracy.low,
-                    high=row.accuracy.high,
-                    samples=row.samples,
-                    caveats=row.caveats,
-                )
-            )
-    beside = [one for one in found.comparisons if one.beside_untuned and one.model == mine]
-    return {one.suite: scores[one.suite] for one in beside}, {one.suite: one.verdict == "better" for one in beside}
-
-
-def _plot(run: Path, suites: Iterable[str]) -> Path | None:
-    """The chart of the first suite that has one, where the report is of this evaluation."""
-    from plantune_lite.runs.folder import read_manifest
-
-    if read_manifest(run)["stages"].get("report", {}).get("status") != "done":
-        return None
-    charts = (run / "figures" / f"scores_{suite}.svg" for suite in sorted(suites))
-    return next((chart for chart in charts if chart.is_file()), None)

@@ -1,29 +1,33 @@
-"""A model in words: the card that goes to the Hub with an adapter, a merged model or GGUF files, from what a run left.
+"""Write the card that goes to the Hub with an adapter, a merged model or GGUF files, from what a run left.
 
-    card(of_run(Path("runs/mine"), form="merged", repo="you/mine-merged", scores={"own": [untuned, baseline, tuned]}))
-        -> "---\\nlicense: \\"apache-2.0\\"\\n...---\\n\\n# `mine`\\n\\n**Not better than untuned** on `own`: ..."
+    card(of_run(Path("runs/mine"), form="merged", repos={"merged": "you/mine-merged"}))
+        -> "---\\nbase_model: ...\\n---\\n\\n# `mine`\\n\\n**Not better than untuned** on `own`: ..."
 
-Nothing is claimed that was not measured: a card without scores says so in its first line, and where the intervals of
-untuned and tuned overlap, it says that. What a model, a teacher or a data set wrote stands in fences.
+Nothing is claimed that was not measured: a card without scores says so in its first line, and where a paired test does
+not show a gain, it says that. What a model, a teacher or a data set wrote stands in fences.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plantune_lite import plan
-from plantune_lite.export.run_facts import EMBEDDED, Facts, Scored
+from plantune_lite.distill.card import TAGS, TARGETS, as_json, of_data, page
+from plantune_lite.evaluate.compare import Row
+from plantune_lite.export.run_facts import EMBEDDED, Facts
 from plantune_lite.problems.benchmarks import BENCHMARKS
-from plantune_lite.recipe.redact import last_part, without_paths
+from plantune_lite.recipe.redact import last_part
 from plantune_lite.student.presets import DEQUANTISED
-from plantune_lite.terminal import code_span, fence, size
+from plantune_lite.terminal import code_span, fence, markdown_table, size
 from plantune_lite.types import Problem
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
 
 
 def notice(facts: Facts) -> str | None:
-    """What a licence wants to stand beside the weights, in a file NOTICE."""
+    """Write the file NOTICE where the licence wants one next to the weights."""
     if facts.licence != "gemma":
         return None
     return (
@@ -33,11 +37,9 @@ def notice(facts: Facts) -> str | None:
 
 
 def card(facts: Facts) -> str:
-    """The README.md of a model's repository."""
+    """Write the README.md of a model's repository."""
     sections = [
-        _front_matter(facts),
-        f"# {code_span(facts.name)}",
-        *_verdict(facts),
+        _verdict(facts),
         _what(facts),
         *_scores(facts),
         *_files(facts),
@@ -46,10 +48,10 @@ def card(facts: Facts) -> str:
         "## How to run it",
         *_running(facts),
         "## How it was made",
-        *_method(facts),
+        _method(facts),
         *_data(facts),
         "## Recipe",
-        fence(json.dumps(without_paths(facts.recipe), indent=1, ensure_ascii=False), "json"),
+        as_json(facts.recipe),
         "## Versions",
         fence("\n".join(f"{name} {version}" for name, version in facts.versions.items()) or "not kept"),
         "## Licence",
@@ -57,7 +59,7 @@ def card(facts: Facts) -> str:
         "## Citation",
         fence(_CITATION, "bibtex"),
     ]
-    return "\n\n".join(sections) + "\n"
+    return page(_metadata(facts), facts.name, sections)
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -66,71 +68,80 @@ _RELATION = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 _LIBRARY = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 
 
-def _front_matter(facts: Facts) -> str:
-    """YAML that the Hub reads; JSON is YAML, so every text is quoted as JSON has it."""
-    merged = facts.siblings.get("merged")
+def _metadata(facts: Facts) -> "ModelCardData":
+    from huggingface_hub import ModelCardData
+
+    merged = facts.repos.get("merged")
     base, relation = facts.base, _RELATION[facts.form]
     if facts.form == "gguf":  # quantised from our merged model; where that is not there, trained from the base
         base, relation = (merged, relation) if merged else (base, "finetune")
     sources = list(facts.stats["sources"]) if facts.stats else []
-    datasets = [BENCHMARKS[source].hub for source in sources if source in BENCHMARKS]
-    tags = ["planning", "reasoning", "plan-tuning", "plantune-lite", "arxiv:2507.07495"]
-    entries = {
-        "license": facts.licence or "unknown",
-        "license_link": facts.licence_url,
-        "base_model": base,
-        "base_model_relation": relation if base else None,
-        "library_name": _LIBRARY[facts.form],
-        "pipeline_tag": "text-generation",
-        "language": ["en"] if sources and set(sources) <= {*BENCHMARKS, "practice", "practice_stories"} else None,
-        "tags": [*tags, *(["lora"] if facts.form == "adapter" else [])],
-        "datasets": list(dict.fromkeys([*([facts.data_repo] if facts.data_repo else []), *datasets])) or None,
-        "model-index": _results(facts),
-    }
-    lines = [f"{name}: {json.dumps(value, ensure_ascii=False)}" for name, value in entries.items() if value]
-    return "\n".join(["---", *lines, "---"])
+    results = _results(facts)
+    return ModelCardData(
+        license=facts.licence or "unknown",
+        license_link=facts.licence_url,
+        base_model=base,
+        base_model_relation=relation if base else None,
+        library_name=_LIBRARY[facts.form],
+        pipeline_tag="text-generation",
+        language=["en"] if sources and set(sources) <= {*BENCHMARKS, "practice", "practice_stories"} else None,
+        tags=[*TAGS, *(["lora"] if facts.form == "adapter" else [])],
+        datasets=[BENCHMARKS[source].hub for source in sources if source in BENCHMARKS] or None,
+        model_name=facts.name if results else None,
+        eval_results=results or None,
+    )
 
 
-def _results(facts: Facts) -> list[dict[str, Any]]:
-    """The scores as the Hub shows them: of what was evaluated, which a quantised file is not."""
-    if facts.form == "gguf" or not facts.scores:
-        return []
-    found = []
-    for suite, rows in facts.scores.items():
-        mine, known = rows[-1], BENCHMARKS.get(suite)
-        metric = {
-            "type": "accuracy",
-            "name": f"accuracy in %, {mine.counts}, 95 % interval {_interval(mine)}{_but(mine)}",
-            "value": round(100 * mine.share, 1),
-        }
-        dataset = {"name": suite, "type": known.hub if known else suite, **({"split": known.test} if known else {})}
-        found.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": [metric]})
-    return [{"name": facts.name, "results": found}]
+def _results(facts: Facts) -> "list[EvalResult]":
+    """Give the scores as the Hub shows them: of what was evaluated, which a quantised file is not."""
+    from huggingface_hub import EvalResult
+
+    results = []
+    for suite, scores in facts.scores.items() if facts.form != "gguf" else ():
+        mine, known = scores.rows[-1], BENCHMARKS.get(suite)
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_name=suite,
+                dataset_type=known.hub if known else suite,
+                dataset_split=known.test if known else None,
+                metric_type="accuracy",
+                metric_name=f"accuracy in %, {_counts(mine)}, 95 % interval {_interval(mine)}{_but(mine)}",
+                metric_value=round(100 * mine.accuracy.value, 1),
+            )
+        )
+    return results
 
 
 # --- what it can do ---------------------------------------------------------------------------------------------------
 
 
-def _verdict(facts: Facts) -> list[str]:
-    """The first line of the card: this model beside the untuned one at its best prompt, suite by suite."""
+def _verdict(facts: Facts) -> str:
+    """Compare this model with the untuned one at its best prompt, suite by suite, in the first line of the card."""
     if not facts.scores:
-        return ["**Unmeasured:** nobody has compared this model with the untuned one."]
+        return "**Unmeasured:** nobody has compared this model with the untuned one."
     lines = []
-    for suite, (untuned, *_, mine) in facts.scores.items():
-        test, ahead = ("a paired test", facts.ahead[suite]) if suite in facts.ahead else ("intervals", None)
-        if mine.share <= untuned.share:
+    for suite, scores in facts.scores.items():
+        untuned, mine = scores.rows[0], scores.rows[-1]
+        if mine.accuracy.value <= untuned.accuracy.value:
             said = "**Not better than untuned**"
-        elif mine.low > untuned.high if ahead is None else ahead:
+        elif scores.better:
             said = "**Better than untuned**"
         else:
-            said = f"**Not shown to be better than untuned** (by {test})"
-        counts = f"{mine.counts} right, untuned at its best prompt {untuned.counts}"
+            said = "**Not shown to be better than untuned** (by a paired test)"
+        counts = f"{_counts(mine)} right, untuned at its best prompt {_counts(untuned)}"
         lines.append(f"{said} on {code_span(suite)}: {counts}{_but(mine)}.")
     worst_first = sorted(lines, key=lambda line: ("**Better" in line, "**Not shown" in line))
-    return ["\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]]
+    return "\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]
 
 
-def _but(row: Scored) -> str:
+def _counts(row: Row) -> str:
+    answers = row.problems * row.samples
+    several = f" ({row.samples} to a problem)" if row.samples > 1 else ""
+    return f"{round(row.accuracy.value * answers)} of {answers}{several}"
+
+
+def _but(row: Row) -> str:
     return f"; but {' and '.join(row.caveats)}" if row.caveats else ""
 
 
@@ -149,7 +160,7 @@ def _what(facts: Facts) -> str:
         "merged": "The adapter is merged into the 16-bit weights: it runs wherever the base model runs.",
         "gguf": "These are GGUF files of the merged model, for llama.cpp, Ollama, LM Studio and their kin.",
     }
-    others = {form: repo for form, repo in facts.siblings.items() if form != facts.form}
+    others = {form: repo for form, repo in facts.repos.items() if form != facts.form}
     also = (
         " Also as " + ", ".join(f"{form}: [{repo}](/{repo})" for form, repo in others.items()) + "." if others else ""
     )
@@ -166,34 +177,36 @@ def _what(facts: Facts) -> str:
 
 def _scores(facts: Facts) -> list[str]:
     tables = []
-    for suite, rows in facts.scores.items():
-        lines = [f"| {code_span(row.model)} | {row.counts} | {row.share:.1%} | {_interval(row)} |" for row in rows]
-        head = f"| {code_span(suite)} | right | share | 95 % interval |\n| --- | --- | --- | --- |"
-        tables.append("\n".join([head, *lines]))
-        caveats = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
+    for suite, scores in facts.scores.items():
+        rows = [
+            (code_span(f"{row.model}, {row.mode}"), _counts(row), f"{row.accuracy.value:.1%}", _interval(row))
+            for row in scores.rows
+        ]
+        tables.append(markdown_table((code_span(suite), "right", "share", "95 % interval"), rows))
+        caveats = dict.fromkeys(caveat for row in scores.rows for caveat in row.caveats)
         tables += [f"But {' and '.join(caveats)}."] if caveats else []
     if tables and facts.recipe["student"]["model"] == EMBEDDED:
         tables.append(DEQUANTISED)
-    plot = [f"![Right answers, with 95 % intervals]({facts.plot})"] if facts.plot else []
+    plot = [f"![Right answers, with 95 % intervals]({facts.plot.name})"] if facts.plot else []
     if tables and facts.form != "adapter":
         tables.append("Measured with the adapter over its base, before merging and quantising.")
     return ["## Scores", *tables, *plot] if tables or plot else []
 
 
-def _interval(row: Scored) -> str:
-    return f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+def _interval(row: Row) -> str:
+    return f"{100 * row.accuracy.low:.1f} to {100 * row.accuracy.high:.1f}"
 
 
 def _files(facts: Facts) -> list[str]:
     if facts.form != "gguf":
         return []
-    lines = ["| file | size | run by llama.cpp | beside the merged model |", "| --- | --- | --- | --- |"]
+    rows = []
     for name, check in facts.checks.items():
         ran = {True: "yes", False: "**no: nobody has run this file**", None: "not said"}[check.get("ran")]
         found = [str(check["agreement"])] if check.get("agreement") else []
         found += [f"mean KL {check['kl']:.4f}"] if check.get("kl") is not None else []
-        lines.append(f"| {code_span(name)} | {size(check['bytes'])} | {ran} | {', '.join(found) or 'unmeasured'} |")
-    return ["## Files", "\n".join(lines)]
+        rows.append((code_span(name), size(check["bytes"]), ran, ", ".join(found) or "unmeasured"))
+    return ["## Files", markdown_table(("file", "size", "run by llama.cpp", "beside the merged model"), rows)]
 
 
 # --- how to use it ----------------------------------------------------------------------------------------------------
@@ -258,12 +271,6 @@ def _quantisation(file: str) -> str:
 
 # --- how it was made --------------------------------------------------------------------------------------------------
 
-_TARGETS = {
-    ("solution", "dataset"): "to write the data set's own solution, without a plan (a baseline)",
-    ("solution", "teacher"): "to write the teacher's working without the plan that it followed (the control)",
-    ("plan+solution", "teacher"): "to write the plan and then the working that follows it (M1)",
-    ("plan", "teacher"): "to write the plan alone, for another model to carry out (M2)",
-}
 _REWARDS = {
     "answer": "rewarded for the right answer",
     "answer+plan": "rewarded for the right answer and for a plan like the reference",
@@ -271,39 +278,28 @@ _REWARDS = {
 }
 _STEPS = {True: "Step-APO", False: "step-DPO"}  # whether what a step is worth counts
 _ANSWERS = {True: "DPO with the gap of their values as its margin", False: "DPO"}
-_FILTERS = {
-    "none": "whatever their score and answer",
-    "plan": "where a verifier scored them {min_score} or more",
-    "answer": "where following them gave the right answer",
-    "both": "where a verifier scored them {min_score} or more and following them gave the right answer",
-}
 
 
-def _method(facts: Facts) -> list[str]:
-    """The method in two sentences."""
+def _method(facts: Facts) -> str:
+    """Tell the method in a sentence."""
     recipe, trained = facts.recipe, facts.trained
     sft, grpo = recipe.get("sft"), recipe.get("grpo")
-    from_solutions = recipe["distill"]["teacher"] == "worked"
-    came = "taken from each problem's worked solution" if from_solutions else "written for each problem"
-    raised = recipe["corpus"].get("min_score")
-    min_score = recipe["distill"]["min_score"] if raised is None else raised
-    passed = _FILTERS[recipe["corpus"]["filter"]].format(min_score=min_score)
     ways = []
     if "sft" in trained:
-        target = _TARGETS[sft["target"], sft["solutions"]]
-        ways.append(f"by supervised learning on what was kept{_started(sft['start'])}, {target}")
+        target = TARGETS[sft["target"], sft["solutions"]]
+        ways.append(f"by supervised learning on what was kept{_started(sft['start'])}, to write {target}")
     if "cpl" in trained:
         ways += _searched(recipe["cpl"])
     if "grpo" in trained:
         ways.append(f"by reinforcement (GRPO){_started(grpo['start'])}, {_REWARDS[grpo['reward']]}")
-    return [
-        f"Plans were {came} and kept {passed}, after PLAN-TUNING (arXiv 2507.07495). A LoRA adapter of rank "
+    return (
+        f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank "
         f"{recipe['student'].get('lora_rank')} was trained {', then '.join(ways) or 'not at all'}."
-    ]
+    )
 
 
 def _started(start: str | None) -> str:
-    """What a training began with, where that is not what stands before it."""
+    """Say what a training began with, where that is not the stage before it."""
     if start in (None, "sft"):
         return ""
     return (
@@ -312,7 +308,7 @@ def _started(start: str | None) -> str:
 
 
 def _searched(cpl: Mapping[str, Any]) -> list[str]:
-    """What a search over plan steps taught."""
+    """Tell what a search over plan steps taught."""
     ways = ["by supervised learning, from the base anew, on the right paths of a search over plan steps (CPL)"]
     by_gap = cpl["alpha"] > 0
     if cpl["pairs"] == "steps":
@@ -323,38 +319,19 @@ def _searched(cpl: Mapping[str, Any]) -> list[str]:
 
 
 def _data(facts: Facts) -> list[str]:
+    """Tell what it learnt from, and which of the test sets that have scores that was not compared with."""
     if facts.stats is None:
         return ["**Data:** the run's corpus was not there when this card was written."]
-    stats, funnel, learned = facts.stats, facts.stats["funnel"], "sft" in facts.trained
-    teachers = ", ".join(f"{code_span(name or 'unnamed')} ({count})" for name, count in stats["teachers"].items())
-    sources = ", ".join(f"{code_span(name or 'unnamed')} ({count})" for name, count in stats["sources"].items())
-    rows = {
-        "problems": funnel["problems"],
-        "problems with plans": funnel["problems_with_trajectories"],
-        "plans": funnel["trajectories"],
-        **{f"left out: {code_span(reason)}": count for reason, count in stats["rejected"].items()},
-        "plans kept": funnel["kept"],
-        **({"rows to learn from": stats["train"], "rows to validate": stats["validation"]} if learned else {}),
-        **({"questions for reinforcement": stats["prompts"]} if "grpo" in facts.trained else {}),
-    }
-    table = "\n".join(["| | |", "| --- | --- |", *(f"| {what} | {count} |" for what, count in rows.items())])
-    unscored = " Nobody scored the plans." if stats["unscored"] == 1 else ""
-    where = f" The rows are at [{facts.data_repo}](/datasets/{facts.data_repo})." if facts.data_repo else ""
-    came = f"Rows by source: {sources}. Plans by teacher: {teachers}.{unscored}{where}"
-    return [came, table, _compared(facts)]
-
-
-def _compared(facts: Facts) -> str:
-    """Which test sets the training problems were compared with, and which of those that have scores they were not."""
-    tested = facts.stats["in_test_set"]
-    suites = list(tested["suites"]) if tested["words"] else []
-    if not suites:
-        return "The training problems were **not** compared with any test set."
-    others = ", ".join(code_span(suite) for suite in facts.scores if suite not in suites)
-    return (
-        f"Training problems that share {tested['words']} words in a row with a problem of "
-        f"{', '.join(map(code_span, suites))} were left out: {tested['problems']}."
-    ) + (f" With {others} they were **not** compared before training." if others else "")
+    stats, learnt = facts.stats, []
+    if "sft" in facts.trained:
+        learnt.append(f"{stats['train']} rows to learn from and {stats['validation']} to validate.")
+    if "grpo" in facts.trained:
+        learnt.append(f"{stats['prompts']} questions for reinforcement.")
+    tested = stats["in_test_set"]
+    others = [code_span(suite) for suite in facts.scores if not tested["words"] or suite not in tested["suites"]]
+    if others:
+        learnt.append(f"With {', '.join(others)} they were **not** compared before training.")
+    return [*of_data(stats), *learnt]
 
 
 def _licence(facts: Facts) -> str:

@@ -1,48 +1,57 @@
-"""A folder to the Hugging Face Hub: created private, uploaded, compared with the Hub's own listing, only then public.
+"""Push a folder to the Hugging Face Hub: private first, uploaded, compared with its listing, then public.
 
-    push(Path("runs/mine/merged"), "you/mine-merged", public=True, say=print)
-        -> {"line": "you/mine-merged: 9 files, 270.1 MB, public", "url": ..., "commit": ..., "sent": 9, ...}
+    bring([prepare(Path("runs/mine/merged"), "you/mine-merged", say=print)], public=True)
+        -> [{"line": "you/mine-merged: 9 files, 270.1 MB, public", "url": ..., "commit": ..., "sent": 9, ...}]
 
-Only what an allow-list names is pushed: weights as safetensors or GGUF, tokenizer, card; never a checkpoint (they hold
-pickles), a log or a text with a key in it. plantune.json goes along: it says whose push this is and which files it
-brought, so that the next one replaces those and nothing else. One commit makes all of it appear at once.
+Only what an allow-list names is pushed: weights as safetensors or GGUF, tokenizer, card, rows of a data set; never a
+checkpoint (they hold pickles), a log or a text with a key in it. plantune.json goes along: it says whose push this is
+and which files it brought, so that the next one replaces those and nothing else.
 
 create_commit is used rather than upload_folder, which makes several commits where hf_xet is installed: a public
-repository would show a model half replaced. Both send by hf_xet where it is there (chunks the Hub has are not sent
-again) and by LFS where it is not (files the Hub has are not sent again), so that the same call goes on after a cut.
+repository would show a model half replaced. The library retries uploads and listings; after any other failure the same
+command goes on, and neither hf_xet nor LFS sends again what the Hub has.
 """
 
+import hashlib
 import json
+import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from plantune_lite.export.pushable import MARKER, Content, File, Kind, gather, marker, refuse_keys
 from plantune_lite.terminal import printable, size
 from plantune_lite.types import PlantuneError
 
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, HfApi
+
 Say = Callable[[str], None]
-Result = TypeVar("Result")
+Kind = Literal["model", "dataset"]
+Content = Path | bytes
 
-_A_TOKEN = (
-    "make one with the right to write (on the Hub: Settings, Access Tokens), then set HF_TOKEN or run `hf auth login`"
-)
-_PAUSES = (2.0, 10.0, 30.0)  # seconds between attempts, after those of the library itself
+MARKER = "plantune.json"  # in every repository that we filled
 
-# --- a push -----------------------------------------------------------------------------------------------------------
+# --- what may be pushed -----------------------------------------------------------------------------------------------
 
-
-def push_folder(folder: Path, repo: str, *, public: bool = False, **how: Any) -> dict[str, Any]:
-    """Bring one folder to USER/NAME, as `prepare` is told."""
-    return bring([prepare(folder, repo, **how)], public)[0]
+_TEXTS = {".json", ".md", ".txt", ".jinja", ".jsonl", ".svg"}
+_SUFFIXES = {
+    "model": _TEXTS - {".jsonl"} | {".safetensors", ".gguf", ".model", ".png"},
+    "dataset": _TEXTS - {".jinja"} | {".parquet", ".png"},
+}
+_BARE = {"LICENSE", "NOTICE", "Modelfile", "template", "system", "params"}  # the last four are Ollama's
+_NEVER = {"manifest.json", "trainer_state.json", "log.txt", "metrics.jsonl", "rejected.jsonl"}
+_NEVER |= {"base.json", "calibration.json"}  # of a training stage; the first says where on this machine the base lies
+_NEVER |= {"section.json", "loss.svg", "preference.svg", "taught.json"}  # for the report
+_NEVER_BELOW = re.compile(r"checkpoint-.*|\..*|round\d+")  # the last are CPL's: adapters on the way to the pushed one
+_KEYS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bsk-(?:proj-|or-v1-)?[A-Za-z0-9]{32,}")
+_SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how variables end whose value is nobody's business
 
 
 def prepare(
@@ -53,44 +62,30 @@ def prepare(
     dry_run: Path | None = None,
     also: Mapping[str, Content] = {},
     about: Mapping[str, str] = {},
-    token: str | None = None,
-    endpoint: str | None = None,
     say: Say = lambda line: None,
-    pauses: Sequence[float] = _PAUSES,
-) -> "_Upload":
-    """All that can be refused without asking the Hub is refused here. `also` adds files or replaces them, `about` (run,
-    what) goes into plantune.json.
-
-    Without a token the library's own ways of finding one are taken: HF_TOKEN, `hf auth login`, Colab's secrets.
+) -> "Upload":
+    """Refuse all that can be refused without asking the Hub; `also` adds or replaces files, `about` goes into
+    plantune.json (run, what).
     """
+    from huggingface_hub import CommitOperationAdd, get_token
+
     refuse_name(repo)
     chosen, left_out = gather(folder, kind)
-    files = [File(path, content) for path, content in sorted({**chosen, **also}.items()) if path != MARKER]
-    if not files:
+    contents = {path: content for path, content in sorted({**chosen, **also}.items()) if path != MARKER}
+    if not contents:
         raise PlantuneError(f"{folder} has nothing that may be pushed as a {kind}; look at what is in it")
-    token = token or _found_token()
-    refuse_keys(files, token)
-    if token is None and dry_run is None:
-        raise PlantuneError(f"no token for the Hugging Face Hub: {_A_TOKEN}. --dry-run DIR needs none.")
+    files = [CommitOperationAdd(path, content) for path, content in contents.items()]
+    refuse_keys(files, get_token())
+    if get_token() is None and dry_run is None:
+        raise PlantuneError(
+            "no token for the Hugging Face Hub: make one with the right to write (on the Hub: Settings, Access "
+            "Tokens), then set HF_TOKEN or run `hf auth login`. --dry-run DIR needs none."
+        )
     if left_out:
         say(f"stays here: {', '.join(left_out[:8])}{f' and {len(left_out) - 8} more' if len(left_out) > 8 else ''}")
-    say(f"{repo}: {len(files) + 1} files, {size(sum(file.size for file in files))}")
-    files.append(marker(files, about))  # reads and hashes all of them
-    return _Upload(repo, kind, files, left_out, about, dry_run, token or "", endpoint, say, pauses)
-
-
-def bring(uploads: Sequence["_Upload"], public: bool) -> list[dict[str, Any]]:
-    """Bring all of them and open them only then, so that no page links to one that failed; what each did."""
-    if any(one.dry_run for one in uploads):
-        return [one.written_out() for one in uploads]
-    done = []
-    for one in uploads:
-        with one.in_a_sentence():
-            done.append(one.brought(public))
-    for one in uploads:
-        with one.in_a_sentence():
-            one.open(public)
-    return done
+    files.append(CommitOperationAdd(MARKER, _marker(files, about)))  # reads and hashes all of them
+    say(f"{repo}: {len(files)} files, {size(_bytes(files))}")
+    return Upload(repo, kind, files, left_out, about, dry_run, say)
 
 
 def refuse_name(repo: str) -> None:
@@ -110,175 +105,194 @@ def refuse_name(repo: str) -> None:
         )
 
 
-def _found_token() -> str | None:
+def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
+    """List the files of a folder that may be pushed, by their path in the repository; and those that stay here."""
+    chosen, left_out = {}, []
+    for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+        inside = file.relative_to(folder)
+        fits = file.suffix in _SUFFIXES[kind] or kind == "model" and file.name in _BARE
+        held_back = file.name in _NEVER or any(map(_NEVER_BELOW.fullmatch, inside.parts))
+        if fits and not held_back and not file.is_symlink() and file.stat().st_size:  # the Hub stumbles over empty ones
+            chosen[inside.as_posix()] = file
+        else:
+            left_out.append(inside.as_posix())
+    return chosen, left_out
+
+
+def refuse_keys(files: "Sequence[CommitOperationAdd]", token: str | None) -> None:
+    """Stop before a key is published: one of this machine's, or anything that looks like one."""
+    secrets = {value for name, value in os.environ.items() if name.endswith(_SECRET) and len(value) >= 16}
+    known = [re.escape(secret.encode()) for secret in secrets | ({token} if token else set())]
+    pattern = re.compile(b"|".join([_KEYS.pattern, *known]))
+    for add in files:
+        path = Path(add.path_in_repo)
+        if path.suffix not in _TEXTS and path.name not in _BARE:
+            continue
+        with add.as_file() as lines:
+            for number, line in enumerate(lines, 1):
+                if pattern.search(line):
+                    raise PlantuneError(
+                        f"{path} line {number} holds a key or what looks like one, so nothing was pushed. "
+                        "Take it out (and have the key replaced if it has been anywhere else)."
+                    )
+
+
+def _marker(files: "Sequence[CommitOperationAdd]", about: Mapping[str, str]) -> bytes:
+    """Write down what we push, and no time in it: the same push twice is the same file."""
+    brought = {
+        add.path_in_repo: {"size": add.upload_info.size, "sha256": add.upload_info.sha256.hex()} for add in files
+    }
+    content = {"made_by": "plantune-lite", "version": version("plantune-lite"), **about, "files": brought}
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+# --- a push -----------------------------------------------------------------------------------------------------------
+
+
+def bring(uploads: "Sequence[Upload]", public: bool) -> list[dict[str, Any]]:
+    """Upload all of them and make them public only then, so that no page links to one that failed."""
+    if any(upload.dry_run for upload in uploads):
+        return [upload.write_out() for upload in uploads]
+    done = []
+    for upload in uploads:
+        with _in_a_sentence(upload.repo):
+            done.append(upload.send(public))
+    for upload in uploads if public else ():
+        with _in_a_sentence(upload.repo):
+            upload.make_public()
+    return done
+
+
+@contextmanager
+def _in_a_sentence(repo: str) -> Iterator[None]:
+    """Turn what the Hub or the way there refused into one sentence in its own words, without the token."""
+    import httpx
     from huggingface_hub import get_token
 
-    return get_token()
+    try:
+        yield
+    except PlantuneError:
+        raise
+    except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
+        if type(error) is RuntimeError:  # the library wraps what happened to a large file
+            error = error.__cause__ or error
+        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        if token := get_token():
+            said = said.replace(token, "***")
+        said = printable(" ".join(said.split()), limit=300).rstrip(".")
+        raise PlantuneError(
+            f"the push to {repo} failed: {said}. The repository has all of this push or none of it; once that is "
+            "fixed, the same command goes on and sends only what the Hub does not have."
+        ) from None
 
 
 @dataclass
-class _Upload:
+class Upload:
+    """A folder's files on their way to one repository."""
+
     repo: str
     kind: Kind
-    files: Sequence[File]
+    files: "Sequence[CommitOperationAdd]"
     left_out: Sequence[str]
     about: Mapping[str, str]
     dry_run: Path | None
-    token: str
-    endpoint: str | None
     say: Say
-    pauses: Sequence[float]
-    was_public: bool = False
-    state: str = "Nothing was uploaded."  # what a sentence about a failure ends with
 
-    def written_out(self) -> dict[str, Any]:
-        """Exactly what would be pushed, as copies that may be changed without changing the run."""
+    @cached_property
+    def api(self) -> "HfApi":
+        from huggingface_hub import HfApi
+
+        return HfApi(library_name="plantune-lite", library_version=version("plantune-lite"))
+
+    def write_out(self) -> dict[str, Any]:
+        """Write exactly what would be pushed, as copies that may be changed without changing the run."""
         to = self.dry_run
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
         try:
             to.mkdir(parents=True, exist_ok=True)
-            needed, free = sum(file.size for file in self.files), shutil.disk_usage(to).free
+            needed, free = _bytes(self.files), shutil.disk_usage(to).free
             if needed > free:
                 raise PlantuneError(
                     f"{to} has {size(free)} free and this needs {size(needed)}: give --dry-run a folder on another disk"
                 )
-            for file in self.files:
-                target = to / file.path
+            for add in self.files:
+                target = to / add.path_in_repo
                 target.parent.mkdir(parents=True, exist_ok=True)
-                if isinstance(file.content, bytes):
-                    target.write_bytes(file.content)
-                else:
-                    shutil.copyfile(file.content, target)
+                with add.as_file() as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy)
         except OSError as error:
             raise PlantuneError(f"{to} cannot be written ({error.strerror}); give --dry-run another folder") from None
         return self._summary(f"not pushed: it is in {to}", dry_run=str(to))
 
-    def brought(self, public: bool) -> dict[str, Any]:
-        """Create, upload, compare."""
-        self._refuse_elsewhere(self._patiently(self.api.whoami))
-        self.was_public = self._patiently(lambda: self._ready(public))
-        sent, removed, commit = self._patiently(self._bring)
-        self.state = "It was not made public by this push."
-        self._compare(self._patiently(lambda: self._listed(commit)))
-        self.state = "All of it is there and still private."
-        url = f"{self.api.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
-        did = {"url": url, "commit": commit, "public": public, "sent": sent, "removed": removed}
-        return self._summary(f"{'public' if public else 'private'}: {url}", **did)
+    def send(self, public: bool) -> dict[str, Any]:
+        """Send what the Hub does not list and remove what an earlier push left, in one commit; compare the listing."""
+        from huggingface_hub import CommitOperationDelete
 
-    def open(self, public: bool) -> None:
-        """Make it public, where that is asked for and it is not."""
-        if public and not self.was_public:
-            self._patiently(lambda: self._set_private(False))
-            self.say(f"{self.repo}: what the Hub lists is what is here; made public")
-
-    def _summary(self, said: str, **did: Any) -> dict[str, Any]:
-        total = sum(file.size for file in self.files)
-        counted = {"files": len(self.files), "bytes": total, "left_out": list(self.left_out)}
-        line = f"{self.repo}: {len(self.files)} files, {size(total)}, {said}"
-        return {"line": line, "repo": self.repo, "kind": self.kind, **counted, **did}
-
-    @cached_property
-    def api(self) -> Any:
-        from huggingface_hub import HfApi
-
-        ours = {"library_name": "plantune-lite", "library_version": version("plantune-lite")}
-        return HfApi(self.endpoint, token=self.token, **ours)
-
-    def _refuse_elsewhere(self, who: Mapping[str, Any]) -> None:
-        """Stop before anything is created where the token cannot write."""
-        owner, mine = self.repo.split("/")[0], [who["name"], *(org["name"] for org in who.get("orgs") or ())]
-        role = who.get("auth", {}).get("accessToken", {}).get("role")
-        # A fine-grained token may not show all that it may write to: of that the Hub itself will speak.
-        if owner.casefold() not in {name.casefold() for name in mine} and role != "fineGrained":
-            raise PlantuneError(
-                f"{self.repo} is not yours to write: the token belongs to {mine[0]}, who may write to "
-                f"{', '.join(mine)}. Push to {mine[0]}/{self.repo.split('/')[1]}, or use that owner's token."
-            )
-        if role == "read":
-            raise PlantuneError(f"the token may only read: {_A_TOKEN}")
-
-    def _ready(self, public: bool) -> bool:
-        """Make the repository, private, or see that the one that is there is ours to fill; whether it is public."""
-        from huggingface_hub.errors import RepositoryNotFoundError
-
-        try:
-            info = self.api.repo_info(self.repo, repo_type=self.kind)
-        except RepositoryNotFoundError:
+        if not self.api.repo_exists(self.repo, repo_type=self.kind):
             self.api.create_repo(self.repo, repo_type=self.kind, private=True)
-            self.state = f"{self.repo} is private; what was sent is kept there."
-            return False
-        listed = self._listed(info.sha)
-        if not listed.keys() - {".gitattributes"}:
-            if not info.private:
-                self._set_private(True)
-            self.state = f"{self.repo} is private; what was sent is kept there."
-            return False
-        self._refuse_others(listed, self._their_marker(listed, info.sha))
-        if not info.private and not public:
+        info = self._info()
+        listed, commit = self._listed(info.sha), info.sha
+        filled = bool(listed.keys() - {".gitattributes"})
+        earlier = self._refuse_others(listed, commit) if filled else {}
+        if filled and not info.private and not public:
             raise PlantuneError(
                 f"{self.repo} is public, and a push without --public stays private: give --public to replace what is "
                 "there, make it private in its settings, or choose another name"
             )
-        self.state = f"{self.repo} has all of this push or none of it."
-        return not info.private
-
-    def _refuse_others(self, listed: Mapping[str, Any], marker: Mapping[str, Any] | None) -> None:
-        if marker is None:
-            held = ", ".join(sorted(listed.keys() - {".gitattributes"})[:4])
-            raise PlantuneError(
-                f"{self.repo} is there already and was not pushed by plantune (it holds {printable(held, limit=200)}): "
-                "choose another name, or empty it on the Hub first"
-            )
-        theirs, ours = marker.get("what"), self.about.get("what")
-        if theirs != ours:
-            raise PlantuneError(
-                f"{self.repo} holds {printable(str(theirs))!r}, and this is {ours!r}: choose another name for it"
-            )
-        if marker.get("run") != self.about.get("run"):
-            self.say(f"{self.repo} holds run {marker.get('run')!r}, which this replaces; its history keeps it")
-
-    def _bring(self) -> tuple[int, list[str], str]:
-        """Send what the Hub does not list yet and take away what an earlier push brought, in one commit."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
-        head = self.api.repo_info(self.repo, repo_type=self.kind).sha
-        listed = self._listed(head)
-        wanted = [file for file in self.files if file.differs(listed.get(file.path))]
-        before = self._their_marker(listed, head) or {}
-        stale = sorted((before.get("files", {}).keys() & listed.keys()) - {file.path for file in self.files})
-        if not wanted and not stale:
+        if not filled and not info.private:
+            self.api.update_repo_settings(self.repo, repo_type=self.kind, private=True)
+        wanted = [add for add in self.files if _difference(add, listed.get(add.path_in_repo))]
+        stale = sorted((earlier.keys() & listed.keys()) - {add.path_in_repo for add in self.files})
+        if wanted or stale:
+            self.say(f"{len(wanted)} of {len(self.files)} files to send, {size(_bytes(wanted))}")
+            commit = self.api.create_commit(
+                self.repo,
+                [*wanted, *(CommitOperationDelete(path) for path in stale)],
+                commit_message="Pushed by plantune-lite",
+                repo_type=self.kind,
+                parent_commit=commit,  # refused where somebody else has changed it meanwhile
+            ).oid
+            self._compare(self._listed(commit))
+        else:
             self.say("all of it is on the Hub already")
-            return 0, [], head
-        self.say(f"{len(wanted)} of {len(self.files)} files to send, {size(sum(file.size for file in wanted))}")
-        adding = []
-        for file in wanted:
-            content = file.content if isinstance(file.content, bytes) else str(file.content)
-            adding.append(CommitOperationAdd(file.path, content))
-            adding[-1].upload_info.sha256 = bytes.fromhex(file.sha256)  # else the library reads it all again
-        commit = self.api.create_commit(
-            self.repo,
-            [*adding, *(CommitOperationDelete(path) for path in stale)],
-            commit_message="Pushed by plantune-lite",
-            repo_type=self.kind,
-            parent_commit=head,  # refused where somebody else has changed it meanwhile
-        )
-        return len(wanted), stale, commit.oid
+        url = f"{self.api.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
+        did = {"url": url, "commit": commit, "public": public, "sent": len(wanted), "removed": stale}
+        return self._summary(f"{'public' if public else 'private'}: {url}", **did)
 
-    def _compare(self, listed: Mapping[str, Any]) -> None:
-        """Names, sizes and hashes as the Hub itself lists them."""
-        wrong = [f"{file.path} {why}" for file in self.files if (why := file.differs(listed.get(file.path)))]
-        if wrong:
-            raise PlantuneError(
-                f"the Hub does not list what was sent: {'; '.join(wrong[:3])}. {self.state} Push again."
-            )
+    def make_public(self) -> None:
+        """Open a private repository to everybody."""
+        if self._info().private:
+            self.api.update_repo_settings(self.repo, repo_type=self.kind, private=False)
+            self.say(f"{self.repo}: what the Hub lists is what is here; made public")
+
+    def _info(self) -> Any:
+        return self.api.repo_info(self.repo, repo_type=self.kind)
 
     def _listed(self, revision: str) -> dict[str, Any]:
         tree = self.api.list_repo_tree(self.repo, repo_type=self.kind, revision=revision, recursive=True)
         return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}  # folders have none
 
+    def _refuse_others(self, listed: Mapping[str, Any], revision: str) -> Mapping[str, Any]:
+        """Stop at a repository that holds anything but an earlier push of the same; the files which that brought."""
+        theirs = self._their_marker(listed, revision)
+        if theirs is None:
+            held = ", ".join(sorted(listed.keys() - {".gitattributes"})[:4])
+            raise PlantuneError(
+                f"{self.repo} is there already and was not pushed by plantune (it holds {printable(held, limit=200)}): "
+                "choose another name, or empty it on the Hub first"
+            )
+        if theirs.get("what") != self.about.get("what"):
+            raise PlantuneError(
+                f"{self.repo} holds {printable(str(theirs.get('what')))!r}, and this is {self.about.get('what')!r}: "
+                "choose another name for it"
+            )
+        if theirs.get("run") != self.about.get("run"):
+            self.say(f"{self.repo} holds run {theirs.get('run')!r}, which this replaces; its history keeps it")
+        return theirs["files"]
+
     def _their_marker(self, listed: Mapping[str, Any], revision: str) -> dict[str, Any] | None:
-        """What plantune.json of the repository says; None where there is none of ours."""
+        """Read plantune.json of the repository; None where there is none of ours."""
         if MARKER not in listed or listed[MARKER].size > 1 << 20:
             return None
         with tempfile.TemporaryDirectory() as folder:
@@ -290,95 +304,37 @@ class _Upload:
         ours = isinstance(marker, dict) and marker.get("made_by") == "plantune-lite"
         return marker if ours and isinstance(marker.get("files"), dict) else None
 
-    def _set_private(self, private: bool) -> None:
-        self.api.update_repo_settings(self.repo, repo_type=self.kind, private=private)
-
-    # --- when it goes wrong -------------------------------------------------------------------------------------------
-
-    def _patiently(self, do: Callable[[], Result]) -> Result:
-        """Try again after what passes: each step looks at what is there first, so twice is as good as once."""
-        for pause in (*self.pauses, None):
-            try:
-                return do()
-            except Exception as error:
-                # Of a large file's upload the library was patient already, for half a minute (LFS) or four (hf_xet).
-                if pause is None or not _passes(error) or type(error) in (RuntimeError, ConnectionError):
-                    raise
-                self.say(f"{self._said(error)}; again in {pause:.0f} s")
-                time.sleep(pause)
-        raise AssertionError("unreachable")
-
-    @contextmanager
-    def in_a_sentence(self) -> Iterator[None]:
-        """What went wrong, what of it is there, and what to do; never the token."""
-        try:
-            yield
-        except PlantuneError:
-            raise
-        except KeyboardInterrupt:
-            self.say(self.state)
-            raise
-        except Exception as error:
-            sentence = self._sentence(error)
-            if sentence is None:
-                raise
-            raise PlantuneError(sentence) from None
-
-    def _sentence(self, error: Exception) -> str | None:
-        from huggingface_hub.errors import OfflineModeIsEnabled
-
-        status, said = _status(error), self._said(error)
-        goes_on = f"{self.state} The same command goes on."
-        if isinstance(error, OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set, so the Hub cannot be reached: unset it, or look at the push with --dry-run"
-        if status == 401:
-            return f"the Hub does not know the token ({said}): set HF_TOKEN to a valid one, or run `hf auth login`"
-        if status in (402, 403, 413, 507) and re.search(r"storage|quota|limit|space", said, re.IGNORECASE):
-            return (
-                f"there is no room for {self.repo} on the Hub ({said}). {self.state} Delete there what you no longer "
-                "need or have your plan raised, and the same command goes on; --what adapter is the smallest."
+    def _compare(self, listed: Mapping[str, Any]) -> None:
+        """Compare names, sizes and hashes with those that the Hub itself lists."""
+        differences = [(add.path_in_repo, _difference(add, listed.get(add.path_in_repo))) for add in self.files]
+        wrong = [f"{path} {difference}" for path, difference in differences if difference]
+        if wrong:
+            raise PlantuneError(
+                f"the Hub does not list what was sent: {'; '.join(wrong[:3])}. It was not made public by this push. "
+                "Push again."
             )
-        if status == 403:
-            room = ", unless it is the room for private files that is used up" if type(error) is ConnectionError else ""
-            return f"the token may not write {self.repo} ({said}){room}. {self.state} Use one that has the right to."
-        if status == 409:
-            return f"{self.repo} is taken ({said}): choose another name"
-        if status == 412:
-            return f"{self.repo} was changed by somebody else meanwhile. {goes_on}"
-        if _passes(error):
-            return f"the Hub cannot be reached, or its connection was lost ({said}). {goes_on}"
-        if status is not None or isinstance(error, ValueError):
-            return f"the Hub refused {self.repo} ({said}). {self.state} Mend that, and push again."
-        return None
 
-    def _said(self, error: Exception) -> str:
-        """The Hub's own words, or the library's, without what only its authors need."""
-        error = _innermost(error)
-        text = getattr(error, "server_message", None) or str(error) or type(error).__name__
-        return printable(" ".join(text.replace(self.token, "***").split()), limit=300).rstrip(".")
+    def _summary(self, said: str, **did: Any) -> dict[str, Any]:
+        total = _bytes(self.files)
+        counted = {"files": len(self.files), "bytes": total, "left_out": list(self.left_out)}
+        line = f"{self.repo}: {len(self.files)} files, {size(total)}, {said}"
+        return {"line": line, "repo": self.repo, "kind": self.kind, **counted, **did}
 
 
-def _innermost(error: BaseException) -> BaseException:
-    """The library wraps what happened to a large file in a RuntimeError."""
-    while type(error) is RuntimeError and error.__cause__ is not None:
-        error = error.__cause__
-    return error
+def _bytes(files: "Sequence[CommitOperationAdd]") -> int:
+    return sum(add.upload_info.size for add in files)
 
 
-def _status(error: Exception) -> int | None:
-    """The Hub's status; hf_xet tells it only in words: "HTTP status client error (403 Forbidden)"."""
-    told = re.search(r"HTTP status \w+ error \((\d{3})", str(error)) if type(error) is ConnectionError else None
-    return int(told[1]) if told else getattr(getattr(_innermost(error), "response", None), "status_code", None)
-
-
-def _passes(error: Exception) -> bool:
-    """Whether it may go well the next time: no connection, a Hub that is busy, a broken transfer."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    if isinstance(error, (PlantuneError, OfflineModeIsEnabled)):
-        return False
-    if (status := _status(error)) is not None:
-        return status in (408, 429) or status >= 500
-    error = _innermost(error)
-    transport = any(kind.__name__ in ("TransportError", "RequestException") for kind in type(error).__mro__)
-    return transport or isinstance(error, (ConnectionError, TimeoutError, RuntimeError))
+def _difference(add: "CommitOperationAdd", there: Any) -> str | None:
+    """Say how what the Hub lists under this path is not this file; None where it is."""
+    if there is None:
+        return "is not there"
+    if there.size != add.upload_info.size:
+        return f"has {there.size} bytes there and {add.upload_info.size} here"
+    if there.lfs:
+        same = there.lfs.sha256 == add.upload_info.sha256.hex()
+    else:
+        with add.as_file() as file:
+            data = file.read()
+        same = there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # what git calls a small file
+    return None if same else "has another hash there than here"

@@ -1,21 +1,20 @@
-"""What of a run goes where: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
+"""Push a run: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
 
-    push_run(Path("runs/mine"), "you/mine", public=True, say=print)
+    push_to_hub(Path("runs/mine"), "you/mine", public=True, say=print)
         -> [{"line": "you/mine: 9 files, 20.1 MB, public: ...", ...}, {"line": "you/mine-merged: ...
 
-What comes in: a finished run folder, and evaluation's scores for the cards. A merged model that was not found to be its
-adapter's equal never goes, nor do GGUF files of it.
+A merged model that was not found to be its adapter's equal never goes, nor do GGUF files of it.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill import card
 from plantune_lite.export import model_card, push, run_facts
-from plantune_lite.export.pushable import Content
-from plantune_lite.export.run_facts import Form, Scored
+from plantune_lite.export.run_facts import Form
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import redact
 from plantune_lite.runs.folder import changed_outputs, read_manifest
@@ -31,26 +30,18 @@ def push_to_hub(
     what: Form | None = None,
     public: bool = False,
     dry_run: Path | None = None,
-    scores: Mapping[str, Sequence[Scored]] = {},
-    ahead: Mapping[str, bool] = {},
-    plot: Path | None = None,
-    data_repo: str | None = None,
-    token: str | None = None,
-    endpoint: str | None = None,
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
 
     The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
     """
-    push.refuse_name(repo)
     if not (run / "recipe.json").is_file():
         raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
     manifest = read_manifest(run)
-    how = {"token": token, "endpoint": endpoint, "say": say}
     if data:
         about, also = _about(run, "corpus"), _about_corpus(run, manifest)
-        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, **how)
+        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
         return push.bring([corpus], public)
     there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
     if not there:
@@ -59,26 +50,22 @@ def push_to_hub(
             "export.formats names"
         )
     names = {form: repo + run_facts.FORMS[form] for form in there}
+    facts = run_facts.of_run(run, form=next(iter(there)), repos=names)
+    if not facts.scores and any((run / "eval").glob("*.jsonl")):
+        say(
+            f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` makes it, "
+            "and --again evaluate makes anew what an older version left"
+        )
     uploads = []
     for form, folder in there.items():
         _refuse_unchecked(run, manifest, form)
-        facts = run_facts.of_run(
-            run,
-            form=form,
-            repo=names[form],
-            siblings=names,
-            scores=scores,
-            ahead=ahead,
-            plot=plot.name if plot else None,
-            data_repo=data_repo,
-        )
-        also: dict[str, Content] = {"README.md": model_card.card(facts).encode()}
+        also: dict[str, push.Content] = {"README.md": model_card.card(replace(facts, form=form)).encode()}
         if text := model_card.notice(facts):
             also["NOTICE"] = text.encode()
-        if plot:
-            also[plot.name] = plot
+        if facts.plot:
+            also[facts.plot.name] = facts.plot
         dry = dry_run / names[form].split("/")[1] if dry_run else None
-        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), **how))
+        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), say=say))
     return push.bring(uploads, public)
 
 
@@ -90,8 +77,8 @@ def _recipe(run: Path) -> dict[str, Any]:
     return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
 
 
-def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, Content]:
-    """A corpus's card and figures as others may read them: written anew, without the folders of this machine."""
+def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, push.Content]:
+    """Write a corpus's card and figures anew, as others may read them: without the folders of this machine."""
     folder, recipe = run / "corpus", _recipe(run)
     if not (folder / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
@@ -113,7 +100,7 @@ def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
 
 
 def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
-    """A merged model, and what was made of it, goes only where it was found to be its adapter's equal."""
+    """Stop at a merged model, or GGUF files of it, that was not found to be its adapter's equal."""
     if form == "adapter":
         config = json.loads((run_facts.adapter_folder(run, manifest) / "adapter_config.json").read_bytes())
         base = config.get("base_model_name_or_path") or ""

@@ -1,18 +1,20 @@
-"""What a model card is written from: everything a run's folder says of its model.
+"""Read what a model card is written from: everything a run's folder says of its model.
 
-    facts = of_run(Path("runs/mine"), form="merged", repo="you/mine-merged", scores={"own": [untuned, baseline, tuned]})
+    facts = of_run(Path("runs/mine"), form="merged", repos={"merged": "you/mine-merged"})
     facts.base, facts.licence -> "google/gemma-3-1b-it", "gemma"
 
-What comes in: recipe.json, manifest.json, corpus/, the adapter's config. What goes out: Facts, and no folder of a user.
+What comes in: recipe.json, manifest.json, corpus/, eval/, the adapter's config. What goes out: Facts, and no folder of
+a user.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from plantune_lite.evaluate.compare import BASELINE, UNTUNED, Row, standing
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.runs.folder import read_manifest
@@ -26,35 +28,21 @@ _QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
 EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A line of a table of scores: how many of how many were right, and the 95 % interval of the share."""
+@dataclass(frozen=True)
+class Scores:
+    """Scores on one suite."""
 
-    model: str
-    right: int  # answers
-    of: int
-    low: float
-    high: float
-    samples: int = 1  # answers to each problem
-    caveats: tuple[str, ...] = ()  # what the figure must not be read without
-
-    @property
-    def share(self) -> float:
-        return self.right / self.of
-
-    @property
-    def counts(self) -> str:
-        return f"{self.right} of {self.of}" + (f" ({self.samples} to a problem)" if self.samples > 1 else "")
+    rows: Sequence[Row]  # the untuned model at its best prompt first, this model last
+    better: bool  # than untuned at its best prompt, by a paired test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a card is written from."""
+    """Everything a card is written from."""
 
     name: str
     form: Form
-    repo: str  # where it goes
-    siblings: Mapping[Form, str] = field(default_factory=dict)  # the other repositories of the same push
+    repos: Mapping[Form, str]  # where it goes, and the other forms of the same push
     base: str | None = None  # on the Hub, 16-bit; None = a folder of the user's own
     revision: str | None = None
     licence: str | None = None  # None = nobody told us
@@ -64,38 +52,29 @@ class Facts:
     asks_for_plans: bool = False  # whether its prompt in training asked for a plan
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
     example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
-    scores: Mapping[str, Sequence[Scored]] = field(default_factory=dict)  # suite -> untuned, baseline ..., this model
-    ahead: Mapping[str, bool] = field(
-        default_factory=dict
-    )  # suite -> whether a paired test shows it; else the intervals
+    scores: Mapping[str, Scores] = field(default_factory=dict)  # by suite
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement, kl
     agreement: str | None = None  # of the merged model with its adapter
-    plot: str | None = None  # a path in the repository
-    data_repo: str | None = None  # where the corpus was pushed
+    plot: Path | None = None  # a chart of the scores
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def repo(self) -> str:
+        return self.repos[self.form]
+
+    @property
     def target(self) -> str:
-        """What it writes: what supervised learning taught it, a plan too where that was searched for or rewarded."""
+        """Name what it writes: as supervised learning taught it, or a plan where that was searched for or rewarded."""
         planned = "cpl" in self.trained or "grpo" in self.trained and self.recipe["grpo"]["reward"] != "answer"
         if planned:
             return "plan+solution"
         return self.recipe["sft"]["target"] if "sft" in self.trained else "answer"
 
 
-def of_run(
-    run: Path,
-    *,
-    form: Form,
-    repo: str,
-    siblings: Mapping[Form, str] = {},
-    scores: Mapping[str, Sequence[Scored]] = {},
-    ahead: Mapping[str, bool] = {},
-    plot: str | None = None,
-    data_repo: str | None = None,
-) -> Facts:
-    """What a run's folder says of its model; the scores are evaluation's to hand in."""
+def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
+    """Read what a run's folder says of its model."""
     manifest, recipe = read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    scores = _scores(run, manifest)
     preset = find(recipe["student"]["model"])
     base, revision = base_of(adapter_folder(run, manifest), preset)
     exported = manifest["stages"].get("export", {}).get("summary", {})
@@ -103,8 +82,7 @@ def of_run(
     return Facts(
         name=recipe["name"],
         form=form,
-        repo=repo,
-        siblings=siblings,
+        repos=repos,
         base=base,
         revision=revision,
         licence=preset.licence if preset else None,
@@ -115,16 +93,41 @@ def of_run(
         stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
         example=next(read_jsonl(rows), None) if rows.is_file() else None,
         scores=scores,
-        ahead=ahead,
         checks={
             file.name: {"bytes": file.stat().st_size, **exported.get("gguf", {}).get(file.name, {})}
             for file in sorted((run / "gguf").glob("*.gguf"))
         },
         agreement=_agreement(exported),
-        plot=plot,
-        data_repo=data_repo,
+        plot=_plot(run, manifest, scores),
         versions=manifest.get("versions", {}),
     )
+
+
+def _scores(run: Path, manifest: Mapping[str, Any]) -> dict[str, Scores]:
+    """Read the scores of the model of this run, by suite, beside the untuned model's and the baseline's.
+
+    Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
+    """
+    entry = manifest["stages"].get("evaluate", {})
+    mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None
+    if mine is None:
+        return {}
+    stood = standing([run])
+    models = (UNTUNED, *({BASELINE} - {mine}), mine)
+    rows = [row for model in models for row in stood.rows if row.model == model]
+    return {
+        compared.suite: Scores([row for row in rows if row.suite == compared.suite], compared.verdict == "better")
+        for compared in stood.comparisons
+        if compared.beside_untuned and compared.model == mine
+    }
+
+
+def _plot(run: Path, manifest: Mapping[str, Any], suites: Iterable[str]) -> Path | None:
+    """Find the chart of the first suite that has one, where the report is of this evaluation."""
+    if manifest["stages"].get("report", {}).get("status") != "done":
+        return None
+    charts = (run / "figures" / f"scores_{suite}.svg" for suite in sorted(suites))
+    return next((chart for chart in charts if chart.is_file()), None)
 
 
 def _agreement(exported: Mapping[str, Any]) -> str | None:
@@ -135,7 +138,7 @@ def _agreement(exported: Mapping[str, Any]) -> str | None:
 
 
 def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
-    """Where the adapter lies that the run ended with; None before training."""
+    """Find the adapter that the run ended with; None before training."""
     final = manifest.get("final")
     return run / final if final and (run / final / "adapter_config.json").is_file() else None
 
@@ -146,7 +149,7 @@ def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:
 
 
 def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
-    """The Hub's name and the revision of what an adapter was trained on; None for a folder of the user's own."""
+    """Read name and revision of the base that an adapter was trained on; None for a folder of the user's own."""
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
     named = config.get("base_model_name_or_path") or ""
     if is_public(named):
@@ -155,5 +158,5 @@ def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, st
 
 
 def is_public(base: str) -> bool:
-    """Whether a base is a name on the Hub that others can load: no folder, and no quantised copy."""
+    """Check that a base is a name on the Hub that others can load: no folder, and no quantised copy."""
     return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)

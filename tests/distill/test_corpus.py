@@ -599,7 +599,7 @@ def test_worked_plans_are_called_what_they_are_and_an_unknown_licence_unknown(tm
     built(tmp_path, [trajectory(made[0], score=None, teacher="worked")], made, filter="answer", about=about)
     text = (tmp_path / "corpus" / "README.md").read_text(encoding="utf-8")
     assert "`worked` (1), which is no model" in text and "**not scored**" in text
-    assert "licence: unknown" in text and 'license: "unknown"' in text
+    assert "licence: unknown" in text and "license: unknown" in text
     assert '"file": "my file.csv"' in text and "/home" not in text
 
 

@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -10,18 +11,26 @@ from finished_run import finished_run
 from huggingface_hub import ModelCard, metadata_load
 from loopback_hub import LoopbackHub
 
+from plantune_lite.evaluate.compare import Row
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.export import model_card
 from plantune_lite.export.model_card import card
-from plantune_lite.export.run_facts import FORMS, Scored, of_run
+from plantune_lite.export.run_facts import FORMS, Scores, of_run
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.runs.job import TRAININGS, trained_by
 from plantune_lite.student.presets import DEQUANTISED
 
-UNTUNED = Scored(model="untuned, zero_shot_cot", right=62, of=200, low=0.250, high=0.377)
-BASELINE = Scored(model="baseline", right=58, of=200, low=0.231, high=0.356)
-EQUAL = Scored(model="plan-tuned", right=60, of=200, low=0.240, high=0.367)
-CLOSE = Scored(model="plan-tuned", right=70, of=200, low=0.287, high=0.418)
-BETTER = Scored(model="plan-tuned", right=110, of=200, low=0.481, high=0.617)
+
+def row(model: str, mode: str, right: int, low: float, high: float) -> Row:
+    answered = {"problems": 200, "samples": 1, "accuracy": Estimate(right / 200, low, high)}
+    return Row(suite="", run="mine", model=model, mode=mode, truncated=0.0, unparsable=0.0, **answered)
+
+
+UNTUNED = row("untuned", "zero_shot_cot", 62, low=0.250, high=0.377)
+BASELINE = row("baseline", "plain", 58, low=0.231, high=0.356)
+EQUAL = row("m1", "m1", 60, low=0.240, high=0.367)
+CLOSE = row("m1", "m1", 70, low=0.287, high=0.418)
+BETTER = row("m1", "m1", 110, low=0.481, high=0.617)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +45,9 @@ def hub():
 
 
 def facts(run, form="merged", **named):
-    return of_run(run, form=form, repo=f"alice/mine{FORMS[form]}", **named)
+    known = of_run(run, form=form, repos={form: f"alice/mine{FORMS[form]}"})
+    scores = {suite: Scores(rows, better=BETTER in rows) for suite, rows in named.pop("scores", {}).items()}
+    return replace(known, **{"scores": scores, **named})
 
 
 def first_line(text: str) -> str:
@@ -53,7 +64,7 @@ def first_line(text: str) -> str:
 def test_the_hub_takes_the_card_of_every_form(run, hub, tmp_path, form, library, relation):
     names = {one: f"alice/mine{end}" for one, end in FORMS.items()}
     scores = {"own": [UNTUNED, BASELINE, EQUAL], "gsm8k": [UNTUNED, BETTER]}
-    text = card(facts(run, form, siblings=names, scores=scores, data_repo="alice/mine-data"))
+    text = card(facts(run, form, repos=names, scores=scores))
     asked = {"content": text, "repoType": "model"}
     reply = httpx.post(f"{hub.url}/api/validate-yaml", json=asked)
     assert (reply.status_code, reply.json()) == (200, {"errors": [], "warnings": []})
@@ -62,7 +73,7 @@ def test_the_hub_takes_the_card_of_every_form(run, hub, tmp_path, form, library,
     assert (metadata["library_name"], metadata["base_model_relation"]) == (library, relation)
     assert metadata["base_model"] == (names["merged"] if form == "gguf" else "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert metadata["license"] == "apache-2.0" and metadata["language"] == ["en"]
-    assert metadata["datasets"] == ["alice/mine-data"] and metadata["pipeline_tag"] == "text-generation"
+    assert "datasets" not in metadata and metadata["pipeline_tag"] == "text-generation"
 
 
 def test_the_scores_come_back_from_the_model_index(run):
@@ -74,8 +85,14 @@ def test_the_scores_come_back_from_the_model_index(run):
     assert "60 of 200" in found[0].metric_name and "24.0 to 36.7" in found[0].metric_name
 
 
+def test_a_name_that_looks_like_yaml_stays_a_name(run):
+    evil = 'own\n---\n# evil: "x"'
+    [found] = ModelCard(card(facts(run, scores={evil: [UNTUNED, EQUAL]}))).data.eval_results
+    assert found.dataset_name == evil
+
+
 def test_gguf_files_of_a_merged_model_that_was_not_pushed_come_from_the_base(run):
-    metadata = ModelCard(card(facts(run, "gguf", siblings={"gguf": "alice/mine-GGUF"}))).data
+    metadata = ModelCard(card(facts(run, "gguf", repos={"gguf": "alice/mine-GGUF"}))).data
     assert (metadata.base_model, metadata.base_model_relation) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "finetune")
 
 
@@ -110,18 +127,17 @@ def test_the_base_is_the_repository_that_the_adapter_names_with_the_revision_of_
 
 
 @pytest.mark.parametrize(
-    ("mine", "ahead", "said"),
+    ("mine", "better", "said"),
     [
-        (EQUAL, {}, "**Not better than untuned** on `own`: 60 of 200 right, untuned at its best prompt 62 of 200."),
-        (EQUAL, {"own": True}, "**Not better than untuned**"),
-        (CLOSE, {}, "**Not shown to be better than untuned** (by intervals)"),
-        (CLOSE, {"own": False}, "**Not shown to be better than untuned** (by a paired test)"),
-        (CLOSE, {"own": True}, "**Better than untuned**"),
-        (BETTER, {}, "**Better than untuned**"),
+        (EQUAL, False, "**Not better than untuned** on `own`: 60 of 200 right, untuned at its best prompt 62 of 200."),
+        (EQUAL, True, "**Not better than untuned**"),
+        (CLOSE, False, "**Not shown to be better than untuned** (by a paired test)"),
+        (CLOSE, True, "**Better than untuned**"),
     ],
 )
-def test_the_first_line_says_whether_it_is_better(run, mine, ahead, said):
-    assert first_line(card(facts(run, scores={"own": [UNTUNED, BASELINE, mine]}, ahead=ahead))).startswith(said)
+def test_the_first_line_says_whether_it_is_better(run, mine, better, said):
+    known = replace(facts(run), scores={"own": Scores([UNTUNED, BASELINE, mine], better)})
+    assert first_line(card(known)).startswith(said)
 
 
 def test_of_several_suites_the_bad_news_comes_first(run):
@@ -130,12 +146,12 @@ def test_of_several_suites_the_bad_news_comes_first(run):
 
 
 def test_every_row_stands_in_the_table_with_its_interval(run):
-    text = card(facts(run, scores={"own": [UNTUNED, BASELINE, EQUAL]}, plot="scores.svg"))
+    text = card(facts(run, scores={"own": [UNTUNED, BASELINE, EQUAL]}, plot=Path("scores.svg")))
     rows = [line for line in text.splitlines() if re.match(r"\| `.*of 200", line)]
     assert rows == [
         "| `untuned, zero_shot_cot` | 62 of 200 | 31.0% | 25.0 to 37.7 |",
-        "| `baseline` | 58 of 200 | 29.0% | 23.1 to 35.6 |",
-        "| `plan-tuned` | 60 of 200 | 30.0% | 24.0 to 36.7 |",
+        "| `baseline, plain` | 58 of 200 | 29.0% | 23.1 to 35.6 |",
+        "| `m1, m1` | 60 of 200 | 30.0% | 24.0 to 36.7 |",
     ]
     assert "(scores.svg)" in text
 
@@ -182,15 +198,13 @@ def test_a_file_that_nobody_ran_is_called_so(run):
 
 def test_the_funnel_is_the_corpuss_own(run):
     text, stats = card(facts(run)), json.loads((run / "corpus" / "stats.json").read_text())
-    assert (
-        f"| plans kept | {stats['funnel']['kept']} |" in text and f"| rows to learn from | {stats['train']} |" in text
-    )
-    assert "| left out: `in test set" in text and "Nobody scored the plans." in text
+    assert f"{stats['funnel']['kept']} were kept" in text and f"{stats['train']} rows to learn from" in text
+    assert "| `in test set" in text and "The plans are **not scored**" in text
 
 
 def test_the_test_sets_that_training_was_compared_with_are_named_and_so_are_the_others(run):
     text = card(facts(run, scores={"own": [UNTUNED, EQUAL], "practice_words": [UNTUNED, BETTER]}))
-    assert "share 13 words in a row with a problem of `own` were left out: 1." in text
+    assert "shares 13 words in a row with a test problem" in text and "Problems found, by suite: `own` 1." in text
     assert "With `practice_words` they were **not** compared before training." in text
 
 
@@ -216,7 +230,7 @@ def test_the_test_sets_that_training_was_compared_with_are_named_and_so_are_the_
 )
 def test_the_method_is_the_recipes(run, settings, said):
     text = trained_as(run, *settings)
-    assert said in text and "where following them gave the right answer" in text
+    assert said in text and "a plan was kept when following it gave the right answer" in text
 
 
 def trained_as(run, *settings) -> str:
@@ -234,7 +248,7 @@ def test_reinforcement_that_leaves_the_runs_own_adapter_aside_learned_nothing_of
     text = trained_as(run, "grpo=default", f"grpo.start={start}")
     assert f"was trained by reinforcement (GRPO), {said}, rewarded for the right answer" in text
     assert "supervised" not in text and "One row it learnt from" not in text and "rows to learn from" not in text
-    assert "| questions for reinforcement |" in text
+    assert "questions for reinforcement." in text
 
 
 def test_a_training_that_went_on_from_another_run_says_so(run):
