@@ -2,7 +2,7 @@
 
 Costs: the plans of `gemma3_1b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 150 steps of 4
 prompts x 8 answers. Minutes on a card: unmeasured (`plantune estimate gemma3_1b_grpo` guesses).
-Memory: 3.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 3.4 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: PLAN-TUNING reports 28 % on GSM8K for this model after Plan-GRPO and 20 % after GRPO on the answer alone,
 in its own protocol; what the untuned model reaches at its best prompt is the first line of the table.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.

@@ -2,7 +2,7 @@
 
 Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate gemma3_1b_sft` says how much, before the
 first); without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
-Memory: 3.1 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 3.4 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
 Expect: unknown. PLAN-TUNING reports no SFT figure for this model; its authors saw 5 % on GSM8K after plain SFT and 28 %
 after Plan-GRPO, so SFT alone may well leave it worse than untuned. The first line of the table says so if it does.
 

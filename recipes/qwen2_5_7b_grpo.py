@@ -2,7 +2,7 @@
 
 Costs: the plans of `qwen2_5_7b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 120 steps of 4
 prompts x 8 answers. Minutes on a card: unmeasured (`plantune estimate qwen2_5_7b_grpo` guesses).
-Memory: 9.3 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 9.8 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: unknown. PLAN-TUNING reports no GRPO figure for this model.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.
 

@@ -2,7 +2,7 @@
 
 Costs: the plans of `qwen3_4b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 120 steps of 4
 prompts x 8 answers. Minutes on a card: unmeasured (`plantune estimate qwen3_4b_grpo` guesses).
-Memory: 9.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 9.9 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little on easy problems. PLAN-TUNING reports 86.6 % on GSM8K after Plan-GRPO beside 84.3 % after GRPO on
 the answer alone; untuned at a good prompt it is said to reach more than either.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.

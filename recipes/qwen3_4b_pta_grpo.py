@@ -4,7 +4,7 @@ The plans that SFT begins with are summaries of the data set's own solutions, on
 60 steps of 2 prompts x 4 plans x 3 continuations, paid for the answer, the plan's share of right ones, form and length.
 Costs: with a Gemini key 1,000 calls (`plantune estimate qwen3_4b_pta_grpo` says how much, before the first); without
 one the untuned model summarises for itself. Minutes on a card: unmeasured.
-Memory: 7.9 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 8.5 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little. The paper reports no figure for this model; another paper that ran PTA-GRPO on it found 95.8 % on
 MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B PTA's own has 58.5 beside 54.8 % after GRPO.
 

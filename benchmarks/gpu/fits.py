@@ -191,12 +191,12 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
 
 def estimated(name: str, t4: bool) -> float:
     """What `plantune estimate` says, in GiB: of 4-bit weights made from the original, as they are here."""
-    from plantune_lite.estimate import memory, shapes
+    from plantune_lite.estimate import memory
     from plantune_lite.recipe.load import load_recipe
 
     recipe = load_recipe(name)
     of_original = replace(recipe, student=replace(recipe.student, revision="main"))  # else Unsloth's own copies
-    needs = memory.needs(of_original, shape=shapes.of(recipe.student.model), bf16=not t4)
+    needs = memory.needs(of_original, bf16=not t4)
     stage = "grpo" if recipe.grpo else "sft"
     return next(need.memory for need in needs if need.stage == stage) / card.GIB
 

@@ -1,46 +1,47 @@
-"""What a run needs of memory and disk, stage by stage, before anything is downloaded.
+"""Estimate the memory and disk of each stage, before anything is downloaded.
 
     needs(RECIPE) -> [Need("sft", parts={"weights": 3_080_000_000, "activations": 1_050_000_000, ...}, disk=...), ...]
 
-What comes in: a recipe, and the shape of its student. Weights, adapter and optimiser are counted to the byte
-(shapes.py), activations are held to what autograd saves (activations.py), the rest is assumed and stands below.
-Peaks on CUDA are unmeasured: benchmarks/gpu compares them.
+Weights and adapter follow exactly from the model's shape. Activations and KV cache are one formula each, times SAFETY;
+tests hold them to what small models allocate on a CPU. Unmeasured on CUDA: benchmarks/gpu compares the peaks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from plantune_lite.estimate import activations, shapes
-from plantune_lite.estimate.activations import Batch, Precision
+from plantune_lite.estimate import shapes
 from plantune_lite.estimate.shapes import Shape
-from plantune_lite.recipe.schema import GRPO, GRPO_ROWS, SFT, Recipe
+from plantune_lite.recipe.schema import GRPO, GRPO_ROWS, SFT, Recipe, Student
 from plantune_lite.student import presets
 from plantune_lite.terminal import size
 
 On = Literal["cuda", "cpu"]
+Precision = Literal["autocast", "mixed", "float32"]  # mixed: 16-bit weights, float32 adapter, no autocast
 
-# Assumed, until a card has said otherwise.
-CUDA_BYTES = 700_000_000  # the context, cuBLAS' workspace, compiled kernels
-CPU_BYTES = 1_000_000_000  # Python with torch, transformers and trl, and what their allocators keep
-SLACK = 1.1  # for rounding and fragmentation of what comes and goes within a step
+# Assumed, until a GPU has measured it.
+SAFETY = 1.25  # of activations and KV cache: rounding, fragmentation, and what the formulas leave out
+BLOCK = {"autocast": 16, "mixed": 20, "float32": 24}  # bytes a token that a block saves, per hidden + intermediate
+DROPOUT = 8  # the same, for the masks of LoRA's dropout and the inputs it keeps apart
+LOGITS_AT_ONCE = 256  # tokens of a chunk of the loss
+CUDA_BYTES = 700_000_000  # the context, cuBLAS's workspace, compiled kernels
+CPU_BYTES = 1_000_000_000  # Python with torch, transformers and trl
 OWN_4BIT = 1.2  # Unsloth's own 4-bit copies keep some layers in 16 bits
 PROMPT = 256  # tokens of a question and the turns around it
-MERGING = 3_000_000_000  # of main memory, whatever the model's size
-EMBEDDED = 98_000_000  # the wheel that the embedded student comes in
+MERGING = 3_000_000_000  # RAM, for a model of any size
+GGUF_BITS = 8.5  # a weight: q8_0, the largest quantised type
 
 ASSUMED = (
-    "Memory is counted for transformers' own kernels, Unsloth's need less, and for rows as long as they may be. "
-    f"Assumed: {size(CUDA_BYTES)} for CUDA itself, {size(CPU_BYTES)} for Python and torch on a CPU, "
-    f"{SLACK - 1:.0%} lost between allocations, {OWN_4BIT - 1:.0%} more for Unsloth's own 4-bit copies, "
-    f"{PROMPT} tokens a question, {GRPO_ROWS} completions trained at once. Answering takes more where there is more. "
-    "Unmeasured on CUDA."
+    f"Memory assumes {SAFETY - 1:.0%} on top of activations and KV cache, {size(CUDA_BYTES)} for CUDA itself, "
+    f"{size(CPU_BYTES)} for Python and torch on a CPU, {OWN_4BIT - 1:.0%} more for Unsloth's own 4-bit copies, rows of "
+    f"the maximum length, {PROMPT} tokens a question, {GRPO_ROWS} completions trained at once. Unsloth's kernels need "
+    "less; answering takes more where there is more. Unmeasured on CUDA."
 )
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one stage needs."""
+    """Memory and disk of one stage."""
 
     stage: str
     parts: dict[str, int]  # bytes of memory, by what they are for
@@ -49,31 +50,28 @@ class Need:
 
     @property
     def memory(self) -> int:
-        """All parts together, in bytes."""
+        """Sum the parts, in bytes."""
         return sum(self.parts.values())
 
     @property
     def most(self) -> str:
-        """The largest part's name."""
+        """Name the largest part."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
-def needs(
-    recipe: Recipe, *, shape: Shape | None = None, on: On = "cuda", bf16: bool = True, longest: int | None = None
-) -> list[Need]:
-    """What each stage that holds a model needs.
-
-    `bf16` is whether the device computes in it, `longest` the tokens of the longest row, where that is known already.
-    """
-    return list(_Run(recipe, shape or shapes.of(recipe.student.model), on, bf16, longest).stages())
+def needs(recipe: Recipe, *, on: On = "cuda", bf16: bool = True) -> list[Need]:
+    """Estimate every stage that holds a model; `bf16`: the device computes in it."""
+    estimate = _Estimate(recipe, on, bf16)
+    first, *rest = estimate.stages()
+    return [replace(first, disk=first.disk + estimate.download()), *rest]
 
 
-def rows(found: Sequence[Need], minutes: Mapping[str, str], money: str) -> list[tuple[str, ...]]:
-    """The needs as rows of a table: stage, minutes, money, memory, what most of it is for, disk."""
+def rows(stages: Sequence[Need], minutes: Mapping[str, str], money: str) -> list[tuple[str, ...]]:
+    """Format the stages as rows of a table: stage, minutes, money, memory, its largest part, disk."""
     table = []
-    if "distill" not in {need.stage for need in found}:
+    if "distill" not in {need.stage for need in stages}:
         table.append(("distill", "", money, "", "", ""))
-    for need in found:
+    for need in stages:
         memory = size(need.memory) + (" of RAM" if need.where == "RAM" else "")
         cost = money if need.stage == "distill" else ""
         most = f"{need.most} {size(need.parts[need.most])}"
@@ -81,138 +79,135 @@ def rows(found: Sequence[Need], minutes: Mapping[str, str], money: str) -> list[
     return table
 
 
-class _Run:
+def activations(
+    shape: Shape, student: Student, rows: int, length: int, *, precision: Precision, chunked: bool = True
+) -> int:
+    """Count the bytes of a forward and backward pass, without SAFETY; `chunked`: the loss makes logits in chunks."""
+    tokens = rows * length
+    bytes_each = BLOCK[precision] + (DROPOUT if student.lora_dropout else 0)
+    scores = 6 * shape.heads * length if shape.family == "gemma3_text" else 0  # its attention may be eager
+    block = tokens * (bytes_each * (shape.hidden + shape.intermediate) + scores)
+    stream = tokens * shape.hidden * (4 if precision == "float32" else 2)
+    saved = (shape.layers + 3) * stream  # each block's input, and what the last norm and the loss keep
+    gradients = block // 2
+    if student.checkpointing:
+        backward = block + gradients  # one block at a time is recomputed
+    else:
+        saved += shape.layers * block
+        backward = gradients
+    # Float32 logits, log-probabilities and gradients; the last block's backward pass begins when they are gone.
+    logits = 4 * 4 * shape.vocab * min(LOGITS_AT_ONCE, tokens) if chunked else 3 * 4 * shape.vocab * tokens
+    return saved + max(backward, logits)
+
+
+class _Estimate:
     """A recipe on a device."""
 
-    def __init__(self, recipe: Recipe, shape: Shape, on: On, bf16: bool, longest: int | None) -> None:
-        self.recipe, self.part, self.shape, self.on = recipe, recipe.student, shape, on
-        self.longest = min(longest or self.part.max_length, self.part.max_length)
-        self.preset = presets.find(self.part.model)
-        overflows = on == "cpu" or (self.preset is not None and not self.preset.float16)  # float16 is no way out
-        float32 = self.part.bits == 32 or (not bf16 and overflows)
+    def __init__(self, recipe: Recipe, on: On, bf16: bool) -> None:
+        self.recipe, self.student, self.on = recipe, recipe.student, on
+        self.shape = shapes.of(self.student.model)
+        preset = presets.find(self.student.model)
+        overflows = on == "cpu" or (preset is not None and not preset.float16)  # float16 cannot replace bf16
+        float32 = self.student.bits == 32 or (not bf16 and overflows)
         self.precision: Precision = "float32" if float32 else "autocast" if on == "cuda" else "mixed"
-        self.lora = shape.adapter(self.part.lora_rank, self.part.lora_targets)
-        self.optimiser = shapes.optimiser(self.lora, eight_bit=on == "cuda")
-        self.embedded = self.preset is not None and self.preset.name == "smollm2_135m"
-        known = self.preset is not None and not self.embedded
-        # Of the well-known models Unsloth loads 4-bit copies of its own, unless a revision is asked for.
-        self.own_4bit = on == "cuda" and self.part.bits == 4 and self.part.revision is None and known
-        self.merges = any(format not in ("adapter", "lora_gguf") for format in recipe.export.formats)
+        self.lora = self.shape.adapter(self.student.lora_rank, self.student.lora_targets)
+        # Two moments of AdamW: in 8 bits with a float32 scale for each 256, or in float32.
+        self.optimiser = round((2 + 8 / 256 if on == "cuda" else 8) * self.lora)
+        # Unsloth loads its own 4-bit copies of well-known models, unless a revision is set.
+        self.own_4bit = on == "cuda" and self.student.bits == 4 and not self.student.revision and preset is not None
 
     def stages(self) -> Iterator[Need]:
-        recipe = self.recipe
-        download = self._download()  # of whichever stage comes first
+        recipe, evaluate = self.recipe, self.recipe.evaluate
         if recipe.headroom:
-            yield self._need("headroom", self._answering(1, recipe.evaluate.max_tokens), download)
-            download = 0
+            yield self._need("headroom", self._answering(1, evaluate.max_tokens))
         if recipe.distill.teacher == "self":
-            yield self._need("distill", self._answering(1, recipe.distill.max_tokens), download)
-            download = 0
+            yield self._need("distill", self._answering(1, recipe.distill.max_tokens))
         if recipe.sft:
-            copies = 3 if recipe.corpus.validation else 2  # the last two, and the best
-            yield self._need("sft", self._sft(recipe.sft), download + self._checkpoints(copies))
-            download = 0
+            training = self._sft(recipe.sft)
+            disk = self._checkpoints(3 if recipe.corpus.validation else 2)  # the last two, and the best
+            yield self._need("sft", training, disk)
             if recipe.has_baseline:
-                yield self._need("baseline", self._sft(recipe.sft), self._checkpoints(copies))
+                yield self._need("baseline", training, disk)
         if recipe.cpl:
-            kept = 2 * recipe.cpl.rounds * 4 * sum(self.lora)  # an adapter of each training
-            yield self._need("cpl", self._cpl(recipe.sft or SFT()), download + self._checkpoints(2) + kept)
-            download = 0
+            adapters = 2 * recipe.cpl.rounds * 4 * self.lora  # one of each training
+            yield self._need("cpl", self._cpl(recipe.sft or SFT()), self._checkpoints(2) + adapters)
         if recipe.grpo:
-            yield self._need("grpo", self._grpo(recipe.grpo), download + self._checkpoints(2))
-            download = 0
-        evaluate = recipe.evaluate
-        tuned = bool(recipe.sft or recipe.cpl or recipe.grpo)
-        yield self._need("evaluate", self._answering(evaluate.samples, evaluate.max_tokens, tuned=tuned), download)
-        if self.merges:
+            yield self._need("grpo", self._grpo(recipe.grpo), self._checkpoints(2))
+        answering = self._answering(evaluate.samples, evaluate.max_tokens)
+        if recipe.sft or recipe.cpl or recipe.grpo:
+            answering["adapter"] = 4 * self.lora
+        yield self._need("evaluate", answering)
+        if any(format not in ("adapter", "lora_gguf") for format in recipe.export.formats):
             merging = {"merging": min(MERGING, 3 * self.shape.weights(16)), "overhead": CPU_BYTES}
             yield Need("export", merging, self._exported(), "RAM")
 
-    def _need(self, stage: str, parts: dict[str, int], disk: int) -> Need:
+    def _need(self, stage: str, parts: dict[str, int], disk: int = 0) -> Need:
         overhead = CUDA_BYTES if self.on == "cuda" else CPU_BYTES
         return Need(stage, {**parts, "overhead": overhead}, disk, "GPU" if self.on == "cuda" else "RAM")
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _weights(self) -> int:
-        wide = 32 if self.part.bits == 16 and self.on == "cpu" and self.precision == "float32" else self.part.bits
-        weights = self.shape.weights(wide)
-        if wide == 4:
-            if self.own_4bit:
-                weights += round((OWN_4BIT - 1) * (weights - 2 * self.shape.elsewhere))
-            weights += 2 * max(rows * columns for rows, columns in self.shape.linears.values())  # one of them unpacked
-        return weights
+        if self.on == "cpu" and self.precision == "float32" and self.student.bits == 16:
+            return self.shape.weights(32)
+        weights = self.shape.weights(self.student.bits)
+        return round(OWN_4BIT * weights) if self.own_4bit else weights
 
-    def _answering(self, sequences: int, tokens: int, *, tuned: bool = False) -> dict[str, int]:
-        """The least it takes: every sample of one question at once."""
-        adapter = 4 * sum(self.lora) if tuned else 0
-        return {"weights": self._weights(), "adapter": adapter, "cache": self._cache(sequences, PROMPT + tokens)}
+    def _answering(self, replies: int, tokens: int) -> dict[str, int]:
+        """Count the least that answering takes: every sample of one question at once."""
+        return {"weights": self._weights(), "cache": self._cache(replies, PROMPT + tokens)}
 
-    def _cache(self, sequences: int, length: int) -> int:
+    def _cache(self, replies: int, length: int) -> int:
         wide = 2 if self.precision == "float32" else 1
-        next_token = 2 * 4 * sequences * self.shape.vocab  # logits and probabilities
-        return round(SLACK * (wide * self.shape.cache(sequences, length) + next_token))
+        next_token = 2 * 4 * replies * self.shape.vocab  # logits and probabilities
+        return round(SAFETY * (wide * self.shape.cache(replies, length) + next_token))
+
+    def _training(self, rows: int, length: int, *, chunked: bool) -> dict[str, int]:
+        step = activations(self.shape, self.student, rows, length, precision=self.precision, chunked=chunked)
+        return {
+            "weights": self._weights(),
+            "adapter": 2 * 4 * self.lora,  # float32, and as much again of gradients
+            "optimiser": self.optimiser,
+            "activations": round(SAFETY * step),
+        }
 
     def _sft(self, part: SFT) -> dict[str, int]:
-        loss = part.extra.get("loss_type", "chunked_nll")
-        chunked = self.on == "cuda" or loss == "chunked_nll"
-        return {**self._trained(), **self._step(part.batch_size, self.longest, chunked=chunked)}
+        chunked = self.on == "cuda" or part.extra.get("loss_type", "chunked_nll") == "chunked_nll"
+        return self._training(part.batch_size, self.student.max_length, chunked=chunked)
 
     def _cpl(self, part: SFT) -> dict[str, int]:
-        """The search takes what there is; a pair to prefer by is two rows, and there is one pair at least."""
-        step = self._step(max(2, part.batch_size), self.longest, chunked=self.on == "cuda")
-        return {**self._trained(), **step}
+        """Count its training, on one pair of rows at least; the search takes what is free."""
+        return self._training(max(2, part.batch_size), self.student.max_length, chunked=self.on == "cuda")
 
     def _grpo(self, part: GRPO) -> dict[str, int]:
-        at_once = part.extra.get("per_device_train_batch_size")
-        rows = at_once if isinstance(at_once, int) else GRPO_ROWS
-        length = PROMPT + part.max_completion if part.max_completion else self.part.max_length
-        step = self._step(rows, length, chunked=self.on == "cuda", answer=part.max_completion)
-        made = {"cache": self._cache(part.prompts_per_step * part.group, length)}
-        return {**self._trained(), **max(step, made, key=lambda parts: sum(parts.values()))}
-
-    def _trained(self) -> dict[str, int]:
-        adapter = 2 * 4 * sum(self.lora)  # float32, and as much again of gradients
-        return {"weights": self._weights(), "adapter": adapter, "optimiser": self.optimiser}
-
-    def _step(self, rows: int, length: int, *, chunked: bool, answer: int | None = None) -> dict[str, int]:
-        batch = Batch(
-            rows=rows,
-            length=length,
-            rank=self.part.lora_rank,
-            targets=self.part.lora_targets,
-            precision=self.precision,
-            checkpointing=self.part.checkpointing,
-            padded=rows > 1,
-            eager=self.on == "cuda" and self.shape.family == "gemma3_text",  # the worst that Unsloth may choose
-            dropout=self.part.lora_dropout > 0,
-            chunked=chunked,
-            answer=answer,
-        )
-        backward = activations.backward(self.shape, batch)
-        logits = max(0, activations.logits(self.shape, batch) - backward)  # the two are not there together
-        held = activations.held(self.shape, batch)
-        return {"activations": round(SLACK * (held + backward)), "logits": round(SLACK * logits)}
+        """Count whichever takes more: training on the completions, or sampling them."""
+        rows = part.extra.get("per_device_train_batch_size")
+        length = PROMPT + part.max_completion if part.max_completion else self.student.max_length
+        training = self._training(rows if isinstance(rows, int) else GRPO_ROWS, length, chunked=self.on == "cuda")
+        cache = self._cache(part.prompts_per_step * part.group, length)
+        if cache > training["activations"]:
+            del training["activations"]
+            training["cache"] = cache
+        return training
 
     # --- disk ---------------------------------------------------------------------------------------------------------
 
-    def _download(self) -> int:
-        if self.preset is None and self.part.model.startswith((".", "/", "~")):
+    def download(self) -> int:
+        """Count the student's weights, where they are not in a local folder."""
+        if presets.find(self.student.model) is None and self.student.model.startswith((".", "/", "~")):
             return 0
-        if self.own_4bit:
-            return round(OWN_4BIT * self.shape.weights(4))
-        return self.shape.weights(16) + (EMBEDDED if self.embedded else 0)
+        return self._weights() if self.own_4bit else self.shape.weights(16)
 
     def _checkpoints(self, copies: int) -> int:
-        adapter = 4 * sum(self.lora)
+        adapter = 4 * self.lora
         return copies * (adapter + self.optimiser) + adapter
 
     def _exported(self) -> int:
-        formats, whole = self.recipe.export.formats, self.shape.weights(16)
-        ggufs = [format for format in formats if format not in ("adapter", "merged")]
-        total = whole + sum(self.shape.gguf(format, sum(self.lora)) for format in ggufs)
-        if {"q6_k", "q5_k_m", "q4_k_m"} & set(ggufs) and not {"f16", "bf16"} & set(ggufs):
-            total += whole  # they are made from a 16-bit file
-        if self.own_4bit:
-            total += whole  # the base to merge onto has not been downloaded yet
-        return round(total)
+        formats, merged = self.recipe.export.formats, self.shape.weights(16)
+        quantised = [format for format in formats if format.startswith("q")]
+        whole = 1 + sum(format in ("f16", "bf16") for format in formats)
+        if set(quantised) - {"q8_0"} and whole == 1:
+            whole += 1  # they are made from a 16-bit file
+        whole += self.own_4bit  # the 16-bit weights to merge into are not downloaded yet
+        adapter = 2 * self.lora if "lora_gguf" in formats else 0
+        return whole * merged + round(len(quantised) * GGUF_BITS / 8 * self.shape.parameters) + adapter

@@ -1,6 +1,6 @@
-"""The shapes of students, and what follows from a shape alone: parameters, bytes of weights, adapters and files.
+"""Count parameters and bytes of weights, adapters and KV caches from a model's shape.
 
-What comes in: a preset's name, a local folder, or a Hub id whose config.json is in the cache; nothing is downloaded.
+The model is a preset, a local folder, or a Hub id whose config.json is in the cache; nothing is downloaded.
 
     of("qwen3_4b").parameters -> 4_022_468_096        of("qwen3_4b").weights(4) -> 2_653_000_000 or so
 """
@@ -19,7 +19,6 @@ from plantune_lite.types import PlantuneError
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 _QKV = ("q_proj", "k_proj", "v_proj")
 _TIED = {"gemma3_text": True}  # where config.json leaves it out
-_SMALLEST_8BIT = 4096  # bitsandbytes keeps the state of smaller tensors in float32
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class Shape:
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """The linear layers of one block: name -> (in, out)."""
+        """Map the linear layers of one block: name -> (in, out)."""
         query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
         return {
             "q_proj": (self.hidden, query),
@@ -56,70 +55,51 @@ class Shape:
 
     @property
     def norms(self) -> int:
-        """Norms over the hidden state in one block."""
+        """Count the norms over the hidden state in one block."""
         return 4 if self.family == "gemma3_text" else 2
 
     @property
     def qk_norm(self) -> bool:
-        """Whether every head of query and key is normalised."""
+        """Tell whether every head of query and key is normalised."""
         return self.family in ("qwen3", "gemma3_text")
 
     @property
     def in_linears(self) -> int:
-        """Weights of all blocks' linear layers: what 4 bits apply to."""
+        """Count the weights of all blocks' linear layers: what 4 bits apply to."""
         return self.layers * sum(wide * high for wide, high in self.linears.values())
 
     @property
     def elsewhere(self) -> int:
-        """Embedding, head, norms and biases: never fewer than 16 bits."""
+        """Count embedding, head, norms and biases: never fewer than 16 bits."""
         block = self.norms * self.hidden + 2 * self.head_dim * self.qk_norm
         block += sum(self.linears[name][1] for name in self.biased)
         return (2 - self.tied) * self.vocab * self.hidden + self.layers * block + self.hidden
 
     @property
     def parameters(self) -> int:
-        """All parameters; a tied head is counted once."""
+        """Count all parameters, a tied head once."""
         return self.in_linears + self.elsewhere
 
     def weights(self, bits: int) -> int:
-        """Bytes of the weights; 4 bits is NF4 with double quantisation, of the linear layers alone."""
+        """Count the bytes of the weights; 4 bits is NF4 with double quantisation, of the linear layers alone."""
         if bits != 4:
             return self.parameters * bits // 8
         blocks = sum(_nf4(wide * high) for wide, high in self.linears.values())
         return self.layers * blocks + 2 * self.elsewhere
 
-    def adapter(self, rank: int, targets: Sequence[str]) -> list[int]:
-        """Parameters of every LoRA matrix."""
+    def adapter(self, rank: int, targets: Sequence[str]) -> int:
+        """Count the parameters of a LoRA adapter."""
         if unknown := [name for name in targets if name not in self.linears]:
             raise PlantuneError(
                 f"student.lora_targets names {unknown[0]!r}, and what it needs is not known here: "
                 f"choose among {', '.join(self.linears)}"
             )
-        once = [rank * side for name in targets for side in self.linears[name]]
-        return once * self.layers
+        return self.layers * rank * sum(sum(self.linears[name]) for name in targets)
 
     def cache(self, sequences: int, length: int) -> int:
-        """Bytes of 16-bit keys and values; a windowed layer keeps no more than its window."""
+        """Count the bytes of 16-bit keys and values; a windowed layer keeps no more than its window."""
         tokens = (self.layers - self.windowed) * length + self.windowed * min(length, self.window or length)
         return sequences * tokens * 2 * self.kv_heads * self.head_dim * 2
-
-    def gguf(self, format: str, adapter: int = 0) -> float:
-        """Bytes of a GGUF file; where a row is no multiple of 256 wide, llama.cpp takes a wider type."""
-        if format == "lora_gguf":
-            return 2 * adapter
-        if format in ("f16", "bf16"):
-            return 2 * self.parameters
-        base, better = _GGUF[format]
-        matrices = {name: (wide, self.layers * wide * high) for name, (wide, high) in self.linears.items()}
-        matrices |= {"head": (self.hidden, self.vocab * self.hidden)}
-        if not self.tied:
-            matrices |= {"embedding": (self.hidden, self.vocab * self.hidden)}
-        share = {"head": 1.0, "v_proj": 0.5, "down_proj": 0.5}  # of these, that much in the better type
-        total = 0.0
-        for name, (wide, weights) in matrices.items():
-            part = share.get(name, 0.0)
-            total += weights * (part * _bytes(better, wide) + (1 - part) * _bytes(base, wide))
-        return total + 4 * (self.elsewhere - (2 - self.tied) * self.vocab * self.hidden)  # norms in float32
 
 
 def _nf4(weights: int) -> int:
@@ -128,33 +108,11 @@ def _nf4(weights: int) -> int:
     return ceil(weights / 2) + blocks + 4 * ceil(blocks / 256) + tables
 
 
-# --- GGUF -------------------------------------------------------------------------------------------------------------
-
-_A_WEIGHT = {"q4_k": 144 / 256, "q5_k": 176 / 256, "q6_k": 210 / 256, "q8_0": 34 / 32, "q5_0": 22 / 32}
-_A_WEIGHT["q5_1"] = 24 / 32
-_WIDER = {"q4_k": "q5_0", "q5_k": "q5_1", "q6_k": "q8_0"}  # for rows that are no multiple of 256
-_GGUF = {"q8_0": ("q8_0", "q8_0"), "q6_k": ("q6_k", "q6_k"), "q5_k_m": ("q5_k", "q6_k"), "q4_k_m": ("q4_k", "q6_k")}
-
-
-def _bytes(kind: str, row: int) -> float:
-    return _A_WEIGHT[kind if row % 256 == 0 else _WIDER.get(kind, kind)]
-
-
-# --- training ---------------------------------------------------------------------------------------------------------
-
-
-def optimiser(matrices: Sequence[int], *, eight_bit: bool) -> int:
-    """Bytes of AdamW's two moments: float32, or 8 bits with a float32 scale for each 256."""
-    if not eight_bit:
-        return 8 * sum(matrices)
-    return sum(8 * n if n < _SMALLEST_8BIT else 2 * (n + 4 * ceil(n / 256)) for n in matrices)
-
-
 # --- from a configuration ---------------------------------------------------------------------------------------------
 
 
 def of(model: str) -> Shape:
-    """The shape of a preset, or of the config.json in a folder or in the Hub's cache."""
+    """Look up a preset's shape, or read config.json from a folder or the Hub's cache."""
     if preset := presets.find(model):
         return _PRESETS[preset.repo]
     file = Path(model).expanduser() / "config.json"
@@ -176,7 +134,7 @@ def of(model: str) -> Shape:
 
 
 def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
-    """The shape that a model's config.json describes, with the family's defaults for what it leaves out."""
+    """Read the shape from a model's config.json, with the family's defaults for what it leaves out."""
     family = config.get("model_type")
     if family not in FAMILIES:
         raise PlantuneError(
