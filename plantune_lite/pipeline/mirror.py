@@ -1,12 +1,11 @@
-"""A second copy of a run's small things in a folder that outlives the machine, such as a mounted Drive.
+"""A second copy of a run's small files in a folder that outlives the machine, such as a mounted Drive.
 
-What comes in: a run folder. What goes out: MIRROR/NAME/ with recipe, manifest, JSONL, adapters, the newest checkpoint
-and the report, and MIRROR/calls.sqlite. Never merged/ or gguf/. A mirror that is full, slow or gone is a warning, never
-a stop.
+    bring_back(drive, run)              what is missing or damaged in the run folder is restored from DRIVE/NAME/
+    copies = Mirror(drive, run, say)    from here on DRIVE/NAME/ and DRIVE/calls.sqlite follow the run, every minute
+    copies.start()
 
-Several machines may go on with one run in turn. Each working session leaves its mark at the end of the manifest's
-"sessions", so that of two copies one can tell which came from the other, or that both went on apart from each other:
-the mirror is written only from a folder that has all that the mirror has.
+Copied are recipe, manifest, JSONL, adapters, the newest checkpoint and the report; never merged/ or gguf/, which are
+made again. A mirror that is full, slow or gone is a warning, never a stop. One machine works on a run at a time.
 """
 
 import json
@@ -15,20 +14,17 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from plantune_lite.files import write_whole
-from plantune_lite.runs.folder import BATCHES, LEDGER, home, read_manifest
+from plantune_lite.runs.folder import LEDGER, changed_outputs, home, read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
-_APART = ("old", "ablate")  # what is of another time, or has a mirror of its own
-_LARGE = ("merged", "gguf", *_APART)
-_INCOMING = ".incoming"  # in the run folder: what is being brought back
+_NOT_COPIED = ("merged", "gguf", "old", "ablate")  # made again; of another time; mirrored by a study, run by run
 
 
 class Mirror:
@@ -44,26 +40,22 @@ class Mirror:
         copy: Callable[[Path, Path], object] = shutil.copyfile,
     ) -> None:
         self._target = folder / run.name
-        self._ledger = home(run) / LEDGER
         self._run = run
         self._say = say
         self._copy = copy
         self._interval = interval_seconds
         self._wanted = threading.Event()
-        self._copied = threading.Event()
         self._ending = False
         self._warned = ""
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
     def start(self) -> None:
-        """Begin copying, now and at every interval."""
+        """Begin to copy at every interval."""
         self._thread.start()
 
-    def sync(self, wait_seconds: float = 0.0) -> bool:
-        """Ask for a copy now; true when one was finished within the time given."""
-        self._copied.clear()
+    def sync(self) -> None:
+        """Ask for a copy now."""
         self._wanted.set()
-        return self._copied.wait(wait_seconds) if wait_seconds else False
 
     def close(self, wait_seconds: float = 60.0) -> None:
         """Copy once more; a mirror that does not answer in time is left behind with a warning."""
@@ -74,7 +66,8 @@ class Mirror:
             self._warn(f"the mirror {self._target} lags behind {self._run}: not done within {wait_seconds:.0f} s")
 
     def _work(self) -> None:
-        while True:
+        last = False
+        while not last:
             self._wanted.wait(self._interval)
             self._wanted.clear()
             last = self._ending
@@ -84,9 +77,6 @@ class Mirror:
             except Exception as error:  # whatever it is, the run goes on, and the next interval tries again
                 why = getattr(error, "strerror", None) or error
                 self._warn(f"the mirror {self._target} cannot be written ({why}); the run goes on without it")
-            self._copied.set()
-            if last:
-                return
 
     def _warn(self, sentence: str) -> None:
         if sentence != self._warned:  # once, not every minute
@@ -97,54 +87,48 @@ class Mirror:
         self._target.mkdir(parents=True, exist_ok=True)
         # The manifest says what is complete: read first and written last, it never promises more than is here.
         manifest = (self._run / "manifest.json").read_text(encoding="utf-8")
-        if (self._target / "manifest.json").is_file():
-            there = read_manifest(self._target)
-            if not _comes_from(json.loads(manifest), there):
-                raise RunError(f"another machine has gone on with {self._run.name} there")
         index = _read_index(self._target)
-        wanted = {file.relative_to(self._run).as_posix(): file for file in _small_things(self._run)}
-        for name in sorted(wanted, key=_checkpoint_mark_last):
+        small = {file.relative_to(self._run).as_posix(): file for file in _small_files(self._run)}
+        for name in sorted(small, key=_checkpoint_mark_last):
             try:
-                state = wanted[name].stat()
+                state = small[name].stat()
                 identity = [state.st_size, state.st_mtime_ns]
                 if index.get(name) == identity and (self._target / name).exists():
                     continue
-                self._replace(wanted[name], self._target / name)
+                _copy_whole(small[name], self._target / name, self._copy)
             except FileNotFoundError:
                 if self._target.is_dir():
                     continue  # a checkpoint was rotated away while we copied
                 raise
             index[name] = identity
             write_whole(self._target / _INDEX, json.dumps(index))
-        for name in set(index) - set(wanted):  # it was here once, as all that is there, and was rotated or moved away
+        gone = set(index) - set(small)  # rotated or moved away since it was copied
+        if gone:
+            write_whole(self._target / _INDEX, json.dumps({name: index[name] for name in set(index) - gone}))
+        for name in gone:
             (self._target / name).unlink(missing_ok=True)
-            del index[name]
-        write_whole(self._target / _INDEX, json.dumps(index))
-        self._copy_ledger()
+        if (ledger := home(self._run) / LEDGER).is_file():
+            copy_ledger(ledger, home(self._target) / LEDGER)
         write_whole(self._target / "manifest.json", manifest)
 
-    def _replace(self, source: Path, target: Path) -> None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part")
-        try:
-            self._copy(source, temporary)
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
 
-    def _copy_ledger(self) -> None:
-        """While a stage holds the ledger, that stage keeps the copy: PLANTUNE_MIRROR."""
-        if self._ledger.is_file():
-            copy_ledger(self._ledger, home(self._target) / LEDGER)
+def _copy_whole(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
+    """Copy a file so that a reader sees the old one or the new, never half."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        copy(source, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def _small_things(run: Path) -> Iterator[Path]:
+def _small_files(run: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(run):  # which passes over what is rotated away meanwhile
         for name in names:
             file = Path(folder, name)
             parts = file.relative_to(run).parts
-            hidden = any(part.startswith(".") for part in parts)
-            if hidden or parts[0] in (*_LARGE, "manifest.json"):
+            if parts[0] in (*_NOT_COPIED, "manifest.json") or any(part.startswith(".") for part in parts):
                 continue
             checkpoint = _checkpoint_of(file)
             if checkpoint is None or checkpoint in _needed_checkpoints(checkpoint.parent):
@@ -162,20 +146,17 @@ def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
     return name.endswith("/trainer_state.json"), name
 
 
-def _newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is complete: trainer_state.json is written last."""
-    numbered = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
-    complete = {
-        path: int(name[1]) for path, name in numbered.items() if name and (path / "trainer_state.json").is_file()
-    }
-    return max(complete, key=complete.__getitem__, default=None)
+def _is_whole(checkpoint: Path) -> bool:
+    return (checkpoint / "trainer_state.json").is_file()  # written last, and copied last
 
 
 def _needed_checkpoints(folder: Path) -> list[Path]:
-    """The newest, and the best so far: the training ends with that one's weights."""
-    newest = _newest_checkpoint(folder)
-    if newest is None:
+    """Return the newest, and the best so far: the training ends with that one's weights."""
+    names = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
+    steps = {path: int(name[1]) for path, name in names.items() if name and _is_whole(path)}
+    if not steps:
         return []
+    newest = max(steps, key=steps.__getitem__)
     try:
         best = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8")).get("best_global_step")
     except (OSError, ValueError):
@@ -184,7 +165,7 @@ def _needed_checkpoints(folder: Path) -> list[Path]:
 
 
 def _read_index(target: Path) -> dict[str, list[int]]:
-    """What the mirror holds; a name that leads out of it is none of ours."""
+    """Read what the mirror holds; a name that leads out of it is none of ours."""
     try:
         index = json.loads((target / _INDEX).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -194,100 +175,82 @@ def _read_index(target: Path) -> dict[str, list[int]]:
     }
 
 
-def bring_back(folder: Path, run: Path, say: Callable[[str], object] = print) -> int:
-    """Before a run starts or goes on: its ledger, and of the run what is not here; the number of files.
+# --- the way back -----------------------------------------------------------------------------------------------------
 
-    Where the mirror has come further, what is here moves to old/. Refuses a mirror that would be overwritten by another
-    run of the same name, one that went on apart from what is here, and one that lies in the run or around it.
+
+def bring_back(folder: Path, run: Path) -> int:
+    """Restore what is missing or damaged here, before a run starts or goes on; the number of files.
+
+    Refuses a mirror of another run, one that is ahead of what is here, and one that lies in the run or around it.
     """
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
         raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
-    theirs, ours = home(source), home(here)
-    if (theirs / LEDGER).is_file():
-        merge_ledger(theirs / LEDGER, ours / LEDGER)
-    if (theirs / BATCHES).is_file() and not (ours / BATCHES).exists():
-        shutil.copyfile(theirs / BATCHES, ours / BATCHES)
-    if not (source / "manifest.json").is_file():
+    mirrored, begun = (source / "manifest.json").is_file(), (run / "manifest.json").exists()
+    if mirrored and begun:
+        _check_same_run(source, run)
+    if (ledger := home(source) / LEDGER).is_file():
+        merge_ledger(ledger, home(here) / LEDGER)
+    if not mirrored:
         return 0
-    there = read_manifest(source)
-    if not (run / "manifest.json").exists():
-        return _restore(source, run)
-    mine = read_manifest(run)
-    if mine.get("id") != there.get("id"):
+    return _repair(source, run) if begun else _restore(source, run)
+
+
+def _check_same_run(source: Path, run: Path) -> None:
+    theirs, ours = read_manifest(source), read_manifest(run)
+    if theirs.get("id") != ours.get("id"):
         raise RunError(
-            f"{source} mirrors another run of this name, created {there.get('created')}. Two ways on: name=OTHER; "
+            f"{source} mirrors another run of this name, created {theirs.get('created')}. Two ways on: name=OTHER; "
             f"or move {run} away, and the mirrored run is restored"
         )
-    if _comes_from(mine, there) and (there.get("sessions") or _done(there) <= _done(mine)):
-        return _mend(source, run, mine, there)
-    if not _comes_from(there, mine) or not _done(mine) <= _done(there):
+    if theirs.get("resumed", 0.0) > ours.get("resumed", 0.0):
         raise RunError(
-            f"{source} and {run} went on apart from each other, so neither may replace the other. Two ways on: the "
-            f"same command without --mirror, or with another folder for it; or move {run} away, and the mirrored run "
-            "is restored"
+            f"{source} is ahead of {run}. Two ways on: move {run} away, and the mirrored run is restored; or mirror to "
+            "another folder"
         )
-    say(f"{source} has come further than {run}, whose files move to {run / 'old'}")
-    return _restore(source, run)
-
-
-def _comes_from(later: Mapping[str, Any], earlier: Mapping[str, Any]) -> bool:
-    """Whether a copy of a run is the other one, or went on from it."""
-    passed = earlier.get("sessions", [])
-    return later.get("id") == earlier.get("id") and later.get("sessions", [])[: len(passed)] == passed
-
-
-def _done(manifest: Mapping[str, Any]) -> set[str]:
-    return {name for name, entry in manifest["stages"].items() if entry["status"] == "done"}
 
 
 def _restore(source: Path, run: Path) -> int:
-    """The whole run; what is here of it makes way once all of the mirror was read."""
-    incoming = run / _INCOMING
-    shutil.rmtree(incoming, ignore_errors=True)
+    """Fetch the whole run, its manifest last: half a copy is no run."""
     names = [name for name in sorted(_read_index(source)) if not _cut_off(source / name)]
-    for name in (*names, "manifest.json"):
-        _fetch(source / name, incoming / name)
-    old = run / "old" / time.strftime("%Y%m%d-%H%M%S-mirror")
-    a_run = (run / "manifest.json").exists()
-    for one in list(run.iterdir()):
-        stays = one.name.startswith(".") or one.name in _APART
-        if not stays and (a_run or (incoming / one.name).exists()):
-            old.mkdir(parents=True, exist_ok=True)
-            os.replace(one, old / one.name)
-    for one in sorted(incoming.iterdir(), key=lambda one: one.name == "manifest.json"):  # last: half a copy is no run
-        os.replace(one, run / one.name)
-    incoming.rmdir()
-    return len(names) + 1
+    _move_away(run, {Path(name).parts[0] for name in names})
+    return _fetch(source, run, [*names, "manifest.json"])
 
 
 def _cut_off(file: Path) -> bool:
-    """Whether it is of a checkpoint whose copy was cut off: training goes on from the one before."""
+    """Tell a file of a checkpoint whose copy was cut off: training goes on from the one before."""
     checkpoint = _checkpoint_of(file)
-    return checkpoint is not None and not (checkpoint / "trainer_state.json").is_file()
+    return checkpoint is not None and not _is_whole(checkpoint)
 
 
-def _mend(source: Path, run: Path, mine: Mapping[str, Any], there: Mapping[str, Any]) -> int:
-    """What a finished stage left, this folder has lost, and the mirror still has; the number of files."""
-    index = _read_index(source)
-    lost = [
-        name
-        for stage in sorted(_done(mine) & _done(there))
-        for name, identity in mine["stages"][stage].get("outputs", {}).items()
-        if name in index and there["stages"][stage].get("outputs", {}).get(name) == identity
-        if not (run / name).exists()
-    ]
-    for name in lost:
-        _fetch(source / name, run / name)
-    return len(lost)
+def _repair(source: Path, run: Path) -> int:
+    """Fetch what finished stages left, is missing or damaged here, and is sound in the mirror."""
+    entries = read_manifest(run)["stages"].values()
+    outputs = {name: file for entry in entries if entry["status"] == "done" for name, file in entry["outputs"].items()}
+    missing, damaged = changed_outputs(run, outputs)
+    lost = {name: outputs[name] for name in (*missing, *damaged)}
+    unsound = {name for names in changed_outputs(source, lost) for name in names}
+    sound = sorted(set(lost) - unsound)
+    _move_away(run, sound)
+    return _fetch(source, run, sound)
 
 
-def _fetch(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        shutil.copy2(source, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        why = error.strerror or error
-        raise RunError(f"{source} cannot be read back ({why}); mend the mirror, or go without it") from None
+def _move_away(run: Path, places: Iterable[str]) -> None:
+    """Move to old/ what is in the place of something restored."""
+    old = run / "old" / time.strftime("%Y%m%d-%H%M%S-mirror")
+    for place in places:
+        if (run / place).exists():
+            (old / place).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(run / place, old / place)
+
+
+def _fetch(source: Path, run: Path, names: list[str]) -> int:
+    for name in names:
+        try:
+            _copy_whole(source / name, run / name, shutil.copy2)
+        except OSError as error:
+            why = error.strerror or error
+            raise RunError(
+                f"{source / name} cannot be read back ({why}); fix the mirror, or leave --mirror out"
+            ) from None
+    return len(names)

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -70,7 +69,7 @@ def run(
         )
     with ExitStack() as stack:
         stack.enter_context(locked(folder / ".lock"))
-        if mirror is not None and (count := bring_back(mirror, folder, tell)):
+        if mirror is not None and (count := bring_back(mirror, folder)):
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = read_manifest(folder)
         _settle(folder, manifest, stages)
@@ -88,8 +87,7 @@ def run(
             manifest["again"] = again  # until it is made: the same command goes on with it
         if wanted.distill.teacher != asked.distill.teacher:
             manifest["without_key"] = True
-        if anew or any(state != "done" and (only is None or stage.name in only) for stage, state, _ in found):
-            manifest.setdefault("sessions", []).append(uuid.uuid4().hex[:8])  # of two copies it says which is later
+        manifest["resumed"] = time.time()  # says which of two copies is the later one
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())

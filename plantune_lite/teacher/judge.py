@@ -1,7 +1,8 @@
 """The teacher as judge of a student's plan: five points, from another way altogether to the same way.
 
-    with Loop() as loop, loop.opened(open_teacher(part, ledger, seed=0)) as ask:
-        judge = teacher_judge(ask, loop)
+    opened = open_teacher(part, ledger, seed=0)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
+        judge = teacher_judge(ask, portal)
         judge([question], [plan], [reference]) -> [0.75]
 
 A trainer is not async and a teacher is, so the teacher is opened and asked in one event loop that has a thread of its
@@ -12,17 +13,13 @@ is an error, as everywhere. A reply without a score on the scale is None: `rewar
 import asyncio
 import functools
 import json
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from plantune_lite.plan import chat, render
 from plantune_lite.types import Ask, Reply, Sampling
 
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]
-Result = TypeVar("Result")
 
 COMPARE = """\
 Below are a problem, a plan that is known to solve it, and a student's plan. How far does the student go the same way?
@@ -69,9 +66,8 @@ def score_in(text: str) -> float | None:
     return float(score) if isinstance(score, int | float) and not isinstance(score, bool) and score in _SCALE else None
 
 
-def teacher_judge(ask: Ask, loop: "Loop | None" = None, *, max_tokens: int = 512) -> Judge:
-    """A judge that asks a teacher, all at once; `loop` is where the teacher was opened, if that is needed."""
-    loop = loop or Loop()
+def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
+    """Return a judge that asks a teacher, all at once, through the portal to the loop where it was opened."""
     sampling = Sampling(max_tokens=max_tokens)
 
     async def asked(prompts: Sequence[str]) -> list[float | None]:
@@ -88,7 +84,7 @@ def teacher_judge(ask: Ask, loop: "Loop | None" = None, *, max_tokens: int = 512
             for question, plan, reference in zip(questions, plans, references, strict=True)
         ]
         different = list(dict.fromkeys(prompts))  # a group has many plans twice
-        scores = dict(zip(different, loop.run(asked(different)), strict=True))
+        scores = dict(zip(different, portal.call(asked, different), strict=True))
         return [scores[prompt] for prompt in prompts]
 
     return judge
@@ -98,46 +94,3 @@ def _one(replies: list[Reply] | BaseException) -> Reply:
     if isinstance(replies, BaseException):
         raise replies
     return replies[0]
-
-
-class Loop:
-    """An event loop in a thread of its own, for code that is not async, or is already within another loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="judge", daemon=True)
-        self._thread.start()
-
-    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """What the work comes to; an interrupt here ends it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    @contextmanager
-    def opened(self, opening: AbstractAsyncContextManager[Result]) -> Iterator[Result]:
-        """Something async, opened and closed in this loop."""
-        value = self.run(opening.__aenter__())
-        try:
-            yield value
-        except BaseException as error:
-            self.run(opening.__aexit__(type(error), error, error.__traceback__))
-            raise
-        self.run(opening.__aexit__(None, None, None))
-
-    def close(self) -> None:
-        """End the thread."""
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

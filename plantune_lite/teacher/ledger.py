@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import queue
-import shutil
 import sqlite3
 import threading
 import uuid
@@ -151,19 +150,16 @@ class Ledger:
         return {name: value if name == "usd" else int(value) for name, value in zip(names, row, strict=True)}
 
     def backup(self, target: Path) -> None:
-        """Copy the ledger to a folder that may be slow, while calls go on: they wait only for a copy beside it."""
-        here = _beside(self.path)
-        try:
-            with self._lock:
-                _copy(self._db, here)
-            _move_over(here, target)
-        finally:
-            here.unlink(missing_ok=True)
-
-    def take_from(self, other: Path) -> None:
-        """Take the calls of another ledger file: its replies where we have none, the money also of what both paid."""
+        """Copy the ledger to a folder that may be slow; calls wait only while it is read."""
         with self._lock:
-            self._db.execute("ATTACH ? AS other", (str(other),))
+            image = self._db.serialize()
+        write_whole(target, image)
+
+    def take_from(self, image: bytes) -> None:
+        """Take the calls of a ledger's copy: its replies where we have none, the money also of what both paid."""
+        with self._lock:
+            self._db.execute("ATTACH ':memory:' AS other")
+            self._db.deserialize(image, name="other")
             self._db.execute("BEGIN")
             # Two that are not copies of each other were paid each on its own; whichever stays here, both count once.
             paid = "'paid ' || key || ' ' || at || ' ' || seconds"
@@ -266,107 +262,81 @@ def _reply(db: sqlite3.Connection, key: str) -> Reply | None:
     return None if row is None else from_row(Reply, json.loads(row[0]))
 
 
-# --- copies -----------------------------------------------------------------------------------------------------------
+# --- the copy in the mirror -------------------------------------------------------------------------------------------
 
 
-def copy_ledger(ledger: Path, target: Path) -> bool:
-    """Copy a ledger that nobody holds; false while somebody does."""
-    here = _beside(ledger)
-    source = sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True, timeout=0, isolation_level=None)
+def copy_ledger(ledger: Path, target: Path) -> None:
+    """Copy a ledger that nobody holds; the stage that holds one copies it itself."""
+    with closing(sqlite3.connect(ledger, timeout=0, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN")
+            db.execute("SELECT count(*) FROM calls")  # takes the read lock, or fails
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+                return
+            raise OSError(f"{ledger} is no ledger: {error}") from None
+        image = db.serialize()
+    write_whole(target, image)
+
+
+def merge_ledger(copy: Path, ledger: Path) -> None:
+    """Take over what the mirror's copy knows: a machine that is new to a mirror must not pay for its calls again.
+
+    The ledger is one for all runs, so there may be one here already, of other runs.
+    """
     try:
-        source.execute("BEGIN")
-        source.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock or fails; backup itself would wait
-        _copy(source, here)
-        source.close()
-        _move_over(here, target)
-        return True
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            return False
-        raise OSError(str(error)) from None  # a full disk
-    except sqlite3.DatabaseError as error:
-        raise OSError(f"{ledger} is no ledger: {error}") from None
-    finally:
-        source.close()
-        here.unlink(missing_ok=True)
-
-
-def merge_ledger(other: Path, ledger: Path) -> None:
-    """Bring the calls of another copy into a ledger: a machine that is new to a mirror must not pay for them again."""
-    here = _beside(ledger)
-    try:
-        ledger.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(other, here)
+        batches, ours = copy.with_name(BATCHES), ledger.with_name(BATCHES)
+        if batches.is_file() and not ours.exists():
+            write_whole(ours, batches.read_bytes())
+        image = copy.read_bytes()
         if not ledger.exists():
-            os.replace(here, ledger)
+            write_whole(ledger, image)
             return
-        with Ledger(ledger, run="") as mine:
-            mine.take_from(here)
+        with Ledger(ledger, run="") as calls:
+            calls.take_from(image)
     except sqlite3.DatabaseError as error:
-        raise RunError(f"{other} is no ledger ({error}); mend the mirror, or go without it") from None
+        raise RunError(f"{copy} is no ledger ({error}); fix the mirror, or leave --mirror out") from None
     except OSError as error:
         raise RunError(
-            f"{other} cannot be read back ({error.strerror or error}); mend the mirror, or go without it"
+            f"{copy} cannot be read back ({error.strerror or error}); fix the mirror, or leave --mirror out"
         ) from None
-    finally:
-        here.unlink(missing_ok=True)
-
-
-def _beside(ledger: Path) -> Path:
-    return ledger.with_name(f".{ledger.name}.{os.getpid()}.{threading.get_ident()}.copy")
-
-
-def _copy(source: sqlite3.Connection, target: Path) -> None:
-    copy = sqlite3.connect(target)
-    try:
-        source.backup(copy)
-    except sqlite3.Error as error:
-        raise OSError(str(error)) from None
-    finally:
-        copy.close()
-
-
-def _move_over(here: Path, target: Path) -> None:
-    """Copy a file to another disk so that a reader there sees the old one or the new."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copyfile(here, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
 
 
 @contextmanager
-def of_ledger(calls: Any, every_seconds: float = 55.0) -> Iterator[None]:
-    """While a stage holds the ledger it alone can copy it to the mirror: at most every minute, and at the end."""
+def of_ledger(calls: Ledger, every_seconds: float = 55.0) -> Iterator[None]:
+    """Copy the ledger that a stage holds to $PLANTUNE_MIRROR: about every minute, and at the end."""
     mirror = os.environ.get("PLANTUNE_MIRROR")
+    if mirror is None:
+        yield
+        return
     ended = threading.Event()
 
     def copy_now_and_then() -> None:
-        while True:
+        last = False
+        while not last:
             last = ended.wait(every_seconds)
             try:
                 calls.backup(Path(mirror) / LEDGER)
-                if (batches := calls.path.with_name(BATCHES)).is_file():
-                    write_whole(Path(mirror) / BATCHES, batches.read_text(encoding="utf-8"))
-                else:
-                    (Path(mirror) / BATCHES).unlink(missing_ok=True)
-            except OSError as error:
+                _copy_batches(calls.path.with_name(BATCHES), Path(mirror) / BATCHES)
+            except (OSError, sqlite3.Error) as error:
                 print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
-            if last:
-                return
 
     copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
-    if mirror is not None:
-        copying.start()
+    copying.start()
     try:
         yield
     finally:
         ended.set()
-        if mirror is not None:
-            copying.join(_PATIENCE_SECONDS)
-            if copying.is_alive():
-                print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
+        copying.join(_PATIENCE_SECONDS)
+        if copying.is_alive():
+            print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
+
+
+def _copy_batches(batches: Path, target: Path) -> None:
+    if batches.is_file():
+        write_whole(target, batches.read_bytes())
+    else:
+        target.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from plantune_lite.runs.folder import LEDGER, home, read_manifest, summaries
 from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
-from plantune_lite.teacher.judge import Loop, teacher_judge
+from plantune_lite.teacher.judge import teacher_judge
 from plantune_lite.teacher.ledger import of_ledger
 from plantune_lite.train import curriculum, data, grpo, rewards, sft, trl_args
 from plantune_lite.types import Problem, RunError
@@ -188,13 +188,15 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
         yield None, lambda: 0.0
         return
+    from anyio.from_thread import start_blocking_portal  # anyio comes with google-genai
+
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
     path = home(job.run) / LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
-        with Loop() as loop, loop.opened(opened) as ask:
-            yield teacher_judge(ask, loop), lambda: round(calls.spent_usd - before, 6)
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
+            yield teacher_judge(ask, portal), lambda: round(calls.spent_usd - before, 6)
 
 
 # --- the student ------------------------------------------------------------------------------------------------------

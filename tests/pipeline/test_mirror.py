@@ -2,7 +2,10 @@ import asyncio
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -93,112 +96,78 @@ def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     assert read_manifest(tmp_path / "m" / "r")["stages"] == {}
 
 
-# --- several machines -------------------------------------------------------------------------------------------------
-
-
-def went_on(folder, session, *done, files=()):
-    """A session on some machine that ended with these stages done."""
-    for name in files:
-        write_whole(folder / name, f"{name} of {session}")
-    manifest = read_manifest(folder)
-    manifest["sessions"] = [*manifest.get("sessions", []), session]
-    manifest["stages"] = {
-        name: {"status": "done", "outputs": outputs_of(folder, (name,))} if name in done else {"status": "running"}
-        for name in ("distill", "sft")
-    }
-    write_manifest(folder, manifest)
+# --- the way back -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def machines(tmp_path):
-    """The run on machine A after distilling, on machine B, which trained it, and their mirror."""
-    here, there, drive = tmp_path / "a" / "r", tmp_path / "b" / "r", tmp_path / "drive"
-    write_manifest(here, {"format": 1, "id": "mine", "stages": {}})
-    went_on(here, "a1", "distill", files=("distill/plans.jsonl",))
-    write_whole(here / "merged" / "model.safetensors", "of A")
+def distilled(tmp_path):
+    """A run after distilling, and its mirror."""
+    here, drive = tmp_path / "a" / "r", tmp_path / "drive"
+    for name in ("distill/plans.jsonl", "merged/model.safetensors"):
+        write_whole(here / name, name)
+    done = {"status": "done", "outputs": outputs_of(here, ("distill", "merged"))}
+    write_manifest(here, {"format": 1, "id": "mine", "resumed": 1.0, "stages": {"distill": done}})
     mirrored(here, drive)
-    bring_back(drive, there)
-    went_on(there, "b1", "distill", "sft", files=("sft/adapter.safetensors",))
-    mirrored(there, drive)
-    return here, there, drive
+    return here, drive
 
 
-def test_what_another_machine_trained_is_brought_back_before_anything_is_mirrored(machines):
-    here, _, drive = machines
-    said = []
-    assert bring_back(drive, here, said.append) == 3 and "has come further" in said[0]
-    mirrored(here, drive)
-    for folder in (here, drive / "r"):
-        assert (folder / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors of b1"
-        assert read_manifest(folder)["sessions"] == ["a1", "b1"]
-    (old,) = (here / "old").iterdir()
-    assert names(old) == {"manifest.json", "distill/plans.jsonl", "merged/model.safetensors"}
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("half a li")])
+def test_a_missing_or_damaged_file_of_a_finished_stage_comes_back(distilled, damage):
+    here, drive = distilled
+    damage(here / "distill" / "plans.jsonl")
+    assert bring_back(drive, here) == 1
+    assert (here / "distill" / "plans.jsonl").read_text() == "distill/plans.jsonl"
 
 
-def test_a_checkpoint_of_an_unfinished_training_elsewhere_is_brought_back_too(machines):
-    here, there, drive = machines
-    went_on(there, "b2", "distill", files=("sft/checkpoint-7/trainer_state.json",))
-    mirrored(there, drive)
+def test_what_stood_in_the_place_of_a_restored_file_moves_to_old(distilled):
+    here, drive = distilled
+    (here / "distill" / "plans.jsonl").write_text("edited by hand")
     bring_back(drive, here)
-    assert (here / "sft" / "checkpoint-7" / "trainer_state.json").exists()
+    (old,) = (here / "old").iterdir()
+    assert (old / "distill" / "plans.jsonl").read_text() == "edited by hand"
 
 
-def test_a_run_that_went_on_in_two_places_is_refused_and_neither_is_overwritten(machines):
-    here, _, drive = machines
-    went_on(here, "a2", "distill", files=("distill/more.jsonl",))
-    with pytest.raises(RunError, match="went on apart from each other.*without --mirror.*move .* away"):
-        bring_back(drive, here)
-    said = []
-    mirrored(here, drive, said.append)
-    assert len(said) == 1 and "another machine has gone on with r there" in said[0]
-    assert (drive / "r" / "sft" / "adapter.safetensors").exists() and not (drive / "r" / "distill/more.jsonl").exists()
+def test_what_is_missing_or_damaged_in_the_mirror_too_is_left_for_the_run_to_make_again(distilled):
+    here, drive = distilled
+    (drive / "r" / "distill" / "plans.jsonl").write_text("half a li")
+    shutil.rmtree(here / "distill")
+    shutil.rmtree(here / "merged")
+    assert bring_back(drive, here) == 0
 
 
-def test_what_is_finished_here_alone_never_makes_way(machines):
-    here, _, drive = machines
-    manifest = read_manifest(here)
-    manifest["stages"]["corpus"] = {"status": "done", "outputs": {}}  # while the mirror was away
-    write_manifest(here, manifest)
-    with pytest.raises(RunError, match="went on apart"):
-        bring_back(drive, here)
-
-
-def test_without_marks_of_sessions_the_stages_that_are_done_say_who_is_ahead(machines):
-    here, there, drive = machines
-    for folder in (here, there, drive / "r"):
-        write_manifest(folder, {**read_manifest(folder), "sessions": []})
-    assert bring_back(drive, there) == 0 and bring_back(drive, here) == 3
-
-
-def test_what_is_made_anew_here_leaves_the_mirror_and_what_is_lost_here_comes_back(machines):
-    _, there, drive = machines
-    (there / "distill" / "plans.jsonl").unlink()
-    (there / "sft" / "adapter.safetensors").rename(there / "adapter.of.b1")  # as --again moves it to old/
-    went_on(there, "b2", "distill")
-    manifest = read_manifest(there)
-    manifest["stages"]["distill"] = read_manifest(drive / "r")["stages"]["distill"]
-    write_manifest(there, manifest)
-    assert bring_back(drive, there) == 1
-    mirrored(there, drive)
-    assert (there / "distill" / "plans.jsonl").read_text() == "distill/plans.jsonl of a1"
+def test_what_is_made_anew_here_leaves_the_mirror(distilled):
+    here, drive = distilled
+    write_whole(here / "sft" / "adapter.safetensors", "of the first training")
+    mirrored(here, drive)
+    assert (drive / "r" / "sft" / "adapter.safetensors").exists()
+    (here / "sft" / "adapter.safetensors").unlink()  # as --again moves it to old/
+    assert bring_back(drive, here) == 0
+    mirrored(here, drive)
     assert not (drive / "r" / "sft" / "adapter.safetensors").exists()
 
 
-def test_files_of_ones_own_stay_where_a_run_is_restored_and_half_a_run_makes_way(machines, tmp_path):
-    _, _, drive = machines
-    write_whole(tmp_path / "c" / "r" / "mine.csv", "mine")
-    write_whole(tmp_path / "c" / "r" / "sft" / "checkpoint-1" / "state", "half")
-    assert bring_back(drive, tmp_path / "c" / "r") == 3
-    assert (tmp_path / "c" / "r" / "mine.csv").exists() and not (tmp_path / "c/r/sft/checkpoint-1").exists()
-
-
-def test_a_mirror_that_cannot_be_read_back_leaves_what_is_here(machines):
-    here, _, drive = machines
-    (drive / "r" / "sft" / "adapter.safetensors").unlink()
-    before = names(here)
-    with pytest.raises(RunError, match="cannot be read back"):
+def test_a_mirror_that_is_ahead_of_the_run_is_refused(distilled):
+    here, drive = distilled
+    write_manifest(drive / "r", {**read_manifest(here), "resumed": 2.0})
+    with pytest.raises(RunError, match="is ahead of .*move .* away"):
         bring_back(drive, here)
-    assert {name for name in names(here) if not name.startswith(".")} == before
+
+
+def test_files_of_ones_own_stay_where_a_run_is_restored_and_half_a_run_makes_way(distilled, tmp_path):
+    _, drive = distilled
+    write_whole(tmp_path / "c" / "r" / "mine.csv", "mine")
+    write_whole(tmp_path / "c" / "r" / "distill" / "checkpoint-1" / "state", "half")
+    assert bring_back(drive, tmp_path / "c" / "r") == 2
+    assert (tmp_path / "c" / "r" / "mine.csv").exists() and not (tmp_path / "c/r/distill/checkpoint-1").exists()
+
+
+def test_a_mirror_that_cannot_be_read_back_leaves_what_is_here(distilled, tmp_path):
+    _, drive = distilled
+    (drive / "r" / "distill" / "plans.jsonl").unlink()
+    write_whole(tmp_path / "c" / "r" / "mine.csv", "mine")
+    with pytest.raises(RunError, match="cannot be read back"):
+        bring_back(drive, tmp_path / "c" / "r")
+    assert names(tmp_path / "c" / "r") == {"mine.csv"}
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -229,6 +198,16 @@ def test_the_ledger_is_copied_and_while_a_stage_holds_it_skipped_without_a_word(
     assert said == []
 
 
+def test_an_empty_machine_takes_the_ledger_over_and_pays_for_no_call_again(run, tmp_path):
+    ledger_with(run.parent / "calls.sqlite", "a", "b")
+    mirrored(run, tmp_path / "m")
+    shutil.rmtree(run.parent)
+    bring_back(tmp_path / "m", run)
+    assert replies_in(run.parent / "calls.sqlite", "a", "b") == ["a", "b"]
+    with Ledger(run.parent / "calls.sqlite", run="r") as ledger:
+        assert ledger.spent_usd == 1.0
+
+
 def test_a_machine_that_is_new_to_a_mirror_takes_its_calls_over_and_loses_none(run, tmp_path):
     ledger_with(tmp_path / "m" / "calls.sqlite", "a", "b", run="other")
     ledger_with(run.parent / "calls.sqlite", "b", "c")
@@ -248,6 +227,19 @@ def test_a_machine_that_is_new_to_a_mirror_knows_which_batches_are_under_way(run
     (run.parent / "batches.jsonl").write_text("ours\n")
     bring_back(tmp_path / "m", run)
     assert (run.parent / "batches.jsonl").read_text() == "ours\n"
+
+
+def test_a_ledger_that_a_kill_left_within_a_write_is_copied_as_it_was_before(run, tmp_path):
+    path = run.parent / "calls.sqlite"
+    ledger_with(path, "a")
+    write = "import os, sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None); "
+    write += "db.execute('PRAGMA cache_size = 1'); db.execute('BEGIN'); "
+    write += "[db.execute('INSERT INTO calls (key, reply) VALUES (?, ?)', (str(n), 'x' * 900)) for n in range(200)]; "
+    subprocess.run([sys.executable, "-c", write + "os._exit(9)", str(path)], check=False)
+    assert path.with_name("calls.sqlite-journal").stat().st_size
+    said = []
+    mirrored(run, tmp_path / "m", said.append)
+    assert said == [] and replies_in(tmp_path / "m" / "calls.sqlite", "a", "1") == ["a"]
 
 
 def test_taking_calls_over_twice_counts_no_money_twice(run, tmp_path):
@@ -314,8 +306,6 @@ def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_pat
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() != 0 or not shutil.which("mount"), reason="needs root and mount")
 def test_a_mirror_on_a_disk_that_is_really_full_is_a_warning(run, tmp_path):
-    import subprocess
-
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], check=False).returncode:

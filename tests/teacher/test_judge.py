@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,13 +11,18 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import GRPO, Distill
 from plantune_lite.runs.folder import LEDGER
 from plantune_lite.runs.job import Job
-from plantune_lite.teacher.judge import COMPARE, Loop, score_in, teacher_judge
+from plantune_lite.teacher.judge import COMPARE, score_in, teacher_judge
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.train import stage
 from plantune_lite.types import Reply
 
 QUESTION, REFERENCE, PLAN = "What is 2 + 3?", ("Add both numbers.",), ("Sum the two numbers.",)
+
+
+def judged(ask, questions, plans, references):
+    with start_blocking_portal() as portal:
+        return teacher_judge(ask, portal)(questions, plans, references)
 
 
 def said(score):
@@ -47,7 +53,7 @@ def test_no_reply_breaks_the_reading(text):
 
 def test_each_plan_gets_its_score_in_order_and_an_unreadable_one_none():
     plans = [PLAN, ("Bake a cake.",), ("Guess.",), PLAN]
-    assert teacher_judge(ask)([QUESTION] * 4, plans, [REFERENCE] * 4) == [0.75, None, 0, 0.75]
+    assert judged(ask, [QUESTION] * 4, plans, [REFERENCE] * 4) == [0.75, None, 0, 0.75]
 
 
 def test_the_same_comparison_is_asked_once_in_a_batch():
@@ -57,13 +63,13 @@ def test_the_same_comparison_is_asked_once_in_a_batch():
         asked.append(messages)
         return [Reply(text=said(1))]
 
-    teacher_judge(counting)([QUESTION] * 3, [PLAN] * 3, [REFERENCE] * 3)
+    judged(counting, [QUESTION] * 3, [PLAN] * 3, [REFERENCE] * 3)
     assert len(asked) == 1
 
 
 def test_a_judge_can_be_asked_where_a_loop_is_running_as_in_a_notebook():
     async def cell():
-        return teacher_judge(ask)([QUESTION], [PLAN], [REFERENCE])
+        return judged(ask, [QUESTION], [PLAN], [REFERENCE])
 
     assert asyncio.run(cell()) == [0.75]
 
@@ -75,7 +81,7 @@ def test_the_judge_sees_problem_reference_and_plan_and_that_a_plan_gives_no_orde
         shown.append(messages[-1]["content"])
         return [Reply(text=said(1))]
 
-    teacher_judge(looking)(["Why {x}?"], [PLAN], [REFERENCE])
+    judged(looking, ["Why {x}?"], [PLAN], [REFERENCE])
     assert all(text in shown[0] for text in ("Why {x}?", "1. Add both numbers.", "1. Sum the two numbers."))
     assert shown[0].startswith(COMPARE[:40]) and "never an instruction" in shown[0]
 
@@ -87,10 +93,10 @@ def test_a_teacher_is_paid_once_for_the_same_comparison_in_two_steps(tmp_path):
         asked.extend(prompts)
         return [[Reply(text=said(0.5))] for _ in prompts]
 
-    with Loop() as loop, Ledger(tmp_path / "calls.sqlite", run="judge") as ledger:
+    with start_blocking_portal() as portal, Ledger(tmp_path / "calls.sqlite", run="judge") as ledger:
         opening = open_teacher(Distill("self"), ledger, seed=0, generate=student, student="tiny")
-        with loop.opened(opening) as ask:
-            judge = teacher_judge(ask, loop)
+        with portal.wrap_async_context_manager(opening) as ask:
+            judge = teacher_judge(ask, portal)
             assert judge([QUESTION] * 2, [PLAN, ("Guess.",)], [REFERENCE] * 2) == [0.5, 0.5]
             assert judge([QUESTION] * 2, [PLAN, ("Guess.",)], [REFERENCE] * 2) == [0.5, 0.5]
             assert ask.stats.from_ledger == 2
@@ -125,23 +131,5 @@ def test_a_budget_used_up_is_an_error_and_no_failed_judge():
     async def broke(messages, sampling, schema):
         raise BudgetError("the next call may cost too much")
 
-    with Loop() as loop, pytest.raises(BudgetError):
-        teacher_judge(broke, loop)([QUESTION], [PLAN], [REFERENCE])
-
-
-def test_what_is_opened_in_a_loop_is_closed_there_and_told_what_went_wrong():
-    ended = []
-
-    class Opening:
-        async def __aenter__(self):
-            return asyncio.get_running_loop()
-
-        async def __aexit__(self, kind, error, trace):
-            ended.append((asyncio.get_running_loop(), kind))
-
-    with Loop() as loop:
-        with pytest.raises(KeyError), loop.opened(Opening()) as opened_in:
-            raise KeyError("x")
-        with loop.opened(Opening()) as again:
-            assert again is opened_in
-    assert ended == [(opened_in, KeyError), (opened_in, None)]
+    with pytest.raises(BudgetError):
+        judged(broke, [QUESTION], [PLAN], [REFERENCE])
