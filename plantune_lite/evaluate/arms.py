@@ -1,6 +1,6 @@
 """The arms of a study side by side: who answered how much of the same problems, and how sure a difference is.
 
-    beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))], seed=0) -> Beside(sentences, rows, ...)
+    beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))], seed=0) -> Standing(sentences, rows, ...)
 
 The untuned model at its best prompt is the first row, and "not better" is said first. Seeds are pooled in figures: a
 problem that several seeds have counts once, with the mean of their answers. Intervals and p values come from the
@@ -10,32 +10,38 @@ sentences say.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import metrics, results, stats
-from plantune_lite.evaluate.compare import ONE_TRAINING, Comparison
-from plantune_lite.evaluate.results import BASELINE, UNTUNED
-from plantune_lite.evaluate.stats import Estimate, p_text
-from plantune_lite.files import read_records
+from plantune_lite.evaluate.compare import (
+    ONE_TRAINING,
+    Comparison,
+    Standing,
+    corrected,
+    in_words,
+    notes_on,
+    reference_of,
+)
+from plantune_lite.evaluate.results import OF_A_RUN, UNTUNED
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.runs.folder import read_manifest
-from plantune_lite.types import Problem, Score
+from plantune_lite.types import Problem
 
-Key = tuple[int, str]  # the number of the seed, and the problem
+Runs = tuple[Path | None, ...]  # seed by seed, None where one failed
 _STAGES = ("sft", "cpl", "grpo")  # that train
-_TRAINED = (BASELINE, "control", "m1", "m2", "cpl", "grpo")  # a run's own model; the last of them that there is
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One variant: its runs, seed by seed, None where one failed; routed, the arm that answers each source."""
+    """One variant: its runs, or the name of the arm that answers each source."""
 
     name: str
-    runs: tuple[Path | None, ...] = ()
-    routes: Mapping[str, "Arm"] | None = None
+    runs: Runs = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,137 +58,125 @@ class Row:
     steps: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Beside:
-    """All arms of a study."""
+class _Key(NamedTuple):
+    """One problem as one seed asked it."""
 
-    sentences: tuple[str, ...]
-    rows: tuple[Row, ...]
-    comparisons: tuple[Comparison, ...]
-    notes: tuple[str, ...]
+    seed: int
+    source: str
+    problem: str  # its id and a digest of its text: an id alone may be another problem's in another seed
 
 
-class _Answers(NamedTuple):
+class _Asked(NamedTuple):
+    """One model of one run in one mode on one suite."""
+
+    seed: int
+    suite: str
+    model: str
+    mode: str
+    shares: dict[_Key, float]  # of the samples of each problem those that are right
+    caveats: tuple[str, ...]
+
+
+class _Pooled(NamedTuple):
+    """An arm's answers on one suite, over all seeds."""
+
     name: str
     mode: str
-    shares: dict[Key, float]
+    shares: dict[_Key, float]
 
-    def by_problem(self, among: set[Key] | None = None) -> dict[str, float]:
+    def by_problem(self, among: set[_Key] | None = None) -> dict[str, float]:
         """One value a problem: the mean over the seeds that have it."""
         found: dict[str, list[float]] = {}
-        for (number, problem), share in self.shares.items():
-            if among is None or (number, problem) in among:
-                found.setdefault(problem, []).append(share)
+        for key, share in self.shares.items():
+            if among is None or key in among:
+                found.setdefault(key.problem, []).append(share)
         return {problem: fmean(values) for problem, values in found.items()}
 
-    def by_seed(self, among: set[Key]) -> tuple[float, ...]:
+    def by_seed(self, among: set[_Key]) -> tuple[float, ...]:
         """One value a seed: the mean over the problems that it has."""
         found: dict[int, list[float]] = {}
-        for number, problem in sorted(among):
-            found.setdefault(number, []).append(self.shares[number, problem])
+        for key in sorted(among):
+            found.setdefault(key.seed, []).append(self.shares[key])
         return tuple(map(fmean, found.values()))
 
 
-def beside(arms: Sequence[Arm], *, seed: int = 0) -> Beside:
+def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
     """Compare the arms, suite by suite; the first is the one that the others are compared with."""
-    rows: list[Row] = []
-    found: list[Comparison] = []
+    read = {arm.name: list(_answers(arm)) for arm in arms}
     folders = {arm.name: [run for run in arm.runs if run] for arm in arms}
-    for suite in dict.fromkeys(suite for runs_of in folders.values() for run in runs_of for suite in _suites(run)):
-        untuned = _best_untuned(arms, suite)
-        tuned = [one for arm in arms if (one := _tuned(arm, suite)).shares]
-        for one in (*((untuned,) if untuned else ()), *tuned):
-            rows.append(_row(suite, one, folders.get(one.name, []), seed))
+    rows: list[Row] = []
+    comparisons: list[Comparison] = []
+    for suite in dict.fromkeys(one.suite for these in read.values() for one in these):
+        here = {name: [one for one in these if one.suite == suite] for name, these in read.items()}
+        untuned = _best_untuned(one for these in here.values() for one in these)
+        tuned = [one for one in _tuned(arms, here) if one.shares]
+        rows += [_row(suite, one, folders.get(one.name, []), seed) for one in (untuned, *tuned) if one]
         for place, one in enumerate(tuned):
-            references = [untuned, *tuned[: min(place, 1)]]
-            found += [
-                _compared(suite, one, other, other is untuned, seed)
-                for other in references
+            comparisons += [
+                _compared(suite, one, other, seed)
+                for other in (untuned, *tuned[: min(place, 1)])
                 if other and set(one.shares) & set(other.shares)  # a run that failed may have left nothing in common
             ]
-    corrected = stats.holm([one.p for one in found])
-    comparisons = tuple(replace(one, p=p) for one, p in zip(found, corrected, strict=True))
-    return Beside(
-        sentences=tuple(_sentences(comparisons)),
-        rows=tuple(rows),
-        comparisons=comparisons,
-        notes=tuple(_notes(arms, rows, comparisons)),
-    )
+    family = corrected(comparisons)
+    return Standing(tuple(_sentences(family)), tuple(rows), family, tuple(_notes(arms, read, rows, family)))
 
 
 # --- what was answered ------------------------------------------------------------------------------------------------
 
 
-def _suites(run: Path) -> Iterator[str]:
-    for path in sorted((run / "eval").glob("*.jsonl")):
-        yield path.stem.partition(".")[0]
+def _answers(arm: Arm) -> Iterator[_Asked]:
+    for seed, run in enumerate(arm.runs):
+        for one in results.answers([run]) if run else ():
+            keys = {id: _key(seed, problem) for id, problem in one.problems.items()}
+            shares = {keys.get(id, _Key(seed, "", id)): share for id, share in one.shares.items()}
+            yield _Asked(seed, one.suite, one.model, one.mode, shares, (*one.caveats, *one.unfinished))
 
 
-def _best_untuned(arms: Sequence[Arm], suite: str) -> _Answers | None:
-    """The untuned model at the prompt that does best over all seeds; all arms with these problems share it."""
-    modes: dict[str, dict[Key, float]] = {}
-    for arm in arms:
-        for number, run in enumerate(arm.runs):
-            if run and (path := run / "eval" / f"{suite}.{UNTUNED}.jsonl").is_file():
-                for mode, shares in _shares(run, path, suite, number).items():
-                    modes.setdefault(mode, {}).update(shares)
-    found = {mode: _Answers(UNTUNED, mode, shares) for mode, shares in modes.items()}
-    return found[metrics.best_mode({mode: one.by_problem() for mode, one in found.items()})] if found else None
-
-
-def _tuned(arm: Arm, suite: str) -> _Answers:
-    """What an arm's own model answered, over all seeds."""
-    if arm.routes is not None:
-        return _routed(arm, suite)
-    modes: list[str] = []
-    shares: dict[Key, float] = {}
-    for number, run in enumerate(arm.runs):
-        path = _own_answers(run, suite) if run else None
-        for mode, mine in (_shares(run, path, suite, number) if path else {}).items():
-            modes.append(mode)
-            shares.update(mine)
-    return _Answers(arm.name, modes[0] if modes else "", shares)
-
-
-def _routed(arm: Arm, suite: str) -> _Answers:
-    """Each problem answered by the arm of its source; a seed counts where all of them answered."""
-    shares: dict[Key, float] = {}
-    answers = {source: _tuned(one, suite) for source, one in arm.routes.items()}
-    for number in range(max(len(one.runs) for one in arm.routes.values())):
-        folders = [one.runs[number] for one in arm.routes.values()]
-        if all(folders):
-            problems = results.problems_of(folders[0], suite).values()
-            sources = {_key(problem): problem.source for problem in problems}
-            for problem, source in sources.items():
-                if source in answers and (number, problem) in answers[source].shares:
-                    shares[number, problem] = answers[source].shares[number, problem]
-    return _Answers(arm.name, next(iter(answers.values())).mode, shares)
-
-
-def _own_answers(run: Path, suite: str) -> Path | None:
-    there = [run / "eval" / f"{suite}.{model}.jsonl" for model in _TRAINED]
-    return next((path for path in reversed(there) if path.is_file()), None)
-
-
-def _shares(run: Path, path: Path, suite: str, number: int) -> dict[str, dict[Key, float]]:
-    """Mode -> problem -> the share of its samples that are right."""
-    by_id = results.problems_of(run, suite)
-    return {
-        mode: {(number, _key(by_id[id]) if id in by_id else id): share for id, share in metrics.shares(scores).items()}
-        for mode, scores in metrics.by_mode(read_records(Score, path)).items()
-    }
-
-
-def _key(problem: Problem) -> str:
-    """The same in every seed that has this problem; an id alone may be another problem's in another seed."""
+def _key(seed: int, problem: Problem) -> _Key:
     text = json.dumps([problem.question, problem.choices, problem.answer])
-    return f"{problem.id} {hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return _Key(seed, problem.source, f"{problem.id} {digest}")
+
+
+def _best_untuned(answers: Iterable[_Asked]) -> _Pooled | None:
+    """The untuned model at the prompt that does best over all seeds; all arms with these problems share it."""
+    modes: dict[str, _Pooled] = {}
+    for one in answers:
+        if one.model == UNTUNED:
+            modes.setdefault(one.mode, _Pooled(UNTUNED, one.mode, {})).shares.update(one.shares)
+    return modes[metrics.best_mode({mode: one.by_problem() for mode, one in modes.items()})] if modes else None
+
+
+def _tuned(arms: Sequence[Arm], answers: Mapping[str, Sequence[_Asked]]) -> Iterator[_Pooled]:
+    """What each arm's own model answered; of several models of a run the one trained last."""
+    found: dict[str, _Pooled] = {}
+    for arm in arms:
+        if arm.routes:
+            yield _routed(arm.name, {source: found[name] for source, name in arm.routes.items()})
+            continue
+        own = [one for one in answers[arm.name] if one.model in OF_A_RUN and one.model != UNTUNED]
+        last = {one.seed: one for one in sorted(own, key=lambda one: OF_A_RUN.index(one.model))}
+        shares = {key: share for one in last.values() for key, share in one.shares.items()}
+        found[arm.name] = _Pooled(arm.name, next((one.mode for one in last.values()), ""), shares)
+        yield found[arm.name]
+
+
+def _routed(name: str, answers: Mapping[str, _Pooled]) -> _Pooled:
+    """Each problem answered by the arm of its source; a seed counts where all of them answered."""
+    seeds = set.intersection(*({key.seed for key in one.shares} for one in answers.values()))
+    shares = {
+        key: share
+        for source, one in answers.items()
+        for key, share in one.shares.items()
+        if key.source == source and key.seed in seeds
+    }
+    return _Pooled(name, next(iter(answers.values())).mode, shares)
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def _row(suite: str, one: _Answers, folders: Sequence[Path], seed: int) -> Row:
+def _row(suite: str, one: _Pooled, folders: Sequence[Path], seed: int) -> Row:
     values = one.by_problem()
     by_seed = one.by_seed(set(one.shares))
     accuracy = stats.of_problems(list(values.values()), seed=seed)
@@ -212,7 +206,7 @@ def _span(counts: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _compared(suite: str, one: _Answers, other: _Answers, beside_untuned: bool, seed: int) -> Comparison:
+def _compared(suite: str, one: _Pooled, other: _Pooled, seed: int) -> Comparison:
     """Two arms on the problems, seed by seed, that both answered."""
     common = set(one.shares) & set(other.shares)
     ours, theirs = one.by_problem(common), other.by_problem(common)
@@ -220,6 +214,7 @@ def _compared(suite: str, one: _Answers, other: _Answers, beside_untuned: bool, 
     if len(ours_by_seed := one.by_seed(common)) > 1:
         differences = [our - their for our, their in zip(ours_by_seed, other.by_seed(common), strict=True)]
         paired = stats.over_trainings(paired, differences)
+    beside_untuned = other.name == UNTUNED
     return Comparison(
         suite=suite,
         model=one.name,
@@ -238,22 +233,13 @@ def _sentences(comparisons: Sequence[Comparison]) -> Iterator[str]:
     for beside_untuned in (True, False):
         some = [one for one in comparisons if one.beside_untuned == beside_untuned]
         for suite in dict.fromkeys(one.suite for one in some):
-            here = [one for one in some if one.suite == suite]
-            if alike := [one for one in here if one.verdict == "not better"]:
+            if alike := [one for one in some if one.suite == suite and one.verdict == "not better"]:
                 names = _listed([one.model for one in alike])
                 verb = "is" if len(alike) == 1 else "are"
-                yield f"{suite}: {names} {verb} not better than {_reference(alike[0])}{_trainings(alike)}"
+                yield f"{suite}: {names} {verb} not better than {reference_of(alike[0])}{_trainings(alike)}"
         for one in sorted(some, key=lambda one: one.verdict == "better"):
             if one.verdict != "not better":
-                yield (
-                    f"{one.suite}: {one.model} is {one.verdict} than {_reference(one)}: "
-                    f"{one.paired.difference.points()}, p {p_text(one.p)}, {one.paired.won} won, {one.paired.lost} lost"
-                    f"{_trainings([one])}"
-                )
-
-
-def _reference(one: Comparison) -> str:
-    return f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
+                yield f"{in_words(one)}{_trainings([one])}"
 
 
 def _trainings(comparisons: Sequence[Comparison]) -> str:
@@ -266,10 +252,13 @@ def _listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _notes(arms: Sequence[Arm], rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+def _notes(
+    arms: Sequence[Arm],
+    answers: Mapping[str, Sequence[_Asked]],
+    rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+) -> Iterator[str]:
     yield "The untuned model's prompt was chosen on these same problems, which favours it."
-    if len(comparisons) > 1:
-        yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     if any(len(row.by_seed) > 1 for row in rows):
         yield (
             "Intervals and p values are over trainings, one a seed (t); an arm's own interval is over problems where "
@@ -277,18 +266,15 @@ def _notes(arms: Sequence[Arm], rows: Sequence[Row], comparisons: Sequence[Compa
         )
     else:
         yield "One training each: --seeds 5 trains five."
-    for one in comparisons:
-        if one.paired.problems < one.asked:
-            common = f"{one.paired.problems} of {one.asked} problems in common"
-            yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
+    yield from notes_on(comparisons)
     for group in _same_rows(arms):
         yield f"{_listed(group)} learned from the same rows in the same way: what differs between them is chance."
     caveats: dict[str, list[str]] = {}
-    for arm in arms:
-        for caveat in dict.fromkeys(caveat for run in arm.runs if run for caveat in _caveats(run)):
-            caveats.setdefault(caveat, []).append(arm.name)
+    for name, these in answers.items():
+        for caveat in dict.fromkeys(caveat for one in these for caveat in one.caveats):
+            caveats.setdefault(caveat, []).append(name)
     for caveat, names in caveats.items():
-        yield f"{caveat} of {_listed(names)}."
+        yield f"{_listed(names)}: {caveat}."
 
 
 def _same_rows(arms: Sequence[Arm]) -> list[list[str]]:
@@ -306,12 +292,3 @@ def _learned(entries: Mapping[str, Any]) -> list[Any]:
     rows = entries["corpus"]["outputs"].get("corpus/train.jsonl")
     inputs = [entries[stage]["inputs"] for stage in _STAGES if stage in entries]
     return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
-
-
-def _caveats(run: Path) -> Iterator[str]:
-    for suite, known in results.known_of(run).items():
-        if shared := len(known["in_training"]):
-            words = f"{known['words']} words in a row"
-            yield f"{shared} of {known['problems']} problems of {suite} share {words} with the training rows"
-        if known["answered"] < known["problems"]:
-            yield f"Only {known['answered']} of {known['problems']} problems of {suite} were asked in time by the runs"

@@ -10,7 +10,7 @@ baseline, beside the untuned one, and with its own plan beside another problem's
     gsm8k: m1 is not better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -71,9 +71,15 @@ class Standing:
     """All rows, all comparisons, and what is to be known beside them; the sentences come first wherever it is shown."""
 
     sentences: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[Any, ...]  # Row, or of a study arms.Row
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
+
+    def suites(self) -> Iterator[tuple[str, list[Any], list[Comparison]]]:
+        """Yield each suite with its rows and its comparisons."""
+        for suite in dict.fromkeys(row.suite for row in self.rows):
+            rows = [row for row in self.rows if row.suite == suite]
+            yield suite, rows, [one for one in self.comparisons if one.suite == suite]
 
 
 def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
@@ -87,14 +93,19 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
         here = _in_order([one for one in answers if one.suite == suite])
         rows += [_row(one, seed) for one in here]
         found += [compared for one in here for compared in _comparisons(one, here, seed)]
-    corrected = stats.holm([compared.p for compared in found])
-    comparisons = tuple(replace(compared, p=p) for compared, p in zip(found, corrected, strict=True))
+    comparisons = corrected(found)
     unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in asked)
     sentences = (
         *_sentences(rows, comparisons, list(results.plan_uses(runs))),
         *(f"{suite}: not asked so far" for suite in unasked),
     )
     return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
+
+
+def corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Correct the p values of one table (Holm)."""
+    p_values = stats.holm([one.p for one in comparisons])
+    return tuple(replace(one, p=p) for one, p in zip(comparisons, p_values, strict=True))
 
 
 def _row(one: Answers, seed: int) -> Row:
@@ -214,19 +225,23 @@ def _sentences(
         here = sorted(
             (one for one in beside if one.suite == suite), key=lambda one: (one.verdict == "better", one.beside_untuned)
         )
-        yield from (_stands(one) for one in here if not _is(BASELINE, one.model))
+        yield from (f"{in_words(one)}{_but(one.caveats)}" for one in here if not _is(BASELINE, one.model))
         for _, model, use in (one for one in uses if one[0] == suite):
             does = "uses its plan" if use["p"] < _SIGNIFICANT else "is not shown to use its plan"
             figures = _figures(Estimate(**use["difference"]), use["p"], use["won"], use["lost"])
             yield f"{suite}: {model} {does}: its own rather than another problem's is worth {figures}"
-        yield from (_stands(one) for one in here if _is(BASELINE, one.model))
+        yield from (f"{in_words(one)}{_but(one.caveats)}" for one in here if _is(BASELINE, one.model))
 
 
-def _stands(one: Comparison) -> str:
-    at = f" at its best prompt ({one.reference_mode})" if one.beside_untuned else ""
+def in_words(one: Comparison) -> str:
+    """Say who is better than whom, and by how much."""
     figures = _figures(one.paired.difference, one.p, one.paired.won, one.paired.lost)
-    verdict = f"{named(one.model, one.mode)} is {one.verdict} than {one.reference}{at}"
-    return f"{one.suite}: {verdict}: {figures}{_but(one.caveats)}"
+    return f"{one.suite}: {named(one.model, one.mode)} is {one.verdict} than {reference_of(one)}: {figures}"
+
+
+def reference_of(one: Comparison) -> str:
+    """Name what a comparison is with; the untuned model with its prompt."""
+    return f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
 
 
 def _figures(difference: Estimate, p: float, won: int, lost: int) -> str:
@@ -272,6 +287,11 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
             f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "
             "the answer that most of them gave."
         )
+    yield from notes_on(comparisons)
+
+
+def notes_on(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield what the comparisons of a table must not be read without."""
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:
@@ -280,6 +300,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
             yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
 
 
+Lines = Callable[[Sequence[Any]], tuple[list[str], list[list[str]]]]  # rows -> columns and cells
 COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
@@ -317,22 +338,22 @@ def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]
     ]
 
 
-def standing_text(found: Standing, *, width: int | None = None) -> str:
-    """For a terminal."""
+def standing_text(found: Standing, *, lines: Lines = row_table, width: int | None = None) -> str:
+    """Render for a terminal; `lines` makes a table of the rows of a suite."""
     parts = ["\n".join(found.sentences)] if found.sentences else []
-    for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts.append(table(suite, *row_table([row for row in found.rows if row.suite == suite]), width=width))
-        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+    for suite, rows, comparisons in found.suites():
+        parts.append(table(suite, *lines(rows), width=width))
+        if comparisons:
             parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
     return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
 
 
-def standing_markdown(found: Standing) -> str:
-    """For a card or a report."""
+def standing_markdown(found: Standing, *, lines: Lines = row_table) -> str:
+    """Render for a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
-    for suite in dict.fromkeys(row.suite for row in found.rows):
-        parts += [f"### {suite}", markdown_table(*row_table([row for row in found.rows if row.suite == suite]))]
-        if comparisons := [one for one in found.comparisons if one.suite == suite]:
+    for suite, rows, comparisons in found.suites():
+        parts += [f"## {suite}", markdown_table(*lines(rows))]
+        if comparisons:
             parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"
 

@@ -78,11 +78,10 @@ def intervene(
         )
         show(why, True)
         return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
-    partner = _partners(own, seed)
     given = {
         "own": own,
         "none": dict.fromkeys(own, ()),
-        "swapped": {id: own[partner[id]] for id in own},
+        "swapped": {id: own[other] for id, other in _partners(own, seed).items()},
         "reference": _known(references, [by_id[id] for id in own]),
         "dropped": {id: _without_one(plan, id, seed) for id, plan in own.items() if len(plan) > 1},
     }
@@ -111,8 +110,6 @@ def intervene(
         },
         "own_minus": _own_minus(shares, seed),
         **_planned_anyway(rows.get("none")),
-        "swapped_alike": round(fmean(_alike(own[id], own[partner[id]]) for id in own), 3),
-        **_agreement(own, partner, scores, seed),
     }
     found["line"] = line(found)
     show(found["line"], True)
@@ -189,7 +186,7 @@ def _partners(own: Mapping[str, Plan], seed: int) -> dict[str, str]:
 
 
 def _alike(one: Plan, other: Plan) -> float:
-    ours, theirs = _words(" ".join(one)), _words(" ".join(other))
+    ours, theirs = set(words(" ".join(one))), set(words(" ".join(other)))
     return len(ours & theirs) / max(1, len(ours | theirs))
 
 
@@ -202,36 +199,3 @@ def _own_minus(shares: Mapping[str, Mapping[str, float]], seed: int) -> dict[str
             found[name] = stats.paired(mine, list(right.values()), seed=seed)
     corrected = stats.holm([compared.p for compared in found.values()])
     return {name: {**asdict(compared), "p": p} for (name, compared), p in zip(found.items(), corrected, strict=True)}
-
-
-# --- agreement --------------------------------------------------------------------------------------------------------
-
-_SENTENCE = re.compile(r"\n+|(?<=[.!?;])\s+(?=[A-Z])")
-
-
-def agreement(plan: Plan, execution: str) -> float:
-    """The share of a plan's steps to which a step of the execution can be matched by its words and operations."""
-    carried_out = [told for part in _SENTENCE.split(execution) if (told := _words(part))]
-    return fmean(any(_matches(_words(step), told) for told in carried_out) for step in plan)
-
-
-def _matches(step: frozenset[str], carried_out: frozenset[str]) -> bool:
-    fewer = min(len(step), len(carried_out))
-    return fewer > 0 and len(step & carried_out) >= max(min(2, fewer), fewer / 2)
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(words(text))
-
-
-def _agreement(
-    own: Mapping[str, Plan], partner: Mapping[str, str], scores: Sequence[Score], seed: int
-) -> dict[str, Any]:
-    """Agreement of plans with their own executions, and with another problem's: what chance and habit alone give."""
-    executed = {one.problem_id: one.text.rpartition(CLOSE)[2] for one in scores if one.sample == 0}
-    mine = [agreement(plan, executed[id]) for id, plan in own.items()]
-    others = [agreement(plan, executed[partner[id]]) for id, plan in own.items()]
-    return {
-        "agreement": asdict(stats.mean(mine, seed=seed)),
-        "agreement_by_chance": asdict(stats.mean(others, seed=seed)),
-    }

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -36,7 +37,6 @@ class Planned:
     """One run of a study, and what is to be done for it."""
 
     variant: Variant
-    number: int  # of the seed
     folder: Path
     recipe: Recipe
     done: tuple[str, ...]
@@ -79,16 +79,13 @@ def run_study(
 
     parent = runner.folder_of(asked, to)
     folder = parent / "ablate" / what
+    kept = mirror and mirror.resolve() / parent.name / "ablate" / what
     planning = partial(plan_study, what, asked, seeds=seeds, to=to, stages=stages)
-    planning(say=_nobody)  # what cannot be is refused before anything is written
+    planning(say=lambda line: None)  # what cannot be is refused before anything is written
     with locked(folder / ".lock"):
-        count = bring_back(mirror.resolve(), parent) if mirror else 0
+        if kept and (count := bring_back(mirror.resolve(), parent) + _bring_back_variants(kept, folder)):
+            tell(f"restored {count} files from {mirror}")
         asked_for, planned = planning(say=tell)
-        if mirror:
-            count += sum(bring_back(_mirror_of(mirror, parent, what), one.folder) for one in planned)
-            if count:
-                tell(f"restored {count} files from {mirror}")
-            asked_for, planned = planning(say=_nobody)
         _refuse_without_key(planned)
         tell(study_cost(asked_for, planned))
         failed = {}
@@ -98,25 +95,29 @@ def run_study(
                 continue
             tell(f"\n({place} of {len(planned)}) {one.name}: {one.variant.tests}")
             try:
-                _run(one, parent, what, mirror, stages, tell, stream)
+                _take_over(one, parent, stages, tell)
+                runner.run(one.recipe, to=one.folder, mirror=kept, stages=stages, say=tell, stream=stream)
             except PlantuneError as error:
                 failed[one.name] = str(error)
                 tell(f"{one.name} failed: {error}")
         if len(failed) == len(planned):
             reasons = "\n".join(f"  {name}: {why}" for name, why in failed.items())
             raise RunError(f"no variant of the study {what} came to its end:\n{reasons}")
-        unprobed = {}
-        if asked_for.probed:
-            unprobed = probes.probe_all([one.folder for one in planned if one.name not in failed], tell)
-        found = _found(asked_for, planned, failed, unprobed, asked, seeds, command, folder)
+        all_arms = list(_arms(asked_for, planned, failed))
+        found = page.Found(
+            study=asked_for,
+            folder=folder,
+            recipe=asked.name,
+            command=command,
+            seeds=seeds,
+            beside=arms.beside(all_arms, seed=asked.seed),
+            failed=failed,
+        )
+        found = _with_more_columns(found, {arm.name: arm.runs for arm in all_arms}, tell)
         for file in page.write(found):
-            if mirror:
-                _copy(file, _mirror_of(mirror, parent, what), tell)
+            if kept:
+                _copy(file, kept, tell)
     return found
-
-
-def _nobody(line: str) -> None:
-    """Who is told nothing."""
 
 
 def plan_study(
@@ -128,7 +129,7 @@ def plan_study(
     stages: Sequence[Stage] = OF_A_VARIANT,
     say: Callable[[str], None] = print,
 ) -> tuple[Study, list[Planned]]:
-    """The study, and what each of its runs still has to do; refused where a folder holds another run."""
+    """Plan a study: what each of its runs still has to do; refused where a folder holds another run."""
     parent = runner.folder_of(asked, to)
     wanted = runner.with_teacher(asked, os.environ, read_manifest(parent), say)
     asked_for = study(what, wanted)
@@ -140,14 +141,13 @@ def plan_study(
     for donor in reversed(reuse.donors(parent)):
         there.update(dict.fromkeys(reuse.finished(donor), donor.name))
     planned = []
-    for number in range(seeds):
-        for variant in asked_for.variants:
-            if not variant.routes:
-                folder = parent / "ablate" / what / (f"{variant.name}-s{number}" if number else variant.name)
-                settings = [one for one in variant.settings if not (older and one == SAME_ROWS)]
-                recipe = override(wanted, ["evaluate.baseline=false", *settings])
-                one = _planned(variant, number, folder, replace(recipe, seed=wanted.seed + number), stages, there)
-                planned.append(one)
+    for number, variant in product(range(seeds), asked_for.variants):
+        if not variant.routes:
+            folder = parent / "ablate" / what / (f"{variant.name}-s{number}" if number else variant.name)
+            settings = [one for one in variant.settings if not (older and one == SAME_ROWS)]
+            recipe = override(wanted, ["evaluate.baseline=false", *settings])
+            recipe = replace(recipe, seed=wanted.seed + number)
+            planned.append(_planned(variant, folder, recipe, stages, there))
     return asked_for, planned
 
 
@@ -158,12 +158,7 @@ def _has_arms_with_rows_of_their_own(folder: Path) -> bool:
 
 
 def _planned(
-    variant: Variant,
-    number: int,
-    folder: Path,
-    recipe: Recipe,
-    stages: Sequence[Stage],
-    there: dict[tuple[str, str], str],
+    variant: Variant, folder: Path, recipe: Recipe, stages: Sequence[Stage], there: dict[tuple[str, str], str]
 ) -> Planned:
     """What is done, what somebody else has done or will have by then, and the rest; adds what will be to `there`."""
     made = reuse.prints(recipe, stages)
@@ -183,19 +178,11 @@ def _planned(
         else:
             to_do.append(stage.name)
         there.setdefault(key, folder.name)
-    return Planned(
-        variant=variant,
-        number=number,
-        folder=folder,
-        recipe=recipe,
-        done=tuple(done),
-        shared=shared,
-        to_do=tuple(to_do),
-    )
+    return Planned(variant=variant, folder=folder, recipe=recipe, done=tuple(done), shared=shared, to_do=tuple(to_do))
 
 
 def study_cost(asked: Study, planned: Sequence[Planned]) -> str:
-    """What a study will do, before it does it."""
+    """Say what a study will do, before it does it."""
     lines = [(one.name, " ".join(one.to_do) or "nothing", _taken(one), one.variant.tests) for one in planned]
     to_do = sum(len(one.to_do) for one in planned)
     title = f"{asked.what}: {asked.asks} {len(planned)} runs, {to_do} stages to do"
@@ -222,28 +209,19 @@ def _refuse_without_key(planned: Sequence[Planned]) -> None:
 # --- doing it ---------------------------------------------------------------------------------------------------------
 
 
-def _run(
-    one: Planned,
-    parent: Path,
-    what: str,
-    mirror: Path | None,
-    stages: Sequence[Stage],
-    say: Callable[[str], None],
-    stream: TextIO | None,
-) -> None:
+def _bring_back_variants(kept: Path, folder: Path) -> int:
+    """Restore what a mirror has of a study; the number of files."""
+    return sum(bring_back(kept, folder / manifest.parent.name) for manifest in sorted(kept.glob("*/manifest.json")))
+
+
+def _take_over(one: Planned, parent: Path, stages: Sequence[Stage], say: Callable[[str], None]) -> None:
+    """Copy what the run or another variant has done already."""
     with locked(one.folder / ".lock"):
         others = reuse.donors(parent, apart_from=one.folder)
         taken = reuse.take(one.folder, one.recipe, others, stages, runner.versions())
     for donor in dict.fromkeys(taken.values()):
         names = ", ".join(stage for stage, whose in taken.items() if whose == donor)
         say(f"taken over from {donor.name}: {names}")
-    own = None if mirror is None else _mirror_of(mirror, parent, what)
-    runner.run(one.recipe, to=one.folder, mirror=own, stages=stages, say=say, stream=stream)
-
-
-def _mirror_of(mirror: Path, parent: Path, what: str) -> Path:
-    """Where the mirror keeps a study's runs: as they lie here."""
-    return mirror.resolve() / parent.name / "ablate" / what
 
 
 def _copy(file: Path, folder: Path, say: Callable[[str], None]) -> None:
@@ -253,43 +231,22 @@ def _copy(file: Path, folder: Path, say: Callable[[str], None]) -> None:
         say(f"warning: {file.name} cannot be copied to {folder} ({error.strerror})")
 
 
-def _found(
-    asked_for: Study,
-    planned: Sequence[Planned],
-    failed: Mapping[str, str],
-    unprobed: Mapping[str, str],
-    asked: Recipe,
-    seeds: int,
-    command: str,
-    folder: Path,
-) -> page.Found:
-    all_arms = list(_arms(asked_for, planned, failed))
-    runs = {arm.name: arm.runs for arm in all_arms}
-    of_plans = asked_for.what in ("filter", "threshold")
-    return page.Found(
-        study=asked_for,
-        folder=folder,
-        recipe=asked.name,
-        command=command,
-        seeds=seeds,
-        beside=arms.beside(all_arms, seed=asked.seed),
-        failed=failed,
-        learning=learning_curve.learning(runs) if asked_for.what == "reward" else {},
-        figures=plan_diversity.diversity(runs) if of_plans else probes.columns(runs) if asked_for.probed else {},
-        remarks=(
-            *(plan_diversity.older_choice(runs) if of_plans else ()),
-            *(f"{run} could not be probed: {why}" for run, why in unprobed.items()),
-        ),
-    )
-
-
 def _arms(asked_for: Study, planned: Sequence[Planned], failed: Mapping[str, str]) -> Iterator[arms.Arm]:
-    ran: dict[str, arms.Arm] = {}
     for variant in asked_for.variants:
-        if not variant.routes:
-            mine = [one for one in planned if one.variant is variant]
-            folders = tuple(None if one.name in failed else one.folder for one in mine)
-            ran[variant.name] = arms.Arm(variant.name, folders)
-            yield ran[variant.name]
-        else:
-            yield arms.Arm(variant.name, routes={source: ran[name] for source, name in variant.routes.items()})
+        mine = [one for one in planned if one.variant is variant]
+        runs = tuple(None if one.name in failed else one.folder for one in mine)
+        yield arms.Arm(variant.name, runs, variant.routes)
+
+
+def _with_more_columns(found: page.Found, runs: Mapping[str, arms.Runs], say: Callable[[str], None]) -> page.Found:
+    """Add what this study's table shows besides right answers."""
+    if found.study.what == "reward":
+        return replace(found, learning=learning_curve.learning(runs))
+    if found.study.what in ("filter", "threshold"):
+        older = tuple(plan_diversity.older_choice(runs))
+        return replace(found, figures=plan_diversity.diversity(runs), remarks=older)
+    if found.study.probed:
+        failed = probes.probe_all([run for seeds in runs.values() for run in seeds if run], say)
+        remarks = tuple(f"{run} could not be probed: {why}" for run, why in failed.items())
+        return replace(found, figures=probes.columns(runs), remarks=remarks)
+    return found

@@ -8,7 +8,7 @@ are compared with. A recipe that a study cannot be made of is refused in a sente
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -48,59 +48,49 @@ class Study:
 
 class _Row(NamedTuple):
     asks: str
-    variants: Callable[[Recipe], Iterator[Variant]]
-    notes: Callable[[Recipe], Iterator[str]]
+    of: Callable[[Recipe], tuple[list[Variant], list[str]]]  # the variants of a recipe, and the notes
     probed: bool = False
 
 
 def study(what: str, recipe: Recipe) -> Study:
-    """The study of that name for this recipe."""
+    """Make the study of that name for this recipe."""
     if what not in STUDIES:
         raise RecipeError(f"no study {what!r}{nearest(what, STUDIES)}")
     row = STUDIES[what]
-    variants, notes = tuple(row.variants(recipe)), tuple(row.notes(recipe))
-    return Study(what=what, asks=row.asks, variants=variants, notes=notes, probed=row.probed)
-
-
-def _nothing(recipe: Recipe) -> Iterator[str]:
-    yield from ()
+    if recipe.sft is None and what not in ("reward", "preference"):
+        raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
+    variants, notes = row.of(recipe)
+    return Study(what=what, asks=row.asks, variants=tuple(variants), notes=tuple(notes), probed=row.probed)
 
 
 # --- filter and threshold ---------------------------------------------------------------------------------------------
 
+# "none is better" would be read as its opposite, hence the name.
+_UNFILTERED = Variant("unfiltered", ("corpus.filter=none",), "every plan that was carried out, right or wrong")
+_BY_SCORE = Variant("plan", ("corpus.filter=plan",), "plans that the verifier gave enough points")
+_BY_ANSWER = Variant("answer", ("corpus.filter=answer",), "plans that led to the right answer")
+_BY_BOTH = Variant("both", ("corpus.filter=both",), "plans with enough points that led to the right answer")
 
-def _filters(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "filter")
-    scored = recipe.distill.teacher != "worked" and recipe.distill.min_score is not None
-    if scored and not _has_low_scores(recipe):
+
+def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
+    if recipe.distill.teacher == "worked":
+        note = (
+            "Nobody scored these plans (distill.teacher='worked'), so there is no variant plan and none both; "
+            "another distill.teacher scores them."
+        )
+        return [_UNFILTERED, _BY_ANSWER], [note]
+    if recipe.distill.min_score is None:
+        return [_UNFILTERED, _BY_ANSWER], _first_notes(recipe)
+    if not _has_low_scores(recipe):
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
             "that lets them through has nothing to let through. Set distill.execute=all (what the ledger holds is not "
             "asked again)"
         )
-    about = {
-        "none": "every plan that was carried out, right or wrong",
-        "plan": "plans that the verifier gave enough points",
-        "answer": "plans that led to the right answer",
-        "both": "plans with enough points that led to the right answer",
-    }
-    for name, words in about.items():
-        if scored or name in ("none", "answer"):
-            # "none is better" would be read as its opposite.
-            yield Variant("unfiltered" if name == "none" else name, (f"corpus.filter={name}",), words)
+    return [_UNFILTERED, _BY_SCORE, _BY_ANSWER, _BY_BOTH], _first_notes(recipe)
 
 
-def _filter_notes(recipe: Recipe) -> Iterator[str]:
-    if recipe.distill.teacher == "worked":
-        yield (
-            "Nobody scored these plans (distill.teacher='worked'), so there is no variant plan and none both; "
-            "another distill.teacher scores them."
-        )
-    yield from _first_notes(recipe)
-
-
-def _thresholds(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "threshold")
+def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.distill.teacher == "worked":
         raise RecipeError(
             "distill.teacher is 'worked', whose plans nobody scored, so there is no threshold to raise: set "
@@ -108,65 +98,59 @@ def _thresholds(recipe: Recipe) -> Iterator[Variant]:
         )
     if recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
-    least = _threshold(recipe)
+    least = recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
     if least >= _THRESHOLDS[-1]:
         raise RecipeError(
             f"the threshold is {least} already, and a verifier is asked for {_THRESHOLDS[-1]} points at most: set "
             "distill.min_score=80, which the study raises"
         )
-    yield Variant(f"{least}", (f"corpus.min_score={least}",), "the recipe's own threshold")
-    for score in _THRESHOLDS:
-        if score > least:
-            yield Variant(f"{score}", (f"corpus.min_score={score}",), f"plans with {score} points or more")
+    scores = [least, *(score for score in _THRESHOLDS if score > least)]
+    variants = [
+        Variant(f"{score}", (f"corpus.min_score={score}",), f"plans with {score} points or more") for score in scores
+    ]
+    notes = [
+        f"Raising a threshold asks nobody; one below {recipe.distill.min_score} would ask the teacher for more plans."
+    ]
     if _has_low_scores(recipe):
         rest = "answer" if recipe.corpus.filter == "both" else "none"
-        yield Variant("unfiltered", (f"corpus.filter={rest}",), "plans with any score, chosen by sample number")
-
-
-def _has_low_scores(recipe: Recipe) -> bool:
-    """Whether plans with a low score came out of distillation as training rows."""
-    return recipe.distill.execute == "all" or recipe.sft.target == "plan"
-
-
-def _threshold(recipe: Recipe) -> int:
-    return recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
-
-
-def _threshold_notes(recipe: Recipe) -> Iterator[str]:
-    yield f"Raising a threshold asks nobody; one below {recipe.distill.min_score} would ask the teacher for more plans."
-    if not _has_low_scores(recipe):
-        yield (
+        variants.append(Variant("unfiltered", (f"corpus.filter={rest}",), "plans with any score, by sample number"))
+    else:
+        notes.append(
             f"There is no variant unfiltered: distill.execute={recipe.distill.execute!r} carries out no plan with "
             "a low score; distill.execute=all carries out all."
         )
-    yield from _first_notes(recipe)
+    return variants, [*notes, *_first_notes(recipe)]
 
 
-def _first_notes(recipe: Recipe) -> Iterator[str]:
-    if recipe.distill.keep == "first" and recipe.distill.teacher != "worked":
-        yield (
-            f"distill.keep='first' stops at the first plan with {recipe.distill.min_score} points and the right "
-            "answer, so there is little to choose from; distill.keep=best makes all distill.plans of them."
-        )
+def _has_low_scores(recipe: Recipe) -> bool:
+    """Tell whether plans with a low score came out of distillation as training rows."""
+    return recipe.distill.execute == "all" or recipe.sft.target == "plan"
+
+
+def _first_notes(recipe: Recipe) -> list[str]:
+    if recipe.distill.keep != "first":
+        return []
+    return [
+        f"distill.keep='first' stops at the first plan with {recipe.distill.min_score} points and the right "
+        "answer, so there is little to choose from; distill.keep=best makes all distill.plans of them."
+    ]
 
 
 # --- target and reward ------------------------------------------------------------------------------------------------
 
 
-def _targets(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "target")
-    arms = {
-        "baseline": ("solution", "dataset", "the data set's own solutions, no plans"),
-        "control": ("solution", "teacher", "the teacher's solutions without the plans they follow"),
-        "m1": ("plan+solution", "teacher", "the plan, then the solution that follows it"),
-        "m2": ("plan", "teacher", "the plan alone, which the untuned model carries out"),
-    }
-    for name, (target, solutions, words) in arms.items():
-        alone = ("cpl=none", "grpo=none")
-        yield Variant(name, (*alone, SAME_ROWS, f"sft.target={target}", f"sft.solutions={solutions}"), words)
+def _target(recipe: Recipe) -> tuple[list[Variant], list[str]]:
+    alike = ("cpl=none", "grpo=none", SAME_ROWS)
+    own, taught = (*alike, "sft.solutions=dataset"), (*alike, "sft.solutions=teacher")
+    return [
+        Variant("baseline", (*own, "sft.target=solution"), "the data set's own solutions, no plans"),
+        Variant("control", (*taught, "sft.target=solution"), "the teacher's solutions without the plans they follow"),
+        Variant("m1", (*taught, "sft.target=plan+solution"), "the plan, then the solution that follows it"),
+        Variant("m2", (*taught, "sft.target=plan"), "the plan alone, which the untuned model carries out"),
+    ], []
 
 
-def _rewards(recipe: Recipe) -> Iterator[Variant]:
+def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.grpo is None:
         raise RecipeError("this recipe has no grpo, whose rewards the study compares: add grpo=default")
     if recipe.sft and recipe.sft.target != "plan+solution":
@@ -175,43 +159,26 @@ def _rewards(recipe: Recipe) -> Iterator[Variant]:
         )
     # All arms pay 2 for a right answer and at most 1 for a plan; whatever else a reward would add is left out of each.
     weights = recipe.grpo.weights | {"plan_shape": 0, "spoiler_penalty": 0, "guided": 2}
-    alone = f"grpo.weights={json.dumps(weights)}"
-    words = (alone, "grpo.judge=alignment")
-    yield Variant("answer", (*words, "grpo.reward=answer"), "right answers alone")
-    yield Variant(
-        "alignment",
-        (*words, "grpo.reward=answer+plan"),
-        f"right answers, and plans like the reference by {'an embedding' if recipe.grpo.embedder else 'their words'}",
-    )
-    if _can_judge(recipe):
-        yield Variant(
-            "teacher",
-            (alone, "grpo.reward=answer+plan", "grpo.judge=teacher"),
-            "right answers, and plans like the reference by the teacher's judgement",
-        )
+    alike = f"grpo.weights={json.dumps(weights)}"
+    words = (alike, "grpo.judge=alignment")
     plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
-    shape = (f"grpo.plans={plans}", f"grpo.continuations={continuations}")
-    worth = ("grpo.plan_weight=0.5", "grpo.structure_weight=0", "grpo.length_weight=0")
-    yield Variant(
-        "guided",
-        (*words, *shape, *worth, "grpo.reward=guided"),
-        f"right answers, and plans that lead to them: {plans} plans, each carried out {continuations} times",
-    )
-
-
-def _can_judge(recipe: Recipe) -> bool:
-    return recipe.distill.teacher not in ("worked", "self")
-
-
-def _reward_notes(recipe: Recipe) -> Iterator[str]:
-    if not _can_judge(recipe):
-        yield (
-            f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} is nobody who could judge plans."
-        )
-    yield (
+    guided = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
+    guided += ("grpo.structure_weight=0", "grpo.length_weight=0", "grpo.reward=guided")
+    variants = [
+        Variant("answer", (*words, "grpo.reward=answer"), "right answers alone"),
+        Variant("alignment", (*words, "grpo.reward=answer+plan"), "right answers, and plans like the reference"),
+        Variant("guided", (*words, *guided), "right answers, and plans that lead to them when carried out"),
+    ]
+    notes = [
         "Each variant pays 2 for a right answer and at most 1 for its plan. What a reward adds to that elsewhere is "
         "left out: the shape and spoilers of a plan, and PTA-GRPO's terms for form and length."
-    )
+    ]
+    if recipe.distill.teacher in ("worked", "self"):
+        notes.append(f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} cannot judge plans.")
+    else:
+        judged = (alike, "grpo.reward=answer+plan", "grpo.judge=teacher")
+        variants.insert(2, Variant("teacher", judged, "the same, judged by the teacher"))
+    return variants, notes
 
 
 def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]:
@@ -225,59 +192,63 @@ def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]
 # --- preference -------------------------------------------------------------------------------------------------------
 
 
-def _preferences(recipe: Recipe) -> Iterator[Variant]:
+def _preference(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.cpl is None:
         raise RecipeError(
             "this recipe has no cpl, and the study preference compares what can be learned from its search: add "
             "cpl=default, and say cpl.questions=24 cpl.iterations=8 to keep the search short"
         )
-    ways = {
-        "sft": ("none", 0.0, "right paths alone, imitated"),
-        "instance-dpo": ("answers", 0.0, "then whole answers, right ones preferred to wrong ones"),
-        "step-dpo": ("steps", 0.0, "then single steps, those that lead to right answers preferred"),
-        "step-apo": (
-            "steps",
-            recipe.cpl.alpha or 1.0,
-            "the same, preferred by as much as the search found them better",
-        ),
-    }
-    for name, (pairs, alpha, words) in ways.items():
-        once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
-        yield Variant(name, (*once, f"cpl.pairs={pairs}", f"cpl.alpha={alpha:g}"), words)
-
-
-def _preference_notes(recipe: Recipe) -> Iterator[str]:
-    yield (
+    once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
+    dpo, apo = (*once, "cpl.alpha=0"), (*once, f"cpl.alpha={recipe.cpl.alpha or 1.0:g}")
+    variants = [
+        Variant("sft", (*dpo, "cpl.pairs=none"), "right paths alone, imitated"),
+        Variant("instance-dpo", (*dpo, "cpl.pairs=answers"), "then whole answers, right ones preferred"),
+        Variant("step-dpo", (*dpo, "cpl.pairs=steps"), "then single steps, those that lead to right answers"),
+        Variant("step-apo", (*apo, "cpl.pairs=steps"), "the same, by as much as the search found them better"),
+    ]
+    return variants, [
         "All variants learn from the same trees, those of one round: the search and the SFT on right paths are made "
         "once, and taken over by the others. A search that cpl.max_tokens or max_hours cuts short is not: then each "
         "variant searches for itself. Each takes as many steps as it has pairs; sft has none."
-    )
+    ]
 
 
 # --- mixture and domain -----------------------------------------------------------------------------------------------
 
 
-def _mixtures(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "mixture")
+def _mixture(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     sources = _sources(recipe)
-    count = len(sources)
-    if count < 2:
+    if len(sources) < 2:
         raise RecipeError(
             f"problems.source is {recipe.problems.path or recipe.problems.source!r}, a single source: name two or more "
             "with a + between them, say problems.source=gsm8k+math"
         )
     plainly = "sft.order=mixed"
-    yield Variant("mixed", ("corpus.weights=", plainly), "all sources together, as they come")
-    alone = {source: f"only-{name}" for source, name in sources.items()}
-    for place, (source, name) in enumerate(alone.items()):
-        weights = ",".join("1" if other == place else "0" for other in range(count))
-        yield Variant(name, (f"corpus.weights={weights}", plainly), f"{_plain(source)} alone, tested on all")
-    weights = ",".join(map(str, recipe.corpus.weights or (2, *(1,) * (count - 1))))
-    yield Variant("weighted", (f"corpus.weights={weights}", plainly), f"as many of each source as {weights} says")
-    yield Variant("one-by-one", ("corpus.weights=", "sft.order=by_source"), "one source after the other")
-    yield Variant("easy-first", ("corpus.weights=", "sft.order=easy_first"), "the easiest problems first")
-    routes = {_plain(source): name for source, name in alone.items()}
-    yield Variant("routed", (), "an adapter a source, each asked what is of its source", routes=routes)
+    notes = ["All variants are tested on the same problems. One source alone has fewer rows."]
+    if not recipe.corpus.weights:
+        notes.append("weighted takes twice as many of the first source; corpus.weights says otherwise.")
+    weights = ",".join(map(str, recipe.corpus.weights or (2, *(1,) * (len(sources) - 1))))
+    alone = [
+        Variant(
+            f"only-{name}",
+            (f"corpus.weights={','.join('1' if other == source else '0' for other in sources)}", plainly),
+            f"{_plain(source)} alone, tested on all",
+        )
+        for source, name in sources.items()
+    ]
+    return [
+        Variant("mixed", ("corpus.weights=", plainly), "all sources together, as they come"),
+        *alone,
+        Variant("weighted", (f"corpus.weights={weights}", plainly), f"as many of each source as {weights} says"),
+        Variant("one-by-one", ("corpus.weights=", "sft.order=by_source"), "one source after the other"),
+        Variant("easy-first", ("corpus.weights=", "sft.order=easy_first"), "the easiest problems first"),
+        Variant(
+            "routed",
+            (),
+            "an adapter a source, each asked what is of its source",
+            routes={_plain(source): f"only-{name}" for source, name in sources.items()},
+        ),
+    ], notes
 
 
 def _sources(recipe: Recipe) -> dict[str, str]:
@@ -297,78 +268,52 @@ def _plain(source: str) -> str:
     return Path(source).name if files.is_data_file(source) else source
 
 
-def _mixture_notes(recipe: Recipe) -> Iterator[str]:
-    yield "All variants are tested on the same problems. One source alone has fewer rows."
-    if not recipe.corpus.weights:
-        yield "weighted takes twice as many of the first source; corpus.weights says otherwise."
-
-
-def _domains(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "domain")
-    yield Variant("own", (), f"the recipe as it is: {recipe.problems.path or recipe.problems.source}")
-    elsewhere = ("problems.path=none", "problems.source=strategyqa", "problems.levels=", "corpus.weights=")
-    columns = tuple(f"problems.{role}=none" for role in ("question", "answer", "solution", "choices", "id"))
-    teacher = ("distill.teacher=self",) if recipe.distill.teacher == "worked" else ()
-    if recipe.problems.path is not None or recipe.problems.source != "strategyqa":
-        yield Variant(
-            "strategyqa",
-            (*elsewhere, *columns, *teacher, "problems.split=train", "evaluate.suites=strategyqa"),
-            "questions of general knowledge, answered yes or no: its own train and test split",
-        )
-    yield from _code(recipe)
-
-
-def _code(recipe: Recipe) -> Iterator[Variant]:
+def _domain(recipe: Recipe) -> tuple[list[Variant], list[str]]:
+    own = recipe.problems.path or recipe.problems.source
+    variants = [Variant("own", (), f"the recipe as it is: {own}")]
+    notes = ["Each domain has test problems of its own, so domains are not compared with one another."]
+    if own != "strategyqa":
+        settings = ["problems.path=none", "problems.source=strategyqa", "problems.levels=", "corpus.weights="]
+        settings += [f"problems.{role}=none" for role in ("question", "answer", "solution", "choices", "id")]
+        settings += ["problems.split=train", "evaluate.suites=strategyqa"]
+        if recipe.distill.teacher == "worked":
+            settings.append("distill.teacher=self")
+            notes.append("strategyqa has no worked steps: there the untuned student plans (distill.teacher='self').")
+        words = "questions of general knowledge, answered yes or no: its own train and test split"
+        variants.append(Variant("strategyqa", tuple(settings), words))
     if recipe.evaluate.allow_code:
         words = "what the recipe teaches, tested on programs: humaneval has none to train on"
-        yield Variant("code", ("evaluate.suites=humaneval",), words)
-
-
-def _domain_notes(recipe: Recipe) -> Iterator[str]:
-    yield "Each domain has test problems of its own, so domains are not compared with one another."
-    if recipe.distill.teacher == "worked":
-        yield "strategyqa has no worked steps, so there the untuned student plans for itself (distill.teacher='self')."
-    if not recipe.evaluate.allow_code:
-        yield "code is left out: evaluate.allow_code=true allows to run the programs a model writes."
+        variants.append(Variant("code", ("evaluate.suites=humaneval",), words))
+    else:
+        notes.append("code is left out: evaluate.allow_code=true allows to run the programs a model writes.")
+    return variants, notes
 
 
 # --- world ------------------------------------------------------------------------------------------------------------
 
 
-def _worlds(recipe: Recipe) -> Iterator[Variant]:
-    _needs_sft(recipe, "world")
+def _world(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     source = canonical(recipe.problems.source)
     if not source.startswith(PREFIX):
         raise RecipeError(
             f"problems.source is {source!r}, which is no world: set problems.source=world:blocksworld, or take "
             "the recipe smollm2_135m_worlds"
         )
-    world = source.removesuffix("_walks").removesuffix("_mixed")
-    ways = {
-        "planner": ("", "a planner's plans"),
-        "walks": ("_walks", "random walks, which show more of the world"),
-        "mixed": ("_mixed", "half plans, half walks"),
-    }
-    for name, (ending, words) in ways.items():
-        yield Variant(name, ("cpl=none", "grpo=none", f"problems.source={world}{ending}"), words)
-
-
-def _world_notes(recipe: Recipe) -> Iterator[str]:
-    yield "All three teach equally many words and are tested, and probed, on the same problems."
-
-
-def _needs_sft(recipe: Recipe, what: str) -> None:
-    if recipe.sft is None:
-        raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
+    alone, world = ("cpl=none", "grpo=none"), source.removesuffix("_walks").removesuffix("_mixed")
+    return [
+        Variant("planner", (*alone, f"problems.source={world}"), "a planner's plans"),
+        Variant("walks", (*alone, f"problems.source={world}_walks"), "random walks, which show more of the world"),
+        Variant("mixed", (*alone, f"problems.source={world}_mixed"), "half plans, half walks"),
+    ], ["All three teach equally many words and are tested, and probed, on the same problems."]
 
 
 STUDIES: dict[str, _Row] = {
-    "filter": _Row("Which plans are worth learning from?", _filters, _filter_notes),
-    "threshold": _Row("How many points must a plan have?", _thresholds, _threshold_notes),
-    "target": _Row("Do plans help, and in which form?", _targets, _nothing),
-    "reward": _Row("Which reward teaches most, and which soonest?", _rewards, _reward_notes),
-    "preference": _Row("What is to be learned from a search over steps?", _preferences, _preference_notes),
-    "mixture": _Row("One source of problems or several, and in which order?", _mixtures, _mixture_notes),
-    "domain": _Row("Does it work beyond the recipe's own domain?", _domains, _domain_notes),
-    "world": _Row("Which plans teach a model its world?", _worlds, _world_notes, probed=True),
+    "filter": _Row("Which plans are worth learning from?", _filter),
+    "threshold": _Row("How many points must a plan have?", _threshold),
+    "target": _Row("Do plans help, and in which form?", _target),
+    "reward": _Row("Which reward teaches most, and which soonest?", _reward),
+    "preference": _Row("What is to be learned from a search over steps?", _preference),
+    "mixture": _Row("One source of problems or several, and in which order?", _mixture),
+    "domain": _Row("Does it work beyond the recipe's own domain?", _domain),
+    "world": _Row("Which plans teach a model its world?", _world, probed=True),
 }

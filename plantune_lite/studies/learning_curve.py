@@ -18,7 +18,7 @@ _RIGHT = 2.0  # what the reward right_answer gives
 
 
 def learning(arms: Mapping[str, Sequence[Path | None]]) -> dict[str, Curve]:
-    """Arm -> its curve: the mean of its seeds, smoothed."""
+    """Draw each arm's curve: the mean of its seeds, smoothed."""
     found = {}
     for name, folders in arms.items():
         curves = [dict(_right(run)) for run in folders if run]
@@ -28,14 +28,19 @@ def learning(arms: Mapping[str, Sequence[Path | None]]) -> dict[str, Curve]:
     return found
 
 
-def reached(curves: Mapping[str, Sequence[tuple[float, float]]]) -> tuple[float, dict[str, int]]:
-    """The level that the lowest arm ends at, and the first step at which each arm has it."""
+def reached(curves: Mapping[str, Curve]) -> tuple[float, dict[str, int]]:
+    """Find the level that the lowest arm ends at, and the first step at which each arm has it."""
     level = min(points[-1][1] for points in curves.values())
     firsts = {}
     for name, points in curves.items():
         whole = points[min(_window(points), len(points)) - 1 :]  # a mean of fewer steps is luck
         firsts[name] = next(int(step) for step, value in whole if value >= level)
     return level, firsts
+
+
+def columns(curves: Mapping[str, Curve]) -> dict[str, dict[str, str]]:
+    """Arm -> its column of the table."""
+    return {name: {"at step": str(step)} for name, step in reached(curves)[1].items()} if curves else {}
 
 
 def _right(run: Path) -> Iterator[tuple[int, float]]:

@@ -5,17 +5,19 @@ write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suit
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from plantune_lite.evaluate import arms
-from plantune_lite.evaluate.compare import COMPARISONS, UNTUNED, comparison_cells, named
+from plantune_lite.evaluate.compare import Standing, named, standing_markdown, standing_text
+from plantune_lite.evaluate.results import UNTUNED
 from plantune_lite.files import write_whole
 from plantune_lite.report import charts
 from plantune_lite.studies import learning_curve
 from plantune_lite.studies.definitions import Study
-from plantune_lite.terminal import markdown_table, printable, table
+from plantune_lite.terminal import markdown_table, printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +29,9 @@ class Found:
     recipe: str
     command: str
     seeds: int
-    beside: arms.Beside
+    beside: Standing
     failed: Mapping[str, str]  # run -> why
-    learning: Mapping[str, Sequence[tuple[float, float]]]  # arm -> share of right answers, step by step
+    learning: Mapping[str, learning_curve.Curve] = field(default_factory=dict)  # arm -> right answers, step by step
     figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # arm -> more columns of its line
     remarks: tuple[str, ...] = ()  # more notes
 
@@ -49,26 +51,24 @@ class Found:
 
 
 def study_text(found: Found, *, width: int | None = None) -> str:
-    """For a terminal."""
-    parts = [f"{found.study.asks}\n" + "\n".join(found.beside.sentences)]
-    for suite, rows, comparisons in _suites(found):
-        parts.append(table(suite, *_rows(found, rows), width=width))
-        if comparisons:
-            parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
-    parts.append("\n".join(found.notes()))
-    return printable("\n\n".join(parts))
+    """Render for a terminal."""
+    shown = replace(found.beside, notes=tuple(found.notes()))
+    tables = standing_text(shown, lines=partial(_rows, found), width=width)
+    return printable(f"{found.study.asks}\n{tables}")
 
 
 def study_markdown(found: Found) -> str:
-    """For a page: the terminal's, with what each variant is and how to make it again."""
-    parts = [f"# {found.study.what} of {found.recipe}", found.study.asks, _listed(found.beside.sentences)]
-    for suite, rows, comparisons in _suites(found):
-        parts += [f"## {suite}", markdown_table(*_rows(found, rows))]
-        if comparisons:
-            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
+    """Render for a page: the terminal's, with what each variant is and how to make it again."""
     variants = [(one.name, one.tests, " ".join(one.settings)) for one in found.study.variants]
-    parts += ["## The variants", markdown_table(("variant", "what it learns", "settings"), variants)]
-    parts += [_listed(tuple(found.notes())), f"Made by `{found.command}`; the same command goes on, or makes it again."]
+    parts = [
+        f"# {found.study.what} of {found.recipe}",
+        found.study.asks,
+        standing_markdown(replace(found.beside, notes=()), lines=partial(_rows, found)).rstrip(),
+        "## The variants",
+        markdown_table(("variant", "what it learns", "settings"), variants),
+        "\n".join(f"- {note}" for note in found.notes()),
+        f"Made by `{found.command}`; the same command goes on, or makes it again.",
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -104,7 +104,7 @@ def write(found: Found) -> list[Path]:
 
 
 def _figures(found: Found) -> Iterator[tuple[str, str]]:
-    for place, (suite, rows, _) in enumerate(_suites(found)):
+    for place, (suite, rows, _) in enumerate(found.beside.suites()):
         named_rows = [(_called(row), row.accuracy) for row in rows]
         title = f"{found.study.what} of {found.recipe}: {suite}"
         yield "figure.svg" if place == 0 else f"figure_{suite}.svg", charts.shares(title, named_rows)
@@ -112,41 +112,21 @@ def _figures(found: Found) -> Iterator[tuple[str, str]]:
         yield "learning.svg", charts.curves("share of right answers while it learns", found.learning)
 
 
-# --- the pieces -------------------------------------------------------------------------------------------------------
-
-
-def _suites(found: Found) -> Iterator[tuple[str, list[arms.Row], list[Any]]]:
-    for suite in dict.fromkeys(row.suite for row in found.beside.rows):
-        rows = [row for row in found.beside.rows if row.suite == suite]
-        yield suite, rows, [one for one in found.beside.comparisons if one.suite == suite]
-
-
 def _rows(found: Found, rows: Sequence[arms.Row]) -> tuple[list[str], list[list[str]]]:
-    """The columns of a table and its lines."""
-    columns = ["variant", "of", "right", "95 %", "rows", "steps"]
-    steps = learning_curve.reached(found.learning)[1] if found.learning else {}
-    if found.seeds > 1:
-        columns.insert(4, "seeds")
-    if found.learning:
-        columns.append("at step")
-    more = dict.fromkeys(name for cells in found.figures.values() for name in cells)
-    columns += more
+    """Make the columns of a table and its lines."""
+    figures = found.figures or learning_curve.columns(found.learning)
+    more = list(dict.fromkeys(name for cells in figures.values() for name in cells))
+    seeds = ["seeds"] if found.seeds > 1 else []
+    columns = ["variant", "of", "right", "95 %", *seeds, "rows", "steps", *more]
     lines = []
     for row in rows:
         share, _, interval = row.accuracy.percent().partition(" (")
-        line = [_called(row), str(row.problems), share, interval.rstrip(")"), row.learned, row.steps]
-        if found.seeds > 1:
-            line.insert(4, ", ".join(f"{100 * one:.1f}" for one in row.by_seed))
-        if found.learning:
-            line.append(str(steps.get(row.name, "")))
-        line += [found.figures.get(row.name, {}).get(name, "") for name in more]
-        lines.append(line)
+        by_seed = [", ".join(f"{100 * one:.1f}" for one in row.by_seed)] if seeds else []
+        cells = [figures.get(row.name, {}).get(name, "") for name in more]
+        right = [_called(row), str(row.problems), share, interval.rstrip(")")]
+        lines.append([*right, *by_seed, row.learned, row.steps, *cells])
     return columns, lines
 
 
 def _called(row: arms.Row) -> str:
     return named(row.name, row.mode) if row.name == UNTUNED else row.name
-
-
-def _listed(sentences: Sequence[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)

@@ -8,7 +8,7 @@ are copied, not linked: a folder stays whole when it moves, when a mirror restor
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,45 +139,36 @@ def _take_first_round(
 # --- the untuned model's answers --------------------------------------------------------------------------------------
 
 
+_ASKING = Stage(name="evaluate", reads=("seed", "student", "evaluate"), outputs=())
+_OF_THE_STUDENT = ("student.model", "student.revision", "student.bits", "student.max_length")
+_OF_THE_TUNED = ("evaluate.baseline", "evaluate.interventions", "evaluate.plan_use", "evaluate.before_grpo")
+
+
 def _take_untuned(
     folder: Path, wanted: Recipe, donors: Sequence[Path], made: Mapping[str, str], versions: Mapping[str, str]
 ) -> None:
     """The untuned model answers the same problems the same way in every variant: once is enough."""
     if any((folder / "eval").glob("*.untuned.jsonl")):
         return
+    asking = _asked(inputs_of(wanted, _ASKING))
     for donor in donors:
         manifest = read_manifest(donor)
         entries = manifest["stages"]
-        same = all(
-            name in entries and entries[name]["fingerprint"] == made.get(name) for name in ("problems", "suites")
-        )
         there = entries.get("evaluate", {})
-        if not same or there.get("status") != "done" or manifest.get("versions") != versions:
-            continue
-        if _asked(there["inputs"]) == _asked(_inputs(wanted)):
-            for path in _untuned(donor / "eval"):
-                _copy(path, folder / path.relative_to(donor))
+        same = all(entries.get(name, {}).get("fingerprint") == made.get(name) for name in ("problems", "suites"))
+        same &= there.get("status") == "done" and manifest.get("versions") == versions
+        if same and _asked(there["inputs"]) == asking:
+            for path in sorted((donor / "eval").glob("**/*.untuned.jsonl")):
+                if (settings := path.with_suffix(".json")).is_file():
+                    _copy(settings, folder / settings.relative_to(donor))
+                    _copy(path, folder / path.relative_to(donor))
             return
 
 
-def _untuned(answers: Path) -> Iterator[Path]:
-    """The answers, each file after the settings it was made with."""
-    for path in sorted(answers.glob("**/*.untuned.jsonl")):
-        if (settings := path.with_suffix(".json")).is_file():
-            yield from (settings, path)
-
-
-def _inputs(wanted: Recipe) -> dict[str, Any]:
-    asking = Stage(name="evaluate", reads=("seed", "student", "evaluate"), outputs=())
-    return inputs_of(wanted, asking)
-
-
 def _asked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides an untuned answer."""
-    theirs = ("student.model", "student.revision", "student.bits", "student.max_length")
-    ours = ("evaluate.baseline", "evaluate.interventions", "evaluate.plan_use", "evaluate.before_grpo")
+    """Keep what decides an untuned answer."""
     return {
         name: value
         for name, value in inputs.items()
-        if name not in ours and (not name.startswith("student.") or name in theirs)
+        if name in _OF_THE_STUDENT or (name not in _OF_THE_TUNED and not name.startswith("student."))
     }

@@ -1,6 +1,6 @@
 import pytest
 
-from plantune_lite.evaluate.interventions import agreement, as_order, intervene, planned_after_all
+from plantune_lite.evaluate.interventions import as_order, intervene, planned_after_all
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.plan import parse, render, written_plan
@@ -77,11 +77,10 @@ def test_the_plan_is_forced_as_the_beginning_of_the_reply(tmp_path):
 
 
 def test_a_swapped_plan_is_really_another_one(tmp_path):
-    found = intervened(obedient, tmp_path)
+    intervened(obedient, tmp_path)
     rows = [one for one in read_records(Score, tmp_path / "interventions/own.m1.jsonl") if one.mode == "swapped"]
     own = {problem.id: plan_of(problem) for problem in PROBLEMS}
     assert all(parse(one.text).plan != own[one.problem_id] for one in rows) and len(rows) == 60
-    assert found["swapped_alike"] < 0.4
 
 
 def test_a_dropped_plan_is_ones_own_less_one_step(tmp_path):
@@ -160,22 +159,3 @@ def test_a_second_end_of_a_plan_or_numbered_lines_before_the_working_are_a_plan_
 def test_what_the_student_did_unforced_stands_beside(tmp_path):
     found = intervened(lambda prompts, _: [[Reply(text="so 0.5")] for _ in prompts], tmp_path)
     assert (found["unforced"], found["conditions"]["own"]["value"]) == (1, 0)
-
-
-def test_plans_agree_with_their_own_executions_more_than_with_others(tmp_path):
-    found = intervened(obedient, tmp_path)
-    assert found["agreement"]["value"] > 0.8 > 0.2 > found["agreement_by_chance"]["value"]
-
-
-@pytest.mark.parametrize(
-    ("execution", "share"),
-    [
-        ("After Monday there are 16 - 2 = 14 bikes left.\nThen 14 + 9 = 23 new bikes.", 1),
-        ("After Monday there are 16 - 2 = 14 bikes left.", 0.5),
-        ("The train takes 3 hours to reach Rome.", 0),
-        ("", 0),
-    ],
-)
-def test_a_step_agrees_when_something_was_done_about_it(execution, share):
-    plan = ("Subtract the bikes sold on Monday to find what is left.", "Add the new bikes.")
-    assert agreement(plan, execution) == share

@@ -607,7 +607,7 @@ def test_the_best_prompt_over_seeds_is_that_of_the_problems_that_all_prompts_hav
 def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
     a, b = (Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
-    rows = beside([a, b, Arm("routed", routes={"a": a, "b": b})]).rows
+    rows = beside([a, b, Arm("routed", routes={"a": a.name, "b": b.name})]).rows
     assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
 
 
