@@ -3,8 +3,8 @@
 The problems of smollm2_135m. A short SFT on plans makes a student that finds the way back from the question at times;
 GRPO samples plans and solutions of its own and rewards right answers, which only right plans reach. The first lines say
 what GRPO added to the SFT on the same fresh problems.
-Rewards beside each other: grpo.reward=answer+plan adds likeness to the worked plan, grpo.reward=guided makes groups of
-plans with several continuations each; `plantune ablate reward smollm2_135m_grpo` trains all of them.
+grpo.reward=answer+plan adds nothing here: likeness by words leaves out the question's own words, of which these plans
+are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, run

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plantune_lite.distill import worked
-from plantune_lite.problems.practice.generate import practice_problems
+from plantune_lite.problems.practice import stories
 from plantune_lite.student import smollm2
 from plantune_lite.train import plan_similarity
 from plantune_lite.train.plan_similarity import Alignment, words
 from plantune_lite.types import RecipeError
 
-PROBLEMS = list(practice_problems("train", seed=0, limit=200))
+PROBLEMS = list(stories.generate("train", seed=0, limit=200))
 CORPUS = [(problem.question, problem.extra["plan"]) for problem in PROBLEMS]
 ALIGNMENT = Alignment(CORPUS)
 BIKES, PLAN = next((question, plan) for question, plan in CORPUS if "bikes" in question)
@@ -78,7 +78,7 @@ def test_a_missing_step_and_a_strange_step_both_cost():
 
 def test_a_step_said_again_and_again_gains_nothing():
     halfway = ["Multiply the guests by the slices of cake.", *PLAN[:1]]
-    assert score(BIKES, halfway + PLAN[:1] * 20, PLAN) == score(BIKES, halfway, PLAN)
+    assert 0 < score(BIKES, halfway + PLAN[:1] * 20, PLAN) <= score(BIKES, halfway, PLAN)
 
 
 @given(st.sampled_from(CORPUS), st.randoms(use_true_random=False), st.integers(1, 6))
@@ -124,8 +124,8 @@ def test_where_all_plans_are_the_same_there_is_no_chance_to_correct_for():
 def test_zero_is_the_same_in_every_process():
     code = """if True:
         from plantune_lite.train import plan_similarity
-        from plantune_lite.problems.practice import generate
-        corpus = [(one.question, one.extra["plan"]) for one in generate.practice_problems("train", seed=0, limit=200)]
+        from plantune_lite.problems.practice import stories
+        corpus = [(one.question, one.extra["plan"]) for one in stories.generate("train", seed=0, limit=200)]
         print(plan_similarity.Alignment(corpus).zero)"""
     for seed in "12":
         environ = {**os.environ, "PYTHONHASHSEED": seed}

@@ -33,6 +33,7 @@ def job(folder, base, *settings):
     recipe = override(
         load_recipe("smollm2_135m"),
         [
+            "grpo=default",
             *(f"student.{setting}" for setting in (f"model={base}", "bits=32", "max_length=480")),
             *(f"grpo.{setting}" for setting in small),
             "evaluate.baseline=false",
@@ -76,7 +77,7 @@ def test_a_run_whose_first_steps_show_no_plan_stops_with_what_to_do(base, tmp_pa
     ],
 )
 def test_whether_it_asks_for_plans_depends_on_what_its_start_has_learned(base, tmp_path, settings, reward, asks):
-    begun = override(load_recipe("smollm2_135m"), [*settings, f"grpo.reward={reward}"])
+    begun = override(load_recipe("smollm2_135m"), ["grpo=default", *settings, f"grpo.reward={reward}"])
     other = tmp_path / "other"
     (other / "sft").mkdir(parents=True)
     (other / "recipe.json").write_text(to_json(begun))

@@ -1,14 +1,14 @@
 """Our own small generator: quantities told by how they relate to others. One problem of `generate("train", seed=0)`:
 
-    Edward has 2 eggs fewer than Jim. Chris has 3 times as many as Richard. Henry has 9 more eggs than Edward.
-    Richard has 3 eggs. Frank has 10 eggs. Jim has 4 eggs. John has 2 more than Frank. Rose has twice as many as
-    John. How many eggs does Henry have?
-    1. Henry has 9 more eggs than Edward: next Edward.
-    2. Edward has 2 eggs fewer than Jim: next Jim.
-    3. Jim has 4 eggs.
-    Jim has 4 eggs.
-    Edward has 4 - 2 = 2.
-    Henry has 2 + 9 = 11.
+    Rose has 3 stamps. Robert has 3 more than Paul. Peter has 2 stamps more than Sam. Sam has twice as many as
+    George. Luke has 3 times as many as Rose. Fred has 2 stamps more than Luke. Mary has 6 stamps. George has 5
+    stamps. Paul has 3 more stamps than Mary. How many stamps does Fred have?
+    1. Fred has 2 stamps more than Luke: next Luke.
+    2. Luke has 3 times as many as Rose: next Rose.
+    3. Rose has 3 stamps.
+    Rose has 3 stamps.
+    Luke has 3 x 3 = 9.
+    Fred has 9 + 2 = 11.
     The answer is \\boxed{11}.
 
 A worked solution runs forwards, so that its first line must know where the asked quantity begins, several hops back. A
