@@ -4,7 +4,7 @@
     python -m benchmarks.demo --work DIR --seeds seed0 seed1   # these; what the others came to stays in the table
 
 Each seed is a `plantune run smollm2_135m` with other problems, another adapter at the start and another order. The same
-recipe on practice_stories, where a plan has nothing to do, stands beside it. Minutes are those of the machine that is
+recipe on practice_stories, where little is to be planned, stands beside it. Minutes are those of the machine that is
 named, which must be idle; tokens are the same on any. The chart is demo.svg.
 """
 
@@ -29,7 +29,7 @@ from plantune_lite.types import Problem, Score
 
 SEEDS = ("seed0", "seed1", "seed2", "seed3", "seed4")
 TUNED_ON = ("seed100",)  # the seeds that the settings were chosen on: no evidence, so they stand apart
-ON_STORIES = ("stories0",)  # the same recipe where a plan has nothing to do
+ON_STORIES = ("stories0",)  # the same recipe where little is to be planned
 ARMS = {"untuned": "untuned, best prompt", "baseline": "trained on solutions", "m1": "trained on plans"}
 
 
@@ -38,6 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", nargs="*", default=[*SEEDS, *ON_STORIES, *TUNED_ON])
+    parser.add_argument("--note", default="", help="what the minutes must not be read without")
     arguments = parser.parse_args()
     known = json.loads((HERE / "demo.json").read_text(encoding="utf-8")).get("seeds", {})
     for name in arguments.seeds:
@@ -47,7 +48,7 @@ def main() -> None:
             settings = [f"seed={re.sub(r'[a-z]', '', name)}", f"name={run.name}"]
             plantune(arguments.work, *settings, *["problems.source=practice_stories"] * on_stories)
             known[name] = figures(run)
-            write_down(known)
+            write_down(known, arguments.note)
 
 
 def plantune(work: Path, *settings: str) -> None:
@@ -67,19 +68,19 @@ def figures(run: Path) -> dict[str, Any]:
     """What one finished run says."""
     stages = read_manifest(run)["stages"]
     stood = compare.standing([run])
-    [(_, _, use)] = results.plan_uses([run])
-    swapped = json.loads((run / "eval" / "interventions" / "own.m1.summary.json").read_text(encoding="utf-8"))
+    use = next((one for _, _, one in results.plan_uses([run])), None)  # none where max_hours left no time for it
+    swapped = run / "eval" / "interventions" / "own.m1.summary.json"
     minus = {one.reference: one for one in stood.comparisons if one.model == "m1"}
     answers = [one for path in (run / "eval").rglob("*.jsonl") for one in read_records(Score, path)]
     return {
         "right": {row.model: vars(row.accuracy) for row in stood.rows},
-        "swapped": swapped["conditions"]["swapped"],
+        "swapped": use and json.loads(swapped.read_text(encoding="utf-8"))["conditions"]["swapped"],
         "prompt": next(row.mode for row in stood.rows if row.model == "untuned"),
         "problems": stood.rows[0].problems,
         "minus": {
             "baseline": vars(minus["baseline"].paired.difference),
             "untuned": vars(minus["untuned"].paired.difference),
-            "swapped": use["difference"],
+            "swapped": use and use["difference"],
         },
         "seconds": {name: entry["seconds"] for name, entry in stages.items()},
         "trained_tokens": {name: stages[name]["summary"]["trained_tokens"] for name in ("sft", "baseline")},
@@ -102,14 +103,14 @@ def _example(run: Path) -> dict[str, str] | None:
     return shown and {"question": asked[shown], "baseline": alone[shown].text, "m1": planned[shown].text}
 
 
-def write_down(found: dict[str, Any]) -> None:
+def write_down(found: dict[str, Any], note: str) -> None:
     """The table of seeds, those that were tuned on below a line of their own."""
     columns = ("seed", "untuned", "baseline", "plan-tuned", "minus baseline", "minus untuned", "minus swapped plan")
     columns += ("minutes", "trained tokens", "prompt + answered tokens")
     parts = []
     for title, seeds in (
         ("Seeds that nothing was chosen on", SEEDS),
-        ("Where a plan has nothing to do: the same recipe on practice_stories", ON_STORIES),
+        ("The same recipe on practice_stories, which are told in the order they are solved", ON_STORIES),
         ("Seeds that the settings were tuned on", TUNED_ON),
     ):
         rows = [_row(seed, found[seed]) for seed in seeds if seed in found]
@@ -117,7 +118,7 @@ def write_down(found: dict[str, Any]) -> None:
             parts += [f"## {title}", markdown(columns, rows)]
     measured = [found[seed] for seed in SEEDS if seed in found]
     if len(measured) > 1:
-        parts.append(_over_seeds(measured))
+        parts.insert(2, _over_seeds(measured))
         (HERE / "demo.svg").write_text(_chart(measured) + "\n", encoding="utf-8")
     write(
         "demo",
@@ -126,14 +127,16 @@ def write_down(found: dict[str, Any]) -> None:
             "Does planning pay, and how soon is it seen? `plantune run smollm2_135m`, seed after seed: problems that "
             "were chosen to need planning, 200 fresh ones, points with their 95 % intervals."
         ),
-        found={"machine": machine("torch", "transformers", "trl", "peft"), "seeds": found},
-        text="\n\n".join(parts),
+        found={"machine": machine("torch", "transformers", "trl", "peft"), "note": note, "seeds": found},
+        text="\n\n".join([*parts, note]),
     )
 
 
 def _row(seed: int, one: dict[str, Any]) -> tuple[Any, ...]:
     right = [f"{100 * one['right'][model]['value']:.1f} %" for model in ("untuned", "baseline", "m1")]
-    differences = [Estimate(**one["minus"][name]).points().replace(" points", "") for name in one["minus"]]
+    differences = [
+        Estimate(**found).points().replace(" points", "") if found else "not asked" for found in one["minus"].values()
+    ]
     trained = " + ".join(f"{one['trained_tokens'][name]:,}" for name in ("sft", "baseline"))
     answered = f"{one['prompt_tokens']:,} + {one['answered_tokens']:,}"
     return (seed, *right, *differences, f"{sum(one['seconds'].values()) / 60:.1f}", trained, answered)

@@ -1,6 +1,6 @@
 """A reward of your own in GRPO, added to the recipe's:
 
-    plantune run smollm2_135m name=short_plans grpo.rewards=examples/custom_reward.py:short_plan
+    plantune run smollm2_135m_grpo name=short_plans grpo.rewards=examples/custom_reward.py:short_plan
 
 A reward is a function with TRL's own signature, which any TRL trainer takes as it is: lists of prompts and completions
 (chats, a list of messages each), and the columns of corpus/prompts.jsonl by name: `answer`, `choices`, `kind`, `plan`

@@ -4,7 +4,7 @@ Problems are of our own small generator, chosen to need planning: three chains o
 the end of one. A worked solution must begin where the asked chain begins, two hops back; a plan runs backwards from the
 question and finds it. Three arms answer the same fresh problems: the untuned model at its best prompt, a baseline
 trained on the solutions alone, and the same training with a plan before each solution. What they come to, seed after
-seed, in how many minutes: benchmarks/demo.md. Where plans have nothing to do, in stories:
+seed, in how many minutes: benchmarks/demo.md. Where little is to be planned, in stories:
 `plantune run smollm2_135m problems.source=practice_stories name=stories`.
 """
 

@@ -231,10 +231,10 @@ def test_a_reward_of_ones_own_is_earned_and_written_down(tmp_path, swapped):
     short = "grpo.steps=2 grpo.group=4 grpo.max_completion=96 grpo.temperature=0.4"
     reward = "grpo.rewards=examples/custom_reward.py:short_plan"
     settings = " ".join((SMALL, swapped, coins, alike, short, reward)).split()
-    command("-m", "plantune_lite.cli.main", "distill", "smollm2_135m", *settings, folder=tmp_path)
-    said = command("-m", "plantune_lite.cli.main", "train", "smollm2_135m", *settings, folder=tmp_path)
+    command("-m", "plantune_lite.cli.main", "distill", "smollm2_135m_grpo", *settings, folder=tmp_path)
+    said = command("-m", "plantune_lite.cli.main", "train", "smollm2_135m_grpo", *settings, folder=tmp_path)
     assert "short_plan" in said
-    samples = list(read_jsonl(tmp_path / "smollm2_135m" / "grpo" / "samples.jsonl"))
+    samples = list(read_jsonl(tmp_path / "smollm2_135m_grpo" / "grpo" / "samples.jsonl"))
     assert {row["rewards"]["short_plan"] for row in samples} <= {0.0, 0.5}
     assert any(row["rewards"]["short_plan"] for row in samples)
 

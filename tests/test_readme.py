@@ -113,6 +113,9 @@ def test_the_figures_of_the_demonstration_are_those_of_its_seeds():
     ]
     assert "; ".join(gains) in README
     assert all(one["minus"][other]["low"] > 0 for one in seeds for other in one["minus"])
+    stories = [found[seed] for seed in demo.ON_STORIES]
+    shares = [f"{100 * fmean(one['right'][arm]['value'] for one in stories):.1f} %" for arm in demo.ARMS]
+    assert ", ".join(shares) in README
     unwrapped = " ".join(README.split())
     for text in seeds[0]["example"].values():
         assert all(sentence in unwrapped for sentence in re.split(r"\n|(?<=\.) ", text))

@@ -101,7 +101,7 @@ def _for_planning(recipe: Mapping[str, Any]) -> str:
         return ""
     return html.paragraph(
         "These problems were chosen to need planning: their solution begins where only the way back from the question "
-        "leads. Where plans have nothing to do: problems.source=practice_stories.",
+        "leads. Where little is to be planned: problems.source=practice_stories.",
         "soft",
     )
 

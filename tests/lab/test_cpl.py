@@ -326,6 +326,7 @@ def test_a_tree_as_text_is_a_line_a_node_whatever_was_written_in_it():
 @pytest.mark.slow
 def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path):
     settings = ["problems.limit=140", "sft.max_steps=32", "sft.batch_size=4", "student.max_length=256", "headroom=0"]
+    settings += ["problems.source=practice_stories", "problems.levels=1"]  # what so short an SFT solves at times
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
     run = runner.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)

@@ -46,5 +46,8 @@ def run(chosen, folder, **constants):
 
 def _shown(notebook):
     for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            yield output.get("text", "") or "\n".join(map(str, output.get("data", {}).values()))
+        # What a program says comes in pieces that end anywhere, also within a word.
+        yield "".join(
+            output.get("text") or "\n".join([*map(str, output.get("data", {}).values()), ""])
+            for output in cell.get("outputs", ())
+        )

@@ -1,4 +1,4 @@
-"""Word problems for which a plan has nothing to do, beside those of practice.py, which were chosen to need one.
+"""Word problems that are told in the order they are solved, beside those of generate.py, which need planning.
 
     A shop has 22 bikes. It sells 3 of them on Monday and 4 on Tuesday. On Wednesday 4 new bikes arrive. How many
     bikes are there then?
