@@ -137,7 +137,7 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
         steps=STEPS, group=GROUP, prompts_per_step=PROMPTS, max_completion=cap, learning_rate=1e-6, save_steps=STEPS
     )
     data = rows()
-    grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)  # the same prompts as the other
+    grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)  # the same prompts as the other
     grpo.order = lambda count, draws, seed: list(range(draws))
     made = grpo._trainer
 

@@ -107,7 +107,7 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
         extra=LEARN,
     )
     rows = asked(loaded, STEPS * PROMPTS, PROMPT)
-    grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)
+    grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
     grpo.order = lambda count, draws, seed: list(range(draws))  # as the other has them
     made = grpo._trainer
 

@@ -120,7 +120,7 @@ class _Process:
             save_steps=20,
         )
         if self.tiny:  # it solves nothing in so few tokens
-            grpo.prompts.solved_at_times = lambda student, rows, *given, **named: list(rows)
+            grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
         if not (out / "summary.json").is_file():
             torch.manual_seed(0)
             summary = grpo.train(
