@@ -137,7 +137,8 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
         steps=STEPS, group=GROUP, prompts_per_step=PROMPTS, max_completion=cap, learning_rate=1e-6, save_steps=STEPS
     )
     data = rows()
-    grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)  # the same prompts as the other
+    # The same prompts as the other side.
+    grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
     grpo.order = lambda count, draws, seed: list(range(draws))
     made = grpo._trainer
 
