@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from plantune_lite.evaluate import metrics, results, stats
 from plantune_lite.evaluate.compare import (
     ONE_TRAINING,
+    SEVERAL_PROMPTS,
     Comparison,
     Standing,
     corrected,
@@ -139,12 +140,23 @@ def _key(seed: int, problem: Problem) -> _Key:
 
 
 def _best_untuned(answers: Iterable[_Asked]) -> _Pooled | None:
-    """The untuned model at the prompt that does best over all seeds; all arms with these problems share it."""
-    modes: dict[str, _Pooled] = {}
+    """Pool the untuned model over the seeds, each at the prompt it chose; of several in a seed at the one best overall.
+
+    All arms with these problems share it.
+    """
+    modes: dict[str, dict[_Key, float]] = {}
     for one in answers:
         if one.model == UNTUNED:
-            modes.setdefault(one.mode, _Pooled(UNTUNED, one.mode, {})).shares.update(one.shares)
-    return modes[metrics.best_mode({mode: one.by_problem() for mode, one in modes.items()})] if modes else None
+            modes.setdefault(one.mode, {}).update(one.shares)
+    used: list[str] = []
+    pooled: dict[_Key, float] = {}
+    while modes:
+        mode = metrics.best_mode({mode: _Pooled(UNTUNED, mode, shares).by_problem() for mode, shares in modes.items()})
+        known = {key.seed for key in pooled}
+        if more := {key: share for key, share in modes.pop(mode).items() if key.seed not in known}:
+            used.append(mode)
+            pooled |= more
+    return _Pooled(UNTUNED, " or ".join(used), pooled) if used else None
 
 
 def _tuned(arms: Sequence[Arm], answers: Mapping[str, Sequence[_Asked]]) -> Iterator[_Pooled]:
@@ -258,7 +270,9 @@ def _notes(
     rows: Sequence[Row],
     comparisons: Sequence[Comparison],
 ) -> Iterator[str]:
-    yield "The untuned model's prompt was chosen on these same problems, which favours it."
+    prompts = {(one.seed, one.suite, one.mode) for these in answers.values() for one in these if one.model == UNTUNED}
+    if len({(seed, suite) for seed, suite, _ in prompts}) < len(prompts):
+        yield SEVERAL_PROMPTS
     if any(len(row.by_seed) > 1 for row in rows):
         yield (
             "Intervals and p values are over trainings, one a seed (t); an arm's own interval is over problems where "

@@ -23,6 +23,7 @@ from plantune_lite.terminal import markdown_table, table
 from plantune_lite.types import PlantuneError, Problem
 
 ONE_TRAINING = "one training each, and another seed could say otherwise"
+SEVERAL_PROMPTS = "The untuned model was asked with several prompts, of which the best on these same problems counts."
 _SIGNIFICANT = 0.05
 _THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
 
@@ -264,7 +265,7 @@ def named(model: str, mode: str) -> str:
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
     untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
     if len(set(untuned)) < len(untuned) and any(one.beside_untuned for one in comparisons):
-        yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
+        yield SEVERAL_PROMPTS
     if comparisons:
         yield f"This is {ONE_TRAINING}: plantune ablate trains with several."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)

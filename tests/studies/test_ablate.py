@@ -604,6 +604,22 @@ def test_the_best_prompt_over_seeds_is_that_of_the_problems_that_all_prompts_hav
     assert (untuned.mode, untuned.accuracy.value) == ("zero_shot_cot", 0.6)
 
 
+def test_seeds_that_chose_different_prompts_all_count_for_the_untuned_model(tmp_path):
+    """The prompt is chosen on problems of each seed's own pool."""
+    runs = []
+    for seed, mode in enumerate(("few_shot", "zero_shot_cot", "few_shot")):
+        run = answered(tmp_path / str(seed), 5, questions=[f"What is {seed} and {n}?" for n in range(10)])
+        path = run / "eval" / "own.untuned.jsonl"
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        write_records(path, [{**row, "mode": mode, "same": n < seed} for n, row in enumerate(rows)])
+        runs.append(run)
+    found = beside([Arm("m1", tuple(runs))])
+    untuned, _ = found.rows
+    assert (untuned.mode, untuned.problems, untuned.by_seed) == ("few_shot or zero_shot_cot", 30, (0.0, 0.1, 0.2))
+    assert found.comparisons[0].paired.problems == 30
+    assert not any("several prompts" in note for note in found.notes)
+
+
 def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
     a, b = (Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
