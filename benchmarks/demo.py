@@ -104,7 +104,7 @@ def _example(run: Path) -> dict[str, str] | None:
 
 
 def write_down(found: dict[str, Any], note: str) -> None:
-    """The table of seeds, those that were tuned on below a line of their own."""
+    """Write the page and the chart; seeds that were tuned on have a table of their own."""
     columns = ("seed", "untuned", "baseline", "plan-tuned", "minus baseline", "minus untuned", "minus swapped plan")
     columns += ("minutes", "trained tokens", "prompt + answered tokens")
     parts = []
@@ -132,7 +132,7 @@ def write_down(found: dict[str, Any], note: str) -> None:
     )
 
 
-def _row(seed: int, one: dict[str, Any]) -> tuple[Any, ...]:
+def _row(seed: str, one: dict[str, Any]) -> tuple[Any, ...]:
     right = [f"{100 * one['right'][model]['value']:.1f} %" for model in ("untuned", "baseline", "m1")]
     differences = [
         Estimate(**found).points().replace(" points", "") if found else "not asked" for found in one["minus"].values()

@@ -1,4 +1,4 @@
-"""Attention for one new token at a time, where transformers would copy more than it computes (benchmarks/generate.md).
+"""Attention for one new token at a time, where transformers would copy more than it computes.
 
     from_pretrained(..., attn_implementation=register())
     generate(..., past_key_values=memory_of(config))      what was read and said, with room for more
