@@ -45,7 +45,7 @@ def cli() -> None:
     """Teach small language models to plan before they solve.
 
     A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
-    changed by part.field=value behind it: plantune run smollm2_135m sft.max_steps=80 grpo=none
+    changed by part.field=value behind it: plantune run smollm2_135m sft.max_steps=80 seed=1
     """
     from plantune_lite.pipeline.process import quiet_telemetry
 
