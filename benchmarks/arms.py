@@ -143,10 +143,10 @@ def trained(out: Path, arm: Arm, pool: Sequence[Problem], seed: int) -> tuple[An
     if done.is_file():
         return load_student(wanted, adapter=out), json.loads(done.read_text(encoding="utf-8"))
     loaded = load_student(wanted, training=True, seed=seed)
-    rows = rows_of(pool, arm, out / "corpus", seed)
+    rows = rows_of(pool, arm.target, out / "corpus", forwards=arm.forwards, seed=seed)
     steps = part.max_steps
     if arm.as_many_tokens:
-        planned = rows_of(pool, TRAINED["m1"], out / "corpus.m1", seed)
+        planned = rows_of(pool, TRAINED["m1"].target, out / "corpus.m1", seed=seed)
         steps = round(steps * learned(loaded, planned) / learned(loaded, rows))
     summary = sft.train(
         loaded,
@@ -164,9 +164,11 @@ def trained(out: Path, arm: Arm, pool: Sequence[Problem], seed: int) -> tuple[An
     return loaded, summary
 
 
-def rows_of(pool: Sequence[Problem], arm: Arm, out: Path, seed: int) -> list[dict[str, Any]]:
-    """The rows that the recipe's own corpus has for an arm."""
-    if arm.forwards:
+def rows_of(
+    pool: Sequence[Problem], target: str, out: Path, *, forwards: bool = False, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Make the rows that the recipe's own corpus has for a target."""
+    if forwards:
         pool = [replace(one, extra={**one.extra, "plan": one.extra["plan_forwards"]}) for one in pool]
     trajectories = []
     for problem in pool:
@@ -182,7 +184,7 @@ def rows_of(pool: Sequence[Problem], arm: Arm, out: Path, seed: int) -> list[dic
                 teacher="worked",
             )
         )
-    corpus.build_corpus(trajectories, pool, {}, RECIPE.corpus, out, target=arm.target, seed=seed)
+    corpus.build_corpus(trajectories, pool, {}, RECIPE.corpus, out, target=target, seed=seed)
     return list(read_jsonl(out / "train.jsonl"))
 
 
