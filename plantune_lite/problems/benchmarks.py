@@ -19,7 +19,7 @@ def _plainly(row: Cells) -> Cells:
 
 
 def _gsm8k(row: Cells) -> Cells:
-    """`How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` a line, then `#### 13`; `main` has no sub-questions."""
+    """`How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` a line, then `#### 13`."""
     lines = re.sub(r"<<[^>]*>>", "", row["answer"]).strip().split("\n")
     asked = [line.split(" ** ", 1) for line in lines if not line.startswith("####")]
     steps = [pieces[-1].strip() for pieces in asked]
@@ -68,7 +68,8 @@ def _olympiadbench(row: Cells) -> Cells:
 
 
 def _contest(row: Cells) -> Cells:
-    return {"question": row["problem"], "answer": row["answer"], "solution": row.get("solution")}
+    question = row["problem"] if "problem" in row else row["question"]
+    return {"question": question, "answer": row["answer"], "solution": row.get("solution")}
 
 
 def _aime_years(row: Cells) -> Cells:
@@ -127,11 +128,10 @@ class Benchmark:
     """One row of the table."""
 
     hub: str
-    configs: tuple[tuple[str | None, ...], ...] = ((None,),)  # alternatives, best first; the parts of one are chained
+    configs: tuple[str | None, ...] = (None,)  # one after another
     train: str | None = None  # the Hub's name of the split; None = there is none to train on
     test: str
-    columns: tuple[str, ...]  # that must be there; "a|b" is either, known as a
-    fields: Callable[[Cells], Cells]  # ours, from a row of the Hub
+    fields: Callable[[Cells], Cells]  # ours, from a row of the Hub; a KeyError where it has not the columns
     of_file: Callable[[Cells], Cells] = _plainly  # ours, from a row of a file in $PLANTUNE_DATA
     kind: Kind | None = None
     part: str = ""  # what the config is, where there are several: "subject", "task"
@@ -168,67 +168,57 @@ _BBH_TASKS = _names(
 BENCHMARKS = {
     "gsm8k": Benchmark(
         hub="openai/gsm8k",
-        configs=(("socratic",), ("main",)),
+        configs=("socratic",),
         train="train",
         test="test",
-        columns=("question", "answer"),
         fields=_gsm8k,
     ),
     "math": Benchmark(
         hub="EleutherAI/hendrycks_math",
-        configs=(_MATH_PARTS,),
+        configs=_MATH_PARTS,
         train="train",
         test="test",
-        columns=("problem", "solution", "level", "type"),
         fields=_math,
     ),
     "math500": Benchmark(
         hub="HuggingFaceH4/MATH-500",
         test="test",
-        columns=("problem", "solution", "answer", "level", "subject", "unique_id"),
         fields=_math500,
     ),
     "olympiadbench": Benchmark(
         hub="Hothan/OlympiadBench",
-        configs=(("OE_TO_maths_en_COMP",),),
+        configs=("OE_TO_maths_en_COMP",),
         test="train",  # the only split it has, and by the authors' word a test set
-        columns=("id", "question", "solution", "final_answer"),
         fields=_olympiadbench,
     ),
-    "aime24": Benchmark(
-        hub="HuggingFaceH4/aime_2024", test="train", columns=("problem", "solution", "answer"), fields=_contest
-    ),
-    "aime25": Benchmark(hub="math-ai/aime25", test="test", columns=("problem", "answer"), fields=_contest),
+    "aime24": Benchmark(hub="HuggingFaceH4/aime_2024", test="train", fields=_contest),
+    "aime25": Benchmark(hub="math-ai/aime25", test="test", fields=_contest),
     "aime_1983_2024": Benchmark(
         hub="di-zhang-fdu/AIME_1983_2024",
         test="train",
-        columns=("ID", "Year", "Question", "Answer"),
         fields=_aime_years,
     ),
-    "amc23": Benchmark(hub="math-ai/amc23", test="test", columns=("problem|question", "answer"), fields=_contest),
+    "amc23": Benchmark(hub="math-ai/amc23", test="test", fields=_contest),
     "arc_challenge": Benchmark(
         hub="allenai/ai2_arc",
-        configs=(("ARC-Challenge",),),
+        configs=("ARC-Challenge",),
         train="train",
         test="test",
-        columns=("id", "question", "choices", "answerKey"),
         fields=_arc,
         kind="choice",
     ),
     "mmlu": Benchmark(
         hub="cais/mmlu",
-        configs=(("all",),),
+        configs=("all",),
         test="test",
-        columns=("question", "subject", "choices", "answer"),
         fields=_mmlu,
         kind="choice",
         train_with="arc_challenge",
     ),
     "mmlu_stem": Benchmark(
         hub="cais/mmlu",
-        configs=(("all",),),
+        configs=("all",),
         test="test",
-        columns=("question", "subject", "choices", "answer"),
         fields=_mmlu,
         kind="choice",
         only=_STEM,
@@ -236,9 +226,8 @@ BENCHMARKS = {
     ),
     "bbh": Benchmark(
         hub="SaylorTwift/bbh",  # lukaemon/bbh is a loading script, which datasets 4 no longer runs
-        configs=(_BBH_TASKS,),
+        configs=_BBH_TASKS,
         test="test",
-        columns=("input", "target"),
         fields=_bbh,
         of_file=_bbh_file,
         part="task",
@@ -248,14 +237,12 @@ BENCHMARKS = {
         hub="ChilleD/StrategyQA",
         train="train",
         test="test",
-        columns=("question", "answer", "facts"),
         fields=_strategyqa,
     ),
     "humaneval": Benchmark(
         hub="openai/openai_humaneval",
-        configs=(("openai_humaneval",),),
+        configs=("openai_humaneval",),
         test="test",
-        columns=("task_id", "prompt", "canonical_solution", "test", "entry_point"),
         fields=_humaneval,
         kind="code",
         train_with="practice",
