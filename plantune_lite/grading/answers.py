@@ -161,7 +161,7 @@ def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
     values = [read(choice) for choice in choices]
     for same in (
         lambda value: value.latex == wanted.latex,
-        lambda value: isinstance(wanted, Text) and fold(value.latex) == wanted.words,
+        lambda value: isinstance(wanted, Text) and fold(value.latex) == fold(wanted.latex),
         lambda value: compare_answers(wanted, value, ask).same,
     ):
         if found := {number for number, value in enumerate(values) if same(value)}:

@@ -37,8 +37,6 @@ class Number(Value):
 class LongNumber(Value):
     """A number with more digits than Python reads: compared digit by digit."""
 
-    digits: str
-
 
 @dataclass(frozen=True)
 class Expression(Value):
@@ -91,8 +89,6 @@ class Group(Value):
 @dataclass(frozen=True)
 class Text(Value):
     """Words; case, outer punctuation and a leading article do not matter."""
-
-    words: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +156,7 @@ def _read_long(text: str) -> Value:
     whole, decimals = whole.lstrip("0") or "0", decimals[:1000].rstrip("0")
     digits = sign + whole + (decimals and "." + decimals)
     if len(digits) > MAX_DIGITS:
-        return LongNumber(digits, digits)
+        return LongNumber(digits)
     return Number(digits, Fraction(digits), "decimal" if decimals else "whole number")
 
 
@@ -244,7 +240,7 @@ def _read_items(parts: list[str], depth: int) -> tuple[Value, ...]:
 def _read_list(text: str, parts: list[str], separators: set[str], depth: int) -> Value:
     items = _read_items(parts, depth)
     if all(isinstance(item, Text | Letter) for item in items) and separators <= {",", ";", "and", "or"}:
-        return Text(text, fold(text))  # prose; a list of words keeps its order
+        return Text(text)  # prose; a list of words keeps its order
     opening = "∪" if separators <= {"\\cup", "u"} else "or" if "or" in separators else ""
     return items[0] if len(items) == 1 else Group(text, opening, items)
 
@@ -307,7 +303,7 @@ _LONG_NAMES = frozenset(
 
 def _read_expression(text: str) -> Value:
     core, unit = units.split(text)
-    return Expression(core, unit) if _is_mathematics(core) else Text(text, fold(text))
+    return Expression(core, unit) if _is_mathematics(core) else Text(text)
 
 
 def _is_mathematics(text: str) -> bool:
