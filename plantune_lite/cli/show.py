@@ -158,8 +158,6 @@ def _survey_lines(found: Any) -> Iterator[str]:
         [f"{where}: {why}" for where, why in found.bad_rows],
         found.bad,
     )
-    for note in found.notes:
-        yield f"note: {shown(note)}"
     yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
     yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
         f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"

@@ -1,4 +1,4 @@
-"""Which column of a user's file is what: as the recipe says, by its name in some thirty languages, or by its content.
+"""Tell which column of a user's file is what: as the recipe says, by its name, or by its content.
 
     columns Frage, Antwort, Kapitel    guess(table, part) -> Columns({"question": "Frage", "answer": "Antwort"}, ...)
 
@@ -16,24 +16,15 @@ from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import ProblemError
 
-# What people call their columns, most telling first; compared without case, accents' encoding, spaces and punctuation.
+# What people call their columns, most telling first; compared without case, spaces and punctuation.
 _NAMES = {
     "question": """question problem question_text problem_text word_problem prompt instruction query input exercise task
-        frage aufgabe fragestellung aufgabenstellung aufgabentext pregunta problema enunciado pergunta questão questao
-        problème énoncé exercice domanda quesito esercizio vraag opgave fråga uppgift spørgsmål oppgave kysymys
-        tehtävä pytanie zadanie otázka úloha kérdés feladat soru întrebare вопрос задача питання ερώτηση שאלה سؤال प्रश्न
-        问题 题目 問題 題目 質問 문제 질문 q""",
+        frage aufgabe pregunta q""",
     "answer": """final_answer answer gold gold_answer ground_truth expected expected_answer correct_answer answer_key
-        target correct result label output response antwort ergebnis endergebnis respuesta resultado resposta réponse
-        résultat risposta risultato antwoord svar vastaus odpowiedź odpověď odpoveď válasz cevap yanıt răspuns ответ
-        відповідь απάντηση תשובה جواب الجواب إجابة उत्तर 答案 回答 答え 解答 정답 답 답변 a""",
+        target correct result label output response antwort respuesta a""",
     "solution": """solution worked_solution rationale explanation reasoning working chain_of_thought cot full_solution
-        lösung lösungsweg rechenweg musterlösung erklärung solución explicación solução explicação soluzione spiegazione
-        explication corrigé oplossing uitleg lösning förklaring løsning ratkaisu rozwiązanie řešení riešenie megoldás
-        çözüm rezolvare решение рішення λύση פתרון حل हल समाधान 解析 解法 解説 풀이 해설""",
-    "choices": """choices options alternatives candidates answer_choices answer_options antwortmöglichkeiten optionen
-        auswahl opciones alternativas opções scelte opzioni choix opties alternativ valg vaihtoehdot варианты 选项
-        選択肢 선택지 보기""",
+        lösung""",
+    "choices": "choices options alternatives candidates answer_choices answer_options",
     "id": "id uid uuid unique_id question_id problem_id task_id qid nr no number index key",
 }
 REQUIRED = ("question", "answer")
@@ -93,8 +84,7 @@ def _tells_apart(table: Table, column: str) -> bool:
 
 
 def _folded(name: str) -> str:
-    text = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(char for char in text if char.isalnum() or unicodedata.category(char).startswith("M"))
+    return "".join(char for char in unicodedata.normalize("NFKC", name).casefold() if char.isalnum())
 
 
 def _by_content(table: Table, role: str, columns: Sequence[str]) -> str | None:

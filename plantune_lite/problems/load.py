@@ -129,8 +129,6 @@ def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {
 def _source_names(part: Problems) -> list[str]:
     if part.path is not None:
         return [part.path]
-    if files.is_data_file(part.source) and Path(part.source).expanduser().is_file():
-        return [part.source]  # a file may have a + in its name
     names = [name.strip() for name in part.source.split("+")]
     if len(set(names)) < len(names):
         raise ProblemError(f"problems.source={part.source} names a source twice; raise problems.limit for more of it")
@@ -173,7 +171,7 @@ def _file(path: Path, part: Problems) -> _Source:
     table = read_table(path)
     found = columns.guess(table, part)
     origin = {"file": str(path), "sha256": table.sha256, "columns": found.names}
-    made = _made(
+    return _made(
         str(path),
         columns.drafts(table, found),
         origin,
@@ -182,7 +180,6 @@ def _file(path: Path, part: Problems) -> _Source:
         labels=found.names,
         source=path.name,
     )
-    return replace(made, notes=(*table.notes, *made.notes))
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
@@ -270,40 +267,35 @@ def _made(
 
 
 def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
-    """Only the problems of these levels."""
-    if not levels:
-        return source
+    """Keep the problems of these levels."""
     there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
-    if not there:  # a recipe's levels are of its own source, which the user has replaced
-        note = f"{source.name} has no levels: problems.levels={','.join(map(str, levels))} leaves nothing out of it"
+    said = ",".join(map(str, levels))
+    if levels and not there:  # a recipe's levels are of its own source, which the user has replaced
+        note = f"{source.name} has no levels: problems.levels={said} leaves nothing out of it"
         return replace(source, notes=(*source.notes, note))
-    kept = tuple(problem for problem in source.problems if problem.extra.get("level") in levels)
-    if not kept:
-        raise ProblemError(
-            f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: "
-            f"there are {', '.join(map(str, there))}"
-        )
-    if len(kept) == len(source.problems):
-        return source
-    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"
-    return replace(source, problems=kept, notes=(*source.notes, note))
+    kept = [problem for problem in source.problems if not levels or problem.extra.get("level") in levels]
+    none = f"{source.name} has no problem of problems.levels={said}: there are {', '.join(map(str, there))}"
+    return _of(source, kept, none, f"only those of level {said}")
 
 
 def _without_prose(source: _Source) -> _Source:
-    """Only the problems whose answer is no explanation."""
-    kept = tuple(problem for problem in source.problems if not is_prose(problem))
+    """Keep the problems whose answer is no explanation."""
+    kept = [problem for problem in source.problems if not is_prose(problem)]
+    none = (
+        f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
+        "name a column of short answers in problems.answer, or set corpus.filter=plan"
+    )
+    some = "the answers of the others are prose, which cannot be checked (with corpus.filter=plan it need not be)"
+    return _of(source, kept, none, some)
+
+
+def _of(source: _Source, kept: list[Problem], none: str, why: str) -> _Source:
     if not kept:
-        raise ProblemError(
-            f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
-            "name a column of short answers in problems.answer, or set corpus.filter=plan"
-        )
+        raise ProblemError(none)
     if len(kept) == len(source.problems):
         return source
-    note = (
-        f"{len(source.problems) - len(kept)} of {len(source.problems)} problems of {source.name} are left out: "
-        "their answer is prose, which cannot be checked (with corpus.filter=plan it need not be)"
-    )
-    return replace(source, problems=kept, notes=(*source.notes, note))
+    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are kept: {why}"
+    return replace(source, problems=tuple(kept), notes=(*source.notes, note))
 
 
 def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
@@ -370,10 +362,10 @@ def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Sou
         size, seed, levels = _SMOKE_SIZE, _SMOKE_SEED, ()
     elif name == "practice_longer":
         levels = (max(levels or LEVELS) + 1,)
-    generate = stories.generate if name == "practice_stories" else practice_problems
-    split = "words" if name == "practice_words" else "test"
-    if name == "practice_stories":
+    elif name == "practice_stories":
         levels = ()
+    generate = _GENERATORS.get(name, practice_problems)
+    split = "words" if name == "practice_words" else "test"
     problems = tuple(
         replace(problem, id=f"{name}/{number}")
         for number, problem in enumerate(generate(split, seed=seed, limit=size, levels=levels))

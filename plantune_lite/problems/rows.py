@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from plantune_lite.files import encodable
 from plantune_lite.grading.answers import answer_kind, final_answer
-from plantune_lite.problems.files import BadRow, Draft
+from plantune_lite.problems.files import BadRow, Draft, kind_of
 from plantune_lite.types import Kind, Problem
 
 _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
@@ -58,7 +58,7 @@ def problem(
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
-        raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")
+        raise BadRow(f"{said['question']} is {kind_of(fields['question'])}, not text")
     answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
     solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
     choices = _choices(fields.get("choices"), said["choices"])
@@ -99,14 +99,11 @@ def is_prose(problem: Problem) -> bool:
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
     ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
-    if fields.get("kind") in get_args(Kind):
-        ours.add("kind")
-    nested = fields.get("extra")
-    if isinstance(nested, Mapping):
-        ours.add("extra")
-    else:
-        nested = {}
-    rest = {name: value for name, value in fields.items() if name not in ours} | dict(nested)
+    rest = {name: value for name, value in fields.items() if name not in ours}
+    if rest.get("kind") in get_args(Kind):
+        del rest["kind"]
+    if isinstance(rest.get("extra"), Mapping):
+        rest |= rest.pop("extra")
     return {name: value for name, value in rest.items() if not _empty(value)}
 
 
@@ -132,7 +129,7 @@ def _working(worked: str) -> str:
 
 def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
     if isinstance(value, list | tuple | Mapping | bytes):
-        raise BadRow(f"{name} is {_what(value)}, not text or a number")
+        raise BadRow(f"{name} is {kind_of(value)}, not text or a number")
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float) and not math.isnan(value):
@@ -150,11 +147,6 @@ def _empty(value: Any) -> bool:
     return value is None or value in ("", [], ()) or isinstance(value, float) and math.isnan(value)
 
 
-def _what(value: Any) -> str:
-    words = {list: "a list", tuple: "a list", dict: "an object", bytes: "binary data", bool: "true or false"}
-    return words.get(type(value), "a number")
-
-
 def _choices(value: Any, name: str) -> tuple[str, ...]:
     """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
     if isinstance(value, str):
@@ -164,7 +156,7 @@ def _choices(value: Any, name: str) -> tuple[str, ...]:
     if _empty(value):
         return ()
     if not isinstance(value, list | tuple):
-        raise BadRow(f"{name} is {_what(value)}, not a list of choices")
+        raise BadRow(f"{name} is {kind_of(value)}, not a list of choices")
     choices = tuple(_text(item, name) for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
         raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {_shortened(' | '.join(choices))}")

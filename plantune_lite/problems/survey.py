@@ -48,7 +48,6 @@ class Survey:
     bad: int
     bad_rows: tuple[tuple[str, str], ...]  # the first ten: where, why
     held_out: int
-    notes: tuple[str, ...]
 
 
 def survey_problems(part: Problems, *, seed: int) -> Survey:
@@ -82,7 +81,6 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
         bad=len(bad),
         bad_rows=tuple(bad[:NAMED]),
         held_out=len(hold_out(problems, share=part.held_out, seed=seed).own),
-        notes=table.notes,
     )
 
 
