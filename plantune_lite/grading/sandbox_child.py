@@ -14,7 +14,6 @@ A script that imports only the standard library: it runs without site-packages a
 
 import builtins
 import ctypes
-import functools
 import json
 import os
 import select
@@ -28,6 +27,7 @@ PASSED = "passed the tests"
 LATE = "ran out of time"
 SCRATCH = 64 << 20  # bytes in /tmp, and no file larger
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
 _PATIENCE = 3  # wall-clock seconds for a second of CPU time: the machine may be busy with other things
 _SAID = 300  # bytes of what a program's error says
@@ -48,14 +48,9 @@ def main() -> None:
 
 def call(name: str, *arguments: Any) -> None:
     """A function of the C library that Python has no name for; its failure names it."""
-    if getattr(_libc(), name)(*arguments) == -1:
+    if getattr(_LIBC, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 # --- the keeper: namespaces and a root --------------------------------------------------------------------------------

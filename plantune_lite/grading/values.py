@@ -21,6 +21,7 @@ class Value:
     """An answer that has been read."""
 
     latex: str  # in its one spelling, without unit: what a parser of LaTeX is given
+    kind = "unchecked"  # for people, of the types that have one
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Number(Value):
 class LongNumber(Value):
     """A number with more digits than Python reads: compared digit by digit."""
 
+    kind = "whole number"
+
 
 @dataclass(frozen=True)
 class Expression(Value):
@@ -51,6 +54,7 @@ class Time(Value):
 
     minutes: Fraction
     half: str
+    kind = "time"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class YesNo(Value):
     """Yes or true, no or false."""
 
     yes: bool
+    kind = "yes/no"
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Equation(Value):
     name: str
     argument: str
     value: Value
+    kind = "equation"
 
 
 @dataclass(frozen=True)
@@ -216,12 +222,9 @@ _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 
 def _split(text: str, separator: re.Pattern[str]) -> tuple[list[str], set[str]]:
     """The parts between separators outside all brackets, and the separators."""
-    matches = list(separator.finditer(text))
-    if not matches:
-        return [text] if text else [], set()
     outside = set(outside_brackets(text))
     parts, seen, last = [], set(), 0
-    for match in matches:
+    for match in separator.finditer(text):
         if match.start() in outside:
             parts.append(text[last : match.start()].strip())
             seen.add(match[0].strip().lower())
