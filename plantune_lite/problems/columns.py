@@ -1,6 +1,6 @@
 """Tell which column of a user's file is what: as the recipe says, by its name, or by its content.
 
-    columns Frage, Antwort, Kapitel    guess(table, part) -> Columns({"question": "Frage", "answer": "Antwort"}, ...)
+    columns Frage, Antwort, Kapitel    guess(table, part) -> {"question": "Frage", "answer": "Antwort"}
 
 By content a column is taken only where no other could be meant; else the user is told what there is and what to write.
 """
@@ -8,7 +8,6 @@ By content a column is taken only where no other could be meant; else the user i
 import statistics
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from plantune_lite.problems.files import BadRow, Draft, Row, Table
@@ -30,39 +29,31 @@ _NAMES = {
 REQUIRED = ("question", "answer")
 
 
-@dataclass(frozen=True)
-class Columns:
-    """Which column of a table holds what, and how that was found."""
+def guess(table: Table, part: Problems) -> dict[str, str]:
+    """Return role -> column: those that a recipe names, and for the others the ones that can only be meant.
 
-    names: dict[str, str]  # role -> column; the role "input" has what stands below an instruction
-    how: dict[str, str]  # role -> "as you said", "by its name", "by its content" or "below the instruction"
-
-
-def guess(table: Table, part: Problems) -> Columns:
-    """The columns a recipe names, and for the others the ones that can only be meant."""
+    The role "input" has what stands below an instruction.
+    """
     names: dict[str, str] = {}
-    how: dict[str, str] = {}
     for role in _NAMES:
         if (given := getattr(part, role)) is not None:
             if given not in table.columns:
                 raise ProblemError(
                     f"{table.path.name} has no column {given!r} (problems.{role}){nearest(given, table.columns)}"
                 )
-            names[role], how[role] = given, "as you said"
+            names[role] = given
     folded = {_folded(column): column for column in reversed(table.columns)}  # the first of two alike wins
     for role, known in _NAMES.items():
         there = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
         column = next((name for name in there if name not in names.values()), None)
         if role not in names and column and (role != "id" or _tells_apart(table, column)):
-            names[role], how[role] = column, "by its name"
-    if "answer" not in names and "solution" in names and how["solution"] == "by its name":
-        for found in (names, how):  # "Lösung: 42", or a worked one that ends with the answer
-            found["answer"] = found.pop("solution")
+            names[role] = column
+    if "answer" not in names and "solution" in names and part.solution is None:
+        names["answer"] = names.pop("solution")  # "Lösung: 42", or a worked one that ends with the answer
     for role in REQUIRED:
-        if role not in names and (
-            column := _by_content(table, role, [c for c in table.columns if c not in names.values()])
-        ):
-            names[role], how[role] = column, "by its content"
+        others = [column for column in table.columns if column not in names.values()]
+        if role not in names and (column := _by_content(table, role, others)):
+            names[role] = column
     if missing := [role for role in REQUIRED if role not in names]:
         there = ", ".join(table.columns)
         ways = " ".join(f"problems.{role}=COLUMN" for role in missing)
@@ -70,12 +61,10 @@ def guess(table: Table, part: Problems) -> Columns:
             f"{table.path.name}: which column holds the {' and which the '.join(missing)}? "
             f"There are {there}. Write {ways}"
         )
-    if how["question"] == "by its name" and _folded(names["question"]) == "instruction":
-        # "Solve the word problem." is asked of every row: of what, its input says.
-        column = folded.get("input")
-        if column and column not in names.values():
-            names["input"], how["input"] = column, "below the instruction"
-    return Columns(names, how)
+    column = folded.get("input")
+    if part.question is None and _folded(names["question"]) == "instruction" and column not in (None, *names.values()):
+        names["input"] = column  # "Solve the word problem." is asked of every row: of what, its input says
+    return names
 
 
 def _tells_apart(table: Table, column: str) -> bool:
@@ -102,21 +91,20 @@ def _by_content(table: Table, role: str, columns: Sequence[str]) -> str | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
-def drafts(table: Table, columns: Columns) -> Iterator[Draft]:
+def drafts(table: Table, names: Mapping[str, str]) -> Iterator[Draft]:
     """The rows of a file as drafts; the default id is the file's name and the row's place in it."""
     for row in table.rows:
-        id = f"{table.path.stem}/{row.where.rpartition(' ')[2]}"
-        yield row.where, id, BadRow(row.fault) if row.fault else _fields(row, columns)
+        yield row.where, f"{table.path.stem}/{row.number}", BadRow(row.fault) if row.fault else _fields(row, names)
 
 
-def _fields(row: Row, columns: Columns) -> dict[str, Any]:
+def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
     """The cells of a row under our names; other columns keep theirs, apart, for they may be called like one of ours."""
-    taken = set(columns.names.values())
+    taken = set(names.values())
     rest = {name: value for name, value in row.cells.items() if name not in taken}
     ours = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
     if isinstance(rest.get("extra"), Mapping):
         rest |= rest.pop("extra")
-    fields = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in columns.names.items()}}
+    fields = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in names.items()}}
     question, given = fields.get("question"), fields.pop("input", None)
     if isinstance(given, str | int | float) and str(given).strip() not in ("", "nan") and isinstance(question, str):
         fields["question"] = f"{question}\n\n{given}"

@@ -1,7 +1,7 @@
 """A data file of any common format as rows of named cells, each row known by its place in the file.
 
     my.csv:  Frage;Antwort                 read(Path("my.csv")).rows[0]
-             Was ist 6 mal 7?;42           -> Row("my.csv line 2", {"Frage": "Was ist 6 mal 7?", "Antwort": "42"})
+             Was ist 6 mal 7?;42           -> Row("my.csv line 2", 2, {"Frage": "Was ist 6 mal 7?", "Antwort": "42"})
 
 Nothing is interpreted here but the format: a cell stays what the file says, text in CSV, any JSON value elsewhere.
 """
@@ -33,6 +33,7 @@ class Row:
     """One row and where it stands; `fault` says why it is no row of the table, where it is none."""
 
     where: str  # "my.csv line 14"
+    number: int  # 14
     cells: dict[str, Any]
     fault: str = ""
 
@@ -99,7 +100,7 @@ def _csv(name: str, text: str, delimiter: str | None) -> tuple[tuple[str, ...], 
         fault = ""
         if len(cells) != len(columns):
             fault = f"{len(cells)} cells under {len(columns)} column names; quote a cell with {delimiter!r} in it"
-        rows.append(Row(f"{name} line {line}", dict(zip(columns, cells, strict=False)), fault))
+        rows.append(Row(f"{name} line {line}", line, dict(zip(columns, cells, strict=False)), fault))
     return columns, rows
 
 
@@ -137,14 +138,14 @@ def _delimiter(text: str) -> str:
 
 def _json(name: str, text: str, *, lines: bool) -> tuple[tuple[str, ...], list[Row]]:
     if lines:
-        items = [(f"{name} line {number}", line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        rows = [_json_row(where, _parsed(where, line)) for where, line in items]
+        lines_of = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        rows = [_json_row(name, "line", number, _parsed(f"{name} line {number}", line)) for number, line in lines_of]
     else:
         data = _parsed(name, text)
         data = data.get("data", data) if isinstance(data, dict) else data
         if not isinstance(data, list):
             raise ProblemError(f'{name}: a list of problems or {{"data": [...]}} is expected, not {kind_of(data)}')
-        rows = [_json_row(f"{name} item {number}", item) for number, item in enumerate(data, 1)]
+        rows = [_json_row(name, "item", number, item) for number, item in enumerate(data, 1)]
     columns = dict.fromkeys(column for row in rows for column in row.cells)  # in the order they first appear
     return tuple(columns), rows
 
@@ -156,10 +157,10 @@ def _parsed(where: str, text: str) -> Any:
         raise ProblemError(f"{where}: not JSON ({error})") from None
 
 
-def _json_row(where: str, item: Any) -> Row:
+def _json_row(name: str, unit: str, number: int, item: Any) -> Row:
     if isinstance(item, dict):
-        return Row(where, item)
-    return Row(where, {}, f"a JSON object is expected, not {kind_of(item)}")
+        return Row(f"{name} {unit} {number}", number, item)
+    return Row(f"{name} {unit} {number}", number, {}, f"a JSON object is expected, not {kind_of(item)}")
 
 
 def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
@@ -170,5 +171,5 @@ def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
         table = pyarrow.parquet.read_table(io.BytesIO(data))
     except (pyarrow.ArrowException, OSError) as error:
         raise ProblemError(f"{name} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    rows = [Row(f"{name} row {number}", cells) for number, cells in enumerate(table.to_pylist(), 1)]
+    rows = [Row(f"{name} row {number}", number, cells) for number, cells in enumerate(table.to_pylist(), 1)]
     return tuple(table.column_names), rows

@@ -1,6 +1,6 @@
 """The rows of a benchmark, from a folder of the user's or from the Hugging Face Hub.
 
-    rows("gsm8k", "test") -> Rows([("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin)
+    load_rows("gsm8k", "test") -> [("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin
 
 No revision is written down: the Hub says which commit is the newest, that one is loaded and stands in `origin`, and who
 passes it back gets the same rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a
@@ -8,7 +8,6 @@ benchmark with a test split only) comes before the Hub; its rows have our own fi
 """
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,11 @@ from plantune_lite.types import ProblemError
 PLACE = "PLANTUNE_DATA"
 
 
-@dataclass(frozen=True)
-class Rows:
-    """What a benchmark holds: (where it stands, default id, fields with our names), and where it came from."""
-
-    rows: list[files.Draft]
-    origin: dict[str, Any]
+Rows = tuple[list[files.Draft], dict[str, Any]]  # and where they came from
 
 
-def rows(name: str, split: str, *, revision: str | None = None) -> Rows:
-    """The rows of a benchmark's train or test split, from $PLANTUNE_DATA or from the Hub."""
+def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
+    """Load the rows of a benchmark's train or test split, from $PLANTUNE_DATA or from the Hub."""
     benchmark = BENCHMARKS[name]
     if split == "train" and benchmark.train is None:
         raise ProblemError(
@@ -64,7 +58,7 @@ def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
     found = [
         (row.where, f"{name}/{split}/{number}", benchmark.of_file(row.cells)) for number, row in enumerate(table.rows)
     ]
-    return Rows(found, {"file": str(path), "sha256": table.sha256})
+    return found, {"file": str(path), "sha256": table.sha256}
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -90,7 +84,7 @@ def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None)
                 ) from None
             found.append((f"{place} row {number}", f"{stem}/{number}", cells))
     config = ", ".join(filter(None, benchmark.configs)) or None
-    return Rows(found, {"id": benchmark.hub, "config": config, "split": theirs, "revision": revision})
+    return found, {"id": benchmark.hub, "config": config, "split": theirs, "revision": revision}
 
 
 def _newest(name: str, hub: str) -> str:

@@ -71,13 +71,9 @@ class Suite:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Source(Suite):
     """What one source gave; a generator may have made its own test problems, which training never sees."""
 
-    name: str
-    problems: tuple[Problem, ...]
-    origin: dict[str, Any]
-    notes: tuple[str, ...] = ()
     own: tuple[Problem, ...] = ()
     generated: bool = False
     measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
@@ -162,22 +158,22 @@ def _source(
 
 def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
     benchmark = BENCHMARKS[name]
-    found = hub.rows(name, split, revision=revisions.get(benchmark.hub))
+    rows, origin = hub.load_rows(name, split, revision=revisions.get(benchmark.hub))
     # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
-    return _made(name, found.rows, found.origin, split=split, bad_rows="skip", kind=benchmark.kind)
+    return _made(name, rows, origin, split=split, bad_rows="skip", kind=benchmark.kind)
 
 
 def _file(path: Path, part: Problems) -> _Source:
     table = read_table(path)
-    found = columns.guess(table, part)
-    origin = {"file": str(path), "sha256": table.sha256, "columns": found.names}
+    names = columns.guess(table, part)
+    origin = {"file": str(path), "sha256": table.sha256, "columns": names}
     return _made(
         str(path),
-        columns.drafts(table, found),
+        columns.drafts(table, names),
         origin,
         split=part.split,
         bad_rows=part.bad_rows,
-        labels=found.names,
+        labels=names,
         source=path.name,
     )
 
@@ -222,12 +218,7 @@ def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
     drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
-    source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
-    if len({problem.extra["template"] for problem in source.problems}) > 1:
-        return source
-    note = f"all problems of {name} have one template, so other numbers of it are held out, not another template"
-    bare = tuple(replace(problem, extra={**problem.extra, "template": ""}) for problem in source.problems)
-    return replace(source, problems=bare, notes=(*source.notes, note))
+    return replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
 
 
 def _before_holding_out(limit: int, share: float) -> int:

@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from plantune_lite.files import encodable
 from plantune_lite.grading.answers import answer_kind, final_answer
+from plantune_lite.grading.compare import shortened
 from plantune_lite.problems.files import BadRow, Draft, kind_of
 from plantune_lite.types import Kind, Problem
 
@@ -159,7 +160,7 @@ def _choices(value: Any, name: str) -> tuple[str, ...]:
         raise BadRow(f"{name} is {kind_of(value)}, not a list of choices")
     choices = tuple(_text(item, name) for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
-        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {_shortened(' | '.join(choices))}")
+        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
     return choices
 
 
@@ -187,12 +188,8 @@ def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
         return letter[1].upper()
     same = [number for number, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
     if len(same) != 1:
-        raise BadRow(f"{name} is {_shortened(answer)}, but the choices are A to {last}")
+        raise BadRow(f"{name} is {shortened(answer)}, but the choices are A to {last}")
     return chr(ord("A") + same[0])
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 def _plain(value: Any) -> Any:

@@ -37,11 +37,10 @@ class Survey:
     problems: int
     columns: tuple[str, ...]
     roles: dict[str, str]  # question, answer, ... -> column
-    how: dict[str, str]  # question, answer, ... -> "as you said", "by its name", ...
     samples: tuple[Problem, ...]
     checkable: dict[str, int]  # kind of answer -> problems whose answer the grader can check, most first
     uncheckable: int
-    unchecked: tuple[tuple[str, str, str], ...]  # the first ten: where, answer, why
+    unchecked: tuple[tuple[str, str], ...]  # the first ten: where, answer
     untried: int  # problems whose answer is a formula that was not tried: of many, a seeded sample is
     duplicates: int  # problems whose question an earlier one asks
     conflicts: tuple[tuple[str, str], ...]  # the first ten: where, where; one question, two answers
@@ -54,9 +53,9 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     """Read a file as a run would, and say what a run would find."""
     path = Path(part.path or part.source).expanduser()
     table = files.read_table(path)
-    found = columns.guess(table, part)
-    drafts = columns.drafts(table, found)
-    made = list(checked_problems(drafts, source=path.name, split=part.split, labels=found.names))
+    names = columns.guess(table, part)
+    drafts = columns.drafts(table, names)
+    made = list(checked_problems(drafts, source=path.name, split=part.split, labels=names))
     good = [(where, problem) for where, problem in made if isinstance(problem, Problem)]
     bad = [(where, str(fault)) for where, fault in made if isinstance(fault, BadRow)]
     problems = [problem for _, problem in good]
@@ -69,8 +68,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
         rows=len(table.rows),
         problems=len(problems),
         columns=table.columns,
-        roles=found.names,
-        how=found.how,
+        roles=names,
         samples=tuple(problems[number] for number in picked),
         checkable=dict(checkable.most_common()),
         uncheckable=len(unchecked),
@@ -84,23 +82,16 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     )
 
 
-def _gradable(good: Sequence[tuple[str, Problem]], seed: int) -> tuple[Counter[str], list[tuple[str, str, str]], int]:
+def _gradable(good: Sequence[tuple[str, Problem]], seed: int) -> tuple[Counter[str], list[tuple[str, str]], int]:
     """Kinds of answers that the grader can check, the answers that it cannot, and how many it was not asked about."""
     keys = list(dict.fromkeys(_key(problem) for _, problem in good))
     formulas = [key for key in keys if not key[1] and _FORMULA.search(key[0])]
     left_out = set(formulas) - set(random.Random(seed).sample(formulas, min(FORMULAS, len(formulas))))
     kinds = {key: answer_kind(*key) for key in keys if key not in left_out}
     found = [(where, problem, kinds.get(_key(problem), "untried")) for where, problem in good if problem.kind != "code"]
-    unchecked = [(where, problem.answer, _why(problem)) for where, problem, kind in found if kind == "unchecked"]
+    unchecked = [(where, problem.answer) for where, problem, kind in found if kind == "unchecked"]
     counts = Counter(kind for _, _, kind in found if kind != "unchecked")
     return counts, unchecked, counts.pop("untried", 0)
-
-
-def _why(problem: Problem) -> str:
-    if problem.choices:
-        return "the choices do not tell it from the others"
-    words = len(problem.answer.split())
-    return f"{words} words of prose" if words > 3 else "neither a number nor a formula that can be read"
 
 
 def _key(problem: Problem) -> tuple[str, tuple[str, ...]]:
