@@ -10,7 +10,7 @@ function of the user's.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from plantune_lite import files
 from plantune_lite.problems import columns, hub
 from plantune_lite.problems.benchmarks import BENCHMARKS
-from plantune_lite.problems.files import BadRow, Draft, read_table
+from plantune_lite.problems.files import Draft, read_table
 from plantune_lite.problems.practice import stories
 from plantune_lite.problems.practice.generate import LEVELS, LIMIT, practice_problems
-from plantune_lite.problems.rows import checked_problems, is_prose
+from plantune_lite.problems.rows import Checked, checked_problems, is_prose
 from plantune_lite.problems.sources import function_drafts, gym_drafts
 from plantune_lite.problems.split import MOST, hold_out, sample, shares
 from plantune_lite.recipe import user_code
@@ -160,22 +160,14 @@ def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
     benchmark = BENCHMARKS[name]
     rows, origin = hub.load_rows(name, split, revision=revisions.get(benchmark.hub))
     # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
-    return _made(name, rows, origin, split=split, bad_rows="skip", kind=benchmark.kind)
+    return _made(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
 
 
 def _file(path: Path, part: Problems) -> _Source:
     table = read_table(path)
     names = columns.guess(table, part)
-    origin = {"file": str(path), "sha256": table.sha256, "columns": names}
-    return _made(
-        str(path),
-        columns.drafts(table, names),
-        origin,
-        split=part.split,
-        bad_rows=part.bad_rows,
-        labels=names,
-        source=path.name,
-    )
+    checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split, labels=names)
+    return _made(str(path), checked, {"file": str(path), "sha256": table.sha256, "columns": names}, part.bad_rows)
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
@@ -193,11 +185,12 @@ def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _So
             break
     tests = [one for one in given if _is_for_tests(one)]
     learned = [one for one in given if not _is_for_tests(one)]
-    made = replace(_made(name, learned, origin, split=part.split, bad_rows=part.bad_rows), measured=measured)
+    checked = checked_problems(learned, source=name, split=part.split)
+    made = replace(_made(name, checked, origin, part.bad_rows), measured=measured)
     if not tests or not part.held_out:
         return made
     # It says itself what is for tests: nothing else is held out of it.
-    own = _made(name, tests, origin, split="test", bad_rows=part.bad_rows)
+    own = _made(name, checked_problems(tests, source=name, split="test"), origin, part.bad_rows)
     return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
 
 
@@ -218,43 +211,31 @@ def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
     drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
-    return replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
+    checked = checked_problems(drafts, source=name, split="train")
+    return replace(_made(name, checked, origin, "skip"), generated=True)
 
 
 def _before_holding_out(limit: int, share: float) -> int:
     return math.ceil(limit / (1 - share)) + 1
 
 
-def _made(
-    name: str,
-    drafts: Iterable[Draft],
-    origin: dict[str, Any],
-    *,
-    split: str,
-    bad_rows: str,
-    source: str | None = None,
-    **how: Any,
-) -> _Source:
-    """The problems of a source; its bad rows stop everything or are left out, counted and named."""
-    found, bad = [], []
-    for where, made in checked_problems(drafts, source=source or name, split=split, **how):
-        if isinstance(made, BadRow):
-            bad.append((where, str(made)))
-        else:
-            found.append(made)
+def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> _Source:
+    """Return the problems of a source; its bad rows stop everything or are left out, counted and named."""
+    good, bad = checked
     named = [f"{where}: {reason}" for where, reason in bad[:10]]
     more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
-    rows = len(found) + len(bad)
+    rows = len(good) + len(bad)
     if bad and bad_rows == "stop":
         title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
         raise ProblemError("\n  ".join([title, *named, *more]))
     notes = []
     if bad:
         notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
-    if not found:
+    if not good:
         raise ProblemError("\n".join([f"{name} has no problems", *notes]))
     skipped = dict(Counter(reason for _, reason in bad))
-    return _Source(name, tuple(found), {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+    problems = tuple(problem for _, problem in good)
+    return _Source(name, problems, {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
 
 
 def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:

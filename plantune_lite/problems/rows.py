@@ -9,7 +9,7 @@ Files, functions, benchmarks and generators all come through here, so that one s
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from plantune_lite.files import encodable
@@ -22,6 +22,9 @@ _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in or
 _SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
 
 
+Checked = tuple[list[tuple[str, Problem]], list[tuple[str, str]]]  # where a problem stands; where none does, and why
+
+
 def checked_problems(
     drafts: Iterable[Draft],
     *,
@@ -29,8 +32,10 @@ def checked_problems(
     split: str,
     kind: Kind | None = None,
     labels: Mapping[str, str] = {},
-) -> Iterator[tuple[str, Problem | BadRow]]:
-    """Each draft (where it stands, default id, fields) as a problem or the reason why not; ids are given once."""
+) -> Checked:
+    """Make each draft (where it stands, default id, fields) a problem or the reason why not; ids are given once."""
+    good: list[tuple[str, Problem]] = []
+    bad: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for where, id, fields in drafts:
         try:
@@ -40,9 +45,10 @@ def checked_problems(
             if made.id in seen:
                 raise BadRow(f"{labels.get('id', 'id')} {made.id!r} is also that of {seen[made.id]}")
             seen[made.id] = where
-            yield where, made
+            good.append((where, made))
         except BadRow as fault:
-            yield where, fault
+            bad.append((where, str(fault)))
+    return good, bad
 
 
 def problem(

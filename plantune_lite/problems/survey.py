@@ -14,7 +14,6 @@ from pathlib import Path
 
 from plantune_lite.grading.answers import answer_kind, same_answer
 from plantune_lite.problems import columns, files
-from plantune_lite.problems.files import BadRow
 from plantune_lite.problems.rows import checked_problems
 from plantune_lite.problems.split import hold_out, normalised
 from plantune_lite.recipe.schema import Problems
@@ -55,9 +54,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     table = files.read_table(path)
     names = columns.guess(table, part)
     drafts = columns.drafts(table, names)
-    made = list(checked_problems(drafts, source=path.name, split=part.split, labels=names))
-    good = [(where, problem) for where, problem in made if isinstance(problem, Problem)]
-    bad = [(where, str(fault)) for where, fault in made if isinstance(fault, BadRow)]
+    good, bad = checked_problems(drafts, source=path.name, split=part.split, labels=names)
     problems = [problem for _, problem in good]
     checkable, unchecked, untried = _gradable(good, seed)
     duplicates, conflicts = _repeated(good)
