@@ -37,15 +37,9 @@ class Ran(NamedTuple):
     how: str
 
 
-def why_not() -> str | None:
-    """Why programs cannot be run in isolation on this machine; None where they can."""
-    if sys.platform != "linux":
-        return f"programs are run only where Linux can isolate them, and this is {sys.platform}: use Linux or WSL2"
-    return _why_not()
-
-
 @functools.cache
-def _why_not() -> str | None:
+def why_not() -> str | None:
+    """Say why programs cannot be run in isolation on this machine; None where they can."""
     try:
         ran = run("import bisect, collections, datetime, decimal, fractions, hashlib, math, random, re", "assert math")
     except SandboxError as error:
@@ -58,7 +52,9 @@ def _why_not() -> str | None:
 def run(program: str, tests: str = "", *, before: str = "", seconds: int = SECONDS, memory: int = MEMORY) -> Ran:
     """Run `before`, the program and its tests, one after another as one module; the tests pass if nothing is raised."""
     if sys.platform != "linux":
-        raise SandboxError(why_not())
+        raise SandboxError(
+            f"programs are run only where Linux can isolate them, and this is {sys.platform}: use Linux or WSL2"
+        )
     job = {"before": before, "program": program, "tests": tests, "seconds": seconds, "memory": memory}
     try:
         keeper = subprocess.run(
