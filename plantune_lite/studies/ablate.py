@@ -233,8 +233,8 @@ def _found(
         level, steps = columns.reached(learning)
         _add(figures, {name: {"at step": str(step)} for name, step in steps.items()})
         remarks.append(
-            f"at step: the first at which {level:.0%} of the answers sampled in training are right, where the lowest "
-            "arm ends; each a mean of a tenth of the steps, at least five."
+            f"at step: the first at which {100 * level:.0f} % of the answers sampled in training are right, where the "
+            "lowest arm ends; each a mean of a tenth of the steps, at least five."
         )
     if asked_for.probed:
         remarks += columns.probe_all(runs, say)

@@ -159,7 +159,7 @@ def reached(curves: Mapping[str, Curve]) -> tuple[float, dict[str, int]]:
 
 
 def _right(run: Path) -> Iterator[tuple[int, float]]:
-    """Every reward says how many answers are right, each in its own words; of two lines of a step the later counts."""
+    """Yield the share of right answers at each step, which every reward notes; of two lines of a step the later."""
     path = run / "metrics.jsonl"
     for row in read_jsonl(path) if path.is_file() else ():
         if row["stage"] == "grpo" and "guided_outcome" in row:
