@@ -44,10 +44,6 @@ def answered(
 ) -> list[Score]:
     """Return the graded answers of one mode to all problems: those in the file, and the others as they come."""
     wanted = {problem.id: problem for problem in problems}
-    if len(wanted) < len(problems):
-        raise PlantuneError(
-            f"{len(problems) - len(wanted)} of {len(problems)} problems have another one's id: rename them"
-        )
     scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings})
     done = {(one.problem_id, one.sample) for one in scores}
     samples = range(sampling.n)
@@ -61,7 +57,7 @@ def answered(
             some = todo[start : start + chunk]
             asked = time.monotonic()
             seeded = replace(sampling, seed=_seed(sampling.seed, mode, some[0].id))
-            replies = checked(answer(some, seeded), some, sampling)
+            replies = answer(some, seeded)
             seconds = round((time.monotonic() - asked) / (len(some) * sampling.n), 4)
             for problem, texts in zip(some, replies, strict=True):
                 for sample, reply in enumerate(texts):
@@ -77,17 +73,6 @@ def answered(
                     False,
                 )
     return scores
-
-
-def checked(replies: list[list[Reply]], prompts: Sequence[Any], sampling: Sampling) -> list[list[Reply]]:
-    """Replies of the shape that was asked for; a Generate of one's own is easily off by a bracket."""
-    shape = [len(texts) for texts in replies]
-    if shape != [sampling.n] * len(prompts):
-        raise PlantuneError(
-            f"generate gave {shape[:5]} replies for {len(prompts)} prompts: return a list for each prompt, "
-            f"of {sampling.n} Reply each"
-        )
-    return replies
 
 
 def _settings(sampling: Sampling) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
 
 
 def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Answers | None]) -> list[Answers]:
-    """A tuned model stands beside the untuned one, the baseline, and the first of the other tuned ones."""
+    """List what a tuned model is compared with: the untuned one, the baseline, the first of the other tuned ones."""
     if one.model == UNTUNED:
         return []
     own = [other for other in answers if other.run == one.run]  # first: another run may be of another student
@@ -152,7 +152,7 @@ def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Ans
 
 
 def _by_problem(shares: Shares) -> dict[Key, float]:
-    """One value a problem: the mean over the seeds that have it."""
+    """Return one value a problem: the mean over the seeds that have it."""
     found: dict[Key, list[float]] = {}
     for (_, key), share in shares.items():
         found.setdefault(key, []).append(share)
@@ -160,7 +160,7 @@ def _by_problem(shares: Shares) -> dict[Key, float]:
 
 
 def _by_seed(shares: Shares) -> tuple[float, ...]:
-    """One value a seed: the mean over the problems that it has."""
+    """Return one value a seed: the mean over the problems that it has."""
     found: dict[int, list[float]] = {}
     for (seed, _), share in shares.items():
         found.setdefault(seed, []).append(share)

@@ -25,7 +25,7 @@ from typing import Any
 
 from plantune_lite.distill import worked
 from plantune_lite.evaluate import metrics, stats
-from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.evaluate.answers import Answer, Show, answered
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.train.plan_similarity import words
@@ -141,7 +141,7 @@ def planned_after_all(text: str) -> bool:
 def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Answer:
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [give(problem, given[problem.id]) for problem in problems]
-        replies = checked(generate(prompts, sampling), prompts, sampling)
+        replies = generate(prompts, sampling)
         return [
             [replace(reply, text=render(given[problem.id], reply.text)) for reply in texts]
             for problem, texts in zip(problems, replies, strict=True)

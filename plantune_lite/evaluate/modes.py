@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from plantune_lite.evaluate import metrics
-from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.evaluate.answers import Answer, Show, answered
 from plantune_lite.files import read_records
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.plan import (
@@ -217,7 +217,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [ASK["m2"](problem) for problem in problems]
-        planned = checked(planner(prompts, replace(sampling, stop=(CLOSE,))), prompts, sampling)
+        planned = planner(prompts, replace(sampling, stop=(CLOSE,)))
         told = [
             (problem, reply, plan_alone(reply))
             for problem, replies in zip(problems, planned, strict=True)
@@ -225,7 +225,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
         ]
         orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in told]
         greedy = replace(sampling, n=1, temperature=0.0)
-        executed = checked(executor(orders, greedy), orders, greedy)
+        executed = executor(orders, greedy)
         texts = [
             replace(
                 done,

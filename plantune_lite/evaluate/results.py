@@ -43,7 +43,7 @@ class Answers:
 
     @cached_property
     def shares(self) -> dict[Key, float]:
-        """For each problem the share of its samples that are right.
+        """Return for each problem the share of its samples that are right.
 
         An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is
         alike: so a problem is known by its question as well.

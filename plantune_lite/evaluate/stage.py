@@ -225,7 +225,7 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
 
 
 def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
-    """The untuned model at its best prompt, then each that was trained."""
+    """List the untuned model at its best prompt, then each that was trained."""
     models = [Asked("untuned", None, prompt)]
     if job.recipe.has_baseline:
         models.append(Asked("baseline", "baseline", OF_TARGET["solution"]))
@@ -239,7 +239,7 @@ def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
 def _answer_suite(
     student: Student, name: str, suite: list[Problem], models: Sequence[Asked], done: int, seconds: float | None
 ) -> int:
-    """Let all models answer one suite; the number of its problems that each of them has answered when time is up."""
+    """Let all models answer one suite; return how many of its problems each has answered when time is up."""
     job, began = student.job, time.monotonic()
     if seconds is not None:  # the first of a file may be its easiest
         suite = Random(job.recipe.seed).sample(suite, len(suite))

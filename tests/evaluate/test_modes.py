@@ -88,13 +88,6 @@ def test_cut_off_and_unreadable_answers_are_wrong_and_counted(tmp_path):
     assert found["line"].endswith("100 % cut off, 100 % without a readable answer")
 
 
-def test_a_generate_of_another_shape_is_a_sentence(tmp_path):
-    with pytest.raises(PlantuneError, match="return a list for each prompt, of 1 Reply each"):
-        evaluate_problems(
-            lambda prompts, sampling: [[Reply(text="1")]], PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl"
-        )
-
-
 def test_progress_is_told_on_the_way(tmp_path):
     said = []
     out = tmp_path / "own.sft.jsonl"
@@ -320,11 +313,6 @@ def test_another_problem_of_the_same_id_is_found_out(tmp_path):
     evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
     with pytest.raises(PlantuneError, match=f"answers another {PROBLEMS[4].id}"):
         evaluate_problems(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
-
-
-def test_two_problems_of_one_id_are_refused(tmp_path):
-    with pytest.raises(PlantuneError, match="1 of 3 problems have another one's id"):
-        evaluate_problems(right_on(bool), [*PROBLEMS[:2], PROBLEMS[0]], mode="m1", out=tmp_path / "a.b.jsonl")
 
 
 # --- in time ----------------------------------------------------------------------------------------------------------
