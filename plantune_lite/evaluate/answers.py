@@ -13,13 +13,12 @@ with new ones: that is an error that names the first setting that differs, and n
 import hashlib
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.evaluate import stats
+from plantune_lite.evaluate import metrics
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
 from plantune_lite.grading.lenient import Grade, Graded, grade_answer
 from plantune_lite.terminal import duration
@@ -41,49 +40,39 @@ def answered(
     settings: Mapping[str, Any] = {},
     grade: Grade = grade_answer,
     chunk: int = 128,
-    begin_anew: str = "in a run: --again evaluate",
     show: Show = lambda line, last: None,
 ) -> list[Score]:
-    """The graded answers of one mode to all problems: those in the file, and the others as they come.
-
-    `begin_anew` is what else, but for moving the file away, begins anew where the answers there are made otherwise.
-    """
+    """Return the graded answers of one mode to all problems: those in the file, and the others as they come."""
     wanted = {problem.id: problem for problem in problems}
-    if len(wanted) < len(problems):
-        raise PlantuneError(
-            f"{len(problems) - len(wanted)} of {len(problems)} problems have another one's id: rename them"
-        )
-    anew = f"move the file away to begin anew{f' ({begin_anew})' if begin_anew else ''}"
-    scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings}, anew)
+    scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings})
     done = {(one.problem_id, one.sample) for one in scores}
     samples = range(sampling.n)
     todo = [problem for problem in problems if any((problem.id, sample) not in done for sample in samples)]
-    live = _Live(f"{out.stem.replace('.', ' ', 1)} {mode}", len(problems), len(todo), show)
+    what, began = f"{out.stem.replace('.', ' ', 1)} {mode}", time.monotonic()
+    if 0 < len(todo) < len(problems):
+        before = len(problems) - len(todo)
+        show(f"{what}: {before} of {len(problems)} problems are answered, going on", True)
     with JsonlWriter(out) as file:
         for start in range(0, len(todo), chunk):
             some = todo[start : start + chunk]
-            began = time.monotonic()
+            asked = time.monotonic()
             seeded = replace(sampling, seed=_seed(sampling.seed, mode, some[0].id))
-            replies = checked(answer(some, seeded), some, sampling)
-            seconds = round((time.monotonic() - began) / (len(some) * sampling.n), 4)
+            replies = answer(some, seeded)
+            seconds = round((time.monotonic() - asked) / (len(some) * sampling.n), 4)
             for problem, texts in zip(some, replies, strict=True):
                 for sample, reply in enumerate(texts):
                     if (problem.id, sample) not in done:
                         scores.append(_score(problem, sample, mode, reply, grade(problem, reply.text), seconds))
                         file.write(scores[-1])
-            live.tell(scores, len(some))
+            answered_now = start + len(some)
+            if left := len(todo) - answered_now:  # else the last line is the caller's
+                time_left = duration((time.monotonic() - began) / answered_now * left)
+                right = metrics.accuracy(scores).percent()
+                show(
+                    f"{what}: {len(problems) - left} of {len(problems)} problems, {right} right, {time_left} left",
+                    False,
+                )
     return scores
-
-
-def checked(replies: list[list[Reply]], prompts: Sequence[Any], sampling: Sampling) -> list[list[Reply]]:
-    """Replies of the shape that was asked for; a Generate of one's own is easily off by a bracket."""
-    shape = [len(texts) for texts in replies]
-    if shape != [sampling.n] * len(prompts):
-        raise PlantuneError(
-            f"generate gave {shape[:5]} replies for {len(prompts)} prompts: return a list for each prompt, "
-            f"of {sampling.n} Reply each"
-        )
-    return replies
 
 
 def _settings(sampling: Sampling) -> dict[str, Any]:
@@ -116,9 +105,7 @@ def _score(problem: Problem, sample: int, mode: str, reply: Reply, graded: Grade
 # --- what is there already --------------------------------------------------------------------------------------------
 
 
-def _done_before(
-    out: Path, mode: str, wanted: Mapping[str, Problem], settings: Mapping[str, Any], anew: str
-) -> list[Score]:
+def _done_before(out: Path, mode: str, wanted: Mapping[str, Problem], settings: Mapping[str, Any]) -> list[Score]:
     """The rows of this mode that are still of use; the settings are on the disk before the first row is."""
     settings = json.loads(json.dumps(settings))  # as they will be read back
     beside = out.with_suffix(".json")
@@ -129,45 +116,13 @@ def _done_before(
         name = next(name for name in [*settings, *before] if settings.get(name) != before.get(name))
         raise PlantuneError(
             f"{out} holds answers of mode {mode} made with {name}={before.get(name)!r}, and now it is "
-            f"{settings.get(name)!r}. Go back to that, or {anew}"
+            f"{settings.get(name)!r}. Go back to that, or move the file away (in a run: --again evaluate)"
         )
     for one in rows:
         if one.problem_id in wanted and wanted[one.problem_id].answer != one.gold:
             raise PlantuneError(
                 f"{out} answers another {one.problem_id}: its gold answer there is {one.gold!r}, here "
-                f"{wanted[one.problem_id].answer!r}. To go on, {anew}"
+                f"{wanted[one.problem_id].answer!r}. Move the file away to begin anew (in a run: --again evaluate)"
             )
     write_whole(beside, json.dumps({**known, mode: settings}, indent=1, ensure_ascii=False) + "\n")
     return [one for one in rows if one.problem_id in wanted and one.sample < settings["samples"]]
-
-
-# --- progress ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Live:
-    """Problems done, right so far, time left."""
-
-    what: str
-    problems: int
-    todo: int
-    show: Show
-
-    def __post_init__(self) -> None:
-        self._began, self._done = time.monotonic(), 0
-        if 0 < self.todo < self.problems:
-            before = self.problems - self.todo
-            self.show(f"{self.what}: {before} of {self.problems} problems are answered, going on", True)
-
-    def tell(self, scores: Sequence[Score], more: int) -> None:
-        self._done += more
-        if self._done == self.todo:
-            return  # whoever asked has the last line
-        left = (time.monotonic() - self._began) / self._done * (self.todo - self._done)
-        done = self.problems - self.todo + self._done
-        asked = Counter(one.problem_id for one in scores)
-        right = Counter(one.problem_id for one in scores if one.same)
-        share = stats.of_problems([right[id] / samples for id, samples in asked.items()])
-        self.show(
-            f"{self.what}: {done} of {self.problems} problems, {share.percent()} right, {duration(left)} left", False
-        )

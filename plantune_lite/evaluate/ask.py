@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plantune_lite.evaluate import metrics, results
-from plantune_lite.evaluate.modes import Mode, mode_of, way_to_answer
+from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, way_to_answer
 from plantune_lite.files import read_records
 from plantune_lite.grading.answers import final_answer
 from plantune_lite.plan import CLOSE, written_plan
@@ -91,27 +91,21 @@ def ask_student(
     [[reply]] = answer([problem], sampling)
     found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
     if beside_base:
-        mode, pool, tested = best_prompt(run)
-        answer, _ = way_to_answer(mode, loaded.generate_untuned, None, pool, [*tested, problem], recipe.seed)
+        mode = best_prompt(run)
+        answer, _ = way_to_answer(mode, loaded.generate_untuned, None, examples_of(run), [problem], recipe.seed)
         [[reply]] = answer([problem], sampling)
         found.append(taken_apart(results.UNTUNED, mode, reply))
     return found
 
 
-def best_prompt(run: Path) -> tuple[Mode, list[Problem], list[Problem]]:
-    """What the untuned model was best at on the run's own problems, or else its first suite, and with which examples.
-
-    The examples are of the first problems, and none of the second, as it was when they were evaluated.
-    """
+def best_prompt(run: Path) -> Mode:
+    """Find what the untuned model was best at on the run's own problems, or else its first suite."""
     files = (run / "eval").glob(f"*.{results.UNTUNED}.jsonl")
     first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
     modes = metrics.by_mode(read_records(Score, first) if first else ())
     if not modes:
-        return "zero_shot_cot", [], []
-    best = metrics.best_mode({mode: metrics.shares(scores) for mode, scores in modes.items()})
-    suite = first.name.partition(".")[0]
-    pool, tested = run / "problems" / "pool.jsonl", run / "suites" / f"{suite}.jsonl"
-    return best, read_records(Problem, pool), read_records(Problem, tested)
+        return "zero_shot_cot"
+    return metrics.best_mode({mode: metrics.shares(scores) for mode, scores in modes.items()})
 
 
 def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:

@@ -1,5 +1,8 @@
 """Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
 
+    standing([Path("runs/mine")])                                        the models of one run or several
+    beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))])     the arms of a study, over their seeds
+
 What comes in: run folders, with the answers in their eval/ (results.py). What goes out: who answered how much, who is
 better than whom, as text, Markdown or JSON, and before all else a sentence a comparison: a tuned model beside the
 baseline, beside the untuned one, and with its own plan beside another problem's:
@@ -8,22 +11,25 @@ baseline, beside the untuned one, and with its own plan beside another problem's
     own: m1 is better than untuned at its best prompt (few_shot): +80.5 points (+74.2 to +85.6), p < 0.001, 161 won ...
     own: m1 uses its plan: its own rather than another problem's is worth +84.0 points (+78.1 to +88.6), ...
     gsm8k: m1 is not better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training
+
+Seeds are pooled in figures: a problem that several seeds have counts once, with the mean of their answers. Intervals
+and p values come from the trainings, by the t test of their differences, one a seed; from the problems where there is
+one training.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from plantune_lite.evaluate import metrics, results, stats
-from plantune_lite.evaluate.results import BASELINE, GRPO, OF_A_RUN, UNTUNED, Answers
+from plantune_lite.evaluate.results import BASELINE, GRPO, UNTUNED, Answers, Arm, Key, Model, Shares
 from plantune_lite.evaluate.stats import Estimate, Paired, p_text
 from plantune_lite.terminal import markdown_table, table
-from plantune_lite.types import PlantuneError, Problem
+from plantune_lite.types import PlantuneError
 
 ONE_TRAINING = "one training each, and another seed could say otherwise"
-SEVERAL_PROMPTS = "The untuned model was asked with several prompts, of which the best on these same problems counts."
 _SIGNIFICANT = 0.05
 _THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
 
@@ -33,7 +39,6 @@ class Row:
     """One model in one mode on one suite."""
 
     suite: str
-    run: str
     model: str
     mode: str
     problems: int
@@ -41,6 +46,7 @@ class Row:
     accuracy: Estimate
     truncated: float
     unparsable: float
+    by_seed: tuple[float, ...] = ()
     passed: Estimate | None = None  # pass@samples and maj@samples, where there are several
     majority: Estimate | None = None
     caveats: tuple[str, ...] = ()  # what the figure must not be read without
@@ -72,11 +78,11 @@ class Standing:
     """All rows, all comparisons, and what is to be known beside them; the sentences come first wherever it is shown."""
 
     sentences: tuple[str, ...]
-    rows: tuple[Any, ...]  # Row, or of a study arms.Row
+    rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
 
-    def suites(self) -> Iterator[tuple[str, list[Any], list[Comparison]]]:
+    def suites(self) -> Iterator[tuple[str, list[Row], list[Comparison]]]:
         """Yield each suite with its rows and its comparisons."""
         for suite in dict.fromkeys(row.suite for row in self.rows):
             rows = [row for row in self.rows if row.suite == suite]
@@ -88,122 +94,145 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     answers = list(results.answers(runs))
     if not answers:
         raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
-    rows, found = [], []
-    asked = dict.fromkeys(one.suite for one in answers)
-    for suite in asked:
-        here = _in_order([one for one in answers if one.suite == suite])
-        rows += [_row(one, seed) for one in here]
-        found += [compared for one in here for compared in _comparisons(one, here, seed)]
-    comparisons = corrected(found)
-    unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in asked)
+    rows: list[Row] = []
+    comparisons: list[Comparison] = []
+    suites = dict.fromkeys(one.suite for one in answers)
+    for suite in suites:
+        here = [one for one in answers if one.suite == suite]
+        best = {one.run: results.best_untuned(other for other in here if other.run == one.run) for one in here}
+        here.sort(key=lambda one: (one not in best.values(), results.place(one)))
+        rows += [_row(results.alone(one), seed) for one in here]
+        for one in here:
+            for reference in _references(one, here, best):
+                comparisons += _compared(results.alone(one), results.alone(reference), seed)
+    family = _corrected(comparisons)
+    headlines = [one for one in family if one.beside_untuned or _is(BASELINE, one.reference) or _is(GRPO, one.model)]
+    unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in suites)
     sentences = (
-        *_sentences(rows, comparisons, list(results.plan_uses(runs))),
+        *_sentences(rows, headlines, list(results.plan_uses(runs))),
         *(f"{suite}: not asked so far" for suite in unasked),
     )
-    return Standing(sentences, tuple(rows), comparisons, tuple(_notes(rows, comparisons)))
+    return Standing(sentences, tuple(rows), family, tuple(_notes(answers, rows, family)))
 
 
-def corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Correct the p values of one table (Holm)."""
-    p_values = stats.holm([one.p for one in comparisons])
-    return tuple(replace(one, p=p) for one, p in zip(comparisons, p_values, strict=True))
-
-
-def _row(one: Answers, seed: int) -> Row:
-    samples = metrics.by_problem(one.scores)
-    choices = {id: problem.choices for id, problem in one.problems.items()}
-    several = min(map(len, samples.values()))
-    return Row(
-        suite=one.suite,
-        run=one.run,
-        model=one.name,
-        mode=one.mode,
-        problems=len(samples),
-        samples=several,
-        accuracy=metrics.accuracy(one.scores, seed=seed),
-        passed=metrics.passed(several, samples, seed=seed) if several > 1 else None,
-        majority=metrics.majority(samples, choices) if several > 1 else None,
-        truncated=fmean(score.finish == "length" for score in one.scores),
-        unparsable=fmean(score.same is None for score in one.scores),
-        caveats=(*one.caveats, *one.unfinished),
+def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
+    """Compare the arms of a study, suite by suite; the first is the one that the others are compared with."""
+    answers = {arm.name: [list(results.answers([run])) if run else [] for run in arm.runs] for arm in arms}
+    every = [one for runs in answers.values() for run in runs for one in run]
+    rows: list[Row] = []
+    comparisons: list[Comparison] = []
+    for suite in dict.fromkeys(one.suite for one in every):
+        here = {name: [[one for one in run if one.suite == suite] for run in runs] for name, runs in answers.items()}
+        untuned = results.untuned_over_seeds(here.values())
+        tuned = [one for one in results.tuned_over_seeds(arms, here) if one.answers]
+        rows += [_row(one, seed) for one in (*untuned, *tuned)]
+        for place, one in enumerate(tuned):
+            for reference in (*untuned, *tuned[: min(place, 1)]):
+                comparisons += _compared(one, reference, seed)
+    family = tuple(
+        replace(one, caveats=(*one.caveats, ONE_TRAINING)) if one.paired.trainings == 1 else one
+        for one in _corrected(comparisons)
     )
+    return Standing(tuple(_sentences(rows, family, [])), tuple(rows), family, tuple(_notes(every, rows, family)))
 
 
-def _best_untuned(answers: Iterable[Answers]) -> Answers | None:
-    """The untuned model at its best prompt; of several runs' the best."""
-    untuned: dict[str, dict[str, Answers]] = {}
-    for one in answers:
-        if one.model == UNTUNED:
-            untuned.setdefault(one.run, {})[one.mode] = one
-    best = [modes[metrics.best_mode({mode: one.shares for mode, one in modes.items()})] for modes in untuned.values()]
-    return max(best, key=lambda one: fmean(one.shares.values()), default=None)
+# --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def _in_order(answers: Sequence[Answers]) -> list[Answers]:
-    """The best untuned first, then as models are trained; others follow."""
-    best = _best_untuned(answers)
-
-    def place(one: Answers) -> tuple[bool, int]:
-        return one is not best, OF_A_RUN.index(one.model) if one.model in OF_A_RUN else len(OF_A_RUN)
-
-    return sorted(answers, key=place)
-
-
-# --- who beside whom --------------------------------------------------------------------------------------------------
-
-
-def _comparisons(one: Answers, answers: Sequence[Answers], seed: int) -> Iterator[Comparison]:
-    """A tuned model beside the untuned one, the baseline, and the first of the other tuned ones."""
+def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Answers | None]) -> list[Answers]:
+    """List what a tuned model is compared with: the untuned one, the baseline, the first of the other tuned ones."""
     if one.model == UNTUNED:
-        return
+        return []
     own = [other for other in answers if other.run == one.run]  # first: another run may be of another student
-    untuned = _best_untuned(own) or _best_untuned(answers)
+    untuned = best[one.run] or next(filter(None, best.values()), None)
     baseline = next((other for other in [*own, *answers] if other.model == BASELINE), None)
     tuned = next((other for other in answers if other.model not in (UNTUNED, BASELINE)), None)
     references = [untuned, *(() if one.model == BASELINE else (baseline, tuned))]
-    for reference in references:
-        if reference and reference is not one and (paired := _paired(one, reference, seed)):
-            yield Comparison(
-                suite=one.suite,
-                model=one.name,
-                mode=one.mode,
-                reference=reference.name,
-                reference_mode=reference.mode,
-                beside_untuned=reference is untuned,
-                asked=len(one.shares) + len(reference.shares) - paired.problems,
-                paired=paired,
-                p=paired.p,
-                caveats=tuple(dict.fromkeys(_caveats_of_both(one, reference))),
-            )
+    return [reference for reference in references if reference and reference is not one]
 
 
-def _paired(one: Answers, reference: Answers, seed: int) -> Paired | None:
-    """The comparison on common problems: same id, same gold answer, and same question where both runs have it.
+def _by_problem(shares: Shares) -> dict[Key, float]:
+    """Return one value a problem: the mean over the seeds that have it."""
+    found: dict[Key, list[float]] = {}
+    for (_, key), share in shares.items():
+        found.setdefault(key, []).append(share)
+    return {key: fmean(values) for key, values in found.items()}
 
-    An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is alike.
-    """
-    ours, theirs = one.shares, reference.shares
-    gold = {(score.problem_id, score.gold) for score in reference.scores}
-    alike = (score.problem_id for score in one.scores if (score.problem_id, score.gold) in gold)
-    common = [id for id in dict.fromkeys(alike) if _same(one.problems.get(id), reference.problems.get(id))]
+
+def _by_seed(shares: Shares) -> tuple[float, ...]:
+    """Return one value a seed: the mean over the problems that it has."""
+    found: dict[int, list[float]] = {}
+    for (seed, _), share in shares.items():
+        found.setdefault(seed, []).append(share)
+    return tuple(map(fmean, found.values()))
+
+
+def _row(model: Model, seed: int) -> Row:
+    of_seeds = list(model.answers.values())
+    scores = [score for one in of_seeds for score in one.scores]
+    samples = metrics.by_problem(of_seeds[0].scores)
+    fewest = min(map(len, samples.values()))
+    by_problem, by_seed = _by_problem(model.shares()), _by_seed(model.shares())
+    accuracy = stats.of_problems(list(by_problem.values()), seed=seed)
+    if len(by_seed) > 1 and model.name != UNTUNED:
+        accuracy = stats.of_trainings(by_seed, accuracy)
+    several = fewest > 1 and len(by_seed) == 1
+    choices = {id: problem.choices for id, problem in of_seeds[0].problems.items()}
+    return Row(
+        suite=of_seeds[0].suite,
+        model=model.name,
+        mode=model.mode,
+        problems=len(by_problem),
+        samples=fewest,
+        accuracy=accuracy,
+        by_seed=by_seed,
+        passed=metrics.passed(fewest, samples, seed=seed) if several else None,
+        majority=metrics.majority(samples, choices) if several else None,
+        truncated=fmean(score.finish == "length" for score in scores),
+        unparsable=fmean(score.same is None for score in scores),
+        caveats=model.caveats(),
+    )
+
+
+def _compared(one: Model, reference: Model, seed: int) -> Iterator[Comparison]:
+    """Compare two models on the problems, seed by seed, that both answered; nothing where there are none."""
+    ours, theirs = one.shares(), reference.shares()
+    common = [key for key in ours if key in theirs]  # a run that failed may have left nothing in common
     if not common:
-        return None
-    return stats.paired([ours[id] for id in common], [theirs[id] for id in common], seed=seed)
+        return
+    asked = len({key for _, key in (*ours, *theirs)})
+    ours, theirs = {key: ours[key] for key in common}, {key: theirs[key] for key in common}
+    paired = stats.paired(list(_by_problem(ours).values()), list(_by_problem(theirs).values()), seed=seed)
+    differences = [our - their for our, their in zip(_by_seed(ours), _by_seed(theirs), strict=True)]
+    if len(differences) > 1:
+        paired = stats.over_trainings(paired, differences)
+    yield Comparison(
+        suite=next(iter(one.answers.values())).suite,
+        model=one.name,
+        mode=one.mode,
+        reference=reference.name,
+        reference_mode=reference.mode,
+        beside_untuned=_is(UNTUNED, reference.name),
+        asked=asked,
+        paired=paired,
+        p=paired.p,
+        caveats=tuple(dict.fromkeys((*one.caveats(), *reference.caveats(), *_asked_otherwise(one, reference)))),
+    )
 
 
-def _same(one: Problem | None, other: Problem | None) -> bool:
-    return one is None or other is None or (one.question, one.choices) == (other.question, other.choices)
-
-
-def _caveats_of_both(one: Answers, reference: Answers) -> Iterator[str]:
-    """What the comparison must not be read without; of what was not asked so far the larger part."""
-    yield from (*one.caveats, *reference.caveats)
-    yield from max(one, reference, key=lambda these: these.unasked).unfinished
-    for name, value in one.settings.items():
-        if name not in _THEIR_OWN and reference.settings.get(name, value) != value:
-            theirs = f"{reference.name} with {name}={reference.settings[name]}"
-            yield f"{one.name} was asked with {name}={value} and {theirs}"
+def _asked_otherwise(one: Model, reference: Model) -> Iterator[str]:
+    """Name the first setting in which two that are compared were not asked alike."""
+    ours, theirs = (next(iter(model.answers.values())).settings for model in (one, reference))
+    for name, value in ours.items():
+        if name not in _THEIR_OWN and theirs.get(name, value) != value:
+            yield f"{one.name} was asked with {name}={value} and {reference.name} with {name}={theirs[name]}"
             return
+
+
+def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
+    """Correct the p values of one table (Holm)."""
+    p_values = stats.holm([one.p for one in comparisons])
+    return tuple(replace(one, p=p) for one, p in zip(comparisons, p_values, strict=True))
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -212,37 +241,34 @@ def _caveats_of_both(one: Answers, reference: Answers) -> Iterator[str]:
 def _sentences(
     rows: Sequence[Row], comparisons: Sequence[Comparison], uses: Sequence[tuple[str, str, dict[str, Any]]]
 ) -> Iterator[str]:
-    """Suite by suite which tuned model is not better than what it is compared with, which is, and what its plans do."""
-    beside = [one for one in comparisons if one.beside_untuned or _is(BASELINE, one.reference) or _is(GRPO, one.model)]
-    compared = {(one.suite, one.model) for one in beside if one.beside_untuned}
+    """Say suite by suite which tuned model is not better than what it is compared with, and what its plans do."""
+    compared = {(one.suite, one.model) for one in comparisons if one.beside_untuned}
     for row in rows:
         if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
             yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
-    if all(_is(UNTUNED, row.model) for row in rows):
+    if rows and all(_is(UNTUNED, row.model) for row in rows):
         first = rows[0]
         right = f"{named(first.model, first.mode)} is right on {first.accuracy.percent()}"
         yield f"{first.suite}: {right}{_but(first.caveats)}"
     for suite in dict.fromkeys(row.suite for row in rows):
         here = sorted(
-            (one for one in beside if one.suite == suite), key=lambda one: (one.verdict == "better", one.beside_untuned)
+            (one for one in comparisons if one.suite == suite),
+            key=lambda one: (one.verdict == "better", one.beside_untuned),
         )
-        yield from (f"{in_words(one)}{_but(one.caveats)}" for one in here if not _is(BASELINE, one.model))
+        yield from (_in_words(one) for one in here if not _is(BASELINE, one.model))
         for _, model, use in (one for one in uses if one[0] == suite):
             does = "uses its plan" if use["p"] < _SIGNIFICANT else "is not shown to use its plan"
             figures = _figures(Estimate(**use["difference"]), use["p"], use["won"], use["lost"])
             yield f"{suite}: {model} {does}: its own rather than another problem's is worth {figures}"
-        yield from (f"{in_words(one)}{_but(one.caveats)}" for one in here if _is(BASELINE, one.model))
+        yield from (_in_words(one) for one in here if _is(BASELINE, one.model))
 
 
-def in_words(one: Comparison) -> str:
-    """Say who is better than whom, and by how much."""
+def _in_words(one: Comparison) -> str:
+    reference = f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
     figures = _figures(one.paired.difference, one.p, one.paired.won, one.paired.lost)
-    return f"{one.suite}: {named(one.model, one.mode)} is {one.verdict} than {reference_of(one)}: {figures}"
-
-
-def reference_of(one: Comparison) -> str:
-    """Name what a comparison is with; the untuned model with its prompt."""
-    return f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
+    trainings = f", over {one.paired.trainings} trainings" if one.paired.trainings > 1 else ""
+    better = f"{named(one.model, one.mode)} is {one.verdict} than {reference}"
+    return f"{one.suite}: {better}: {figures}{trainings}{_but(one.caveats)}"
 
 
 def _figures(difference: Estimate, p: float, won: int, lost: int) -> str:
@@ -258,47 +284,43 @@ def _is(kind: str, model: str) -> bool:
 
 
 def named(model: str, mode: str) -> str:
-    """A model and how it was asked."""
-    return model if _is(mode, model) else f"{model} ({mode})"
+    """Name a model and how it was asked."""
+    return model if not mode or _is(mode, model) else f"{model} ({mode})"
 
 
-def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
-    if len(set(untuned)) < len(untuned) and any(one.beside_untuned for one in comparisons):
-        yield SEVERAL_PROMPTS
-    if comparisons:
-        yield f"This is {ONE_TRAINING}: plantune ablate trains with several."
+def _notes(answers: Sequence[Answers], rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    untuned = [(one.suite, one.run) for one in answers if one.model == UNTUNED]
+    if len(set(untuned)) < len(untuned) and comparisons:
+        yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
+    if any(len(row.by_seed) > 1 for row in rows):
+        yield (
+            "Intervals and p values are over trainings, one a seed (t); an arm's own interval is over problems where "
+            "that is wider."
+        )
+    elif comparisons:
+        yield f"This is {ONE_TRAINING}: plantune ablate --seeds 5 trains five."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
     yield from (f"* {caveat}." for caveat in starred)
     for suite, caveat in dict.fromkeys((one.suite, caveat) for one in comparisons for caveat in one.caveats):
-        if caveat not in starred:
+        if caveat not in starred and caveat != ONE_TRAINING:
             yield f"{suite}: {caveat}."
-    for suite, model in dict.fromkeys((row.suite, row.model) for row in rows):
-        asked = {row.mode: row.problems for row in rows if (row.suite, row.model) == (suite, model)}
-        if len(set(asked.values())) > 1:
-            counts = " and ".join(f"{problems} problems with {mode}" for mode, problems in asked.items())
-            yield f"{suite}: {model} was asked {counts}: its prompts compare on those that all have."
-    for other in dict.fromkeys(row.model for row in rows if row.model.rpartition("/")[2] not in OF_A_RUN):
-        yield f"What {other} was trained on is not known here, nor whether these problems were among it."
     names = {row.model.rpartition("/")[2] for row in rows}
     if BASELINE in names and names & {"grpo", "cpl"}:
         yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
-    if several := sorted({row.samples for row in rows if row.samples > 1}):
+    if several := sorted({row.samples for row in rows if row.passed}):
         yield (
             f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "
             "the answer that most of them gave."
         )
-    yield from notes_on(comparisons)
-
-
-def notes_on(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield what the comparisons of a table must not be read without."""
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:
         if one.paired.problems < one.asked:
             common = f"{one.paired.problems} of {one.asked} problems in common"
             yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
+
+
+# --- as tables --------------------------------------------------------------------------------------------------------
 
 
 Lines = Callable[[Sequence[Any]], tuple[list[str], list[list[str]]]]  # rows -> columns and cells

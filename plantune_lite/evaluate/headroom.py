@@ -3,13 +3,13 @@
 from random import Random
 from typing import Any
 
-from plantune_lite.files import read_records, write_records
+from plantune_lite.evaluate.modes import evaluate_problems
+from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
-from plantune_lite.plan import ask_step_by_step
 from plantune_lite.runs.job import Job
 from plantune_lite.student import presets
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Generate, Problem, Sampling
+from plantune_lite.types import Problem
 
 ENOUGH = 0.85  # solved untuned: above it there is little to learn
 _AT_ONCE = 32  # problems between two lines of progress
@@ -25,8 +25,20 @@ def run_headroom(job: Job) -> dict[str, Any]:
         return {"line": f"not looked at: {why}", "solved": None, "looked": False}
     part, most = job.recipe.student, job.recipe.evaluate.max_tokens
     loaded = load_student(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
-    solved, rows = _solved(asked, loaded.generate, most, job)
-    write_records(job.out / "untuned.jsonl", rows)
+    out = job.out / "untuned.jsonl"
+    out.unlink(missing_ok=True)  # it may be another model's
+    found = evaluate_problems(
+        loaded.generate,
+        asked,
+        mode="zero_shot_cot",
+        out=out,
+        max_tokens=most,
+        seed=job.recipe.seed,
+        grade=grade_reply,
+        chunk=_AT_ONCE,
+        show=job.progress(),
+    )
+    solved = round(found["accuracy"]["value"] * len(asked))
     line = f"untuned, the student solves {solved} of {len(asked)} problems like these"
     if solved > ENOUGH * len(asked):
         job.say(
@@ -48,18 +60,3 @@ def _cannot_ask(job: Job) -> str | None:
     if preset and preset.wants_gpu and not torch.cuda.is_available():
         return f"{preset.title} wants a GPU"
     return None
-
-
-def _solved(asked: list[Problem], generate: Generate, most: int, job: Job) -> tuple[int, list[dict[str, Any]]]:
-    rows: list[dict[str, Any]] = []
-    progress = job.progress()
-    for start in range(0, len(asked), _AT_ONCE):
-        some = asked[start : start + _AT_ONCE]
-        replies = generate([ask_step_by_step(problem) for problem in some], Sampling(max_tokens=most))
-        for problem, [reply] in zip(some, replies, strict=True):
-            graded = grade_reply(problem, reply.text)
-            same = graded.verdict.same is True
-            rows.append({"problem_id": problem.id, "text": reply.text, "prediction": graded.prediction, "same": same})
-        right = sum(row["same"] for row in rows)
-        progress(f"untuned: {right} of {len(rows)} solved, {len(asked)} to ask", last=len(rows) == len(asked))
-    return sum(row["same"] for row in rows), rows

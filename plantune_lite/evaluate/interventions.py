@@ -8,9 +8,9 @@ eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the fi
 
 In m1 the plan is forced as the beginning of the student's own reply; in m2 it is what the executor is told to follow.
 They are asked of the problems for which the student wrote a plan; `reference` where there is one, `dropped` where the
-plan has two steps. `unforced` is what the student's own replies came to, and `planned_anyway` the share that wrote a
-plan after all where it was given an empty one: a second </plan>, or numbered lines before the working. The line says
-it, since "none" then is not without a plan. A student without plans is no error: the line says so.
+plan has two steps. `planned_anyway` is the share that wrote a plan after all where it was given an empty one: a second
+</plan>, or numbered lines before the working. The line says it, since "none" then is not without a plan. A student
+without plans is no error: the line says so.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from typing import Any
 
 from plantune_lite.distill import worked
 from plantune_lite.evaluate import metrics, stats
-from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.evaluate.answers import Answer, Show, answered
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.train.plan_similarity import words
@@ -57,7 +57,6 @@ def intervene(
     out: Path,
     conditions: Sequence[str] = CONDITIONS,
     give: Give = as_beginning,
-    references: Mapping[str, Plan] | None = None,
     max_tokens: int = 1024,
     seed: int = 0,
     grade: Grade = grade_answer,
@@ -65,7 +64,7 @@ def intervene(
     chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
-    """Ask under each condition, greedily, and compare; `references` are plans by id, else those of the data set.
+    """Ask under each condition, greedily, and compare.
 
     Where its own plan is no condition, its own replies stand for it: they begin with that plan.
     """
@@ -82,7 +81,7 @@ def intervene(
         "own": own,
         "none": dict.fromkeys(own, ()),
         "swapped": {id: own[other] for id, other in _partners(own, seed).items()},
-        "reference": _known(references, [by_id[id] for id in own]),
+        "reference": {id: tuple(plan) for id in own if (plan := worked.plan_of(by_id[id]).plan)},
         "dropped": {id: _without_one(plan, id, seed) for id, plan in own.items() if len(plan) > 1},
     }
     rows = {"own": [one for one in scores if one.sample == 0 and one.problem_id in own]}
@@ -101,25 +100,18 @@ def intervene(
     shares = {name: metrics.shares(these) for name, these in rows.items()}
     found = {
         "planned": len(own) / len(written),
-        "steps": round(fmean(map(len, own.values())), 2),
         "problems": len(own),
-        "unforced": fmean(one.same is True for one in scores if one.sample == 0 and one.problem_id in own),
         "conditions": {
             name: {"problems": len(right), **asdict(stats.of_problems(list(right.values()), seed=seed))}
             for name, right in shares.items()
         },
         "own_minus": _own_minus(shares, seed),
-        **_planned_anyway(rows.get("none")),
     }
+    if asked := rows.get("none"):
+        found["planned_anyway"] = fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in asked)
     found["line"] = line(found)
     show(found["line"], True)
     return found
-
-
-def _planned_anyway(rows: Sequence[Score] | None) -> dict[str, float]:
-    if rows is None:
-        return {}
-    return {"planned_anyway": fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in rows)}
 
 
 def line(found: Mapping[str, Any]) -> str:
@@ -149,7 +141,7 @@ def planned_after_all(text: str) -> bool:
 def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Answer:
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [give(problem, given[problem.id]) for problem in problems]
-        replies = checked(generate(prompts, sampling), prompts, sampling)
+        replies = generate(prompts, sampling)
         return [
             [replace(reply, text=render(given[problem.id], reply.text)) for reply in texts]
             for problem, texts in zip(problems, replies, strict=True)
@@ -160,12 +152,6 @@ def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Ans
 
 def _fingerprint(given: Mapping[str, Plan]) -> str:
     return hashlib.sha256(json.dumps(sorted(given.items())).encode()).hexdigest()[:16]
-
-
-def _known(references: Mapping[str, Plan] | None, problems: Sequence[Problem]) -> dict[str, Plan]:
-    if references is None:
-        references = {problem.id: worked.plan_of(problem).plan for problem in problems}
-    return {problem.id: tuple(plan) for problem in problems if (plan := references.get(problem.id))}
 
 
 def _without_one(plan: Plan, id: str, seed: int) -> Plan:

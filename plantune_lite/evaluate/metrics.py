@@ -1,7 +1,7 @@
 """Graded answers to figures: what share is right, with its interval, and what is to be known beside it.
 
 tally(scores, problems) -> {"problems": 60, "samples": 1, "accuracy": {"value": 0.367, "low": 0.256, "high": 0.493},
-                            "truncated": 0.05, "unparsable": 0.02, "unmarked": 0.0, "planned": 0.98, ...}
+                            "truncated": 0.05, "unparsable": 0.02}
 
 An answer that cannot be judged (Score.same is None) counts as wrong, and is counted apart.
 """
@@ -9,13 +9,13 @@ An answer that cannot be judged (Score.same is None) counts as wrong, and is cou
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from plantune_lite.evaluate import stats
 from plantune_lite.grading.answers import same_answer
-from plantune_lite.grading.lenient import LAST_NUMBER
-from plantune_lite.plan import spoiler, written_plan
 from plantune_lite.types import Problem, Score
+
+Mode = TypeVar("Mode")
 
 
 def by_problem(scores: Iterable[Score]) -> dict[str, list[Score]]:
@@ -39,8 +39,8 @@ def by_mode(scores: Iterable[Score]) -> dict[str, list[Score]]:
     return found
 
 
-def best_mode(modes: Mapping[str, Mapping[str, float]]) -> str:
-    """The mode with the largest share of the problems that all of them answered; of equals the one asked most.
+def best_mode(modes: Mapping[Mode, Mapping[Any, float]]) -> Mode:
+    """Find the mode with the largest share of the problems that all of them answered; of equals the one asked most.
 
     A kill may leave one prompt with all problems and another with the first ones, which may be easier.
     """
@@ -55,12 +55,8 @@ def accuracy(scores: Iterable[Score], *, seed: int = 0) -> stats.Estimate:
 
 
 def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0) -> dict[str, Any]:
-    """All figures of one model in one mode."""
-    by_id = {problem.id: problem for problem in problems}
+    """Count one model in one mode; with several samples also pass@k and maj@k, k being all of them."""
     samples = by_problem(scores)
-    written = [(by_id[one.problem_id], written_plan(one.text)) for one in scores]
-    steps = [len(plan) for _, plan in written if plan]
-    spoiled = [spoiler(plan, problem) is not None for problem, plan in written if plan]
     fewest = min(map(len, samples.values()))
     found = {
         "problems": len(samples),
@@ -68,23 +64,11 @@ def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0
         "accuracy": asdict(accuracy(scores, seed=seed)),
         "truncated": fmean(one.finish == "length" for one in scores),
         "unparsable": fmean(one.same is None for one in scores),
-        "unmarked": fmean(one.how.startswith(LAST_NUMBER) for one in scores),
-        "planned": len(steps) / len(scores),
-        "steps": round(fmean(steps), 2) if steps else None,
-        "spoiled": fmean(spoiled) if spoiled else None,
-        "tokens": round(fmean(one.tokens for one in scores), 1),
-        "seconds": round(sum(one.seconds for one in scores), 1),
     }
     if fewest > 1:
-        choices = {id: problem.choices for id, problem in by_id.items()}
-        found["pass"] = {str(k): asdict(passed(k, samples, seed=seed)) for k in ks(fewest)}
-        found["majority"] = asdict(majority(samples, choices))
+        found["passed"] = asdict(passed(fewest, samples, seed=seed))
+        found["majority"] = asdict(majority(samples, {problem.id: problem.choices for problem in problems}))
     return found
-
-
-def ks(samples: int) -> list[int]:
-    """1, 2, 4 ... and all of them."""
-    return sorted({*(2**power for power in range(samples.bit_length())), samples})
 
 
 def passed(k: int, samples: Mapping[str, Sequence[Score]], *, seed: int = 0) -> stats.Estimate:
@@ -114,9 +98,8 @@ def line(figures: Mapping[str, Any]) -> str:
     many = f" of {figures['samples']} samples right"
     parts = [right + estimate.percent() if figures["samples"] == 1 else estimate.percent() + many]
     if "majority" in figures:
-        most = figures["samples"]
-        parts.append(f"pass@{most} {stats.Estimate(**figures['pass'][str(most)]).percent()}")
-        parts.append(f"maj@{most} {stats.Estimate(**figures['majority']).percent()}")
+        parts.append(f"pass@{figures['samples']} {stats.Estimate(**figures['passed']).percent()}")
+        parts.append(f"maj@{figures['samples']} {stats.Estimate(**figures['majority']).percent()}")
     for name, words in (("truncated", "cut off"), ("unparsable", "without a readable answer")):
         if figures[name]:
             parts.append(f"{100 * figures[name]:.0f} % {words}")

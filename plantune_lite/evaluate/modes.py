@@ -20,7 +20,8 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from plantune_lite.evaluate import metrics
-from plantune_lite.evaluate.answers import Answer, Show, answered, checked
+from plantune_lite.evaluate.answers import Answer, Show, answered
+from plantune_lite.files import read_records
 from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.plan import (
     CLOSE,
@@ -65,20 +66,24 @@ def evaluate_problems(
     seed: int = 0,
     executor: Generate | None = None,
     examples: Sequence[Problem] = (),
-    run_code: Grade | None = None,
     grade: Grade = grade_answer,
+    allow_code: bool = False,
     model: str = "",
     chunk: int = 128,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
     """Evaluate in one mode, going on with what `out` holds; `model` says which weights answer, so that none are mixed.
 
-    `executor` follows the plans of m2, `examples` are problems with solutions for few_shot, `run_code` grades programs.
+    `executor` follows the plans of m2, `examples` are problems with solutions for few_shot. To grade a program is to
+    run what a model wrote: without `allow_code` that is refused.
     """
-    if mode not in get_args(Mode):
-        raise PlantuneError(f"no mode {mode!r} of evaluation; there are {', '.join(get_args(Mode))}")
     if not problems:
         raise PlantuneError("there are no problems to evaluate on: raise problems.held_out, or name another suite")
+    if not allow_code and (programs := [problem.id for problem in problems if problem.kind == "code"]):
+        raise PlantuneError(
+            f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0]}): allow to run what a "
+            "model wrote with evaluate.allow_code=true, or leave the suite out"
+        )
     if samples > 1 and temperature == 0:
         raise PlantuneError(
             f"evaluate.samples is {samples}, but evaluate.temperature is 0, which makes all of them the same: "
@@ -92,7 +97,7 @@ def evaluate_problems(
         out=out,
         sampling=Sampling(temperature=temperature, top_p=top_p, n=samples, max_tokens=max_tokens, seed=seed),
         settings={"model": model, "shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt},
-        grade=_grading(problems, grade, run_code),
+        grade=grade,
         chunk=chunk,
         show=show,
     )
@@ -110,6 +115,24 @@ def prompts_by_merit(
         return list(modes)
     found = {mode: evaluate_problems(generate, validation, mode=mode, **settings) for mode in modes}
     return sorted(found, key=lambda mode: -found[mode]["accuracy"]["value"])
+
+
+def examples_of(run: Path) -> list[Problem]:
+    """Read what few_shot may show and a prompt be chosen on: problems of the run's pool, in none of its suites."""
+    tested = {normalised(one) for path in (run / "suites").glob("*.jsonl") for one in read_records(Problem, path)}
+    pool = run / "problems" / "pool.jsonl"
+    return [one for one in read_records(Problem, pool) if normalised(one) not in tested] if pool.is_file() else []
+
+
+def prompts_with_examples(
+    modes: Sequence[Mode], examples: Sequence[Problem], say: Callable[[str], object]
+) -> Sequence[Mode]:
+    """Leave few_shot out where too few of the examples are solved."""
+    solved = sum(bool(one.solution or one.steps) for one in examples)
+    if "few_shot" not in modes or solved >= SHOTS:
+        return modes
+    say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {solved}")
+    return tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
 
 
 def in_time(
@@ -194,7 +217,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [ASK["m2"](problem) for problem in problems]
-        planned = checked(planner(prompts, replace(sampling, stop=(CLOSE,))), prompts, sampling)
+        planned = planner(prompts, replace(sampling, stop=(CLOSE,)))
         told = [
             (problem, reply, plan_alone(reply))
             for problem, replies in zip(problems, planned, strict=True)
@@ -202,7 +225,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
         ]
         orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in told]
         greedy = replace(sampling, n=1, temperature=0.0)
-        executed = checked(executor(orders, greedy), orders, greedy)
+        executed = executor(orders, greedy)
         texts = [
             replace(
                 done,
@@ -223,19 +246,3 @@ def plan_alone(reply: Reply) -> tuple[str, ...]:
     if reply.finish == "stop" and OPEN in text and CLOSE not in text:
         text = f"{text.rstrip()}\n{CLOSE}"
     return written_plan(text)
-
-
-# --- programs ---------------------------------------------------------------------------------------------------------
-
-
-def _grading(problems: Sequence[Problem], grade: Grade, run_code: Grade | None) -> Grade:
-    """How a reply is graded: a program by running it, where that is allowed."""
-    programs = [problem for problem in problems if problem.kind == "code"]
-    if not programs:
-        return grade
-    if run_code is None:
-        raise PlantuneError(
-            f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0].id}), and to grade "
-            "one is to run what a model wrote: allow it with evaluate.allow_code=true, or leave the suite out"
-        )
-    return lambda problem, text: (run_code if problem.kind == "code" else grade)(problem, text)

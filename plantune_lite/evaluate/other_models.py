@@ -20,10 +20,10 @@ from pathlib import Path
 
 from plantune_lite.evaluate import compare, harness_json
 from plantune_lite.evaluate.answers import Show
-from plantune_lite.evaluate.modes import SHOTS, Mode, evaluate_problems, mode_of
+from plantune_lite.evaluate.modes import Mode, evaluate_problems, examples_of, mode_of, prompts_with_examples
+from plantune_lite.evaluate.results import OF_A_RUN
 from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
-from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, home, now, summaries
@@ -45,13 +45,8 @@ def evaluate_model(
     name, server = _name(where), _is_server(where)
     weights = "" if server else _weights(where)
     modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
-    pool = run / "problems" / "pool.jsonl"
-    tested = {normalised(one) for problems in suites.values() for one in problems}
-    solved = read_records(Problem, pool) if pool.is_file() else []
-    examples = [one for one in solved if (one.solution or one.steps) and normalised(one) not in tested]
-    if "few_shot" in modes and len(examples) < SHOTS:
-        say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {len(examples)}")
-        modes = tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
+    examples = examples_of(run)
+    modes = prompts_with_examples(modes, examples, say)
     with _opened(run, recipe, where, say) as generate:
         for suite, problems in suites.items():
             if any(problem.kind == "code" for problem in problems):
@@ -87,7 +82,7 @@ def _name(where: str) -> str:
         path = Path(where)
         words = path.stem if path.suffix == ".gguf" else f"{path.resolve().parent.name}-{path.name}"
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", words).strip("-")
-    return f"{name}-model" if name in ("untuned", "baseline", "control", "m1", "m2", "cpl", "grpo") else name
+    return f"{name}-model" if name in OF_A_RUN else name
 
 
 def _is_server(where: str) -> bool:

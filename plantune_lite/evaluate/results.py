@@ -4,15 +4,15 @@ What comes in: run folders, of which eval/SUITE.MODEL.jsonl is read, with what w
 (eval/SUITE.MODEL.json), and what evaluation found out about it (eval/suites.json). What goes out, one of each suite,
 model and mode:
 
-    Answers(suite="own", run="runs/mine", model="m1", mode="m1", scores=[...], of=300, caveats=(), ...)
+    Answers(suite="own", run="runs/mine", model="m1", mode="m1", scores=[...], caveats=(), ...)
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import metrics
 from plantune_lite.files import read_records
@@ -21,6 +21,10 @@ from plantune_lite.types import Problem, Score
 UNTUNED, BASELINE, GRPO = "untuned", "baseline", "grpo"
 OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", GRPO)  # models in the order of a run; others are not its
 SUITES = "suites.json"  # in eval/: suite -> {"problems": 300, "answered": 128, "in_training": [id, ...], "words": 13}
+
+Key = tuple[str, ...]  # what makes a problem the same in two runs
+Runs = tuple[Path | None, ...]  # seed by seed, None where one failed
+Shares = Mapping[tuple[int, Key], float]  # (seed, problem) -> the share of its samples that are right
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,57 +35,50 @@ class Answers:
     run: str
     model: str
     mode: str
-    where: str  # "" or "RUN/", where there are several
+    name: str  # the model's, with its run's before it where there are several
     scores: list[Score]
     problems: Mapping[str, Problem]  # the suite's, by id; none where the run has no suites/
     settings: Mapping[str, Any]  # how it was asked
-    of: int  # problems that are to be asked; 0: not known
     caveats: tuple[str, ...]  # what no figure of this model on this suite must be read without
 
-    @property
-    def name(self) -> str:
-        return self.where + self.model
-
     @cached_property
-    def shares(self) -> dict[str, float]:
-        """For each problem the share of its samples that are right."""
-        return metrics.shares(self.scores)
+    def shares(self) -> dict[Key, float]:
+        """Return for each problem the share of its samples that are right.
 
-    @property
-    def unasked(self) -> int:
-        return max(0, self.of - len(self.shares))
+        An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is
+        alike: so a problem is known by its question as well.
+        """
+        gold = {one.problem_id: one.gold for one in self.scores}
+        return {self._key(id, gold[id]): share for id, share in metrics.shares(self.scores).items()}
 
-    @property
-    def unfinished(self) -> tuple[str, ...]:
-        """One more caveat, where time was up or something else came between."""
-        asked = f"only {len(self.shares)} of {self.of} problems of {self.suite}"
-        return (f"{asked} have been asked so far",) if self.unasked else ()
+    def _key(self, id: str, gold: str) -> Key:
+        problem = self.problems.get(id)
+        return (id, gold, *((problem.question, *problem.choices) if problem else ()))
 
 
 def answers(runs: Sequence[Path]) -> Iterator[Answers]:
-    """All that lies in the eval/ of these runs."""
+    """Read all that lies in the eval/ of these runs."""
     for run, where in zip(runs, _places(runs), strict=True):
         suites = known_of(run)
         for path in sorted((run / "eval").glob("*.jsonl")):
             suite, _, model = path.stem.partition(".")
-            known, settings, problems = suites.get(suite), _json_of(path.with_suffix(".json")), problems_of(run, suite)
+            settings, problems = _json_of(path.with_suffix(".json")), _problems_of(run, suite)
             for mode, scores in metrics.by_mode(read_records(Score, path)).items():
                 yield Answers(
                     suite=suite,
                     run=str(run),
                     model=model,
                     mode=mode,
-                    where=where,
+                    name=where + model,
                     scores=scores,
                     problems=problems,
                     settings=settings.get(mode, {}),
-                    of=known["problems"] if known else 0,
-                    caveats=tuple(_caveats(suite, model, known)) if known and model in OF_A_RUN else (),
+                    caveats=tuple(_caveats(suite, model, scores, suites[suite])) if suite in suites else (),
                 )
 
 
 def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """For each suite and model whose plans were exchanged what own minus swapped came to, as interventions wrote it."""
+    """Yield for each suite and model whose plans were exchanged what own minus swapped came to."""
     for run, where in zip(runs, _places(runs), strict=True):
         for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
             suite, _, model = path.name.removesuffix(".summary.json").partition(".")
@@ -89,15 +86,14 @@ def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]
                 yield suite, where + model, use
 
 
-def problems_of(run: Path, suite: str) -> dict[str, Problem]:
-    """The problems of a suite by their ids; none where the run has no suites/."""
+def known_of(run: Path) -> dict[str, dict[str, Any]]:
+    """Read what evaluation has found out about the suites of a run, beside their answers."""
+    return _json_of(run / "eval" / SUITES)
+
+
+def _problems_of(run: Path, suite: str) -> dict[str, Problem]:
     path = run / "suites" / f"{suite}.jsonl"
     return {one.id: one for one in read_records(Problem, path)} if path.is_file() else {}
-
-
-def known_of(run: Path) -> dict[str, dict[str, Any]]:
-    """What evaluation has found out about the suites of a run, beside their answers."""
-    return _json_of(run / "eval" / SUITES)
 
 
 def _json_of(path: Path) -> dict[str, Any]:
@@ -105,19 +101,106 @@ def _json_of(path: Path) -> dict[str, Any]:
 
 
 def _places(runs: Sequence[Path]) -> list[str]:
-    """What stands before a model's name: nothing for one run, the folder's name, the path where names are alike."""
+    """Return what stands before a model's name: nothing for one run, its name, or its path where names are alike."""
     names = [run.resolve().name for run in runs]
     if len(runs) == 1:
         return [""]
     return [f"{name if names.count(name) == 1 else run}/" for run, name in zip(runs, names, strict=True)]
 
 
-def _caveats(suite: str, model: str, known: Mapping[str, Any]) -> Iterator[str]:
-    shared = len(known["in_training"])
-    if shared and model != UNTUNED:
+def _caveats(suite: str, model: str, scores: Sequence[Score], known: Mapping[str, Any]) -> Iterator[str]:
+    if model not in OF_A_RUN:
+        yield f"what {model} was trained on is not known here, nor whether these problems were among it"
+    elif model != UNTUNED and known["in_training"]:
         yield (
-            f"{shared} of {known['problems']} problems of {suite} share {known['words']} words in a row with the "
-            "training rows"
+            f"{len(known['in_training'])} of {known['problems']} problems of {suite} share {known['words']} words in a "
+            "row with the training rows"
         )
     if model == BASELINE and known.get("baseline"):
         yield known["baseline"]
+    if (asked := len(metrics.by_problem(scores))) < known["problems"]:
+        yield f"only {asked} of {known['problems']} problems of {suite} have been asked so far"
+
+
+# --- the models of a table --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One variant of a study: its runs, or the name of the arm that answers each source."""
+
+    name: str
+    runs: Runs = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
+
+
+class Model(NamedTuple):
+    """What has a row of its own: a model of a run in one mode, or an arm over its seeds."""
+
+    name: str
+    mode: str  # "": an arm is known by its name
+    answers: Mapping[int, Answers]  # by seed; a run alone is seed 0
+
+    def shares(self) -> Shares:
+        """Return what is right of each problem of each seed."""
+        return {(seed, key): share for seed, one in self.answers.items() for key, share in one.shares.items()}
+
+    def caveats(self) -> tuple[str, ...]:
+        """Return what its figures must not be read without."""
+        return tuple(dict.fromkeys(caveat for one in self.answers.values() for caveat in one.caveats))
+
+
+def alone(one: Answers) -> Model:
+    """Make a model of one run's answers."""
+    return Model(one.name, one.mode, {0: one})
+
+
+def place(one: Answers) -> int:
+    """Return its place among the models of a run, in the order in which they are trained; others follow."""
+    return OF_A_RUN.index(one.model) if one.model in OF_A_RUN else len(OF_A_RUN)
+
+
+def best_untuned(answers: Iterable[Answers]) -> Answers | None:
+    """Find the untuned model of a seed at its best prompt."""
+    untuned = [one for one in answers if one.model == UNTUNED]
+    if not untuned:
+        return None
+    return untuned[metrics.best_mode({number: one.shares for number, one in enumerate(untuned)})]
+
+
+def untuned_over_seeds(arms: Iterable[Sequence[Sequence[Answers]]]) -> list[Model]:
+    """Pool the untuned model over the seeds, each at the prompt it chose; all arms share it."""
+    of_seed: dict[int, list[Answers]] = {}
+    for runs in arms:
+        for seed, run in enumerate(runs):
+            of_seed.setdefault(seed, []).extend(run)
+    best = {seed: one for seed, these in sorted(of_seed.items()) if (one := best_untuned(these))}
+    modes = dict.fromkeys(one.mode for one in best.values())
+    return [Model(UNTUNED, " or ".join(modes), best)] if best else []
+
+
+def tuned_over_seeds(arms: Sequence[Arm], answers: Mapping[str, Sequence[Sequence[Answers]]]) -> Iterator[Model]:
+    """Yield what each arm's own model answered; of several models of a run the one trained last."""
+    found: dict[str, Mapping[int, Answers]] = {}
+    for arm in arms:
+        if arm.routes:
+            found[arm.name] = _routed({source: found[name] for source, name in arm.routes.items()})
+        else:
+            own = ([one for one in run if one.model in OF_A_RUN[1:]] for run in answers[arm.name])
+            found[arm.name] = {seed: max(these, key=place) for seed, these in enumerate(own) if these}
+        yield Model(arm.name, "", found[arm.name])
+
+
+def _routed(answers: Mapping[str, Mapping[int, Answers]]) -> dict[int, Answers]:
+    """Let each problem be answered by the arm of its source; a seed counts where all of them answered."""
+    routed = {}
+    for seed in sorted(set.intersection(*map(set, answers.values()))):
+        of_seed = {source: by_seed[seed] for source, by_seed in answers.items()}
+        scores = [
+            score
+            for source, one in of_seed.items()
+            for score in one.scores
+            if one.problems[score.problem_id].source == source
+        ]
+        routed[seed] = replace(next(iter(of_seed.values())), scores=scores)
+    return routed

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import compare, metrics
-from plantune_lite.evaluate.stats import Estimate, p_text
+from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import from_row, read_jsonl, read_records, write_whole
 from plantune_lite.report import charts, html
 from plantune_lite.runs import job
@@ -24,15 +24,16 @@ from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Score, Trajectory
 
 SHOWN_TRAJECTORIES, SHOWN_ANSWERS = 10, 5
-_CURVES = {  # file -> title, and what is drawn: the stage's name of a figure -> what it is called
-    "loss": ("loss", {"loss": "training", "validation_loss": "validation"}),
-    "accuracy": (
-        "share of the next tokens right",
-        {"token_accuracy": "training", "validation_token_accuracy": "validation"},
-    ),
-    "reward": ("reward", {"reward": "reward"}),
-    "health": ("share of answers cut off, of groups with a spread", {"clipped": "cut off", "spread": "spread"}),
-    "length": ("tokens of an answer", {"length": "length"}),
+_FOR_PLANNING = (
+    "These problems were chosen to need planning: their solution begins where only the way back from the question "
+    "leads. Where little is to be planned: problems.source=practice_stories."
+)
+_CURVES = {  # chart -> the figures of a step that it draws
+    "loss": ("loss", "validation_loss"),
+    "accuracy": ("token_accuracy", "validation_token_accuracy"),
+    "reward": ("reward",),
+    "health": ("clipped", "spread"),
+    "length": ("length",),
 }
 
 
@@ -44,17 +45,18 @@ def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
     figures = dict(_figures(run, manifest, stood))
     for name, svg in figures.items():
         write_whole(run / "figures" / f"{name}.svg", svg + "\n")
-    first = stood.sentences[0] if stood and stood.sentences else "nothing was evaluated"
+    first, *others = stood.sentences or ("nothing was evaluated",)
     parts = [
         f"<h1>{html.text(recipe['name'])}</h1>",
         html.paragraph(_about(recipe, manifest), "soft"),
-        *(html.paragraph(one, "first" if one == first else "") for one in (stood.sentences if stood else (first,))),
-        _for_planning(recipe),
-        *(_first_screen(run, stood, figures) if stood else ()),
-        *(_scores(stood, figures) if stood else ()),
+        html.paragraph(first, "first"),
+        *map(html.paragraph, others),
+        html.paragraph(_FOR_PLANNING, "soft") if recipe["problems"]["source"] == "practice" else "",
+        *_first_screen(run, stood, figures),
+        *_scores(stood, figures),
         _plan_use(run),
         _of_the_lab(run / "probe"),
-        _wins_and_losses(run, stood) if stood else "",
+        _wins_and_losses(run, stood),
         _data(run, manifest),
         _training(manifest, figures),
         _of_the_lab(run / "cpl"),
@@ -78,74 +80,82 @@ def made_again(run: Path) -> str:
 
 def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     done = [name for name, entry in manifest["stages"].items() if entry.get("status") == "done"]
-    ways = " and ".join(name.upper() + _from(recipe[name].get("start")) for name in job.trained_by(recipe, done))
+    starts = {name: recipe[name].get("start") for name in job.trained_by(recipe, done)}
+    ways = [name.upper() + ("" if start in (None, "sft") else f" from {start}") for name, start in starts.items()]
+    trained = f"trained by {' and '.join(ways)}" if ways else "not trained"
     return (
-        f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}"
-        + (f", trained by {ways}" if ways else ", not trained")
-        + f". Begun {manifest['created']}."
+        f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}, "
+        f"{trained}. Begun {manifest['created']}."
         + (f" {DEQUANTISED}" if recipe["student"]["model"] == "smollm2_135m" else "")
     )
-
-
-def _from(start: str | None) -> str:
-    """What a training began with, where that is not what stands before it."""
-    return "" if start in (None, "sft") else f" from {start}"
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def _for_planning(recipe: Mapping[str, Any]) -> str:
-    """Say of problems that they were chosen for plans to help, where they were."""
-    if recipe["problems"]["source"] != "practice":
-        return ""
-    return html.paragraph(
-        "These problems were chosen to need planning: their solution begins where only the way back from the question "
-        "leads. Where little is to be planned: problems.source=practice_stories.",
-        "soft",
-    )
-
-
 def _first_screen(run: Path, stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
-    """The scores of the first suite as a picture, and one problem of it that the baseline fails and the plan solves."""
+    """Show the scores of the first suite as a picture, and one problem that the baseline fails and the plan solves."""
+    if not stood.rows:
+        return
     suite = stood.rows[0].suite
     yield figures[f"scores_{suite}"]
     for one in stood.comparisons:
-        if one.suite != suite or one.reference.rpartition("/")[2] != "baseline":
-            continue
-        tuned, baseline = _both(run, one)
-        asked = _asked(run, suite)
-        won = (id for id in tuned if id in asked and id in baseline and _right(tuned[id]) > _right(baseline[id]))
-        if (id := next(won, None)) is not None:
-            yield html.section(
-                "One problem, without a plan and with one",
-                html.block(f"{asked[id]}\n\nright: {tuned[id][0].gold}"),
-                html.beside(_said(one.reference, baseline[id], right=False), _said(one.model, tuned[id], right=True)),
-            )
+        if one.suite == suite and one.reference == compare.BASELINE:
+            if pair := next((pair for pair in _pairs(run, one) if pair.gain > 0), None):
+                yield html.section("One problem, without a plan and with one", *pair.shown())
             return
 
 
-def _stood(run: Path, seed: int) -> compare.Standing | None:
+class _Pair(NamedTuple):
+    """What two models of a comparison answered to one problem, sample by sample."""
+
+    compared: compare.Comparison
+    question: str
+    ours: Sequence[Score]
+    theirs: Sequence[Score]
+
+    @property
+    def gain(self) -> float:
+        return _right(self.ours) - _right(self.theirs)
+
+    def shown(self) -> tuple[str, str]:
+        """Show the problem, and of each model a sample that says who is right more often."""
+        ours = _said(self.compared.model, self.ours, right=self.gain > 0)
+        theirs = _said(self.compared.reference, self.theirs, right=self.gain < 0)
+        problem = html.block(f"{self.question}\n\nright: {self.ours[0].gold}", "the problem")
+        return problem, html.beside(theirs, ours)
+
+
+def _pairs(run: Path, one: compare.Comparison) -> Iterator[_Pair]:
+    """Yield the problems of the suite that both models of a comparison answered."""
+    ours = _answers(run, one.suite, one.model, one.mode)
+    theirs = _answers(run, one.suite, one.reference, one.reference_mode)
+    for row in read_jsonl(run / "suites" / f"{one.suite}.jsonl"):
+        if row["id"] in ours and row["id"] in theirs:
+            yield _Pair(one, row["question"], ours[row["id"]], theirs[row["id"]])
+
+
+def _stood(run: Path, seed: int) -> compare.Standing:
     try:
         return compare.standing([run], seed=seed)
     except PlantuneError:
-        return None
+        return compare.Standing((), (), (), ())  # nothing was evaluated
 
 
-def _figures(run: Path, manifest: Mapping[str, Any], stood: compare.Standing | None) -> Iterator[tuple[str, str]]:
-    for suite in dict.fromkeys(row.suite for row in stood.rows) if stood else ():
-        rows = [(compare.named(row.model, row.mode), row.accuracy) for row in stood.rows if row.suite == suite]
-        yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", rows)
+def _figures(run: Path, manifest: Mapping[str, Any], stood: compare.Standing) -> Iterator[tuple[str, str]]:
+    for suite, rows, _ in stood.suites():
+        named = [(compare.named(row.model, row.mode), row.accuracy) for row in rows]
+        yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", named)
     if not (run / "metrics.jsonl").is_file():
         return
     for stage, mine in _metrics(run).items():
         parts = manifest["stages"].get(stage, {}).get("summary", {}).get("rewards", ())
-        drawn = {**_CURVES, "parts": ("reward, part by part", {name: name for name in parts})}
+        drawn = {**_CURVES, "parts": tuple(parts)}
         if stage == "grpo":
             del drawn["loss"]  # it begins at nothing and says nothing
-        for name, (title, named) in drawn.items():
-            series = {words: [(row["step"], row[key]) for row in mine if key in row] for key, words in named.items()}
-            if svg := charts.curves(f"{stage}: {title}", series):
+        for name, keys in drawn.items():
+            series = {key: [(row["step"], row[key]) for row in mine if key in row] for key in keys}
+            if svg := charts.curves(f"{stage}: {name}", series):
                 yield f"{stage}_{name}", svg
 
 
@@ -164,14 +174,12 @@ def _metrics(run: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def _scores(stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
-    for number, suite in enumerate(dict.fromkeys(row.suite for row in stood.rows)):
-        rows = [row for row in stood.rows if row.suite == suite]
-        beside = [one for one in stood.comparisons if one.suite == suite]
+    for number, (suite, rows, comparisons) in enumerate(stood.suites()):
         yield html.section(
             f"Right answers on {suite}",
             figures[f"scores_{suite}"] if number else "",  # the first is above
             html.table(*compare.row_table(rows)),
-            html.table(compare.COMPARISONS, compare.comparison_cells(beside)),
+            html.table(compare.COMPARISONS, compare.comparison_cells(comparisons)),
         )
     yield "".join(html.paragraph(note, "soft") for note in stood.notes)
 
@@ -209,60 +217,27 @@ def _plan_use(run: Path) -> str:
         if "own_minus" not in found:
             parts.append(html.paragraph(f"{title}: {found['line']}"))
             continue
-        use = found["own_minus"]["swapped"]
-        points = Estimate(**use["difference"]).points()
-        anyway = found.get("planned_anyway")
-        parts += [
-            html.paragraph(
-                f"{title}: with its own plan rather than another problem's {points}, p {p_text(use['p'])}; "
-                f"{use['won']} won, {use['lost']} lost of {use['problems']}."
-                + (f" Given an empty plan, {100 * anyway:.1f} % wrote one themselves." if anyway else ""),
-            ),
-            html.table(
-                ("given", "of", "right (95 %)"),
-                [
-                    (_GIVEN.get(name, name), one["problems"], Estimate(one["value"], one["low"], one["high"]).percent())
-                    for name, one in found["conditions"].items()
-                ],
-            ),
+        if anyway := found.get("planned_anyway"):
+            parts.append(html.paragraph(f"{title}: given an empty plan, {100 * anyway:.1f} % wrote one themselves."))
+        rows = [
+            (_GIVEN[name], one["problems"], Estimate(one["value"], one["low"], one["high"]).percent())
+            for name, one in found["conditions"].items()
         ]
+        parts.append(html.table((f"{title}, given", "of", "right (95 %)"), rows))
     return html.section("Does the plan do the work?", *parts)
 
 
 def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
-    """Problems that the tuned model solves more often than the untuned one, or less often, with what both wrote."""
+    """Show problems that the tuned model solves more or less often than the untuned one, with what both wrote."""
     parts = []
     for one in (one for one in stood.comparisons if one.beside_untuned):
-        tuned, untuned = _both(run, one)
-        asked = _asked(run, one.suite)
-        common = [id for id in tuned if id in untuned and id in asked]
-        for title, won in (("Won", True), ("Lost", False)):
-            better, worse = (tuned, untuned) if won else (untuned, tuned)
-            found = [id for id in common if _right(better[id]) > _right(worse[id])]
-            parts += [f"<h3>{html.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>"] if found else []
-            parts += [
-                html.folded(
-                    asked[id],
-                    html.block(f"{asked[id]}\n\nright: {tuned[id][0].gold}", "the problem"),
-                    html.beside(
-                        _said(one.model, tuned[id], right=won), _said(one.reference, untuned[id], right=not won)
-                    ),
-                )
-                for id in found[:SHOWN_ANSWERS]
-            ]
+        pairs = list(_pairs(run, one))
+        won, lost = [pair for pair in pairs if pair.gain > 0], [pair for pair in pairs if pair.gain < 0]
+        for title, found in (("Won", won), ("Lost", lost)):
+            if found:
+                parts.append(f"<h3>{html.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>")
+                parts += [html.folded(pair.question, *pair.shown()) for pair in found[:SHOWN_ANSWERS]]
     return html.section("Won and lost", *parts)
-
-
-def _both(run: Path, one: compare.Comparison) -> tuple[dict[str, list[Score]], dict[str, list[Score]]]:
-    """What the two models of a comparison answered."""
-    return (
-        _answers(run, one.suite, one.model, one.mode),
-        _answers(run, one.suite, one.reference, one.reference_mode),
-    )
-
-
-def _asked(run: Path, suite: str) -> dict[str, str]:
-    return {row["id"]: row["question"] for row in read_jsonl(run / "suites" / f"{suite}.jsonl")}
 
 
 def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:
@@ -291,23 +266,13 @@ def _data(run: Path, manifest: Mapping[str, Any]) -> str:
     if not path.is_file():
         return ""
     stats = json.loads(path.read_text(encoding="utf-8"))
-    funnel = stats["funnel"]
-    distilled = manifest["stages"].get("distill", {}).get("summary", {})
-    rows = [
-        ("problems to learn from", funnel["problems"]),
-        ("of them with a plan", funnel["problems_with_trajectories"]),
-        ("plans", funnel["trajectories"]),
-        ("good enough", funnel["good"]),
-        ("kept: no copy, the best of each problem", funnel["kept"]),
-        ("rows to train on", stats["train"]),
-        ("rows to validate on", stats["validation"]),
-        ("prompts to practise on", stats["prompts"]),
-    ]
+    distilled = manifest["stages"].get("distill", {}).get("summary", {}).get("line")
+    counts = {**stats["funnel"], **{f"rows to {name}": stats[name] for name in ("train", "validation", "prompts")}}
     return html.section(
         "From problems to rows",
-        html.table(("", "how many"), rows),
+        html.table(("", "how many"), [(name.replace("_", " "), count) for name, count in counts.items()]),
         html.table(("left out for", "plans"), stats["rejected"].items()),
-        html.paragraph(distilled.get("line", ""), "soft") if distilled else "",
+        html.paragraph(distilled, "soft") if distilled else "",
     )
 
 
@@ -331,7 +296,10 @@ def _trajectories(run: Path, seed: int) -> str:
             html.folded(
                 one.question,
                 html.block(one.question, "the problem"),
-                html.block("\n".join(f"{n}. {step}" for n, step in enumerate(one.plan, 1)), _scored(one)),
+                html.block(
+                    "\n".join(f"{n}. {step}" for n, step in enumerate(one.plan, 1)),
+                    f"the plan, by {one.teacher}" + (f", score {one.score}" if one.score is not None else ""),
+                ),
                 html.block(one.execution, f"carried out: {one.answer}"),
             )
             for one in few
@@ -339,34 +307,27 @@ def _trajectories(run: Path, seed: int) -> str:
     )
 
 
-def _scored(one: Trajectory) -> str:
-    return f"the plan, by {one.teacher}, " + ("not scored" if one.score is None else f"score {one.score}")
-
-
 # --- what it took -----------------------------------------------------------------------------------------------------
 
 
 def _cost(manifest: Mapping[str, Any]) -> str:
-    done = {name: entry for name, entry in manifest["stages"].items() if "seconds" in entry}
-    rows: list[Sequence[Any]] = []
-    for name, entry in done.items():
-        usd = entry.get("summary", {}).get("usd")
-        money = f"${usd:.2f}" if usd else ""
-        rows.append((name, duration(entry["seconds"]), money, entry.get("summary", {}).get("line", "")))
-    seconds = sum(entry["seconds"] for entry in done.values())
-    usd = sum(entry.get("summary", {}).get("usd") or 0 for entry in done.values())
-    rows.append(("all", duration(seconds), f"${usd:.2f}" if usd else "", ""))
+    made = [
+        (name, entry["seconds"], entry.get("summary", {}).get("usd") or 0, entry.get("summary", {}).get("line", ""))
+        for name, entry in manifest["stages"].items()
+        if "seconds" in entry
+    ]
+    made.append(("all", sum(one[1] for one in made), sum(one[2] for one in made), ""))
+    rows = [(name, duration(seconds), f"${usd:.2f}" if usd else "", line) for name, seconds, usd, line in made]
     return html.section("Time and money", html.table(("stage", "time", "USD", ""), rows))
 
 
 def _again(run: Path, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     """Versions, the device, and the recipe as it was."""
     versions = [(name, version) for name, version in manifest.get("versions", {}).items() if version]
-    device = manifest.get("device")
     return html.section(
         "To make it again",
         html.paragraph("Save the recipe below as a folder's recipe.json, and give plantune run that folder."),
         html.folded("recipe.json", f"<pre>{html.text(json.dumps(recipe, indent=1, ensure_ascii=False))}</pre>"),
         html.folded("versions", html.table(("package", "version"), versions)),
-        html.paragraph(f"Made on {device}." if isinstance(device, str) else "", "soft") if device else "",
+        html.paragraph(f"Made on {manifest['device']}.", "soft") if "device" in manifest else "",
     )

@@ -15,15 +15,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite.evaluate import arms
+from plantune_lite.evaluate import compare
+from plantune_lite.evaluate.results import Arm, Runs
 from plantune_lite.pipeline import runner
 from plantune_lite.pipeline.mirror import bring_back
 from plantune_lite.pipeline.stages import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import locked, read_manifest
-from plantune_lite.studies import learning_curve, page, plan_diversity, probes, reuse
-from plantune_lite.studies.definitions import SAME_ROWS, SEEDS, Study, Variant, study
+from plantune_lite.studies import columns, page, reuse
+from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -103,17 +104,7 @@ def run_study(
         if len(failed) == len(planned):
             reasons = "\n".join(f"  {name}: {why}" for name, why in failed.items())
             raise RunError(f"no variant of the study {what} came to its end:\n{reasons}")
-        all_arms = list(_arms(asked_for, planned, failed))
-        found = page.Found(
-            study=asked_for,
-            folder=folder,
-            recipe=asked.name,
-            command=command,
-            seeds=seeds,
-            beside=arms.beside(all_arms, seed=asked.seed),
-            failed=failed,
-        )
-        found = _with_more_columns(found, {arm.name: arm.runs for arm in all_arms}, asked, tell)
+        found = _found(asked_for, planned, failed, folder, command, tell)
         for file in page.write(found):
             if kept:
                 _copy(file, kept, tell)
@@ -133,10 +124,6 @@ def plan_study(
     parent = runner.folder_of(asked, to)
     wanted = runner.with_teacher(asked, os.environ, read_manifest(parent), say)
     asked_for = study(what, wanted)
-    older = _has_arms_with_rows_of_their_own(parent / "ablate" / what)
-    if older and what == "target":
-        note = "An older version began this study: each arm learns from all rows that are short enough in that arm."
-        asked_for = replace(asked_for, notes=(*asked_for.notes, note))
     there: dict[tuple[str, str], str] = {}
     for donor in reversed(reuse.donors(parent)):
         there.update(dict.fromkeys(reuse.finished(donor), donor.name))
@@ -144,17 +131,10 @@ def plan_study(
     for number, variant in product(range(seeds), asked_for.variants):
         if not variant.routes:
             folder = parent / "ablate" / what / (f"{variant.name}-s{number}" if number else variant.name)
-            settings = [one for one in variant.settings if not (older and one == SAME_ROWS)]
-            recipe = override(wanted, ["evaluate.baseline=false", *settings])
+            recipe = override(wanted, ["evaluate.baseline=false", *variant.settings])
             recipe = replace(recipe, seed=wanted.seed + number)
             planned.append(_planned(variant, folder, recipe, stages, there))
     return asked_for, planned
-
-
-def _has_arms_with_rows_of_their_own(folder: Path) -> bool:
-    """Tell whether arms were trained before there was sft.same_rows."""
-    trained = [read_manifest(file.parent)["stages"].get("sft") for file in folder.glob("*/manifest.json")]
-    return any(entry and "sft.same_rows" not in entry["inputs"] for entry in trained)
 
 
 def _planned(
@@ -183,19 +163,19 @@ def _planned(
 
 def study_cost(asked: Study, planned: Sequence[Planned]) -> str:
     """Say what a study will do, before it does it."""
-    lines = [(one.name, " ".join(one.to_do) or "nothing", _taken(one), one.variant.tests) for one in planned]
+    lines = [
+        (
+            one.name,
+            " ".join(one.to_do) or "nothing",
+            ", ".join([*one.done, *(f"{stage} (of {whose})" for stage, whose in one.shared.items())]),
+            one.variant.tests,
+        )
+        for one in planned
+    ]
     to_do = sum(len(one.to_do) for one in planned)
     title = f"{asked.what}: {asked.asks} {len(planned)} runs, {to_do} stages to do"
     notes = "".join(f"\n{note}" for note in asked.notes)
     return table(title, ("run", "to do", "there already", "what it learns"), lines) + notes
-
-
-def _taken(one: Planned) -> str:
-    by_whom: dict[str, list[str]] = {}
-    for stage, whose in one.shared.items():
-        by_whom.setdefault(whose, []).append(stage)
-    parts = [" ".join(one.done), *(f"{' '.join(names)} (of {whose})" for whose, names in by_whom.items())]
-    return ", ".join(part for part in parts if part)
 
 
 def _refuse_without_key(planned: Sequence[Planned]) -> None:
@@ -231,25 +211,54 @@ def _copy(file: Path, folder: Path, say: Callable[[str], None]) -> None:
         say(f"warning: {file.name} cannot be copied to {folder} ({error.strerror})")
 
 
-def _arms(asked_for: Study, planned: Sequence[Planned], failed: Mapping[str, str]) -> Iterator[arms.Arm]:
-    for variant in asked_for.variants:
-        mine = [one for one in planned if one.variant is variant]
-        runs = tuple(None if one.name in failed else one.folder for one in mine)
-        yield arms.Arm(variant.name, runs, variant.routes)
+# --- what came of it --------------------------------------------------------------------------------------------------
 
 
-def _with_more_columns(
-    found: page.Found, runs: Mapping[str, arms.Runs], asked: Recipe, say: Callable[[str], None]
+def _found(
+    asked_for: Study,
+    planned: Sequence[Planned],
+    failed: Mapping[str, str],
+    folder: Path,
+    command: str,
+    say: Callable[[str], None],
 ) -> page.Found:
-    """Add what this study's table shows besides right answers."""
-    if found.study.what == "reward":
-        return replace(found, learning=learning_curve.learning(runs))
-    if found.study.what in ("filter", "threshold"):
-        older = tuple(plan_diversity.older_choice(runs))
-        return replace(found, figures=plan_diversity.diversity(runs), remarks=older)
-    if found.study.probed:
-        trained = [run for seeds in runs.values() for run in seeds if run]
-        failed = probes.probe_all(trained, asked.evaluate.limit, say)
-        remarks = tuple(f"{run} could not be probed: {why}" for run, why in failed.items())
-        return replace(found, figures=probes.columns(runs), remarks=remarks)
-    return found
+    """Put the variants side by side, with what this study's table shows besides right answers."""
+    asked = planned[0].recipe
+    arms = list(_arms(asked_for, planned, failed))
+    runs = {arm.name: arm.runs for arm in arms}
+    figures, learning, remarks = columns.trained(runs), {}, list(columns.same_rows(runs))
+    if asked_for.what in ("filter", "threshold"):
+        _add(figures, columns.diversity(runs))
+    if asked_for.what == "reward" and (learning := columns.learning(runs)):
+        level, steps = columns.reached(learning)
+        _add(figures, {name: {"at step": str(step)} for name, step in steps.items()})
+        remarks.append(
+            f"at step: the first at which {100 * level:.0f} % of the answers sampled in training are right, where the "
+            "lowest arm ends; each a mean of a tenth of the steps, at least five."
+        )
+    if asked_for.probed:
+        remarks += columns.probe_all(runs, asked.evaluate.limit, say)
+        _add(figures, columns.knowledge(runs))
+    remarks += (f"{run} failed, and is not in the table: {why}" for run, why in failed.items())
+    beside = compare.beside(arms, seed=asked.seed)
+    return page.Found(
+        study=asked_for,
+        folder=folder,
+        recipe=asked.name,
+        command=command,
+        beside=replace(beside, notes=(*asked_for.notes, *beside.notes, *remarks)),
+        failed=failed,
+        figures=figures,
+        learning=learning,
+    )
+
+
+def _add(figures: columns.Cells, more: columns.Cells) -> None:
+    for name, cells in more.items():
+        figures.setdefault(name, {}).update(cells)
+
+
+def _arms(asked_for: Study, planned: Sequence[Planned], failed: Mapping[str, str]) -> Iterator[Arm]:
+    for variant in asked_for.variants:
+        runs: Runs = tuple(None if one.name in failed else one.folder for one in planned if one.variant is variant)
+        yield Arm(variant.name, runs, variant.routes)

@@ -20,7 +20,6 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
-SAME_ROWS = "sft.same_rows=true"  # of the study target, whose arms have other texts of the same problems
 SEEDS = 5  # trainings of each variant: of 3 the t interval is half as wide again
 _THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # distill's prompt SCORE, as the paper's, asks for 95 at most
 
@@ -74,11 +73,7 @@ _BY_BOTH = Variant("both", ("corpus.filter=both",), "plans with enough points th
 
 def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.distill.teacher == "worked":
-        note = (
-            "Nobody scored these plans (distill.teacher='worked'), so there is no variant plan and none both; "
-            "another distill.teacher scores them."
-        )
-        return [_UNFILTERED, _BY_ANSWER], [note]
+        return [_UNFILTERED, _BY_ANSWER], ["Nobody scored these plans (distill.teacher='worked')."]
     if recipe.distill.min_score is None:
         return [_UNFILTERED, _BY_ANSWER], _first_notes(recipe)
     if not _has_low_scores(recipe):
@@ -93,8 +88,8 @@ def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.distill.teacher == "worked":
         raise RecipeError(
-            "distill.teacher is 'worked', whose plans nobody scored, so there is no threshold to raise: set "
-            "distill.teacher to one that scores (gemini, self, or a server's address) and corpus.filter=both"
+            "distill.teacher is 'worked', whose plans nobody scored: set distill.teacher to one that scores (gemini, "
+            "self, or a server's address) and corpus.filter=both"
         )
     if recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
@@ -108,18 +103,11 @@ def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     variants = [
         Variant(f"{score}", (f"corpus.min_score={score}",), f"plans with {score} points or more") for score in scores
     ]
-    notes = [
-        f"Raising a threshold asks nobody; one below {recipe.distill.min_score} would ask the teacher for more plans."
-    ]
     if _has_low_scores(recipe):
         rest = "answer" if recipe.corpus.filter == "both" else "none"
         variants.append(Variant("unfiltered", (f"corpus.filter={rest}",), "plans with any score, by sample number"))
-    else:
-        notes.append(
-            f"There is no variant unfiltered: distill.execute={recipe.distill.execute!r} carries out no plan with "
-            "a low score; distill.execute=all carries out all."
-        )
-    return variants, [*notes, *_first_notes(recipe)]
+        return variants, _first_notes(recipe)
+    return variants, ["distill.execute=all would add a variant unfiltered.", *_first_notes(recipe)]
 
 
 def _has_low_scores(recipe: Recipe) -> bool:
@@ -130,17 +118,14 @@ def _has_low_scores(recipe: Recipe) -> bool:
 def _first_notes(recipe: Recipe) -> list[str]:
     if recipe.distill.keep != "first":
         return []
-    return [
-        f"distill.keep='first' stops at the first plan with {recipe.distill.min_score} points and the right "
-        "answer, so there is little to choose from; distill.keep=best makes all distill.plans of them."
-    ]
+    return ["distill.keep='first' leaves little to choose from; distill.keep=best makes all distill.plans of them."]
 
 
 # --- target and reward ------------------------------------------------------------------------------------------------
 
 
 def _target(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    alike = ("cpl=none", "grpo=none", SAME_ROWS)
+    alike = ("cpl=none", "grpo=none", "sft.same_rows=true")  # the arms have other texts of the same problems
     own, taught = (*alike, "sft.solutions=dataset"), (*alike, "sft.solutions=teacher")
     return [
         Variant("baseline", (*own, "sft.target=solution"), "the data set's own solutions, no plans"),
@@ -169,10 +154,7 @@ def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
         Variant("alignment", (*words, "grpo.reward=answer+plan"), "right answers, and plans like the reference"),
         Variant("guided", (*words, *guided), "right answers, and plans that lead to them when carried out"),
     ]
-    notes = [
-        "Each variant pays 2 for a right answer and at most 1 for its plan. What a reward adds to that elsewhere is "
-        "left out: the shape and spoilers of a plan, and PTA-GRPO's terms for form and length."
-    ]
+    notes = ["Each variant pays 2 for a right answer and at most 1 for its plan, and nothing for form or length."]
     if recipe.distill.teacher in ("worked", "self"):
         notes.append(f"There is no variant teacher: distill.teacher={recipe.distill.teacher!r} cannot judge plans.")
     else:
@@ -195,8 +177,8 @@ def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]
 def _preference(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.cpl is None:
         raise RecipeError(
-            "this recipe has no cpl, and the study preference compares what can be learned from its search: add "
-            "cpl=default, and say cpl.questions=24 cpl.iterations=8 to keep the search short"
+            "this recipe has no cpl, whose search the study learns from: add cpl=default, and say cpl.questions=24 "
+            "cpl.iterations=8 to keep it short"
         )
     once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
     dpo, apo = (*once, "cpl.alpha=0"), (*once, f"cpl.alpha={recipe.cpl.alpha or 1.0:g}")
@@ -207,9 +189,8 @@ def _preference(recipe: Recipe) -> tuple[list[Variant], list[str]]:
         Variant("step-apo", (*apo, "cpl.pairs=steps"), "the same, by as much as the search found them better"),
     ]
     return variants, [
-        "All variants learn from the same trees, those of one round: the search and the SFT on right paths are made "
-        "once, and taken over by the others. A search that cpl.max_tokens or max_hours cuts short is not: then each "
-        "variant searches for itself. Each takes as many steps as it has pairs; sft has none."
+        "All variants learn from the same trees, unless cpl.max_tokens or max_hours cuts the search short. Each takes "
+        "as many steps as it has pairs; sft has none."
     ]
 
 
@@ -224,9 +205,6 @@ def _mixture(recipe: Recipe) -> tuple[list[Variant], list[str]]:
             "with a + between them, say problems.source=gsm8k+math"
         )
     plainly = "sft.order=mixed"
-    notes = ["All variants are tested on the same problems. One source alone has fewer rows."]
-    if not recipe.corpus.weights:
-        notes.append("weighted takes twice as many of the first source; corpus.weights says otherwise.")
     weights = ",".join(map(str, recipe.corpus.weights or (2, *(1,) * (len(sources) - 1))))
     alone = [
         Variant(
@@ -248,7 +226,7 @@ def _mixture(recipe: Recipe) -> tuple[list[Variant], list[str]]:
             "an adapter a source, each asked what is of its source",
             routes={_plain(source): f"only-{name}" for source, name in sources.items()},
         ),
-    ], notes
+    ], ["All variants are tested on the same problems. One source alone has fewer rows."]
 
 
 def _sources(recipe: Recipe) -> dict[str, str]:
@@ -279,11 +257,9 @@ def _domain(recipe: Recipe) -> tuple[list[Variant], list[str]]:
         if recipe.distill.teacher == "worked":
             settings.append("distill.teacher=self")
             notes.append("strategyqa has no worked steps: there the untuned student plans (distill.teacher='self').")
-        words = "questions of general knowledge, answered yes or no: its own train and test split"
-        variants.append(Variant("strategyqa", tuple(settings), words))
+        variants.append(Variant("strategyqa", tuple(settings), "questions of general knowledge, answered yes or no"))
     if recipe.evaluate.allow_code:
-        words = "what the recipe teaches, tested on programs: humaneval has none to train on"
-        variants.append(Variant("code", ("evaluate.suites=humaneval",), words))
+        variants.append(Variant("code", ("evaluate.suites=humaneval",), "what the recipe teaches, tested on programs"))
     else:
         notes.append("code is left out: evaluate.allow_code=true allows to run the programs a model writes.")
     return variants, notes

@@ -11,6 +11,7 @@ from tiny import trained_run
 from plantune_lite import plan
 from plantune_lite.cli.main import cli
 from plantune_lite.evaluate import ask
+from plantune_lite.evaluate.modes import examples_of
 from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
@@ -67,14 +68,13 @@ def test_the_base_gets_the_prompt_it_was_best_at(run, tmp_path):
     write_records(run / "suites" / "own.jsonl", POOL[:2])
     write_records(run / "eval" / "math500.untuned.jsonl", [score("plan_then_solve", True)])
     write_records(run / "eval" / "own.untuned.jsonl", [score("zero_shot_cot", False), score("few_shot", True)])
-    mode, pool, tested = ask.best_prompt(run)
-    assert (mode, pool, tested) == ("few_shot", POOL, POOL[:2])
+    assert ask.best_prompt(run) == "few_shot" and examples_of(run) == POOL[2:]
     easy = [score("few_shot", True), replace(score("zero_shot_cot", False), problem_id="p2")]
     write_records(run / "eval" / "own.untuned.jsonl", [score("zero_shot_cot", True), *easy])
-    assert ask.best_prompt(run)[0] == "zero_shot_cot", "it was asked more, and no worse on what both were asked"
+    assert ask.best_prompt(run) == "zero_shot_cot", "it was asked more, and no worse on what both were asked"
     for path in (run / "eval").iterdir():
         path.unlink()
-    assert ask.best_prompt(run) == ("zero_shot_cot", [], [])
+    assert ask.best_prompt(run) == "zero_shot_cot"
 
 
 def test_the_command_prints_plan_working_and_answer_and_json(run):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from plantune_lite.evaluate.interventions import as_order, intervene, planned_after_all
@@ -97,12 +99,6 @@ def test_in_m2_the_executor_is_told_another_plan(tmp_path):
     assert found["conditions"]["own"]["value"] == 1 and found["conditions"]["swapped"]["value"] == 0
 
 
-def test_reference_plans_may_be_handed_in(tmp_path):
-    found = intervened(obedient, tmp_path, references={PROBLEMS[3].id: plan_of(PROBLEMS[3])})
-    assert found["conditions"]["reference"]["problems"] == 1
-    assert found["own_minus"]["reference"]["problems"] == 1
-
-
 def test_problems_without_a_plan_are_left_out_and_counted(tmp_path):
     def sometimes(prompts, sampling):
         replies = obedient(prompts, sampling)
@@ -126,8 +122,10 @@ def test_interventions_go_on_and_do_not_mix_plans_of_another_student(tmp_path):
     first = intervened(obedient, tmp_path)
     silent = lambda prompts, sampling: pytest.fail("asked again")  # noqa: E731
     assert intervened(silent, tmp_path) == first
-    with pytest.raises(PlantuneError, match="mode reference made with plans="):
-        intervened(obedient, tmp_path, references={PROBLEMS[0].id: ("Guess.",)})
+    scores = read_records(Score, tmp_path / "own.m1.jsonl")
+    others = [replace(one, text=render(("Guess.", one.problem_id))) for one in scores]
+    with pytest.raises(PlantuneError, match="mode own made with plans="):
+        intervene(obedient, PROBLEMS, others, out=tmp_path / "interventions/own.m1.jsonl")
 
 
 def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):
@@ -154,8 +152,3 @@ def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):
 )
 def test_a_second_end_of_a_plan_or_numbered_lines_before_the_working_are_a_plan_after_all(text, planned):
     assert planned_after_all(text) is planned
-
-
-def test_what_the_student_did_unforced_stands_beside(tmp_path):
-    found = intervened(lambda prompts, _: [[Reply(text="so 0.5")] for _ in prompts], tmp_path)
-    assert (found["unforced"], found["conditions"]["own"]["value"]) == (1, 0)

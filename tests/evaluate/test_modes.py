@@ -76,9 +76,7 @@ def test_each_mode_asks_in_its_own_words(tmp_path, mode, words):
     assert bool(words) == (user["content"] != PROBLEMS[0].question)
 
 
-def test_an_unknown_mode_and_no_problems_are_sentences(tmp_path):
-    with pytest.raises(PlantuneError, match="no mode 'm3'"):
-        evaluate_problems(right_on(bool), PROBLEMS, mode="m3", out=tmp_path / "a.b.jsonl")
+def test_no_problems_are_a_sentence(tmp_path):
     with pytest.raises(PlantuneError, match="no problems"):
         evaluate_problems(right_on(bool), [], mode="m1", out=tmp_path / "a.b.jsonl")
 
@@ -88,23 +86,6 @@ def test_cut_off_and_unreadable_answers_are_wrong_and_counted(tmp_path):
     found = evaluate_problems(model, PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
     assert (found["accuracy"]["value"], found["truncated"], found["unparsable"]) == (0, 1, 1)
     assert found["line"].endswith("100 % cut off, 100 % without a readable answer")
-
-
-def test_plans_are_counted_and_so_are_those_that_calculate(tmp_path):
-    def text(problem, sample):
-        return planned(problem) if number(problem) % 2 else "<plan>\n1. Compute 2 + 40 = 42.\n</plan>\nso 3"
-
-    found = evaluate_problems(answering(text), PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
-    assert (found["planned"], found["spoiled"]) == (1, 0.5)
-    plain = evaluate_problems(right_on(bool), PROBLEMS[:10], mode="plain", out=tmp_path / "own.sft.jsonl")
-    assert (plain["planned"], plain["steps"], plain["spoiled"]) == (0, None, None)
-
-
-def test_a_generate_of_another_shape_is_a_sentence(tmp_path):
-    with pytest.raises(PlantuneError, match="return a list for each prompt, of 1 Reply each"):
-        evaluate_problems(
-            lambda prompts, sampling: [[Reply(text="1")]], PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl"
-        )
 
 
 def test_progress_is_told_on_the_way(tmp_path):
@@ -144,7 +125,7 @@ def test_in_m2_another_model_follows_the_students_plan(tmp_path):
     student, executor = answering(planned), right_on(lambda n: n % 2 == 0)
     out = tmp_path / "own.m2.jsonl"
     found = evaluate_problems(student, PROBLEMS[:10], mode="m2", executor=executor, out=out)
-    assert (found["accuracy"]["value"], found["planned"]) == (0.5, 1)
+    assert found["accuracy"]["value"] == 0.5
     assert student.heard[0][1].stop == ("</plan>",)
     order = executor.heard[0][0][-1]["content"]
     assert plan.render(PROBLEMS[0].extra["plan"]) in order and "boxed{" + PROBLEMS[0].answer not in order
@@ -154,18 +135,12 @@ def test_in_m2_another_model_follows_the_students_plan(tmp_path):
 
 def test_a_plan_stopped_at_its_closing_tag_is_a_plan_and_one_cut_off_is_none(tmp_path):
     stopped = answering(lambda problem, sample: planned(problem).partition("</plan>")[0])
-    assert (
-        evaluate_problems(stopped, PROBLEMS[:5], mode="m2", executor=right_on(bool), out=tmp_path / "a.b.jsonl")[
-            "planned"
-        ]
-        == 1
-    )
+    executor = right_on(bool)
+    evaluate_problems(stopped, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.b.jsonl")
+    assert executor.heard[0][0] == plan.ask_to_follow(PROBLEMS[0], PROBLEMS[0].extra["plan"])
     cut_off = answering(lambda problem, sample: "<plan>\n1. Add the", finish="length")
     executor = right_on(bool)
-    assert (
-        evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")["planned"]
-        == 0
-    )
+    evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")
     assert executor.heard[0][0] == plan.ask_step_by_step(PROBLEMS[0])
 
 
@@ -211,8 +186,7 @@ def test_samples_give_pass_at_k_and_a_majority(tmp_path):
     out = tmp_path / "own.sft.jsonl"
     found = evaluate_problems(answering(text), PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
     assert (found["samples"], found["accuracy"]["value"]) == (4, 0.25)
-    assert [found["pass"][k]["value"] for k in ("1", "2", "4")] == pytest.approx([0.25, 0.5, 1])
-    assert found["majority"]["value"] == 0
+    assert (found["passed"]["value"], found["majority"]["value"]) == (1, 0)
     assert "25.0 % (" in found["line"] and "pass@4 100.0 %" in found["line"] and "maj@4 0.0 %" in found["line"]
 
 
@@ -341,11 +315,6 @@ def test_another_problem_of_the_same_id_is_found_out(tmp_path):
         evaluate_problems(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
 
 
-def test_two_problems_of_one_id_are_refused(tmp_path):
-    with pytest.raises(PlantuneError, match="1 of 3 problems have another one's id"):
-        evaluate_problems(right_on(bool), [*PROBLEMS[:2], PROBLEMS[0]], mode="m1", out=tmp_path / "a.b.jsonl")
-
-
 # --- in time ----------------------------------------------------------------------------------------------------------
 
 
@@ -392,7 +361,6 @@ def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
     def run_code(problem, text):
         return Graded(text, Verdict(same="x + 1" in text, how="ran"))
 
-    found = evaluate_problems(
-        model, [problem, PROBLEMS[1]], mode="plain", out=tmp_path / "a.b.jsonl", run_code=run_code
-    )
-    assert found["accuracy"]["value"] == 0.5
+    out = tmp_path / "a.b.jsonl"
+    found = evaluate_problems(model, [problem], mode="plain", out=out, grade=run_code, allow_code=True)
+    assert found["accuracy"]["value"] == 1

@@ -23,7 +23,7 @@ from plantune_lite.student.presets import DEQUANTISED
 
 def row(model: str, mode: str, right: int, low: float, high: float) -> Row:
     answered = {"problems": 200, "samples": 1, "accuracy": Estimate(right / 200, low, high)}
-    return Row(suite="", run="mine", model=model, mode=mode, truncated=0.0, unparsable=0.0, **answered)
+    return Row(suite="", model=model, mode=mode, truncated=0.0, unparsable=0.0, **answered)
 
 
 UNTUNED = row("untuned", "zero_shot_cot", 62, low=0.250, high=0.377)

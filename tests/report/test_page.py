@@ -125,7 +125,7 @@ def test_first_the_scores_are_a_picture_and_one_problem_is_shown_that_only_the_p
 
 
 def test_a_student_that_planned_though_it_was_given_an_empty_plan_is_told_of(run):
-    assert "Given an empty plan, 98.3 % wrote one themselves." in " ".join(seen(run)[1].words)
+    assert "given an empty plan, 98.3 % wrote one themselves." in " ".join(seen(run)[1].words)
 
 
 def test_nothing_is_loaded_run_or_read_as_markup_whatever_a_model_wrote(run):

@@ -15,7 +15,8 @@ from finished_run import finished_run
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
 from plantune_lite.distill import prompts
-from plantune_lite.evaluate.arms import Arm, beside
+from plantune_lite.evaluate.compare import beside
+from plantune_lite.evaluate.results import Arm
 from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.pipeline import runner
 from plantune_lite.pipeline.mirror import Mirror, bring_back
@@ -25,7 +26,7 @@ from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student import chat
-from plantune_lite.studies import definitions, learning_curve, page, plan_diversity, probes, reuse
+from plantune_lite.studies import columns, definitions, page, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, rewards, stage
@@ -90,15 +91,6 @@ def test_the_targets_are_the_papers_arms_on_the_same_problems():
     }
     assert all(one.grpo is None and one.problems == REINFORCED.problems for one in found.values())
     assert all(one.sft.same_rows for one in found.values()), "what is too long for one is left out of all"
-
-
-def test_a_study_begun_before_arms_shared_their_rows_goes_on_as_it_began(tmp_path):
-    began = {"stages": {"sft": {"status": "failed", "inputs": {"sft.max_steps": 12}}}}
-    write_manifest(tmp_path / "r" / "ablate" / "target" / "m1", {**read_manifest(tmp_path), **began})
-    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "new", stages=())
-    assert all(one.recipe.sft.same_rows for one in planned)
-    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=())
-    assert not any(one.recipe.sft.same_rows for one in planned) and "An older version" in asked.notes[-1]
 
 
 @pytest.mark.parametrize(("group", "shape"), [(6, (3, 2)), (8, (4, 2)), (12, (4, 3)), (5, (5, 1)), (2, (2, 1))])
@@ -265,13 +257,18 @@ def test_untuned_answers_of_other_versions_or_settings_are_not_taken_over(whole,
 def test_a_study_ends_in_a_table_with_intervals_and_a_figure(whole):
     folder, found, _ = whole
     rows = found.beside.rows
-    assert [row.name for row in rows] == ["untuned", "baseline", "control", "m1", "m2"]
+    assert [row.model for row in rows] == ["untuned", "baseline", "control", "m1", "m2"]
     assert rows[0].mode in ("few_shot", "zero_shot_cot") and {row.problems for row in rows} == {27}
     table = (folder / "ablate" / "target" / "table.md").read_text()
     assert "| m1 | 27 | " in table and "| baseline | untuned (" in table and "Holm" in table
     assert "baseline and control learned from the same rows" in table
     made = json.loads((folder / "ablate" / "target" / "table.json").read_text())
-    assert [row["steps"] for row in made["rows"]] == ["", "12", "12", "12", "12"]
+    assert [(arm, cells["steps"]) for arm, cells in made["figures"].items()] == [
+        ("baseline", "12"),
+        ("control", "12"),
+        ("m1", "12"),
+        ("m2", "12"),
+    ]
     ElementTree.parse(folder / "ablate" / "target" / "figure.svg")
 
 
@@ -282,9 +279,10 @@ def test_not_better_is_said_before_better_and_each_is_compared_with_the_first(wh
         ("m1", "baseline"),
         ("m2", "baseline"),
     ]
-    assert sentences[0].startswith("own: baseline, control and m2 are not better than untuned at its best prompt (")
-    assert sentences[1].startswith("own: m1 is better than untuned at its best prompt (")
-    assert "control is not better than baseline" in sentences[2] or "are not better than baseline" in sentences[2]
+    better = ["is better than" in one for one in sentences if not one.startswith("own: baseline")]
+    assert better == sorted(better) and sentences[0].startswith("own: control is not better than baseline: ")
+    assert any(one.startswith("own: m2 is not better than untuned at its best prompt (") for one in sentences)
+    assert any(one.startswith("own: m1 is better than untuned at its best prompt (") for one in sentences)
 
 
 def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
@@ -328,21 +326,13 @@ def copied(whole, folder):
 def test_a_variant_that_fails_is_named_and_the_others_go_on(mended):
     broken, page, whole = mended
     assert broken.failed == {"unfiltered": "the toy wants good plans. Give it some."}
-    assert [row.name for row in broken.beside.rows] == ["untuned", "answer"]
+    assert [row.model for row in broken.beside.rows] == ["untuned", "answer"]
     assert "unfiltered failed, and is not in the table: the toy wants good plans" in page
     assert whole.failed == {}, "mended, the same command goes on"
 
 
 def test_arms_that_learned_the_same_are_named(mended):
-    assert any(line.startswith("unfiltered and answer learned from the same rows") for line in mended[2].notes())
-
-
-def test_plans_that_an_older_version_ranked_by_score_are_named(tmp_path):
-    stats = {"score": {"median": 90}, "part": {"filter": "answer"}}
-    write_whole(tmp_path / "old" / "corpus" / "stats.json", json.dumps(stats))
-    write_whole(tmp_path / "new" / "corpus" / "stats.json", json.dumps({**stats, "chosen_by": "sample"}))
-    (note,) = plan_diversity.older_choice({"answer": (tmp_path / "old",), "unfiltered": (tmp_path / "new", None)})
-    assert note.startswith("answer: an older version ranked its plans by the verifier's score")
+    assert any(line.startswith("unfiltered and answer learned from the same rows") for line in mended[2].beside.notes)
 
 
 def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
@@ -521,28 +511,26 @@ def answered(run, right, *, questions, model="m1"):
     return run
 
 
-def page_of(what, recipe, arms, **figures):
+def page_of(what, recipe, arms, figures):
     """What a study of these arms shows."""
     found = page.Found(
         study=definitions.study(what, recipe),
         folder=Path("study"),
         recipe=recipe.name,
         command="",
-        seeds=max(len(arm.runs) for arm in arms),
         beside=beside(arms),
         failed={},
-        learning={},
-        **figures,
+        figures=figures,
     )
     return page.study_markdown(found)
 
 
 def test_a_filter_study_says_how_different_the_plans_of_each_arm_are(tmp_path):
     run = finished_run(answered(tmp_path / "r", 5, questions=[f"What is {n}?" for n in range(10)]))
-    cells = plan_diversity.diversity({"answer": (run, None), "failed": (None,)})
+    cells = columns.diversity({"answer": (run, None), "failed": (None,)})
     stats = json.loads((run / "corpus" / "stats.json").read_text())
     assert cells["answer"]["distinct plans"] == str(stats["distinct_plans"]) and "failed" not in cells
-    shown = page_of("filter", RECIPE, [Arm("answer", (run,))], figures=cells)
+    shown = page_of("filter", RECIPE, [Arm("answer", (run,))], cells)
     assert "| distinct plans | steps a plan | alike, one problem | alike, across |" in shown
     assert f"| {' | '.join(cells['answer'].values())} |" in shown
 
@@ -557,9 +545,9 @@ def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_p
         return run
 
     arms = [Arm("planner", (probed("a", 0.8), probed("b", 0.82))), Arm("walks", (probed("c", 0.6), None))]
-    cells = probes.columns({arm.name: arm.runs for arm in arms})
+    cells = columns.knowledge({arm.name: arm.runs for arm in arms})
     recipe = load_recipe("smollm2_135m_worlds")
-    shown = page_of("world", recipe, arms, figures=cells)
+    shown = page_of("world", recipe, arms, cells)
     assert "| can a step be done? probe | its own probability |" in shown
     assert set(cells["planner"].values()) == {"81.0 % (68.3 to 93.7)"}, "of two trainings, by t"
     assert set(cells["walks"].values()) == {"60.0 % (50.0 to 70.0)"} and "untuned" in cells
@@ -571,8 +559,9 @@ def test_a_probe_that_fails_leaves_the_study_its_table(tmp_path, monkeypatch):
         if run.name == "b":
             raise RunError("too few problems")
 
-    monkeypatch.setattr(probes.user_code, "load_from_lab", {"probe_once": probe}.get)
-    assert probes.probe_all([tmp_path / "a", tmp_path / "b"], 16, lambda line: None) == {"b": "too few problems"}
+    monkeypatch.setattr(columns.user_code, "load_from_lab", {"probe_once": probe}.get)
+    failed = columns.probe_all({"arm": (tmp_path / "a", None, tmp_path / "b")}, 16, lambda line: None)
+    assert list(failed) == ["b could not be probed: too few problems"]
 
 
 def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):
@@ -625,7 +614,7 @@ def test_each_problem_is_routed_to_the_adapter_of_its_source(tmp_path):
     questions = [f"What is {n}?" for n in range(10)]
     a, b = (Arm(str(right), (answered(tmp_path / str(right), right, questions=questions),)) for right in (10, 0))
     rows = beside([a, b, Arm("routed", routes={"a": a.name, "b": b.name})]).rows
-    assert [row.accuracy.value for row in rows if row.name == "routed"] == [0.5]
+    assert [row.accuracy.value for row in rows if row.model == "routed"] == [0.5]
 
 
 def test_where_arms_have_several_trainings_the_training_is_the_unit(tmp_path):
@@ -642,14 +631,15 @@ def test_where_arms_have_several_trainings_the_training_is_the_unit(tmp_path):
     (compared,) = [one for one in found.comparisons if one.reference == "first"]
     assert (compared.paired.test, compared.paired.trainings, compared.paired.won) == ("t over trainings", 5, 20)
     assert compared.verdict == "not better" and compared.paired.difference.low < -0.2
-    assert "own: second is not better than first, over 5 trainings" in found.sentences
+    (sentence,) = [one for one in found.sentences if one.startswith("own: second is not better than first: ")]
+    assert sentence.endswith("20 won, 6 lost, over 5 trainings")
     assert found.rows[-1].accuracy.high - found.rows[-1].accuracy.low > 0.5, "an arm's own interval is as unsure"
 
 
 def test_of_one_training_the_sentence_says_so(tmp_path):
     runs = [answered(tmp_path / str(right), right, questions=[f"What is {n}?" for n in range(30)]) for right in (3, 25)]
     found = beside([Arm("first", (runs[0],)), Arm("second", (runs[1],))])
-    assert all(one.endswith("; one training each, and another seed could say otherwise") for one in found.sentences)
+    assert all(one.endswith("; but one training each, and another seed could say otherwise") for one in found.sentences)
     assert any(one.startswith("own: second is better than first") for one in found.sentences)
 
 
@@ -669,9 +659,9 @@ def test_a_mixture_is_tested_on_the_same_problems_and_trained_on_others(tmp_path
     recipe = override(RECIPE, [source, "problems.held_out=0.4", "corpus.dedup=none", "corpus.spoilers=keep"])
     found = toy("mixture", tmp_path / "r", recipe, stages=stages(distill=None, corpus=None))
     assert not found.failed
-    rows = {row.name: row for row in found.beside.rows}
+    rows = {row.model: row for row in found.beside.rows}
     assert len({row.problems for row in rows.values()}) == 1
-    counts = {name: int(row.learned) for name, row in rows.items() if row.learned}
+    counts = {name: int(cells["rows"]) for name, cells in found.figures.items() if cells["rows"]}
     assert counts["only-practice"] < counts["mixed"] > counts["only-mine-jsonl"] and "routed" in rows
     assert counts["mixed"] == counts["one-by-one"] == counts["easy-first"]
 
@@ -687,7 +677,7 @@ def test_another_domain_is_trained_and_tested_on_its_own_problems(whole, tmp_pat
     monkeypatch.setenv("PLANTUNE_DATA", str(tmp_path / "data"))
     found = toy("domain", copied(whole, tmp_path), stages=stages())
     assert not found.failed
-    counts = {(row.suite, row.name): row.problems for row in found.beside.rows}
+    counts = {(row.suite, row.model): row.problems for row in found.beside.rows}
     assert counts == {
         ("own", "untuned"): 27,
         ("own", "own"): 27,
@@ -702,7 +692,7 @@ def test_another_domain_is_trained_and_tested_on_its_own_problems(whole, tmp_pat
 
 def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, tmp_path):
     found = toy("reward", copied(whole, tmp_path), REINFORCED)
-    level, steps = learning_curve.reached(found.learning)
+    level, steps = columns.reached(found.learning)
     assert level == pytest.approx(0.9) and steps == {"answer": 20, "alignment": 20, "guided": 12}
     page = (found.folder / "table.md").read_text()
     assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
@@ -714,7 +704,7 @@ def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, t
 def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
     rows = [{"stage": "grpo", "step": step, "right_answer": worth} for step, worth in ((1, 0.0), (2, 0.0), (2, 2.0))]
     write_records(tmp_path / "metrics.jsonl", rows)
-    assert learning_curve.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
+    assert columns.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
 
 
 # --- curricula --------------------------------------------------------------------------------------------------------
@@ -827,5 +817,5 @@ def test_the_command_trains_the_embedded_student_four_ways(tmp_path):
     done = plantune("target", "smollm2_135m", "--seeds", 1, *settings)
     assert done.returncode == 0, done.stderr
     made = json.loads(Path(os.environ["PLANTUNE_RUNS"], "smollm2_135m/ablate/target/table.json").read_text())
-    assert [row["name"] for row in made["rows"]] == ["untuned", "baseline", "control", "m1", "m2"]
+    assert [row["model"] for row in made["rows"]] == ["untuned", "baseline", "control", "m1", "m2"]
     assert {row["problems"] for row in made["rows"]} == {8} and not made["failed"]

@@ -96,7 +96,7 @@ def tried(
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
     answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
     settings = {"model": model, "prompt": prompt}
-    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE, "begin_anew": ""}
+    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE}
     scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
     return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
 

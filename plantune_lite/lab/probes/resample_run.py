@@ -123,7 +123,6 @@ def _answered(
             sampling=sampling,
             settings={"model": weights, "prompt": prompt},
             grade=grade_reply,
-            begin_anew="",
             show=show,
         )
     return scores

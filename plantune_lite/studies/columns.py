@@ -1,0 +1,183 @@
+"""What a study's table shows besides right answers, arm by arm: each function returns arm -> column -> cell.
+
+    trained({"m1": (Path("runs/mine/ablate/target/m1"),)})        -> {"m1": {"rows": "256", "steps": "64"}}
+    diversity({"unfiltered": (...,)}) -> {"unfiltered": {"distinct plans": "412", "steps a plan": "4", ...}}
+    knowledge({"walks": (...,)})      -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}}
+    curves = learning({"answer": (...,), "guided": (...,)})           the right answers of a reinforcement, step by step
+    reached(curves)                   -> (0.31, {"answer": 120, "guided": 85})
+
+An arm has a run a seed, None where one failed. What the corpus counts is the mean of the seeds. Two plans are as alike
+as the share of three-word runs they have in common. What a model knows are AUROCs: of a linear probe, and of the
+probability that the model itself gives a step.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from plantune_lite.evaluate.results import UNTUNED, Runs
+from plantune_lite.evaluate.stats import Estimate, of_trainings
+from plantune_lite.files import read_jsonl
+from plantune_lite.recipe import user_code
+from plantune_lite.runs.folder import locked, read_manifest, summaries
+from plantune_lite.runs.job import TRAININGS, Progress
+from plantune_lite.types import PlantuneError
+
+Arms = Mapping[str, Runs]
+Cells = dict[str, dict[str, str]]
+Curve = list[tuple[float, float]]
+_RIGHT = 2.0  # what the reward right_answer gives
+
+
+# --- how each arm was trained -----------------------------------------------------------------------------------------
+
+
+def trained(arms: Arms) -> Cells:
+    """Count the rows that each arm learned from and the steps of its trainings."""
+    found = {}
+    for name, runs in arms.items():
+        made = [summaries(run) for run in runs if run]
+        steps = (_span(made, stage, "steps") for stage in TRAININGS)
+        found[name] = {"rows": _span(made, "corpus", "train"), "steps": " + ".join(filter(None, steps))}
+    return found
+
+
+def _span(made: Sequence[Mapping[str, Any]], stage: str, figure: str) -> str:
+    counts = [one[stage][figure] for one in made if figure in one.get(stage, {})]
+    return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
+
+
+def same_rows(arms: Arms) -> Iterator[str]:
+    """Name the arms whose corpora came out the same and that learned from them in the same way."""
+    groups: dict[str, list[str]] = {}
+    for name, runs in arms.items():
+        entries = [read_manifest(run)["stages"] for run in runs if run]
+        if learned := [_learned(entry) for entry in entries if "corpus" in entry]:
+            groups.setdefault(json.dumps(learned, sort_keys=True), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            yield f"{' and '.join(names)} learned from the same rows in the same way: they differ by chance."
+
+
+def _learned(entries: Mapping[str, Any]) -> list[Any]:
+    """Return what was learned from, and how; whose the solutions are says no more than the rows do."""
+    rows = entries["corpus"]["outputs"].get("corpus/train.jsonl")
+    inputs = [entries[stage]["inputs"] for stage in TRAININGS if stage in entries]
+    return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
+
+
+# --- how different its plans are --------------------------------------------------------------------------------------
+
+
+def diversity(arms: Arms) -> Cells:
+    """Read the corpora of each arm: what a filter lets through may be many plans, or one plan many times."""
+    return {name: _diverse(found) for name, runs in arms.items() if (found := _read(runs, "corpus/stats.json"))}
+
+
+def _read(runs: Runs, name: str) -> list[dict[str, Any]]:
+    files = [run / name for run in runs if run and (run / name).is_file()]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def _diverse(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    def mean(figure: Callable[[Mapping[str, Any]], float | None], digits: int) -> str:
+        measured = [value for stats in found if (value := figure(stats)) is not None]
+        return f"{fmean(measured):.{digits}f}" if measured else ""
+
+    return {
+        "distinct plans": mean(lambda stats: stats["distinct_plans"], 0),
+        "steps a plan": mean(lambda stats: stats["steps"]["median"], 0),
+        "alike, one problem": mean(lambda stats: stats["self_similarity"]["same_problem"], 2),
+        "alike, across": mean(lambda stats: stats["self_similarity"]["across_problems"], 2),
+    }
+
+
+# --- what it knows of its world ---------------------------------------------------------------------------------------
+
+
+_PROBED = (10, 100)  # problems that a probe asks about, at least and at most: between them as many as are evaluated
+
+
+def probe_all(arms: Arms, limit: int | None, say: Callable[[str], object]) -> Iterator[str]:
+    """Probe each run that has not been probed; name those that cannot be, with the reason."""
+    probe, (least, most) = user_code.load_from_lab("probe_once"), _PROBED
+    problems = max(least, min(most, limit or most))
+    for run in (run for runs in arms.values() for run in runs if run):
+        say(f"\nprobe of {run.name}")
+        try:
+            with locked(run / ".stage" / "lock"):
+                probe(run, problems=problems, say=say, show=Progress())
+        except PlantuneError as error:
+            yield f"{run.name} could not be probed: {error}"
+
+
+def knowledge(arms: Arms) -> Cells:
+    """Read what the probes found; of the untuned model what the first arm's say."""
+    probed = {name: _read(runs, "probe/probe.json") for name, runs in arms.items()}
+    found = {name: [one["worlds"] for one in these if "worlds" in one] for name, these in probed.items()}
+    cells = {name: _known(worlds, "tuned") for name, worlds in found.items() if worlds}
+    first = next(filter(None, found.values()), [])
+    if first and "untuned" in first[0]["validity"]:
+        cells[UNTUNED] = _known(first, "untuned")
+    return cells
+
+
+def _known(worlds: Sequence[Mapping[str, Any]], model: str) -> dict[str, str]:
+    return {
+        "can a step be done? probe": _over_seeds([one["validity"][model]["auroc"] for one in worlds]),
+        "its own probability": _over_seeds([one["output_probability"][model]["mean"]["auroc"] for one in worlds]),
+    }
+
+
+def _over_seeds(measured: Sequence[Mapping[str, float]]) -> str:
+    values = [one["value"] for one in measured]
+    if len(values) == 1:
+        return Estimate(values[0], measured[0]["low"], measured[0]["high"]).percent()
+    return of_trainings(values, Estimate(*[fmean(values)] * 3)).percent()
+
+
+# --- how soon a reinforcement learns ----------------------------------------------------------------------------------
+
+
+def learning(arms: Arms) -> dict[str, Curve]:
+    """Draw each arm's share of right answers among the sampled ones, step by step: the mean of its seeds, smoothed."""
+    found = {}
+    for name, runs in arms.items():
+        curves = [dict(_right(run)) for run in runs if run]
+        if curves and all(curves):
+            steps = sorted(set.intersection(*map(set, curves)))
+            found[name] = _smoothed([(step, fmean(curve[step] for curve in curves)) for step in steps])
+    return found
+
+
+def reached(curves: Mapping[str, Curve]) -> tuple[float, dict[str, int]]:
+    """Find the level that the lowest arm ends at, and the first step at which each arm has it."""
+    level = min(points[-1][1] for points in curves.values())
+    firsts = {}
+    for name, points in curves.items():
+        whole = points[min(_window(points), len(points)) - 1 :]  # a mean of fewer steps is luck
+        firsts[name] = next(int(step) for step, value in whole if value >= level)
+    return level, firsts
+
+
+def _right(run: Path) -> Iterator[tuple[int, float]]:
+    """Yield the share of right answers at each step, which every reward notes; of two lines of a step the later."""
+    path = run / "metrics.jsonl"
+    for row in read_jsonl(path) if path.is_file() else ():
+        if row["stage"] == "grpo" and "guided_outcome" in row:
+            yield row["step"], row["guided_outcome"]
+        elif row["stage"] == "grpo" and "right_answer" in row:
+            yield row["step"], row["right_answer"] / _RIGHT
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> Curve:
+    few = _window(points)
+    values = [value for _, value in points]
+    return [(step, fmean(values[max(0, at + 1 - few) : at + 1])) for at, (step, _) in enumerate(points)]
+
+
+def _window(points: Sequence[Any]) -> int:
+    """Steps whose mean is a point of a curve: a tenth of them, at least five."""
+    return max(5, len(points) // 10)
