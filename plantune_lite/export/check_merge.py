@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export.adapter import ADAPTER, PREFIX, WEIGHTS, inject, read_config, skeleton, ties_of
-from plantune_lite.export.safetensors_io import FLOATS, Reader, Tensor, tensors_in, tensors_of, torch_dtype
+from plantune_lite.export.safetensors_io import FLOATS, Tensor, tensors_in, tensors_of, torch_dtype
 from plantune_lite.types import PlantuneError
 
 PROMPTS = 32
@@ -73,7 +73,7 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
     import torch
 
     model = skeleton(folder).eval()
-    found, layers, reader = stored(model, folder), {}, Reader()
+    found, layers = stored(model, folder), {}
     rounding = {name: tensor.dtype for name, tensor in stored(model, rounded_as).items()} if rounded_as else {}
     if adapter is not None:
         layers = inject(model, read_config(adapter))
@@ -82,12 +82,9 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
         for name, values in module.named_buffers(recurse=False):
             setattr(module, name, values.to(ids.device))
         if path in layers or not any(path.startswith(f"{layer}.") for layer in layers):
-            read_when_used(module, path, path in layers, found, rounding, reader, ids.device)
-    try:
-        with torch.inference_mode():
-            return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
-    finally:
-        reader.close()
+            _read_when_used(module, path, path in layers, found, rounding, ids.device)
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
 
 
 def stored(model: Any, folder: Path) -> dict[str, Tensor]:
@@ -117,8 +114,8 @@ def _in_base(name: str) -> str:
     return name
 
 
-def read_when_used(
-    module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], reader: Reader, device: Any
+def _read_when_used(
+    module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], device: Any
 ) -> None:
     """Give a module its weights when it is called and take them away after; a layer of PEFT's, with all within it."""
     from torch.nn import Parameter
@@ -138,7 +135,7 @@ def read_when_used(
 
     def read(*_: Any) -> None:
         for name in empty:
-            values = reader.whole(found[name]).float().to(device)
+            values = found[name].read().float().to(device)
             values = values if merges and name == weight else kept(name, values)
             fill([(name, Parameter(values, requires_grad=False))])
         if merges:
