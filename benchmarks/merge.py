@@ -12,6 +12,7 @@ included. What was written is compared with base + scale x B x A on rows drawn a
 
 import argparse
 import json
+import math
 import os
 import random
 import resource
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.report import machine, markdown, write
-from plantune_lite.export.safetensors_io import Reader, ShardFile, Tensor, index_of, shards_of, tensors_in, tensors_of
+from plantune_lite.export.safetensors_io import tensors_in, tensors_of
 
 SEED, RANK, ALPHA = 0, 32, 64
 CONFIG = {  # Qwen2.5-7B-Instruct's
@@ -104,24 +105,30 @@ def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
 def make_base(folder: Path, layers: int) -> None:
     """A checkpoint of random numbers: drawn once and cut at random places, as drawing 7.6 billion takes minutes."""
     import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": layers}))
     generator = torch.Generator().manual_seed(SEED)
-    drawn = (0.02 * torch.randn(1 << 26, generator=generator)).bfloat16().view(torch.uint8).numpy()
+    drawn = (0.02 * torch.randn(1 << 26, generator=generator)).bfloat16()
     cut = random.Random(SEED)
-    shards = shards_of([Tensor(name=name, dtype="BF16", shape=shape) for name, shape in shapes(layers)], 4_000_000_000)
-    for shard in shards:
-        file = ShardFile(folder, shard)
-        for tensor in shard.tensors:
-            left = tensor.size
-            while left:
-                start = 2 * cut.randrange(len(drawn) // 4)
-                count = min(left, len(drawn) - start)
-                file.write(memoryview(drawn[start : start + count]))
-                left -= count
-        file.finish()
-    (folder / "model.safetensors.index.json").write_text(index_of(shards))
+
+    def numbers(shape: tuple[int, ...]) -> torch.Tensor:
+        left, pieces = math.prod(shape), []
+        while left:
+            start = cut.randrange(len(drawn) // 2)
+            pieces.append(drawn[start : start + left])
+            left -= len(pieces[-1])
+        return torch.cat(pieces).reshape(shape)
+
+    planned = {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes(layers)}
+    split = split_torch_state_dict_into_shards(planned, max_shard_size=4_000_000_000)
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: numbers(planned[name].shape) for name in names}, folder / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def make_adapter(folder: Path, base: Path, layers: int) -> None:
@@ -223,25 +230,18 @@ def child(arguments: argparse.Namespace) -> None:
 
 def check(work: Path, layers: int) -> None:
     """A row of every layer against base + scale x B x A: off by less than a step of bfloat16 and of float32."""
-    import torch
-
     before, after = tensors_in(work / "base"), tensors_in(work / "merged")
     lora = {tensor.name: tensor for tensor in tensors_of(work / "adapter" / "adapter_model.safetensors")}
     assert before.keys() == after.keys()
-    reader, draw = Reader(), random.Random(SEED)
+    draw = random.Random(SEED)
     for layer in range(layers):
-        for name, (outputs, inputs) in projections(layer):
+        for name, (outputs, _) in projections(layer):
             row = draw.randrange(outputs)
-            pair = []
-            for tensors in (before, after):
-                buffer = bytearray(2 * inputs)
-                reader.into(memoryview(buffer), tensors[f"{name}.weight"], 2 * row * inputs)
-                pair.append(torch.frombuffer(buffer, dtype=torch.bfloat16).double())
-            down, up = (reader.whole(lora[f"base_model.model.{name}.lora_{part}.weight"]).double() for part in "AB")
+            pair = [tensors[f"{name}.weight"].read()[row].double() for tensors in (before, after)]
+            down, up = (lora[f"base_model.model.{name}.lora_{part}.weight"].read().double() for part in "AB")
             wanted = pair[0] + ALPHA / RANK * (up[row] @ down)
             apart = (pair[1] - wanted).abs() - 2**-8 * wanted.abs()
             assert apart.max().item() < 1e-7, f"{name} row {row}: {apart.max().item()}"
-    reader.close()
 
 
 # --- the report -------------------------------------------------------------------------------------------------------

@@ -132,8 +132,9 @@ def _gguf(merged: Path, out: Path, tiny: bool) -> dict[str, Any]:
     if tiny or not llama_cpp.runs_llama():
         return {"line": "no llama.cpp here"}
     preset = presets.find(_SMOLLM2)
-    made = gguf.export_gguf(merged, out, ("q8_0",), name="same", preset=preset, prompts=_prompts(merged))
-    return {"line": "; ".join(f"{name}: {one['agreement']}, KL {one['kl']}" for name, one in made["gguf"].items())}
+    model = gguf.Model(merged=merged, name="same", preset=preset, prompts=_prompts(merged))
+    made = gguf.export_gguf(model, out, ("q8_0",))
+    return {"line": "; ".join(f"{name}: {one['agreement']}" for name, one in made["gguf"].items())}
 
 
 def _problems() -> list[Any]:

@@ -158,7 +158,7 @@ report.group = "Stages"
 @click.option("--public", is_flag=True, help="Public, once the Hub lists what is here (default: private).")
 @click.option("--dry-run", type=PATH, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
 @json_option
-def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
+def push(run: Path, repo: str, as_json: bool, data: bool, what: str | None, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
     from plantune_lite import files
     from plantune_lite.export import push_run
@@ -166,7 +166,11 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
 
     folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     say = say_to_stderr if as_json else click.echo
-    done = push_run.push_to_hub(folder, repo, say=lambda line: say(printable(line)), **options)
+    options["say"] = lambda line: say(printable(line))
+    if data:
+        done = push_run.push_corpus(folder, repo, **options)
+    else:
+        done = push_run.push_model(folder, repo, what=what, **options)
     if as_json:
         print_json(done)
     else:

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.export.safetensors_io import FLOATS, Reader, Tensor, tensors_in, tensors_of
-from plantune_lite.types import PlantuneError
+from plantune_lite.export.safetensors_io import FLOATS, ExportError, Tensor, tensors_in, tensors_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 ADAPTER = "default"  # what PEFT calls an adapter when it is loaded
+_BLOCK_VALUES = 1 << 20  # merged at once: larger blocks leave the cache and take three times as long
 
 # What may stand in a LoRA's config: where its layers are and how large, and what says nothing about them. Anything else
 # that is set is of a kind that came after this file, and a merge that ignored it would be wrong without a word.
@@ -37,10 +37,6 @@ _SILENT = {
 _PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others take something out of the base
 
 
-class AdapterError(PlantuneError, ValueError):
-    """An adapter that cannot be merged, or not onto this base."""
-
-
 @dataclass
 class Layer:
     """One of PEFT's layers, without base weights; it merges into a block of its weight."""
@@ -48,54 +44,44 @@ class Layer:
     module: Any
     tensors: dict[str, Tensor]  # "lora_A", "lora_B", "magnitude" -> where they are
 
-    @property
-    def across(self) -> bool:
-        """Whether a block is a range of columns: DoRA's norms run over all inputs, here the stored rows."""
-        return "magnitude" in self.tensors and self._stored_by_input
+    def merged(self, weight: Any, dtype: Any) -> Any:
+        """Return the weight after PEFT merged the adapter into it: in float32, in blocks of outputs, rounded once."""
+        values = self._values()
+        by_input = ADAPTER in self.module.lora_embedding_A or getattr(self.module, "fan_in_fan_out", False)
+        axis = 1 if by_input else 0
+        result = weight.new_empty(weight.shape, dtype=dtype)
+        step = max(1, _BLOCK_VALUES // weight.shape[1 - axis])
+        parts = [values[role].split(step) for role in ("lora_B", "magnitude") if role in values]
+        for block, into, *outputs in zip(weight.split(step, axis), result.split(step, axis), *parts, strict=True):
+            self._hold(block.float().contiguous(), values["lora_A"], *outputs)
+            self.module.merge()
+            into.copy_(self.module.get_base_layer().weight.data)
+            self.module.merged_adapters.clear()  # ready for the next block
+        self.module.to("meta")  # or each layer of the model would keep its last block
+        return result
 
-    @property
-    def _stored_by_input(self) -> bool:
-        return self._embedding or bool(getattr(self.module, "fan_in_fan_out", False))
-
-    @property
-    def _embedding(self) -> bool:
-        return ADAPTER in self.module.lora_embedding_A
-
-    def read(self, reader: Reader) -> dict[str, Any]:
-        """The layer's own tensors, in float32."""
-        values = {role: reader.whole(tensor).float() for role, tensor in self.tensors.items()}
+    def _values(self) -> dict[str, Any]:
+        """Read the layer's own tensors, in float32."""
+        values = {role: tensor.read().float() for role, tensor in self.tensors.items()}
         for role, numbers in values.items():
             if not numbers.isfinite().all():
-                raise AdapterError(
+                raise ExportError(
                     f"{self.tensors[role].name} holds numbers that are not finite: the training went wrong. Export an "
                     "earlier checkpoint, or train again with a lower learning rate."
                 )
         return values
 
-    def merged(self, block: Any, start: int, stop: int, values: dict[str, Any]) -> Any:
-        """Rows (or columns) start to stop of the weight, in float32, after PEFT merged the adapter into them."""
-        module, part = self.module, slice(start, stop)
-        by_input = self._stored_by_input and not self.across
-        down = values["lora_A"][:, part].contiguous() if by_input else values["lora_A"]
-        up = values["lora_B"] if by_input else values["lora_B"][part]
-        self._hold(block, down, up, values["magnitude"][part] if "magnitude" in values else None)
-        module.merge()
-        merged = module.get_base_layer().weight.data
-        module.merged_adapters.clear()  # ready for the next block
-        self._hold(*[block.new_empty(0)] * 4)  # or each layer of the model would keep its last one
-        return merged
-
-    def _hold(self, weight: Any, down: Any, up: Any, magnitude: Any) -> None:
+    def _hold(self, weight: Any, down: Any, up: Any, magnitude: Any = None) -> None:
         from torch.nn import Parameter
 
         module = self.module
         weight, down, up = (Parameter(values, requires_grad=False) for values in (weight, down, up))
         module.get_base_layer().weight = weight
-        if self._embedding:
+        if ADAPTER in module.lora_embedding_A:
             module.lora_embedding_A[ADAPTER], module.lora_embedding_B[ADAPTER] = down, up
         else:
             module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight = down, up
-        if "magnitude" in self.tensors:
+        if magnitude is not None:
             module.lora_magnitude_vector[ADAPTER].weight = Parameter(magnitude, requires_grad=False)
 
 
@@ -126,7 +112,7 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
     ties = ties_of(model)
     _check_base(names, ties, in_base, base)
 
-    left = {tensor.name: tensor for tensor in tensors_of(_weights(adapter))}
+    left = {tensor.name: tensor for tensor in tensors_of(adapter / WEIGHTS)}
     layers = {}
     for path, module in inject(model, {**config, "modules_to_save": None}).items():
         layers[f"{path}.weight"] = Layer(module, _layer_tensors(path, module, left, adapter))
@@ -156,25 +142,23 @@ def read_config(adapter: Path) -> dict[str, Any]:
     try:
         return json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise AdapterError(f"{adapter} has no {CONFIG}: name the folder of an adapter in PEFT's format") from None
-    except ValueError as error:
-        raise AdapterError(f"{adapter / CONFIG} is not JSON ({error}): export the adapter again") from None
+        raise ExportError(f"{adapter} has no {CONFIG}: name the folder of an adapter in PEFT's format") from None
 
 
 def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
     if config.get("peft_type") != "LORA":
-        raise AdapterError(
+        raise ExportError(
             f"{adapter} is of the kind {config.get('peft_type')!r}, and only LoRA can be merged here (rslora and DoRA "
             "too). Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
         )
     set_fields = {name for name, value in config.items() if value not in (None, False, 0, "", [], {})}
     if unknown := sorted(set_fields - _SHAPE - _SILENT):
-        raise AdapterError(
+        raise ExportError(
             f"{adapter} uses {unknown[0]}={config[unknown[0]]!r}, which a merge in blocks of rows cannot carry over. "
             "Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
         )
     if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
-        raise AdapterError(
+        raise ExportError(
             f"{adapter} was begun with init_lora_weights={start!r}, which changes the base's own weights. Convert it "
             "to a plain LoRA first (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
         )
@@ -189,7 +173,7 @@ def skeleton(base: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(base, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{base} is no folder that transformers can load: {str(error).splitlines()[0]}") from None
+        raise ExportError(f"{base} is no folder that transformers can load: {str(error).splitlines()[0]}") from None
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.tie_weights()  # again: each tensor that is left out was made one of its own
@@ -209,15 +193,6 @@ def inject(model: Any, config: dict[str, Any]) -> dict[str, Any]:
     return {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
-def _weights(adapter: Path) -> Path:
-    if not (adapter / WEIGHTS).is_file():
-        raise AdapterError(
-            f"{adapter} has no {WEIGHTS}. Pickles (adapter_model.bin) are not read, because loading one runs what is "
-            "in it: save the adapter with safe_serialization=True."
-        )
-    return adapter / WEIGHTS
-
-
 def ties_of(model: Any) -> list[list[str]]:
     """The groups of names that are one tensor, the one that a checkpoint keeps first."""
     groups: dict[int, list[str]] = {}
@@ -231,9 +206,9 @@ def _check_base(names: dict[str, tuple[int, ...]], ties: list[list[str]], found:
         if name not in found:
             if any(name in tie and not found.keys().isdisjoint(tie) for tie in ties):
                 continue
-            raise AdapterError(f"{base} lacks {name}, which its config.json asks for: fetch the model again")
+            raise ExportError(f"{base} lacks {name}, which its config.json asks for: fetch the model again")
         if found[name].dtype not in FLOATS or found[name].shape != shape:
-            raise AdapterError(
+            raise ExportError(
                 f"{base} keeps {name} as {found[name].dtype} {list(found[name].shape)} and not as 16-bit numbers "
                 f"{list(shape)}: it is quantised. An adapter is merged onto the original 16-bit model; name that."
             )
@@ -245,23 +220,22 @@ def _layer_tensors(path: str, module: Any, left: dict[str, Tensor], adapter: Pat
     from transformers.pytorch_utils import Conv1D
 
     if not isinstance(module.get_base_layer(), nn.Linear | nn.Embedding | Conv1D):
-        raise AdapterError(f"{adapter} changes {path}, a {type(module.get_base_layer()).__name__}: no layer to merge")
+        raise ExportError(f"{adapter} changes {path}, a {type(module.get_base_layer()).__name__}: no layer to merge")
     embedding = ADAPTER in module.lora_embedding_A
     keys = {"lora_A": "lora_embedding_A" if embedding else "lora_A.weight"}
     keys["lora_B"] = "lora_embedding_B" if embedding else "lora_B.weight"
     if ADAPTER in module.lora_magnitude_vector:
         keys["magnitude"] = "lora_magnitude_vector"
     found = {role: left.pop(f"{PREFIX}{path}.{key}", None) for role, key in keys.items()}
-    if missing := [keys[role] for role, tensor in found.items() if tensor is None]:
-        raise AdapterError(f"{adapter} lacks {missing[0]} for {path}: it is cut off, or of another base")
-    inputs, outputs = module.in_features, module.out_features
     rank = module.r[ADAPTER]
-    if found["lora_A"].shape != (rank, inputs) or found["lora_B"].shape != (outputs, rank):
-        shapes = f"{list(found['lora_B'].shape)} x {list(found['lora_A'].shape)}"
-        raise AdapterError(
-            f"{adapter} has {shapes} for {path}, which is {outputs} x {inputs} in the base and of rank {rank} in the "
-            "adapter's config: it is of another model"
-        )
+    wanted = {"lora_A": (rank, module.in_features), "lora_B": (module.out_features, rank)}
+    for role, tensor in found.items():
+        if tensor is None or tensor.shape != wanted.get(role, tensor.shape):
+            shape = tensor.shape if tensor else "nothing"
+            raise ExportError(
+                f"{adapter} has {shape} as {keys[role]} of {path}, where the base and the adapter's config want "
+                f"{wanted.get(role)}: it is cut off, or of another model"
+            )
     return found
 
 
@@ -278,7 +252,7 @@ def _replaced(
     for key, tensor in left.items():
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")
         if names.get(name) != tensor.shape or not key.startswith(PREFIX) or tensor.dtype not in FLOATS:
-            raise AdapterError(
+            raise ExportError(
                 f"{adapter} has {key} {list(tensor.shape)}, for which the base has no place: it is of another model, "
                 "or of a kind that this merge does not know. Merge it with PEFT's own merge_and_unload()."
             )

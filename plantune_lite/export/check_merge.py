@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export.adapter import ADAPTER, PREFIX, WEIGHTS, inject, read_config, skeleton, ties_of
-from plantune_lite.export.safetensors_io import FLOATS, Reader, Tensor, tensors_in, tensors_of, torch_dtype
+from plantune_lite.export.safetensors_io import FLOATS, Tensor, tensors_in, tensors_of, torch_dtype
 from plantune_lite.types import PlantuneError
 
 PROMPTS = 32
@@ -30,13 +30,7 @@ _POSITIONS = 16  # a prompt's last ones are compared
 
 def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Run both on the prompts and say how far they agree, and whether the merged model may go out."""
-    import torch
-
-    if not prompts or not all(prompts):
-        raise PlantuneError("a merged model is compared with its adapter on prompts, and there are none, or empty ones")
-    length = min(_TOKENS, *(len(prompt) for prompt in prompts))
-    rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts[:PROMPTS]]
-    ids = torch.tensor(rows, device="cuda" if torch.cuda.is_available() else "cpu")
+    ids = _ids(prompts)
     whole = _logits(merged, ids)
     exact = _logits(base, ids, adapter)
     top1, largest = _apart(whole, exact)
@@ -49,14 +43,28 @@ def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[
         "largest": largest,
         "rounded_top1": rounded_top1,
         "rounded_largest": rounded_largest,
-        "spread": float(f"{exact.std().item():.3g}"),
         "positions": whole.shape[0] * whole.shape[1],
-        "prompts": len(rows),
         "line": f"merged against its adapter in float32: the same likeliest token on {top1:.1%} of "
         f"{whole.shape[0] * whole.shape[1]} positions, largest logit difference {largest:.3g}; against the adapter "
         f"rounded to the same 16 bits {rounded_top1:.1%} and {rounded_largest:.3g}"
         + ("" if verified else ": this is not the model that was trained"),
     }
+
+
+def likeliest(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Return the prompts as they are compared, and a model's likeliest token after each of their last ones."""
+    ids = _ids(prompts)
+    return ids.tolist(), _logits(folder, ids).argmax(-1).tolist()
+
+
+def _ids(prompts: Sequence[Sequence[int]]) -> Any:
+    import torch
+
+    if not prompts or not all(prompts):
+        raise PlantuneError("an exported model is compared on prompts, and there are none, or empty ones")
+    length = min(_TOKENS, *(len(prompt) for prompt in prompts))
+    rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts[:PROMPTS]]
+    return torch.tensor(rows, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _apart(one: Any, other: Any) -> tuple[float, float]:
@@ -73,8 +81,8 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
     import torch
 
     model = skeleton(folder).eval()
-    found, layers, reader = stored(model, folder), {}, Reader()
-    rounding = {name: tensor.dtype for name, tensor in stored(model, rounded_as).items()} if rounded_as else {}
+    found, layers = _stored(model, folder), {}
+    rounding = {name: tensor.dtype for name, tensor in _stored(model, rounded_as).items()} if rounded_as else {}
     if adapter is not None:
         layers = inject(model, read_config(adapter))
         found = _with_adapter(found, model, adapter)
@@ -82,15 +90,12 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
         for name, values in module.named_buffers(recurse=False):
             setattr(module, name, values.to(ids.device))
         if path in layers or not any(path.startswith(f"{layer}.") for layer in layers):
-            read_when_used(module, path, path in layers, found, rounding, reader, ids.device)
-    try:
-        with torch.inference_mode():
-            return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
-    finally:
-        reader.close()
+            _read_when_used(module, path, path in layers, found, rounding, ids.device)
+    with torch.inference_mode():
+        return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
 
 
-def stored(model: Any, folder: Path) -> dict[str, Tensor]:
+def _stored(model: Any, folder: Path) -> dict[str, Tensor]:
     """Where each parameter of the model is; a tied one is where its partner is."""
     found = tensors_in(folder)
     for tie in ties_of(model):
@@ -117,8 +122,8 @@ def _in_base(name: str) -> str:
     return name
 
 
-def read_when_used(
-    module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], reader: Reader, device: Any
+def _read_when_used(
+    module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], device: Any
 ) -> None:
     """Give a module its weights when it is called and take them away after; a layer of PEFT's, with all within it."""
     from torch.nn import Parameter
@@ -138,7 +143,7 @@ def read_when_used(
 
     def read(*_: Any) -> None:
         for name in empty:
-            values = reader.whole(found[name]).float().to(device)
+            values = found[name].read().float().to(device)
             values = values if merges and name == weight else kept(name, values)
             fill([(name, Parameter(values, requires_grad=False))])
         if merges:

@@ -8,7 +8,6 @@ on the package index by itself but in llama-cpp-python's source distribution, wh
 and quantiser each run in a process of their own and are never imported.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -16,30 +15,17 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plantune_lite import files
-from plantune_lite.types import MissingError, PlantuneError
+from plantune_lite.types import PlantuneError
 
 VERSION = "0.3.36"  # of llama-cpp-python, 2026-11; its converter is run, so its content is pinned too
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 
 _NEEDED = (SCRIPT, LORA_SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/", "gguf-py/LICENSE")
-# pip asks a source distribution for its metadata before it keeps it, and the real build backend is not installed here.
-# This one answers that question and builds nothing, so no code of the download runs before its hash was looked at.
-_BACKEND = f"""
-from pathlib import Path
-
-def prepare_metadata_for_build_wheel(folder, config_settings=None):
-    place = Path(folder, "llama_cpp_python-{VERSION}.dist-info")
-    place.mkdir()
-    text = "Metadata-Version: 2.1\\nName: llama-cpp-python\\nVersion: {VERSION}\\n"
-    place.joinpath("METADATA").write_text(text, encoding="utf-8")
-    return place.name
-"""
 
 
 class GGUFError(PlantuneError, RuntimeError):
@@ -60,7 +46,7 @@ def convert_lora(adapter: Path, base: Path, target: Path, *, say: Callable[[str]
 
 
 def quantise(source: Path, target: Path, kind: str) -> None:
-    """Write a 16-bit GGUF file as a k-quant, or any as f32."""
+    """Write a 16-bit GGUF file as a k-quant."""
     binary = quantiser()
     if binary is None and not runs_llama():
         raise GGUFError(
@@ -72,12 +58,12 @@ def quantise(source: Path, target: Path, kind: str) -> None:
 
 
 def runs_llama() -> bool:
-    """Whether llama.cpp can be run here, as the llama-cpp-python package."""
+    """Check that llama.cpp can be run here, as the llama-cpp-python package."""
     return importlib.util.find_spec("llama_cpp") is not None
 
 
 def quantiser() -> Path | None:
-    """The llama-quantize program, where there is one."""
+    """Find the llama-quantize program, where there is one."""
     tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
     for folder in _places():
         for place in (folder / tool, folder / "build" / "bin" / tool):
@@ -88,9 +74,6 @@ def quantiser() -> Path | None:
 
 
 def _run_script(script: str, arguments: Sequence[object], say: Callable[[str], object]) -> None:
-    for library in ("torch", "transformers", "sentencepiece", "yaml"):
-        if importlib.util.find_spec(library) is None:
-            raise MissingError(f"llama.cpp's converter needs {library}: pip install 'plantune-lite[cpu]'")
     folder = scripts(say)
     # The files that are read are here: a converter that looks for others on a hub is mistaken.
     alone = {"PYTHONPATH": str(folder / "gguf-py"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -118,85 +101,43 @@ def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None 
 
 
 def scripts(say: Callable[[str], object]) -> Path:
-    """The folder with llama.cpp's converter, fetched where none is found."""
-    on_path = shutil.which(SCRIPT)
+    """Find the folder with llama.cpp's converter, or fetch it."""
     fetched = files.cache_folder().parent / f"llama.cpp-{VERSION}"
-    for folder in [*_places(), *([Path(on_path).parent] if on_path else []), *_beside_package(), fetched]:
+    for folder in (*_places(), fetched):
         if (folder / SCRIPT).is_file() and (folder / "gguf-py" / "gguf").is_dir():
             return folder.absolute()
     say(f"fetching llama.cpp's converter (source of llama-cpp-python {VERSION}, 77 MB; 2 MB are kept) to {fetched}")
-    try:
-        fetched.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fetched.parent) as temporary:
-            made = _unpack(_download(Path(temporary)), Path(temporary) / "made")
-            try:
-                os.replace(made, fetched)
-            except OSError:
-                if not (fetched / SCRIPT).is_file():  # else another process was faster
-                    raise
-    except OSError as error:
-        raise GGUFError(
-            f"the converter cannot be kept in {fetched.parent}: {error.strerror or error}. Fetching needs 100 MB there "
-            "for a moment: make room, or set PLANTUNE_CACHE to another folder."
-        ) from None
+    fetched.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fetched.parent) as temporary:
+        made = Path(temporary) / "made"
+        with tarfile.open(_download(Path(temporary))) as tar:
+            for member in tar:
+                name = member.name.partition("/vendor/llama.cpp/")[2]
+                if member.isfile() and name.startswith(_NEEDED):
+                    tar.extract(member.replace(name=name, deep=False), made, filter="data")
+        try:
+            made.replace(fetched)
+        except OSError:
+            if not (fetched / SCRIPT).is_file():  # else another process was faster
+                raise
     return fetched
 
 
 def _places() -> list[Path]:
-    """Where a llama.cpp of the user's own, or Unsloth's, would be."""
+    """List where a llama.cpp of the user's own, or Unsloth's, would be."""
     unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
-    given = os.environ.get("UNSLOTH_LLAMA_CPP_SCRIPTS_DIR")
-    return [*([Path(given)] if given else []), Path("llama.cpp"), Path(unsloth)]
-
-
-def _beside_package() -> list[Path]:
-    spec = importlib.util.find_spec("llama_cpp")
-    inside = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
-    return [folder for place in inside for folder in (place, place.parent / "bin", place.parent / "vendor/llama.cpp")]
+    return [Path("llama.cpp"), Path(unsloth)]
 
 
 def _download(folder: Path) -> Path:
-    """The source distribution, brought by this Python's own pip, and found to be the one we know."""
-    by_hand = "or put a llama.cpp folder (its source) beside your runs, or where UNSLOTH_LLAMA_CPP_PATH says"
-    if importlib.util.find_spec("pip") is None:
-        raise GGUFError(f"this Python has no pip to fetch the converter with: run `python -m ensurepip`, {by_hand}")
-    backend = folder / "backend" / "scikit_build_core"
-    backend.mkdir(parents=True)
-    (backend / "__init__.py").touch()
-    (backend / "build.py").write_text(_BACKEND, encoding="utf-8")
-    options = ["--no-deps", "--no-binary=:all:", "--no-build-isolation", "--no-input", "--disable-pip-version-check"]
-    pip = subprocess.run(
-        [sys.executable, "-m", "pip", "download", *options, "-q", "-d", folder, f"llama-cpp-python=={VERSION}"],
-        env={**os.environ, "TMPDIR": str(folder), "PYTHONPATH": str(backend.parent)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
+    """Bring the source distribution by this Python's own pip, which compares its hash before it runs any of it."""
+    pinned = folder / "requirements.txt"
+    pinned.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n", encoding="utf-8")
+    options = ["--no-deps", "--no-binary=llama-cpp-python", "--no-input", "--disable-pip-version-check", "--quiet"]
+    _run(
+        [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "--requirement", pinned],
+        "pip could not bring llama.cpp's converter (`pip config list` says from where; a llama.cpp folder next to your "
+        "runs, or where UNSLOTH_LLAMA_CPP_PATH says, does as well)",
+        {"TMPDIR": str(folder)},
     )
-    found = list(folder.glob("*.tar.gz"))
-    if pip.returncode != 0 or len(found) != 1:
-        lines = [line.removeprefix("ERROR: ") for line in pip.stderr.splitlines() if line.startswith("ERROR: ")]
-        why = (lines or ["it said nothing"])[0].rstrip(".")[:300]
-        raise GGUFError(f"pip could not download llama-cpp-python {VERSION} ({why}): see `pip config list`, {by_hand}")
-    with open(found[0], "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != SHA256:
-        raise GGUFError(
-            f"{found[0].name} is not the one we know (sha256 {digest[:12]}..., expected {SHA256[:12]}...), and nothing "
-            f"of it was run: see with `pip config list` which index it came from, {by_hand}"
-        )
-    return found[0]
-
-
-def _unpack(archive: Path, target: Path) -> Path:
-    """The converter's own files out of the archive."""
-    try:
-        with tarfile.open(archive) as tar:
-            for member in tar:
-                name = member.name.partition("/vendor/llama.cpp/")[2]
-                if member.isfile() and name.startswith(_NEEDED):
-                    tar.extract(member.replace(name=name, deep=False), target, filter="data")
-    except (tarfile.TarError, zlib.error, EOFError) as error:
-        raise GGUFError(f"{archive.name} cannot be unpacked ({error}): try again") from None
-    return target
+    return next(folder.glob("*.tar.gz"))

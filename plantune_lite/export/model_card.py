@@ -7,10 +7,8 @@ Nothing is claimed that was not measured: a card without scores says so in its f
 not show a gain, it says that. What a model, a teacher or a data set wrote stands in fences.
 """
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from plantune_lite import plan
 from plantune_lite.distill.card import TAGS, TARGETS, as_json, of_data, page
@@ -203,9 +201,7 @@ def _files(facts: Facts) -> list[str]:
     rows = []
     for name, check in facts.checks.items():
         ran = {True: "yes", False: "**no: nobody has run this file**", None: "not said"}[check.get("ran")]
-        found = [str(check["agreement"])] if check.get("agreement") else []
-        found += [f"mean KL {check['kl']:.4f}"] if check.get("kl") is not None else []
-        rows.append((code_span(name), size(check["bytes"]), ran, ", ".join(found) or "unmeasured"))
+        rows.append((code_span(name), size(check["bytes"]), ran, check.get("agreement", "unmeasured")))
     return ["## Files", markdown_table(("file", "size", "run by llama.cpp", "beside the merged model"), rows)]
 
 
@@ -265,8 +261,7 @@ def _running(facts: Facts) -> list[str]:
 
 
 def _quantisation(file: str) -> str:
-    found = re.findall(r"(?i)(?<![a-z0-9])(?:q\d(?:_[a-z0-9]+)*|bf16|f16|f32)(?![a-z0-9])", Path(file).stem)
-    return found[-1].upper() if found else Path(file).stem
+    return Path(file).stem.rpartition("-")[2].upper()  # as export names its files
 
 
 # --- how it was made --------------------------------------------------------------------------------------------------
@@ -276,46 +271,30 @@ _REWARDS = {
     "answer+plan": "rewarded for the right answer and for a plan like the reference",
     "guided": "in groups of several plans with several continuations each (PTA-GRPO, arXiv 2510.01833)",
 }
-_STEPS = {True: "Step-APO", False: "step-DPO"}  # whether what a step is worth counts
-_ANSWERS = {True: "DPO with the gap of their values as its margin", False: "DPO"}
 
 
 def _method(facts: Facts) -> str:
-    """Tell the method in a sentence."""
-    recipe, trained = facts.recipe, facts.trained
-    sft, grpo = recipe.get("sft"), recipe.get("grpo")
-    ways = []
-    if "sft" in trained:
-        target = TARGETS[sft["target"], sft["solutions"]]
-        ways.append(f"by supervised learning on what was kept{_started(sft['start'])}, to write {target}")
-    if "cpl" in trained:
-        ways += _searched(recipe["cpl"])
-    if "grpo" in trained:
-        ways.append(f"by reinforcement (GRPO){_started(grpo['start'])}, {_REWARDS[grpo['reward']]}")
-    return (
-        f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank "
-        f"{recipe['student'].get('lora_rank')} was trained {', then '.join(ways) or 'not at all'}."
-    )
-
-
-def _started(start: str | None) -> str:
-    """Say what a training began with, where that is not the stage before it."""
-    if start in (None, "sft"):
-        return ""
-    return (
-        ", from the base itself" if start == "base" else f", going on from another run ({code_span(last_part(start))})"
-    )
-
-
-def _searched(cpl: Mapping[str, Any]) -> list[str]:
-    """Tell what a search over plan steps taught."""
-    ways = ["by supervised learning, from the base anew, on the right paths of a search over plan steps (CPL)"]
-    by_gap = cpl["alpha"] > 0
-    if cpl["pairs"] == "steps":
-        ways.append(f"by preferring some steps to others, as the search found them ({_STEPS[by_gap]})")
-    elif cpl["pairs"] == "answers":
-        ways.append(f"by preferring right answers to wrong ones that the search found ({_ANSWERS[by_gap]})")
-    return ways
+    """List what its adapter was trained by, in order."""
+    recipe, ways = facts.recipe, []
+    for stage in facts.trained:
+        part = recipe[stage]
+        if stage == "sft":
+            ways.append(f"supervised learning on what was kept, to write {TARGETS[part['target'], part['solutions']]}")
+        elif stage == "cpl":
+            ways.append("a search over plan steps (CPL): supervised learning, from the base anew, on its right paths")
+            if part["pairs"] != "none":
+                ways.append(
+                    f"preferences between its {part['pairs']}, by the gap of their values times {part['alpha']}"
+                )
+        else:
+            ways.append(f"reinforcement (GRPO), {_REWARDS[part['reward']]}")
+        if part.get("start") not in (None, "sft"):
+            ways[-1] += f", begun with {code_span(last_part(part['start']))}"
+    rank = recipe["student"].get("lora_rank")
+    lines = [
+        f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank {rank} trained by\n"
+    ]
+    return "\n".join([*lines, *(f"{number}. {way}" for number, way in enumerate(ways, 1))])
 
 
 def _data(facts: Facts) -> list[str]:

@@ -5,18 +5,33 @@ the merged model; and any tokenizer that we save, as programs with transformers 
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from plantune_lite.export.safetensors_io import FLOATS
+from plantune_lite.export.safetensors_io import ExportError
 from plantune_lite.files import write_whole
 from plantune_lite.student.chat import for_everybody, read_config, write_config
 from plantune_lite.student.presets import Preset
+from plantune_lite.terminal import size
 from plantune_lite.types import PlantuneError
 
+_SPARE_BYTES = 64_000_000  # for what stands beside the weights
 _TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json"),
     *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json"),
 )
+
+
+def check_free_space(folder: Path, needed: int, what: str, say: Callable[[str], object]) -> None:
+    """Say what is needed on the disk, and stop before the first byte where it is not there."""
+    needed += _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    say(f"{what} needs {size(needed)} in {folder}, where {size(free)} are free")
+    if free < needed:
+        raise ExportError(
+            f"{folder} has {size(free)} free and {what} needs {size(needed)}: free {size(needed - free)} there, or ask "
+            "for less in export.formats (the adapter alone can be pushed as it is)"
+        )
 
 
 def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied: bool, preset: Preset | None) -> None:
@@ -24,7 +39,7 @@ def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied
     config = read_config(base / "config.json")
     for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder of this machine
         config.pop(name, None)
-    config["torch_dtype" if "torch_dtype" in config else "dtype"] = FLOATS[dtype]
+    config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     if untied:
         config["tie_word_embeddings"] = False
     write_config(out / "config.json", config)

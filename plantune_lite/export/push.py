@@ -1,6 +1,6 @@
 """Push a folder to the Hugging Face Hub: private first, uploaded, compared with its listing, then public.
 
-    bring([prepare(Path("runs/mine/merged"), "you/mine-merged", say=print)], public=True)
+    bring([Push(Path("runs/mine/merged"), "you/mine-merged", say=print)], public=True)
         -> [{"line": "you/mine-merged: 9 files, 270.1 MB, public", "url": ..., "commit": ..., "sent": 9, ...}]
 
 Only what an allow-list names is pushed: weights as safetensors or GGUF, tokenizer, card, rows of a data set; never a
@@ -20,7 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -52,40 +52,6 @@ _NEVER |= {"section.json", "loss.svg", "preference.svg", "taught.json"}  # for t
 _NEVER_BELOW = re.compile(r"checkpoint-.*|\..*|round\d+")  # the last are CPL's: adapters on the way to the pushed one
 _KEYS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bsk-(?:proj-|or-v1-)?[A-Za-z0-9]{32,}")
 _SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how variables end whose value is nobody's business
-
-
-def prepare(
-    folder: Path,
-    repo: str,
-    *,
-    kind: Kind = "model",
-    dry_run: Path | None = None,
-    also: Mapping[str, Content] = {},
-    about: Mapping[str, str] = {},
-    say: Say = lambda line: None,
-) -> "Upload":
-    """Refuse all that can be refused without asking the Hub; `also` adds or replaces files, `about` goes into
-    plantune.json (run, what).
-    """
-    from huggingface_hub import CommitOperationAdd, get_token
-
-    refuse_name(repo)
-    chosen, left_out = gather(folder, kind)
-    contents = {path: content for path, content in sorted({**chosen, **also}.items()) if path != MARKER}
-    if not contents:
-        raise PlantuneError(f"{folder} has nothing that may be pushed as a {kind}; look at what is in it")
-    files = [CommitOperationAdd(path, content) for path, content in contents.items()]
-    refuse_keys(files, get_token())
-    if get_token() is None and dry_run is None:
-        raise PlantuneError(
-            "no token for the Hugging Face Hub: make one with the right to write (on the Hub: Settings, Access "
-            "Tokens), then set HF_TOKEN or run `hf auth login`. --dry-run DIR needs none."
-        )
-    if left_out:
-        say(f"stays here: {', '.join(left_out[:8])}{f' and {len(left_out) - 8} more' if len(left_out) > 8 else ''}")
-    files.append(CommitOperationAdd(MARKER, _marker(files, about)))  # reads and hashes all of them
-    say(f"{repo}: {len(files)} files, {size(_bytes(files))}")
-    return Upload(repo, kind, files, left_out, about, dry_run, say)
 
 
 def refuse_name(repo: str) -> None:
@@ -149,17 +115,17 @@ def _marker(files: "Sequence[CommitOperationAdd]", about: Mapping[str, str]) -> 
 # --- a push -----------------------------------------------------------------------------------------------------------
 
 
-def bring(uploads: "Sequence[Upload]", public: bool) -> list[dict[str, Any]]:
+def bring(pushes: "Sequence[Push]", public: bool) -> list[dict[str, Any]]:
     """Upload all of them and make them public only then, so that no page links to one that failed."""
-    if any(upload.dry_run for upload in uploads):
-        return [upload.write_out() for upload in uploads]
+    if any(push.dry_run for push in pushes):
+        return [push.write_out() for push in pushes]
     done = []
-    for upload in uploads:
-        with _in_a_sentence(upload.repo):
-            done.append(upload.send(public))
-    for upload in uploads if public else ():
-        with _in_a_sentence(upload.repo):
-            upload.make_public()
+    for push in pushes:
+        with _in_a_sentence(push.repo):
+            done.append(push.send(public))
+    for push in pushes if public else ():
+        with _in_a_sentence(push.repo):
+            push.make_public()
     return done
 
 
@@ -187,16 +153,38 @@ def _in_a_sentence(repo: str) -> Iterator[None]:
 
 
 @dataclass
-class Upload:
-    """A folder's files on their way to one repository."""
+class Push:
+    """A folder on its way to one repository; all that can be refused without asking the Hub is refused at once."""
 
+    folder: Path
     repo: str
-    kind: Kind
-    files: "Sequence[CommitOperationAdd]"
-    left_out: Sequence[str]
-    about: Mapping[str, str]
-    dry_run: Path | None
-    say: Say
+    kind: Kind = "model"
+    dry_run: Path | None = None
+    also: Mapping[str, Content] = field(default_factory=dict)  # adds or replaces files
+    about: Mapping[str, str] = field(default_factory=dict)  # goes into plantune.json (run, what)
+    say: Say = lambda line: None
+    files: "list[CommitOperationAdd]" = field(init=False)
+    left_out: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        from huggingface_hub import CommitOperationAdd, get_token
+
+        refuse_name(self.repo)
+        chosen, self.left_out = gather(self.folder, self.kind)
+        contents = {path: content for path, content in sorted({**chosen, **self.also}.items()) if path != MARKER}
+        if not contents:
+            raise PlantuneError(f"{self.folder} has nothing that may be pushed as a {self.kind}; look at what is in it")
+        self.files = [CommitOperationAdd(path, content) for path, content in contents.items()]
+        refuse_keys(self.files, get_token())
+        if get_token() is None and self.dry_run is None:
+            raise PlantuneError(
+                "no token for the Hugging Face Hub: make one with the right to write (on the Hub: Settings, Access "
+                "Tokens), then set HF_TOKEN or run `hf auth login`. --dry-run DIR needs none."
+            )
+        if self.left_out:
+            self.say(f"{len(self.left_out)} files stay here: {', '.join(self.left_out[:8])}")
+        self.files.append(CommitOperationAdd(MARKER, _marker(self.files, self.about)))  # reads and hashes all of them
+        self.say(f"{self.repo}: {len(self.files)} files, {size(_bytes(self.files))}")
 
     @cached_property
     def api(self) -> "HfApi":
@@ -210,12 +198,6 @@ class Upload:
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
         try:
-            to.mkdir(parents=True, exist_ok=True)
-            needed, free = _bytes(self.files), shutil.disk_usage(to).free
-            if needed > free:
-                raise PlantuneError(
-                    f"{to} has {size(free)} free and this needs {size(needed)}: give --dry-run a folder on another disk"
-                )
             for add in self.files:
                 target = to / add.path_in_repo
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -293,7 +275,7 @@ class Upload:
 
     def _their_marker(self, listed: Mapping[str, Any], revision: str) -> dict[str, Any] | None:
         """Read plantune.json of the repository; None where there is none of ours."""
-        if MARKER not in listed or listed[MARKER].size > 1 << 20:
+        if MARKER not in listed:
             return None
         with tempfile.TemporaryDirectory() as folder:
             path = self.api.hf_hub_download(self.repo, MARKER, repo_type=self.kind, revision=revision, local_dir=folder)
@@ -301,8 +283,7 @@ class Upload:
                 marker = json.loads(Path(path).read_bytes())
             except ValueError:
                 return None
-        ours = isinstance(marker, dict) and marker.get("made_by") == "plantune-lite"
-        return marker if ours and isinstance(marker.get("files"), dict) else None
+        return marker if isinstance(marker, dict) and marker.get("made_by") == "plantune-lite" else None
 
     def _compare(self, listed: Mapping[str, Any]) -> None:
         """Compare names, sizes and hashes with those that the Hub itself lists."""

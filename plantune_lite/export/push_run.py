@@ -1,6 +1,6 @@
 """Push a run: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
 
-    push_to_hub(Path("runs/mine"), "you/mine", public=True, say=print)
+    push_model(Path("runs/mine"), "you/mine", public=True, say=print)
         -> [{"line": "you/mine: 9 files, 20.1 MB, public: ...", ...}, {"line": "you/mine-merged: ...
 
 A merged model that was not found to be its adapter's equal never goes, nor do GGUF files of it.
@@ -22,27 +22,20 @@ from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError
 
 
-def push_to_hub(
+def push_model(
     run: Path,
     repo: str,
     *,
-    data: bool = False,
     what: Form | None = None,
     public: bool = False,
     dry_run: Path | None = None,
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Push a run's model in every form it was exported in (or `what`), or its corpus; what each push did.
+    """Push a run's model in every form it was exported in (or `what`); what each push did.
 
     The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
     """
-    if not (run / "recipe.json").is_file():
-        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
-    manifest = read_manifest(run)
-    if data:
-        about, also = _about(run, "corpus"), _about_corpus(run, manifest)
-        corpus = push.prepare(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
-        return push.bring([corpus], public)
+    recipe, manifest = _recipe(run), read_manifest(run)
     there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
     if not there:
         raise PlantuneError(
@@ -52,11 +45,8 @@ def push_to_hub(
     names = {form: repo + run_facts.FORMS[form] for form in there}
     facts = run_facts.of_run(run, form=next(iter(there)), repos=names)
     if not facts.scores and any((run / "eval").glob("*.jsonl")):
-        say(
-            f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` makes it, "
-            "and --again evaluate makes anew what an older version left"
-        )
-    uploads = []
+        say(f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` makes it")
+    pushes = []
     for form, folder in there.items():
         _refuse_unchecked(run, manifest, form)
         also: dict[str, push.Content] = {"README.md": model_card.card(replace(facts, form=form)).encode()}
@@ -65,26 +55,40 @@ def push_to_hub(
         if facts.plot:
             also[facts.plot.name] = facts.plot
         dry = dry_run / names[form].split("/")[1] if dry_run else None
-        uploads.append(push.prepare(folder, names[form], dry_run=dry, also=also, about=_about(run, form), say=say))
-    return push.bring(uploads, public)
+        about = {"run": recipe["name"], "what": form}
+        pushes.append(push.Push(folder, names[form], dry_run=dry, also=also, about=about, say=say))
+    return push.bring(pushes, public)
 
 
-def _about(run: Path, what: str) -> dict[str, str]:
-    return {"run": _recipe(run)["name"], "what": what}
+def push_corpus(
+    run: Path,
+    repo: str,
+    *,
+    public: bool = False,
+    dry_run: Path | None = None,
+    say: push.Say = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Push a run's corpus to a data set; what the push did."""
+    recipe = _recipe(run)
+    also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
+    corpus = push.Push(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
+    return push.bring([corpus], public)
 
 
 def _recipe(run: Path) -> dict[str, Any]:
+    if not (run / "recipe.json").is_file():
+        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
     return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
 
 
-def _about_corpus(run: Path, manifest: Mapping[str, Any]) -> dict[str, push.Content]:
+def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:
     """Write a corpus's card and figures anew, as others may read them: without the folders of this machine."""
-    folder, recipe = run / "corpus", _recipe(run)
+    folder = run / "corpus"
     if not (folder / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
     stats = redact.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
     row = next(read_jsonl(folder / "train.jsonl"))
-    origin = manifest["stages"].get("problems", {}).get("summary", {}).get("origin")
+    origin = read_manifest(run)["stages"].get("problems", {}).get("summary", {}).get("origin")
     text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})
     return {"README.md": text.encode(), "stats.json": (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()}
 

@@ -53,7 +53,7 @@ class Facts:
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
     example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
     scores: Mapping[str, Scores] = field(default_factory=dict)  # by suite
-    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement, kl
+    checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement
     agreement: str | None = None  # of the merged model with its adapter
     plot: Path | None = None  # a chart of the scores
     versions: Mapping[str, str] = field(default_factory=dict)

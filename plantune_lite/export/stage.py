@@ -32,17 +32,10 @@ def run_export(job: Job) -> dict[str, Any]:
     files = [one for one in formats if one not in ("adapter", "merged")]
     made: dict[str, Any] = {}
     if files and checked["verified"]:
-        made = gguf.export_gguf(
-            merged,
-            job.run / "gguf",
-            files,
-            name=job.recipe.name,
-            preset=preset,
-            prompts=prompts,
-            adapter=adapter,
-            base=place,
-            say=job.say,
+        model = gguf.Model(
+            merged=merged, name=job.recipe.name, preset=preset, prompts=prompts, adapter=adapter, base=place
         )
+        made = gguf.export_gguf(model, job.run / "gguf", files, say=job.say)
         for line in made["run"]:
             job.say(line)
     lines = [done["line"], checked["line"], *([made["line"]] if made else [])]

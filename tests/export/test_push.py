@@ -19,8 +19,8 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, LoopbackHub, card_errors
 
-from plantune_lite.export.push import bring, prepare
-from plantune_lite.export.push_run import push_to_hub
+from plantune_lite.export.push import Push, bring
+from plantune_lite.export.push_run import push_corpus, push_model
 from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
 from plantune_lite.types import PlantuneError
 
@@ -64,7 +64,7 @@ def written(folder: Path, files: dict) -> Path:
 
 def pushed(hub, folder, repo="alice/mine", public=False, **named):
     lines = []
-    [done] = bring([prepare(folder, repo, say=lines.append, **{"about": MINE, **named})], public)
+    [done] = bring([Push(folder, repo, say=lines.append, **{"about": MINE, **named})], public)
     return SimpleNamespace(**done, said="\n".join(lines))
 
 
@@ -312,8 +312,8 @@ def test_a_refusal_nobody_foresaw_is_still_a_sentence(hub, folder):
 
 
 def in_a_child(hub, folder, home, **environment) -> subprocess.Popen:
-    code = "from pathlib import Path; from plantune_lite.export.push import bring, prepare; "
-    code += f"bring([prepare(Path({str(folder)!r}), 'alice/mine')], public=False)"
+    code = "from pathlib import Path; from plantune_lite.export.push import Push, bring; "
+    code += f"bring([Push(Path({str(folder)!r}), 'alice/mine')], public=False)"
     environment = hub.environment(home, HF_TOKEN=TOKEN, HF_HUB_DISABLE_PROGRESS_BARS="1", **environment)
     return subprocess.Popen([sys.executable, "-c", code], env=environment)
 
@@ -370,7 +370,8 @@ def run(tmp_path):
 
 
 def run_pushed(hub, run, **named):
-    return push_to_hub(run, "alice/mine", **named)
+    push = push_corpus if named.pop("data", False) else push_model
+    return push(run, "alice/mine", **named)
 
 
 def run_refused(hub, run, **named) -> str:

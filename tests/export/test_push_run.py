@@ -248,6 +248,6 @@ def test_a_merged_models_files_do_not_say_where_its_base_lay(tmp_path):
     lay = {"name_or_path": "/home/alice/base", "tokenizer_file": "/home/alice/base/tokenizer.json"}
     (base / "config.json").write_text(json.dumps({"_name_or_path": "/home/alice/base", "model_type": "qwen2"}))
     (base / "tokenizer_config.json").write_text(json.dumps({**lay, "model_max_length": 8}))
-    model_files.write_companions(base, adapter, out, dtype="BF16", untied=False, preset=None)
+    model_files.write_companions(base, adapter, out, dtype="bfloat16", untied=False, preset=None)
     assert json.loads((out / "config.json").read_text()) == {"model_type": "qwen2", "dtype": "bfloat16"}
     assert json.loads((out / "tokenizer_config.json").read_text()) == {"model_max_length": 8}
