@@ -80,7 +80,7 @@ def rows_of(problems: list[Problem], target: str, work: Path) -> list[dict]:
         return list(read_jsonl(out / "train.jsonl"))
     # Near copies stay: the generator's problems differ in names and numbers, and that is what is learned from here.
     part = Corpus(filter="answer", validation=0.0, dedup="exact")
-    corpus.build_corpus(trajectories, problems, {}, part, out, target=target, solutions="teacher")
+    corpus.build_corpus(trajectories, problems, {}, corpus.Wanted(part, target=target), out)
     return list(read_jsonl(out / "train.jsonl"))
 
 

@@ -2,13 +2,12 @@
 
     sieve = Sieve(best_first(trajectories, by_id, by_score=True))
     sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id), executed=True))
-    sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="plan score 60 < 80"), ...]
+    sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="wrong answer"), ...]
 
 The order in which trajectories come has no say, and what is drawn by chance each problem draws for itself.
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Any
 
 from plantune_lite import plan
 from plantune_lite.distill import dedup
+from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.grading.answers import same_answer
 from plantune_lite.problems.split import normalised
 from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
@@ -30,12 +30,12 @@ class Sieve:
     left: list[Trajectory]
     rejected: list[Rejected] = field(default_factory=list)
 
-    def drop(self, reason_of: Callable[[Trajectory], str | None]) -> None:
-        """Reject what has a reason; each is asked about once, the best first."""
+    def drop(self, fault_in: Callable[[Trajectory], Fault | None]) -> None:
+        """Reject what has a fault; each is asked about once, the best first."""
         left, self.left = self.left, []
         for trajectory in left:
-            if reason := reason_of(trajectory):
-                self.rejected.append(Rejected(**vars(trajectory), reason=reason))
+            if fault := fault_in(trajectory):
+                self.rejected.append(Rejected(**vars(trajectory), **vars(fault)))
             else:
                 self.left.append(trajectory)
 
@@ -56,9 +56,7 @@ def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem],
                 f"a trajectory is of problem {one.problem_id!r}, which is not among the {len(by_id)} problems: "
                 "the plans and the problems are of two runs; distill again"
             )
-        fields = {**vars(one), "plan": tuple(step for step in map(plan.clean_step, one.plan) if step)}
-        fields.pop("reason", None)  # what distill rejected may pass a milder filter
-        found.append(Trajectory(**fields))
+        found.append(replace(one, plan=tuple(step for step in map(plan.clean_step, one.plan) if step)))
     return sorted(found, key=_rank if by_score else lambda one: (one.sample, *_rank(replace(one, score=None))))
 
 
@@ -82,11 +80,6 @@ def refuse_unscored(left: Sequence[Trajectory], mode: str) -> None:
 # --- reasons to drop --------------------------------------------------------------------------------------------------
 
 
-def counted(reason: str) -> str:
-    """A reason without its details, for counting: `in test set`, `plan score < 80`."""
-    return re.sub(r"score -?\d+ <", "score <", reason.partition(":")[0])
-
-
 def overlaps(
     came: Sequence[Trajectory], by_id: Mapping[str, Problem], suites: Mapping[str, Sequence[Problem]], length: int
 ) -> dict[str, dict[str, str]]:
@@ -103,37 +96,34 @@ def _asked(problem: Problem) -> str:
     return " ".join((problem.question, *problem.choices))
 
 
-def in_test_set(found: Mapping[str, str] | None) -> str | None:
-    """The first suite that a problem was found in."""
+def in_test_set(found: Mapping[str, str] | None) -> Fault | None:
+    """Name the first suite that a problem was found in."""
     if not found:
         return None
     suite, id = next(iter(found.items()))
-    return f"in test set: {suite} {id.removeprefix(suite + '/')}"
+    return Fault(Reason.IN_TEST_SET, f"{suite} {id.removeprefix(suite + '/')}")
 
 
-def spoils(one: Trajectory, problem: Problem) -> str | None:
-    """A plan that states the answer or calculates."""
-    reason = plan.spoiler(one.plan, problem)
-    return f"spoils the answer: {reason}" if reason else None
+def spoils(one: Trajectory, problem: Problem) -> Fault | None:
+    """Reject a plan that states the answer or calculates."""
+    why = plan.spoiler(one.plan, problem)
+    return Fault(Reason.SPOILS, why) if why else None
 
 
-def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader", *, executed: bool) -> str | None:
-    """What the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a plan."""
+def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader", *, executed: bool) -> Fault | None:
+    """Reject what the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a
+    plan."""
     if not one.plan:
-        return "empty plan"
+        return Fault(Reason.EMPTY_PLAN)
     if mode in ("plan", "both"):
         if one.score is None:
-            return "no score"
+            return Fault(Reason.NO_SCORE)
         if one.score < min_score:
-            return f"plan score {one.score} < {min_score}"
+            return Fault(Reason.LOW_SCORE, f"{one.score} < {min_score}")
     if executed and not one.execution.strip():
-        return "not executed"
+        return Fault(Reason.NOT_EXECUTED)
     if mode in ("answer", "both"):
-        if not one.answer:
-            return "no answer in the execution"
-        verdict = grade(one)
-        if not verdict.same:
-            return ("wrong answer: " if verdict.same is False else "answer cannot be checked: ") + verdict.how
+        return fault_of(grade(one)) if one.answer else Fault(Reason.NO_ANSWER)
     return None
 
 
@@ -162,12 +152,12 @@ def drop_copies(sieve: Sieve, by_id: Mapping[str, Problem], mode: str, seed: int
     questions: dict[str, Trajectory] = {}
     planned: dict[tuple[str, dedup.Words], Trajectory] = {}
 
-    def copied(one: Trajectory) -> str | None:
+    def copied(one: Trajectory) -> Fault | None:
         first = questions.setdefault(normalised(by_id[one.problem_id]), one)
         if first.problem_id != one.problem_id:
-            return f"duplicate: same question as {first.problem_id}"
+            return Fault(Reason.DUPLICATE, f"same question as {first.problem_id}")
         first = planned.setdefault((one.problem_id, dedup.words("\n".join(one.plan))), one)
-        return None if first is one else f"duplicate: same plan as {first.problem_id} sample {first.sample}"
+        return None if first is one else Fault(Reason.DUPLICATE, f"same plan as {_named(first)}")
 
     sieve.drop(copied)
     if mode == "minhash":
@@ -175,20 +165,24 @@ def drop_copies(sieve: Sieve, by_id: Mapping[str, Problem], mode: str, seed: int
         texts = [(_asked(by_id[one.problem_id]), "\n".join(one.plan)) for one in left]
         copies = iter(dedup.near_copies(texts, seed=seed))
 
-        def nearly_copied(_: Trajectory) -> str | None:
+        def nearly_copied(_: Trajectory) -> Fault | None:
             at = next(copies)
-            return None if at is None else f"duplicate: nearly {left[at].problem_id} sample {left[at].sample}"
+            return None if at is None else Fault(Reason.DUPLICATE, f"nearly {_named(left[at])}")
 
         sieve.drop(nearly_copied)
+
+
+def _named(one: Trajectory) -> str:
+    return f"{one.problem_id} sample {one.sample}"
 
 
 def drop_all_but_best(sieve: Sieve, most: int) -> None:
     """Leave at most so many trajectories of a problem."""
     taken: Counter[str] = Counter()
 
-    def surplus(one: Trajectory) -> str | None:
+    def surplus(one: Trajectory) -> Fault | None:
         taken[one.problem_id] += 1
-        return f"not among the best {most}" if taken[one.problem_id] > most else None
+        return Fault(Reason.NOT_BEST) if taken[one.problem_id] > most else None
 
     sieve.drop(surplus)
 
@@ -208,7 +202,7 @@ def mix(sieve: Sieve, problems: Sequence[Problem], weights: tuple[float, ...], s
     # However little a source weighs, it is left out only where its weight is 0.
     quota = {source: max(1, round(scale * share[source])) if share[source] else 0 for source in sources}
     taken = {id for source in sources for id in _drawn(ids[source], quota[source], seed, "mix")}
-    sieve.drop(lambda one: None if one.problem_id in taken else f"over the weight {share[source_of[one.problem_id]]:g}")
+    sieve.drop(lambda one: None if one.problem_id in taken else Fault(Reason.OVER_WEIGHT))
     return {source: {"problems": sizes[source], "weight": share[source], "taken": quota[source]} for source in sources}
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill import cost
-from plantune_lite.distill.corpus import build_corpus
-from plantune_lite.distill.problem import CUT_OFF
-from plantune_lite.distill.run import AT_ONCE, at_once_in_batches, distill_all, small_batches
+from plantune_lite.distill.corpus import Wanted, build_corpus
+from plantune_lite.distill.reasons import Reason
+from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
 from plantune_lite.files import from_row, read_jsonl, read_records
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
@@ -31,12 +31,10 @@ def run_distill(job: Job) -> dict[str, Any]:
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     part, check = job.recipe.distill, _check(job, pool)
     if part.teacher == "worked":
-        return asyncio.run(distill_all(pool, None, part, job.out, teacher="worked", check=check))
-    with ledger.recorded(home(job.run) / LEDGER) as known:
-        bill, *_ = cost.distillation(pool, part, os.environ, recorded=known)
-    ((name, calls, _, usd, _),) = cost.rows([bill])
-    job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
-
+        return asyncio.run(distill_all(pool, None, part, job.out, check))
+    bill = cost.distillation(pool, part, os.environ)
+    limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
+    job.say(f"{bill} for all of it; {limit}")
     generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
 
     async def ask_for_all() -> dict[str, Any]:
@@ -49,12 +47,9 @@ def run_distill(job: Job) -> dict[str, Any]:
             if part.batch:
                 left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
                 at_once = at_once_in_batches(len(pool), bill.usd[1], left)
-                if at_once < len(pool):
-                    job.say(small_batches(at_once, len(pool), part.max_usd + bill.usd[1] - left))
             async with opened as ask:
-                found = await distill_all(
-                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status, at_once=at_once
-                )
+                teaching = Teaching(ask, ask.model, ask.status, at_once)
+                found = await distill_all(pool, teaching, part, job.out, check)
             return {**found, **calls.totals()}
 
     found = asyncio.run(ask_for_all())
@@ -80,39 +75,33 @@ def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdic
     return lambda problem, text: code.grade_code(problem, text).verdict
 
 
-def _limit(max_usd: float | None) -> str:
-    return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
-
-
 def run_corpus(job: Job) -> dict[str, Any]:
     """Filter the trajectories into training rows."""
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
     suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
-    sft = job.recipe.sft
-    return build_corpus(
-        _trajectories(job.run),
-        pool,
-        suites,
-        job.recipe.corpus,
-        job.out,
+    recipe, sft = job.recipe, job.recipe.sft
+    wanted = Wanted(
+        recipe.corpus,
         target=sft.target if sft else "plan+solution",
         solutions=sft.solutions if sft else "teacher",
-        seed=job.recipe.seed,
-        min_score=job.recipe.distill.min_score,
+        seed=recipe.seed,
+        distilled_at=recipe.distill.min_score,
         about={
-            "name": job.recipe.name,
-            "recipe": json.loads(to_json(job.recipe)),
+            "name": recipe.name,
+            "recipe": json.loads(to_json(recipe)),
             "origin": job.earlier["problems"]["origin"],
         },
     )
+    return build_corpus(_trajectories(job.run), pool, suites, wanted, job.out)
 
 
 def _trajectories(run: Path) -> Iterator[Trajectory]:
     """Everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
     for name in ("trajectories.jsonl", "rejected.jsonl"):
         for row in read_jsonl(run / name):
-            if row.pop("reason", "") != CUT_OFF:
+            row.pop("detail", "")
+            if row.pop("reason", "") != Reason.EXECUTION_CUT_OFF:
                 yield from_row(Trajectory, row)
 
 

@@ -16,8 +16,8 @@ import queue
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -108,7 +108,8 @@ class Ledger:
     def reply(self, key: str) -> Reply | None:
         """The reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
-            return _reply(self._db, key)
+            row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
+        return None if row is None else from_row(Reply, json.loads(row[0]))
 
     async def reserve(self, key: str, *, model: str, worst_usd: float, under_way: bool = False) -> None:
         """Put a call's worst case on disk before it is sent; refuses where that could pass the budget. A call that is
@@ -232,34 +233,6 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
         done.get_loop().call_soon_threadsafe(settle)
     except RuntimeError:
         return  # the loop was closed under a cancelled call; the write itself is done
-
-
-@contextmanager
-def recorded(path: Path) -> Iterator[Callable[[str], Reply | None] | None]:
-    """The replies of a ledger that is only looked into; None where there is none, or another plantune holds it."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0) if path.is_file() else None
-    if db is None:
-        yield None
-        return
-    with closing(db):
-        try:
-            db.execute("SELECT key FROM calls LIMIT 1").fetchone()
-        except sqlite3.Error:
-            yield None
-        else:
-            yield lambda key: _reply_if_free(db, key)
-
-
-def _reply_if_free(db: sqlite3.Connection, key: str) -> Reply | None:
-    """None too where another plantune has taken the ledger meanwhile."""
-    with suppress(sqlite3.Error):
-        return _reply(db, key)
-    return None
-
-
-def _reply(db: sqlite3.Connection, key: str) -> Reply | None:
-    row = db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
-    return None if row is None else from_row(Reply, json.loads(row[0]))
 
 
 # --- the copy in the mirror -------------------------------------------------------------------------------------------
