@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from plantune_lite.files import from_row, write_whole
 from plantune_lite.runs.folder import BATCHES, LEDGER
+from plantune_lite.teacher.provider import shape_of
 from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
 _TABLES = """
@@ -57,15 +58,11 @@ class BudgetError(PlantuneError, RuntimeError):
 def call_key(
     model: str, messages: Messages, sampling: Sampling, schema: type | None, *, sample: int, **extra: Any
 ) -> str:
-    """What makes a call this call: model, prompt, settings and the number of the sample."""
+    """Hash what makes a call this call: model, prompt, settings and the number of the sample."""
     settings = {name: value for name, value in dataclasses.asdict(sampling).items() if name != "n"}
-    shape = None if schema is None else f"{schema.__name__} {json.dumps(_shape(schema), sort_keys=True)}"
+    shape = None if schema is None else f"{schema.__name__} {json.dumps(shape_of(schema), sort_keys=True)}"
     parts = [model, list(messages), settings, shape, sample, extra]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _shape(schema: type) -> Any:
-    return schema.model_json_schema() if hasattr(schema, "model_json_schema") else repr(schema)
 
 
 class Ledger:
@@ -102,11 +99,11 @@ class Ledger:
 
     @property
     def spent_usd(self) -> float:
-        """What this run has spent, with what is reserved for calls in flight, now or when a kill came."""
+        """Return what this run has spent, with what is reserved for calls in flight, now or when a kill came."""
         return self._spent
 
     def reply(self, key: str) -> Reply | None:
-        """The reply to a call that was asked before; None where it must still be asked."""
+        """Return the reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
             row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
         return None if row is None else from_row(Reply, json.loads(row[0]))
@@ -267,12 +264,8 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
             return
         with Ledger(ledger, run="") as calls:
             calls.take_from(image)
-    except sqlite3.DatabaseError as error:
-        raise RunError(f"{copy} is no ledger ({error}); fix the mirror, or leave --mirror out") from None
-    except OSError as error:
-        raise RunError(
-            f"{copy} cannot be read back ({error.strerror or error}); fix the mirror, or leave --mirror out"
-        ) from None
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise RunError(f"{copy} cannot be read back ({error}); fix the mirror, or leave --mirror out") from None
 
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
