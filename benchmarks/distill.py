@@ -73,7 +73,7 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
     async def go() -> dict[str, Any]:
         with Ledger(out.parent / "calls.sqlite", run=out.name) as ledger:
             pace = Pace(start=AT_ONCE, most=AT_ONCE)
-            async with open_teacher(part, ledger, seed=0, environ=environ(url), pace=pace) as teacher:
+            async with open_teacher(part, ledger, environ=environ(url), pace=pace) as teacher:
 
                 async def ask(messages, sampling, schema):
                     if record is not None:

@@ -35,14 +35,12 @@ def run_distill(job: Job) -> dict[str, Any]:
     bill = cost.distillation(pool, part, os.environ)
     limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
     job.say(f"{bill} for all of it; {limit}")
-    generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
+    own = self_teacher(job) if part.teacher == "self" else None
 
     async def ask_for_all() -> dict[str, Any]:
         path = home(job.run) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
-            opened = teacher.open_teacher(
-                part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
-            )
+            opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             at_once = AT_ONCE
             if part.batch:
                 left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
@@ -57,7 +55,7 @@ def run_distill(job: Job) -> dict[str, Any]:
 
 
 def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
-    """The summary of a distillation that the budget ended: how far it came, and how it goes on."""
+    """Sum up a distillation that the budget ended: how far it came, and how it goes on."""
     line = (
         f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent or "
         f"reserved and the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run "
@@ -67,7 +65,7 @@ def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, A
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
-    """What judges programs, where there are some and they may be run; said before anything is spent."""
+    """Return what judges programs, where there are some and they may be run; said before anything is spent."""
     if not (job.recipe.evaluate.allow_code and any(one.kind == "code" for one in pool)):
         return None
     if why := sandbox.why_not():
@@ -97,7 +95,7 @@ def run_corpus(job: Job) -> dict[str, Any]:
 
 
 def _trajectories(run: Path) -> Iterator[Trajectory]:
-    """Everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
+    """Yield everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
     for name in ("trajectories.jsonl", "rejected.jsonl"):
         for row in read_jsonl(run / name):
             row.pop("detail", "")
@@ -105,8 +103,8 @@ def _trajectories(run: Path) -> Iterator[Trajectory]:
                 yield from_row(Trajectory, row)
 
 
-def self_teacher(job: Job) -> tuple[Generate, str]:
-    """The untuned student, to plan for itself, and the name its calls are kept under."""
+def self_teacher(job: Job) -> tuple[str, Generate]:
+    """Return the untuned student, to plan for itself, behind the name its calls are kept under."""
     try:
         part = job.recipe.student
         loaded = load_student(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
@@ -116,4 +114,4 @@ def self_teacher(job: Job) -> tuple[Generate, str]:
             "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
         ) from None
     weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
-    return loaded.generate, f"{loaded.source.repo}{weights}:{part.bits}bit"
+    return f"{loaded.source.repo}{weights}:{part.bits}bit", loaded.generate
