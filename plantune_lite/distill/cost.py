@@ -45,7 +45,7 @@ class Cost:
 
     @property
     def money(self) -> str:
-        """The least and the most in words."""
+        """Put the least and the most in words."""
         return "free" if self.usd[1] == 0 else f"${self.usd[0]:.2f} to ${self.usd[1]:.2f}"
 
     def __str__(self) -> str:
@@ -81,16 +81,12 @@ def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
     tokens_out = calls * REPLY_TOKENS["score"]
     model = _model(part)
     usd = 0.0 if is_loopback(part.teacher) else price_of(model, environ=environ).usd(tokens_in, tokens_out)
-    return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))
+    return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))  # none where all was judged before
 
 
 def judged(cost: Cost) -> str:
     """Put a judge's bill in a sentence."""
-    price = f"up to ${cost.usd[1]:.2f}" if cost.usd[1] else "free"
-    return (
-        f"judge: grpo.judge=teacher asks {cost.teacher} up to {cost.calls[1]:,} times (a plan of each answer of each "
-        f"step), up to {_short(cost.tokens[1])} tokens, {price}; it counts against distill.max_usd too"
-    )
+    return f"judge (grpo.judge=teacher): {cost}; it counts against distill.max_usd too"
 
 
 def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> str:

@@ -41,14 +41,6 @@ class _Judged:
     fault: Fault | None = None  # why the plan is not worth an execution
 
 
-@dataclass(frozen=True)
-class Found:
-    """What came of one problem."""
-
-    kept: tuple[Trajectory, ...]
-    rejected: tuple[Rejected, ...]
-
-
 class Distiller:
     """Take one problem through a teacher; where its answer is a program, `check` says whether it is right."""
 
@@ -58,30 +50,28 @@ class Distiller:
         self._text = question_text(problem)
         self._solution = problem.solution or "\n".join(problem.steps)
 
-    async def run(self) -> Found:
-        """Return all that the teacher makes of the problem."""
+    async def run(self) -> list[Trajectory]:
+        """Return all that the teacher makes of the problem, what is rejected among it."""
         part = self._part
         if part.plan_from == "solution" and not self._solution:
             nothing = _trajectory(self._problem, _Judged(0, (), 0), self._teacher)
-            return Found((), (_rejected(nothing, Fault(Reason.NO_WORKED_SOLUTION)),))
+            return [_rejected(nothing, Fault(Reason.NO_WORKED_SOLUTION))]
         constraints = ""
         if part.min_score is not None:
             constraints = (await self.asked("constraints", CONSTRAINTS.format(problem=self._text)))[0].text
-        kept: list[Trajectory] = []
-        rejected: list[Rejected] = []
+        found: list[Trajectory] = []
+        kept = False
         async for judged in self._in_order(constraints):
             fault = judged.fault or (Fault(Reason.BETTER_KEPT) if kept else None)
             if fault and part.execute == "kept":
                 made = _trajectory(self._problem, judged, self._teacher)
             else:
                 made, fault = await self._execute(judged)
-            if fault:
-                rejected.append(_rejected(made, fault))
-                continue
-            kept.append(made)
-            if part.keep == "first" and part.execute == "kept":
+            found.append(_rejected(made, fault) if fault else made)
+            kept = kept or not fault
+            if kept and part.keep == "first" and part.execute == "kept":
                 break
-        return Found(tuple(kept), tuple(rejected))
+        return found
 
     async def asked(
         self, kind: Kind, prompt: str, schema: type | None = None, *, n: int = 1, count: int = 1
@@ -110,12 +100,12 @@ class Distiller:
             prompt = PLANS.format(count=part.plans_per_call, problem=self._text)
             for call in range(-(-part.plans // part.plans_per_call)):
                 replies = await self.asked("plan", prompt, reply_shapes()[2], n=call + 1, count=part.plans_per_call)
-                plans = [tuple(map(str, plan["steps"])) for plan in _said(replies[call]).get("plans", [])]
+                plans = _said(replies[call]).get("plans", [])
                 first = call * part.plans_per_call
                 tokens = _tokens(replies[call]) // max(1, len(plans))
                 yield [
-                    self._planned(first + number, "\n".join(steps), tokens)
-                    for number, steps in enumerate(plans[: min(part.plans_per_call, part.plans - first)])
+                    self._planned(first + number, "\n".join(plan["steps"]), tokens)
+                    for number, plan in enumerate(plans[: min(part.plans_per_call, part.plans - first)])
                 ]
             return
         if part.plan_from == "solution":
@@ -233,20 +223,15 @@ def _rejected(made: Trajectory, fault: Fault) -> Rejected:
 
 
 def _said(reply: Reply) -> dict[str, Any]:
-    """Read a structured reply; empty where there was none. Teachers keep their schemas, an Ask of a user's own may
-    not."""
-    try:
-        value = json.loads(reply.text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
+    """Read a structured reply; empty where there was none."""
+    return json.loads(reply.text) if reply.text else {}
 
 
 def _tokens(reply: Reply) -> int:
     return reply.tokens_in + reply.tokens_out + reply.tokens_thought
 
 
-def worked(problem: Problem) -> Found:
+def worked(problem: Problem) -> Trajectory:
     """Return what a worked solution makes of one problem, without a teacher."""
     taken = plan_of(problem)
     answer = final_answer(taken.execution)
@@ -255,4 +240,4 @@ def worked(problem: Problem) -> Found:
     if not fault and (why := spoiler(taken.plan, problem)):
         fault = Fault(Reason.SPOILS, why)
     fault = fault or fault_of(same_answer(answer or "", problem.answer, choices=problem.choices))
-    return Found((), (_rejected(made, fault),)) if fault else Found((made,), ())
+    return _rejected(made, fault) if fault else made

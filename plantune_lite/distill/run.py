@@ -16,18 +16,18 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.distill.problem import Check, Distiller, Found, worked
+from plantune_lite.distill.problem import Check, Distiller, worked
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.runs.job import Progress
 from plantune_lite.teacher.ledger import BudgetError
 from plantune_lite.teacher.provider import UnansweredError
 from plantune_lite.terminal import duration
-from plantune_lite.types import Ask, PlantuneError, Problem
+from plantune_lite.types import Ask, PlantuneError, Problem, Rejected, Trajectory
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
@@ -60,42 +60,35 @@ async def distill_all(
             f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
             "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
         )
-    if teaching and part.plan_from == "solution" and not any(one.solution or one.steps for one in problems):
-        raise PlantuneError(
-            f"distill.plan_from is 'solution', but none of the {len(problems)} problems has one: name their column in "
-            "problems.solution, or set distill.plan_from=question"
-        )
     return await _Distillation(problems, teaching, part, out, check).run()
 
 
+@dataclass
 class _Distillation:
     """The problems that are still to do, and what has become of the others."""
 
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        teaching: Teaching | None,
-        part: Distill,
-        out: Path,
-        check: Check | None,
-    ) -> None:
-        self._problems, self._teaching, self._part, self._out = problems, teaching, part, out
-        self._check = check
-        done = _done_before(out)
-        self._todo = iter([problem for problem in problems if problem.id not in done])
-        self._done, self._before = len(done), len(done)
-        self._kept = sum(1 for _ in _rows(out / _KEPT))
-        self._unpaid: list[BudgetError] = []
-        self._unanswered: list[UnansweredError] = []
-        self._in_a_row = 0  # of the unanswered
-        self._stopping = False
-        self._show, self._began = Progress(), time.monotonic()
+    problems: Sequence[Problem]
+    teaching: Teaching | None
+    part: Distill
+    out: Path
+    check: Check | None
+    stopping: bool = False
+    unpaid: list[BudgetError] = field(default_factory=list)
+    unanswered: list[UnansweredError] = field(default_factory=list)
+    unanswered_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        done = _done_before(self.out)
+        self.todo = iter([problem for problem in self.problems if problem.id not in done])
+        self.done = self.done_before = len(done)
+        self.kept = sum(1 for _ in _rows(self.out / _KEPT))
+        self.show, self.began = Progress(), time.monotonic()
 
     async def run(self) -> dict[str, Any]:
         """Work on many at once; sum up what the folder holds then."""
-        at_once = self._teaching.at_once if self._teaching else AT_ONCE
-        workers = min(at_once, len(self._problems) - self._done)
-        out = self._out
+        at_once = self.teaching.at_once if self.teaching else AT_ONCE
+        workers = min(at_once, len(self.problems) - self.done)
+        out = self.out
         with (
             JsonlWriter(out / _KEPT) as kept,
             JsonlWriter(out / _REJECTED) as rejected,
@@ -107,8 +100,8 @@ class _Distillation:
                 results = await asyncio.gather(*work, return_exceptions=True)
             finally:
                 telling.cancel()
-                if time.monotonic() - self._began > _LOOK_SECONDS:
-                    self._show(self._line(), last=True)
+                if time.monotonic() - self.began > _LOOK_SECONDS:
+                    self.show(self._line(), last=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -116,49 +109,47 @@ class _Distillation:
 
     async def _work(self, kept: JsonlWriter, rejected: JsonlWriter, done: JsonlWriter) -> None:
         try:
-            for problem in self._todo:  # shared: each worker takes the next
-                if self._stopping:
+            for problem in self.todo:  # shared: each worker takes the next
+                if self.stopping:
                     return
                 if (found := await self._distilled(problem)) is None:
                     continue
-                for made in found.kept:
-                    kept.write(made)
-                for made in found.rejected:
-                    rejected.write(made)
+                for made in found:
+                    (rejected if isinstance(made, Rejected) else kept).write(made)
+                    self.kept += not isinstance(made, Rejected)
                 done.write({"problem_id": problem.id})
-                self._kept += len(found.kept)
-                self._done += 1
+                self.done += 1
                 await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
         except BaseException:
-            self._stopping = True  # no worker begins another problem
+            self.stopping = True  # no worker begins another problem
             raise
 
-    async def _distilled(self, problem: Problem) -> Found | None:
+    async def _distilled(self, problem: Problem) -> list[Trajectory] | None:
         """Return what came of a problem; None where it must be left out or left for the next time."""
-        if self._teaching is None:
-            return worked(problem)
+        if self.teaching is None:
+            return [worked(problem)]
         try:
-            teaching = self._teaching
-            found = await Distiller(problem, teaching.ask, self._part, teaching.name, self._check).run()
+            teaching = self.teaching
+            found = await Distiller(problem, teaching.ask, self.part, teaching.name, self.check).run()
         except BudgetError as error:  # others may need no further call: the ledger has all of theirs
-            self._unpaid.append(error)
+            self.unpaid.append(error)
             return None
         except UnansweredError as error:
-            self._unanswered.append(error)
-            self._in_a_row += 1
-            if self._in_a_row >= min(_HOPELESS, len(self._problems)):
+            self.unanswered.append(error)
+            self.unanswered_in_a_row += 1
+            if self.unanswered_in_a_row >= min(_HOPELESS, len(self.problems)):
                 raise
             return None
-        self._in_a_row = 0
+        self.unanswered_in_a_row = 0
         return found
 
     def _summary(self) -> dict[str, Any]:
-        problems, name = len(self._problems), self._teaching.name if self._teaching else "worked"
-        unpaid, unanswered = self._unpaid, self._unanswered
-        kept = [row["problem_id"] for row in _rows(self._out / _KEPT)]
+        problems, name = len(self.problems), self.teaching.name if self.teaching else "worked"
+        unpaid, unanswered = self.unpaid, self.unanswered
+        kept = [row["problem_id"] for row in _rows(self.out / _KEPT)]
         if unpaid and not kept:
             raise unpaid[0]
-        reasons = Counter(row["reason"] for row in _rows(self._out / _REJECTED)).most_common()
+        reasons = Counter(row["reason"] for row in _rows(self.out / _REJECTED)).most_common()
         line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {name}"
         if reasons:
             line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons)
@@ -182,15 +173,15 @@ class _Distillation:
     async def _tell(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            self._show(self._line())
+            self.show(self._line())
 
     def _line(self) -> str:
-        parts = [f"{self._done} of {len(self._problems)} problems", f"{self._kept} kept"]
-        if self._teaching:
-            parts.append(self._teaching.status())
-        if made := self._done - self._before:
-            pace = (time.monotonic() - self._began) / made
-            parts.append(f"{duration(pace * (len(self._problems) - self._done))} left")
+        parts = [f"{self.done} of {len(self.problems)} problems", f"{self.kept} kept"]
+        if self.teaching:
+            parts.append(self.teaching.status())
+        if made := self.done - self.done_before:
+            pace = (time.monotonic() - self.began) / made
+            parts.append(f"{duration(pace * (len(self.problems) - self.done))} left")
         return "; ".join(part for part in parts if part)
 
 

@@ -36,7 +36,7 @@ class Worked:
 
 
 def plan_of(problem: Problem) -> Worked:
-    """The plan in a problem's worked solution."""
+    """Take the plan out of a problem's worked solution."""
     steps = problem.steps
     if not steps and not problem.solution:
         return Worked((), "", Reason.NO_WORKED_SOLUTION)

@@ -82,7 +82,7 @@ def test_estimate_prints_what_the_judge_asks_and_that_the_budget_may_not_suffice
     command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "smollm2_135m", *settings, "grpo.steps=10"]
     environ = {**os.environ, "GEMINI_API_KEY": "x"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
-    assert "judge: grpo.judge=teacher asks gemini-3.8-flash up to 320 times" in done.stdout, done.stdout + done.stderr
+    assert "judge (grpo.judge=teacher): gemini-3.8-flash: 0 to 320 calls" in done.stdout, done.stdout + done.stderr
     assert "distill.max_usd=0.01 may not suffice" in done.stdout
 
 
