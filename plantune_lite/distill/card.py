@@ -11,7 +11,7 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from plantune_lite.distill.dedup import Shingles, alike
+from plantune_lite.distill.dedup import alike, shingles
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.terminal import code_span, fence, markdown_table, printable
 from plantune_lite.types import Problem, Trajectory
@@ -52,7 +52,6 @@ def spread(values: Sequence[int]) -> dict[str, float] | None:
 def _self_similarity(good: Sequence[Trajectory], seed: int) -> dict[str, float | None]:
     """Measure how alike two plans are in the mean: 0 = no three words in common, 1 = the same."""
     random = Random(seed)
-    shingles = Shingles()
     of: dict[str, list[Trajectory]] = {}
     for one in good:
         of.setdefault(one.problem_id, []).append(one)
@@ -63,7 +62,7 @@ def _self_similarity(good: Sequence[Trajectory], seed: int) -> dict[str, float |
     across = [[random.choice(of[id]) for id in pair] for pair in two]
 
     def mean(pairs: Sequence[Sequence[Trajectory]]) -> float | None:
-        found = [alike(*(shingles.of("\n".join(one.plan)) for one in pair)) for pair in pairs]
+        found = [alike(*(shingles("\n".join(one.plan)) for one in pair)) for pair in pairs]
         return round(sum(found) / len(found), 4) if found else None
 
     return {"same_problem": mean(within), "across_problems": mean(across)}
@@ -166,13 +165,11 @@ def _sources(stats: Mapping[str, Any]) -> str:
 
 def _teachers(stats: Mapping[str, Any]) -> str:
     named = ", ".join(f"{code_span(teacher or 'unnamed')} ({count})" for teacher, count in stats["teachers"].items())
-    if stats["unscored"] == 1:
-        scored = "The plans are **not scored**: nobody judged them, only the answers they lead to."
-    elif stats["unscored"]:
-        scored = f"{stats['unscored']:.1%} of the plans are **not scored**."
+    if score := stats["score"]:
+        share = 1 - stats["unscored"]
+        scored = f"A verifier scored {share:.0%} of the plans, from -100 to 100; the lowest score is {score['least']}."
     else:
-        low, middle = stats["score"]["least"], stats["score"]["median"]
-        scored = f"A verifier scored each plan from -100 to 100; the lowest score is {low}, the middle one {middle:g}."
+        scored = "The plans are **not scored**: nobody judged them, only the answers they lead to."
     if stats["teachers"].keys() == {"worked"}:
         named += ", which is no model: the data set's worked solutions, taken apart into a plan and its execution"
     terms = " What a model wrote comes under its provider's terms too." if set(stats["teachers"]) - {"worked"} else ""
@@ -191,10 +188,8 @@ def _left_out(stats: Mapping[str, Any]) -> list[str]:
         rows = [(code_span(reason), str(count)) for reason, count in stats["rejected"].items()]
         lines.append(markdown_table(("left out for", "plans"), rows))
     tested = stats["in_test_set"]
-    if not tested["words"]:
+    if not (tested["words"] and tested["suites"]):
         lines.append("**Test sets:** the problems were **not** compared with any.")
-    elif not tested["suites"]:
-        lines.append("**Test sets:** there were none to compare the problems with.")
     else:
         found = ", ".join(f"{code_span(suite)} {count}" for suite, count in tested["suites"].items())
         lines.append(

@@ -44,7 +44,7 @@ class Wanted:
 
     @property
     def min_score(self) -> int | None:
-        """The score from which a plan is good."""
+        """Return the score from which a plan is good."""
         return self.distilled_at if self.part.min_score is None else self.part.min_score
 
 
@@ -61,18 +61,17 @@ def build_corpus(
     """
     part = wanted.part
     by_id = {problem.id: problem for problem in problems}
-    grade = filters.Grader(by_id)
     by_score = part.filter in ("plan", "both")
-    sieve = filters.Sieve(filters.best_first(trajectories, by_id, by_score=by_score))
+    sieve = filters.Sieve(by_id, filters.best_first(trajectories, by_id, by_score=by_score))
     came = tuple(sieve.left)
     overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
-    sieve.drop(lambda one: filters.in_test_set(overlaps.get(one.problem_id)))
-    _drop_bad(sieve, by_id, grade, wanted)
+    sieve.drop(lambda one, _: filters.in_test_set(overlaps.get(one.problem_id)))
+    _drop_bad(sieve, wanted)
     good = tuple(sieve.left)
-    filters.drop_copies(sieve, by_id, part.dedup, wanted.seed)
+    filters.drop_copies(sieve, part.dedup)
     filters.drop_all_but_best(sieve, part.per_problem)
-    mixed = filters.mix(sieve, problems, part.weights, wanted.seed)
-    validating = _validating(sieve, by_id, wanted)
+    filters.mix(sieve, part.weights, wanted.seed)
+    validating = _validating(sieve, wanted)
     write_records(out / "rejected.jsonl", sieve.rejected)
     reasons = Counter(one.reason for one in sieve.rejected)
     if not sieve.left:
@@ -80,7 +79,7 @@ def build_corpus(
 
     place = {problem.id: number for number, problem in enumerate(problems)}
     kept = sorted(sieve.left, key=lambda one: place[one.problem_id])  # stable: the best of a problem stays first
-    rows = _rows(kept, by_id, grade, wanted)
+    rows = _rows(kept, by_id, wanted)
     train = [row for row in rows if row["problem_id"] not in validating]
     validation = [row for row in rows if row["problem_id"] in validating]
     prompts = _prompts(kept, by_id, validating)
@@ -108,7 +107,6 @@ def build_corpus(
         "min_score": wanted.min_score,
         "chosen_by": "score" if by_score else "sample",
         "part": asdict(part),
-        "mixed": mixed,
         "funnel": {
             "problems": len(problems),
             "problems_with_trajectories": len({one.problem_id for one in came}),
@@ -123,27 +121,27 @@ def build_corpus(
     return {"line": _line(counts, len(came)), **counts}
 
 
-def _drop_bad(sieve: filters.Sieve, by_id: Mapping[str, Problem], grade: filters.Grader, wanted: Wanted) -> None:
+def _drop_bad(sieve: filters.Sieve, wanted: Wanted) -> None:
     part = wanted.part
     if part.spoilers == "drop":
-        sieve.drop(lambda one: filters.spoils(one, by_id[one.problem_id]))
-    filters.refuse_unscored([one for one in sieve.left if one.plan], part.filter)
+        sieve.drop(filters.spoils)
     executed = wanted.target != "plan"
-    sieve.drop(lambda one: filters.not_good(one, part.filter, wanted.min_score, grade, executed=executed))
+    least = wanted.min_score
+    sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
 
 
-def _validating(sieve: filters.Sieve, by_id: Mapping[str, Problem], wanted: Wanted) -> frozenset[str]:
+def _validating(sieve: filters.Sieve, wanted: Wanted) -> frozenset[str]:
     """Choose the problems to validate on, the same for every target; drop what the baseline has no solution of."""
     validating = filters.validating({one.problem_id for one in sieve.left}, wanted.part.validation, wanted.seed)
     if (wanted.target, wanted.solutions) == ("solution", "dataset"):
-        sieve.drop(lambda one: None if _solution(by_id[one.problem_id]) else Fault(Reason.NO_SOLUTION))
+        sieve.drop(lambda _, problem: None if _solution(problem) else Fault(Reason.NO_SOLUTION))
         if all(one.problem_id in validating for one in sieve.left):
             return frozenset()  # the few that have a solution are all to learn from
     return validating
 
 
 def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """The baseline's rows: of the same problems, the data set's own solution, where there is one."""
+    """Return the baseline's rows: of the same problems, the data set's own solution, where there is one."""
     by_id = {problem.id: problem for problem in problems}
     prompts = {row["problem_id"]: row["prompt"] for row in rows}
     found = [{"problem_id": id, "prompt": asked, "completion": _solution(by_id[id])} for id, asked in prompts.items()]
@@ -153,9 +151,7 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
 # --- what is learnt ---------------------------------------------------------------------------------------------------
 
 
-def _rows(
-    kept: Sequence[Trajectory], by_id: Mapping[str, Problem], grade: filters.Grader, wanted: Wanted
-) -> list[dict[str, Any]]:
+def _rows(kept: Sequence[Trajectory], by_id: Mapping[str, Problem], wanted: Wanted) -> list[dict[str, Any]]:
     """Write a row a trajectory; of the data set's own solution, of which there is one, a row a problem.
 
     Where M1's completion is another, it stands in `whole`: arms that are compared leave out what is too long for one.
@@ -163,33 +159,33 @@ def _rows(
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in kept:
         problem = by_id[one.problem_id]
-        text = _completion(one, problem, grade, wanted)
+        text = _completion(one, problem, wanted)
         row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
-        if (whole := _completion(one, problem, grade, Wanted(wanted.part))) != text:
+        if (whole := _completion(one, problem, Wanted(wanted.part))) != text:
             row["whole"] = whole
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 
 
-def _completion(one: Trajectory, problem: Problem, grade: filters.Grader, wanted: Wanted) -> str:
+def _completion(one: Trajectory, problem: Problem, wanted: Wanted) -> str:
     if wanted.target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
         return plan.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
     if wanted.target == "solution" and wanted.solutions == "dataset":
         return _solution(problem)
-    execution = _executed(one, problem, grade)
+    execution = _executed(one, problem)
     return execution if wanted.target == "solution" else plan.render(one.plan, execution)
 
 
-def _executed(one: Trajectory, problem: Problem, grade: filters.Grader) -> str:
-    """The execution with its answer in a box: the gold one where it found that, else what the teacher found."""
+def _executed(one: Trajectory, problem: Problem) -> str:
+    """Return the execution with its answer in a box: the gold one where it found that, else what the teacher found."""
     if problem.kind == "code":
         return one.execution
-    answer = problem.answer if grade(one).same else one.answer
+    answer = problem.answer if filters.grade(one, problem).same else one.answer
     return plan.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
 
 
 def _solution(problem: Problem) -> str:
-    """The data set's own solution with the boxed answer; empty where there is none."""
+    """Return the data set's own solution with the boxed answer; empty where there is none."""
     text = problem.solution or "\n".join(problem.steps)
     if not text.strip():
         return ""

@@ -136,10 +136,8 @@ def test_a_threshold_of_the_corpus_own_is_above_that_of_distill(tmp_path):
 def test_plans_that_nobody_scored_are_refused_where_scores_decide(tmp_path):
     one = problem(0)
     text = refused(tmp_path, [trajectory(one, score=None, teacher="worked")], [one], filter="both")
-    assert text == (
-        "corpus.filter is 'both', but none of the 1 plans has a score (teacher 'worked'): "
-        "set corpus.filter=answer, or distill with a teacher that scores"
-    )
+    assert "1 for 'no score'" in text
+    assert text.endswith("Set corpus.filter=answer, or distill with a teacher that scores.")
 
 
 @pytest.mark.parametrize(
@@ -255,21 +253,21 @@ some_words = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(some_words, some_words), min_size=1, max_size=8), st.integers(0, 3))
-def test_minhash_drops_equal_plans_and_never_plans_less_than_half_alike(pairs, seed):
+@given(st.lists(st.tuples(some_words, some_words), min_size=1, max_size=8))
+def test_near_copies_are_equal_plans_and_never_plans_that_are_less_alike(pairs):
     texts = [(" ".join(question), " ".join(plan)) for question, plan in pairs]
     texts += texts[:2]
-    found = near_copies(texts, seed=seed)
+    found = near_copies(texts)
     assert all(found[-number] is not None for number in range(1, min(2, len(pairs)) + 1))
-    shingles = [dedup.Shingles().of(plan) for _, plan in texts]
+    shingles = [dedup.shingles(plan) for _, plan in texts]
     assert all(
-        found[at] is None and alike(shingles[at], shingles[mine]) >= 0.5
+        found[at] is None and alike(shingles[at], shingles[mine]) >= 0.8
         for mine, at in enumerate(found)
         if at is not None
     )
 
 
-def test_minhash_finds_nearly_all_pairs_above_the_threshold():
+def test_all_pairs_above_the_threshold_are_found():
     draw = random.Random(0)
     lexicon = [f"{thing}{name}" for thing in THINGS for name in NAMES]
     texts = []
@@ -277,8 +275,8 @@ def test_minhash_finds_nearly_all_pairs_above_the_threshold():
         plan = [draw.choice(lexicon) for _ in range(60)]
         changed = [*plan[:30], "another", *plan[31:]]
         texts += [(f"Question {number}", " ".join(plan)), (f"Question {number}", " ".join(changed))]
-    assert 0.85 < alike(*(dedup.Shingles().of(plan) for _, plan in texts[:2])) < 0.95
-    assert sum(at is not None for at in near_copies(texts)) >= 99
+    assert 0.85 < alike(*(dedup.shingles(plan) for _, plan in texts[:2])) < 0.95
+    assert sum(at is not None for at in near_copies(texts)) == 100
 
 
 @settings(max_examples=25, deadline=None)
@@ -442,8 +440,6 @@ def test_weights_take_as_many_problems_of_each_source_as_they_say(tmp_path):
     few = sum(int(row["problem_id"][2:]) < 10 for row in files["train"])
     assert (few, len(files["train"])) == (10, 40)
     assert {row["reason"] for row in files["rejected"]} == {"over the weight of its source"}
-    stats = json.loads((tmp_path / "corpus" / "stats.json").read_text(encoding="utf-8"))
-    assert stats["mixed"]["many"] == {"problems": 50, "weight": 0.75, "taken": 30}
 
 
 def test_a_source_that_weighs_little_is_not_left_out(tmp_path):
