@@ -66,7 +66,10 @@ def build_corpus(
     came = tuple(sieve.left)
     overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
     sieve.drop(lambda one, _: filters.in_test_set(overlaps.get(one.problem_id)))
-    _drop_bad(sieve, wanted)
+    if part.spoilers == "drop":
+        sieve.drop(filters.spoils)
+    least, executed = wanted.min_score, wanted.target != "plan"
+    sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
     good = tuple(sieve.left)
     filters.drop_copies(sieve, part.dedup)
     filters.drop_all_but_best(sieve, part.per_problem)
@@ -119,15 +122,6 @@ def build_corpus(
     write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "README.md", card.of_corpus(stats, train[0], wanted.about))
     return {"line": _line(counts, len(came)), **counts}
-
-
-def _drop_bad(sieve: filters.Sieve, wanted: Wanted) -> None:
-    part = wanted.part
-    if part.spoilers == "drop":
-        sieve.drop(filters.spoils)
-    executed = wanted.target != "plan"
-    least = wanted.min_score
-    sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
 
 
 def _validating(sieve: filters.Sieve, wanted: Wanted) -> frozenset[str]:

@@ -96,16 +96,17 @@ def near_copies(texts: Sequence[tuple[str, str]]) -> list[int | None]:
     for index, (question, plan) in enumerate(texts):
         asked, planned = shingles(question), shingles(plan)
         earlier = kept.setdefault(numbers(words(question)), [])
-        first = next((at for at, text, steps in earlier if _near(steps, planned) and _near(text, asked)), None)
+        low, high = ALIKE * len(planned), len(planned) / ALIKE  # of another size they cannot be alike
+        near = (
+            at
+            for at, text, steps in earlier
+            if low <= len(steps) <= high and alike(steps, planned) >= ALIKE and alike(text, asked) >= ALIKE
+        )
+        first = next(near, None)
         found.append(first)
         if first is None:
             earlier.append((index, asked, planned))
     return found
-
-
-def _near(left: frozenset[int], right: frozenset[int]) -> bool:
-    sizes = sorted((len(left), len(right)))
-    return sizes[0] >= ALIKE * sizes[1] and alike(left, right) >= ALIKE
 
 
 # --- test questions ---------------------------------------------------------------------------------------------------
