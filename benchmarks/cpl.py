@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.arms import rows_of, shares
-from benchmarks.report import machine, markdown, write
+from benchmarks.arms import rows_of
+from benchmarks.report import machine, markdown, shares, write
 from plantune_lite.evaluate import modes, stats
 from plantune_lite.files import write_whole
 from plantune_lite.grading import lenient
@@ -61,7 +61,7 @@ def main() -> None:
     fresh = list(practice_problems("train", seed=1, limit=1_200, levels=(2,)))
     known = {problem.question for problem in seen}
     fresh = [problem for problem in {one.question: one for one in fresh}.values() if problem.question not in known]
-    policy = imitated(work / "policy", rows_of(seen, "plan+solution", work), size["policy"], seed=0)
+    policy = imitated(work / "policy", rows_of(seen, "plan+solution", work / "corpus"), size["policy"], seed=0)
     searched, tested = fresh[: size["searched"]], fresh[size["searched"] :][: size["tested"]]
 
     found: dict[str, Any] = {}

@@ -51,14 +51,14 @@ def main() -> None:
             write_down(known, arguments.note)
 
 
-def plantune(work: Path, *settings: str) -> None:
-    """The recipe, with its runs in a folder of ours."""
+def plantune(work: Path, *settings: str, recipe: str = "smollm2_135m") -> None:
+    """Run a recipe, with its runs in a folder of ours."""
     command = [
         sys.executable,
         "-c",
         "from plantune_lite.cli.main import main; main()",
         "run",
-        "smollm2_135m",
+        recipe,
         *settings,
     ]
     subprocess.run(command, env={**os.environ, "PLANTUNE_RUNS": str(work)}, check=True)

@@ -69,13 +69,13 @@ def rows() -> list[dict]:
 
 
 def warmed_up(work: Path) -> Path:
-    """The adapter both sides start from: forty steps of SFT on plans."""
+    """The adapter both sides start from: the SFT on plans of the embedded default."""
     from benchmarks import arms
+    from plantune_lite.problems.practice.generate import practice_problems
 
-    out = work / "sft"
-    train = list(arms.generate("train", seed=0, limit=arms.TRAIN_PROBLEMS, levels=arms.LEVELS))
-    if not (out / "adapter_model.safetensors").is_file():
-        arms.tuned(out, arms.rows_of(train, "plan+solution", work), arms.M1_ROWS, 0, "m1", {})
+    out, count = work / "sft", arms.RECIPE.problems.limit
+    train = list(practice_problems("train", seed=0, limit=count, levels=arms.RECIPE.problems.levels))
+    arms.trained(out, arms.TRAINED["m1"], train, 0)
     return out
 
 

@@ -7,9 +7,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from plantune_lite.evaluate import metrics
+from plantune_lite.files import read_records
 from plantune_lite.student.presets import DEQUANTISED
+from plantune_lite.types import Problem, Score
 
 HERE = Path(__file__).parent
 
@@ -56,3 +60,9 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
+
+
+def shares(files: Sequence[Path], problems: Sequence[Problem]) -> list[float]:
+    """For each problem the share of the files in which it is answered right."""
+    found = [metrics.shares(read_records(Score, file)) for file in files]
+    return [fmean(one[problem.id] for one in found) for problem in problems]

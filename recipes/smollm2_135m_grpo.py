@@ -16,8 +16,8 @@ RECIPE = Recipe(
     distill=Distill(teacher="worked"),  # no model: a worked solution becomes a plan and its execution
     corpus=Corpus(filter="answer", validation=0.0),  # nobody scored these plans
     student=Student("smollm2_135m", bits=16, max_length=512, checkpointing=False),
-    sft=SFT(target="plan+solution", max_steps=20, learning_rate=2e-3, batch_size=4, accumulate=1),
-    grpo=GRPO(reward="answer", steps=24, group=8, prompts_per_step=4, learning_rate=2e-4, max_completion=128),
+    sft=SFT(target="plan+solution", max_steps=32, learning_rate=2e-3, batch_size=4, accumulate=1),
+    grpo=GRPO(reward="answer", steps=16, group=8, prompts_per_step=4, learning_rate=6e-4, max_completion=128),
     evaluate=Evaluate(("own",), limit=200, max_tokens=160, prompts=("few_shot",), before_grpo=True),
     headroom=0,  # the untuned model is asked in evaluation
     max_hours=1.0,

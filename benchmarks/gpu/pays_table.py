@@ -45,7 +45,7 @@ def write_down(
     work: Path, test: Sequence[Any], done: Mapping[str, Any], settings: Mapping[str, Any], *, tiny: bool
 ) -> None:
     """Each arm over its seeds, the problem as the unit; what is not whole is not there."""
-    from benchmarks.arms import shares
+    from benchmarks.report import shares
     from plantune_lite.evaluate import stats
 
     files = {arm: [file for file in these if _whole(file, len(test))] for arm, these in files_of(work).items()}

@@ -125,17 +125,17 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     if as_json:
         print_json(asdict(found))
         return
-    for line in _survey_lines(found):
+    for line in _survey_lines(found, settings):
         click.echo(line)
 
 
-def _survey_lines(found: Any) -> Iterator[str]:
+def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
     from plantune_lite.terminal import printable, table
 
     shown = functools.partial(printable, limit=300)
     yield f"{found.file}: {found.rows} rows, {found.problems} problems"
     for role, column in found.roles.items():
-        yield f"  {role:<9} column {shown(column)!r}, {found.how[role]}"
+        yield f"  {role:<9} column {shown(column)!r}"
     rest = [column for column in found.columns if column not in found.roles.values()]
     if rest:
         yield f"  kept      {', '.join(map(shown, rest))}"
@@ -147,7 +147,7 @@ def _survey_lines(found: Any) -> Iterator[str]:
         yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
     yield from _listed(
         f"{_count(found.uncheckable, 'answer')} cannot be checked",
-        [f"{where}: {shown(answer)} ({why})" for where, answer, why in found.unchecked],
+        [f"{where}: {shown(answer)}" for where, answer in found.unchecked],
         found.uncheckable,
     )
     if found.duplicates:
@@ -158,12 +158,8 @@ def _survey_lines(found: Any) -> Iterator[str]:
         [f"{where}: {why}" for where, why in found.bad_rows],
         found.bad,
     )
-    for note in found.notes:
-        yield f"note: {shown(note)}"
     yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
-    yield f"to use it: plantune run RECIPE problems.path={found.file}" + "".join(
-        f" problems.{role}={column}" for role, column in found.roles.items() if found.how[role] == "as you said"
-    )
+    yield " ".join((f"to use it: plantune run RECIPE problems.path={found.file}", *settings))
 
 
 def _count(number: int, what: str) -> str:

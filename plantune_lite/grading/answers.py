@@ -15,20 +15,7 @@ from collections.abc import Sequence
 from plantune_lite.grading import sympy_worker
 from plantune_lite.grading.compare import Ask, compare_answers, decided, shortened, unsure, yes
 from plantune_lite.grading.normalize import clean
-from plantune_lite.grading.values import (
-    Equation,
-    Expression,
-    Group,
-    Letter,
-    LongNumber,
-    Number,
-    Text,
-    Time,
-    Unreadable,
-    YesNo,
-    fold,
-    read,
-)
+from plantune_lite.grading.values import Expression, Group, Letter, Number, Text, fold, read
 from plantune_lite.types import Verdict
 
 DEADLINE_SECONDS = 1.0  # the worker's, for one pair of answers
@@ -161,7 +148,7 @@ def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
     values = [read(choice) for choice in choices]
     for same in (
         lambda value: value.latex == wanted.latex,
-        lambda value: isinstance(wanted, Text) and fold(value.latex) == wanted.words,
+        lambda value: isinstance(wanted, Text) and fold(value.latex) == fold(wanted.latex),
         lambda value: compare_answers(wanted, value, ask).same,
     ):
         if found := {number for number, value in enumerate(values) if same(value)}:
@@ -189,36 +176,26 @@ def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
     """What a gold answer is to the grader: "whole number", "interval" ... or "unchecked" where it cannot be checked."""
     if choices:
         return "choice" if len(_gold_choice(gold, choices, _within_deadline())) == 1 else "unchecked"
-    match read(gold) if gold.strip() else Unreadable("", "empty"):
+    value = read(gold)
+    match value:
         case Number(unit=unit, form=form):
             return "percent" if "%" in unit else "money" if {"$", "€", "£", "¥", "₹", "¢"} & set(unit) else form
-        case LongNumber():
-            return "whole number"
-        case Time():
-            return "time"
-        case YesNo():
-            return "yes/no"
         case Letter(rest=""):
             return "choice"
-        case Group() as group:
-            return _group_kind(group)
-        case Equation():
-            return "equation"
+        case Group():
+            return _group_kind(value)
         case Expression(latex=latex):
             readable = sympy_worker.same(latex, latex, seconds=DEADLINE_SECONDS).verdict.same
             return "expression" if readable else "unchecked"
         case Text() | Letter() if len(gold.split()) <= _PROSE_WORDS:
             return "text"
         case _:
-            return "unchecked"
+            return value.kind
 
 
 def _group_kind(group: Group) -> str:
-    if (
-        group.opening == "["
-        and group.items
-        and all(isinstance(row, Group) and row.opening == "[" for row in group.items)
-    ):
+    of_rows = all(isinstance(row, Group) and row.opening == "[" for row in group.items)
+    if group.opening == "[" and group.items and of_rows:
         return "matrix"
     if group.opening == "∪" or "[" in group.opening + group.closing.replace("]", "[") and len(group.items) == 2:
         return "interval"

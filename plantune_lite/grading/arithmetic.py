@@ -3,6 +3,7 @@ r"""Exact arithmetic as people write it: text in, a Fraction out; None where it 
 evaluate("1 1/2") -> 3/2      evaluate(r"2.5 \times 10^3") -> 2500      evaluate(r"\frac{4!}{2^{3}}") -> 3
 """
 
+import math
 import re
 from fractions import Fraction
 
@@ -150,13 +151,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
     if abs(base) not in (0, 1) and bits * abs(exponent) > MAX_BITS:
         raise TooLargeError("a power too large to compute")
-    return base**exponent.numerator if abs(base) not in (0, 1) else _trivial_power(base, exponent.numerator)
-
-
-def _trivial_power(base: Fraction, exponent: int) -> Fraction:
-    if base == 0:
-        return Fraction(1 if exponent == 0 else 0) if exponent >= 0 else _refuse()
-    return base if exponent % 2 else Fraction(1)
+    return base**exponent.numerator
 
 
 def _factorial(value: Fraction) -> Fraction:
@@ -164,7 +159,4 @@ def _factorial(value: Fraction) -> Fraction:
         raise _NotArithmetic
     if value > 10_000:
         raise TooLargeError("a factorial too large to compute")
-    product = 1
-    for factor in range(2, int(value) + 1):
-        product *= factor
-    return Fraction(product)
+    return Fraction(math.factorial(value.numerator))

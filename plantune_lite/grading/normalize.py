@@ -51,6 +51,7 @@ _SHORT_FORMS = (
     (re.compile(r"\\sqrt\s*([0-9]+|[A-Za-z])"), r"\\sqrt{\1}"),
     (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)"), "°"),
 )
+_MATHEMATICS = re.compile(r"\$(?![0-9][^$]*\$[0-9])([^$]*)\$")  # "$x$ costs $5", but "$5 and $6" are two amounts
 _EUROS = re.compile(r"(€ ?)?(-?[0-9]{1,3}(?:\.[0-9]{3})+|-?[0-9]+),([0-9]{2})( ?(?:€|EUR|[Ee]uros?))?")
 _MATRIX = re.compile(
     r"(?:\\left\s*[\[(]\s*)?\\begin\{([bp]?matrix|array)\}(?:\{[clr|]*\})?([^\\]*(?:\\(?!begin|end)[^\\]*)*)"
@@ -74,8 +75,7 @@ def clean(text: str) -> str:
             text = text if found else text.replace(_TEXT, " ")
         for pattern, replacement in _SHORT_FORMS:
             text = pattern.sub(replacement, text)
-    if "$" in text:
-        text = _without_delimiters(text)
+    text = _MATHEMATICS.sub(r" \1 ", text.replace("$$", "$"))
     text = _trim(text.replace(_DOLLAR, "$").replace("~", " "))
     if (amount := _EUROS.fullmatch(text)) and (amount[1] or amount[4]):  # a bare 2,50 may be two numbers
         text = f"{amount[2].replace('.', '')}.{amount[3]} €"
@@ -85,20 +85,6 @@ def clean(text: str) -> str:
 def _nested_lists(match: re.Match[str]) -> str:
     rows = [row for row in match[2].replace(r"\hline", "").split(r"\\") if row.strip()]
     return "[" + ",".join(f"[{row.replace('&', ',')}]" for row in rows) + "]"
-
-
-def _without_delimiters(text: str) -> str:
-    """Drop each pair of `$` around mathematics; what is left of them is a currency: "$5 and $6", "$x$ costs $5"."""
-    kept, first, *rest = [], *text.replace("$$", "$").split("$")
-    kept.append(first)
-    while rest:
-        inside = rest.pop(0)
-        amounts = bool(rest) and inside[:1].isdigit() and rest[0][:1].isdigit()
-        if rest and not amounts:
-            kept.append(f" {inside} {rest.pop(0)}")
-        else:
-            kept.append("$" + inside)
-    return "".join(kept)
 
 
 def _trim(text: str) -> str:

@@ -14,11 +14,10 @@ out to cheat its own tests, in whose process it is, can (sandbox_child.inmate sa
 
 import functools
 import json
-import select
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plantune_lite.types import PlantuneError
 
@@ -38,15 +37,9 @@ class Ran(NamedTuple):
     how: str
 
 
-def why_not() -> str | None:
-    """Why programs cannot be run in isolation on this machine; None where they can."""
-    if sys.platform != "linux":
-        return f"programs are run only where Linux can isolate them, and this is {sys.platform}: use Linux or WSL2"
-    return _why_not()
-
-
 @functools.cache
-def _why_not() -> str | None:
+def why_not() -> str | None:
+    """Say why programs cannot be run in isolation on this machine; None where they can."""
     try:
         ran = run("import bisect, collections, datetime, decimal, fractions, hashlib, math, random, re", "assert math")
     except SandboxError as error:
@@ -59,65 +52,33 @@ def _why_not() -> str | None:
 def run(program: str, tests: str = "", *, before: str = "", seconds: int = SECONDS, memory: int = MEMORY) -> Ran:
     """Run `before`, the program and its tests, one after another as one module; the tests pass if nothing is raised."""
     if sys.platform != "linux":
-        raise SandboxError(why_not())
+        raise SandboxError(
+            f"programs are run only where Linux can isolate them, and this is {sys.platform}: use Linux or WSL2"
+        )
     job = {"before": before, "program": program, "tests": tests, "seconds": seconds, "memory": memory}
-    said = _ask_child(json.dumps(job).encode() + b"\n", 3 * seconds + _PATIENCE_SECONDS)
+    try:
+        keeper = subprocess.run(
+            [sys.executable, "-S", "-s", "-P", "-B", "-X", "utf8", str(Path(__file__).with_name("sandbox_child.py"))],
+            input=json.dumps(job).encode() + b"\n",
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={"PYTHONHASHSEED": "0"},  # the same verdict each time, and nobody's keys
+            cwd="/",
+            start_new_session=True,
+            timeout=3 * seconds + _PATIENCE_SECONDS,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise SandboxError(_refusal(f"no verdict in {late.timeout:.0f} seconds")) from None
+    said = json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
     if "cannot" in said:
-        raise SandboxError(_sentence(said["cannot"]))
+        raise SandboxError(_refusal(said["cannot"]))
     return Ran(said["ok"], said["how"])
 
 
-_COMMAND = ["-S", "-s", "-P", "-B", "-X", "utf8", str(Path(__file__).with_name("sandbox_child.py"))]
-
-
-def _ask_child(line: bytes, seconds: float) -> dict[str, Any]:
-    with subprocess.Popen(
-        [sys.executable, *_COMMAND],
-        bufsize=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={"PYTHONHASHSEED": "0"},  # the same verdict each time, and nobody's keys
-        cwd="/",
-        start_new_session=True,
-    ) as keeper:
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[keeper.stdin.write(left) :]
-        except BrokenPipeError:
-            pass  # it ended early, and says why or leaves its status
-        try:  # stdin stays open meanwhile: it closes when we are gone, and the keeper ends
-            answers = select.poll()
-            answers.register(keeper.stdout, select.POLLIN)
-            if not answers.poll(1000 * seconds):
-                return {"cannot": f"it said nothing in {seconds:.0f} seconds"}
-            said = keeper.stdout.read()
-        finally:
-            keeper.kill()
-    return json.loads(said) if said else {"cannot": f"it ended with status {keeper.returncode}"}
-
-
-_SETTINGS = {
-    "user/max_user_namespaces": ("0", "sudo sysctl -w user.max_user_namespaces=10000"),
-    "kernel/unprivileged_userns_clone": ("0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"),
-    "kernel/apparmor_restrict_unprivileged_userns": (
-        "1",
-        "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-}
-
-
-def _sentence(reason: str) -> str:
-    """What the kernel refused, and what may be done about it."""
-    ways = []
-    for name, (forbids, command) in _SETTINGS.items():
-        path = Path("/proc/sys") / name
-        if path.is_file() and path.read_text(encoding="ascii").strip() == forbids:
-            ways.append(f"`{command}` allows it")
-    if not ways:
-        ways = ["it takes Linux 5.12 or newer, and in a container its owner's leave to make user namespaces and mounts"]
+def _refusal(reason: str) -> str:
     return (
-        f"programs are not run here, because they cannot be isolated ({reason}): {'; '.join(ways)}. "
-        "Without it, leave out problems whose answers are programs"
+        f"programs are not run here, because they cannot be isolated ({reason}). It takes Linux 5.12 or newer and "
+        "leave to make user namespaces and mounts, which in a container its owner gives and on Ubuntu "
+        "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`. Without it, leave out problems "
+        "whose answers are programs"
     )

@@ -1,7 +1,7 @@
 """The inside of the sandbox: one program, in namespaces of its own, judged by its tests. sandbox.py starts it.
 
-What comes in: one line of JSON on stdin, {"before", "program", "tests": sources, "seconds", "memory"}; stdin then stays
-open for as long as whoever asked is there. What goes out: one line of JSON,
+What comes in: one line of JSON on stdin, {"before", "program", "tests": sources, "seconds", "memory"}. What goes out:
+one line of JSON,
 
     {"ok": false, "how": "failed: AssertionError"}     or {"cannot": "unshare: Operation not permitted"}
 
@@ -14,7 +14,6 @@ A script that imports only the standard library: it runs without site-packages a
 
 import builtins
 import ctypes
-import functools
 import json
 import os
 import select
@@ -28,6 +27,7 @@ PASSED = "passed the tests"
 LATE = "ran out of time"
 SCRATCH = 64 << 20  # bytes in /tmp, and no file larger
 
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
 _PATIENCE = 3  # wall-clock seconds for a second of CPU time: the machine may be busy with other things
 _SAID = 300  # bytes of what a program's error says
@@ -48,14 +48,9 @@ def main() -> None:
 
 def call(name: str, *arguments: Any) -> None:
     """A function of the C library that Python has no name for; its failure names it."""
-    if getattr(_libc(), name)(*arguments) == -1:
+    if getattr(_LIBC, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
-
-
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)
 
 
 # --- the keeper: namespaces and a root --------------------------------------------------------------------------------
@@ -122,10 +117,7 @@ def _library() -> list[str]:
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
     texts = [text and os.fsencode(text) for text in (source, target, kind, options)]
-    try:
-        call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3])
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, f"mount {kind or source or ''} on {target}") from None
+    call("mount", *texts[:3], ctypes.c_ulong(flags), texts[3])
 
 
 _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8
@@ -134,10 +126,7 @@ _READ_ONLY, _NO_SUID, _NO_DEVICES, _NO_EXEC = 1, 2, 4, 8
 def _set(path: str, flags: int, *, clear: int = 0, recursive: bool = False) -> None:
     attributes = (ctypes.c_uint64 * 4)(flags, clear)
     mount_setattr = ctypes.c_long(442)
-    try:
-        call("syscall", mount_setattr, -100, path.encode(), 0x8000 * recursive, attributes, ctypes.c_size_t(32))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "mount_setattr") from None
+    call("syscall", mount_setattr, -100, path.encode(), 0x8000 * recursive, attributes, ctypes.c_size_t(32))
 
 
 # --- the keeper: one program ------------------------------------------------------------------------------------------
@@ -145,6 +134,7 @@ def _set(path: str, flags: int, *, clear: int = 0, recursive: bool = False) -> N
 
 def watched(job: dict[str, Any]) -> dict[str, Any]:
     """Run the program in a process of its own for as long as it may take, and say what came of it."""
+    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive whoever waits for the verdict
     token = os.urandom(16)  # who does not have it cannot say what came of it
     reader, writer = os.pipe()
     pid = os.fork()
@@ -154,10 +144,7 @@ def watched(job: dict[str, Any]) -> dict[str, Any]:
         finally:
             os._exit(1)
     os.close(writer)
-    poll = select.poll()
-    poll.register(0, 0)  # hangs up when nobody waits for the verdict any more
-    poll.register(os.pidfd_open(pid), select.POLLIN)
-    ended = poll.poll(1000 * _PATIENCE * job["seconds"])
+    ended, _, _ = select.select([os.pidfd_open(pid)], [], [], _PATIENCE * job["seconds"])
     os.kill(pid, signal.SIGKILL)  # the first process of its namespace takes all others with it
     _, status, usage = os.wait4(pid, 0)
     said = os.read(reader, 4096)
@@ -218,8 +205,8 @@ def _give_up(job: dict[str, Any]) -> None:
     os.dup2(2, 1)
     os.setsid()  # to signal its group is to signal itself
     seconds, memory = job["seconds"], job["memory"]
-    limits = {"CPU": seconds, "AS": memory, "FSIZE": SCRATCH, "NOFILE": 32, "NPROC": 1, "CORE": 0, "MEMLOCK": 0}
-    for name, most in {**limits, "MSGQUEUE": 0}.items():
+    limits = {"CPU": seconds, "AS": memory, "FSIZE": SCRATCH, "NOFILE": 32, "NPROC": 1}
+    for name, most in {**limits, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}.items():
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (most, most))
     if os.getuid() != _NOBODY:
         os.setgroups([])

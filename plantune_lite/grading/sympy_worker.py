@@ -24,6 +24,7 @@ import sys
 import threading
 from typing import Any, NamedTuple
 
+from plantune_lite.grading.compare import shortened
 from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, closing
 from plantune_lite.types import MissingError, Verdict
 
@@ -188,16 +189,12 @@ def same(given: str, gold: str, *, seconds: float) -> Judged:
     return _worker.ask(given, gold, seconds)
 
 
-def _close_worker() -> None:
-    _worker.close()
-
-
 def _forget_worker() -> None:
     global _worker
     _worker = _Worker()
 
 
-atexit.register(_close_worker)
+atexit.register(lambda: _worker.close())  # the one that is there then
 if hasattr(os, "register_at_fork"):  # we never fork; a caller that does must not talk into its parent's pipes
     os.register_at_fork(after_in_child=_forget_worker)
 
@@ -268,7 +265,7 @@ class _Judge:
             for name, text in (("gold answer", gold), ("answer", given)):
                 readings.append(self._read(text))
                 if readings[-1] is None:
-                    return Verdict(same=None, how=f"the {name} cannot be read as mathematics: {_shortened(text)}")
+                    return Verdict(same=None, how=f"the {name} cannot be read as mathematics: {shortened(text)}")
             same = self._verify(*readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
             return Verdict(same=bool(same), how="equal as expressions" if same else "different expressions")
         except MemoryError:
@@ -293,10 +290,6 @@ def _read_literal(text: str, *_: Any, **__: Any) -> Any:
     if not re.fullmatch(r"[0-9]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?", text):
         raise ValueError("texts are never evaluated")
     return Integer(int(text)) if text.isdigit() else Float(text)
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
 if __name__ == "__main__":

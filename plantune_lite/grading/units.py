@@ -35,7 +35,8 @@ def split(text: str) -> tuple[str, tuple[str, ...]]:
     """The text without its currency sign before and its unit behind, and the unit; () where there is none."""
     before: tuple[str, ...] = ()
     if match := _CURRENCY.match(text):
-        before = (_canonical(match[2].rstrip(".")),)
+        word = match[2].rstrip(".")
+        before = (_CANONICAL.get(word.lower(), word),)
         text = match[1] + text[match.end() :]
     body, power = text, ""
     if (match := re.search(r"(?<=[A-Za-z])\s*\^\s*\{?\s*([23])\s*\}?$", text)) is not None:
@@ -59,10 +60,10 @@ def _unit(tail: str) -> tuple[str, ...]:
     if len(tokens) > _MAX_WORDS or "".join(tokens) != re.sub(r"\s+", "", tail).rstrip(".") and "." not in tail:
         return ()
     words = [_fold(token) for token in tokens]
-    if any(not _is_unit(word, token) for word, token in zip(words, tokens, strict=True)):
+    if not all(map(_is_unit, words, tokens)):
         return ()
     kept = [word for word in words if word not in _FILLERS] or [word for word in words if word in _CANONICAL]
-    return tuple(part for word in kept for part in _canonical(word).split("/"))
+    return tuple(part for word in kept for part in _CANONICAL.get(word.lower(), word).split("/"))
 
 
 def _is_unit(word: str, token: str) -> bool:
@@ -82,10 +83,6 @@ def _fold(token: str) -> str:
     if word.endswith(("ses", "xes", "zes", "ches", "shes")):
         return word[:-2]
     return word[:-1] if word.endswith("s") and not word.endswith("ss") else word
-
-
-def _canonical(word: str) -> str:
-    return _CANONICAL.get(word.lower(), word)
 
 
 def agree(left: tuple[str, ...], right: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ class Value:
     """An answer that has been read."""
 
     latex: str  # in its one spelling, without unit: what a parser of LaTeX is given
+    kind = "unchecked"  # for people, of the types that have one
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Number(Value):
 class LongNumber(Value):
     """A number with more digits than Python reads: compared digit by digit."""
 
-    digits: str
+    kind = "whole number"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Time(Value):
 
     minutes: Fraction
     half: str
+    kind = "time"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class YesNo(Value):
     """Yes or true, no or false."""
 
     yes: bool
+    kind = "yes/no"
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Equation(Value):
     name: str
     argument: str
     value: Value
+    kind = "equation"
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,6 @@ class Group(Value):
 @dataclass(frozen=True)
 class Text(Value):
     """Words; case, outer punctuation and a leading article do not matter."""
-
-    words: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def _read_long(text: str) -> Value:
     whole, decimals = whole.lstrip("0") or "0", decimals[:1000].rstrip("0")
     digits = sign + whole + (decimals and "." + decimals)
     if len(digits) > MAX_DIGITS:
-        return LongNumber(digits, digits)
+        return LongNumber(digits)
     return Number(digits, Fraction(digits), "decimal" if decimals else "whole number")
 
 
@@ -220,12 +222,9 @@ _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 
 def _split(text: str, separator: re.Pattern[str]) -> tuple[list[str], set[str]]:
     """The parts between separators outside all brackets, and the separators."""
-    matches = list(separator.finditer(text))
-    if not matches:
-        return [text] if text else [], set()
     outside = set(outside_brackets(text))
     parts, seen, last = [], set(), 0
-    for match in matches:
+    for match in separator.finditer(text):
         if match.start() in outside:
             parts.append(text[last : match.start()].strip())
             seen.add(match[0].strip().lower())
@@ -244,7 +243,7 @@ def _read_items(parts: list[str], depth: int) -> tuple[Value, ...]:
 def _read_list(text: str, parts: list[str], separators: set[str], depth: int) -> Value:
     items = _read_items(parts, depth)
     if all(isinstance(item, Text | Letter) for item in items) and separators <= {",", ";", "and", "or"}:
-        return Text(text, fold(text))  # prose; a list of words keeps its order
+        return Text(text)  # prose; a list of words keeps its order
     opening = "∪" if separators <= {"\\cup", "u"} else "or" if "or" in separators else ""
     return items[0] if len(items) == 1 else Group(text, opening, items)
 
@@ -307,7 +306,7 @@ _LONG_NAMES = frozenset(
 
 def _read_expression(text: str) -> Value:
     core, unit = units.split(text)
-    return Expression(core, unit) if _is_mathematics(core) else Text(text, fold(text))
+    return Expression(core, unit) if _is_mathematics(core) else Text(text)
 
 
 def _is_mathematics(text: str) -> bool:

@@ -10,7 +10,7 @@ function of the user's.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ from typing import Any
 from plantune_lite import files
 from plantune_lite.problems import columns, hub
 from plantune_lite.problems.benchmarks import BENCHMARKS
-from plantune_lite.problems.files import BadRow, Draft, read_table
+from plantune_lite.problems.files import Draft, read_table
 from plantune_lite.problems.practice import stories
 from plantune_lite.problems.practice.generate import LEVELS, LIMIT, practice_problems
-from plantune_lite.problems.rows import checked_problems, is_prose
+from plantune_lite.problems.rows import Checked, checked_problems, is_prose
 from plantune_lite.problems.sources import function_drafts, gym_drafts
 from plantune_lite.problems.split import MOST, hold_out, sample, shares
 from plantune_lite.recipe import user_code
@@ -71,13 +71,9 @@ class Suite:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Source(Suite):
     """What one source gave; a generator may have made its own test problems, which training never sees."""
 
-    name: str
-    problems: tuple[Problem, ...]
-    origin: dict[str, Any]
-    notes: tuple[str, ...] = ()
     own: tuple[Problem, ...] = ()
     generated: bool = False
     measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
@@ -129,8 +125,6 @@ def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {
 def _source_names(part: Problems) -> list[str]:
     if part.path is not None:
         return [part.path]
-    if files.is_data_file(part.source) and Path(part.source).expanduser().is_file():
-        return [part.source]  # a file may have a + in its name
     names = [name.strip() for name in part.source.split("+")]
     if len(set(names)) < len(names):
         raise ProblemError(f"problems.source={part.source} names a source twice; raise problems.limit for more of it")
@@ -164,25 +158,16 @@ def _source(
 
 def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
     benchmark = BENCHMARKS[name]
-    found = hub.rows(name, split, revision=revisions.get(benchmark.hub))
+    rows, origin = hub.load_rows(name, split, revision=revisions.get(benchmark.hub))
     # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
-    return _made(name, found.rows, found.origin, split=split, bad_rows="skip", kind=benchmark.kind)
+    return _made(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
 
 
 def _file(path: Path, part: Problems) -> _Source:
     table = read_table(path)
-    found = columns.guess(table, part)
-    origin = {"file": str(path), "sha256": table.sha256, "columns": found.names}
-    made = _made(
-        str(path),
-        columns.drafts(table, found),
-        origin,
-        split=part.split,
-        bad_rows=part.bad_rows,
-        labels=found.names,
-        source=path.name,
-    )
-    return replace(made, notes=(*table.notes, *made.notes))
+    names = columns.guess(table, part)
+    checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split, labels=names)
+    return _made(str(path), checked, {"file": str(path), "sha256": table.sha256, "columns": names}, part.bad_rows)
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
@@ -200,11 +185,12 @@ def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _So
             break
     tests = [one for one in given if _is_for_tests(one)]
     learned = [one for one in given if not _is_for_tests(one)]
-    made = replace(_made(name, learned, origin, split=part.split, bad_rows=part.bad_rows), measured=measured)
+    checked = checked_problems(learned, source=name, split=part.split)
+    made = replace(_made(name, checked, origin, part.bad_rows), measured=measured)
     if not tests or not part.held_out:
         return made
     # It says itself what is for tests: nothing else is held out of it.
-    own = _made(name, tests, origin, split="test", bad_rows=part.bad_rows)
+    own = _made(name, checked_problems(tests, source=name, split="test"), origin, part.bad_rows)
     return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
 
 
@@ -225,85 +211,63 @@ def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
     drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
-    source = replace(_made(name, drafts, origin, split="train", bad_rows="skip"), generated=True)
-    if len({problem.extra["template"] for problem in source.problems}) > 1:
-        return source
-    note = f"all problems of {name} have one template, so other numbers of it are held out, not another template"
-    bare = tuple(replace(problem, extra={**problem.extra, "template": ""}) for problem in source.problems)
-    return replace(source, problems=bare, notes=(*source.notes, note))
+    checked = checked_problems(drafts, source=name, split="train")
+    return replace(_made(name, checked, origin, "skip"), generated=True)
 
 
 def _before_holding_out(limit: int, share: float) -> int:
     return math.ceil(limit / (1 - share)) + 1
 
 
-def _made(
-    name: str,
-    drafts: Iterable[Draft],
-    origin: dict[str, Any],
-    *,
-    split: str,
-    bad_rows: str,
-    source: str | None = None,
-    **how: Any,
-) -> _Source:
-    """The problems of a source; its bad rows stop everything or are left out, counted and named."""
-    found, bad = [], []
-    for where, made in checked_problems(drafts, source=source or name, split=split, **how):
-        if isinstance(made, BadRow):
-            bad.append((where, str(made)))
-        else:
-            found.append(made)
+def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> _Source:
+    """Return the problems of a source; its bad rows stop everything or are left out, counted and named."""
+    good, bad = checked
     named = [f"{where}: {reason}" for where, reason in bad[:10]]
     more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
-    rows = len(found) + len(bad)
+    rows = len(good) + len(bad)
     if bad and bad_rows == "stop":
         title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
         raise ProblemError("\n  ".join([title, *named, *more]))
     notes = []
     if bad:
         notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
-    if not found:
+    if not good:
         raise ProblemError("\n".join([f"{name} has no problems", *notes]))
     skipped = dict(Counter(reason for _, reason in bad))
-    return _Source(name, tuple(found), {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+    problems = tuple(problem for _, problem in good)
+    return _Source(name, problems, {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
 
 
 def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
-    """Only the problems of these levels."""
-    if not levels:
-        return source
+    """Keep the problems of these levels."""
     there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
-    if not there:  # a recipe's levels are of its own source, which the user has replaced
-        note = f"{source.name} has no levels: problems.levels={','.join(map(str, levels))} leaves nothing out of it"
+    said = ",".join(map(str, levels))
+    if levels and not there:  # a recipe's levels are of its own source, which the user has replaced
+        note = f"{source.name} has no levels: problems.levels={said} leaves nothing out of it"
         return replace(source, notes=(*source.notes, note))
-    kept = tuple(problem for problem in source.problems if problem.extra.get("level") in levels)
-    if not kept:
-        raise ProblemError(
-            f"{source.name} has no problem of problems.levels={','.join(map(str, levels))}: "
-            f"there are {', '.join(map(str, there))}"
-        )
-    if len(kept) == len(source.problems):
-        return source
-    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are of level {', '.join(map(str, levels))}"
-    return replace(source, problems=kept, notes=(*source.notes, note))
+    kept = [problem for problem in source.problems if not levels or problem.extra.get("level") in levels]
+    none = f"{source.name} has no problem of problems.levels={said}: there are {', '.join(map(str, there))}"
+    return _of(source, kept, none, f"only those of level {said}")
 
 
 def _without_prose(source: _Source) -> _Source:
-    """Only the problems whose answer is no explanation."""
-    kept = tuple(problem for problem in source.problems if not is_prose(problem))
+    """Keep the problems whose answer is no explanation."""
+    kept = [problem for problem in source.problems if not is_prose(problem)]
+    none = (
+        f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
+        "name a column of short answers in problems.answer, or set corpus.filter=plan"
+    )
+    some = "the answers of the others are prose, which cannot be checked (with corpus.filter=plan it need not be)"
+    return _of(source, kept, none, some)
+
+
+def _of(source: _Source, kept: list[Problem], none: str, why: str) -> _Source:
     if not kept:
-        raise ProblemError(
-            f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
-            "name a column of short answers in problems.answer, or set corpus.filter=plan"
-        )
+        raise ProblemError(none)
     if len(kept) == len(source.problems):
         return source
-    note = (
-        f"{len(source.problems) - len(kept)} of {len(source.problems)} problems of {source.name} are left out: "
-        "their answer is prose, which cannot be checked (with corpus.filter=plan it need not be)"
-    )
-    return replace(source, problems=kept, notes=(*source.notes, note))
+    note = f"{len(kept)} of {len(source.problems)} problems of {source.name} are kept: {why}"
+    return replace(source, problems=tuple(kept), notes=(*source.notes, note))
 
 
 def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
@@ -370,10 +334,10 @@ def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Sou
         size, seed, levels = _SMOKE_SIZE, _SMOKE_SEED, ()
     elif name == "practice_longer":
         levels = (max(levels or LEVELS) + 1,)
-    generate = stories.generate if name == "practice_stories" else practice_problems
-    split = "words" if name == "practice_words" else "test"
-    if name == "practice_stories":
+    elif name == "practice_stories":
         levels = ()
+    generate = _GENERATORS.get(name, practice_problems)
+    split = "words" if name == "practice_words" else "test"
     problems = tuple(
         replace(problem, id=f"{name}/{number}")
         for number, problem in enumerate(generate(split, seed=seed, limit=size, levels=levels))

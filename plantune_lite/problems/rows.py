@@ -9,16 +9,20 @@ Files, functions, benchmarks and generators all come through here, so that one s
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from plantune_lite.files import encodable
 from plantune_lite.grading.answers import answer_kind, final_answer
-from plantune_lite.problems.files import BadRow, Draft
+from plantune_lite.grading.compare import shortened
+from plantune_lite.problems.files import BadRow, Draft, kind_of
 from plantune_lite.types import Kind, Problem
 
 _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
 _SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
+
+
+Checked = tuple[list[tuple[str, Problem]], list[tuple[str, str]]]  # where a problem stands; where none does, and why
 
 
 def checked_problems(
@@ -28,8 +32,10 @@ def checked_problems(
     split: str,
     kind: Kind | None = None,
     labels: Mapping[str, str] = {},
-) -> Iterator[tuple[str, Problem | BadRow]]:
-    """Each draft (where it stands, default id, fields) as a problem or the reason why not; ids are given once."""
+) -> Checked:
+    """Make each draft (where it stands, default id, fields) a problem or the reason why not; ids are given once."""
+    good: list[tuple[str, Problem]] = []
+    bad: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
     for where, id, fields in drafts:
         try:
@@ -39,9 +45,10 @@ def checked_problems(
             if made.id in seen:
                 raise BadRow(f"{labels.get('id', 'id')} {made.id!r} is also that of {seen[made.id]}")
             seen[made.id] = where
-            yield where, made
+            good.append((where, made))
         except BadRow as fault:
-            yield where, fault
+            bad.append((where, str(fault)))
+    return good, bad
 
 
 def problem(
@@ -58,7 +65,7 @@ def problem(
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
-        raise BadRow(f"{said['question']} is {_what(fields['question'])}, not text")
+        raise BadRow(f"{said['question']} is {kind_of(fields['question'])}, not text")
     answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
     solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
     choices = _choices(fields.get("choices"), said["choices"])
@@ -99,14 +106,11 @@ def is_prose(problem: Problem) -> bool:
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
     ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
-    if fields.get("kind") in get_args(Kind):
-        ours.add("kind")
-    nested = fields.get("extra")
-    if isinstance(nested, Mapping):
-        ours.add("extra")
-    else:
-        nested = {}
-    rest = {name: value for name, value in fields.items() if name not in ours} | dict(nested)
+    rest = {name: value for name, value in fields.items() if name not in ours}
+    if rest.get("kind") in get_args(Kind):
+        del rest["kind"]
+    if isinstance(rest.get("extra"), Mapping):
+        rest |= rest.pop("extra")
     return {name: value for name, value in rest.items() if not _empty(value)}
 
 
@@ -132,7 +136,7 @@ def _working(worked: str) -> str:
 
 def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
     if isinstance(value, list | tuple | Mapping | bytes):
-        raise BadRow(f"{name} is {_what(value)}, not text or a number")
+        raise BadRow(f"{name} is {kind_of(value)}, not text or a number")
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float) and not math.isnan(value):
@@ -150,11 +154,6 @@ def _empty(value: Any) -> bool:
     return value is None or value in ("", [], ()) or isinstance(value, float) and math.isnan(value)
 
 
-def _what(value: Any) -> str:
-    words = {list: "a list", tuple: "a list", dict: "an object", bytes: "binary data", bool: "true or false"}
-    return words.get(type(value), "a number")
-
-
 def _choices(value: Any, name: str) -> tuple[str, ...]:
     """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
     if isinstance(value, str):
@@ -164,10 +163,10 @@ def _choices(value: Any, name: str) -> tuple[str, ...]:
     if _empty(value):
         return ()
     if not isinstance(value, list | tuple):
-        raise BadRow(f"{name} is {_what(value)}, not a list of choices")
+        raise BadRow(f"{name} is {kind_of(value)}, not a list of choices")
     choices = tuple(_text(item, name) for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
-        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {_shortened(' | '.join(choices))}")
+        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
     return choices
 
 
@@ -195,12 +194,8 @@ def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
         return letter[1].upper()
     same = [number for number, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
     if len(same) != 1:
-        raise BadRow(f"{name} is {_shortened(answer)}, but the choices are A to {last}")
+        raise BadRow(f"{name} is {shortened(answer)}, but the choices are A to {last}")
     return chr(ord("A") + same[0])
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= 40 else text[:39] + "…")
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,6 @@ gym_drafts("gsm_symbolic", size=100, seed=0) -> 100 of (where, id, {"question": 
 """
 
 import inspect
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -79,39 +78,10 @@ def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
     lines = [line.strip() for line in str(about.get("answer_cot") or "").split("\n")]
     steps = [line for line in lines if line and not line.startswith("####")]
     variables = about.get("variables")
-    named = "variables " + " ".join(sorted(variables)) if variables else fingerprint(entry["question"])
     return {
         "question": entry["question"],
         "answer": about.get("answer_value", entry["answer"]),
         "solution": "\n".join(steps),
         "steps": steps,
-        "template": named,
+        "template": "variables " + " ".join(sorted(variables)) if steps and variables else "",
     }
-
-
-# --- fingerprints -----------------------------------------------------------------------------------------------------
-
-_NUMBER_WORDS = (
-    "(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty|ten|eleven|twelve|"
-    "one|two|three|four|five|six|seven|eight|nine|hundred|thousand|million"
-)
-_NUMBER = rf"(?:\d+(?:[.,/]\d+)*|\b(?:{_NUMBER_WORDS})\b)"
-_BLANKS = (
-    (re.compile(r"\btwice\b", re.IGNORECASE), "2 times"),
-    (re.compile(rf"{_NUMBER}(?:[- ]{_NUMBER})*", re.IGNORECASE), "#"),
-    (re.compile(r"[$€£¥]"), "$"),
-    (re.compile(r"\b[A-Z]\w*(?:\s+[A-Z]\w*)*"), "_"),
-    (re.compile(r"\b(?:he|she|his|hers|him|her)\b"), "_"),
-    (re.compile(r"\ban\b"), "a"),
-    (re.compile(r"\s+"), " "),
-)
-
-
-def fingerprint(question: str) -> str:
-    """What a question looks like with its numbers and names blanked: "_ has # pens. _ many pens does _ have?".
-
-    A capitalised word is a name (a sentence's first always is), and he and she are alike.
-    """
-    for pattern, blank in _BLANKS:
-        question = pattern.sub(blank, question)
-    return question.strip()

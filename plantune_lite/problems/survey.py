@@ -14,7 +14,6 @@ from pathlib import Path
 
 from plantune_lite.grading.answers import answer_kind, same_answer
 from plantune_lite.problems import columns, files
-from plantune_lite.problems.files import BadRow
 from plantune_lite.problems.rows import checked_problems
 from plantune_lite.problems.split import hold_out, normalised
 from plantune_lite.recipe.schema import Problems
@@ -37,29 +36,25 @@ class Survey:
     problems: int
     columns: tuple[str, ...]
     roles: dict[str, str]  # question, answer, ... -> column
-    how: dict[str, str]  # question, answer, ... -> "as you said", "by its name", ...
     samples: tuple[Problem, ...]
     checkable: dict[str, int]  # kind of answer -> problems whose answer the grader can check, most first
     uncheckable: int
-    unchecked: tuple[tuple[str, str, str], ...]  # the first ten: where, answer, why
+    unchecked: tuple[tuple[str, str], ...]  # the first ten: where, answer
     untried: int  # problems whose answer is a formula that was not tried: of many, a seeded sample is
     duplicates: int  # problems whose question an earlier one asks
     conflicts: tuple[tuple[str, str], ...]  # the first ten: where, where; one question, two answers
     bad: int
     bad_rows: tuple[tuple[str, str], ...]  # the first ten: where, why
     held_out: int
-    notes: tuple[str, ...]
 
 
 def survey_problems(part: Problems, *, seed: int) -> Survey:
     """Read a file as a run would, and say what a run would find."""
     path = Path(part.path or part.source).expanduser()
     table = files.read_table(path)
-    found = columns.guess(table, part)
-    drafts = columns.drafts(table, found)
-    made = list(checked_problems(drafts, source=path.name, split=part.split, labels=found.names))
-    good = [(where, problem) for where, problem in made if isinstance(problem, Problem)]
-    bad = [(where, str(fault)) for where, fault in made if isinstance(fault, BadRow)]
+    names = columns.guess(table, part)
+    drafts = columns.drafts(table, names)
+    good, bad = checked_problems(drafts, source=path.name, split=part.split, labels=names)
     problems = [problem for _, problem in good]
     checkable, unchecked, untried = _gradable(good, seed)
     duplicates, conflicts = _repeated(good)
@@ -70,8 +65,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
         rows=len(table.rows),
         problems=len(problems),
         columns=table.columns,
-        roles=found.names,
-        how=found.how,
+        roles=names,
         samples=tuple(problems[number] for number in picked),
         checkable=dict(checkable.most_common()),
         uncheckable=len(unchecked),
@@ -82,27 +76,19 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
         bad=len(bad),
         bad_rows=tuple(bad[:NAMED]),
         held_out=len(hold_out(problems, share=part.held_out, seed=seed).own),
-        notes=table.notes,
     )
 
 
-def _gradable(good: Sequence[tuple[str, Problem]], seed: int) -> tuple[Counter[str], list[tuple[str, str, str]], int]:
+def _gradable(good: Sequence[tuple[str, Problem]], seed: int) -> tuple[Counter[str], list[tuple[str, str]], int]:
     """Kinds of answers that the grader can check, the answers that it cannot, and how many it was not asked about."""
     keys = list(dict.fromkeys(_key(problem) for _, problem in good))
     formulas = [key for key in keys if not key[1] and _FORMULA.search(key[0])]
     left_out = set(formulas) - set(random.Random(seed).sample(formulas, min(FORMULAS, len(formulas))))
     kinds = {key: answer_kind(*key) for key in keys if key not in left_out}
     found = [(where, problem, kinds.get(_key(problem), "untried")) for where, problem in good if problem.kind != "code"]
-    unchecked = [(where, problem.answer, _why(problem)) for where, problem, kind in found if kind == "unchecked"]
+    unchecked = [(where, problem.answer) for where, problem, kind in found if kind == "unchecked"]
     counts = Counter(kind for _, _, kind in found if kind != "unchecked")
     return counts, unchecked, counts.pop("untried", 0)
-
-
-def _why(problem: Problem) -> str:
-    if problem.choices:
-        return "the choices do not tell it from the others"
-    words = len(problem.answer.split())
-    return f"{words} words of prose" if words > 3 else "neither a number nor a formula that can be read"
 
 
 def _key(problem: Problem) -> tuple[str, tuple[str, ...]]:

@@ -113,7 +113,7 @@ def run_study(
             beside=arms.beside(all_arms, seed=asked.seed),
             failed=failed,
         )
-        found = _with_more_columns(found, {arm.name: arm.runs for arm in all_arms}, tell)
+        found = _with_more_columns(found, {arm.name: arm.runs for arm in all_arms}, asked, tell)
         for file in page.write(found):
             if kept:
                 _copy(file, kept, tell)
@@ -238,7 +238,9 @@ def _arms(asked_for: Study, planned: Sequence[Planned], failed: Mapping[str, str
         yield arms.Arm(variant.name, runs, variant.routes)
 
 
-def _with_more_columns(found: page.Found, runs: Mapping[str, arms.Runs], say: Callable[[str], None]) -> page.Found:
+def _with_more_columns(
+    found: page.Found, runs: Mapping[str, arms.Runs], asked: Recipe, say: Callable[[str], None]
+) -> page.Found:
     """Add what this study's table shows besides right answers."""
     if found.study.what == "reward":
         return replace(found, learning=learning_curve.learning(runs))
@@ -246,7 +248,8 @@ def _with_more_columns(found: page.Found, runs: Mapping[str, arms.Runs], say: Ca
         older = tuple(plan_diversity.older_choice(runs))
         return replace(found, figures=plan_diversity.diversity(runs), remarks=older)
     if found.study.probed:
-        failed = probes.probe_all([run for seeds in runs.values() for run in seeds if run], say)
+        trained = [run for seeds in runs.values() for run in seeds if run]
+        failed = probes.probe_all(trained, asked.evaluate.limit, say)
         remarks = tuple(f"{run} could not be probed: {why}" for run, why in failed.items())
         return replace(found, figures=probes.columns(runs), remarks=remarks)
     return found

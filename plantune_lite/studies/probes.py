@@ -1,6 +1,6 @@
 """What the variants of a study know of their worlds: `plantune probe` of each, as columns of the table.
 
-    probe_all([Path("runs/mine/ablate/world/walks")], print) -> {}                     run -> why it could not be probed
+    probe_all([Path("runs/mine/ablate/world/walks")], 100, print) -> {}         run -> why it could not be probed
     columns({"walks": (Path(...),)}) -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}, ...}
 
 Figures are AUROC: of a linear probe, and of the probability that the model itself gives the step.
@@ -16,18 +16,21 @@ from plantune_lite.evaluate.results import UNTUNED
 from plantune_lite.evaluate.stats import Estimate, of_trainings
 from plantune_lite.recipe import user_code
 from plantune_lite.runs.folder import locked
+from plantune_lite.runs.job import Progress
 from plantune_lite.types import PlantuneError
 
+_LEAST, _MOST = 10, 100  # problems that a probe asks about; between them as many as evaluation asks
 
-def probe_all(runs: Sequence[Path], say: Callable[[str], object]) -> dict[str, str]:
-    """Probe each run that has not been probed; those that cannot be, with the reason."""
+
+def probe_all(runs: Sequence[Path], limit: int | None, say: Callable[[str], object]) -> dict[str, str]:
+    """Probe each run that has not been probed, on as many problems as are evaluated; return why some could not be."""
     probe = user_code.load_from_lab("probe_once")
-    failed = {}
+    failed, problems = {}, max(_LEAST, min(_MOST, limit or _MOST))
     for run in runs:
         say(f"\nprobe of {run.name}")
         try:
             with locked(run / ".stage" / "lock"):
-                probe(run, say=say)
+                probe(run, problems=problems, say=say, show=Progress())
         except PlantuneError as error:
             failed[run.name] = str(error)
     return failed

@@ -100,7 +100,7 @@ def test_any_csv_that_python_writes_is_read_back(cells, delimiter):
     kept = [(q, a) for q, a in cells if q.strip() and a.strip() and "\0" not in q + a]
     file = io.StringIO(newline="")
     csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("question", "answer"), *kept])
-    columns, rows = files._csv("a.csv", file.getvalue(), [], delimiter)
+    columns, rows = files._csv("a.csv", file.getvalue(), delimiter)
     assert [(row.cells["question"], row.cells["answer"]) for row in rows] == kept
 
 
@@ -137,7 +137,7 @@ def test_no_more_than_ten_bad_rows_are_listed(tmp_path):
 def test_a_file_that_is_not_utf_8_is_told_by_the_line_of_its_first_bad_byte(tmp_path):
     path = write(tmp_path / "alt.csv", "Frage,Antwort\nWie viele?,3\nWie groß?,4\n", "latin-1")
     assert "alt.csv line 3: byte 0xDF is not UTF-8; save it as UTF-8" in refused(path)
-    assert "UTF-16" in refused(write(tmp_path / "alt16.csv", "Frage,Antwort\n", "utf-16"))
+    assert "alt16.csv line 1: byte 0x" in refused(write(tmp_path / "alt16.csv", "Frage,Antwort\n", "utf-16"))
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,7 @@ def test_what_stands_below_an_instruction_is_part_of_the_question(tmp_path):
     path = write_rows(tmp_path / "a.jsonl", rows)
     below = ["Solve the word problem.\n\nAnn has 2 pens and buys 4.", "Solve the word problem."]
     assert [one.question for one in everything(path)] == [*below, "Solve the word problem.\n\n12"]
-    assert (
-        everything(path)[0].extra == {}
-        and survey_problems(Problems(path), seed=0).how["input"] == "below the instruction"
-    )
+    assert everything(path)[0].extra == {} and survey_problems(Problems(path), seed=0).roles["input"] == "input"
     named = everything(path, question="instruction")[0]
     assert (named.question, named.extra) == ("Solve the word problem.", {"input": row["input"]})
 
@@ -230,7 +227,7 @@ def test_explanations_are_left_out_and_counted_where_only_checked_answers_are_le
     part = Problems(write_rows(tmp_path / "a.jsonl", rows), held_out=0.0)
     loaded = load_problems(part, seed=0, checked=True)
     assert ids(loaded.pool) == {f"a/{number}" for number in range(1, 7)}
-    assert "1 of 7 problems of" in loaded.notes[0] and "prose, which cannot be checked" in loaded.notes[0]
+    assert "6 of 7 problems of" in loaded.notes[0] and "prose, which cannot be checked" in loaded.notes[0]
     assert len(load_problems(part, seed=0).pool) == 7, "a plan alone needs no answer that can be checked"
 
 
@@ -470,7 +467,6 @@ ANSWERS = {
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_row_of_each_benchmark_becomes_a_problem(name):
     benchmark = BENCHMARKS[name]
-    assert all(any(column in ROWS[name] for column in columns.split("|")) for columns in benchmark.columns)
     made = problem(benchmark.fields(ROWS[name]), id="x", source=name, split="test", kind=benchmark.kind)
     assert made.answer == ANSWERS[name] and made.question.strip()
     assert made.kind == {"arc_challenge": "choice", "mmlu": "choice", "mmlu_stem": "choice", "humaneval": "code"}.get(
@@ -569,7 +565,7 @@ def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
     rows += [{"question": "Who?", "answer": ""}]
     found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
     assert (found.rows, found.problems, found.bad, len(found.samples)) == (23, 22, 1, 5)
-    assert found.roles == {"question": "question", "answer": "answer"} and found.how["answer"] == "by its name"
+    assert found.roles == {"question": "question", "answer": "answer"}
     assert found.bad_rows == (("my.jsonl line 23", "answer is empty"),)
     assert found.duplicates == 2 and found.conflicts == (("my.jsonl line 4", "my.jsonl line 21"),)
     assert found.checkable["whole number"] == 21 and found.uncheckable == 0
@@ -587,8 +583,7 @@ def test_a_survey_names_the_answers_that_the_grader_cannot_check(tmp_path):
     found = survey_problems(
         Problems(write_rows(tmp_path / "my.jsonl", [*sums(5), {"question": "Why?", "answer": essay}])), seed=0
     )
-    ((where, answer, why),) = found.unchecked
-    assert (where, answer, why) == ("my.jsonl line 6", essay.strip(), "60 words of prose") and found.uncheckable == 1
+    assert found.unchecked == (("my.jsonl line 6", essay.strip()),) and found.uncheckable == 1
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
@@ -680,14 +675,16 @@ def test_a_pinned_revision_gives_the_old_rows_after_the_repository_moved_on(hub)
 
 def test_a_column_with_two_known_names_is_found_and_a_missing_one_names_the_data_set(hub):
     assert hub.amc23 == ["Which?"]
-    assert hub.math500.startswith("HuggingFaceH4/MATH-500 on the Hub has no column problem, solution, answer")
+    assert hub.math500.startswith("HuggingFaceH4/MATH-500 test on the Hub has no column 'answer'")
     assert "it has prompt, gold" in hub.math500
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub):
-    assert hub.humaneval.startswith("openai/openai_humaneval is gated on the Hub") and "HF_TOKEN" in hub.humaneval
-    assert hub.aime25.startswith("the Hub has no data set math-ai/aime25") and "PLANTUNE_DATA" in hub.aime25
-    assert "no longer has the revision 000000" in hub.gone
+    assert (
+        hub.humaneval.startswith("openai/openai_humaneval") and "gated" in hub.humaneval and "HF_TOKEN" in hub.humaneval
+    )
+    assert hub.aime25.startswith("math-ai/aime25 could not be had from the Hub (") and "PLANTUNE_DATA" in hub.aime25
+    assert hub.gone.startswith("openai/gsm8k at revision 000000000000 could not be had from the Hub (")
 
 
 def test_a_hub_out_of_reach_is_one_sentence(hub):

@@ -130,6 +130,23 @@ def test_a_plan_runs_backwards_from_the_question_to_what_is_given():
         assert set(reached) == needed_for(asked, of) and len(problem.extra["plan"]) == len(reached)
 
 
+def test_the_same_plan_turned_round_points_from_each_fact_to_the_next():
+    for problem in CHAINS:
+        _, _, of, _ = solved(problem.question)
+        named = re.compile(rf"\b(?:{'|'.join(sorted(of, key=len, reverse=True))})\b", re.IGNORECASE)
+        facts = {read(fact)[0]: fact for fact in re.split(r"\. ", problem.question)[:-1]}
+        about = [
+            [next(one for one, fact in facts.items() if line.startswith(fact)) for line in problem.extra[way]]
+            for way in ("plan", "plan_forwards")
+        ]
+        assert about[1] == about[0][::-1], problem
+        pointers = [
+            [name.lower() for name in named.findall(line.removeprefix(facts[whose]))]
+            for whose, line in zip(about[1], problem.extra["plan_forwards"], strict=True)
+        ]
+        assert pointers in ([[]] * len(pointers), [*([one] for one in about[1][1:]), []]), problem
+
+
 def test_a_plan_has_the_numbers_of_its_facts_and_computes_nothing():
     for problem in CHAINS:
         told = set(re.findall(r"\d+", problem.question))

@@ -566,12 +566,13 @@ def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_p
 
 
 def test_a_probe_that_fails_leaves_the_study_its_table(tmp_path, monkeypatch):
-    def probe(run, say):
+    def probe(run, problems, say, show):
+        assert problems == 16
         if run.name == "b":
             raise RunError("too few problems")
 
     monkeypatch.setattr(probes.user_code, "load_from_lab", {"probe_once": probe}.get)
-    assert probes.probe_all([tmp_path / "a", tmp_path / "b"], lambda line: None) == {"b": "too few problems"}
+    assert probes.probe_all([tmp_path / "a", tmp_path / "b"], 16, lambda line: None) == {"b": "too few problems"}
 
 
 def test_problems_of_several_seeds_count_once_and_others_of_the_same_id_apart(tmp_path):

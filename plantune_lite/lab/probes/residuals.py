@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from plantune_lite.evaluate.answers import Show
 from plantune_lite.types import LoadedStudent, PlantuneError
 
 TOKENS_AT_ONCE = 2048  # padding included: of these all layers are in memory together
@@ -50,8 +51,15 @@ class Residuals:
         return np.array(np.memmap(self.file, dtype=np.float32, mode="r", shape=shape)[number])
 
 
-def read(student: LoadedStudent, texts: Sequence[Sequence[int]], file: Path, *, learned: Sequence[int]) -> Residuals:
-    """The residuals of the last token of each text, and the log-probabilities of its last `learned` tokens."""
+def read(
+    student: LoadedStudent,
+    texts: Sequence[Sequence[int]],
+    file: Path,
+    *,
+    learned: Sequence[int],
+    show: Show = lambda line, last: None,
+) -> Residuals:
+    """Read the residuals of the last token of each text, and the log-probabilities of its last `learned` tokens."""
     import numpy as np
     import torch
 
@@ -62,6 +70,7 @@ def read(student: LoadedStudent, texts: Sequence[Sequence[int]], file: Path, *, 
     file.parent.mkdir(parents=True, exist_ok=True)
     kept = np.memmap(file, dtype=np.float32, mode="w+", shape=(layers, len(texts), width))
     logprobs: list[tuple[float, ...]] = [()] * len(texts)
+    done = 0
     with student.answering(), torch.inference_mode():
         for places in _batches(texts):
             states_L_B_H, logits_B_K_V = _forward(student, [texts[place] for place in places], max(learned) + 1)
@@ -71,6 +80,8 @@ def read(student: LoadedStudent, texts: Sequence[Sequence[int]], file: Path, *, 
                     said_K_V = logits_B_K_V[row, -count - 1 : -1].log_softmax(-1, dtype=torch.float32)
                     ids = torch.tensor(texts[place][-count:], device=said_K_V.device)
                     logprobs[place] = tuple(said_K_V.gather(1, ids[:, None])[:, 0].tolist())
+            done += len(places)
+            show(f"residuals, {file.stem}: {done} of {len(texts)} texts read", done == len(texts))
     kept.flush()
     return Residuals(file, layers, len(texts), width, tuple(logprobs))
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from plantune_lite.evaluate.answers import Show
 from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.lab.probes import generated_steps, linear, residuals, step_ranks
 from plantune_lite.lab.probes.cases import Case, cases
@@ -50,6 +51,7 @@ def probe(
     untuned: bool = True,
     seed: int = 0,
     say: Callable[[str], object] = print,
+    show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
     """Everything that is to be known of one student, as JSON holds it; `problems` are such as it never learned from.
 
@@ -63,13 +65,16 @@ def probe(
     learned = [len(text) - len(student.encode_chat(one.before)) for text, one in zip(texts, asked, strict=True)]
     say(f"{len(asked)} steps of {len(problems)} problems, half of them possible; {len(parts.report)} are reported on")
     with residuals.room(out) as folder:
-        models = {"tuned": residuals.read(student, texts, folder / "tuned.f32", learned=learned)}
+        models = {"tuned": residuals.read(student, texts, folder / "tuned.f32", learned=learned, show=show)}
         generates = {"tuned": student.generate}
         if untuned := untuned and hasattr(student.model, "disable_adapter"):
             with student.untuned():
-                models["untuned"] = residuals.read(student, texts, folder / "untuned.f32", learned=learned)
+                file = folder / "untuned.f32"
+                models["untuned"] = residuals.read(student, texts, file, learned=learned, show=show)
             generates["untuned"] = student.generate_untuned
-        of_ranks = _ranks(student, problems, _some(asked, parts, ranked, seed), untuned, seed) if ranked else {}
+        some = _some(asked, parts, ranked, seed) if ranked else []
+        say(f"probabilities of {len(some)} of them among all steps of their kind, then steps that it writes itself")
+        of_ranks = _ranks(student, problems, some, untuned, seed) if ranked else {}
         validity = {name: by_layer(read, asked, parts, seed=seed) for name, read in models.items()}
         best = validity["tuned"]["layer"]
         return {

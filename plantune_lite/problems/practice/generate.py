@@ -240,17 +240,20 @@ def _worked(kind: Kind, facts: Mapping[str, str], asked: Quantity) -> list[str]:
     return [*before, f"{_capital(asked.holder)} {kind.has} {first} {sign} {second} = {asked.value}."]
 
 
-def _planned(rng: Random, facts: Mapping[str, str], asked: Quantity) -> list[str]:
-    """Backwards: what the asked quantity follows from, what that follows from, and so on to what is given."""
-    wording = rng.choice(PLANS)
+def _planned(wording: str, facts: Mapping[str, str], asked: Quantity) -> tuple[list[str], list[str]]:
+    """Plan backwards, from the asked quantity to what it follows from and so on; and the same lines turned round."""
     needed = [asked]
     for one in needed:
         needed += one.of
-    lines = []
-    for one in needed:
-        fact, a = facts[one.holder].rstrip("."), " and ".join(each.holder for each in one.of)
-        lines.append(f"{wording.format(fact=fact, a=a) if a else fact}.")
-    return lines
+    backwards = [(one.holder, " and ".join(each.holder for each in one.of)) for one in needed]
+    forwards = [(one.holder, after.holder) for one, after in zip(needed[:0:-1], needed[-2::-1], strict=True)]
+    forwards.append((asked.holder, ""))
+
+    def lines(order: list[tuple[str, str]]) -> list[str]:
+        told = [(facts[holder].rstrip("."), after) for holder, after in order]
+        return [f"{wording.format(fact=fact, a=after) if after else fact}." for fact, after in told]
+
+    return lines(backwards), lines(forwards)
 
 
 def practice_problems(
@@ -286,6 +289,7 @@ def _problem(rng: Random, split: Split, kind: Kind, level: int, number: int) -> 
         wordings = (_GIVEN,) if one.relation is None else one.relation.anew if split == "words" else one.relation.told
         facts[one.holder] = _said(rng.choice(wordings), kind, things, one)
     steps = _worked(kind, facts, asked)
+    backwards, forwards = _planned(rng.choice(PLANS), facts, asked)
     return Problem(
         id=f"practice/{split}/{number}",
         question=" ".join([*facts.values(), kind.asks.format(t=things, b=asked.holder)]),
@@ -294,7 +298,7 @@ def _problem(rng: Random, split: Split, kind: Kind, level: int, number: int) -> 
         steps=tuple(steps),
         source="practice",
         split="train" if split == "train" else "test",
-        extra={"template": kind.name, "level": level, "plan": _planned(rng, facts, asked)},
+        extra={"template": kind.name, "level": level, "plan": backwards, "plan_forwards": forwards},
     )
 
 
