@@ -184,7 +184,7 @@ def rows_of(
                 teacher="worked",
             )
         )
-    corpus.build_corpus(trajectories, pool, {}, RECIPE.corpus, out, target=target, seed=seed)
+    corpus.build_corpus(trajectories, pool, {}, corpus.Wanted(RECIPE.corpus, target=target, seed=seed), out)
     return list(read_jsonl(out / "train.jsonl"))
 
 

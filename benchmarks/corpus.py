@@ -1,31 +1,25 @@
-"""Does MinHash find the near copies, and does decontamination find test questions and nothing else?
+"""Does decontamination find test questions and nothing else?
 
     PLANTUNE_DATA=... python benchmarks/corpus.py      # writes benchmarks/corpus.json and corpus.md; about 3 minutes
 
-Plans: the 7,473 worked plans of gsm8k's train split and 2,527 copies of some of them, in each of which a random share
-of 0 to 15 % of the words is replaced. Test questions: those of the data files, as they are and changed.
+Test questions: those of the data files, as they are and changed.
 """
 
 import json
 import os
-import random
 import re
 import time
 from pathlib import Path
 
 from report import machine, markdown, write
 
-from plantune_lite.distill import worked
-from plantune_lite.distill.dedup import ALIKE, Shingles, TestQuestions, alike, near_copies, numbers, runs, words
-from plantune_lite.problems.load import load_problems
-from plantune_lite.recipe.schema import Problems
+from plantune_lite.distill.dedup import TestQuestions, numbers, runs, words
 
-SEED, PLANS, LENGTH = 0, 10_000, 13
+LENGTH = 13
 
 
 def main() -> None:
-    """Measure both, write down."""
-    copies = measure_copies()
+    """Measure it, write it down."""
     overlaps = measure_overlaps()
     planted = [
         measure_planted(suite) for suite in ("gsm8k_test", "mmlu_stem", "olympiadbench", "strategyqa_dev", "bbh")
@@ -39,20 +33,6 @@ def main() -> None:
     )
     text = "\n\n".join(
         [
-            f"## Near copies among {copies['plans']} plans",
-            markdown(
-                ("", "seconds", "copies found", "of those of the exact search", "falsely"),
-                [
-                    ("every pair compared", copies["exact_seconds"], copies["exact"], "100 %", 0),
-                    (
-                        "MinHash, then the true similarity",
-                        copies["minhash_seconds"],
-                        copies["minhash"],
-                        f"{copies['recall']:.2%}",
-                        copies["false"],
-                    ),
-                ],
-            ),
             "## gsm8k train against gsm8k test",
             f"{overlaps['train']} training questions against {overlaps['test']} test questions in "
             f"{overlaps['seconds']} s. {overlaps['shared']} share {LENGTH} words in a row, "
@@ -70,54 +50,8 @@ def main() -> None:
             "where there are any.",
         ]
     )
-    found = {"machine": machine(), "copies": copies, "overlaps": overlaps, "planted": planted}
+    found = {"machine": machine(), "overlaps": overlaps, "planted": planted}
     write("corpus", command="python benchmarks/corpus.py", about=__doc__.split("\n")[0], found=found, text=text)
-
-
-def measure_copies() -> dict:
-    """MinHash beside comparing every pair."""
-    pool = load_problems(Problems("gsm8k", held_out=0.0), seed=SEED).pool
-    made = ["\n".join(plan) for problem in pool if (plan := worked.plan_of(problem).plan)]
-    draw = random.Random(SEED)
-    lexicon = sorted({word for plan in made for word in plan.split()})
-    for plan in draw.choices(made, k=PLANS - len(made)):
-        share = draw.uniform(0, 0.15)
-        made.append(" ".join(draw.choice(lexicon) if draw.random() < share else word for word in plan.split()))
-    draw.shuffle(made)
-
-    started = time.perf_counter()
-    minhash = near_copies([("", plan) for plan in made], seed=SEED)
-    minhash_seconds = time.perf_counter() - started
-
-    started = time.perf_counter()
-    exact = every_pair(made)
-    exact_seconds = time.perf_counter() - started
-    wanted = {index for index, at in enumerate(exact) if at is not None}
-    got = {index for index, at in enumerate(minhash) if at is not None}
-    return {
-        "plans": len(made),
-        "minhash_seconds": round(minhash_seconds, 1),
-        "exact_seconds": round(exact_seconds, 1),
-        "exact": len(wanted),
-        "minhash": len(got),
-        "recall": round(len(got & wanted) / len(wanted), 4),
-        "false": len(got - wanted),
-    }
-
-
-def every_pair(made: list[str]) -> list[int | None]:
-    """The first earlier plan that is alike, by comparing with all of them whose size allows it."""
-    shingles = Shingles(SEED)
-    kept: list[tuple[int, frozenset[int]]] = []
-    found: list[int | None] = []
-    for index, plan in enumerate(made):
-        mine = shingles.of(plan)
-        low, high = ALIKE * len(mine), len(mine) / ALIKE
-        first = next((at for at, other in kept if low <= len(other) <= high and alike(mine, other) >= ALIKE), None)
-        found.append(first)
-        if first is None:
-            kept.append((index, mine))
-    return found
 
 
 def questions(name: str) -> list[tuple[str, str]]:

@@ -25,7 +25,7 @@ from urllib.request import urlopen
 from benchmarks.report import HERE, machine, markdown, write
 from plantune_lite import Distill, Problems
 from plantune_lite.distill.prompts import CONSTRAINTS, EXECUTE, PLAN, SCORE, reply_shapes
-from plantune_lite.distill.run import distill_all
+from plantune_lite.distill.run import Teaching, distill_all
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plan import question_text, render
 from plantune_lite.problems.practice.generate import practice_problems
@@ -73,7 +73,7 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
     async def go() -> dict[str, Any]:
         with Ledger(out.parent / "calls.sqlite", run=out.name) as ledger:
             pace = Pace(start=AT_ONCE, most=AT_ONCE)
-            async with open_teacher(part, ledger, seed=0, environ=environ(url), pace=pace) as teacher:
+            async with open_teacher(part, ledger, environ=environ(url), pace=pace) as teacher:
 
                 async def ask(messages, sampling, schema):
                     if record is not None:
@@ -81,7 +81,7 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
                     return await teacher(messages, sampling, schema)
 
                 began = time.monotonic()
-                found = await distill_all(problems, ask, part, out, teacher=MODEL)
+                found = await distill_all(problems, Teaching(ask, MODEL), part, out)
                 return {**found, **ledger.totals(), "seconds": time.monotonic() - began}
 
     out.mkdir(parents=True, exist_ok=True)
@@ -345,7 +345,7 @@ def worked(folder: Path) -> tuple[dict[str, Any], str]:
     from plantune_lite.problems.load import load_problems
 
     pool = load_problems(Problems("gsm8k", limit=500), seed=0).pool
-    got = asyncio.run(distill_all(pool, None, Distill("worked"), folder, teacher="worked"))
+    got = asyncio.run(distill_all(pool, None, Distill("worked"), folder))
     rows = list(read_jsonl(folder / "trajectories.jsonl"))
     ten = random.Random(0).sample(rows, 10)
     texts = [f"{row['question']}\n\n{render(row['plan'], row['execution'])}" for row in ten]

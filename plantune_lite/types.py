@@ -122,7 +122,8 @@ class Trajectory:
 class Rejected(Trajectory):
     """A trajectory that was not kept, and why."""
 
-    reason: str  # "plan score 60 < 80", "wrong answer", "spoils the answer", "duplicate", "in test set" ...
+    reason: str  # as it is counted: one of distill/reasons.py
+    detail: str = ""  # "60 < 80", "step 1 states the answer 777", "gsm8k test/17" ...
 
 
 @dataclass(frozen=True)

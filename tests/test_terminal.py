@@ -1,9 +1,5 @@
-import asyncio
-from collections import Counter
-
 import pytest
 
-from plantune_lite.distill.run import Live
 from plantune_lite.runs.job import Progress
 from plantune_lite.terminal import redrawn
 
@@ -25,18 +21,6 @@ def test_the_last_line_of_progress_stays_whole(monkeypatch, capsys):
     show(LONG, last=True)
     first, _, last = capsys.readouterr().out.partition("\r")
     assert len(first) == len("\x1b[2K") + 39 and last == f"\x1b[2K{LONG}\n"
-
-
-def test_a_distillation_redraws_one_row(monkeypatch, capsys):
-    monkeypatch.setenv("PLANTUNE_TTY", "1")
-    monkeypatch.setenv("PLANTUNE_COLUMNS", "40")
-    live = Live(10, 0, Counter(), lambda: LONG)
-    with pytest.raises(TimeoutError):
-        asyncio.run(asyncio.wait_for(live.tell(), 0.5))
-    first, end, rest = capsys.readouterr().out.partition("\r")
-    assert len(first) == len("\x1b[2K") + 39 and end and "\n" not in rest
-    live.end()
-    assert capsys.readouterr().out.endswith(f"{LONG}\n")
 
 
 def test_where_nothing_can_be_redrawn_a_line_is_a_line(monkeypatch, capsys):

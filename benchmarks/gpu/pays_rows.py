@@ -112,7 +112,7 @@ def filtered(work: Path, sizes: Sizes) -> None:
     kept = {}
     for arm, filter in FILTERS.items():
         part = Corpus(filter=filter, min_score=bar, per_problem=sizes.own_tries, dedup="exact", validation=0.0)
-        corpus.build_corpus(trajectories, train, {"gsm8k": test}, part, work / "rows" / arm)
+        corpus.build_corpus(trajectories, train, {"gsm8k": test}, corpus.Wanted(part), work / "rows" / arm)
         kept[arm] = list(read_jsonl(work / "rows" / arm / "train.jsonl"))
     least = min(map(len, kept.values()))
     for arm, rows in kept.items():
@@ -152,8 +152,8 @@ def _built(train: list[Any], test: list[Any], out: Path, *, target: str, solutio
         for problem in train
         if (one := worked.plan_of(problem)).plan
     ]
-    part = Corpus(filter="answer", validation=0.0)
-    corpus.build_corpus(trajectories, train, {"gsm8k": test}, part, out, target=target, solutions=solutions)
+    wanted = corpus.Wanted(Corpus(filter="answer", validation=0.0), target=target, solutions=solutions)
+    corpus.build_corpus(trajectories, train, {"gsm8k": test}, wanted, out)
     return list(read_jsonl(out / "train.jsonl"))
 
 

@@ -24,8 +24,7 @@ from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
 from plantune_lite.teacher.openai import OpenAICompatible
-from plantune_lite.teacher.prices import OVERRIDE, price_of
-from plantune_lite.teacher.provider import TeacherError, is_loopback
+from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
 from plantune_lite.types import ProblemError, RecipeError
 
@@ -244,8 +243,6 @@ def _server(url: str, model: str | None) -> Check:
     """What a run would refuse before its first call; whether the server answers, only a call could tell."""
     try:
         OpenAICompatible(url, model)
-        if not is_loopback(url) or os.environ.get(OVERRIDE):
-            price_of(model or "the model it serves")
     except TeacherError as error:
         return Check("teacher", "bad", str(error), "or set distill.teacher=self: the untuned student")
     return Check("teacher", "ok", url)

@@ -53,8 +53,8 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
         click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
 
 
-def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, as_json: bool) -> bool:
-    """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
+def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json: bool) -> bool:
+    """One table for the whole run, the teacher's bill below it, the judge's where it has one; whether the run fits."""
     from dataclasses import asdict
 
     from plantune_lite.distill import cost
@@ -62,7 +62,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
     from plantune_lite.estimate.fit import fit_to_gpu
     from plantune_lite.estimate.minutes import in_words, stage_minutes
     from plantune_lite.student import presets
-    from plantune_lite.terminal import size, table
+    from plantune_lite.terminal import printable, size, table
     from plantune_lite.types import PlantuneError
 
     machine = devices.here(gpu)
@@ -77,7 +77,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
         verdict = fit_to_gpu(wanted, machine.free, **how)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
-    bill, judge = cost.rows(costs), cost.judging(wanted, os.environ)
+    judge = cost.judging(wanted, os.environ)
     if as_json:
         found = {
             "machine": asdict(machine),
@@ -87,7 +87,7 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
         }
         fit = asdict(verdict) if verdict else None
         found["judge"] = asdict(judge) if judge else None
-        print_json({**found, "fit": fit, "teachers": [asdict(teacher) for teacher in costs]})
+        print_json({**found, "fit": fit, "teacher": asdict(bill)})
         return verdict is None or verdict.fits
     if verdict is not None:
         words = {stage: in_words(span) for stage, span in spans.items()}
@@ -95,16 +95,16 @@ def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, a
             table(
                 f"{wanted.name} on {machine.name}, {size(machine.free)} free",
                 ("stage", "minutes (rough)", "money", "memory", "most of it", "disk"),
-                memory.rows(needs, words, bill[0][3]),
+                memory.rows(needs, words, bill.money),
             )
         )
         click.echo(verdict.sentence)
     else:
         click.echo(why)
-    click.echo(table(f"teachers, {pool} problems", ("teacher", "calls", "tokens", "USD", ""), bill))
+    click.echo(printable(f"teacher of {pool} problems: {bill}"))
     if judge:
         click.echo(cost.judged(judge))
-    if over := cost.over_budget(costs[0], judge, wanted.distill.max_usd):
+    if over := cost.over_budget(bill, judge, wanted.distill.max_usd):
         click.echo(over)
     for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
         click.echo(assumed)

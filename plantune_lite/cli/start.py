@@ -71,18 +71,14 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
     from plantune_lite.distill import cost
-    from plantune_lite.files import runs_folder
     from plantune_lite.pipeline import runner
     from plantune_lite.problems.load import load_problems
-    from plantune_lite.runs.folder import LEDGER
-    from plantune_lite.teacher import ledger
 
     asked, _ = load_asked(recipe, settings, None)
     wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
-    with ledger.recorded(runs_folder() / LEDGER) as known:
-        costs = cost.distillation(pool, wanted.distill, os.environ, recorded=known)
-    fits = show_estimate(wanted, len(pool), costs, gpu, as_json)
+    bill = cost.distillation(pool, wanted.distill, os.environ)
+    fits = show_estimate(wanted, len(pool), bill, gpu, as_json)
     sys.exit(0 if fits else 1)
 
 

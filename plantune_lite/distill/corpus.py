@@ -1,6 +1,7 @@
 r"""From trajectories to training rows: what is good, no copy and in no test set becomes what a student learns.
 
-    build(trajectories, problems, suites, Corpus(filter="both"), Path("corpus")) -> {"line": "950 rows ...", ...}
+    build_corpus(trajectories, problems, suites, Wanted(Corpus(filter="both")), Path("corpus"))
+        -> {"line": "950 rows ...", ...}
 
 writes train.jsonl, validation.jsonl (SFT), prompts.jsonl (GRPO), rejected.jsonl, stats.json and README.md (the data
 set's card). One line of train.jsonl for target="plan+solution":
@@ -15,102 +16,100 @@ All targets go through the same choice of problems, so that what is trained on p
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from plantune_lite import plan
 from plantune_lite.distill import card, filters
+from plantune_lite.distill.reasons import Fault, Reason
 from plantune_lite.files import write_records, write_whole
 from plantune_lite.grading.answers import answer_kind
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import PlantuneError, Problem, Trajectory
 
-NO_SOLUTION = "no solution in the data set"
 _NAMED = 10  # problems in a test set that a summary names
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a corpus is to hold, and what its card says of the run."""
+
+    part: Corpus
+    target: str = "plan+solution"
+    solutions: str = "teacher"
+    seed: int = 0
+    distilled_at: int | None = 80  # distill.min_score; the part may have one of its own
+    about: Mapping[str, Any] = field(default_factory=dict)  # name, recipe, and the origin of each source
+
+    @property
+    def min_score(self) -> int | None:
+        """Return the score from which a plan is good."""
+        return self.distilled_at if self.part.min_score is None else self.part.min_score
 
 
 def build_corpus(
     trajectories: Iterable[Trajectory],
     problems: Sequence[Problem],
     suites: Mapping[str, Sequence[Problem]],
-    part: Corpus,
+    wanted: Wanted,
     out: Path,
-    *,
-    target: str = "plan+solution",
-    solutions: str = "teacher",
-    seed: int = 0,
-    min_score: int | None = 80,
-    about: Mapping[str, Any] = {},
 ) -> dict[str, Any]:
-    """Write the corpus and sum it up; `about` goes into its card: name, recipe, and the origin of each source.
+    """Write the corpus and sum it up.
 
     What distill rejected may come in too: a threshold that is lowered, or a filter that is left out, finds it here.
-    `min_score` is distill's; the part may have one of its own.
     """
-    min_score = min_score if part.min_score is None else part.min_score
+    part = wanted.part
     by_id = {problem.id: problem for problem in problems}
     by_score = part.filter in ("plan", "both")
-    sieve = filters.Sieve(filters.best_first(trajectories, by_id, by_score=by_score))
+    sieve = filters.Sieve(by_id, filters.best_first(trajectories, by_id, by_score=by_score))
     came = tuple(sieve.left)
-    grade = filters.Grader(by_id)
-
     overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
-    sieve.drop(lambda one: filters.in_test_set(overlaps.get(one.problem_id)))
+    sieve.drop(lambda one, _: filters.in_test_set(overlaps.get(one.problem_id)))
     if part.spoilers == "drop":
-        sieve.drop(lambda one: filters.spoils(one, by_id[one.problem_id]))
-    filters.refuse_unscored([one for one in sieve.left if one.plan], part.filter)
-    executed = target != "plan"
-    sieve.drop(lambda one: filters.not_good(one, part.filter, min_score, grade, executed=executed))
+        sieve.drop(filters.spoils)
+    least, executed = wanted.min_score, wanted.target != "plan"
+    sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
     good = tuple(sieve.left)
-    filters.drop_copies(sieve, by_id, part.dedup, seed)
+    filters.drop_copies(sieve, part.dedup)
     filters.drop_all_but_best(sieve, part.per_problem)
-    mixed = filters.mix(sieve, problems, part.weights, seed)
-    validating = filters.validating({one.problem_id for one in sieve.left}, part.validation, seed)
-    if (target, solutions) == ("solution", "dataset"):
-        sieve.drop(lambda one: None if _solution(by_id[one.problem_id]) else NO_SOLUTION)
-        if all(one.problem_id in validating for one in sieve.left):
-            validating = frozenset()  # the few that have a solution are all to learn from
-
+    filters.mix(sieve, part.weights, wanted.seed)
+    validating = _validating(sieve, wanted)
     write_records(out / "rejected.jsonl", sieve.rejected)
-    reasons = Counter(filters.counted(one.reason) for one in sieve.rejected)
+    reasons = Counter(one.reason for one in sieve.rejected)
     if not sieve.left:
         raise PlantuneError(_empty(reasons, len(problems), out / "rejected.jsonl"))
 
     place = {problem.id: number for number, problem in enumerate(problems)}
     kept = sorted(sieve.left, key=lambda one: place[one.problem_id])  # stable: the best of a problem stays first
-    rows = _rows(kept, by_id, target, solutions, grade)
+    rows = _rows(kept, by_id, wanted)
     train = [row for row in rows if row["problem_id"] not in validating]
     validation = [row for row in rows if row["problem_id"] in validating]
-    prompts, unchecked = _prompts(kept, by_id, validating)
-    write_records(out / "train.jsonl", train)
-    write_records(out / "validation.jsonl", validation)
-    write_records(out / "prompts.jsonl", prompts)
+    prompts = _prompts(kept, by_id, validating)
+    for name, of in (("train", train), ("validation", validation), ("prompts", prompts)):
+        write_records(out / f"{name}.jsonl", of)
 
-    in_test_set = {
-        "words": part.decontaminate,
-        "suites": {name: sum(name in found for found in overlaps.values()) for name in suites},
-        "problems": len(overlaps),
-        "first": sorted(overlaps, key=place.__getitem__)[:_NAMED],
-    }
     counts = {
         "train": len(train),
         "validation": len(validation),
         "prompts": len(prompts),
         "problems": len({row["problem_id"] for row in rows}),
         "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        "in_test_set": in_test_set,
+        "in_test_set": {
+            "words": part.decontaminate,
+            "suites": {name: sum(name in found for found in overlaps.values()) for name in suites},
+            "problems": len(overlaps),
+            "first": sorted(overlaps, key=place.__getitem__)[:_NAMED],
+        },
     }
     stats = {
         **counts,
-        "target": target,
-        "solutions": solutions,
-        "seed": seed,
-        "min_score": min_score,
+        "target": wanted.target,
+        "solutions": wanted.solutions,
+        "seed": wanted.seed,
+        "min_score": wanted.min_score,
         "chosen_by": "score" if by_score else "sample",
         "part": asdict(part),
-        "prompts_left_out": unchecked,
-        "mixed": mixed,
         "funnel": {
             "problems": len(problems),
             "problems_with_trajectories": len({one.problem_id for one in came}),
@@ -118,15 +117,25 @@ def build_corpus(
             "good": len(good),
             "kept": len(kept),
         },
-        **card.figures(good, kept, rows, by_id, seed=seed),
+        **card.figures(good, kept, rows, by_id, seed=wanted.seed),
     }
     write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
-    write_whole(out / "README.md", card.of_corpus(stats, train[0], about))
+    write_whole(out / "README.md", card.of_corpus(stats, train[0], wanted.about))
     return {"line": _line(counts, len(came)), **counts}
 
 
+def _validating(sieve: filters.Sieve, wanted: Wanted) -> frozenset[str]:
+    """Choose the problems to validate on, the same for every target; drop what the baseline has no solution of."""
+    validating = filters.validating({one.problem_id for one in sieve.left}, wanted.part.validation, wanted.seed)
+    if (wanted.target, wanted.solutions) == ("solution", "dataset"):
+        sieve.drop(lambda _, problem: None if _solution(problem) else Fault(Reason.NO_SOLUTION))
+        if all(one.problem_id in validating for one in sieve.left):
+            return frozenset()  # the few that have a solution are all to learn from
+    return validating
+
+
 def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """The baseline's rows: of the same problems, the data set's own solution, where there is one."""
+    """Return the baseline's rows: of the same problems, the data set's own solution, where there is one."""
     by_id = {problem.id: problem for problem in problems}
     prompts = {row["problem_id"]: row["prompt"] for row in rows}
     found = [{"problem_id": id, "prompt": asked, "completion": _solution(by_id[id])} for id, asked in prompts.items()]
@@ -136,53 +145,51 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
 # --- what is learnt ---------------------------------------------------------------------------------------------------
 
 
-def _rows(
-    kept: Sequence[Trajectory], by_id: Mapping[str, Problem], target: str, solutions: str, grade: filters.Grader
-) -> list[dict[str, Any]]:
-    """A row a trajectory; of the data set's own solution, of which there is one, a row a problem.
+def _rows(kept: Sequence[Trajectory], by_id: Mapping[str, Problem], wanted: Wanted) -> list[dict[str, Any]]:
+    """Write a row a trajectory; of the data set's own solution, of which there is one, a row a problem.
 
     Where M1's completion is another, it stands in `whole`: arms that are compared leave out what is too long for one.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in kept:
         problem = by_id[one.problem_id]
-        text = _completion(one, problem, target, solutions, grade)
+        text = _completion(one, problem, wanted)
         row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
-        if (whole := _completion(one, problem, "plan+solution", "teacher", grade)) != text:
+        if (whole := _completion(one, problem, Wanted(wanted.part))) != text:
             row["whole"] = whole
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 
 
-def _completion(one: Trajectory, problem: Problem, target: str, solutions: str, grade: filters.Grader) -> str:
-    if target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
+def _completion(one: Trajectory, problem: Problem, wanted: Wanted) -> str:
+    if wanted.target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
         return plan.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
-    if target == "solution" and solutions == "dataset":
+    if wanted.target == "solution" and wanted.solutions == "dataset":
         return _solution(problem)
-    execution = _executed(one, problem, grade)
-    return execution if target == "solution" else plan.render(one.plan, execution)
+    execution = _executed(one, problem)
+    return execution if wanted.target == "solution" else plan.render(one.plan, execution)
 
 
-def _executed(one: Trajectory, problem: Problem, grade: filters.Grader) -> str:
-    """The execution with its answer in a box: the gold one where it found that, else what the teacher found."""
+def _executed(one: Trajectory, problem: Problem) -> str:
+    """Return the execution with its answer in a box: the gold one where it found that, else what the teacher found."""
     if problem.kind == "code":
         return one.execution
-    answer = problem.answer if grade(one).same else one.answer
+    answer = problem.answer if filters.grade(one, problem).same else one.answer
     return plan.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
 
 
 def _solution(problem: Problem) -> str:
-    """The data set's own solution with the boxed answer; empty where there is none."""
+    """Return the data set's own solution with the boxed answer; empty where there is none."""
     text = problem.solution or "\n".join(problem.steps)
-    if not text.strip() or problem.kind == "code":
-        return text if text.strip() else ""
-    return plan.with_answer(text.strip(), problem.answer)
+    if not text.strip():
+        return ""
+    return text if problem.kind == "code" else plan.with_answer(text.strip(), problem.answer)
 
 
 def _prompts(
     kept: Sequence[Trajectory], by_id: Mapping[str, Problem], validating: frozenset[str]
-) -> tuple[list[dict[str, Any]], int]:
-    """What GRPO asks, each with the best plan as reference, and how many have an answer that nobody can check."""
+) -> list[dict[str, Any]]:
+    """List what GRPO asks, each with the best plan as reference; what has an answer that can be checked."""
     best: dict[str, Trajectory] = {}
     for one in kept:
         if one.problem_id not in validating:
@@ -204,23 +211,23 @@ def _prompts(
                 **({"world": problem.extra["world"]} if problem.kind == "plan" else {}),  # to carry a plan out in
             }
         )
-    return prompts, len(best) - len(prompts)
+    return prompts
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 _WAYS_ON = {
-    "plan score": "Lower distill.min_score or raise distill.plans.",
-    "wrong answer": "Raise distill.plans, or distill with a better teacher.",
-    "no answer in the execution": "Raise distill.plans or distill.max_tokens, or distill with a better teacher.",
-    "answer cannot be checked": "Give problems.answer a column with answers in numbers or a few words.",
-    "not executed": "Set distill.execute=all, or distill with a better teacher.",
-    "no score": "Set corpus.filter=answer, or distill with a teacher that scores.",
-    "empty plan": "Name the column of worked solutions (problems.solution), raise distill.max_tokens, or distill with "
-    "a better teacher.",
-    "spoils the answer": "Distill with a better teacher, or set corpus.spoilers=keep.",
-    "in test set": "Learn from other problems (problems.source), or test on others (evaluate.suites).",
-    NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",
+    Reason.LOW_SCORE: "Lower distill.min_score or raise distill.plans.",
+    Reason.WRONG_ANSWER: "Raise distill.plans, or distill with a better teacher.",
+    Reason.NO_ANSWER: "Raise distill.plans or distill.max_tokens, or distill with a better teacher.",
+    Reason.UNCHECKED: "Give problems.answer a column with answers in numbers or a few words.",
+    Reason.NOT_EXECUTED: "Set distill.execute=all, or distill with a better teacher.",
+    Reason.NO_SCORE: "Set corpus.filter=answer, or distill with a teacher that scores.",
+    Reason.EMPTY_PLAN: "Name the column of worked solutions (problems.solution), raise distill.max_tokens, or distill "
+    "with a better teacher.",
+    Reason.SPOILS: "Distill with a better teacher, or set corpus.spoilers=keep.",
+    Reason.IN_TEST_SET: "Learn from other problems (problems.source), or test on others (evaluate.suites).",
+    Reason.NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",
 }
 
 
@@ -230,12 +237,11 @@ def _empty(reasons: Counter[str], problems: int, path: Path) -> str:
             f"corpus is empty: no trajectory came in for the {problems} problems. "
             "Raise problems.limit or distill.plans, or distill with a better teacher."
         )
-    first, *others = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    rest = "".join(f", {count} for {reason!r}" for reason, count in others)
-    way = next((way for start, way in _WAYS_ON.items() if first[0].startswith(start)), "Raise distill.plans.")
+    ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
+    listed = ", ".join(f"{reasons[reason]} for '{reason}'" for reason in ordered)
     return (
-        f"corpus is empty: all {sum(reasons.values())} trajectories were rejected, "
-        f"{first[1]} for {first[0]!r}{rest} (see {path}). {way}"
+        f"corpus is empty: all {reasons.total()} trajectories were rejected, {listed} (see {path}). "
+        f"{_WAYS_ON.get(ordered[0], 'Raise distill.plans.')}"
     )
 
 

@@ -1,7 +1,7 @@
 """Which texts are the same: copies of one another, near copies, and questions that stand in a test set.
 
     words("It costs $1,200.00 plus $\\\\frac{1}{2}$.")    -> ("it", "costs", "1200", "plus", "frac", "1", "2")
-    near_copies([(question, plan), ...], seed=0)      -> [None, None, 0]: the third repeats the first
+    near_copies([(question, plan), ...])              -> [None, None, 0]: the third repeats the first
     TestQuestions({"gsm8k": [("gsm8k/test/17", question)]}, 13).found_in(other) -> {"gsm8k": "gsm8k/test/17"}
 
 Numbers are kept and must agree: two questions of one template with other numbers are two questions.
@@ -11,8 +11,6 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
-from random import Random
 
 # --- words ------------------------------------------------------------------------------------------------------------
 
@@ -39,7 +37,7 @@ _COMMANDS = {command: sign for sign, commands in _SIGNS.items() for command in c
 
 
 def words(text: str) -> Words:
-    """The words, numbers and signs of a text, without what a copy may differ in: case, width, typesetting."""
+    """Return the words, numbers and signs of a text, without what a copy may differ in: case, width, typesetting."""
     text = unicodedata.normalize("NFKC", text).translate(_SAME).replace("{,}", ",")
     text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", "", text)
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", text)
@@ -57,12 +55,12 @@ def _plain(word: str) -> str:
 
 
 def numbers(of: Words) -> tuple[str, ...]:
-    """The numbers among the words, in one order."""
+    """Return the numbers among the words, in one order."""
     return tuple(sorted(word for word in of if word[0].isdigit()))
 
 
 def runs(of: Words, length: int) -> Iterator[Words]:
-    """Every run of so many words; all the words where there are fewer."""
+    """Yield every run of so many words; all the words where there are fewer."""
     if 0 < len(of) <= length:
         yield of
     else:
@@ -70,7 +68,7 @@ def runs(of: Words, length: int) -> Iterator[Words]:
 
 
 def alike(left: frozenset[int], right: frozenset[int]) -> float:
-    """The Jaccard similarity of two sets: what they share of what they hold together."""
+    """Return the Jaccard similarity of two sets: what they share of what they hold together."""
     shared = len(left & right)
     together = len(left) + len(right) - shared
     return shared / together if together else 1.0
@@ -80,75 +78,35 @@ def alike(left: frozenset[int], right: frozenset[int]) -> float:
 
 ALIKE = 0.8  # of the shingles
 _SHINGLE = 3  # words
-_BANDS, _ROWS = 21, 6  # finds 99.8 % of the pairs that are just 0.8 alike, looks in vain at 28 % of those at 0.5
 
 
-class Shingles:
-    """Runs of three words as sets of 64-bit hashes, the same on every machine."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self._key = str(seed).encode()
-        self._known: dict[tuple[str, Words], int] = {}
-
-    def of(self, text: str, kind: str = "") -> frozenset[int]:
-        """The shingles of a text; those of another kind of text are others."""
-        return frozenset(self._hash(kind, run) for run in runs(words(text), _SHINGLE))
-
-    def _hash(self, kind: str, run: Words) -> int:
-        found = self._known.get((kind, run))
-        if found is None:
-            data = "\0".join((kind, *run)).encode("utf-8", "surrogatepass")
-            found = int.from_bytes(blake2b(data, digest_size=8, key=self._key).digest(), "big")
-            self._known[kind, run] = found
-        return found
+def shingles(text: str) -> frozenset[int]:
+    """Return the runs of three words of a text, as hashes: the same within a process."""
+    return frozenset(map(hash, runs(words(text), _SHINGLE)))
 
 
-def near_copies(texts: Sequence[tuple[str, str]], *, seed: int = 0, threshold: float = ALIKE) -> list[int | None]:
-    """For each question with its plan the first one before it that it repeats, itself no repetition; else None.
+def near_copies(texts: Sequence[tuple[str, str]]) -> list[int | None]:
+    """Return for each question with its plan the first one before it that it repeats, itself no repetition; else None.
 
-    MinHash proposes pairs, their true similarity decides: both the questions and the plans must be alike, so that two
-    plans do not become copies because a long question stands before both, and the questions must have the same numbers.
+    Both the questions and the plans must be alike, so that two plans do not become copies because a long question
+    stands before both, and the questions must have the same numbers. Within those every pair is compared.
     """
-    shingles = Shingles(seed)
-    masks = _masks(seed)
-    buckets: dict[tuple[object, ...], list[int]] = {}
-    kept: dict[int, tuple[frozenset[int], frozenset[int]]] = {}
+    kept: dict[tuple[str, ...], list[tuple[int, frozenset[int], frozenset[int]]]] = {}
     found: list[int | None] = []
     for index, (question, plan) in enumerate(texts):
-        mine = shingles.of(question, "question"), shingles.of(plan, "plan")
-        given = numbers(words(question))
-        keys = [(given, band, rows) for band, rows in enumerate(_bands(mine[0] | mine[1], masks))]
-        earlier = sorted({other for key in keys for other in buckets.get(key, ())})
-        first = next((other for other in earlier if _both_alike(mine, kept[other], threshold)), None)
+        asked, planned = shingles(question), shingles(plan)
+        earlier = kept.setdefault(numbers(words(question)), [])
+        low, high = ALIKE * len(planned), len(planned) / ALIKE  # of another size they cannot be alike
+        near = (
+            at
+            for at, text, steps in earlier
+            if low <= len(steps) <= high and alike(steps, planned) >= ALIKE and alike(text, asked) >= ALIKE
+        )
+        first = next(near, None)
         found.append(first)
         if first is None:
-            kept[index] = mine
-            for key in keys:
-                buckets.setdefault(key, []).append(index)
+            earlier.append((index, asked, planned))
     return found
-
-
-def _both_alike(
-    mine: tuple[frozenset[int], frozenset[int]], other: tuple[frozenset[int], frozenset[int]], threshold: float
-) -> bool:
-    return alike(mine[1], other[1]) >= threshold and alike(mine[0], other[0]) >= threshold
-
-
-def _masks(seed: int) -> list[int]:
-    random = Random(seed)
-    return [random.getrandbits(64) for _ in range(_BANDS * _ROWS)]
-
-
-def _bands(shingles: frozenset[int], masks: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """The MinHash signature, cut into bands.
-
-    Flipping the same random bits of uniform hashes puts them in another random order, and unlike a * h + b mod p it
-    runs in C: the smallest after each of 126 flips takes half a millisecond a text.
-    """
-    if shingles:
-        least = [min(map(mask.__xor__, shingles)) for mask in masks]
-        for start in range(0, len(least), _ROWS):
-            yield tuple(least[start : start + _ROWS])
 
 
 # --- test questions ---------------------------------------------------------------------------------------------------
@@ -217,7 +175,7 @@ class _Suite:
                 self._runs[hash(run)] = _PHRASE
 
     def first_in(self, asked: Words, given: Counter[str]) -> str | None:
-        """The id of the first question of the suite that is found."""
+        """Return the id of the first question of the suite that is found."""
         whole = self._whole.get(asked)
         if whole is not None:
             return self._ids[whole]

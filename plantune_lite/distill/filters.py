@@ -1,14 +1,14 @@
 """Which trajectories are worth learning from: a sieve after the other, the best kept, each reject with its reason.
 
-    sieve = Sieve(best_first(trajectories, by_id, by_score=True))
-    sieve.drop(lambda one: not_good(one, "both", 80, Grader(by_id), executed=True))
-    sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="plan score 60 < 80"), ...]
+    sieve = Sieve(by_id, best_first(trajectories, by_id, by_score=True))
+    sieve.drop(lambda one, problem: not_good(one, problem, "both", 80, executed=True))
+    sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="wrong answer"), ...]
 
 The order in which trajectories come has no say, and what is drawn by chance each problem draws for itself.
 """
 
+import functools
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +16,7 @@ from typing import Any
 
 from plantune_lite import plan
 from plantune_lite.distill import dedup
+from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.grading.answers import same_answer
 from plantune_lite.problems.split import normalised
 from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
@@ -27,15 +28,16 @@ _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only
 class Sieve:
     """What is left so far, best first, and what fell through with its reason."""
 
+    by_id: Mapping[str, Problem]
     left: list[Trajectory]
     rejected: list[Rejected] = field(default_factory=list)
 
-    def drop(self, reason_of: Callable[[Trajectory], str | None]) -> None:
-        """Reject what has a reason; each is asked about once, the best first."""
+    def drop(self, fault_in: Callable[[Trajectory, Problem], Fault | None]) -> None:
+        """Reject what has a fault; each is asked about once, the best first."""
         left, self.left = self.left, []
         for trajectory in left:
-            if reason := reason_of(trajectory):
-                self.rejected.append(Rejected(**vars(trajectory), reason=reason))
+            if fault := fault_in(trajectory, self.by_id[trajectory.problem_id]):
+                self.rejected.append(Rejected(**vars(trajectory), **vars(fault)))
             else:
                 self.left.append(trajectory)
 
@@ -56,35 +58,18 @@ def best_first(trajectories: Iterable[Trajectory], by_id: Mapping[str, Problem],
                 f"a trajectory is of problem {one.problem_id!r}, which is not among the {len(by_id)} problems: "
                 "the plans and the problems are of two runs; distill again"
             )
-        fields = {**vars(one), "plan": tuple(step for step in map(plan.clean_step, one.plan) if step)}
-        fields.pop("reason", None)  # what distill rejected may pass a milder filter
-        found.append(Trajectory(**fields))
+        found.append(replace(one, plan=tuple(step for step in map(plan.clean_step, one.plan) if step)))
     return sorted(found, key=_rank if by_score else lambda one: (one.sample, *_rank(replace(one, score=None))))
 
 
 def _rank(one: Trajectory) -> tuple[Any, ...]:
-    """The highest score first, then the shortest plan, then the first sample; what follows only makes it one order."""
+    """Rank by the highest score, the shortest plan, the first sample; what follows only makes it one order."""
     length = sum(len(step.split()) for step in one.plan)
     score = one.score if one.score is not None else -101
     return -score, length, one.sample, one.problem_id, one.plan, one.execution, one.answer or ""
 
 
-def refuse_unscored(left: Sequence[Trajectory], mode: str) -> None:
-    """Stop where scores are asked for and no plan has one; single plans without one are dropped later."""
-    if mode in ("plan", "both") and left and all(one.score is None for one in left):
-        teachers = ", ".join(sorted({repr(one.teacher) for one in left}))
-        raise PlantuneError(
-            f"corpus.filter is {mode!r}, but none of the {len(left)} plans has a score "
-            f"(teacher {teachers}): set corpus.filter=answer, or distill with a teacher that scores"
-        )
-
-
 # --- reasons to drop --------------------------------------------------------------------------------------------------
-
-
-def counted(reason: str) -> str:
-    """A reason without its details, for counting: `in test set`, `plan score < 80`."""
-    return re.sub(r"score -?\d+ <", "score <", reason.partition(":")[0])
 
 
 def overlaps(
@@ -103,113 +88,105 @@ def _asked(problem: Problem) -> str:
     return " ".join((problem.question, *problem.choices))
 
 
-def in_test_set(found: Mapping[str, str] | None) -> str | None:
-    """The first suite that a problem was found in."""
+def in_test_set(found: Mapping[str, str] | None) -> Fault | None:
+    """Name the first suite that a problem was found in."""
     if not found:
         return None
     suite, id = next(iter(found.items()))
-    return f"in test set: {suite} {id.removeprefix(suite + '/')}"
+    return Fault(Reason.IN_TEST_SET, f"{suite} {id.removeprefix(suite + '/')}")
 
 
-def spoils(one: Trajectory, problem: Problem) -> str | None:
-    """A plan that states the answer or calculates."""
-    reason = plan.spoiler(one.plan, problem)
-    return f"spoils the answer: {reason}" if reason else None
+def spoils(one: Trajectory, problem: Problem) -> Fault | None:
+    """Reject a plan that states the answer or calculates."""
+    why = plan.spoiler(one.plan, problem)
+    return Fault(Reason.SPOILS, why) if why else None
 
 
-def not_good(one: Trajectory, mode: str, min_score: int, grade: "Grader", *, executed: bool) -> str | None:
-    """What the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a plan."""
+def not_good(one: Trajectory, problem: Problem, mode: str, min_score: int, *, executed: bool) -> Fault | None:
+    """Reject what the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a
+    plan."""
     if not one.plan:
-        return "empty plan"
+        return Fault(Reason.EMPTY_PLAN)
     if mode in ("plan", "both"):
         if one.score is None:
-            return "no score"
+            return Fault(Reason.NO_SCORE)
         if one.score < min_score:
-            return f"plan score {one.score} < {min_score}"
+            return Fault(Reason.LOW_SCORE, f"{one.score} < {min_score}")
     if executed and not one.execution.strip():
-        return "not executed"
+        return Fault(Reason.NOT_EXECUTED)
     if mode in ("answer", "both"):
-        if not one.answer:
-            return "no answer in the execution"
-        verdict = grade(one)
-        if not verdict.same:
-            return ("wrong answer: " if verdict.same is False else "answer cannot be checked: ") + verdict.how
+        return fault_of(grade(one, problem)) if one.answer else Fault(Reason.NO_ANSWER)
     return None
 
 
-class Grader:
-    """Whether a trajectory's answer is the problem's; each pair of answers is compared once."""
+def grade(one: Trajectory, problem: Problem) -> Verdict:
+    """Compare a trajectory's answer with the problem's; each pair of answers once."""
+    return _compared(one.answer or "", problem.answer, problem.choices)
 
-    def __init__(self, by_id: Mapping[str, Problem]) -> None:
-        self._by_id = by_id
-        self._verdicts: dict[tuple[Any, ...], Verdict] = {}
 
-    def __call__(self, one: Trajectory) -> Verdict:
-        problem = self._by_id[one.problem_id]
-        pair = (one.answer or "", problem.answer, problem.choices)
-        if pair not in self._verdicts:
-            self._verdicts[pair] = same_answer(pair[0], pair[1], choices=pair[2])
-        return self._verdicts[pair]
+@functools.cache
+def _compared(answer: str, gold: str, choices: tuple[str, ...]) -> Verdict:
+    return same_answer(answer, gold, choices=choices)
 
 
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def drop_copies(sieve: Sieve, by_id: Mapping[str, Problem], mode: str, seed: int) -> None:
+def drop_copies(sieve: Sieve, mode: str) -> None:
     """Of what is the same, or nearly, only the best stays."""
     if mode == "none":
         return
     questions: dict[str, Trajectory] = {}
     planned: dict[tuple[str, dedup.Words], Trajectory] = {}
 
-    def copied(one: Trajectory) -> str | None:
-        first = questions.setdefault(normalised(by_id[one.problem_id]), one)
+    def copied(one: Trajectory, problem: Problem) -> Fault | None:
+        first = questions.setdefault(normalised(problem), one)
         if first.problem_id != one.problem_id:
-            return f"duplicate: same question as {first.problem_id}"
+            return Fault(Reason.DUPLICATE, f"same question as {first.problem_id}")
         first = planned.setdefault((one.problem_id, dedup.words("\n".join(one.plan))), one)
-        return None if first is one else f"duplicate: same plan as {first.problem_id} sample {first.sample}"
+        return None if first is one else Fault(Reason.DUPLICATE, f"same plan as {_named(first)}")
 
     sieve.drop(copied)
     if mode == "minhash":
         left = tuple(sieve.left)
-        texts = [(_asked(by_id[one.problem_id]), "\n".join(one.plan)) for one in left]
-        copies = iter(dedup.near_copies(texts, seed=seed))
+        texts = [(_asked(sieve.by_id[one.problem_id]), "\n".join(one.plan)) for one in left]
+        copies = iter(dedup.near_copies(texts))
 
-        def nearly_copied(_: Trajectory) -> str | None:
+        def nearly_copied(_: Trajectory, __: Problem) -> Fault | None:
             at = next(copies)
-            return None if at is None else f"duplicate: nearly {left[at].problem_id} sample {left[at].sample}"
+            return None if at is None else Fault(Reason.DUPLICATE, f"nearly {_named(left[at])}")
 
         sieve.drop(nearly_copied)
+
+
+def _named(one: Trajectory) -> str:
+    return f"{one.problem_id} sample {one.sample}"
 
 
 def drop_all_but_best(sieve: Sieve, most: int) -> None:
     """Leave at most so many trajectories of a problem."""
     taken: Counter[str] = Counter()
 
-    def surplus(one: Trajectory) -> str | None:
+    def surplus(one: Trajectory, _: Problem) -> Fault | None:
         taken[one.problem_id] += 1
-        return f"not among the best {most}" if taken[one.problem_id] > most else None
+        return Fault(Reason.NOT_BEST) if taken[one.problem_id] > most else None
 
     sieve.drop(surplus)
 
 
-def mix(sieve: Sieve, problems: Sequence[Problem], weights: tuple[float, ...], seed: int) -> dict[str, Any]:
-    """Take as many problems of each source as its weight says, the scarcest one giving the measure; say what it did."""
-    sources = list(dict.fromkeys(problem.source for problem in problems))
-    source_of = {problem.id: problem.source for problem in problems}
-    ids: dict[str, set[str]] = {source: set() for source in sources}
-    for one in sieve.left:
-        ids[source_of[one.problem_id]].add(one.problem_id)
-    sizes = {source: len(ids[source]) for source in sources}
+def mix(sieve: Sieve, weights: tuple[float, ...], seed: int) -> None:
+    """Leave as many problems of each source as its weight says, the scarcest one giving the measure."""
     if not weights or not sieve.left:
-        return {source: {"problems": size, "taken": size} for source, size in sizes.items()}
-    share = _shares(weights, sizes)
-    scale = min(sizes[source] / share[source] for source in sources if share[source] > 0)
+        return
+    ids: dict[str, set[str]] = {problem.source: set() for problem in sieve.by_id.values()}
+    for one in sieve.left:
+        ids[sieve.by_id[one.problem_id].source].add(one.problem_id)
+    share = _shares(weights, {source: len(ids[source]) for source in ids})
+    scale = min(len(ids[source]) / share[source] for source in ids if share[source] > 0)
     # However little a source weighs, it is left out only where its weight is 0.
-    quota = {source: max(1, round(scale * share[source])) if share[source] else 0 for source in sources}
-    taken = {id for source in sources for id in _drawn(ids[source], quota[source], seed, "mix")}
-    sieve.drop(lambda one: None if one.problem_id in taken else f"over the weight {share[source_of[one.problem_id]]:g}")
-    return {source: {"problems": sizes[source], "weight": share[source], "taken": quota[source]} for source in sources}
+    quota = {source: max(1, round(scale * share[source])) if share[source] else 0 for source in ids}
+    taken = {id for source in ids for id in _drawn(ids[source], quota[source], seed, "mix")}
+    sieve.drop(lambda one, _: None if one.problem_id in taken else Fault(Reason.OVER_WEIGHT))
 
 
 def _shares(weights: tuple[float, ...], sizes: Mapping[str, int]) -> dict[str, float]:
@@ -228,7 +205,7 @@ def _shares(weights: tuple[float, ...], sizes: Mapping[str, int]) -> dict[str, f
 
 
 def validating(ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
-    """The problems to validate on: the same ones for every target."""
+    """Choose the problems to validate on: the same ones for every target."""
     ids = set(ids)
     size = round(share * len(ids))
     if share > 0 and len(ids) >= _LEAST_TO_VALIDATE:
@@ -237,7 +214,7 @@ def validating(ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
 
 
 def _drawn(ids: Iterable[str], size: int, seed: int, purpose: str) -> list[str]:
-    """A seeded sample without replacement; a larger one contains a smaller one, and each id draws for itself."""
+    """Draw a seeded sample without replacement; a larger one contains a smaller one, and each id draws for itself."""
 
     def number(id: str) -> bytes:
         return hashlib.sha256(f"{seed}\0{purpose}\0{id}".encode("utf-8", "surrogatepass")).digest()

@@ -59,7 +59,6 @@ End with the final answer in \\boxed{{}}.
 {problem}
 </problem>
 {plan}"""
-# It begins as EXECUTE does: that is how an estimate knows what is asked.
 EXECUTE_CODE = """\
 Solve the problem by following the plan step by step. Show the working of each step briefly.
 The problem is the beginning of a program. End with the whole function, with the imports it needs, in one ```python

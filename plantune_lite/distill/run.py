@@ -13,43 +13,46 @@ however often it is asked, is left out; only where that happens to many, one aft
 """
 
 import asyncio
-import math
-import os
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.distill.filters import counted
-from plantune_lite.distill.problem import Check, distil, worked
+from plantune_lite.distill.problem import Check, Distiller, worked
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.recipe.schema import Distill
+from plantune_lite.runs.job import Progress
 from plantune_lite.teacher.ledger import BudgetError
 from plantune_lite.teacher.provider import UnansweredError
-from plantune_lite.terminal import duration, printable, redrawn
-from plantune_lite.types import Ask, PlantuneError, Problem
+from plantune_lite.terminal import duration
+from plantune_lite.types import Ask, PlantuneError, Problem, Rejected, Trajectory
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
 _HOPELESS = 20  # problems one after another that the teacher could not answer
-_EVERY_SECONDS = 10.0  # a line of progress
+_LOOK_SECONDS = 0.3  # between two looks at how far it is
+_KEPT, _REJECTED = "trajectories.jsonl", "rejected.jsonl"
+_DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Who is asked, by its name in what is kept, and about how many problems at once; `status` is its line."""
+
+    ask: Ask
+    name: str
+    status: Callable[[], str] = lambda: ""
+    at_once: int = AT_ONCE
 
 
 async def distill_all(
-    problems: Sequence[Problem],
-    ask: Ask | None,
-    part: Distill,
-    out: Path,
-    *,
-    teacher: str,
-    check: Check | None = None,
-    status: Callable[[], str] = lambda: "",
-    at_once: int = AT_ONCE,
+    problems: Sequence[Problem], teaching: Teaching | None, part: Distill, out: Path, check: Check | None = None
 ) -> dict[str, Any]:
-    """Distil every problem that is not done yet, so many at once; `ask` None takes worked solutions.
+    """Distil every problem that is not done yet; from worked solutions where nobody teaches.
 
-    `check` judges programs, where they may be run; `status` is the teacher's line.
+    `check` judges programs, where they may be run.
     """
     programs = sum(problem.kind == "code" for problem in problems)
     if programs and check is None:
@@ -57,161 +60,149 @@ async def distill_all(
             f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
             "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
         )
-    if ask is not None and part.plan_from == "solution" and not any(one.solution or one.steps for one in problems):
-        raise PlantuneError(
-            f"distill.plan_from is 'solution', but none of the {len(problems)} problems has one: name their column in "
-            "problems.solution, or set distill.plan_from=question"
-        )
-    judge = {} if check is None else {"check": check}
-    done = _done_before(out)
-    todo = iter([problem for problem in problems if problem.id not in done])
-    workers = min(at_once, len(problems) - len(done))
-    counts = Counter(kept=_lines(out / "trajectories.jsonl"))
-    live = Live(len(problems), len(done), counts, status)
-    stopping = False
-    unpaid: list[BudgetError] = []
-    unanswered: list[UnansweredError] = []
-    in_a_row = 0  # of the unanswered
+    return await _Distillation(problems, teaching, part, out, check).run()
 
-    with (
-        JsonlWriter(out / "trajectories.jsonl") as trajectories,
-        JsonlWriter(out / "rejected.jsonl") as rejects,
-        JsonlWriter(out / _DONE) as finished,
-    ):
 
-        async def work() -> None:
-            nonlocal stopping, in_a_row
+@dataclass
+class _Distillation:
+    """The problems that are still to do, and what has become of the others."""
+
+    problems: Sequence[Problem]
+    teaching: Teaching | None
+    part: Distill
+    out: Path
+    check: Check | None
+    stopping: bool = False
+    unpaid: list[BudgetError] = field(default_factory=list)
+    unanswered: list[UnansweredError] = field(default_factory=list)
+    unanswered_in_a_row: int = 0
+
+    def __post_init__(self) -> None:
+        done = _done_before(self.out)
+        self.todo = iter([problem for problem in self.problems if problem.id not in done])
+        self.done = self.done_before = len(done)
+        self.kept = sum(1 for _ in _rows(self.out / _KEPT))
+        self.show, self.began = Progress(), time.monotonic()
+
+    async def run(self) -> dict[str, Any]:
+        """Work on many at once; sum up what the folder holds then."""
+        at_once = self.teaching.at_once if self.teaching else AT_ONCE
+        workers = min(at_once, len(self.problems) - self.done)
+        out = self.out
+        with (
+            JsonlWriter(out / _KEPT) as kept,
+            JsonlWriter(out / _REJECTED) as rejected,
+            JsonlWriter(out / _DONE) as done,
+        ):
+            work = (self._work(kept, rejected, done) for _ in range(workers))
+            telling = asyncio.create_task(self._tell())
             try:
-                for problem in todo:  # shared: each worker takes the next
-                    if stopping:
-                        return
-                    try:
-                        found = worked(problem) if ask is None else await distil(problem, ask, part, teacher, **judge)
-                    except BudgetError as error:  # others may need no further call: the ledger has all of theirs
-                        unpaid.append(error)
-                        continue
-                    except UnansweredError as error:
-                        unanswered.append(error)
-                        in_a_row += 1
-                        if in_a_row >= min(_HOPELESS, len(problems)):
-                            raise
-                        continue
-                    in_a_row = 0
-                    for made in found.kept:
-                        trajectories.write(made)
-                    for made in found.rejected:
-                        rejects.write(made)
-                        counts[counted(made.reason)] += 1
-                    finished.write({"problem_id": problem.id})
-                    counts["kept"] += len(found.kept)
-                    live.problem_done()
-                    await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
-            except BaseException:
-                stopping = True  # no worker begins another problem
-                raise
+                results = await asyncio.gather(*work, return_exceptions=True)
+            finally:
+                telling.cancel()
+                if time.monotonic() - self.began > _LOOK_SECONDS:
+                    self.show(self._line(), last=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return self._summary()
 
-        telling = asyncio.create_task(live.tell())
+    async def _work(self, kept: JsonlWriter, rejected: JsonlWriter, done: JsonlWriter) -> None:
         try:
-            results = await asyncio.gather(*(work() for _ in range(workers)), return_exceptions=True)
-        finally:
-            telling.cancel()
-            live.end()
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    if unpaid and not _lines(out / "trajectories.jsonl"):
-        raise unpaid[0]
-    summary = _summary(out, len(problems), teacher)
-    if unanswered:
-        why = f"the teacher could not answer: {unanswered[0].why}"
-        summary["line"] += f"; {len(unanswered)} left out ({why}), which --again distill asks anew"
-        summary["unanswered"] = len(unanswered)
-    if unpaid:
-        summary |= {"partial": True, "problems_done": len(problems) - len(unpaid) - len(unanswered)}
-    return summary
+            for problem in self.todo:  # shared: each worker takes the next
+                if self.stopping:
+                    return
+                if (found := await self._distilled(problem)) is None:
+                    continue
+                for made in found:
+                    (rejected if isinstance(made, Rejected) else kept).write(made)
+                    self.kept += not isinstance(made, Rejected)
+                done.write({"problem_id": problem.id})
+                self.done += 1
+                await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
+        except BaseException:
+            self.stopping = True  # no worker begins another problem
+            raise
+
+    async def _distilled(self, problem: Problem) -> list[Trajectory] | None:
+        """Return what came of a problem; None where it must be left out or left for the next time."""
+        if self.teaching is None:
+            return [worked(problem)]
+        try:
+            teaching = self.teaching
+            found = await Distiller(problem, teaching.ask, self.part, teaching.name, self.check).run()
+        except BudgetError as error:  # others may need no further call: the ledger has all of theirs
+            self.unpaid.append(error)
+            return None
+        except UnansweredError as error:
+            self.unanswered.append(error)
+            self.unanswered_in_a_row += 1
+            if self.unanswered_in_a_row >= min(_HOPELESS, len(self.problems)):
+                raise
+            return None
+        self.unanswered_in_a_row = 0
+        return found
+
+    def _summary(self) -> dict[str, Any]:
+        problems, name = len(self.problems), self.teaching.name if self.teaching else "worked"
+        unpaid, unanswered = self.unpaid, self.unanswered
+        kept = [row["problem_id"] for row in _rows(self.out / _KEPT)]
+        if unpaid and not kept:
+            raise unpaid[0]
+        reasons = Counter(row["reason"] for row in _rows(self.out / _REJECTED)).most_common()
+        line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {name}"
+        if reasons:
+            line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons)
+        if unanswered:
+            why = f"the teacher could not answer: {unanswered[0].why}"
+            line += f"; {len(unanswered)} left out ({why}), which --again distill asks anew"
+        summary = {
+            "line": line,
+            "problems": problems,
+            "problems_kept": len(set(kept)),
+            "trajectories": len(kept),
+            "rejected": dict(reasons),
+            "teacher": name,
+        }
+        if unanswered:
+            summary["unanswered"] = len(unanswered)
+        if unpaid:
+            summary |= {"partial": True, "problems_done": problems - len(unpaid) - len(unanswered)}
+        return summary
+
+    async def _tell(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            self.show(self._line())
+
+    def _line(self) -> str:
+        parts = [f"{self.done} of {len(self.problems)} problems", f"{self.kept} kept"]
+        if self.teaching:
+            parts.append(self.teaching.status())
+        if made := self.done - self.done_before:
+            pace = (time.monotonic() - self.began) / made
+            parts.append(f"{duration(pace * (len(self.problems) - self.done))} left")
+        return "; ".join(part for part in parts if part)
 
 
 def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
-    """All problems, where the most that they can cost is there; else as many as that money can bring to their end: it
-    must not all be spent on beginnings."""
+    """Return all problems, where the most that they can cost is there; else as many as that money can bring to their
+    end: it must not all be spent on beginnings."""
     if most_usd <= left_usd:
         return _AT_ONCE_IN_BATCHES
     return min(_AT_ONCE_IN_BATCHES, max(AT_ONCE, int(problems * left_usd / most_usd)))
 
 
-def small_batches(at_once: int, problems: int, enough_usd: float) -> str:
-    """What a budget near what all may cost means for the nights that it takes."""
-    return (
-        f"distill.max_usd covers {at_once:,} of {problems:,} problems at their dearest, so batches come one after "
-        f"another, hours each; with distill.max_usd={math.ceil(100 * enough_usd) / 100:g} all go together"
-    )
-
-
-_DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
-
-
 def _done_before(out: Path) -> set[str]:
-    made = [out / name for name in ("trajectories.jsonl", "rejected.jsonl")]
+    made = [out / _KEPT, out / _REJECTED]
     if not all(path.is_file() for path in made):
         (out / _DONE).unlink(missing_ok=True)  # what was done is not here any more
-    done = {row["problem_id"] for row in read_jsonl(out / _DONE)} if (out / _DONE).is_file() else set()
+    done = {row["problem_id"] for row in _rows(out / _DONE)}
     for path in made:
-        if path.is_file() and any(row["problem_id"] not in done for row in read_jsonl(path)):
-            write_records(path, (row for row in read_jsonl(path) if row["problem_id"] in done))
+        if any(row["problem_id"] not in done for row in _rows(path)):
+            write_records(path, (row for row in _rows(path) if row["problem_id"] in done))
     return done
 
 
-def _lines(path: Path) -> int:
-    return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
-
-
-def _summary(out: Path, problems: int, teacher: str) -> dict[str, Any]:
-    kept = [row["problem_id"] for row in read_jsonl(out / "trajectories.jsonl")]
-    reasons = Counter(counted(row["reason"]) for row in read_jsonl(out / "rejected.jsonl"))
-    line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {teacher}"
-    if reasons:
-        line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-    return {
-        "line": line,
-        "problems": problems,
-        "problems_kept": len(set(kept)),
-        "trajectories": len(kept),
-        "rejected": dict(reasons.most_common()),
-        "teacher": teacher,
-    }
-
-
-class Live:
-    """Where a distillation stands: one line redrawn on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, problems: int, done: int, counts: Counter[str], status: Callable[[], str]) -> None:
-        self._problems, self._done, self._began_with = problems, done, done
-        self._counts, self._status = counts, status
-        self._began = time.monotonic()
-        self._shown = False
-        self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
-
-    def problem_done(self) -> None:
-        """Count one more problem."""
-        self._done += 1
-
-    async def tell(self) -> None:
-        """Show where it stands, again and again."""
-        while True:
-            await asyncio.sleep(0.3 if self._redraws else _EVERY_SECONDS)
-            self._show("\r" if self._redraws else "\n")
-
-    def end(self) -> None:
-        """The last line, if there was one before."""
-        if self._shown:
-            self._show("\n")
-
-    def _show(self, end: str) -> None:
-        self._shown = True
-        made = self._done - self._began_with
-        pace = (time.monotonic() - self._began) / max(1, made)
-        counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common() if count)
-        left = f"{duration(pace * (self._problems - self._done))} left" if made else ""
-        parts = [f"{self._done} of {self._problems} problems", counts, self._status(), left]
-        line = "; ".join(part for part in parts if part)
-        print(redrawn(line, last=end == "\n") if self._redraws else printable(line) + end, end="", flush=True)
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return read_jsonl(path) if path.is_file() else iter(())

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill import cost
-from plantune_lite.distill.corpus import build_corpus
-from plantune_lite.distill.problem import CUT_OFF
-from plantune_lite.distill.run import AT_ONCE, at_once_in_batches, distill_all, small_batches
+from plantune_lite.distill.corpus import Wanted, build_corpus
+from plantune_lite.distill.reasons import Reason
+from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
 from plantune_lite.files import from_row, read_jsonl, read_records
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
@@ -31,30 +31,23 @@ def run_distill(job: Job) -> dict[str, Any]:
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     part, check = job.recipe.distill, _check(job, pool)
     if part.teacher == "worked":
-        return asyncio.run(distill_all(pool, None, part, job.out, teacher="worked", check=check))
-    with ledger.recorded(home(job.run) / LEDGER) as known:
-        bill, *_ = cost.distillation(pool, part, os.environ, recorded=known)
-    ((name, calls, _, usd, _),) = cost.rows([bill])
-    job.say(f"{name}: {calls} calls, {usd} for all of it; " + _limit(part.max_usd))
-
-    generate, student = self_teacher(job) if part.teacher == "self" else (None, None)
+        return asyncio.run(distill_all(pool, None, part, job.out, check))
+    bill = cost.distillation(pool, part, os.environ)
+    limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
+    job.say(f"{bill} for all of it; {limit}")
+    own = self_teacher(job) if part.teacher == "self" else None
 
     async def ask_for_all() -> dict[str, Any]:
         path = home(job.run) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
-            opened = teacher.open_teacher(
-                part, calls, seed=job.recipe.seed, generate=generate, student=student, say=job.say
-            )
+            opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             at_once = AT_ONCE
             if part.batch:
                 left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
                 at_once = at_once_in_batches(len(pool), bill.usd[1], left)
-                if at_once < len(pool):
-                    job.say(small_batches(at_once, len(pool), part.max_usd + bill.usd[1] - left))
             async with opened as ask:
-                found = await distill_all(
-                    pool, ask, part, job.out, teacher=ask.model, check=check, status=ask.status, at_once=at_once
-                )
+                teaching = Teaching(ask, ask.model, ask.status, at_once)
+                found = await distill_all(pool, teaching, part, job.out, check)
             return {**found, **calls.totals()}
 
     found = asyncio.run(ask_for_all())
@@ -62,7 +55,7 @@ def run_distill(job: Job) -> dict[str, Any]:
 
 
 def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
-    """The summary of a distillation that the budget ended: how far it came, and how it goes on."""
+    """Sum up a distillation that the budget ended: how far it came, and how it goes on."""
     line = (
         f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent or "
         f"reserved and the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run "
@@ -72,7 +65,7 @@ def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, A
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
-    """What judges programs, where there are some and they may be run; said before anything is spent."""
+    """Return what judges programs, where there are some and they may be run; said before anything is spent."""
     if not (job.recipe.evaluate.allow_code and any(one.kind == "code" for one in pool)):
         return None
     if why := sandbox.why_not():
@@ -80,44 +73,38 @@ def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdic
     return lambda problem, text: code.grade_code(problem, text).verdict
 
 
-def _limit(max_usd: float | None) -> str:
-    return "distill.max_usd sets a limit" if max_usd is None else f"never more than ${max_usd:.2f}"
-
-
 def run_corpus(job: Job) -> dict[str, Any]:
     """Filter the trajectories into training rows."""
     pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
     suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
     suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
-    sft = job.recipe.sft
-    return build_corpus(
-        _trajectories(job.run),
-        pool,
-        suites,
-        job.recipe.corpus,
-        job.out,
+    recipe, sft = job.recipe, job.recipe.sft
+    wanted = Wanted(
+        recipe.corpus,
         target=sft.target if sft else "plan+solution",
         solutions=sft.solutions if sft else "teacher",
-        seed=job.recipe.seed,
-        min_score=job.recipe.distill.min_score,
+        seed=recipe.seed,
+        distilled_at=recipe.distill.min_score,
         about={
-            "name": job.recipe.name,
-            "recipe": json.loads(to_json(job.recipe)),
+            "name": recipe.name,
+            "recipe": json.loads(to_json(recipe)),
             "origin": job.earlier["problems"]["origin"],
         },
     )
+    return build_corpus(_trajectories(job.run), pool, suites, wanted, job.out)
 
 
 def _trajectories(run: Path) -> Iterator[Trajectory]:
-    """Everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
+    """Yield everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
     for name in ("trajectories.jsonl", "rejected.jsonl"):
         for row in read_jsonl(run / name):
-            if row.pop("reason", "") != CUT_OFF:
+            row.pop("detail", "")
+            if row.pop("reason", "") != Reason.EXECUTION_CUT_OFF:
                 yield from_row(Trajectory, row)
 
 
-def self_teacher(job: Job) -> tuple[Generate, str]:
-    """The untuned student, to plan for itself, and the name its calls are kept under."""
+def self_teacher(job: Job) -> tuple[str, Generate]:
+    """Return the untuned student, to plan for itself, behind the name its calls are kept under."""
     try:
         part = job.recipe.student
         loaded = load_student(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
@@ -127,4 +114,4 @@ def self_teacher(job: Job) -> tuple[Generate, str]:
             "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
         ) from None
     weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
-    return loaded.generate, f"{loaded.source.repo}{weights}:{part.bits}bit"
+    return f"{loaded.source.repo}{weights}:{part.bits}bit", loaded.generate

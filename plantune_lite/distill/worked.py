@@ -15,6 +15,7 @@ A solution with its numbers blanked is no plan, so a step of which neither can b
 import re
 from dataclasses import dataclass
 
+from plantune_lite.distill.reasons import Reason
 from plantune_lite.plan import clean_step, split_steps, with_answer
 from plantune_lite.types import Problem
 
@@ -31,26 +32,26 @@ class Worked:
 
     plan: tuple[str, ...]
     execution: str
-    reason: str = ""
+    reason: Reason | None = None
 
 
 def plan_of(problem: Problem) -> Worked:
-    """The plan in a problem's worked solution."""
+    """Take the plan out of a problem's worked solution."""
     steps = problem.steps
     if not steps and not problem.solution:
-        return Worked((), "", "no worked solution")
+        return Worked((), "", Reason.NO_WORKED_SOLUTION)
     execution = with_answer("\n".join(steps) if steps else problem.solution or "", problem.answer)
     if given := problem.extra.get("plan"):
         lines = split_steps(given) if isinstance(given, str) else [str(line) for line in given]
     elif questions := problem.extra.get("subquestions"):
         if len(questions) != len(steps):
-            return Worked((), execution, "sub-questions and steps do not match")
+            return Worked((), execution, Reason.UNMATCHED_QUESTIONS)
         lines = [_from_question(str(question), step) for question, step in zip(questions, steps, strict=True)]
     else:
         lines = [_from_step(step) for step in steps]
     plan = tuple(clean_step(line) for line in lines)
     if not plan or not all(plan):
-        return Worked((), execution, "no plan in the worked solution")
+        return Worked((), execution, Reason.NO_WORKED_PLAN)
     return Worked(plan, execution)
 
 

@@ -190,7 +190,7 @@ def of_server(
     """Replies of an OpenAI-compatible server; many prompts at once, `apart` from those to others (teacher.py)."""
     part = Distill(address, model=model, thinking=None)
     with asyncio.Runner() as loop:
-        teacher = open_teacher(part, ledger, seed=0, environ=environ)
+        teacher = open_teacher(part, ledger, environ=environ)
         ask = loop.run(teacher.__aenter__())
 
         async def all_of(prompts: Sequence[Messages], sampling: Sampling, apart: str) -> list[list[Reply]]:

@@ -74,7 +74,7 @@ class Corpus:
     min_score: int | None = knob(None, low=-100, high=100)  # None = distill.min_score; to raise it asks nobody
     per_problem: int = knob(1, low=1)  # the best k
     spoilers: Literal["drop", "keep"] = "drop"  # plans that contain the answer or compute
-    dedup: Literal["none", "exact", "minhash"] = "minhash"
+    dedup: Literal["none", "exact", "minhash"] = "minhash"  # the last drops near copies too, by comparing all pairs
     decontaminate: int = knob(13, low=0)  # words in a row shared with a suite; 0 = off
     validation: float = knob(0.05, low=0, high=0.5)  # share of problems
     weights: tuple[float, ...] = ()  # one a source; empty = as they come

@@ -18,11 +18,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from plantune_lite.files import read_jsonl, write_whole
-from plantune_lite.teacher.gemini import Gemini
+from plantune_lite.teacher.gemini import Gemini, contents_of, outcome_of
 from plantune_lite.teacher.ledger import call_key
 from plantune_lite.teacher.provider import Failed, Outcome, Request
 
@@ -32,7 +31,6 @@ _QUIET_SECONDS = 2.0  # nobody asked for so long: the batch goes
 _PAUSES = (5.0, 120.0)  # seconds between two looks at a batch, the first and the longest
 _AGAIN = 2  # times a call goes into another batch when its own brought no reply
 _FORGET_SECONDS = 7 * 86_400.0  # Google keeps no batch that long
-_SETTLED_SECONDS = 60.0  # after which a reply that was taken is in the ledger for sure
 _HTTP = {3: 400, 4: 408, 5: 404, 7: 403, 8: 429, 16: 401}  # google.rpc.Code of an item -> status; else the server's own
 
 
@@ -43,7 +41,6 @@ class _Batch:
     keys: frozenset[str]  # of its calls
     left: set[str]  # of calls whose replies were not taken yet
     ended: "asyncio.Task[_End] | None" = None
-    taken_at: float | None = None  # when the last reply was
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class _End:
 @dataclass(frozen=True)
 class _Waiting:
     request: Request
-    batch: "asyncio.Future[tuple[_Batch, Any]]"  # with the config that was sent
+    batch: "asyncio.Future[_Batch]"
 
 
 class GeminiBatch(Gemini):
@@ -80,33 +77,27 @@ class GeminiBatch(Gemini):
         self._waiting: dict[str, _Waiting] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._sending: set[asyncio.Task[None]] = set()
-        self._began = time.time()
-
-    async def open(self) -> None:
-        """Find out what an earlier process left under way."""
-        rows = list(read_jsonl(self._kept)) if self._kept.is_file() else []
-        for row in rows:
+        for row in read_jsonl(kept) if kept.is_file() else ():  # what an earlier process left under way
             if row["at"] > time.time() - _FORGET_SECONDS:
                 batch = _Batch(row["name"], row["at"], frozenset(row["keys"]), set(row["keys"]))
                 self._batches.append(batch)
                 self._earlier.update(dict.fromkeys(batch.keys, batch))
 
     def under_way(self, request: Request) -> bool:
-        """Whether an earlier process sent it in a batch that may still bring its reply."""
+        """Tell whether an earlier process sent it in a batch that may still bring its reply."""
         return _key(self.model, request) in self._earlier
 
-    async def attempt(self, request: Request) -> list[Outcome]:
-        """The reply out of the batch that this request ends up in, or is in already."""
+    async def attempt(self, request: Request) -> Outcome:
+        """Return the reply out of the batch that this request ends up in, or is in already."""
         key = _key(self.model, request)
         for _ in range(1 + _AGAIN):
-            if (batch := self._earlier.pop(key, None)) is not None:
-                config = self._config(request)
-            else:
-                batch, config = await self._joined(key, request)
-            end = await self._end(batch)
-            self._take(batch, key)
+            batch = self._earlier.pop(key, None) or await self._joined(key, request)
+            if batch.ended is None:
+                batch.ended = asyncio.create_task(self._looked_after(batch.name))
+            end = await asyncio.shield(batch.ended)
+            batch.left.discard(key)
             if (reply := end.replies.get(key)) is not None:
-                return self._read(reply, request, config)
+                return self._read(reply)
         raise Failed(
             "refused",
             f"Gemini's batches brought no reply to a call {1 + _AGAIN} times; the last, {batch.name}, ended as "
@@ -118,30 +109,21 @@ class GeminiBatch(Gemini):
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)  # a batch being made is paid for: note its name
-        going = [batch for batch in self._batches if self._goes_on(batch)]
-        looking = [batch.ended for batch in self._batches if batch.ended is not None]
-        for task in looking:
+        looking = {batch.name: batch.ended for batch in self._batches if batch.ended is not None}
+        going = [name for name, task in looking.items() if not task.done()]
+        for task in looking.values():
             task.cancel()
-        await asyncio.gather(*looking, return_exceptions=True)
-        if self._batches:
-            self._save(settled_seconds=0.0)
+        await asyncio.gather(*looking.values(), return_exceptions=True)
+        self._batches = [batch for batch in self._batches if batch.left]  # the ledger has the replies of the others
+        self._save()
         if going:
-            names = ", ".join(batch.name for batch in going)
-            calls = sum(len(batch.left) for batch in going)
-            self._say(
-                f"{names} ({calls:,} calls) is not done and goes on at Gemini; the same command takes the replies"
-            )
+            self._say(f"{', '.join(going)} is not done and goes on at Gemini; the same command takes the replies")
         await super().close()
-
-    def _goes_on(self, batch: _Batch) -> bool:
-        if batch.ended is None:
-            return batch.at >= self._began  # an earlier one that nobody asked for needs no word
-        return not batch.ended.done()
 
     # --- into a batch
 
-    async def _joined(self, key: str, request: Request) -> tuple[_Batch, Any]:
-        """The next batch, once it is made."""
+    async def _joined(self, key: str, request: Request) -> _Batch:
+        """Return the next batch, once it is made."""
         loop = asyncio.get_running_loop()
         waiting = self._waiting.setdefault(key, _Waiting(request, loop.create_future()))
         if self._timer is not None:
@@ -160,14 +142,15 @@ class GeminiBatch(Gemini):
     async def _make(self, waiting: Mapping[str, _Waiting]) -> None:
         from google.genai import types
 
-        configs = {key: self._config(one.request) for key, one in waiting.items()}
         requests = [
-            types.InlinedRequest(contents=self._contents(one.request), config=configs[key], metadata={"key": key})
+            types.InlinedRequest(
+                contents=contents_of(one.request), config=self._config(one.request), metadata={"key": key}
+            )
             for key, one in waiting.items()
         ]
         about = {"display_name": f"plantune, {len(requests)} calls"}
         try:
-            with self._in_our_words(next(iter(configs.values()))):
+            with self._in_our_words():
                 job = await self._opened().aio.batches.create(model=self.model, src=requests, config=about)
             batch = _Batch(job.name, time.time(), frozenset(waiting), set(waiting))
             self._batches.append(batch)
@@ -180,18 +163,13 @@ class GeminiBatch(Gemini):
                 one.batch.exception()  # heard, even where whoever asked is gone
             return
         self._say(f"{batch.name}: {len(requests):,} calls sent as one batch, at half the price")
-        for key, one in waiting.items():
-            one.batch.set_result((batch, configs[key]))
+        for one in waiting.values():
+            one.batch.set_result(batch)
 
     # --- out of it again
 
-    async def _end(self, batch: _Batch) -> _End:
-        if batch.ended is None:
-            batch.ended = asyncio.create_task(self._looked_after(batch.name))
-        return await asyncio.shield(batch.ended)
-
     async def _looked_after(self, name: str) -> _End:
-        """How a batch ended; looking costs nothing, so trouble with it only means looking again."""
+        """Return how a batch ended; looking costs nothing, so trouble with it only means looking again."""
         pause, longest = self._pauses
         troubled = False
         while True:
@@ -212,9 +190,9 @@ class GeminiBatch(Gemini):
             pause = min(longest, 1.5 * pause)
 
     async def _job(self, name: str) -> Any:
-        from google.genai import errors, types
+        from google.genai import errors
 
-        with self._in_our_words(types.GenerateContentConfig()):
+        with self._in_our_words():
             try:
                 return await self._opened().aio.batches.get(name=name)
             except errors.APIError as error:
@@ -222,24 +200,14 @@ class GeminiBatch(Gemini):
                     return None
                 raise
 
-    def _read(self, reply: Any, request: Request, config: Any) -> list[Outcome]:
+    def _read(self, reply: Any) -> Outcome:
         if reply.response is not None:
-            return self._outcomes(reply.response, request)
+            return outcome_of(reply.response)
         code, message = (reply.error.code or 0, reply.error.message or "") if reply.error else (0, "no reply")
-        status = _HTTP.get(code, 500)
-        raise self._refused(SimpleNamespace(code=status, message=message, status=f"code {code}", details=None), config)
+        raise self._refused(_HTTP.get(code, 500), message or f"code {code}")
 
-    # --- what is under way, on disk
-
-    def _take(self, batch: _Batch, key: str) -> None:
-        batch.left.discard(key)
-        if not batch.left:
-            batch.taken_at = time.time()
-
-    def _save(self, settled_seconds: float = _SETTLED_SECONDS) -> None:
-        """A batch stays in the file until the ledger has the last of its replies."""
-        limit = time.time() - settled_seconds
-        self._batches = [batch for batch in self._batches if batch.taken_at is None or batch.taken_at > limit]
+    def _save(self) -> None:
+        """Write down what is under way, and until the end also what was taken: the ledger may not have all of it."""
         rows = [{"name": batch.name, "at": batch.at, "keys": sorted(batch.keys)} for batch in self._batches]
         if rows:
             write_whole(self._kept, "".join(json.dumps(row) + "\n" for row in rows))
@@ -248,7 +216,7 @@ class GeminiBatch(Gemini):
 
 
 def _key(model: str, request: Request) -> str:
-    """The same for the same request in another process; says nothing of the prompt."""
+    """Return the same for the same request in another process; says nothing of the prompt."""
     sampling = request.sampling
-    key = call_key(model, request.messages, sampling, request.schema, sample=0, n=sampling.n, thinking=request.thinking)
+    key = call_key(model, request.messages, sampling, request.schema, sample=0, n=1, thinking=request.thinking)
     return key[:20]

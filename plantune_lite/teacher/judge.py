@@ -1,6 +1,6 @@
 """The teacher as judge of a student's plan: five points, from another way altogether to the same way.
 
-    opened = open_teacher(part, ledger, seed=0)
+    opened = open_teacher(part, ledger)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
         judge = teacher_judge(ask, portal)
         judge([question], [plan], [reference]) -> [0.75]
@@ -12,12 +12,11 @@ is an error, as everywhere. A reply without a score on the scale is None: `rewar
 
 import asyncio
 import functools
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from plantune_lite.plan import chat, render
-from plantune_lite.types import Ask, Reply, Sampling
+from plantune_lite.types import Ask, Sampling
 
 Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]
 
@@ -46,7 +45,7 @@ _SCALE = (0, 0.25, 0.5, 0.75, 1)
 
 @functools.cache
 def shape() -> type:
-    """What a judgement looks like. pydantic is slow to import."""
+    """Return what a judgement looks like. pydantic is slow to import."""
     from pydantic import BaseModel
 
     class Compared(BaseModel):
@@ -57,13 +56,12 @@ def shape() -> type:
 
 
 def score_in(text: str) -> float | None:
-    """The score of a judgement, if it is one and on the scale."""
+    """Return the score of a judgement, if it is one and on the scale."""
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
+        score = shape().model_validate_json(text, strict=True).score
+    except ValueError:
         return None
-    score = said.get("score") if isinstance(said, dict) else None
-    return float(score) if isinstance(score, int | float) and not isinstance(score, bool) and score in _SCALE else None
+    return score if score in _SCALE else None
 
 
 def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
@@ -74,7 +72,10 @@ def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
         replies = await asyncio.gather(
             *(ask(chat(prompt), sampling, shape()) for prompt in prompts), return_exceptions=True
         )  # what is sent is paid for, so none is left alone when another fails
-        return [score_in(_one(reply).text) for reply in replies]
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return [score_in(reply.text) for (reply,) in replies]
 
     def judge(
         questions: Sequence[str], plans: Sequence[Sequence[str]], references: Sequence[Sequence[str]]
@@ -88,9 +89,3 @@ def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
         return [scores[prompt] for prompt in prompts]
 
     return judge
-
-
-def _one(replies: list[Reply] | BaseException) -> Reply:
-    if isinstance(replies, BaseException):
-        raise replies
-    return replies[0]

@@ -16,13 +16,14 @@ import queue
 import sqlite3
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from plantune_lite.files import from_row, write_whole
 from plantune_lite.runs.folder import BATCHES, LEDGER
+from plantune_lite.teacher.provider import shape_of
 from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
 _TABLES = """
@@ -57,15 +58,11 @@ class BudgetError(PlantuneError, RuntimeError):
 def call_key(
     model: str, messages: Messages, sampling: Sampling, schema: type | None, *, sample: int, **extra: Any
 ) -> str:
-    """What makes a call this call: model, prompt, settings and the number of the sample."""
+    """Hash what makes a call this call: model, prompt, settings and the number of the sample."""
     settings = {name: value for name, value in dataclasses.asdict(sampling).items() if name != "n"}
-    shape = None if schema is None else f"{schema.__name__} {json.dumps(_shape(schema), sort_keys=True)}"
+    shape = None if schema is None else f"{schema.__name__} {json.dumps(shape_of(schema), sort_keys=True)}"
     parts = [model, list(messages), settings, shape, sample, extra]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _shape(schema: type) -> Any:
-    return schema.model_json_schema() if hasattr(schema, "model_json_schema") else repr(schema)
 
 
 class Ledger:
@@ -102,13 +99,14 @@ class Ledger:
 
     @property
     def spent_usd(self) -> float:
-        """What this run has spent, with what is reserved for calls in flight, now or when a kill came."""
+        """Return what this run has spent, with what is reserved for calls in flight, now or when a kill came."""
         return self._spent
 
     def reply(self, key: str) -> Reply | None:
-        """The reply to a call that was asked before; None where it must still be asked."""
+        """Return the reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
-            return _reply(self._db, key)
+            row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
+        return None if row is None else from_row(Reply, json.loads(row[0]))
 
     async def reserve(self, key: str, *, model: str, worst_usd: float, under_way: bool = False) -> None:
         """Put a call's worst case on disk before it is sent; refuses where that could pass the budget. A call that is
@@ -234,34 +232,6 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
         return  # the loop was closed under a cancelled call; the write itself is done
 
 
-@contextmanager
-def recorded(path: Path) -> Iterator[Callable[[str], Reply | None] | None]:
-    """The replies of a ledger that is only looked into; None where there is none, or another plantune holds it."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0) if path.is_file() else None
-    if db is None:
-        yield None
-        return
-    with closing(db):
-        try:
-            db.execute("SELECT key FROM calls LIMIT 1").fetchone()
-        except sqlite3.Error:
-            yield None
-        else:
-            yield lambda key: _reply_if_free(db, key)
-
-
-def _reply_if_free(db: sqlite3.Connection, key: str) -> Reply | None:
-    """None too where another plantune has taken the ledger meanwhile."""
-    with suppress(sqlite3.Error):
-        return _reply(db, key)
-    return None
-
-
-def _reply(db: sqlite3.Connection, key: str) -> Reply | None:
-    row = db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
-    return None if row is None else from_row(Reply, json.loads(row[0]))
-
-
 # --- the copy in the mirror -------------------------------------------------------------------------------------------
 
 
@@ -294,12 +264,8 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
             return
         with Ledger(ledger, run="") as calls:
             calls.take_from(image)
-    except sqlite3.DatabaseError as error:
-        raise RunError(f"{copy} is no ledger ({error}); fix the mirror, or leave --mirror out") from None
-    except OSError as error:
-        raise RunError(
-            f"{copy} cannot be read back ({error.strerror or error}); fix the mirror, or leave --mirror out"
-        ) from None
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise RunError(f"{copy} cannot be read back ({error}); fix the mirror, or leave --mirror out") from None
 
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage

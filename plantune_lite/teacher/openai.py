@@ -1,9 +1,9 @@
 """Any server that speaks OpenAI's chat completions (Ollama, vLLM, llama.cpp, OpenRouter): one request and its outcome.
 
-Request(messages=messages, sampling=Sampling(n=1), schema=None) -> [Outcome(what="ok", text="1. Divide ...", ...)]
+Request(messages=messages, sampling=Sampling()) -> Outcome(what="ok", text="1. Divide ...", ...)
 
-Servers agree on messages and differ in everything else. A field that one refuses by name is left out, or said in
-words, for the rest of the process.
+Servers agree on messages and differ in everything else. A field that one refuses by name is left out from then on, or
+said in words.
 """
 
 import json
@@ -19,26 +19,21 @@ from plantune_lite.teacher.provider import (
     FREE,
     Failed,
     Outcome,
-    Price,
     Request,
     TeacherError,
     Usage,
+    What,
     asking_for,
     blames_the_prompt,
-    habits_of,
     is_loopback,
     key_in,
-    prefix_of,
     scrub,
     seconds_in,
     shape_of,
-    shared,
-    without_prefix,
 )
 
 KEYS = ("OPENAI_API_KEY",)
 _ROOM = 8192  # tokens of thought we make room for where the model decides
-_CANDIDATES = 16
 _THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)  # servers without a reasoning parser leave it in the text
 # In the order in which a server that names several at once is taken to mean them.
 _OPTIONAL = (
@@ -50,21 +45,15 @@ _OPTIONAL = (
     "top_p",
     "temperature",
     "stop",
-    "n",
 )
 
 
 class OpenAICompatible:
     """One model of one server."""
 
-    def __init__(
-        self,
-        url: str,
-        model: str | None,
-        *,
-        environ: Mapping[str, str] = os.environ,
-        timeout_seconds: float = 300.0,
-    ) -> None:
+    timeout_seconds = 180.0
+
+    def __init__(self, url: str, model: str | None, *, environ: Mapping[str, str] = os.environ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
             shown = parts._replace(netloc=parts.hostname or "", query="").geturl()  # a password may stand in it
@@ -81,36 +70,25 @@ class OpenAICompatible:
                 f"distill.teacher is {url!r}, but no key is set: put one in the environment as {KEYS[0]} (any text, "
                 "where the server wants none)"
             )
+        if not model:
+            raise TeacherError(f"distill.teacher is {url!r}, but distill.model is not set: name a model that it serves")
         self.notice = "" if self._local else f"asking {parts.netloc} with the key in {self._key_name}"
-        self.model = model or ""
-        self._environ = environ
-        self._timeout_seconds = timeout_seconds
+        self.model = model
+        paid = not self._local or environ.get(OVERRIDE)
+        self.price = price_of(model, environ=environ) if paid else FREE
+        self._left_out: set[str] = set()  # fields that the server refused
         self._client: Any = None
-        self.price: Price = FREE
 
     def __repr__(self) -> str:
         return f"OpenAICompatible({self._address!r}, {self.model!r})"
 
-    async def open(self) -> None:
-        """Find out which model is served, where none was named, and what it costs."""
-        if not self.model:
-            self.model = await self._only_model()
-        self._habits = habits_of(self._address, self.model)
-        paid = not self._local or self._environ.get(OVERRIDE)
-        self.price = price_of(self.model, environ=self._environ) if paid else FREE
-
-    @property
-    def candidates(self) -> int:
-        """How many one request may ask for."""
-        return 1 if "n" in self._habits else _CANDIDATES
-
     def most_out(self, request: Request) -> int:
-        """The cap that is sent; thoughts count against it."""
+        """Return the cap that is sent; thoughts count against it."""
         thinking = request.thinking
         room = 0 if thinking == 0 else _ROOM if thinking is None or thinking < 0 else thinking
         return request.sampling.max_tokens + room
 
-    async def attempt(self, request: Request) -> list[Outcome]:
+    async def attempt(self, request: Request) -> Outcome:
         """Send the request once."""
         import httpx2
 
@@ -118,20 +96,15 @@ class OpenAICompatible:
         try:
             response = await self._opened().post("/chat/completions", json=body)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed("down", f"{self._address} cannot be reached: {self._scrubbed(error)}") from None
+            raise Failed("down", f"{self._address} cannot be reached: {scrub(error, self._key)}") from None
         except httpx2.TransportError as error:
-            raise Failed("lost", self._scrubbed(error)) from None
+            raise Failed("lost", scrub(error, self._key)) from None
         if response.status_code != 200:
             raise self._refused(response, body)
         try:
-            reply = response.json()
-            choices = sorted(reply["choices"], key=lambda choice: choice.get("index") or 0)
-            outcomes = [_outcome(choice, request) for choice in choices[: request.sampling.n]]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise Failed("lost", f"a reply that is no chat completion ({self._scrubbed(error)})") from None
-        if len(outcomes) < request.sampling.n:
-            self._habits.refuse("n")
-        return shared(outcomes or [Outcome(what="empty", why="no choices")], _usage(reply.get("usage")))
+            return _outcome(response.json(), request)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Failed("lost", f"a reply that is no chat completion ({scrub(error, self._key)})") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -147,67 +120,41 @@ class OpenAICompatible:
             self._client = httpx2.AsyncClient(
                 base_url=self._address,
                 headers=headers,
-                timeout=self._timeout_seconds,
+                timeout=self.timeout_seconds,
                 limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
                 trust_env=not self._local,  # a proxy is no way to this machine
             )
         return self._client
 
-    async def _only_model(self) -> str:
-        import httpx2
-
-        try:
-            response = await self._opened().get("/models", timeout=30.0)
-            if response.status_code != 200:
-                raise self._as_error(self._refused(response, {}))
-            names = [one["id"] for one in response.json()["data"]]
-        except httpx2.TransportError as error:
-            raise TeacherError(
-                f"no server answers at {self._address} ({self._scrubbed(error)}). Start it, or mend distill.teacher."
-            ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise TeacherError(
-                f"{self._address}/models lists no models ({self._scrubbed(error)}): set distill.model=..."
-            ) from None
-        if len(names) == 1:
-            return str(names[0])
-        listed = scrub(", ".join(map(str, names[:12])), self._key)
-        raise TeacherError(f"{self._address} serves {len(names)} models ({listed}): choose one with distill.model=...")
-
-    @staticmethod
-    def _as_error(failed: Failed) -> TeacherError:
-        return TeacherError(failed.why)
-
     # --- the request
 
     def _body(self, request: Request) -> dict[str, Any]:
-        sampling, habits = request.sampling, self._habits
-        messages = request.messages
-        if request.schema is not None and "response_format" in habits:
+        sampling, left_out, messages = request.sampling, self._left_out, request.messages
+        begun = messages[-1]["role"] == "assistant"
+        if request.schema is not None and "response_format" in left_out:
             messages = asking_for(request.schema, messages)
-        cap = "max_completion_tokens" if "max_tokens" in habits else "max_tokens"
+        cap = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
         body = {"model": self.model, "messages": list(messages), cap: self.most_out(request)}
         wanted: dict[str, Any] = {
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": sampling.seed % 2**31,
             "stop": list(sampling.stop) or None,
-            "n": sampling.n if sampling.n > 1 else None,
         }
-        if prefix_of(messages):  # vLLM begins a new turn unless it is told; others go on, or repeat the beginning
+        if begun:  # vLLM begins a new turn unless it is told; others go on, or repeat the beginning
             wanted |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.schema is not None:
             shape = {"name": request.schema.__name__, "schema": shape_of(request.schema)}
             wanted["response_format"] = {"type": "json_schema", "json_schema": shape}
-        return body | {name: value for name, value in wanted.items() if value is not None and name not in habits}
+        return body | {name: value for name, value in wanted.items() if value is not None and name not in left_out}
 
     # --- the reply
 
     def _refused(self, response: Any, body: dict[str, Any]) -> Failed:
         code, error = response.status_code, _error_in(response)
-        message = self._scrubbed(error.get("message") or response.reason_phrase or f"status {code}")
+        message = scrub(error.get("message") or response.reason_phrase or f"status {code}", self._key)
         if code == 429:
-            if error.get("code") == "insufficient_quota" or error.get("type") == "insufficient_quota":
+            if "insufficient_quota" in (error.get("code"), error.get("type")):
                 return Failed(
                     "over",
                     f"the credit of the key in {self._key_name} is used up ({message}). What is done is kept: add "
@@ -223,7 +170,7 @@ class OpenAICompatible:
             named = str(error.get("param") or "")
             for name in _OPTIONAL:
                 if name in body and (named.split(".")[0] == name or re.search(rf"(?<![\w-]){name}(?![\w-])", message)):
-                    self._habits.refuse(name)
+                    self._left_out.add(name)
                     return Failed("reworded", message)
         if code in (401, 403):
             has = f"the key in {self._key_name}" if self._key else f"a request without a key (set {self._key_name})"
@@ -237,21 +184,20 @@ class OpenAICompatible:
         why = f"{self._address} refuses the request for {self.model} ({code}: {message})"
         return Failed("refused" if code in (400, 422) else "over", why)
 
-    def _scrubbed(self, error: object) -> str:
-        return scrub(str(error) or type(error).__name__, self._key)
 
-
-def _outcome(choice: dict[str, Any], request: Request) -> Outcome:
+def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
+    usage = _usage(reply.get("usage"))
+    if not reply["choices"]:
+        return Outcome(what="empty", why="no choices", usage=usage)
+    choice = reply["choices"][0]
     text = _THOUGHT.sub("", encodable(choice["message"].get("content") or ""), count=1)
-    text = without_prefix(text, prefix_of(request.messages))
+    if request.messages[-1]["role"] == "assistant":
+        text = text.removeprefix(request.messages[-1]["content"])  # some repeat what they were to go on from
     for stop in request.sampling.stop:  # where the server would not hear of them
         text = text.partition(stop)[0]
     reason = choice.get("finish_reason") or "stop"
-    if reason == "length":
-        return Outcome(what="length", text=text, why=reason)
-    if reason == "content_filter":
-        return Outcome(what="blocked", why=reason)
-    return Outcome(what="ok", text=text) if text.strip() else Outcome(what="empty", why=reason)
+    known: dict[str, What] = {"length": "length", "content_filter": "blocked"}
+    return Outcome(what=known.get(reason, "ok" if text.strip() else "empty"), text=text, why=reason, usage=usage)
 
 
 def _usage(used: Any) -> Usage | None:
@@ -263,7 +209,7 @@ def _usage(used: Any) -> Usage | None:
 
 
 def _error_in(response: Any) -> dict[str, Any]:
-    """The error object in OpenAI's form, or whatever a server writes instead."""
+    """Return the error object in OpenAI's form, or whatever a server writes instead."""
     try:
         body = response.json()
     except ValueError:

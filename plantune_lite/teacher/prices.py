@@ -30,7 +30,7 @@ OVERRIDE = "PLANTUNE_PRICE"
 
 
 def price_of(model: str, *, environ: Mapping[str, str] = os.environ, today: date | None = None) -> Price:
-    """The price of a model; the override in the environment goes first, an unknown price is an error."""
+    """Return the price of a model; the override in the environment goes first, an unknown price is an error."""
     if written := environ.get(OVERRIDE, "").strip():
         return _parsed(written)
     known = _PRICES.get(model.removeprefix("models/"))

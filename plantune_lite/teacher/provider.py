@@ -1,14 +1,14 @@
 """One attempt at asking a model, whoever it is: what is sent, what comes of it, and how a schema is kept.
 
-A provider (gemini, openai_compatible, a student) turns a Request into one Outcome a candidate, or raises Failed where
-the whole request came to nothing; what to do about either is decided once, in teacher.py.
+A provider (gemini, openai, a student) turns a Request into an Outcome, or raises Failed where it came to nothing; what
+to do about either is decided once, in teacher.py.
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from plantune_lite.types import Messages, PlantuneError, Sampling
@@ -28,7 +28,7 @@ class UnansweredError(TeacherError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked in one request; sampling.n is the number of candidates, sampling.seed that of the first."""
+    """What is asked in one request, which brings one reply."""
 
     messages: Messages
     sampling: Sampling
@@ -41,17 +41,29 @@ class Request:
 What = Literal["ok", "length", "empty", "recitation", "blocked", "declined"]
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of a request as the server reports them."""
+
+    tokens_in: int
+    tokens_out: int
+    tokens_thought: int = 0  # billed as output
+
+    @property
+    def total(self) -> int:
+        """Return the sum."""
+        return self.tokens_in + self.tokens_out + self.tokens_thought
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one candidate; tokens are None where the server did not report them."""
+    """What came of one request."""
 
     what: What
     text: str = ""
     why: str = ""  # the provider's own word: SAFETY, content_filter ...
     mean_logprob: float | None = None
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    tokens_thought: int | None = None
+    usage: Usage | None = None  # None: the server did not report it
 
 
 # "busy" asked too much; "down" did not work and cost nothing; "lost" may have worked and cost, but nobody knows;
@@ -61,7 +73,7 @@ Failure = Literal["busy", "down", "lost", "reworded", "declined", "refused", "ov
 
 
 class Failed(Exception):
-    """A request that brought no candidates."""
+    """A request that brought nothing."""
 
     def __init__(self, what: Failure, why: str, *, wait_seconds: float | None = None) -> None:
         super().__init__(why)
@@ -76,7 +88,7 @@ class Price:
     tokens_out: float  # thoughts too
 
     def usd(self, tokens_in: int, tokens_out: int) -> float:
-        """What these tokens cost."""
+        """Return what these tokens cost."""
         return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
 
     @property
@@ -93,19 +105,14 @@ class Provider(Protocol):
 
     model: str
     price: Price
-    candidates: int  # how many one request may ask for; may shrink after a refusal
     notice: str  # said before the first request leaves, where a key goes to an address nobody would expect; "" = none
 
-    async def open(self) -> None:
-        """Find out what must be known before the first call."""
-        ...
-
     def most_out(self, request: Request) -> int:
-        """The most output and thought tokens that one candidate of this request can be billed for."""
+        """Return the most output and thought tokens that this request can be billed for."""
         ...
 
-    async def attempt(self, request: Request) -> list[Outcome]:
-        """Send the request once; may bring fewer outcomes than candidates were asked for."""
+    async def attempt(self, request: Request) -> Outcome:
+        """Send the request once."""
         ...
 
     async def close(self) -> None:
@@ -114,17 +121,17 @@ class Provider(Protocol):
 
 
 def most_in(request: Request) -> int:
-    """The most input tokens of a request: no tokenizer makes more than one token of a byte, but templates add some."""
+    """Return the most input tokens: no tokenizer makes more than one token of a byte, but templates add some."""
     sizes = [len(message["content"].encode()) + 16 for message in request.messages]
     shape = 0 if request.schema is None else 2 * len(json.dumps(shape_of(request.schema)).encode())
     return sum(sizes) + shape + 64
 
 
-def scrub(text: str, *keys: str | None) -> str:
-    """A server's words on one line, short, and without a key in them."""
-    for key in keys:
-        if key:
-            text = text.replace(key, "(the key)")
+def scrub(said: object, key: str | None = None) -> str:
+    """Return a server's words or an error on one line, short, and without a key in them."""
+    text = str(said) or type(said).__name__
+    if key:
+        text = text.replace(key, "(the key)")
     text = " ".join(text.split())
     return text if len(text) <= 400 else text[:399] + "…"
 
@@ -138,72 +145,32 @@ _ITS_PROMPT = re.compile(
 
 
 def blames_the_prompt(said: str) -> bool:
-    """Whether a refusal is about one prompt, too long for the window or caught by a filter, and not about all."""
+    """Tell whether a refusal is about one prompt, too long for the window or caught by a filter, and not about all."""
     return _ITS_PROMPT.search(said) is not None
-
-
-# --- one usage for several candidates ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of a whole request as the server reports them."""
-
-    tokens_in: int
-    tokens_out: int
-    tokens_thought: int = 0
-
-
-def shared(outcomes: list[Outcome], usage: Usage | None) -> list[Outcome]:
-    """The outcomes of a request, with its usage shared out so that the parts add up to the whole."""
-    if usage is None or not outcomes:
-        return outcomes
-    count = len(outcomes)
-    parts = [
-        [total // count + (number < total % count) for number in range(count)]
-        for total in (usage.tokens_in, usage.tokens_out, usage.tokens_thought)
-    ]
-    return [
-        replace(outcome, tokens_in=parts[0][n], tokens_out=parts[1][n], tokens_thought=parts[2][n])
-        for n, outcome in enumerate(outcomes)
-    ]
 
 
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
 def shape_of(schema: type) -> dict[str, Any]:
-    """The JSON schema of a pydantic class."""
+    """Return the JSON schema of a pydantic class."""
     return schema.model_json_schema()  # type: ignore[attr-defined]
 
 
 def fitting(text: str, schema: type) -> str | None:
-    """The JSON in a reply that validates against the schema; None where there is none."""
-    from pydantic import ValidationError
-
-    for candidate in _json_in(text):
-        try:
-            return schema.model_validate_json(candidate).model_dump_json()  # type: ignore[attr-defined]
-        except ValidationError:
-            continue
-    return None
-
-
-def _json_in(text: str) -> list[str]:
-    found = [text]
-    if fenced := re.search(r"```(?:json)?\s*(.*?)```", text, re.DOTALL):
-        found.append(fenced[1])
-    if "{" in text:
-        try:
-            _, end = json.JSONDecoder().raw_decode(text, text.index("{"))
-            found.append(text[text.index("{") : end])
-        except ValueError:
-            pass
-    return found
+    """Return the JSON in a reply that validates against the schema; None where there is none."""
+    start = text.find("{")
+    if start < 0:
+        return None
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, start)
+        return schema.model_validate_json(text[start:end]).model_dump_json()  # type: ignore[attr-defined]
+    except ValueError:  # pydantic's ValidationError is one too
+        return None
 
 
 def asking_for(schema: type, messages: Messages) -> Messages:
-    """The messages with the wish for JSON in words, for a model that takes no schema."""
+    """Return the messages with the wish for JSON in words, for a model that takes no schema."""
     wish = f"\n\nReply with one JSON object and nothing else. It must fit this schema:\n{json.dumps(shape_of(schema))}"
     last_user = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=0)
     return tuple(
@@ -212,85 +179,27 @@ def asking_for(schema: type, messages: Messages) -> Messages:
     )
 
 
-# --- prefixes ---------------------------------------------------------------------------------------------------------
-
-
-def prefix_of(messages: Messages) -> str:
-    """What the reply goes on from; "" where the last message is not the assistant's."""
-    return messages[-1]["content"] if messages and messages[-1]["role"] == "assistant" else ""
-
-
-def asking_to_go_on(messages: Messages) -> Messages:
-    """The messages with the prefix in the user's words, for a model that does not go on from its own."""
-    *earlier, last = messages
-    wish = (
-        "\n\nYour reply has begun already. Write what comes next, from exactly where it breaks off, and do not repeat "
-        f"any of it:\n{last['content']}"
-    )
-    if earlier and earlier[-1]["role"] == "user":
-        return (*earlier[:-1], {**earlier[-1], "content": earlier[-1]["content"] + wish})
-    return (*earlier, {"role": "user", "content": wish.strip()})
-
-
-def without_prefix(text: str, prefix: str) -> str:
-    """The reply without a prefix that the model repeated."""
-    return text[len(prefix) :] if prefix and text.startswith(prefix) else text
-
-
-# --- what a server will not take --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Habits:
-    """What one model at one address refused before: left out of every later request of this process."""
-
-    refused: set[str] = field(default_factory=set)
-
-    def refuse(self, name: str) -> None:
-        """Leave a field out from now on."""
-        self.refused.add(name)
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.refused
-
-
-_HABITS: dict[tuple[str, str], Habits] = {}
-
-
-def habits_of(address: str, model: str) -> Habits:
-    """What is remembered of a model at an address."""
-    return _HABITS.setdefault((address, model), Habits())
-
-
 # --- keys and addresses -----------------------------------------------------------------------------------------------
 
 
 def key_in(names: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """The name and value of the first key that is set, in the environment or among Colab's secrets."""
-    import importlib.util
-
+    """Return the name and value of the first key that is set, in the environment or among Colab's secrets."""
     for name in names:
         if environ.get(name, "").strip():
             return name, environ[name].strip()
     try:
-        if importlib.util.find_spec("google.colab") is None:
-            return None
-    except ModuleNotFoundError:
+        from google.colab import userdata
+    except ImportError:
         return None
-    from google.colab import userdata
-
     for name in names:
-        try:
-            value = userdata.get(name)
-        except Exception:  # Colab's own errors, of classes that differ by its version: not there, or not allowed
-            continue
-        if value and value.strip():
-            return name, value.strip()
+        with suppress(Exception):  # Colab's own errors, of classes that differ by its version: not there, not allowed
+            if value := (userdata.get(name) or "").strip():
+                return name, value
     return None
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an address is on this machine."""
+    """Tell whether an address is on this machine."""
     import ipaddress
     from urllib.parse import urlsplit
 
@@ -304,18 +213,6 @@ def is_loopback(url: str) -> bool:
 
 
 def seconds_in(text: str | None) -> float | None:
-    """`3s`, `2.5`, `1m30s` or an HTTP date as seconds from now; None where there is none."""
-    from datetime import datetime
-    from email.utils import parsedate_to_datetime
-
-    if not text:
-        return None
-    if match := re.fullmatch(r"(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)(ms|s)?)?", text.strip()):
-        minutes, seconds, unit = float(match[1] or 0), float(match[2] or 0), match[3]
-        return minutes * 60 + (seconds / 1000 if unit == "ms" else seconds)
-    try:
-        when = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
-        return None
-    seconds = (when - datetime.now(when.tzinfo)).total_seconds()
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    """Read `3s` or `2.5` as seconds; None where it is neither."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)s?", (text or "").strip())
+    return float(match[1]) if match else None

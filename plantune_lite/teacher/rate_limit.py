@@ -2,7 +2,7 @@
 
     started = await pace.enter(tokens=900)      waits for room, for both limits, and while everybody pauses
     ...  send one request
-    pace.leave(); pace.went_well(), or pace.went_wrong("503 ...", started)
+    pace.leave(); pace.went_well(), or pace.went_wrong(Failed("down", "503 ..."), started)
 
 Calls in flight grow by one a round trip; a 429, or several other failures in a row, halves them, at most once a round
 trip (AIMD). When one at a time fails too, everybody pauses, longer each time, and in the end the teacher is stopped.
@@ -13,7 +13,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 
-from plantune_lite.teacher.provider import TeacherError
+from plantune_lite.teacher.provider import Failed, TeacherError
 from plantune_lite.terminal import duration
 
 START, MOST = 32, 64  # calls in flight: wide from the start, for a quota shows itself by a 429 and not before
@@ -32,7 +32,7 @@ class Bucket:
         self._level, self._at = self._burst, clock()
 
     def wait_seconds(self, amount: float) -> float:
-        """How long until this much may be taken; more than a burst is let through when the bucket is full."""
+        """Return how long until this much may be taken; more than a burst is let through when the bucket is full."""
         self._fill()
         short = min(amount, self._burst) - self._level
         return max(0.0, short / self._rate) if short > 1e-9 else 0.0
@@ -58,16 +58,18 @@ class Pace:
         tokens_per_minute: int | None = None,
         start: int = START,
         most: int = MOST,
-        seed: int = 0,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self.in_flight = 0
         self._limit, self._most = float(min(start, most)), most
         self._clock, self._sleep = clock, sleep
-        self._random = random.Random(seed)
-        self._requests = _requests_bucket(requests_per_minute, clock) if requests_per_minute else None
-        self._tokens = Bucket(tokens_per_minute, tokens_per_minute / 20, clock) if tokens_per_minute else None
+        self._random = random.Random()
+        self._requests = self._tokens = None
+        if requests_per_minute:  # the request that empties a bucket of size b is its b-th, so one more a minute fits
+            self._requests = Bucket(requests_per_minute + 1, 1 + requests_per_minute // 50, clock)
+        if tokens_per_minute:
+            self._tokens = Bucket(tokens_per_minute, tokens_per_minute / 20, clock)
         self._gate = asyncio.Lock()  # first come, first served: only the first in the queue looks at the limits
         self._room: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -79,7 +81,7 @@ class Pace:
 
     @property
     def in_flight_limit(self) -> int:
-        """How many calls may be in flight now."""
+        """Return how many calls may be in flight now."""
         return max(1, int(self._limit))
 
     async def enter(self, tokens: float = 0.0) -> float:
@@ -109,20 +111,18 @@ class Pace:
         self._wake()
 
     def went_well(self) -> None:
-        """A reply came, of whatever kind: the service works."""
+        """Note that a reply came, of whatever kind: the service works."""
         self._bad_rounds = self._streak = 0
         self._limit = min(self._most, self._limit + 1 / self._limit)
         self._wake()
 
-    def went_wrong(
-        self, why: str, started: float, *, too_many: bool = False, wait_seconds: float | None = None
-    ) -> None:
-        """A request that came to nothing; `too_many` is a 429, and `wait_seconds` what it asks everybody to wait."""
-        now = self._clock()
-        if wait_seconds and wait_seconds > LONGEST_WAIT:
+    def went_wrong(self, failed: Failed, started: float) -> None:
+        """Heed a request that came to nothing; a wait that the server asks for is everybody's."""
+        now, wait_seconds = self._clock(), failed.wait_seconds or 0.0
+        if wait_seconds > LONGEST_WAIT:
             self.stop(
                 TeacherError(
-                    f"the teacher asks to wait {duration(wait_seconds)} ({why}). What is done is kept: the same "
+                    f"the teacher asks to wait {duration(wait_seconds)} ({failed.why}). What is done is kept: the same "
                     "command goes on then."
                 )
             )
@@ -131,7 +131,7 @@ class Pace:
         if started < self._backed_off_at:
             return  # it was under way when we last backed off: the same trouble, not a new one
         self._streak += 1
-        if not too_many and self._streak < max(_STREAK, self._limit / 4):
+        if failed.what != "busy" and self._streak < max(_STREAK, self._limit / 4):
             return  # one dropped connection among many replies is no sign of a crowd
         self._streak, self._backed_off_at = 0, now
         self._bad_rounds = self._bad_rounds + 1 if self.in_flight_limit == 1 else 0
@@ -139,15 +139,15 @@ class Pace:
         if self._bad_rounds > len(PAUSES):
             self.stop(
                 TeacherError(
-                    f"the teacher gave no reply through {len(PAUSES)} longer and longer pauses; the last error: {why}. "
-                    "What is done is kept: the same command goes on from here."
+                    f"the teacher gave no reply through {len(PAUSES)} longer and longer pauses; the last error: "
+                    f"{failed.why}. What is done is kept: the same command goes on from here."
                 )
             )
         elif self._bad_rounds:
             self._paused_until = max(self._paused_until, now + PAUSES[self._bad_rounds - 1])
 
     def backoff_seconds(self, failures: int) -> float:
-        """How long one call waits after so many failures of its own: doubling, with jitter."""
+        """Return how long one call waits after so many failures of its own: doubling, with jitter."""
         most = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures - 1, 20))
         return most * self._random.uniform(0.5, 1.0)
 
@@ -172,7 +172,7 @@ class Pace:
 
     @property
     def stopped(self) -> Exception | None:
-        """Why nobody is let in any more."""
+        """Return why nobody is let in any more."""
         return self._error
 
     def _raise_if_over(self) -> None:
@@ -190,9 +190,3 @@ class Pace:
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-
-def _requests_bucket(per_minute: int, clock: Callable[[], float]) -> Bucket:
-    """A burst of one in fifty. The request that empties a bucket of size b is its b-th, so one more a minute fits."""
-    burst = 1 + per_minute // 50
-    return Bucket(per_minute + 1, burst, clock)

@@ -1,6 +1,6 @@
 """Whoever teaches, behind one Ask: every call is asked once, paid for within the budget, and repeated with sense.
 
-    async with open_teacher(recipe.distill, ledger, seed=0) as ask:
+    async with open_teacher(recipe.distill, ledger) as ask:
         [reply] = await ask(chat("Write a plan ..."), Sampling(max_tokens=512), None)
 
 For each sample: the ledger first; else it waits for its turn, its worst case is reserved, and it is sent, judged, and
@@ -14,17 +14,17 @@ import functools
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.runs.folder import BATCHES
 from plantune_lite.teacher.gemini import Gemini
 from plantune_lite.teacher.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.teacher.ledger import Ledger, call_key
-from plantune_lite.teacher.local import BATCH, Batched
+from plantune_lite.teacher.local import IN_FLIGHT, Batched
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import (
     Failed,
@@ -33,6 +33,7 @@ from plantune_lite.teacher.provider import (
     Request,
     TeacherError,
     UnansweredError,
+    Usage,
     fitting,
     most_in,
 )
@@ -51,41 +52,38 @@ def open_teacher(
     part: Distill,
     ledger: Ledger,
     *,
-    seed: int,
-    generate: Generate | None = None,
-    student: str | None = None,
+    own: tuple[str, Generate] | None = None,
     environ: Mapping[str, str] = os.environ,
     say: Callable[[str], object] = print,
-    timeout_seconds: float = 180.0,
     pace: Pace | None = None,
 ) -> "Teacher":
-    """The teacher a recipe names. `student` is the name of what `generate` asks; `seed` only spreads waiting times."""
+    """Return the teacher that a recipe names; `own` is the untuned student and its name."""
     if part.batch and part.teacher != "gemini":
         raise TeacherError(
             f"distill.batch is true, but only Gemini has a batch mode, and distill.teacher is {part.teacher!r}: "
             "set distill.batch=false, or distill.teacher=gemini"
         )
-    if part.batch:
-        batches = GeminiBatch(part.model, ledger.path.with_name(BATCHES), environ=environ, say=say)
-        pace = pace or Pace(start=IN_BATCHES, most=IN_BATCHES, seed=seed)  # a minute's limits are not a batch's
-        return Teacher(batches, ledger, pace, thinking=part.thinking, say=say, under_way=batches.under_way)
     provider: Provider
-    if part.teacher == "gemini":
-        provider = Gemini(part.model, environ=environ, timeout_seconds=timeout_seconds)
-    elif part.teacher == "self":
-        if generate is None or not (student or part.model):
-            raise TeacherError("distill.teacher is 'self', but no student is loaded to ask")
-        provider = Batched(f"self:{student or part.model}", generate)
-    elif part.teacher == "worked":
-        raise TeacherError("distill.teacher is 'worked': worked solutions are taken as they are, nobody is asked")
+    under_way = _never
+    if part.batch:
+        provider = GeminiBatch(part.model, ledger.path.with_name(BATCHES), environ=environ, say=say)
+        pace = pace or Pace(start=IN_BATCHES, most=IN_BATCHES)  # a minute's limits are not a batch's
+        under_way = provider.under_way
+    elif part.teacher == "gemini":
+        provider = Gemini(part.model, environ=environ)
+    elif part.teacher == "self" and own is not None:
+        provider = Batched(f"self:{own[0]}", own[1])
+        pace = pace or Pace(start=IN_FLIGHT, most=IN_FLIGHT)
+    elif part.teacher in ("self", "worked"):
+        raise TeacherError(f"distill.teacher is {part.teacher!r}: there is nobody to ask")
     else:
-        provider = OpenAICompatible(part.teacher, part.model, environ=environ, timeout_seconds=timeout_seconds)
-    if pace is None and part.teacher == "self":
-        pace = Pace(start=BATCH, most=BATCH, seed=seed)
-    pace = pace or Pace(
-        requests_per_minute=part.requests_per_minute, tokens_per_minute=part.tokens_per_minute, seed=seed
-    )
-    return Teacher(provider, ledger, pace, thinking=part.thinking, say=say)
+        provider = OpenAICompatible(part.teacher, part.model, environ=environ)
+    pace = pace or Pace(requests_per_minute=part.requests_per_minute, tokens_per_minute=part.tokens_per_minute)
+    return Teacher(provider, ledger, pace, thinking=part.thinking, say=say, under_way=under_way)
+
+
+def _never(request: Request) -> bool:
+    return False
 
 
 @dataclass
@@ -97,14 +95,10 @@ class Stats:
     from_ledger: int = 0  # samples
     samples: int = 0  # settled
     declined: int = 0  # requests
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_thought: int = 0
-    usd: float = 0.0
+    tokens: int = 0
 
 
-@dataclass(frozen=True)
-class _Got:
+class _Got(NamedTuple):
     """An outcome that is sent and paid for, and not settled yet."""
 
     outcome: Outcome
@@ -123,57 +117,36 @@ class Teacher:
         *,
         thinking: int | None,
         say: Callable[[str], object] = print,
-        under_way: Callable[[Request], bool] = lambda request: False,  # whether an earlier process sent it already
+        under_way: Callable[[Request], bool] = _never,  # whether an earlier process sent it already
     ) -> None:
         self.stats = Stats()
+        self.model = provider.model
         self._provider, self._ledger, self._pace = provider, ledger, pace
         self._thinking, self._say, self._under_way = thinking, say, under_way
-        self._noticed = not provider.notice
-        self._complained = False
-        self._asking: dict[str, asyncio.Task[dict[int, Reply]]] = {}  # key -> who is at it: a key is never asked twice
+        self._asking: dict[str, asyncio.Task[Reply]] = {}  # key -> who is at it: a key is never asked twice
         self._reserved: set[str] = set()
-        self._claimed_usd = 0.0
         self._settled = asyncio.Event()
         self._mean_tokens = 0.0  # of a request, as seen lately
 
-    @property
-    def model(self) -> str:
-        """The model that is asked, known once the teacher is open."""
-        return self._provider.model
-
-    @property
-    def in_flight(self) -> int:
-        """Requests under way."""
-        return self._pace.in_flight
-
-    @property
-    def in_flight_limit(self) -> int:
-        """How many may be under way now."""
-        return self._pace.in_flight_limit
-
     def status(self) -> str:
-        """The figures on one line."""
-        stats = self.stats
-        tokens = stats.tokens_in + stats.tokens_out + stats.tokens_thought
+        """Return the figures on one line."""
+        stats, pace = self.stats, self._pace
         retried = f" ({stats.retries.total():,} again)" if stats.retries else ""
         kept = f", {stats.from_ledger:,} from the ledger" if stats.from_ledger else ""
         return (
-            f"{stats.sent:,} calls{retried}{kept}, {tokens:,} tokens, ${self._ledger.spent_usd:.2f}, "
-            f"{self.in_flight} of {self.in_flight_limit} in flight"
+            f"{stats.sent:,} calls{retried}{kept}, {stats.tokens:,} tokens, ${self._ledger.spent_usd:.2f}, "
+            f"{pace.in_flight} of {pace.in_flight_limit} in flight"
         )
 
     async def __aenter__(self) -> Self:
-        try:
-            await self._provider.open()
-        except BaseException:
-            await self._provider.close()
-            raise
+        if self._provider.notice:
+            self._say(self._provider.notice)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Whoever waits is sent home; whoever is under way is awaited and settled, for it is paid."""
+        """Cancel queued calls; await and record those in flight: they are already billed."""
         tasks = set(self._asking.values())
         if tasks:
             self._pace.stop(error if isinstance(error, TeacherError) else TeacherError("the teacher was stopped"))
@@ -188,10 +161,9 @@ class Teacher:
     async def __call__(
         self, messages: Messages, sampling: Sampling, schema: type | None = None, *, apart: str = ""
     ) -> list[Reply]:
-        """sampling.n replies, in order; `apart` from those that were given to anybody who did not name the same."""
+        """Return sampling.n replies, in order; `apart` from those given to anybody who did not name the same."""
         replies: dict[int, Reply] = {}
-        asking: dict[int, asyncio.Task[dict[int, Reply]]] = {}
-        missing: dict[int, str] = {}
+        asking: dict[int, asyncio.Task[Reply]] = {}
         settings = {"thinking": self._thinking} | ({"apart": apart} if apart else {})
         for sample in range(sampling.n):
             key = call_key(self.model, messages, sampling, schema, sample=sample, **settings)
@@ -201,56 +173,30 @@ class Teacher:
                 replies[sample] = reply
                 self.stats.from_ledger += 1
             else:
-                missing[sample] = key
-        for group in _groups(list(missing), self._provider.candidates):
-            keys = {sample: missing[sample] for sample in group}
-            task = asyncio.create_task(self._ask(keys, messages, sampling, schema))
-            self._asking.update(dict.fromkeys(keys.values(), task))
-            task.add_done_callback(functools.partial(self._done, tuple(keys.values())))
-            asking.update(dict.fromkeys(keys, task))
+                one = replace(sampling, n=1, seed=sampling.seed + sample)
+                request = Request(messages=messages, sampling=one, schema=schema, thinking=self._thinking)
+                asking[sample] = self._asking[key] = asyncio.create_task(self._answer(key, request))
+                asking[sample].add_done_callback(functools.partial(self._done, key))
         if asking:  # shielded: another caller may wait for the same sample, and what is sent is paid
-            await asyncio.gather(*(asyncio.shield(task) for task in set(asking.values())))
-        return [replies[n] if n in replies else asking[n].result()[n] for n in range(sampling.n)]
+            await asyncio.gather(*(asyncio.shield(task) for task in asking.values()))
+        return [replies[n] if n in replies else asking[n].result() for n in range(sampling.n)]
 
-    def _done(self, keys: Sequence[str], task: "asyncio.Task[dict[int, Reply]]") -> None:
-        for key in keys:
-            del self._asking[key]
+    def _done(self, key: str, task: "asyncio.Task[Reply]") -> None:
+        del self._asking[key]
         if not task.cancelled():
             task.exception()  # the callers have it; without this, asyncio reports it again
 
     # --- a sample, until there is an answer of whatever kind
 
-    async def _ask(
-        self, keys: dict[int, str], messages: Messages, sampling: Sampling, schema: type | None
-    ) -> dict[int, Reply]:
-        """Replies to samples of one prompt: in one request where the model allows it, singly what that leaves open."""
-        base = Request(messages=messages, sampling=sampling, schema=schema, thinking=self._thinking)
-        together: dict[int, _Got] = {}
-        if len(keys) > 1:
-            request = _sampled(base, n=len(keys), seed=sampling.seed + min(keys))
-            together = dict(zip(keys, await self._send(list(keys.values()), request), strict=False))
-        singly = (
-            self._one(key, _sampled(base, n=1, seed=sampling.seed + sample), together.get(sample))
-            for sample, key in keys.items()
-        )
-        results = await asyncio.gather(*singly, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return dict(zip(keys, results, strict=True))
-
-    async def _one(self, key: str, request: Request, got: _Got | None) -> Reply:
-        """One sample: what is worth a second attempt gets one, each trouble once."""
+    async def _answer(self, key: str, request: Request) -> Reply:
+        """Ask for one sample: what is worth a second attempt gets one, each trouble once."""
         had: dict[str, Outcome] = {}
         seed = request.sampling.seed
         while True:
-            if got is None:
-                (got,) = await self._send([key], request)
-            outcome, reply = got.outcome, None
-            self._count(outcome)
+            outcome, usd, seconds = await self._send(key, request)
             if outcome.what == "declined" and "length" in had:
                 outcome = had["length"]  # there is no room for more: what was cut off stays so
-            trouble, text = str(outcome.what), outcome.text
+            trouble, text, reply = str(outcome.what), outcome.text, None
             if trouble == "ok" and request.schema is not None:
                 fits = fitting(text, request.schema)
                 trouble, text = ("unfit", "") if fits is None else ("ok", fits)
@@ -261,32 +207,24 @@ class Teacher:
                 reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
             why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
             stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
-            await self._settle(key, stored, why if reply else f"again: {why}", got.usd, got.seconds)
+            await self._settle(key, stored, why if reply else f"again: {why}", usd, seconds)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
             had[trouble] = outcome
             self.stats.retries[trouble] += 1
             request = _again(request, trouble, seed=seed + _NEW_SEED * len(had))
-            got = None
-
-    def _count(self, outcome: Outcome) -> None:
-        self.stats.tokens_in += outcome.tokens_in or 0
-        self.stats.tokens_out += outcome.tokens_out or 0
-        self.stats.tokens_thought += outcome.tokens_thought or 0
 
     # --- a request, until it comes through
 
-    async def _send(self, keys: list[str], request: Request) -> list[_Got]:
-        """Outcomes for the first of the keys, whose costs stay reserved; fewer than asked for, or none, where the model
-        does not bring several."""
+    async def _send(self, key: str, request: Request) -> _Got:
+        """Return what came of the request; its cost stays reserved."""
         failures: Counter[str] = Counter()
         while True:
             try:
-                return await self._once(keys, request)
+                return await self._once(key, request)
             except Failed as failed:
                 what, why = failed.what, failed.why
-                self.stats.retries[what] += 1
                 failures[what] += 1
                 if what == "over":
                     error = TeacherError(why)
@@ -295,16 +233,15 @@ class Teacher:
                 if what == "refused":
                     raise UnansweredError(why) from None
                 if what == "reworded":
-                    if len(keys) > self._provider.candidates:
-                        return []
-                elif failures[what] >= _ATTEMPTS[what]:
+                    continue
+                if failures[what] >= _ATTEMPTS[what]:
                     raise UnansweredError(
                         f"one request failed {failures[what]} times, the last time with: {why}"
                     ) from None
-                elif failed.wait_seconds is None:  # else everybody waits, see Pace
+                if failed.wait_seconds is None:  # else everybody waits, see Pace
                     await self._pace.rest(self._pace.backoff_seconds(failures[what]))
 
-    async def _once(self, keys: list[str], request: Request) -> list[_Got]:
+    async def _once(self, key: str, request: Request) -> _Got:
         """Send a request when its turn comes, and tell the pace how it went. Its worst case is reserved only then, and
         until it fails: a kill makes nobody pay for what only waited."""
         expected = max(most_in(request) / 4, self._mean_tokens)
@@ -312,35 +249,35 @@ class Teacher:
         used = 0.0
         try:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
-            await self._reserve(keys, worst, under_way=self._under_way(request))
-            self._notice()
+            await self._reserve(key, worst, under_way=self._under_way(request))
             self.stats.sent += 1
             begun = time.monotonic()
             try:
-                outcomes = await self._attempt(request)
+                outcome = await self._attempt(request)
             except Failed as failed:
                 lost = failed.what == "lost"
                 used = expected if lost else 0.0
                 if failed.what in _ATTEMPTS:
-                    too_many = failed.what == "busy"
-                    self._pace.went_wrong(failed.why, started, too_many=too_many, wait_seconds=failed.wait_seconds)
-                    self._complain(failed.why)
-                await self._give_up(keys, failed.what, worst if lost else 0.0)
+                    self._pace.went_wrong(failed, started)
+                    if not self.stats.samples and not self.stats.retries:
+                        self._say(f"no reply so far ({failed.why}); it is asked again, slower and slower")
+                self.stats.retries[failed.what] += 1
+                await self._settle(key, None, failed.what, worst if lost else 0.0)
                 raise
             except Exception:
-                await self._give_up(keys, "crashed", worst)
+                await self._settle(key, None, "crashed", worst)
                 raise
-            used = float(sum(map(_tokens, outcomes))) or expected
+            tokens = outcome.usage.total if outcome.usage else 0
+            self.stats.tokens += tokens
+            used = tokens or expected
             self._mean_tokens += (used - self._mean_tokens) / 32
             self._pace.went_well()
         finally:
             self._pace.leave(used - expected)
-        await self._give_up(keys[len(outcomes) :], "not brought", 0.0)
-        seconds = time.monotonic() - begun
-        return [_Got(outcome, self._cost(outcome, worst), seconds) for outcome in outcomes[: len(keys)]]
+        return _Got(outcome, self._cost(outcome.usage, worst), time.monotonic() - begun)
 
-    async def _attempt(self, request: Request) -> list[Outcome]:
-        """One attempt; a prompt that is declined is an outcome, for the model works and others are answered."""
+    async def _attempt(self, request: Request) -> Outcome:
+        """Attempt it once; a prompt that is declined is an outcome, for the model works and others are answered."""
         try:
             return await self._provider.attempt(request)
         except Failed as failed:
@@ -349,102 +286,53 @@ class Teacher:
             if not self.stats.declined:
                 self._say(f"a prompt is declined, and goes without an answer as others like it will ({failed.why})")
             self.stats.declined += 1
-            return [Outcome(what="declined", why=failed.why, tokens_in=0)] * request.sampling.n
+            return Outcome(what="declined", why=failed.why, usage=Usage(0, 0))
 
-    def _cost(self, outcome: Outcome, worst: float) -> float:
-        if outcome.tokens_in is None:
+    def _cost(self, usage: Usage | None, worst: float) -> float:
+        if usage is None:
             return worst  # not reported: as much as it can have been
-        return self._provider.price.usd(outcome.tokens_in, (outcome.tokens_out or 0) + (outcome.tokens_thought or 0))
-
-    def _notice(self) -> None:
-        if not self._noticed:
-            self._noticed = True
-            self._say(self._provider.notice)
-
-    def _complain(self, why: str) -> None:
-        """Say once why nothing comes; the pace goes on trying for minutes, and whoever waits can mend it meanwhile."""
-        if not self.stats.samples and not self._complained:
-            self._complained = True
-            self._say(f"no reply so far ({why}); it is asked again, slower and slower")
+        return self._provider.price.usd(usage.tokens_in, usage.tokens_out + usage.tokens_thought)
 
     # --- money
 
-    async def _reserve(self, keys: Sequence[str], worst_usd: float, *, under_way: bool = False) -> None:
-        """Reserve for all keys or none; a call that does not fit waits for what the calls in flight give back."""
-        ledger, wanted = self._ledger, 0.0 if under_way else worst_usd * len(keys)
+    async def _reserve(self, key: str, worst_usd: float, *, under_way: bool) -> None:
+        """Reserve a call's worst case; what does not fit waits for what the calls in flight give back."""
+        ledger = self._ledger
         while True:
             if self._pace.stopped:
                 raise self._pace.stopped
-            settled = self._settled
-            spoken_for = ledger.spent_usd + self._claimed_usd + wanted
-            if ledger.max_usd is None or spoken_for <= ledger.max_usd or not self._reserved:
-                self._claimed_usd += wanted  # reserving takes a trip to the disk, and others look meanwhile
-                self._reserved.update(keys)
-                reserve = (
-                    ledger.reserve(key, model=self.model, worst_usd=worst_usd, under_way=under_way) for key in keys
-                )
-                errors = await asyncio.gather(*reserve, return_exceptions=True)
-                self._claimed_usd -= wanted
-                if not any(errors):
-                    return
-                self._reserved.difference_update(keys)
-                await self._give_up(
-                    [key for key, error in zip(keys, errors, strict=True) if not error], "not sent", 0.0
-                )
-                self._announce()
-                raise next(error for error in errors if error)
+            settled, wanted = self._settled, 0.0 if under_way else worst_usd
+            if ledger.max_usd is None or ledger.spent_usd + wanted <= ledger.max_usd or not self._reserved:
+                self._reserved.add(key)
+                try:
+                    await ledger.reserve(key, model=self.model, worst_usd=worst_usd, under_way=under_way)
+                except Exception:
+                    self._reserved.discard(key)
+                    self._announce()
+                    raise
+                return
             await settled.wait()
 
-    async def _settle(self, key: str, reply: Reply | None, outcome: str, usd: float, seconds: float) -> None:
+    async def _settle(self, key: str, reply: Reply | None, outcome: str, usd: float, seconds: float = 0.0) -> None:
         await self._ledger.settle(key, reply, outcome=outcome, usd=usd, seconds=seconds)
-        self.stats.usd += usd
         self._reserved.discard(key)
         self._announce()
-
-    async def _give_up(self, keys: Sequence[str], outcome: str, usd: float) -> None:
-        """Settle without a reply."""
-        await asyncio.gather(*(self._settle(key, None, outcome, usd, 0.0) for key in keys))
 
     def _announce(self) -> None:
         self._settled.set()
         self._settled = asyncio.Event()
 
 
-def _groups(samples: list[int], size: int) -> list[list[int]]:
-    """Samples that follow each other, in groups that one request may ask for."""
-    groups: list[list[int]] = []
-    for sample in samples:
-        if groups and len(groups[-1]) < size and groups[-1][-1] == sample - 1:
-            groups[-1].append(sample)
-        else:
-            groups.append([sample])
-    return groups
-
-
-def _sampled(request: Request, **changes: Any) -> Request:
-    return replace(request, sampling=replace(request.sampling, **changes))
-
-
 def _again(request: Request, trouble: str, *, seed: int) -> Request:
-    """The second attempt: more room after a cut, a warmer one after a recitation, and another seed in any case."""
-    sampling = request.sampling
+    """Return the second attempt: more room after a cut, a warmer one after a recitation, another seed in any case."""
+    sampling = replace(request.sampling, seed=seed)
     if trouble == "length":
-        return replace(_sampled(request, seed=seed, max_tokens=2 * sampling.max_tokens), thinking=0)
+        return replace(request, sampling=replace(sampling, max_tokens=2 * sampling.max_tokens), thinking=0)
     if trouble == "recitation":
-        return _sampled(request, seed=seed, temperature=min(2.0, sampling.temperature + _WARMER))
-    return _sampled(request, seed=seed)
+        sampling = replace(sampling, temperature=min(2.0, sampling.temperature + _WARMER))
+    return replace(request, sampling=sampling)
 
 
 def _reply(outcome: Outcome, text: str, finish: Any) -> Reply:
-    return Reply(
-        text=text,
-        finish=finish,
-        mean_logprob=outcome.mean_logprob,
-        tokens_in=outcome.tokens_in or 0,
-        tokens_out=outcome.tokens_out or 0,
-        tokens_thought=outcome.tokens_thought or 0,
-    )
-
-
-def _tokens(outcome: Outcome) -> int:
-    return (outcome.tokens_in or 0) + (outcome.tokens_out or 0) + (outcome.tokens_thought or 0)
+    usage = outcome.usage or Usage(0, 0)
+    return Reply(text=text, finish=finish, mean_logprob=outcome.mean_logprob, **vars(usage))

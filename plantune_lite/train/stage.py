@@ -194,7 +194,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     path = home(job.run) / LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
-        opened = teacher.open_teacher(asked, calls, seed=job.recipe.seed, say=job.say)
+        opened = teacher.open_teacher(asked, calls, say=job.say)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
             yield teacher_judge(ask, portal), lambda: round(calls.spent_usd - before, 6)
 

@@ -46,7 +46,7 @@ def test_a_plan_that_the_row_brings_is_taken_as_it_is_written(given):
         (problem(), "no worked solution"),
         (problem(steps=["It follows."]), "no plan in the worked solution"),
         (problem(steps=["4 + 5 = 9 in all."]), "no plan in the worked solution"),
-        (problem(steps=["1+1=2 x"], extra={"subquestions": []}), ""),
+        (problem(steps=["1+1=2 x"], extra={"subquestions": []}), None),
         (problem(steps=["1+1=2 x"], extra={"subquestions": ["a?", "b?"]}), "sub-questions and steps do not match"),
     ],
 )

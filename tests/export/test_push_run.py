@@ -213,8 +213,7 @@ def test_a_corpuss_figures_keep_their_counts_without_folders(secret):
     there = pushed(secret, "--data")
     stats = json.loads((secret / "corpus" / "stats.json").read_text())
     assert "fn.py:make" in json.loads(there["stats.json"])["sources"]
-    assert sorted(json.loads(there["stats.json"])["mixed"]) == ["few.jsonl", "fn.py:make", "practice"]
-    assert list(json.loads(there["stats.json"])["mixed"].values()) == list(stats["mixed"].values())
+    assert list(json.loads(there["stats.json"])["sources"].values()) == list(stats["sources"].values())
 
 
 @pytest.mark.parametrize(

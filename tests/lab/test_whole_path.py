@@ -58,11 +58,11 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     assert loaded.pool and len(loaded.own) == 6
     assert {one.split for one in loaded.own} == {"test"} and any("larger" in one.id for one in loaded.own)
     assert not {one.question for one in loaded.pool} & {one.question for one in loaded.own}
-    asyncio.run(distill_all(loaded.pool, None, Distill(teacher="worked"), tmp_path, teacher="worked"))
+    asyncio.run(distill_all(loaded.pool, None, Distill(teacher="worked"), tmp_path))
     kept = read_records(Trajectory, tmp_path / "trajectories.jsonl")
     assert len(kept) == len(loaded.pool)
-    made = Corpus(filter="none", dedup="exact", decontaminate=100, validation=0.0)
-    corpus.build_corpus(kept, loaded.pool, {"own": loaded.own}, made, tmp_path / "corpus")
+    wanted = corpus.Wanted(Corpus(filter="none", dedup="exact", decontaminate=100, validation=0.0))
+    corpus.build_corpus(kept, loaded.pool, {"own": loaded.own}, wanted, tmp_path / "corpus")
     rows = list(read_jsonl(tmp_path / "corpus" / "train.jsonl"))
     by_id = {one.id: one for one in loaded.pool}
     assert rows and all(parse(row["completion"]).execution == "" for row in rows)

@@ -261,7 +261,7 @@ def test_a_damaged_ledger_in_the_mirror_is_a_sentence_and_one_here_a_warning(run
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "calls.sqlite").write_text("no database at all" * 100)
     ledger_with(run.parent / "calls.sqlite", "a")
-    with pytest.raises(RunError, match="is no ledger"):
+    with pytest.raises(RunError, match="cannot be read back"):
         bring_back(tmp_path / "m", run)
     (run.parent / "calls.sqlite").write_text("no database at all" * 100)
     said = []

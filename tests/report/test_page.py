@@ -43,7 +43,7 @@ def run(tmp_path):
     """A run folder as its stages leave it, without the hours."""
     run = tmp_path / "mine"
     write_whole(run / "recipe.json", to_json(replace(load_recipe("smollm2_135m"), grpo=GRPO())))
-    asyncio.run(distill_all(PROBLEMS, None, Distill("worked"), run, teacher="worked"))
+    asyncio.run(distill_all(PROBLEMS, None, Distill("worked"), run))
     trajectories = [row for row in map(json.loads, (run / "trajectories.jsonl").read_text().splitlines())]
     trajectories[0]["execution"] += HOSTILE
     write_records(run / "trajectories.jsonl", trajectories)
@@ -51,7 +51,8 @@ def run(tmp_path):
     from plantune_lite.types import Trajectory
 
     rows = [from_row(Trajectory, row) for row in trajectories[1:]]
-    corpus.build_corpus(rows, PROBLEMS, {}, Corpus(filter="answer", validation=0.0), run / "corpus")
+    wanted = corpus.Wanted(Corpus(filter="answer", validation=0.0))
+    corpus.build_corpus(rows, PROBLEMS, {}, wanted, run / "corpus")
     write_records(run / "suites" / "own.jsonl", TESTED)
     untuned = [answered(one, n < 2, "I guess.", "zero_shot_cot") for n, one in enumerate(TESTED)]
     tuned = [answered(one, n > 0, f"<plan>\n1. Think.\n</plan>\n{HOSTILE}", "m1") for n, one in enumerate(TESTED)]

@@ -5,7 +5,7 @@
 It refuses what the real one refuses: a wrong key, unknown fields, retired and unknown models, several candidates or a
 last model turn or the wrong thinking setting where a model takes none, more requests a minute than allowed. GET /_stats
 counts what happened. Faults come by marker or by hash, see fake_teacher; here they are also: daily, thoughts,
-recitation, max_tokens, no_usage, few_candidates, candidates400, other, slow.
+recitation, max_tokens, no_usage, other, slow.
 """
 
 import argparse
@@ -186,8 +186,8 @@ class FakeGemini(Loopback):
             return reply
         return self._good(model, prompt, sample, config)
 
-    def _good(self, model: str, prompt: str, sample: int, config: dict[str, Any], count: int | None = None) -> Any:
-        samples = range(sample, sample + (count or config.get("candidateCount", 1)))
+    def _good(self, model: str, prompt: str, sample: int, config: dict[str, Any]) -> Any:
+        samples = range(sample, sample + config.get("candidateCount", 1))
         schema = config.get("responseSchema") or config.get("responseJsonSchema")
         texts = [self.mind.reply(prompt, one, schema) for one in samples]
         thought = self._thoughts(prompt, sample, config)
@@ -237,11 +237,6 @@ class FakeGemini(Loopback):
             self.note(fault)
             text = '{"score": "high"' if share("form", prompt) < 0.5 else '{"nothing": true}'
             return _reply(prompt, _candidate(text, "STOP"), 6)
-        if fault == "few_candidates" and config.get("candidateCount", 1) > 2:
-            return self._good(model, prompt, sample, config, count=2)
-        if fault == "candidates400" and config.get("candidateCount", 1) > 1:
-            self.note(fault)
-            raise invalid("Multiple candidates is not enabled for this model")
         if fault == "no_usage":
             return {
                 name: value

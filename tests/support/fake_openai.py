@@ -1,7 +1,7 @@
 """An OpenAI-compatible server on this machine: `with FakeOpenAI() as server: ... server.url` (which ends in /v1).
 
 It refuses what the real ones refuse: a wrong key (where it wants one), unknown fields, unknown models, and whatever
-`without` says this server does not have: "response_format", "seed", "n", "max_tokens" ..., and a prompt that leaves no
+`without` says this server does not have: "response_format", "seed", "max_tokens" ..., and a prompt that leaves no
 room in its `window` for what may be written. Faults as in fake_teacher.
 """
 
@@ -46,8 +46,6 @@ class FakeOpenAI(Loopback):
             self.note("wrong key")
             given = headers.get("Authorization", "").removeprefix("Bearer ")
             raise refusal(401, f"Incorrect API key provided: {given}.", code="invalid_api_key")
-        if (method, path) == ("GET", "/v1/models"):
-            return {"object": "list", "data": [{"id": name, "object": "model"} for name in self.models]}
         if (method, path) != ("POST", "/v1/chat/completions"):
             raise refusal(404, f"Invalid URL ({method} {path})")
         try:
@@ -89,13 +87,13 @@ class FakeOpenAI(Loopback):
                 code=400,
             )
 
-    def _good(self, body: Any, prompt: str, sample: int, count: int | None = None) -> Any:
+    def _good(self, body: Any, prompt: str, sample: int) -> Any:
         asked = f"{prompt}\n{json.dumps(body.get('response_format'))}"
         schema = _resolved(body.get("response_format", {}).get("json_schema", {}).get("schema"))
         if schema is None and "fit this schema:\n" in prompt:  # asked for in words, and a good teacher listens
             schema = _resolved(json.loads(prompt.partition("fit this schema:\n")[2].partition("\n")[0]))
             prompt = prompt.partition("\n\nReply with one JSON object")[0]
-        samples = range(sample, sample + (count or body.get("n", 1)))
+        samples = range(sample, sample + body.get("n", 1))
         cap = body.get("max_tokens", body.get("max_completion_tokens", 4096))
         choices, out = [], 0
         for index, one in enumerate(samples):
@@ -129,8 +127,6 @@ class FakeOpenAI(Loopback):
             self.note(fault)
             text = '{"score": "high"' if share("form", prompt) < 0.5 else '{"nothing": true}'
             return {"choices": [_choice(text, "stop")], "usage": _usage(prompt, 6)}
-        if fault == "few_candidates" and body.get("n", 1) > 2:
-            return self._good(body, prompt, sample, count=2)
         if fault == "no_usage":
             return {name: value for name, value in self._good(body, prompt, sample).items() if name != "usage"}
         if fault == "slow":

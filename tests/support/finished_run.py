@@ -30,7 +30,8 @@ def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Pat
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text(text)
     problems = list(practice_problems("train", seed=0, limit=12))
-    corpus.build_corpus(_worked(problems), problems, {"own": problems[:1]}, Corpus(filter="answer"), run / "corpus")
+    wanted = corpus.Wanted(Corpus(filter="answer"))
+    corpus.build_corpus(_worked(problems), problems, {"own": problems[:1]}, wanted, run / "corpus")
     checked = {"verified": verified, "top1": 0.994, "positions": 512, "largest": 0.125}
     export = {
         "status": "done",

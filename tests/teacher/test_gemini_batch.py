@@ -17,7 +17,7 @@ from plantune_lite.recipe.schema import Distill
 from plantune_lite.runs.folder import BATCHES
 from plantune_lite.teacher.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.teacher.ledger import Ledger
-from plantune_lite.teacher.provider import _HABITS, TeacherError, UnansweredError
+from plantune_lite.teacher.provider import TeacherError, UnansweredError
 from plantune_lite.teacher.rate_limit import Pace
 from plantune_lite.teacher.teacher import Teacher, open_teacher
 from plantune_lite.types import Sampling
@@ -32,11 +32,6 @@ class Judged(BaseModel):
     score: int
 
 
-@pytest.fixture(autouse=True)
-def _forget():
-    _HABITS.clear()
-
-
 @pytest.fixture
 def gemini():
     with FakeGemini(key=KEY) as server:
@@ -47,18 +42,18 @@ def environ(url):
     return {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": url}
 
 
-async def ask(url, folder, asks, *, batch=True, lines=None, model=None, max_usd=None):
+async def ask(url, folder, asks, *, batch=True, lines=None, max_usd=None):
     """Replies to asks made at once, and what the ledger says of them."""
     say = (lines if lines is not None else []).append
     with Ledger(folder / "calls.sqlite", run="run", max_usd=max_usd) as ledger:
         if batch:
             pace = Pace(start=IN_BATCHES, most=IN_BATCHES)
             provider = GeminiBatch(
-                model, folder / BATCHES, environ=environ(url), say=say, quiet_seconds=0.05, pauses=(0.05, 0.1)
+                None, folder / BATCHES, environ=environ(url), say=say, quiet_seconds=0.2, pauses=(0.05, 0.1)
             )
             teacher = Teacher(provider, ledger, pace, thinking=0, say=say, under_way=provider.under_way)
         else:
-            teacher = open_teacher(Distill("gemini", model=model), ledger, seed=0, environ=environ(url), say=say)
+            teacher = open_teacher(Distill("gemini"), ledger, environ=environ(url), say=say)
         async with teacher:
             replies = await asyncio.gather(*(teacher(*one) for one in asks), return_exceptions=True)
         return replies, ledger.totals()
@@ -111,19 +106,6 @@ def test_a_batch_that_is_refused_as_a_whole_leaves_no_call_for_answered(gemini, 
     assert all(one[0].text for one in replies)
 
 
-def test_several_candidates_go_in_one_request_where_the_model_takes_that(gemini, tmp_path):
-    asks = [(chat("Write a plan."), Sampling(temperature=0.7, n=5, max_tokens=400), None)]
-    (replies,), totals = asked(gemini.url, tmp_path, asks, model="gemini-2.5-flash")
-    assert len({one.text for one in replies}) == 5 and totals["calls"] == 5 and gemini.stats()["outcomes"]["ok"] == 1
-
-
-def test_a_field_that_is_refused_to_many_at_once_is_left_out_for_all(gemini, tmp_path):
-    several = Sampling(temperature=0.7, n=2, max_tokens=400)
-    asks = [(chat(f"Write plan {n}. [[candidates400 always]]"), several, None) for n in range(3)]
-    replies, totals = asked(gemini.url, tmp_path, asks, model="gemini-2.5-flash")
-    assert [len(one) for one in replies] == [2, 2, 2] and batches(gemini) == 2 and totals["calls"] == 6
-
-
 def test_a_failed_batch_is_asked_again_twice_and_then_is_a_sentence(gemini, tmp_path):
     gemini.batch_failures = 2
     replies, _ = asked(gemini.url, tmp_path / "twice", ASKS)
@@ -139,7 +121,8 @@ def test_a_batch_that_cannot_be_looked_at_is_looked_at_again(gemini, tmp_path):
 
     async def main():
         asking = asyncio.create_task(ask(gemini.url, tmp_path, ASKS, lines=lines))
-        await asyncio.sleep(0.6)
+        while not any("cannot be looked at" in line for line in lines):
+            await asyncio.sleep(0.05)
         gemini.batch_reads = True
         return await asking
 
@@ -179,7 +162,7 @@ def child(server, folder):
         str(folder),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not (folder / BATCHES).exists():
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0]
         time.sleep(0.02)
@@ -204,7 +187,7 @@ def test_an_interrupt_leaves_the_batch_running_and_says_so(gemini, tmp_path):
     with child(gemini, tmp_path) as process:
         process.send_signal(signal.SIGINT)
         said = process.communicate()[0]
-    assert "batches/b0 (12 calls) is not done and goes on at Gemini; the same command takes the replies" in said
+    assert "batches/b0 is not done and goes on at Gemini; the same command takes the replies" in said
     gemini.batch_seconds = 0.2
     replies, _ = asked(gemini.url, tmp_path, ASKS)
     assert all(one[0].text for one in replies) and batches(gemini) == 1
@@ -223,10 +206,10 @@ def test_a_batch_that_gemini_has_forgotten_is_sent_again(gemini, tmp_path):
 @pytest.mark.parametrize("teacher", ["self", "http://127.0.0.1:9/v1"])
 def test_only_gemini_has_a_batch_mode(tmp_path, teacher):
     with Ledger(tmp_path / "c.sqlite", run="r") as ledger, pytest.raises(TeacherError, match=r"distill\.batch=false"):
-        open_teacher(Distill(teacher, batch=True), ledger, seed=0, environ={})
+        open_teacher(Distill(teacher, batch=True), ledger, environ={})
 
 
 def test_a_recipe_with_batch_opens_the_batch_mode_wide(gemini, tmp_path):
     with Ledger(tmp_path / "c.sqlite", run="r") as ledger:
-        teacher = open_teacher(Distill("gemini", batch=True), ledger, seed=0, environ=environ(gemini.url))
-    assert teacher.model == "gemini-3.8-flash" and teacher.in_flight_limit >= 128 * 64
+        teacher = open_teacher(Distill("gemini", batch=True), ledger, environ=environ(gemini.url))
+    assert teacher.model == "gemini-3.8-flash" and teacher._pace.in_flight_limit >= 128 * 64

@@ -94,7 +94,7 @@ def test_a_teacher_is_paid_once_for_the_same_comparison_in_two_steps(tmp_path):
         return [[Reply(text=said(0.5))] for _ in prompts]
 
     with start_blocking_portal() as portal, Ledger(tmp_path / "calls.sqlite", run="judge") as ledger:
-        opening = open_teacher(Distill("self"), ledger, seed=0, generate=student, student="tiny")
+        opening = open_teacher(Distill("self"), ledger, own=("tiny", student))
         with portal.wrap_async_context_manager(opening) as ask:
             judge = teacher_judge(ask, portal)
             assert judge([QUESTION] * 2, [PLAN, ("Guess.",)], [REFERENCE] * 2) == [0.5, 0.5]
