@@ -12,14 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-from plantune_lite.terminal import duration
 from plantune_lite.types import RunError
 
 
@@ -53,8 +49,7 @@ def run_stage(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
     ) as process:
         try:
-            with _pulse(stage, stream or sys.stdout) as heard:
-                _stream(process, folder / "log.txt", stream or sys.stdout, heard)
+            _stream(process, folder / "log.txt", stream or sys.stdout)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -84,35 +79,7 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
     return int(asked)
 
 
-SILENCE_SECONDS = 30.0
-
-
-@contextmanager
-def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
-    """Where no line can be redrawn, say after each half minute of silence that it is at work; gives what ends one."""
-    if stream.isatty():
-        yield lambda: None
-        return
-    heard, ended, began = threading.Event(), threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not ended.is_set():
-            if not heard.wait(SILENCE_SECONDS):
-                stream.write(f"{stage} is at work, {duration(time.monotonic() - began)} so far\n")
-                stream.flush()
-            heard.clear()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield heard.set
-    finally:
-        ended.set()
-        heard.set()
-        watcher.join()
-
-
-def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO, heard: Callable[[], object]) -> None:
+def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
@@ -121,7 +88,6 @@ def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO, heard: 
             file.flush()
             stream.write(decoder.decode(chunk))
             stream.flush()
-            heard()
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:
