@@ -11,36 +11,29 @@ from typing import Any
 
 import click
 
+from plantune_lite._version import __version__
 from plantune_lite.cli.show import print_json, show_states
 from plantune_lite.types import PlantuneError
 
-_GROUPS = ("Start", "Stages", "Studies")
+_GROUPS = ("start", "stages", "studies")  # the modules of the verbs
 
 
 class _Grouped(click.Group):
-    """A help page in three groups, in the order the verbs are written here."""
+    """A help page in three groups, in the order the verbs are written there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group in _GROUPS:
-            verbs = [(name, verb) for name, verb in self.commands.items() if getattr(verb, "group", "Start") == group]
-            if verbs:
-                with formatter.section(group):
-                    formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from plantune_lite._version import __version__
-
-        click.echo(f"plantune-lite {__version__}")
-        ctx.exit()
+            module = f"plantune_lite.cli.{group}"
+            verbs = [(name, verb) for name, verb in self.commands.items() if verb.callback.__module__ == module]
+            with formatter.section(group.capitalize()):
+                formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
 
 
 @click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.version_option(__version__, message="plantune-lite %(version)s")
 def cli() -> None:
     """Teach small language models to plan before they solve.
 
@@ -120,6 +113,17 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
     if to is None and wanted.name == original.name:
         to = run_folder(recipe)
     return wanted, to
+
+
+def folder_of_run(run: Path) -> Path:
+    """Return a run's folder, named by its path or, under the folder of runs, by its name."""
+    from plantune_lite.files import runs_folder
+    from plantune_lite.types import RunError
+
+    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
+    if not (folder / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder, and there is none of that name in {runs_folder()}")
+    return folder
 
 
 def say_to_stderr(line: str) -> None:

@@ -9,7 +9,16 @@ from typing import Any
 
 import click
 
-from plantune_lite.cli.frame import PATH, cli, do_stages, going_on, json_option, load_asked, say_to_stderr
+from plantune_lite.cli.frame import (
+    PATH,
+    cli,
+    do_stages,
+    folder_of_run,
+    going_on,
+    json_option,
+    load_asked,
+    say_to_stderr,
+)
 from plantune_lite.cli.show import print_json
 
 
@@ -33,18 +42,12 @@ def _looks_first(wanted: Any) -> bool:
     return teacher != "worked" and not is_loopback(teacher) and shutil.which("nvidia-smi") is not None
 
 
-distill.group = "Stages"
-
-
 @cli.command()
 @going_on
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Training rows to an adapter: SFT, and what the recipe has after it."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
-
-
-train.group = "Stages"
 
 
 @cli.command()
@@ -116,9 +119,6 @@ def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tup
         yield folder, {"say": lambda line: say(printable(line)), "show": show}
 
 
-evaluate.group = "Stages"
-
-
 @cli.command()
 @going_on
 def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
@@ -127,27 +127,17 @@ def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     do_stages(wanted, only=("export",), **options)
 
 
-export.group = "Stages"
-
-
 @cli.command()
 @click.argument("run", type=PATH, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
-    from plantune_lite import files
     from plantune_lite.report import page
     from plantune_lite.runs.folder import locked
-    from plantune_lite.types import RunError
 
-    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
-    if not (folder / "recipe.json").is_file():
-        raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
+    folder = folder_of_run(run)
     with locked(folder / ".stage" / "lock"):
         line = page.made_again(folder)
     click.echo(line)
-
-
-report.group = "Stages"
 
 
 @cli.command()
@@ -160,18 +150,13 @@ report.group = "Stages"
 @json_option
 def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
-    from plantune_lite import files
     from plantune_lite.export import push_run
     from plantune_lite.terminal import printable
 
-    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
     say = say_to_stderr if as_json else click.echo
-    done = push_run.push_to_hub(folder, repo, say=lambda line: say(printable(line)), **options)
+    done = push_run.push_to_hub(folder_of_run(run), repo, say=lambda line: say(printable(line)), **options)
     if as_json:
         print_json(done)
     else:
         for one in done:
             click.echo(printable(one["line"]))
-
-
-push.group = "Stages"

@@ -11,6 +11,7 @@ from plantune_lite.cli.frame import (
     PATH,
     cli,
     do_stages,
+    folder_of_run,
     going_on,
     json_option,
     load_asked,
@@ -117,18 +118,15 @@ def copy(name: str, dest: Path | None) -> None:
     files = shipped()
     if name not in files:
         raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
-    target = dest or Path(f"{name}.py")
+    target = dest or Path(name)
     if target.is_dir():
-        target = target / f"{name}.py"
-    elif not target.suffix:
-        target = target.with_name(f"{target.name}.py")  # else no verb would take it for a recipe
+        target = target / name
+    target = target.with_suffix(".py")  # else no verb would take it for a recipe
     try:
         with open(target, "x", encoding="utf-8", newline="\n") as file:
             file.write(files[name].read_text(encoding="utf-8"))
     except FileExistsError:
         raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
-    except OSError as error:
-        raise RecipeError(f"{target} cannot be written ({error.strerror})") from None
     click.echo(f"wrote {target}; edit it, then: plantune run {target}")
 
 
@@ -159,10 +157,8 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     from dataclasses import asdict
 
     from plantune_lite.evaluate.ask import ask_student, lines
-    from plantune_lite.files import runs_folder
 
-    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
-    found = ask_student(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
+    found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=say_to_stderr)
     if as_json:
         print_json([asdict(one) for one in found])
     else:

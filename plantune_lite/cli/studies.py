@@ -37,9 +37,6 @@ def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
         click.echo(standing_markdown(found) if markdown else standing_text(found))
 
 
-compare.group = "Studies"
-
-
 @cli.command()
 @click.argument("what", metavar="WHAT")
 @recipe_argument
@@ -67,13 +64,7 @@ def ablate(
         else:
             click.echo(study_cost(asked, planned))
         return
-    said = {
-        "--seeds": options["seeds"] if options["seeds"] != SEEDS else None,
-        "--to": to,
-        "--mirror": options["mirror"],
-    }
-    also = [str(word) for option, value in said.items() if value is not None for word in (option, value)]
-    command = shlex.join(["plantune", "ablate", what, recipe, *settings, *also])
+    command = shlex.join(["plantune", *sys.argv[1:]])
     stream = sys.stderr if as_json else None
     found = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
     if as_json:
@@ -83,9 +74,6 @@ def ablate(
         click.echo(f"done: {found.folder}")
     if found.failed:
         sys.exit(1)
-
-
-ablate.group = "Studies"
 
 
 @cli.command()
@@ -126,6 +114,3 @@ def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
     made = recipe_of(folder)
     if override(made, settings) != made:
         raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
-
-
-probe.group = "Studies"
