@@ -1,4 +1,4 @@
-"""Say what a run came to in the terminal: who answered how much, what took how long, what to do next."""
+"""Say what a run came to in the terminal: who answered how much, what to do next."""
 
 import shlex
 from collections.abc import Iterator
@@ -7,10 +7,8 @@ from typing import Any
 
 from plantune_lite.evaluate import compare
 from plantune_lite.runs.folder import read_manifest
-from plantune_lite.terminal import duration, table
+from plantune_lite.terminal import table
 from plantune_lite.types import PlantuneError
-
-_MINUTE = 60.0
 
 
 def ending(folder: Path, wanted: Any) -> Iterator[str]:
@@ -21,7 +19,6 @@ def ending(folder: Path, wanted: Any) -> Iterator[str]:
     if stood is not None:
         yield scores(stood)
         yield from stood.sentences
-    yield minutes(manifest["stages"])
     yield "next:"
     yield from (f"  {line}" for line in _next(folder, wanted, manifest, stood))
 
@@ -46,13 +43,6 @@ def scores(stood: compare.Standing) -> str:
         for model in models
     ]
     return table("right answers (95 %)", ["model", *suites], lines)
-
-
-def minutes(stages: dict[str, Any]) -> str:
-    """What took more than a minute, and all of it."""
-    took = {name: entry.get("seconds", 0.0) for name, entry in stages.items()}
-    long = [f"{name} {duration(seconds)}" for name, seconds in took.items() if seconds >= _MINUTE]
-    return f"took {duration(sum(took.values()))}" + (f": {', '.join(long)}" if long else "")
 
 
 def _next(folder: Path, wanted: Any, manifest: dict[str, Any], stood: compare.Standing | None) -> Iterator[str]:

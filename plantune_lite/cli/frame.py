@@ -13,6 +13,7 @@ import click
 
 from plantune_lite._version import __version__
 from plantune_lite.cli.show import print_json, show_states
+from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError
 
 _GROUPS = ("start", "stages", "studies")  # the modules of the verbs
@@ -148,21 +149,15 @@ def reporting(work: Callable[[], Any], *, then_exit: bool = False) -> Any:
         error.show()
         code = error.exit_code
     except PlantuneError as error:
-        code = _failed(str(error))
+        click.echo(f"{click.style('error', fg='red')}: {printable(str(error))}", err=True)
+        code = 1
     except BrokenPipeError:
         sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
         code = 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        code = _failed(f"{where}{error.strerror or error}. What is done is kept; the same command goes on.")
+        click.echo(f"error: {printable(str(error))}. What is done is kept; the same command goes on.", err=True)
+        code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command goes on", err=True)
         code = 130
     sys.exit(code)
-
-
-def _failed(sentence: str) -> int:
-    from plantune_lite.terminal import printable
-
-    click.echo(f"{click.style('error', fg='red')}: {printable(sentence)}", err=True)
-    return 1

@@ -48,19 +48,12 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
     else:
-        mark = {
-            "ok": click.style("ok  ", fg="green"),
-            "note": click.style("note", fg="yellow"),
-            "bad": click.style("BAD ", fg="red"),
-        }
+        colours = {"ok": "green", "note": "yellow", "bad": "red"}
         for check in checks:
+            mark = click.style(f"{check.state:<4}", fg=colours[check.state])
             fix = f"  -> {check.fix}" if check.fix else ""
-            click.echo(f"{mark[check.state]}  {check.name:<16} {printable(check.found)}{fix}")
-        click.echo(
-            f"{wanted.name} can run here."
-            if not bad
-            else f"{wanted.name} cannot run here: {len(bad)} to mend, marked BAD."
-        )
+            click.echo(f"{mark}  {check.name:<16} {printable(check.found)}{fix}")
+        click.echo(f"{wanted.name} cannot run here: {len(bad)} to fix" if bad else f"{wanted.name} can run here")
     sys.exit(1 if bad else 0)
 
 
