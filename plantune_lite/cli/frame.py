@@ -88,7 +88,7 @@ def do_stages(
     if dry_run:
         folder = runner.folder_of(wanted, to)
         manifest, again = read_manifest(folder), options.get("again")
-        wanted = runner.with_teacher(wanted, os.environ, manifest, say, folder=folder, again=again)
+        wanted = runner.with_teacher(wanted, os.environ, manifest, say, again)
         show_states(wanted, folder, as_json, options)
         return folder
     stream = sys.stderr if as_json else None

@@ -13,12 +13,11 @@ import os
 import re
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from plantune_lite.files import write_whole
-from plantune_lite.runs.folder import LEDGER, changed_outputs, home, read_manifest
+from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old, read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
 
@@ -213,7 +212,7 @@ def _check_same_run(source: Path, run: Path) -> None:
 def _restore(source: Path, run: Path) -> int:
     """Fetch the whole run, its manifest last: half a copy is no run."""
     names = [name for name in sorted(_read_index(source)) if not _cut_off(source / name)]
-    _move_away(run, {Path(name).parts[0] for name in names})
+    move_away(run, {Path(name).parts[0] for name in names}, place_in_old(run))
     return _fetch(source, run, [*names, "manifest.json"])
 
 
@@ -231,17 +230,8 @@ def _repair(source: Path, run: Path) -> int:
     lost = {name: outputs[name] for name in (*missing, *damaged)}
     unsound = {name for names in changed_outputs(source, lost) for name in names}
     sound = sorted(set(lost) - unsound)
-    _move_away(run, sound)
+    move_away(run, sound, place_in_old(run))
     return _fetch(source, run, sound)
-
-
-def _move_away(run: Path, places: Iterable[str]) -> None:
-    """Move to old/ what is in the place of something restored."""
-    old = run / "old" / time.strftime("%Y%m%d-%H%M%S-mirror")
-    for place in places:
-        if (run / place).exists():
-            (old / place).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(run / place, old / place)
 
 
 def _fetch(source: Path, run: Path, names: list[str]) -> int:

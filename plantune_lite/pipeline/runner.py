@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain, count
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,19 +25,18 @@ from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import (
     home,
-    is_empty,
     last_written,
     locked,
+    move_away,
     now,
     outputs_of,
+    place_in_old,
     read_manifest,
     write_manifest,
 )
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
 from plantune_lite.types import RunError
-
-_PROBED = "probe"  # what `plantune probe` leaves
 
 
 def run(
@@ -73,7 +71,7 @@ def run(
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = read_manifest(folder)
         _settle(folder, manifest, stages)
-        wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
+        wanted = with_teacher(asked, os.environ, manifest, tell, again)
         found, anew = plan(folder, wanted, manifest, again, stages)
         _refuse_other(folder, found)
         active = [stage for stage, _, _ in found]
@@ -85,8 +83,6 @@ def run(
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
         if anew:
             manifest["again"] = again  # until it is made: the same command goes on with it
-        if wanted.distill.teacher != asked.distill.teacher:
-            manifest["without_key"] = True
         manifest["resumed"] = time.time()  # says which of two copies is the later one
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
@@ -111,7 +107,8 @@ def run(
                     _put_away(folder, manifest, [stage], [stage.name], tell)
                 _mark_what_follows(manifest, stage, stages)
                 tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
-                _put_probes_away(folder, stage)
+                if stage.trains:
+                    move_away(folder, ["probe"], place_in_old(folder))  # it was of the model before
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
                 _do(folder, wanted, manifest, stage, active, mirror, stream)
@@ -164,30 +161,16 @@ def with_teacher(
     environ: Mapping[str, str],
     manifest: Mapping[str, Any],
     say: Callable[[str], None],
-    *,
-    folder: Path | None = None,
     again: str | None = None,
 ) -> Recipe:
-    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already, and
-    stays it when a key comes later; not where `again` makes its plans anew, or `folder` has none of them yet."""
-    if asked.distill.teacher != "gemini":
+    """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun."""
+    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
         return asked
     begun = {} if again in ("problems", "distill") else manifest["stages"].get("distill", {})
-    teacher = begun.get("inputs", {}).get("distill.teacher")
-    if any(environ.get(key) for key in KEYS):
-        outputs = next(stage.outputs for stage in STAGES if stage.name == "distill")
-        nothing_yet = folder is not None and begun.get("status") != "done" and is_empty(folder, outputs)
-        if teacher != "self" or not manifest.get("without_key") or nothing_yet:
-            return asked
-        say(
-            "this run began without a key: distill.teacher='self' stays, and the untuned student's plans with it; "
-            "--again distill asks Gemini instead"
-        )
-        return replace(asked, distill=replace(asked.distill, teacher="self"))
-    if teacher == "gemini":
+    if begun.get("inputs", {}).get("distill.teacher") == "gemini":
         if begun["status"] == "done":
             return asked  # its plans are here, no key is needed
-        raise RunError(f"this run's plans come from Gemini, and not all are here: set {KEYS[1]}, and it goes on")
+        raise RunError(f"distillation with Gemini is incomplete: set {KEYS[1]} and rerun the command to resume")
     say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
     return replace(asked, distill=replace(asked.distill, teacher="self"))
 
@@ -218,18 +201,14 @@ def _put_away(
     folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """Move the output of stages that are made anew to old/."""
-    old = _old(folder)
+    old = place_in_old(folder)
     for stage in stages:
-        if stage.name not in anew:
-            continue
-        moved = [output for output in stage.outputs if (folder / output).exists()]
-        for output in moved:
-            (old / output).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder / output, old / output)
-        known = manifest["stages"].pop(stage.name, None)
-        write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
-        if moved or known:
-            say(f"moved {stage.name} to {old}")
+        if stage.name in anew:
+            moved = move_away(folder, stage.outputs, old)
+            manifest["stages"].pop(stage.name, None)
+            write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
+            if moved:
+                say(f"moved {stage.name} to {old}")
 
 
 def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
@@ -239,21 +218,6 @@ def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[
     if entries.get(stage.name, {}).get("summary", {}).get("partial"):
         for name in set(stale_after(stage.name, stages)) & set(entries):
             entries[name].update(status="stopped", anew=True)
-
-
-def _put_probes_away(folder: Path, stage: Stage) -> None:
-    """What was found out about a model is not about the one that it is about to become."""
-    if stage.trains and (folder / _PROBED).is_dir():
-        old = _old(folder)
-        old.mkdir(parents=True)
-        os.replace(folder / _PROBED, old / _PROBED)
-
-
-def _old(folder: Path) -> Path:
-    """Where to move what is made anew: nothing is there yet, however soon that happens again."""
-    now = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
-    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
-    return next(place for place in chain([now], others) if not place.exists())
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------
