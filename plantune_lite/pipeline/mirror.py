@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from plantune_lite.files import write_whole
+from plantune_lite.files import copy_whole, write_whole
 from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old, read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
@@ -94,7 +94,7 @@ class Mirror:
                 identity = [state.st_size, state.st_mtime_ns]
                 if index.get(name) == identity and (self._target / name).exists():
                     continue
-                _copy_whole(small[name], self._target / name, self._copy)
+                copy_whole(small[name], self._target / name, self._copy)
             except FileNotFoundError:
                 if self._target.is_dir():
                     continue  # a checkpoint was rotated away while we copied
@@ -109,17 +109,6 @@ class Mirror:
         if (ledger := home(self._run) / LEDGER).is_file():
             copy_ledger(ledger, home(self._target) / LEDGER)
         write_whole(self._target / "manifest.json", manifest)
-
-
-def _copy_whole(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
-    """Copy a file so that a reader sees the old one or the new, never half."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        copy(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _small_files(run: Path) -> Iterator[Path]:
@@ -237,7 +226,7 @@ def _repair(source: Path, run: Path) -> int:
 def _fetch(source: Path, run: Path, names: list[str]) -> int:
     for name in names:
         try:
-            _copy_whole(source / name, run / name, shutil.copy2)
+            copy_whole(source / name, run / name, shutil.copy2)
         except OSError as error:
             why = error.strerror or error
             raise RunError(
