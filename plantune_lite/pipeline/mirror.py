@@ -134,14 +134,11 @@ def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
     return name.endswith("/trainer_state.json"), name
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    return (checkpoint / "trainer_state.json").is_file()  # written last, and copied last
-
-
 def _needed_checkpoints(folder: Path) -> list[Path]:
     """Return the newest, and the best so far: the training ends with that one's weights."""
     names = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
-    steps = {path: int(name[1]) for path, name in names.items() if name and _is_whole(path)}
+    # The trainer's state is written last, and copied last.
+    steps = {path: int(name[1]) for path, name in names.items() if name and (path / "trainer_state.json").is_file()}
     if not steps:
         return []
     newest = max(steps, key=steps.__getitem__)
@@ -200,15 +197,9 @@ def _check_same_run(source: Path, run: Path) -> None:
 
 def _restore(source: Path, run: Path) -> int:
     """Fetch the whole run, its manifest last: half a copy is no run."""
-    names = [name for name in sorted(_read_index(source)) if not _cut_off(source / name)]
+    names = sorted(_read_index(source))  # half a checkpoint too: training removes it
     move_away(run, {Path(name).parts[0] for name in names}, place_in_old(run))
     return _fetch(source, run, [*names, "manifest.json"])
-
-
-def _cut_off(file: Path) -> bool:
-    """Tell a file of a checkpoint whose copy was cut off: training goes on from the one before."""
-    checkpoint = _checkpoint_of(file)
-    return checkpoint is not None and not _is_whole(checkpoint)
 
 
 def _repair(source: Path, run: Path) -> int:

@@ -102,9 +102,8 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
 def _how_it_died(stage: str, code: int, folder: Path) -> str:
     if code in (-9, 137):
         return (
-            f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
-            f"goes on. plantune estimate {folder} says what takes less memory; other settings need --again {stage}, or "
-            "an earlier stage's where they are its too."
+            f"{stage} was killed from outside, most likely because memory ran out: rerun the command to resume. "
+            f"`plantune estimate {folder}` says what takes less memory; other settings need --again"
         )
     return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
 

@@ -303,18 +303,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0], "plantune-lite": __version__}
-    for name in (
-        "torch",
-        "transformers",
-        "trl",
-        "peft",
-        "bitsandbytes",
-        "unsloth",
-        "vllm",
-        "datasets",
-        "google-genai",
-        "math-verify",
-    ):
+    for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "google-genai", "math-verify"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
