@@ -43,21 +43,21 @@ def now() -> str:
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run folder, or an empty one."""
+    """Return the manifest of a run folder, or an empty one."""
     path = run / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"format": FORMAT, "name": run.name, "id": uuid.uuid4().hex, "created": now(), "stages": {}}
-    except ValueError as error:
+    except ValueError:
+        manifest = None
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("stages"), dict)
+    ):
         raise RunError(
-            f"{path} is not JSON ({error}); restore it from the mirror, or start under another name"
-        ) from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
-        raise RunError(f"{path} is no manifest; restore it from the mirror, or start under another name")
-    if manifest.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}: use another name"
+            f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
         )
     return manifest
 
@@ -78,15 +78,12 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
+        lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
         raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
     try:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
-            raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
         yield
     finally:
         lock.close()
