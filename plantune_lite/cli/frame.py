@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from plantune_lite._version import __version__
-from plantune_lite.cli.show import print_json, show_states
+from plantune_lite.cli.show import print_json, show_ending, show_states
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError
 
@@ -97,10 +97,7 @@ def do_stages(
         print_json(read_manifest(folder))
     else:
         if options.get("only") is None:
-            from plantune_lite.cli.ending import ending
-
-            for line in ending(folder, wanted):
-                click.echo(line)
+            show_ending(wanted, folder)
         click.echo(f"done: {folder}")
     return folder
 

@@ -53,6 +53,37 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
         click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
 
 
+def show_ending(wanted: Any, folder: Path) -> None:
+    """Print what a run came to: who answered how much, and what to do next."""
+    import shlex
+
+    from plantune_lite.evaluate.compare import standing, standing_text
+    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.types import PlantuneError
+
+    try:
+        click.echo("\n" + standing_text(standing([folder])))
+        evaluated = True
+    except PlantuneError:  # nothing was
+        evaluated = False
+    run = shlex.quote(str(folder))
+    click.echo("next:")
+    if (folder / "report.html").is_file():
+        click.echo(f"  open {run}/report.html        what was learned from, won and lost, and with which plans")
+    if read_manifest(folder).get("final"):
+        click.echo(f'  plantune ask {run} "..." --beside-base        a question of your own')
+        click.echo(f"  plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub")
+        if evaluated and not wanted.evaluate.interventions:
+            click.echo(
+                f"  plantune evaluate {run} evaluate.interventions=true --again evaluate        do plans do the work?"
+            )
+    if wanted.problems.source == "practice":
+        own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
+        click.echo("  plantune show my.csv        your own questions and answers, then:")
+        click.echo(f"  plantune run {wanted.name} {own}")
+    click.echo("  plantune recipes        what there is for a GPU of 8, 12 or 16 GB")
+
+
 def show_estimate(wanted: Any, pool: int, costs: list[Any], gpu: float | None, as_json: bool) -> bool:
     """One table for the whole run, the teachers' bills below it, the judge's where it has one; whether the run fits."""
     from dataclasses import asdict
