@@ -10,6 +10,7 @@ import click
 from plantune_lite.cli.frame import (
     PATH,
     cli,
+    folder_of_run,
     json_option,
     load_asked,
     recipe_argument,
@@ -23,10 +24,9 @@ from plantune_lite.studies.definitions import SEEDS
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @json_option
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
-def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
-    from plantune_lite.evaluate.compare import standing, standing_json, standing_markdown, standing_text
+    from plantune_lite.evaluate.compare import standing, standing_json, standing_text
     from plantune_lite.files import runs_folder
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
@@ -34,7 +34,7 @@ def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
     if as_json:
         print_json(standing_json(found))
     else:
-        click.echo(standing_markdown(found) if markdown else standing_text(found))
+        click.echo(standing_text(found))
 
 
 @cli.command()
@@ -78,11 +78,10 @@ def ablate(
 
 @cli.command()
 @recipe_argument
-@settings_argument
 @click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME).")
 @click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
 @json_option
-def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
+def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     """Does the trained model know which steps are possible, and which of its plans will come out right?"""
     from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
@@ -90,9 +89,7 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
     from plantune_lite.runs.folder import locked
     from plantune_lite.runs.job import Progress
 
-    wanted, to = load_asked(recipe, settings, to)
-    folder = runner.folder_of(wanted, to)
-    _as_it_was_made(folder, settings)
+    folder = folder_of_run(runner.folder_of(*load_asked(recipe, (), to)))
     say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
     with locked(folder / ".stage" / "lock"):
         probe_run = user_code.load_from_lab("probe")
@@ -103,14 +100,3 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
     else:
         click.echo(found["line"])
         click.echo(f"all of it: {folder / 'report.html'}")
-
-
-def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
-    """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
-    from plantune_lite.evaluate.ask import recipe_of
-    from plantune_lite.recipe.load import override
-    from plantune_lite.types import RunError
-
-    made = recipe_of(folder)
-    if override(made, settings) != made:
-        raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
