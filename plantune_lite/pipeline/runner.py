@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,8 +87,8 @@ def run(
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
-        _set_final(manifest, active)  # a variant may have taken over all there is to do
-        write_manifest(folder, manifest)
+        work = _Run(folder, wanted, manifest, active)
+        work.save()  # a variant may have taken over all there is to do
         copies = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
@@ -111,7 +111,7 @@ def run(
                     move_away(folder, ["probe"], place_in_old(folder))  # it was of the model before
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
-                _do(folder, wanted, manifest, stage, active, mirror, stream)
+                _do(stage, work, mirror, stream)
                 entry = manifest["stages"][stage.name]
                 tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
             if copies is not None:
@@ -223,16 +223,26 @@ def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[
 # --- doing a stage ----------------------------------------------------------------------------------------------------
 
 
-def _do(
-    folder: Path,
-    wanted: Recipe,
-    manifest: dict[str, Any],
-    stage: Stage,
-    active: Sequence[Stage],
-    mirror: Path | None,
-    stream: TextIO | None,
-) -> None:
-    entries = manifest["stages"]
+@dataclass
+class _Run:
+    """A run that is being worked on."""
+
+    folder: Path
+    recipe: Recipe
+    manifest: dict[str, Any]
+    active: Sequence[Stage]
+
+    def save(self) -> None:
+        """Write the manifest, with the stage whose adapter is the run's model and what all stages have cost."""
+        entries = self.manifest["stages"]
+        done = [stage for stage in self.active if entries.get(stage.name, {}).get("status") == "done"]
+        self.manifest["final"] = next((stage.home for stage in reversed(done) if stage.trains), None)
+        self.manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
+        write_manifest(self.folder, self.manifest)
+
+
+def _do(stage: Stage, run: _Run, mirror: Path | None, stream: TextIO | None) -> None:
+    folder, wanted, entries = run.folder, run.recipe, run.manifest["stages"]
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
         earlier = {name: entries[name]["fingerprint"] for name in stage.after}
@@ -246,12 +256,11 @@ def _do(
         }
     entry = entries[stage.name]
     entry.update(status="running", began=time.time())
-    write_manifest(folder, manifest)
+    run.save()
     job = {
-        "stage": stage.name,
         "home": stage.home,
         "earlier": {name: other["summary"] for name, other in entries.items() if "summary" in other},
-        "hours_left": _hours_left(wanted, manifest),
+        "hours_left": _hours_left(wanted, run.manifest),
     }
     write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
@@ -265,8 +274,7 @@ def _do(
         raise
     finally:
         entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
-        _set_final(manifest, active)
-        write_manifest(folder, manifest)
+        run.save()
 
 
 def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
@@ -277,13 +285,6 @@ def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> 
             ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
             seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
             entry.update(status="stopped", seconds=seconds)
-
-
-def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:
-    entries = manifest["stages"]
-    trained = [stage.home for stage in active if stage.trains and entries.get(stage.name, {}).get("status") == "done"]
-    manifest["final"] = trained[-1] if trained else None
-    manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
 
 
 def _hours_left(wanted: Recipe, manifest: dict[str, Any]) -> float | None:
