@@ -29,12 +29,7 @@ from plantune_lite.teacher.provider import TeacherError, is_loopback
 from plantune_lite.terminal import size
 from plantune_lite.types import ProblemError, RecipeError
 
-_KEYS = {  # what each key is for; only whether it is set is ever said
-    "GEMINI_API_KEY": "the Gemini teacher",
-    "GOOGLE_API_KEY": "the Gemini teacher",
-    "OPENAI_API_KEY": "an OpenAI-compatible teacher",
-    "HF_TOKEN": "gated models and data sets, and pushing to the Hub",
-}
+_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")  # only whether one is set is ever said
 
 
 @dataclass(frozen=True)
@@ -200,9 +195,9 @@ def _teacher(recipe: Recipe) -> Check:
 
 
 def _keys() -> Iterator[Check]:
-    for name, purpose in _KEYS.items():
+    for name in _KEYS:
         is_set = bool(os.environ.get(name))
-        yield Check(name, "ok" if is_set else "note", f"{'set' if is_set else 'not set'}: {purpose}")
+        yield Check(name, "ok" if is_set else "note", "set" if is_set else "not set")
 
 
 def _llama_cpp(recipe: Recipe) -> Check:

@@ -129,17 +129,13 @@ def say_to_stderr(line: str) -> None:
     click.echo(line, err=True)
 
 
-def reporting(work: Callable[[], Any], *, then_exit: bool = False) -> Any:
-    """What `work` returns; where it fails, its sentence, and the end of the process."""
+def reporting(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns; where it fails, print its sentence and end the process."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that cannot show a character shows another
     try:
-        result = work()
-        code = result if isinstance(result, int) else 0
-        if then_exit or code:
-            sys.exit(code)
-        return result
+        return work()
     except click.exceptions.Exit as ended:
         code = ended.exit_code
     except click.ClickException as error:
