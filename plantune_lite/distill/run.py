@@ -14,6 +14,7 @@ however often it is asked, is left out; only where that happens to many, one aft
 
 import asyncio
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,15 +25,15 @@ from plantune_lite.distill.filters import counted
 from plantune_lite.distill.problem import Check, distil, worked
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.recipe.schema import Distill
-from plantune_lite.runs.job import Progress
 from plantune_lite.teacher.ledger import BudgetError
 from plantune_lite.teacher.provider import UnansweredError
-from plantune_lite.terminal import duration
+from plantune_lite.terminal import duration, printable, redrawn
 from plantune_lite.types import Ask, PlantuneError, Problem
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
 _HOPELESS = 20  # problems one after another that the teacher could not answer
+_EVERY_SECONDS = 10.0  # a line of progress
 
 
 async def distill_all(
@@ -181,13 +182,14 @@ def _summary(out: Path, problems: int, teacher: str) -> dict[str, Any]:
 
 
 class Live:
-    """Where a distillation stands."""
+    """Where a distillation stands: one line redrawn on a terminal, a line now and then elsewhere."""
 
     def __init__(self, problems: int, done: int, counts: Counter[str], status: Callable[[], str]) -> None:
         self._problems, self._done, self._began_with = problems, done, done
         self._counts, self._status = counts, status
         self._began = time.monotonic()
-        self._show = Progress()
+        self._shown = False
+        self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
 
     def problem_done(self) -> None:
         """Count one more problem."""
@@ -196,17 +198,20 @@ class Live:
     async def tell(self) -> None:
         """Show where it stands, again and again."""
         while True:
-            await asyncio.sleep(0.3)
-            self._show(self._line())
+            await asyncio.sleep(0.3 if self._redraws else _EVERY_SECONDS)
+            self._show("\r" if self._redraws else "\n")
 
     def end(self) -> None:
-        """Show the last line."""
-        self._show(self._line(), last=True)
+        """The last line, if there was one before."""
+        if self._shown:
+            self._show("\n")
 
-    def _line(self) -> str:
+    def _show(self, end: str) -> None:
+        self._shown = True
         made = self._done - self._began_with
         pace = (time.monotonic() - self._began) / max(1, made)
         counts = ", ".join(f"{count} {reason}" for reason, count in self._counts.most_common() if count)
         left = f"{duration(pace * (self._problems - self._done))} left" if made else ""
         parts = [f"{self._done} of {self._problems} problems", counts, self._status(), left]
-        return "; ".join(part for part in parts if part)
+        line = "; ".join(part for part in parts if part)
+        print(redrawn(line, last=end == "\n") if self._redraws else printable(line) + end, end="", flush=True)
