@@ -19,7 +19,7 @@ from plantune_lite.cli.frame import (
     load_asked,
     say_to_stderr,
 )
-from plantune_lite.cli.show import print_json
+from plantune_lite.cli.show import print_result
 
 
 @cli.command()
@@ -78,10 +78,7 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how):
         found = other_models.evaluate_model(folder, model, **how)
-    if as_json:
-        print_json(compare.standing_json(found))
-    else:
-        click.echo(compare.standing_text(found))
+    print_result(as_json, compare.standing_json(found), compare.standing_text(found))
 
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
@@ -93,11 +90,8 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
         found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
         page.made_again(folder)
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(user_code.load_from_lab("resampled_text")(found))
-        click.echo(f"also in {folder / 'report.html'}")
+    text = user_code.load_from_lab("resampled_text")(found)
+    print_result(as_json, found, f"{text}\nalso in {folder / 'report.html'}")
 
 
 @contextmanager
@@ -155,8 +149,4 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
 
     say = say_to_stderr if as_json else click.echo
     done = push_run.push_to_hub(folder_of_run(run), repo, say=lambda line: say(printable(line)), **options)
-    if as_json:
-        print_json(done)
-    else:
-        for one in done:
-            click.echo(printable(one["line"]))
+    print_result(as_json, done, "\n".join(printable(one["line"]) for one in done))

@@ -19,7 +19,7 @@ from plantune_lite.cli.frame import (
     say_to_stderr,
     settings_argument,
 )
-from plantune_lite.cli.show import print_json, show_estimate, show_problem_file, show_recipe, show_states
+from plantune_lite.cli.show import print_json, print_result, show_estimate, show_problem_file, show_recipe, show_states
 
 
 @cli.command()
@@ -92,11 +92,7 @@ def recipes(as_json: bool) -> None:
     for name, path in shipped().items():
         words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         about[name] = words.split("\n\n")[0].replace("\n", " ")
-    if as_json:
-        print_json(about)
-    else:
-        for name, words in about.items():
-            click.echo(f"{name}\n    {words}")
+    print_result(as_json, about, "\n".join(f"{name}\n    {words}" for name, words in about.items()))
 
 
 @cli.command()
@@ -152,7 +148,4 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     from plantune_lite.evaluate.ask import ask_student, lines
 
     found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=say_to_stderr)
-    if as_json:
-        print_json([asdict(one) for one in found])
-    else:
-        click.echo("\n\n".join("\n".join(lines(one)) for one in found))
+    print_result(as_json, [asdict(one) for one in found], "\n\n".join("\n".join(lines(one)) for one in found))

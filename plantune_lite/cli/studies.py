@@ -17,7 +17,7 @@ from plantune_lite.cli.frame import (
     say_to_stderr,
     settings_argument,
 )
-from plantune_lite.cli.show import print_json
+from plantune_lite.cli.show import print_result
 from plantune_lite.studies.definitions import SEEDS
 
 
@@ -31,10 +31,7 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
     found = standing(folders)
-    if as_json:
-        print_json(standing_json(found))
-    else:
-        click.echo(standing_text(found))
+    print_result(as_json, standing_json(found), standing_text(found))
 
 
 @cli.command()
@@ -59,19 +56,12 @@ def ablate(
     say = say_to_stderr if as_json else click.echo
     if dry_run:
         asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
-        if as_json:
-            print_json([one.as_row() for one in planned])
-        else:
-            click.echo(study_cost(asked, planned))
+        print_result(as_json, [one.as_row() for one in planned], study_cost(asked, planned))
         return
     command = shlex.join(["plantune", *sys.argv[1:]])
     stream = sys.stderr if as_json else None
     found = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
-    if as_json:
-        print_json(study_json(found))
-    else:
-        click.echo("\n" + study_text(found))
-        click.echo(f"done: {found.folder}")
+    print_result(as_json, study_json(found), f"\n{study_text(found)}\ndone: {found.folder}")
     if found.failed:
         sys.exit(1)
 
@@ -95,8 +85,4 @@ def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
         probe_run = user_code.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=say, show=show)
         page.made_again(folder)
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(found["line"])
-        click.echo(f"all of it: {folder / 'report.html'}")
+    print_result(as_json, found, f"{found['line']}\nall of it: {folder / 'report.html'}")
