@@ -84,7 +84,7 @@ def do_stages(
     from plantune_lite.pipeline import runner
     from plantune_lite.runs.folder import read_manifest
 
-    say = say_to_stderr if as_json else click.echo
+    say = teller(as_json)
     if dry_run:
         folder = runner.folder_of(wanted, to)
         manifest, again = read_manifest(folder), options.get("again")
@@ -124,9 +124,9 @@ def folder_of_run(run: Path) -> Path:
     return folder
 
 
-def say_to_stderr(line: str) -> None:
-    """Where standard output is for a program."""
-    click.echo(line, err=True)
+def teller(to_stderr: bool) -> Callable[[str], None]:
+    """Return what shows a line to the person who waits; standard output may be for a program."""
+    return lambda line: click.echo(printable(line), err=to_stderr)
 
 
 def reporting(work: Callable[[], Any]) -> Any:

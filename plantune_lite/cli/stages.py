@@ -17,7 +17,7 @@ from plantune_lite.cli.frame import (
     going_on,
     json_option,
     load_asked,
-    say_to_stderr,
+    teller,
 )
 from plantune_lite.cli.show import print_result
 
@@ -100,17 +100,15 @@ def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tup
     from plantune_lite.pipeline import runner
     from plantune_lite.pipeline.mirror import Mirror
     from plantune_lite.runs.job import Progress
-    from plantune_lite.terminal import printable
 
-    say = say_to_stderr if as_json else click.echo
-    folder = runner.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
+    folder = runner.run(wanted, only=("problems", "suites"), say=teller(True), stream=sys.stderr, **options)
     show = (lambda line, last: None) if as_json else Progress()
     with ExitStack() as stack:
         if options["mirror"]:
-            copies = Mirror(options["mirror"].resolve(), folder, lambda line: say_to_stderr(printable(line)))
+            copies = Mirror(options["mirror"].resolve(), folder, teller(True))
             copies.start()
             stack.callback(copies.close)
-        yield folder, {"say": lambda line: say(printable(line)), "show": show}
+        yield folder, {"say": teller(as_json), "show": show}
 
 
 @cli.command()
@@ -147,6 +145,5 @@ def push(run: Path, repo: str, as_json: bool, **options: Any) -> None:
     from plantune_lite.export import push_run
     from plantune_lite.terminal import printable
 
-    say = say_to_stderr if as_json else click.echo
-    done = push_run.push_to_hub(folder_of_run(run), repo, say=lambda line: say(printable(line)), **options)
+    done = push_run.push_to_hub(folder_of_run(run), repo, say=teller(as_json), **options)
     print_result(as_json, done, "\n".join(printable(one["line"]) for one in done))

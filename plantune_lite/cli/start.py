@@ -16,8 +16,8 @@ from plantune_lite.cli.frame import (
     json_option,
     load_asked,
     recipe_argument,
-    say_to_stderr,
     settings_argument,
+    teller,
 )
 from plantune_lite.cli.show import print_json, print_result, show_estimate, show_problem_file, show_recipe, show_states
 
@@ -72,7 +72,7 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
     from plantune_lite.teacher import ledger
 
     asked, _ = load_asked(recipe, settings, None)
-    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
+    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, teller(True))
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     with ledger.recorded(runs_folder() / LEDGER) as known:
         costs = cost.distillation(pool, wanted.distill, os.environ, recorded=known)
@@ -147,5 +147,5 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
 
     from plantune_lite.evaluate.ask import ask_student, lines
 
-    found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=say_to_stderr)
+    found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=teller(True))
     print_result(as_json, [asdict(one) for one in found], "\n\n".join("\n".join(lines(one)) for one in found))

@@ -14,8 +14,8 @@ from plantune_lite.cli.frame import (
     json_option,
     load_asked,
     recipe_argument,
-    say_to_stderr,
     settings_argument,
+    teller,
 )
 from plantune_lite.cli.show import print_result
 from plantune_lite.studies.definitions import SEEDS
@@ -53,7 +53,7 @@ def ablate(
     from plantune_lite.studies.page import study_json, study_text
 
     wanted, to = load_asked(recipe, settings, to)
-    say = say_to_stderr if as_json else click.echo
+    say = teller(as_json)
     if dry_run:
         asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
         print_result(as_json, [one.as_row() for one in planned], study_cost(asked, planned))
@@ -80,9 +80,9 @@ def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     from plantune_lite.runs.job import Progress
 
     folder = folder_of_run(runner.folder_of(*load_asked(recipe, (), to)))
-    say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
+    show = (lambda line, last: None) if as_json else Progress()
     with locked(folder / ".stage" / "lock"):
         probe_run = user_code.load_from_lab("probe")
-        found = probe_run(folder, problems=problems, say=say, show=show)
+        found = probe_run(folder, problems=problems, say=teller(as_json), show=show)
         page.made_again(folder)
     print_result(as_json, found, f"{found['line']}\nall of it: {folder / 'report.html'}")
