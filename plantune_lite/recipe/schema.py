@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from typing import Any, Literal, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
@@ -251,7 +251,8 @@ class Recipe(_WithFloats):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if errors := list(_errors(self)):
+        errors = [error for name, value in leaves(self) if (error := _field_error(name, value)) is not None]
+        if errors := errors or list(_cross_errors(self)):  # which take the types for granted
             count = f"{len(errors)} errors in the recipe:\n  " if len(errors) > 1 else ""
             raise RecipeError(count + "\n  ".join(errors))
 
@@ -284,43 +285,37 @@ def leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def is_pace(name: str) -> bool:
-    """Whether a field only says how fast or how long: `distill.max_usd`, `max_hours`."""
+    """Tell whether a field only says how fast or how long: `distill.max_usd`, `max_hours`."""
+    return _field_of(name)[0].metadata.get("pace", False)
+
+
+def _field_of(name: str) -> tuple[Field[Any], Any]:
+    """Return a field by its dotted name, and its type."""
     part, _, inner = name.rpartition(".")
     owner = PARTS[part] if part else Recipe
-    return any(f.metadata.get("pace", False) for f in fields(owner) if f.name == inner)
+    return next(one for one in fields(owner) if one.name == inner), get_type_hints(owner)[inner]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def _errors(recipe: Recipe) -> Iterator[str]:
-    found = False
-    for name, value in leaves(recipe):
-        part, _, inner = name.rpartition(".")
-        for sentence in _field_errors(name, PARTS[part] if part else Recipe, inner, value):
-            found = True
-            yield sentence
-    if not found:  # cross-field checks may take the types for granted
-        yield from _cross_errors(recipe)
-
-
-def _field_errors(name: str, owner: type, inner: str, value: Any) -> Iterator[str]:
-    hint = get_type_hints(owner)[inner]
+def _field_error(name: str, value: Any) -> str | None:
+    """Return what is wrong with a field's value; None where nothing is."""
+    one, hint = _field_of(name)
     if not fits(value, hint):
         example = f"; write ({value!r},)" if get_origin(hint) is tuple and isinstance(value, str) else ""
-        yield f"{name} is {value!r}, but must be {describe(hint)}{example}"
-        return
-    bounds = next(f.metadata for f in fields(owner) if f.name == inner)
-    low, high = bounds.get("low"), bounds.get("high")
+        return f"{name} is {value!r}, but must be {describe(hint)}{example}"
+    low, high = one.metadata.get("low"), one.metadata.get("high")
     numbers = value if isinstance(value, tuple) else (value,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-        yield f"{name} is {value}, but must be finite"
-    elif low is not None and value is not None and value < low:
-        yield f"{name} is {value}, but must be at least {low}"
-    elif high is not None and value is not None and value > high:
-        yield f"{name} is {value}, but must be at most {high}"
-    elif isinstance(value, dict) and not _is_json(value):
-        yield f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
+        return f"{name} is {value}, but must be finite"
+    if low is not None and value is not None and value < low:
+        return f"{name} is {value}, but must be at least {low}"
+    if high is not None and value is not None and value > high:
+        return f"{name} is {value}, but must be at most {high}"
+    if isinstance(value, dict) and not _is_json(value):
+        return f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
+    return None
 
 
 def _is_json(value: Any) -> bool:
