@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from plantune_lite import files
 from plantune_lite.export import llama_cpp
@@ -92,37 +92,31 @@ def _disk() -> Check:
 
 
 def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
-    """Each installed version against the window in our own package metadata: the windows stand nowhere else."""
+    """Check the libraries the recipe needs against the windows in our package metadata: they stand nowhere else."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     from packaging.requirements import Requirement
 
     trains = any((recipe.sft, recipe.cpl, recipe.grpo)) or recipe.distill.teacher == "self"
-    needed = {""} | ({"cpu"} if trains else set()) | ({"train"} if trains and has_gpu else set())
-    seen = set()
+    extras = ["", *(["cpu"] if trains else []), *(["train"] if trains and has_gpu else [])]
+    seen = {"plantune-lite"}  # an extra of extras lists a library again
     for requirement in map(Requirement, requires("plantune-lite") or ()):
-        extra = next((extra for extra in ("cpu", "train") if _only_with(requirement, extra)), "")
-        if requirement.name in (*seen, "plantune-lite") or (requirement.marker and not extra):
+        name, marker = requirement.name, requirement.marker
+        extra = next((one for one in extras if marker is None or marker.evaluate({"extra": one})), None)
+        if extra is None or name in seen:
             continue
-        seen.add(requirement.name)  # an extra of extras lists the same library again
+        seen.add(name)
         try:
-            found = version(requirement.name)
+            found = version(name)
         except PackageNotFoundError:
-            if extra in needed:
-                what = f"plantune-lite[{extra}]" if extra else "plantune-lite"
-                yield Check(requirement.name, "bad", "not installed", f"pip install '{what}'")
+            what = f"plantune-lite[{extra}]" if extra else "plantune-lite"
+            yield Check(name, "bad", "not installed", f"pip install '{what}'")
             continue
         if requirement.specifier.contains(found, prereleases=True):
-            yield Check(requirement.name, "ok", found)
+            yield Check(name, "ok", found)
         else:
-            state = "bad" if extra in needed else "note"
-            window = f"pip install '{requirement.name}{requirement.specifier}'"
-            yield Check(requirement.name, state, f"{found}, outside {requirement.specifier}", window)
-
-
-def _only_with(requirement: Any, extra: str) -> bool:
-    marker = requirement.marker
-    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+            window = str(requirement.specifier)
+            yield Check(name, "bad", f"{found}, outside {window}", f"pip install '{name}{window}'")
 
 
 def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
