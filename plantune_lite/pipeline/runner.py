@@ -105,10 +105,8 @@ def run(
                     manifest["stages"].pop(stage.name, None)
                 elif manifest["stages"][stage.name].get("anew"):
                     _put_away(folder, manifest, [stage], [stage.name], tell)
-                _mark_what_follows(manifest, stage, stages)
+                _put_stale_away(folder, manifest, stage, stages)
                 tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
-                if stage.trains:
-                    move_away(folder, ["probe"], place_in_old(folder))  # it was of the model before
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
                 _do(stage, work, mirror, stream)
@@ -211,9 +209,11 @@ def _put_away(
                 say(f"moved {stage.name} to {old}")
 
 
-def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
-    """What was made of a part of a stage is made anew when that goes on, even after a kill: a training must not go on
-    from a checkpoint that learned from fewer plans."""
+def _put_stale_away(folder: Path, manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
+    """Mark what was made of a part of a stage, to be made anew when that goes on, even after a kill: a training must
+    not go on from a checkpoint that learned from fewer plans. What was found out about a model goes with the model."""
+    if stage.trains:
+        move_away(folder, ["probe"], place_in_old(folder))
     entries = manifest["stages"]
     if entries.get(stage.name, {}).get("summary", {}).get("partial"):
         for name in set(stale_after(stage.name, stages)) & set(entries):
