@@ -10,10 +10,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import Any, TextIO
 
 from plantune_lite.types import RunError
@@ -42,12 +42,8 @@ def run_stage(
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     if mirror is not None:
         environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
-    own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us
-    if os.name == "nt":
-        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
-    ) as process:
+    # A session of its own: a Ctrl-C reaches the stage once, from us.
+    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:
             _stream(process, folder / "log.txt", stream or sys.stdout)
             code = process.wait()
@@ -79,7 +75,7 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
     return int(asked)
 
 
-def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None:
+def _stream(process: Popen[bytes], log: Path, stream: TextIO) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
@@ -90,12 +86,12 @@ def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO) -> None
             stream.flush()
 
 
-def _interrupt(process: subprocess.Popen[bytes]) -> None:
+def _interrupt(process: Popen[bytes]) -> None:
     """Let the stage end by itself; a second Ctrl-C, or half a minute, ends it at once."""
-    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(30)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+    except (KeyboardInterrupt, TimeoutExpired):
         process.kill()
 
 
