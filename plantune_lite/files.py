@@ -2,11 +2,10 @@
 
 import json
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from plantune_lite.types import PlantuneError
@@ -57,8 +56,8 @@ class JsonlWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = open(path, "ab+")  # noqa: SIM115 - closed by close()
-        end = self._file.seek(0, os.SEEK_END)
-        self._file.truncate(_end_of_last_line(self._file, end))
+        self._file.seek(0)
+        self._file.truncate(sum(len(line) for line in self._file if line.endswith(b"\n")))
 
     def write(self, record: Any) -> None:
         """Append one record, or one plain dict."""
@@ -75,21 +74,8 @@ class JsonlWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _end_of_last_line(file: Any, end: int, block: int = 1 << 16) -> int:
-    while end > 0:
-        start = max(0, end - block)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -102,6 +88,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def copy_whole(source: Path, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
+    """Copy a file so that a reader sees the old one or the new, never half: temporary name, rename."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        copy(source, temporary)
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -126,16 +123,7 @@ def is_data_file(text: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """The folder that keeps the file: $PLANTUNE_CACHE/smollm2, or one in the platform's folder for caches."""
+    """Return the folder that keeps SmolLM2's file: $PLANTUNE_CACHE/smollm2, or one in the user's cache."""
     if chosen := os.environ.get("PLANTUNE_CACHE"):
         return Path(chosen).expanduser().absolute() / "smollm2"
-    try:
-        if sys.platform == "win32":
-            folder = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-        elif sys.platform == "darwin":
-            folder = Path.home() / "Library" / "Caches"
-        else:
-            folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:
-        raise PlantuneError("this user has no home folder to keep SmolLM2 in: set PLANTUNE_CACHE to a folder") from None
-    return folder / "plantune" / "smollm2"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "plantune" / "smollm2"

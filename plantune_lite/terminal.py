@@ -1,42 +1,27 @@
 """What goes to a person's terminal: text that cannot steer it, tables, and lengths of time and space in words.
 
-printable("[b]hi\\x1b[2J") -> "[b]hi␛[2J"
+printable("[b]hi\\x1b[2J") -> "[b]hi\\\\u001b[2J"
 """
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Characters that reorder or hide their neighbours although they are no control codes.
-_STEERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200B, 0x200E, 0x200F, 0x2028, 0x2029, 0xFEFF}
+_SHOWN = "\n\t\u00a0\u3000\u200c\u200d"  # lines, spaces and joiners that steer nothing
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """Model, teacher and data text as it may be shown: control characters visible, over-long text cut."""
+    """Return model, teacher and data text as it may be shown: control characters spelled out, over-long text cut."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
-    return "".join(_shown(char) for char in text)
+    return "".join(char if char.isprintable() or char in _SHOWN else f"\\u{ord(char):04x}" for char in text)
 
 
 def redrawn(line: str, *, last: bool = False) -> str:
     """A line in the place of the one before it, cut to one row: of two the terminal would clear the second alone."""
     columns = int(os.environ.get("PLANTUNE_COLUMNS") or 80)
     return "\x1b[2K" + (printable(line) + "\n" if last else printable(line, limit=columns - 1) + "\r")
-
-
-def _shown(char: str) -> str:
-    if char in "\n\t":
-        return char
-    code = ord(char)
-    if code < 32:
-        return chr(0x2400 + code)
-    if code == 127:
-        return "␡"
-    if 128 <= code < 160 or code in _STEERING or unicodedata.category(char) in ("Cs", "Co"):
-        return f"\\u{code:04x}"
-    return char
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The vocabulary: records that stages exchange, the callables they pass, JSONL in and out, and the errors.
+"""The vocabulary: records that stages exchange, the callables they pass, and the errors.
 
 A record is frozen and goes to one line of JSONL and back:
 
@@ -150,18 +150,3 @@ class Score:
     tokens: int = 0
     seconds: float = 0.0
     tokens_in: int = 0  # the prompt's
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepPair:
-    """Two next steps after the same prefix, one better."""
-
-    problem_id: str
-    prompt: str
-    better: str
-    worse: str
-    q_better: float
-    q_worse: float
-
-
-# --- JSONL ------------------------------------------------------------------------------------------------------------

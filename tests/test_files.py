@@ -90,7 +90,7 @@ def test_nothing_printable_can_steer_a_terminal(text):
 
 
 def test_markup_and_escape_codes_are_shown_as_they_are():
-    assert printable("[b]x[/b] \x1b[2J\u202e") == "[b]x[/b] ␛[2J\\u202e"
+    assert printable("[b]x[/b] \x1b[2J\u202e") == "[b]x[/b] \\u001b[2J\\u202e"
     assert "[a, b] [/b]" in table("t", ("col",), [("[a, b] [/b]",)])
 
 

@@ -27,7 +27,7 @@ def test_every_command_is_one_and_its_settings_fit_its_recipe(line, monkeypatch)
     assert program == "plantune"
     given = cli.commands[verb].make_context(verb, rest).params
     if "recipe" in given:
-        load_asked(given["recipe"], given["settings"], None)
+        load_asked(given["recipe"], given.get("settings", ()), None)
     elif verb == "show":
         assert (ROOT / given["what"]).is_file()
     else:  # a run that the recipe of this name makes

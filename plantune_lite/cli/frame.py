@@ -11,36 +11,30 @@ from typing import Any
 
 import click
 
-from plantune_lite.cli.show import print_json, show_states
+from plantune_lite._version import __version__
+from plantune_lite.cli.show import print_json, show_ending, show_states
+from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError
 
-_GROUPS = ("Start", "Stages", "Studies")
+_GROUPS = ("start", "stages", "studies")  # the modules of the verbs
 
 
 class _Grouped(click.Group):
-    """A help page in three groups, in the order the verbs are written here."""
+    """A help page in three groups, in the order the verbs are written there."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for group in _GROUPS:
-            verbs = [(name, verb) for name, verb in self.commands.items() if getattr(verb, "group", "Start") == group]
-            if verbs:
-                with formatter.section(group):
-                    formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
-
-
-def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted:
-        from plantune_lite._version import __version__
-
-        click.echo(f"plantune-lite {__version__}")
-        ctx.exit()
+            module = f"plantune_lite.cli.{group}"
+            verbs = [(name, verb) for name, verb in self.commands.items() if verb.callback.__module__ == module]
+            with formatter.section(group.capitalize()):
+                formatter.write_dl([(name, verb.get_short_help_str(90)) for name, verb in verbs])
 
 
 @click.group(cls=_Grouped, context_settings={"help_option_names": ["-h", "--help"]}, no_args_is_help=True)
-@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+@click.version_option(__version__, message="plantune-lite %(version)s")
 def cli() -> None:
     """Teach small language models to plan before they solve.
 
@@ -90,11 +84,11 @@ def do_stages(
     from plantune_lite.pipeline import runner
     from plantune_lite.runs.folder import read_manifest
 
-    say = say_to_stderr if as_json else click.echo
+    say = teller(as_json)
     if dry_run:
         folder = runner.folder_of(wanted, to)
         manifest, again = read_manifest(folder), options.get("again")
-        wanted = runner.with_teacher(wanted, os.environ, manifest, say, folder=folder, again=again)
+        wanted = runner.with_teacher(wanted, os.environ, manifest, say, again)
         show_states(wanted, folder, as_json, options)
         return folder
     stream = sys.stderr if as_json else None
@@ -103,10 +97,7 @@ def do_stages(
         print_json(read_manifest(folder))
     else:
         if options.get("only") is None:
-            from plantune_lite.cli.ending import ending
-
-            for line in ending(folder, wanted):
-                click.echo(line)
+            show_ending(wanted, folder)
         click.echo(f"done: {folder}")
     return folder
 
@@ -122,43 +113,44 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
     return wanted, to
 
 
-def say_to_stderr(line: str) -> None:
-    """Where standard output is for a program."""
-    click.echo(line, err=True)
+def folder_of_run(run: Path) -> Path:
+    """Return a run's folder, named by its path or, under the folder of runs, by its name."""
+    from plantune_lite.files import runs_folder
+    from plantune_lite.types import RunError
+
+    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
+    if not (folder / "recipe.json").is_file():
+        raise RunError(f"{run} is no run folder, and there is none of that name in {runs_folder()}")
+    return folder
 
 
-def reporting(work: Callable[[], Any], *, then_exit: bool = False) -> Any:
-    """What `work` returns; where it fails, its sentence, and the end of the process."""
+def teller(to_stderr: bool) -> Callable[[str], None]:
+    """Return what shows a line to the person who waits; standard output may be for a program."""
+    return lambda line: click.echo(printable(line), err=to_stderr)
+
+
+def reporting(work: Callable[[], Any]) -> Any:
+    """Return what `work` returns; where it fails, print its sentence and end the process."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that cannot show a character shows another
     try:
-        result = work()
-        code = result if isinstance(result, int) else 0
-        if then_exit or code:
-            sys.exit(code)
-        return result
+        return work()
     except click.exceptions.Exit as ended:
         code = ended.exit_code
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except PlantuneError as error:
-        code = _failed(str(error))
+        click.echo(f"{click.style('error', fg='red')}: {printable(str(error))}", err=True)
+        code = 1
     except BrokenPipeError:
         sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
         code = 0
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        code = _failed(f"{where}{error.strerror or error}. What is done is kept; the same command goes on.")
+        click.echo(f"error: {printable(str(error))}. What is done is kept; the same command goes on.", err=True)
+        code = 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command goes on", err=True)
         code = 130
     sys.exit(code)
-
-
-def _failed(sentence: str) -> int:
-    from plantune_lite.terminal import printable
-
-    click.echo(f"{click.style('error', fg='red')}: {printable(sentence)}", err=True)
-    return 1

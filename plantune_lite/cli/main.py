@@ -1,5 +1,6 @@
 """The plantune command."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from plantune_lite.cli.frame import cli, do_stages, reporting
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
-    reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False), then_exit=True)
+    sys.exit(reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False)))
 
 
 def run_script(recipe: Any, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:

@@ -16,6 +16,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def print_result(as_json: bool, value: Any, text: str) -> None:
+    """Print what a verb found: JSON for programs, else text."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
+
+
 def show_recipe(wanted: Any, as_json: bool) -> None:
     """Every field of a recipe, as an override would write it."""
     from plantune_lite.recipe.fields import written
@@ -44,13 +52,41 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
         entry = manifest["stages"].get(stage.name, {})
         line = why or entry.get("summary", {}).get("line", "")
         rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
-    if as_json:
-        names = ("stage", "state", "time", "line")
-        print_json(
-            {"run": str(folder), "stages": [dict(zip(names, row, strict=True)) for row in rows], "manifest": manifest}
-        )
-    else:
-        click.echo(table(f"{folder}", ("stage", "state", "time", ""), rows))
+    names = ("stage", "state", "time", "line")
+    stages = [dict(zip(names, row, strict=True)) for row in rows]
+    found = {"run": str(folder), "stages": stages, "manifest": manifest}
+    print_result(as_json, found, table(f"{folder}", ("stage", "state", "time", ""), rows))
+
+
+def show_ending(wanted: Any, folder: Path) -> None:
+    """Print what a run came to: who answered how much, and what to do next."""
+    import shlex
+
+    from plantune_lite.evaluate.compare import standing, standing_text
+    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.types import PlantuneError
+
+    try:
+        click.echo("\n" + standing_text(standing([folder])))
+        evaluated = True
+    except PlantuneError:  # nothing was
+        evaluated = False
+    run = shlex.quote(str(folder))
+    click.echo("next:")
+    if (folder / "report.html").is_file():
+        click.echo(f"  open {run}/report.html        what was learned from, won and lost, and with which plans")
+    if read_manifest(folder).get("final"):
+        click.echo(f'  plantune ask {run} "..." --beside-base        a question of your own')
+        click.echo(f"  plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub")
+        if evaluated and not wanted.evaluate.interventions:
+            click.echo(
+                f"  plantune evaluate {run} evaluate.interventions=true --again evaluate        do plans do the work?"
+            )
+    if wanted.problems.source == "practice":
+        own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
+        click.echo("  plantune show my.csv        your own questions and answers, then:")
+        click.echo(f"  plantune run {wanted.name} {own}")
+    click.echo("  plantune recipes        what there is for a GPU of 8, 12 or 16 GB")
 
 
 def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json: bool) -> bool:
@@ -122,11 +158,7 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     # Any recipe: only its problems count, and of those what is said here.
     asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
     found = survey_problems(replace(asked.problems, source=what), seed=asked.seed)
-    if as_json:
-        print_json(asdict(found))
-        return
-    for line in _survey_lines(found, settings):
-        click.echo(line)
+    print_result(as_json, asdict(found), "\n".join(_survey_lines(found, settings)))
 
 
 def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:

@@ -9,8 +9,17 @@ from typing import Any
 
 import click
 
-from plantune_lite.cli.frame import PATH, cli, do_stages, going_on, json_option, load_asked, say_to_stderr
-from plantune_lite.cli.show import print_json
+from plantune_lite.cli.frame import (
+    PATH,
+    cli,
+    do_stages,
+    folder_of_run,
+    going_on,
+    json_option,
+    load_asked,
+    teller,
+)
+from plantune_lite.cli.show import print_result
 
 
 @cli.command()
@@ -33,18 +42,12 @@ def _looks_first(wanted: Any) -> bool:
     return teacher != "worked" and not is_loopback(teacher) and shutil.which("nvidia-smi") is not None
 
 
-distill.group = "Stages"
-
-
 @cli.command()
 @going_on
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Training rows to an adapter: SFT, and what the recipe has after it."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
-
-
-train.group = "Stages"
 
 
 @cli.command()
@@ -75,10 +78,7 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how):
         found = other_models.evaluate_model(folder, model, **how)
-    if as_json:
-        print_json(compare.standing_json(found))
-    else:
-        click.echo(compare.standing_text(found))
+    print_result(as_json, compare.standing_json(found), compare.standing_text(found))
 
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
@@ -90,11 +90,8 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
         found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
         page.made_again(folder)
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(user_code.load_from_lab("resampled_text")(found))
-        click.echo(f"also in {folder / 'report.html'}")
+    text = user_code.load_from_lab("resampled_text")(found)
+    print_result(as_json, found, f"{text}\nalso in {folder / 'report.html'}")
 
 
 @contextmanager
@@ -103,20 +100,15 @@ def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tup
     from plantune_lite.pipeline import runner
     from plantune_lite.pipeline.mirror import Mirror
     from plantune_lite.runs.job import Progress
-    from plantune_lite.terminal import printable
 
-    say = say_to_stderr if as_json else click.echo
-    folder = runner.run(wanted, only=("problems", "suites"), say=say_to_stderr, stream=sys.stderr, **options)
+    folder = runner.run(wanted, only=("problems", "suites"), say=teller(True), stream=sys.stderr, **options)
     show = (lambda line, last: None) if as_json else Progress()
     with ExitStack() as stack:
         if options["mirror"]:
-            copies = Mirror(options["mirror"].resolve(), folder, lambda line: say_to_stderr(printable(line)))
+            copies = Mirror(options["mirror"].resolve(), folder, teller(True))
             copies.start()
             stack.callback(copies.close)
-        yield folder, {"say": lambda line: say(printable(line)), "show": show}
-
-
-evaluate.group = "Stages"
+        yield folder, {"say": teller(as_json), "show": show}
 
 
 @cli.command()
@@ -127,27 +119,17 @@ def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     do_stages(wanted, only=("export",), **options)
 
 
-export.group = "Stages"
-
-
 @cli.command()
 @click.argument("run", type=PATH, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
-    from plantune_lite import files
     from plantune_lite.report import page
     from plantune_lite.runs.folder import locked
-    from plantune_lite.types import RunError
 
-    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
-    if not (folder / "recipe.json").is_file():
-        raise RunError(f"{run} is no run folder, and there is none of that name in {files.runs_folder()}")
+    folder = folder_of_run(run)
     with locked(folder / ".stage" / "lock"):
         line = page.made_again(folder)
     click.echo(line)
-
-
-report.group = "Stages"
 
 
 @cli.command()
@@ -160,22 +142,12 @@ report.group = "Stages"
 @json_option
 def push(run: Path, repo: str, as_json: bool, data: bool, what: str | None, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
-    from plantune_lite import files
     from plantune_lite.export import push_run
     from plantune_lite.terminal import printable
 
-    folder = run if (run / "recipe.json").is_file() else files.runs_folder() / run
-    say = say_to_stderr if as_json else click.echo
-    options["say"] = lambda line: say(printable(line))
+    options["say"] = teller(as_json)
     if data:
-        done = push_run.push_corpus(folder, repo, **options)
+        done = push_run.push_corpus(folder_of_run(run), repo, **options)
     else:
-        done = push_run.push_model(folder, repo, what=what, **options)
-    if as_json:
-        print_json(done)
-    else:
-        for one in done:
-            click.echo(printable(one["line"]))
-
-
-push.group = "Stages"
+        done = push_run.push_model(folder_of_run(run), repo, what=what, **options)
+    print_result(as_json, done, "\n".join(printable(one["line"]) for one in done))

@@ -11,14 +11,15 @@ from plantune_lite.cli.frame import (
     PATH,
     cli,
     do_stages,
+    folder_of_run,
     going_on,
     json_option,
     load_asked,
     recipe_argument,
-    say_to_stderr,
     settings_argument,
+    teller,
 )
-from plantune_lite.cli.show import print_json, show_estimate, show_problem_file, show_recipe, show_states
+from plantune_lite.cli.show import print_json, print_result, show_estimate, show_problem_file, show_recipe, show_states
 
 
 @cli.command()
@@ -47,19 +48,12 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
     else:
-        mark = {
-            "ok": click.style("ok  ", fg="green"),
-            "note": click.style("note", fg="yellow"),
-            "bad": click.style("BAD ", fg="red"),
-        }
+        colours = {"ok": "green", "note": "yellow", "bad": "red"}
         for check in checks:
+            mark = click.style(f"{check.state:<4}", fg=colours[check.state])
             fix = f"  -> {check.fix}" if check.fix else ""
-            click.echo(f"{mark[check.state]}  {check.name:<16} {printable(check.found)}{fix}")
-        click.echo(
-            f"{wanted.name} can run here."
-            if not bad
-            else f"{wanted.name} cannot run here: {len(bad)} to mend, marked BAD."
-        )
+            click.echo(f"{mark}  {check.name:<16} {printable(check.found)}{fix}")
+        click.echo(f"{wanted.name} cannot run here: {len(bad)} to fix" if bad else f"{wanted.name} can run here")
     sys.exit(1 if bad else 0)
 
 
@@ -75,7 +69,7 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
     from plantune_lite.problems.load import load_problems
 
     asked, _ = load_asked(recipe, settings, None)
-    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, say_to_stderr)
+    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, teller(True))
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     bill = cost.distillation(pool, wanted.distill, os.environ)
     fits = show_estimate(wanted, len(pool), bill, gpu, as_json)
@@ -94,11 +88,7 @@ def recipes(as_json: bool) -> None:
     for name, path in shipped().items():
         words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         about[name] = words.split("\n\n")[0].replace("\n", " ")
-    if as_json:
-        print_json(about)
-    else:
-        for name, words in about.items():
-            click.echo(f"{name}\n    {words}")
+    print_result(as_json, about, "\n".join(f"{name}\n    {words}" for name, words in about.items()))
 
 
 @cli.command()
@@ -113,18 +103,15 @@ def copy(name: str, dest: Path | None) -> None:
     files = shipped()
     if name not in files:
         raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
-    target = dest or Path(f"{name}.py")
+    target = dest or Path(name)
     if target.is_dir():
-        target = target / f"{name}.py"
-    elif not target.suffix:
-        target = target.with_name(f"{target.name}.py")  # else no verb would take it for a recipe
+        target = target / name
+    target = target.with_suffix(".py")  # else no verb would take it for a recipe
     try:
         with open(target, "x", encoding="utf-8", newline="\n") as file:
             file.write(files[name].read_text(encoding="utf-8"))
     except FileExistsError:
         raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
-    except OSError as error:
-        raise RecipeError(f"{target} cannot be written ({error.strerror})") from None
     click.echo(f"wrote {target}; edit it, then: plantune run {target}")
 
 
@@ -155,11 +142,6 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     from dataclasses import asdict
 
     from plantune_lite.evaluate.ask import ask_student, lines
-    from plantune_lite.files import runs_folder
 
-    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
-    found = ask_student(folder, question, beside_base=beside_base, resample=resample, say=say_to_stderr)
-    if as_json:
-        print_json([asdict(one) for one in found])
-    else:
-        click.echo("\n\n".join("\n".join(lines(one)) for one in found))
+    found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=teller(True))
+    print_result(as_json, [asdict(one) for one in found], "\n\n".join("\n".join(lines(one)) for one in found))

@@ -10,34 +10,28 @@ import click
 from plantune_lite.cli.frame import (
     PATH,
     cli,
+    folder_of_run,
     json_option,
     load_asked,
     recipe_argument,
-    say_to_stderr,
     settings_argument,
+    teller,
 )
-from plantune_lite.cli.show import print_json
+from plantune_lite.cli.show import print_result
 from plantune_lite.studies.definitions import SEEDS
 
 
 @cli.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @json_option
-@click.option("--markdown", is_flag=True, help="Print Markdown.")
-def compare(runs: tuple[Path, ...], as_json: bool, markdown: bool) -> None:
+def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
-    from plantune_lite.evaluate.compare import standing, standing_json, standing_markdown, standing_text
+    from plantune_lite.evaluate.compare import standing, standing_json, standing_text
     from plantune_lite.files import runs_folder
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
     found = standing(folders)
-    if as_json:
-        print_json(standing_json(found))
-    else:
-        click.echo(standing_markdown(found) if markdown else standing_text(found))
-
-
-compare.group = "Studies"
+    print_result(as_json, standing_json(found), standing_text(found))
 
 
 @cli.command()
@@ -59,42 +53,25 @@ def ablate(
     from plantune_lite.studies.page import study_json, study_text
 
     wanted, to = load_asked(recipe, settings, to)
-    say = say_to_stderr if as_json else click.echo
+    say = teller(as_json)
     if dry_run:
         asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
-        if as_json:
-            print_json([one.as_row() for one in planned])
-        else:
-            click.echo(study_cost(asked, planned))
+        print_result(as_json, [one.as_row() for one in planned], study_cost(asked, planned))
         return
-    said = {
-        "--seeds": options["seeds"] if options["seeds"] != SEEDS else None,
-        "--to": to,
-        "--mirror": options["mirror"],
-    }
-    also = [str(word) for option, value in said.items() if value is not None for word in (option, value)]
-    command = shlex.join(["plantune", "ablate", what, recipe, *settings, *also])
+    command = shlex.join(["plantune", *sys.argv[1:]])
     stream = sys.stderr if as_json else None
     found = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
-    if as_json:
-        print_json(study_json(found))
-    else:
-        click.echo("\n" + study_text(found))
-        click.echo(f"done: {found.folder}")
+    print_result(as_json, study_json(found), f"\n{study_text(found)}\ndone: {found.folder}")
     if found.failed:
         sys.exit(1)
 
 
-ablate.group = "Studies"
-
-
 @cli.command()
 @recipe_argument
-@settings_argument
 @click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME).")
 @click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
 @json_option
-def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int, as_json: bool) -> None:
+def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     """Does the trained model know which steps are possible, and which of its plans will come out right?"""
     from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
@@ -102,30 +79,10 @@ def probe(recipe: str, settings: tuple[str, ...], to: Path | None, problems: int
     from plantune_lite.runs.folder import locked
     from plantune_lite.runs.job import Progress
 
-    wanted, to = load_asked(recipe, settings, to)
-    folder = runner.folder_of(wanted, to)
-    _as_it_was_made(folder, settings)
-    say, show = (say_to_stderr, lambda line, last: None) if as_json else (click.echo, Progress())
+    folder = folder_of_run(runner.folder_of(*load_asked(recipe, (), to)))
+    show = (lambda line, last: None) if as_json else Progress()
     with locked(folder / ".stage" / "lock"):
         probe_run = user_code.load_from_lab("probe")
-        found = probe_run(folder, problems=problems, say=say, show=show)
+        found = probe_run(folder, problems=problems, say=teller(as_json), show=show)
         page.made_again(folder)
-    if as_json:
-        print_json(found)
-    else:
-        click.echo(found["line"])
-        click.echo(f"all of it: {folder / 'report.html'}")
-
-
-def _as_it_was_made(folder: Path, settings: tuple[str, ...]) -> None:
-    """A run is asked as it was made: settings that say otherwise are refused, not left unheard."""
-    from plantune_lite.evaluate.ask import recipe_of
-    from plantune_lite.recipe.load import override
-    from plantune_lite.types import RunError
-
-    made = recipe_of(folder)
-    if override(made, settings) != made:
-        raise RunError(f"{folder} was made with other settings than {' '.join(settings)}: leave them out")
-
-
-probe.group = "Studies"
+    print_result(as_json, found, f"{found['line']}\nall of it: {folder / 'report.html'}")

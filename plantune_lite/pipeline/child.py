@@ -28,7 +28,7 @@ from plantune_lite.report.stage import run_report
 from plantune_lite.runs.folder import locked
 from plantune_lite.runs.job import Job, is_first
 from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
-from plantune_lite.types import PlantuneError, RunError
+from plantune_lite.types import PlantuneError
 
 INTERRUPTED = 130
 _DISK_FULL = ("no space left", "os error 28", "disk is full")
@@ -41,21 +41,12 @@ _WORK: dict[str, Callable[[Job], dict[str, Any]]] = {
     "corpus": run_corpus,
     "sft": run_sft,
     "baseline": run_baseline,
+    "cpl": lambda job: user_code.load_from_lab("cpl")(job),
     "grpo": run_grpo,
     "evaluate": run_evaluate,
     "export": run_export,
     "report": run_report,
 }
-_OF_LAB = ("cpl",)
-
-
-def work_of(stage: str) -> Callable[[Job], dict[str, Any]]:
-    """Return the function of a stage."""
-    if stage in _OF_LAB:
-        return user_code.load_from_lab(stage)
-    if stage not in _WORK:
-        raise RunError(f"no stage {stage!r}; there are {', '.join([*_WORK, *_OF_LAB])}")
-    return _WORK[stage]
 
 
 def main(arguments: list[str]) -> int:
@@ -75,31 +66,27 @@ def main(arguments: list[str]) -> int:
             write_whole(result, json.dumps({"summary": _work(folder, stage, rest)}, ensure_ascii=False))
         return 0
     except PlantuneError as error:
-        _say_why(result, str(error), type(error).__name__)
+        _say_why(result, str(error))
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
         if any(words in str(error).lower() for words in _DISK_FULL):  # safetensors says it in an error of its own
-            _say_why(result, f"the disk is full ({error}). Free some of it, and the same command goes on.", "disk")
+            _say_why(result, f"the disk is full ({error}). Free some of it, and the same command goes on.")
             return 1
         traceback.print_exc()
-        _say_why(result, f"{stage} failed: {type(error).__name__}: {error}", "crash")
+        _say_why(result, f"{stage} failed: {type(error).__name__}: {error}")
         return 1
 
 
-def _say_why(result: Path, sentence: str, kind: str) -> None:
-    """The first process that fails says why; what then breaks in the others is its echo."""
+def _say_why(result: Path, sentence: str) -> None:
+    """Write down why the stage failed, unless another process has: what breaks in this one is its echo."""
     if not result.is_file():
-        write_whole(result, json.dumps({"error": sentence, "kind": kind}, ensure_ascii=False))
+        write_whole(result, json.dumps({"error": sentence}, ensure_ascii=False))
 
 
 def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
     plan = json.loads((folder / ".stage" / "job.json").read_text(encoding="utf-8"))
-    if plan["stage"] != stage:
-        raise RunError(
-            f"{folder} is set up for stage {plan['stage']!r}, not {stage!r}; start it through `plantune run`"
-        )
     out = folder / plan["home"]
     job = Job(
         run=folder,
@@ -109,7 +96,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
         earlier=plan["earlier"],
         hours_left=plan["hours_left"],
     )
-    work = user_code.load(rest[0]) if rest else work_of(stage)
+    work = user_code.load(rest[0]) if rest else _WORK[stage]
     out.mkdir(parents=True, exist_ok=True)
     return work(job)
 

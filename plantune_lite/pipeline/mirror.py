@@ -13,12 +13,11 @@ import os
 import re
 import shutil
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from plantune_lite.files import write_whole
-from plantune_lite.runs.folder import LEDGER, changed_outputs, home, read_manifest
+from plantune_lite.files import copy_whole, write_whole
+from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old, read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
 
@@ -95,7 +94,7 @@ class Mirror:
                 identity = [state.st_size, state.st_mtime_ns]
                 if index.get(name) == identity and (self._target / name).exists():
                     continue
-                _copy_whole(small[name], self._target / name, self._copy)
+                copy_whole(small[name], self._target / name, self._copy)
             except FileNotFoundError:
                 if self._target.is_dir():
                     continue  # a checkpoint was rotated away while we copied
@@ -110,17 +109,6 @@ class Mirror:
         if (ledger := home(self._run) / LEDGER).is_file():
             copy_ledger(ledger, home(self._target) / LEDGER)
         write_whole(self._target / "manifest.json", manifest)
-
-
-def _copy_whole(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
-    """Copy a file so that a reader sees the old one or the new, never half."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    try:
-        copy(source, temporary)
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _small_files(run: Path) -> Iterator[Path]:
@@ -146,14 +134,11 @@ def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
     return name.endswith("/trainer_state.json"), name
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    return (checkpoint / "trainer_state.json").is_file()  # written last, and copied last
-
-
 def _needed_checkpoints(folder: Path) -> list[Path]:
     """Return the newest, and the best so far: the training ends with that one's weights."""
     names = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
-    steps = {path: int(name[1]) for path, name in names.items() if name and _is_whole(path)}
+    # The trainer's state is written last, and copied last.
+    steps = {path: int(name[1]) for path, name in names.items() if name and (path / "trainer_state.json").is_file()}
     if not steps:
         return []
     newest = max(steps, key=steps.__getitem__)
@@ -212,15 +197,9 @@ def _check_same_run(source: Path, run: Path) -> None:
 
 def _restore(source: Path, run: Path) -> int:
     """Fetch the whole run, its manifest last: half a copy is no run."""
-    names = [name for name in sorted(_read_index(source)) if not _cut_off(source / name)]
-    _move_away(run, {Path(name).parts[0] for name in names})
+    names = sorted(_read_index(source))  # half a checkpoint too: training removes it
+    move_away(run, {Path(name).parts[0] for name in names}, place_in_old(run))
     return _fetch(source, run, [*names, "manifest.json"])
-
-
-def _cut_off(file: Path) -> bool:
-    """Tell a file of a checkpoint whose copy was cut off: training goes on from the one before."""
-    checkpoint = _checkpoint_of(file)
-    return checkpoint is not None and not _is_whole(checkpoint)
 
 
 def _repair(source: Path, run: Path) -> int:
@@ -231,23 +210,14 @@ def _repair(source: Path, run: Path) -> int:
     lost = {name: outputs[name] for name in (*missing, *damaged)}
     unsound = {name for names in changed_outputs(source, lost) for name in names}
     sound = sorted(set(lost) - unsound)
-    _move_away(run, sound)
+    move_away(run, sound, place_in_old(run))
     return _fetch(source, run, sound)
-
-
-def _move_away(run: Path, places: Iterable[str]) -> None:
-    """Move to old/ what is in the place of something restored."""
-    old = run / "old" / time.strftime("%Y%m%d-%H%M%S-mirror")
-    for place in places:
-        if (run / place).exists():
-            (old / place).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(run / place, old / place)
 
 
 def _fetch(source: Path, run: Path, names: list[str]) -> int:
     for name in names:
         try:
-            _copy_whole(source / name, run / name, shutil.copy2)
+            copy_whole(source / name, run / name, shutil.copy2)
         except OSError as error:
             why = error.strerror or error
             raise RunError(

@@ -10,16 +10,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import Any, TextIO
 
-from plantune_lite.terminal import duration
 from plantune_lite.types import RunError
 
 
@@ -46,15 +42,10 @@ def run_stage(
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     if mirror is not None:
         environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
-    own_group: dict[str, Any] = {"start_new_session": True}  # a Ctrl-C reaches the stage once, from us
-    if os.name == "nt":
-        own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, **own_group
-    ) as process:
+    # A session of its own: a Ctrl-C reaches the stage once, from us.
+    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:
-            with _pulse(stage, stream or sys.stdout) as heard:
-                _stream(process, folder / "log.txt", stream or sys.stdout, heard)
+            _stream(process, folder / "log.txt", stream or sys.stdout)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -84,35 +75,7 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
     return int(asked)
 
 
-SILENCE_SECONDS = 30.0
-
-
-@contextmanager
-def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
-    """Where no line can be redrawn, say after each half minute of silence that it is at work; gives what ends one."""
-    if stream.isatty():
-        yield lambda: None
-        return
-    heard, ended, began = threading.Event(), threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not ended.is_set():
-            if not heard.wait(SILENCE_SECONDS):
-                stream.write(f"{stage} is at work, {duration(time.monotonic() - began)} so far\n")
-                stream.flush()
-            heard.clear()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield heard.set
-    finally:
-        ended.set()
-        heard.set()
-        watcher.join()
-
-
-def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO, heard: Callable[[], object]) -> None:
+def _stream(process: Popen[bytes], log: Path, stream: TextIO) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
@@ -121,24 +84,22 @@ def _stream(process: subprocess.Popen[bytes], log: Path, stream: TextIO, heard: 
             file.flush()
             stream.write(decoder.decode(chunk))
             stream.flush()
-            heard()
 
 
-def _interrupt(process: subprocess.Popen[bytes]) -> None:
+def _interrupt(process: Popen[bytes]) -> None:
     """Let the stage end by itself; a second Ctrl-C, or half a minute, ends it at once."""
-    process.send_signal(signal.CTRL_BREAK_EVENT if os.name == "nt" else signal.SIGINT)
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(30)
-    except (KeyboardInterrupt, subprocess.TimeoutExpired):
+    except (KeyboardInterrupt, TimeoutExpired):
         process.kill()
 
 
 def _how_it_died(stage: str, code: int, folder: Path) -> str:
     if code in (-9, 137):
         return (
-            f"{stage} was killed from outside, most likely because memory ran out. {folder} is whole: the same command "
-            f"goes on. plantune estimate {folder} says what takes less memory; other settings need --again {stage}, or "
-            "an earlier stage's where they are its too."
+            f"{stage} was killed from outside, most likely because memory ran out: rerun the command to resume. "
+            f"`plantune estimate {folder}` says what takes less memory; other settings need --again"
         )
     return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
 

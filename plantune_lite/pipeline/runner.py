@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
-from itertools import chain, count
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,19 +25,18 @@ from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import (
     home,
-    is_empty,
     last_written,
     locked,
+    move_away,
     now,
     outputs_of,
+    place_in_old,
     read_manifest,
     write_manifest,
 )
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
 from plantune_lite.types import RunError
-
-_PROBED = "probe"  # what `plantune probe` leaves
 
 
 def run(
@@ -73,7 +71,7 @@ def run(
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = read_manifest(folder)
         _settle(folder, manifest, stages)
-        wanted = with_teacher(asked, os.environ, manifest, tell, folder=folder, again=again)
+        wanted = with_teacher(asked, os.environ, manifest, tell, again)
         found, anew = plan(folder, wanted, manifest, again, stages)
         _refuse_other(folder, found)
         active = [stage for stage, _, _ in found]
@@ -85,14 +83,12 @@ def run(
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
         if anew:
             manifest["again"] = again  # until it is made: the same command goes on with it
-        if wanted.distill.teacher != asked.distill.teacher:
-            manifest["without_key"] = True
         manifest["resumed"] = time.time()  # says which of two copies is the later one
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(folder / "recipe.json", to_json(wanted))
         manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
-        _set_final(manifest, active)  # a variant may have taken over all there is to do
-        write_manifest(folder, manifest)
+        work = _Run(folder, wanted, manifest, active)
+        work.save()  # a variant may have taken over all there is to do
         copies = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
@@ -109,12 +105,11 @@ def run(
                     manifest["stages"].pop(stage.name, None)
                 elif manifest["stages"][stage.name].get("anew"):
                     _put_away(folder, manifest, [stage], [stage.name], tell)
-                _mark_what_follows(manifest, stage, stages)
+                _put_stale_away(folder, manifest, stage, stages)
                 tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
-                _put_probes_away(folder, stage)
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
-                _do(folder, wanted, manifest, stage, active, mirror, stream)
+                _do(stage, work, mirror, stream)
                 entry = manifest["stages"][stage.name]
                 tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
             if copies is not None:
@@ -164,30 +159,16 @@ def with_teacher(
     environ: Mapping[str, str],
     manifest: Mapping[str, Any],
     say: Callable[[str], None],
-    *,
-    folder: Path | None = None,
     again: str | None = None,
 ) -> Recipe:
-    """The recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun already, and
-    stays it when a key comes later; not where `again` makes its plans anew, or `folder` has none of them yet."""
-    if asked.distill.teacher != "gemini":
+    """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun."""
+    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
         return asked
     begun = {} if again in ("problems", "distill") else manifest["stages"].get("distill", {})
-    teacher = begun.get("inputs", {}).get("distill.teacher")
-    if any(environ.get(key) for key in KEYS):
-        outputs = next(stage.outputs for stage in STAGES if stage.name == "distill")
-        nothing_yet = folder is not None and begun.get("status") != "done" and is_empty(folder, outputs)
-        if teacher != "self" or not manifest.get("without_key") or nothing_yet:
-            return asked
-        say(
-            "this run began without a key: distill.teacher='self' stays, and the untuned student's plans with it; "
-            "--again distill asks Gemini instead"
-        )
-        return replace(asked, distill=replace(asked.distill, teacher="self"))
-    if teacher == "gemini":
+    if begun.get("inputs", {}).get("distill.teacher") == "gemini":
         if begun["status"] == "done":
             return asked  # its plans are here, no key is needed
-        raise RunError(f"this run's plans come from Gemini, and not all are here: set {KEYS[1]}, and it goes on")
+        raise RunError(f"distillation with Gemini is incomplete: set {KEYS[1]} and rerun the command to resume")
     say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
     return replace(asked, distill=replace(asked.distill, teacher="self"))
 
@@ -218,57 +199,50 @@ def _put_away(
     folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """Move the output of stages that are made anew to old/."""
-    old = _old(folder)
+    old = place_in_old(folder)
     for stage in stages:
-        if stage.name not in anew:
-            continue
-        moved = [output for output in stage.outputs if (folder / output).exists()]
-        for output in moved:
-            (old / output).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(folder / output, old / output)
-        known = manifest["stages"].pop(stage.name, None)
-        write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
-        if moved or known:
-            say(f"moved {stage.name} to {old}")
+        if stage.name in anew:
+            moved = move_away(folder, stage.outputs, old)
+            manifest["stages"].pop(stage.name, None)
+            write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
+            if moved:
+                say(f"moved {stage.name} to {old}")
 
 
-def _mark_what_follows(manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
-    """What was made of a part of a stage is made anew when that goes on, even after a kill: a training must not go on
-    from a checkpoint that learned from fewer plans."""
+def _put_stale_away(folder: Path, manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
+    """Mark what was made of a part of a stage, to be made anew when that goes on, even after a kill: a training must
+    not go on from a checkpoint that learned from fewer plans. What was found out about a model goes with the model."""
+    if stage.trains:
+        move_away(folder, ["probe"], place_in_old(folder))
     entries = manifest["stages"]
     if entries.get(stage.name, {}).get("summary", {}).get("partial"):
         for name in set(stale_after(stage.name, stages)) & set(entries):
             entries[name].update(status="stopped", anew=True)
 
 
-def _put_probes_away(folder: Path, stage: Stage) -> None:
-    """What was found out about a model is not about the one that it is about to become."""
-    if stage.trains and (folder / _PROBED).is_dir():
-        old = _old(folder)
-        old.mkdir(parents=True)
-        os.replace(folder / _PROBED, old / _PROBED)
-
-
-def _old(folder: Path) -> Path:
-    """Where to move what is made anew: nothing is there yet, however soon that happens again."""
-    now = folder / "old" / time.strftime("%Y%m%d-%H%M%S")
-    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
-    return next(place for place in chain([now], others) if not place.exists())
-
-
 # --- doing a stage ----------------------------------------------------------------------------------------------------
 
 
-def _do(
-    folder: Path,
-    wanted: Recipe,
-    manifest: dict[str, Any],
-    stage: Stage,
-    active: Sequence[Stage],
-    mirror: Path | None,
-    stream: TextIO | None,
-) -> None:
-    entries = manifest["stages"]
+@dataclass
+class _Run:
+    """A run that is being worked on."""
+
+    folder: Path
+    recipe: Recipe
+    manifest: dict[str, Any]
+    active: Sequence[Stage]
+
+    def save(self) -> None:
+        """Write the manifest, with the stage whose adapter is the run's model and what all stages have cost."""
+        entries = self.manifest["stages"]
+        done = [stage for stage in self.active if entries.get(stage.name, {}).get("status") == "done"]
+        self.manifest["final"] = next((stage.home for stage in reversed(done) if stage.trains), None)
+        self.manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
+        write_manifest(self.folder, self.manifest)
+
+
+def _do(stage: Stage, run: _Run, mirror: Path | None, stream: TextIO | None) -> None:
+    folder, wanted, entries = run.folder, run.recipe, run.manifest["stages"]
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
         earlier = {name: entries[name]["fingerprint"] for name in stage.after}
@@ -282,12 +256,11 @@ def _do(
         }
     entry = entries[stage.name]
     entry.update(status="running", began=time.time())
-    write_manifest(folder, manifest)
+    run.save()
     job = {
-        "stage": stage.name,
         "home": stage.home,
         "earlier": {name: other["summary"] for name, other in entries.items() if "summary" in other},
-        "hours_left": _hours_left(wanted, manifest),
+        "hours_left": _hours_left(wanted, run.manifest),
     }
     write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
@@ -301,8 +274,7 @@ def _do(
         raise
     finally:
         entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
-        _set_final(manifest, active)
-        write_manifest(folder, manifest)
+        run.save()
 
 
 def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
@@ -313,13 +285,6 @@ def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> 
             ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
             seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
             entry.update(status="stopped", seconds=seconds)
-
-
-def _set_final(manifest: dict[str, Any], active: Sequence[Stage]) -> None:
-    entries = manifest["stages"]
-    trained = [stage.home for stage in active if stage.trains and entries.get(stage.name, {}).get("status") == "done"]
-    manifest["final"] = trained[-1] if trained else None
-    manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
 
 
 def _hours_left(wanted: Recipe, manifest: dict[str, Any]) -> float | None:
@@ -339,18 +304,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0], "plantune-lite": __version__}
-    for name in (
-        "torch",
-        "transformers",
-        "trl",
-        "peft",
-        "bitsandbytes",
-        "unsloth",
-        "vllm",
-        "datasets",
-        "google-genai",
-        "math-verify",
-    ):
+    for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "google-genai", "math-verify"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

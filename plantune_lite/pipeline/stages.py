@@ -6,7 +6,7 @@ The one table that ties parts to stages: a test fails when a part has a field th
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from plantune_lite.recipe.schema import Recipe
+from plantune_lite.recipe.schema import OPTIONAL, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,39 +17,35 @@ class Stage:
     reads: tuple[str, ...]  # parts or fields of the recipe that decide what it makes
     after: tuple[str, ...] = ()  # stages whose output decides what it makes
     also: tuple[str, ...] = ()  # stages whose output it reads without being another stage when that changes
-    outputs: tuple[str, ...]  # under the run folder
-    home: str = ""  # its folder; "" = the run folder itself
-    part: str | None = None  # an optional part: None in the recipe skips the stage
-    when: Callable[[Recipe], bool] = lambda recipe: True  # what else must be so of the recipe
+    home: str | None = None  # its folder; None = its name, "" = the run folder itself
+    outputs: tuple[str, ...] = ()  # under the run folder; empty = its folder
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
     shared: bool = False  # several processes may share it, one a card
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     format: int = 1  # raised when the same inputs would give other files
     work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
 
+    def __post_init__(self) -> None:
+        home = self.name if self.home is None else self.home
+        object.__setattr__(self, "home", home)
+        object.__setattr__(self, "outputs", self.outputs or (home,))
+
 
 STAGES = (
-    Stage(name="problems", reads=("seed", "problems"), home="problems", outputs=("problems",)),
-    Stage(
-        name="suites",
-        reads=("seed", "evaluate.suites", "evaluate.limit"),
-        after=("problems",),
-        home="suites",
-        outputs=("suites",),
-    ),
+    Stage(name="problems", reads=("seed", "problems")),
+    Stage(name="suites", reads=("seed", "evaluate.suites", "evaluate.limit"), after=("problems",)),
     # Nothing comes after it: what it says is for the person who decides whether to go on.
     Stage(
         name="headroom",
         reads=("seed", "headroom", "student.model", "student.revision", "student.bits", "evaluate.max_tokens"),
         after=("problems",),
-        home="headroom",
-        outputs=("headroom",),
         advice=True,
     ),
     Stage(
         name="distill",
         reads=("seed", "distill", "student.model", "student.revision", "student.bits"),
         after=("problems",),
+        home="",
         outputs=("trajectories.jsonl", "rejected.jsonl", "distilled.jsonl"),
     ),
     # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
@@ -58,77 +54,47 @@ STAGES = (
         reads=("seed", "corpus", "sft.target", "sft.solutions"),
         after=("distill",),
         also=("problems", "suites"),
-        home="corpus",
-        outputs=("corpus",),
     ),
-    Stage(
-        name="sft",
-        reads=("seed", "student", "sft"),
-        after=("corpus",),
-        home="sft",
-        outputs=("sft",),
-        part="sft",
-        trains=True,
-        shared=True,
-    ),
+    Stage(name="sft", reads=("seed", "student", "sft"), after=("corpus",), trains=True, shared=True),
     # The same problems and as many steps, without plans: what the tuned model is compared with.
     Stage(
         name="baseline",
         reads=("seed", "student", "sft", "evaluate.baseline"),
         after=("corpus", "sft"),
         also=("problems",),
-        home="baseline",
-        outputs=("baseline",),
-        when=lambda recipe: recipe.has_baseline,
     ),
-    Stage(
-        name="cpl",
-        reads=("seed", "student", "cpl"),
-        after=("problems", "corpus", "sft"),
-        home="cpl",
-        outputs=("cpl",),
-        part="cpl",
-        trains=True,
-    ),
-    Stage(
-        name="grpo",
-        reads=("seed", "student", "grpo"),
-        after=("corpus", "sft", "cpl"),
-        home="grpo",
-        outputs=("grpo",),
-        part="grpo",
-        trains=True,
-    ),
+    Stage(name="cpl", reads=("seed", "student", "cpl"), after=("problems", "corpus", "sft"), trains=True),
+    Stage(name="grpo", reads=("seed", "student", "grpo"), after=("corpus", "sft", "cpl"), trains=True),
     Stage(
         name="evaluate",
         reads=("seed", "student", "evaluate"),
         after=("suites", "sft", "baseline", "cpl", "grpo"),
         also=("problems", "corpus"),
         home="eval",
-        outputs=("eval",),
     ),
     Stage(
         name="export",
         reads=("student", "export"),
         after=("sft", "cpl", "grpo"),
+        home="",
         outputs=("merged", "gguf"),
     ),
     Stage(
         name="report",
         reads=("name",),
         after=("distill", "corpus", "evaluate", "export"),
+        home="",
         outputs=("report.html", "figures"),
     ),
 )
 
 
 def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stage]:
-    """The stages of this recipe, in order, with the ones it leaves out gone from what others come after."""
-    names = {
-        stage.name
-        for stage in stages
-        if (stage.part is None or getattr(wanted, stage.part) is not None) and stage.when(wanted)
-    }
+    """Return the stages of this recipe, in order, with the ones it leaves out gone from what others come after."""
+    left_out = {name for name in OPTIONAL if getattr(wanted, name) is None}
+    if not wanted.has_baseline:
+        left_out.add("baseline")
+    names = {stage.name for stage in stages} - left_out
     return [
         replace(
             stage,

@@ -14,14 +14,14 @@ from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
 from plantune_lite.runs.folder import changed_outputs, is_empty
 
 
-def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict[str, Any]:
-    """Every field the stage reads, by its dotted name; files and functions by their content too.
+def inputs_of(wanted: Recipe, stage: Stage, known: Mapping[str, Any] = {}) -> dict[str, Any]:
+    """Return every field the stage reads, by its dotted name; files and functions by their content too.
 
-    Of the contents that are `known` already the file may be gone.
+    A file whose content is `known` from a run made before may be gone meanwhile: it is still the file that was read.
     """
     read = {}
     for name, value in leaves(wanted):
-        if isinstance(known, Mapping) and name in known and means_the_same(value, known[name]):
+        if name in known and means_the_same(value, known[name]):
             value = known[name]  # a run made before may spell parts of the lab in another way
         if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
             continue
@@ -30,7 +30,8 @@ def inputs_of(wanted: Recipe, stage: Stage, known: Collection[str] = ()) -> dict
         read[name] = list(value) if isinstance(value, tuple) else value
         for text in _texts(name, value):
             place = f"{name}{_CONTENT}{text})"
-            if not (place in known and _is_gone(text)) and (content := _content(name, text)):
+            content = known[place] if place in known and _is_gone(text) else _content(name, text)
+            if content is not None:
                 read[place] = content
     return read
 
@@ -54,9 +55,10 @@ def _content(name: str, text: str) -> str | None:
 
 
 def _is_gone(text: str) -> bool:
-    """Whether a text names a function in a file that is not there."""
-    home = Path(text.rpartition(":")[0]).expanduser()
-    return user_code.is_reference(text) and home.suffix == ".py" and not home.is_file()
+    """Tell whether a text names a file, or a function in one, that is not there."""
+    is_function = user_code.is_reference(text)
+    file = Path(text.rpartition(":")[0] if is_function else text).expanduser()
+    return not file.is_file() and (file.suffix == ".py" or not is_function)
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
@@ -77,15 +79,11 @@ def states(
     partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
     for stage in active:
         entry = None if stage.name in anew else manifest["stages"].get(stage.name)
-        inputs = inputs_of(wanted, stage, () if entry is None else entry["inputs"])
+        inputs = inputs_of(wanted, stage, {} if entry is None else entry["inputs"])
         if entry is not None:
-            # A field that is younger than the entry, and says nothing new, was not there to be read; and a file that
-            # is gone meanwhile is still the file that was read.
+            # A field that is younger than the entry, and says nothing new, was not there to be read.
             known = entry["inputs"]
             inputs = {name: value for name, value in inputs.items() if name in known or value != _default(name)}
-            for name in entry["inputs"]:
-                if _CONTENT in name and name.partition(_CONTENT)[0] in inputs:
-                    inputs.setdefault(name, entry["inputs"][name])
         expected[stage.name] = fingerprint(stage, inputs, expected)
         if entry is None or (entry["status"] != "done" and is_empty(folder, stage.outputs)):
             yield stage, "to do", ""
@@ -131,8 +129,4 @@ def _difference(stage: Stage, entry: Mapping[str, Any], inputs: Mapping[str, Any
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
         if json.dumps(was) != json.dumps(is_now):
             return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
-    if entry["format"] != stage.format:
-        return "an older version made it in another format"
-    if entry["after"] != list(stage.after):
-        return f"it came after {', '.join(entry['after'])} and would now come after {', '.join(stage.after)}"
-    return f"{', '.join(stage.after)} before it is another"
+    return f"it was made by another version, or after another of {', '.join(stage.after)}"

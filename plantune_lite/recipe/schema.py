@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from dataclasses import KW_ONLY, Field, dataclass, field, fields
 from typing import Any, Literal, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
@@ -20,8 +20,18 @@ Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "
 Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned model's
 
 
+class _WithFloats:
+    """A part, or the whole, in which `epochs=1` is the 1.0 it stands for: the two must not be two recipes."""
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for field_ in fields(self):
+            if hints[field_.name] in (float, float | None) and type(value := getattr(self, field_.name)) is int:
+                object.__setattr__(self, field_.name, float(value))
+
+
 @dataclass(frozen=True)
-class Problems:
+class Problems(_WithFloats):
     """Where the questions come from."""
 
     source: str  # a benchmark, "practice", "gym:NAME", a data file, or "module_or_path.py:function"; "a+b" mixes
@@ -39,12 +49,13 @@ class Problems:
     bad_rows: Literal["stop", "skip"] = "stop"  # "skip" counts and names them
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if callable(self.source):
             object.__setattr__(self, "source", user_code.reference(self.source))
 
 
 @dataclass(frozen=True)
-class Distill:
+class Distill(_WithFloats):
     """Who writes the plans, how many, and which are good enough."""
 
     teacher: str = "self"  # "gemini", "self", "worked", or the base URL of an OpenAI-compatible server
@@ -66,7 +77,7 @@ class Distill:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class Corpus(_WithFloats):
     """Which trajectories become training rows."""
 
     _: KW_ONLY
@@ -81,7 +92,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Student:
+class Student(_WithFloats):
     """The small model and its adapter."""
 
     model: str  # a preset, a Hub id, or a local folder
@@ -98,7 +109,7 @@ class Student:
 
 
 @dataclass(frozen=True)
-class SFT:
+class SFT(_WithFloats):
     """Supervised training on the corpus."""
 
     _: KW_ONLY
@@ -120,7 +131,7 @@ class SFT:
 
 
 @dataclass(frozen=True)
-class CPL:
+class CPL(_WithFloats):
     """Search over plan steps, then Step-APO on the critical ones."""
 
     _: KW_ONLY
@@ -146,7 +157,7 @@ class CPL:
 
 
 @dataclass(frozen=True)
-class GRPO:
+class GRPO(_WithFloats):
     """Reinforcement on the answer, the plan, or both."""
 
     _: KW_ONLY
@@ -175,13 +186,14 @@ class GRPO:
     extra: dict[str, object] = field(default_factory=dict)  # passed to the TRL config as is
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.rewards, tuple):
             names = tuple(user_code.reference(reward) if callable(reward) else reward for reward in self.rewards)
             object.__setattr__(self, "rewards", names)
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(_WithFloats):
     """What to measure on."""
 
     suites: tuple[str, ...] = ("own",)  # benchmarks, or the groups own, smoke, paper, cpl, pta
@@ -207,7 +219,7 @@ class Export:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(_WithFloats):
     """Everything about a run; its parts run in this order, None leaves one out."""
 
     name: str
@@ -238,12 +250,9 @@ class Recipe:
         return self.corpus.filter in ("answer", "both") and self.distill.teacher != "worked"
 
     def __post_init__(self) -> None:
-        for name in PARTS:
-            if isinstance(part := getattr(self, name), PARTS[name]):
-                object.__setattr__(self, name, _with_floats(part))
-        if isinstance(self.max_hours, int):
-            object.__setattr__(self, "max_hours", float(self.max_hours))
-        if errors := list(_errors(self)):
+        super().__post_init__()
+        errors = [error for name, value in leaves(self) if (error := _field_error(name, value)) is not None]
+        if errors := errors or list(_cross_errors(self)):  # which take the types for granted
             count = f"{len(errors)} errors in the recipe:\n  " if len(errors) > 1 else ""
             raise RecipeError(count + "\n  ".join(errors))
 
@@ -276,43 +285,37 @@ def leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
 
 
 def is_pace(name: str) -> bool:
-    """Whether a field only says how fast or how long: `distill.max_usd`, `max_hours`."""
+    """Tell whether a field only says how fast or how long: `distill.max_usd`, `max_hours`."""
+    return _field_of(name)[0].metadata.get("pace", False)
+
+
+def _field_of(name: str) -> tuple[Field[Any], Any]:
+    """Return a field by its dotted name, and its type."""
     part, _, inner = name.rpartition(".")
     owner = PARTS[part] if part else Recipe
-    return any(f.metadata.get("pace", False) for f in fields(owner) if f.name == inner)
+    return next(one for one in fields(owner) if one.name == inner), get_type_hints(owner)[inner]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
-def _errors(recipe: Recipe) -> Iterator[str]:
-    found = False
-    for name, value in leaves(recipe):
-        part, _, inner = name.rpartition(".")
-        for sentence in _field_errors(name, PARTS[part] if part else Recipe, inner, value):
-            found = True
-            yield sentence
-    if not found:  # cross-field checks may take the types for granted
-        yield from _cross_errors(recipe)
-
-
-def _field_errors(name: str, owner: type, inner: str, value: Any) -> Iterator[str]:
-    hint = get_type_hints(owner)[inner]
+def _field_error(name: str, value: Any) -> str | None:
+    """Return what is wrong with a field's value; None where nothing is."""
+    one, hint = _field_of(name)
     if not fits(value, hint):
         example = f"; write ({value!r},)" if get_origin(hint) is tuple and isinstance(value, str) else ""
-        yield f"{name} is {value!r}, but must be {describe(hint)}{example}"
-        return
-    bounds = next(f.metadata for f in fields(owner) if f.name == inner)
-    low, high = bounds.get("low"), bounds.get("high")
+        return f"{name} is {value!r}, but must be {describe(hint)}{example}"
+    low, high = one.metadata.get("low"), one.metadata.get("high")
     numbers = value if isinstance(value, tuple) else (value,)
     if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
-        yield f"{name} is {value}, but must be finite"
-    elif low is not None and value is not None and value < low:
-        yield f"{name} is {value}, but must be at least {low}"
-    elif high is not None and value is not None and value > high:
-        yield f"{name} is {value}, but must be at most {high}"
-    elif isinstance(value, dict) and not _is_json(value):
-        yield f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
+        return f"{name} is {value}, but must be finite"
+    if low is not None and value is not None and value < low:
+        return f"{name} is {value}, but must be at least {low}"
+    if high is not None and value is not None and value > high:
+        return f"{name} is {value}, but must be at most {high}"
+    if isinstance(value, dict) and not _is_json(value):
+        return f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
+    return None
 
 
 def _is_json(value: Any) -> bool:
@@ -322,94 +325,69 @@ def _is_json(value: Any) -> bool:
         return False
 
 
-def _with_floats(part: Any) -> Any:
-    """`epochs=1` as the 1.0 it stands for: the two must not be two recipes."""
-    hints = get_type_hints(type(part))
-    whole = {
-        f.name: float(value)
-        for f in fields(part)
-        if type(value := getattr(part, f.name)) is int and hints[f.name] in (float, float | None)
-    }
-    return replace(part, **whole) if whole else part
-
-
 def _cross_errors(recipe: Recipe) -> Iterator[str]:
+    """Yield what is wrong between fields; each sentence ends with a setting that works."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", recipe.name):
         yield f"name is {recipe.name!r}, but it names a folder: letters, digits, '.', '_' and '-', say 'my_run'"
-    if recipe.distill.teacher not in TEACHERS and "://" not in recipe.distill.teacher:
-        yield f"distill.teacher is {recipe.distill.teacher!r}{nearest(recipe.distill.teacher, (*TEACHERS, 'http://...'))}"
-    if recipe.corpus.filter in ("plan", "both") and recipe.distill.teacher == "worked":
-        yield (
-            f"corpus.filter is {recipe.corpus.filter!r}, but distill.teacher='worked' gives plans that nobody scored: "
-            "set corpus.filter='answer'"
-        )
-    elif recipe.corpus.filter in ("plan", "both") and recipe.distill.min_score is None:
-        yield (
-            f"corpus.filter is {recipe.corpus.filter!r}, but with distill.min_score=none nobody scores the plans: set "
-            "corpus.filter='answer', or distill.min_score=80"
-        )
-    if (together := recipe.distill.plans_per_call) > (plans := recipe.distill.plans):
-        yield f"distill.plans_per_call is {together}, more than distill.plans={plans}: set plans_per_call={plans}"
-    if recipe.sft and recipe.sft.target != "solution" and recipe.sft.solutions == "dataset":
-        yield (
-            f"sft.solutions is 'dataset', but sft.target={recipe.sft.target!r} needs the execution of a plan: "
-            "set sft.solutions='teacher'"
-        )
-    if recipe.evaluate.samples > 1 and recipe.evaluate.temperature == 0:
-        yield (
-            f"evaluate.samples is {recipe.evaluate.samples}, but evaluate.temperature is 0, which makes all of "
-            "them the same: set evaluate.temperature=0.7, or evaluate.samples=1"
-        )
-    if recipe.grpo and recipe.grpo.start == "sft" and recipe.sft is None:
-        yield "grpo.start is 'sft', but sft is none: set grpo.start='base'"
-    if (
-        recipe.grpo
-        and recipe.grpo.reward == "guided"
-        and recipe.grpo.group != recipe.grpo.plans * recipe.grpo.continuations
-    ):
-        size = recipe.grpo.plans * recipe.grpo.continuations
-        yield (
-            f"grpo.group is {recipe.grpo.group}, but grpo.reward='guided' makes "
-            f"grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
-        )
-    if recipe.grpo and not all(fits(weight, float) for weight in recipe.grpo.weights.values()):
-        yield f"grpo.weights is {recipe.grpo.weights}, but must give each reward's name a number"
+    yield from _data_errors(recipe)
+    yield from _sft_errors(recipe)
     if recipe.grpo:
-        rewards = (*REWARDS, *(one.rpartition(":")[2] for one in recipe.grpo.rewards))
-        for name in recipe.grpo.weights:
-            if name not in rewards:
-                yield f"grpo.weights: no reward {name!r}{nearest(name, rewards)}"
-    if recipe.grpo and recipe.grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
-        yield (
-            f"grpo.judge is 'teacher', but distill.teacher={recipe.distill.teacher!r} is nobody who could judge: set "
-            "grpo.judge='alignment', or another distill.teacher"
-        )
-    if recipe.grpo and recipe.sft and recipe.sft.target == "plan":
-        yield (
-            "sft.target is 'plan', but grpo rewards answers, which a student that only plans does not give: set "
-            "sft.target='plan+solution', or grpo=none"
-        )
-    if recipe.cpl and recipe.sft and recipe.sft.target != "plan+solution":
-        yield (
-            f"sft.target is {recipe.sft.target!r}, but cpl searches with a student that plans and solves, and teaches "
-            "both: set sft.target='plan+solution', or cpl=none"
-        )
+        yield from _grpo_errors(recipe, recipe.grpo)
     if recipe.cpl and (policy := recipe.cpl.policy) is not None:
         server = urlsplit(policy)
         if server.scheme not in ("http", "https") or not server.hostname or server.username or not server.fragment:
             yield "cpl.policy must be a server's address with the model behind a # (a key is read from the environment)"
         if recipe.cpl.leaf == "value":
-            yield "cpl.leaf is 'value', which reads the student, but cpl.policy is a server: set cpl.leaf='rollout'"
+            yield "cpl.leaf='value' reads the student, but cpl.policy is a server: set cpl.leaf='rollout'"
         if recipe.cpl.rounds > 1:
-            yield (
-                f"cpl.rounds is {recipe.cpl.rounds}, but cpl.policy is a server, which no round makes better: "
-                "set cpl.rounds=1"
-            )
-    if recipe.corpus.weights and len(recipe.corpus.weights) != len(recipe.problems.source.split("+")):
-        yield (
-            f"corpus.weights has {len(recipe.corpus.weights)} numbers, but problems.source names "
-            f"{len(recipe.problems.source.split('+'))}: give one a source, or ()"
-        )
+            yield f"cpl.rounds is {recipe.cpl.rounds}, but no round makes cpl.policy's server better: set cpl.rounds=1"
+    if recipe.evaluate.samples > 1 and recipe.evaluate.temperature == 0:
+        samples = recipe.evaluate.samples
+        yield f"evaluate.samples={samples} are all the same at evaluate.temperature=0: set evaluate.temperature=0.7"
+
+
+def _data_errors(recipe: Recipe) -> Iterator[str]:
+    distill, corpus = recipe.distill, recipe.corpus
+    if distill.teacher not in TEACHERS and "://" not in distill.teacher:
+        yield f"distill.teacher is {distill.teacher!r}{nearest(distill.teacher, (*TEACHERS, 'http://...'))}"
+    if corpus.filter in ("plan", "both"):
+        if distill.teacher == "worked":
+            yield f"corpus.filter={corpus.filter!r} needs scores, and 'worked' gives none: set corpus.filter='answer'"
+        elif distill.min_score is None:
+            yield f"corpus.filter={corpus.filter!r} needs scores: set corpus.filter='answer', or distill.min_score=80"
+    if (together := distill.plans_per_call) > distill.plans:
+        yield f"distill.plans_per_call={together} is more than distill.plans: set plans_per_call={distill.plans}"
+    sources = recipe.problems.source.split("+")
+    if corpus.weights and len(corpus.weights) != len(sources):
+        yield f"corpus.weights has {len(corpus.weights)} numbers for {len(sources)} sources: give one a source, or ()"
+
+
+def _sft_errors(recipe: Recipe) -> Iterator[str]:
+    if (sft := recipe.sft) is None:
+        return
+    if sft.target != "solution" and sft.solutions == "dataset":
+        yield f"sft.target={sft.target!r} needs plans, which the dataset has not: set sft.solutions='teacher'"
+    if recipe.grpo and sft.target == "plan":
+        yield "grpo rewards answers, which sft.target='plan' lacks: set sft.target='plan+solution', or grpo=none"
+    if recipe.cpl and sft.target != "plan+solution":
+        yield f"cpl needs more than sft.target={sft.target!r}: set sft.target='plan+solution', or cpl=none"
+
+
+def _grpo_errors(recipe: Recipe, grpo: GRPO) -> Iterator[str]:
+    if grpo.start == "sft" and recipe.sft is None:
+        yield "grpo.start is 'sft', but sft is none: set grpo.start='base'"
+    size = grpo.plans * grpo.continuations
+    if grpo.reward == "guided" and grpo.group != size:
+        yield f"grpo.group is {grpo.group}, but grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
+    rewards = (*REWARDS, *(one.rpartition(":")[2] for one in grpo.rewards))
+    for name, weight in grpo.weights.items():
+        if name not in rewards:
+            yield f"grpo.weights: no reward {name!r}{nearest(name, rewards)}"
+        if not fits(weight, float):
+            yield f"grpo.weights: {name} is {weight!r}, but must be a number"
+    if grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
+        teacher = recipe.distill.teacher
+        yield f"{teacher!r} cannot judge plans: set grpo.judge='alignment', or another distill.teacher"
 
 
 GRPO_ROWS = 2  # completions trained at once where grpo.extra.per_device_train_batch_size says nothing

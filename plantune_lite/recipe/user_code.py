@@ -35,9 +35,7 @@ def reference(function: Callable[..., Any]) -> str:
         raise RecipeError(
             f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"
         )
-    installed = {"site-packages", "dist-packages"} & set(
-        home.parts
-    )  # found by name on any machine; another file is not
+    installed = "site-packages" in home.parts or "dist-packages" in home.parts  # found by name on any machine
     return f"{function.__module__ if installed else home}:{name}"
 
 
@@ -51,12 +49,8 @@ def load(text: str) -> Callable[..., Any]:
     home, name = match["home"], match["name"]
     try:
         module = load_module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
-    except FileNotFoundError:
-        raise RecipeError(f"{text}: no file {home} under {Path.cwd()}") from None
-    except ImportError as error:
+    except (FileNotFoundError, ImportError, SyntaxError) as error:
         raise RecipeError(f"{text}: {error}") from None
-    except SyntaxError as error:
-        raise RecipeError(f"{text}: {home} line {error.lineno}: {error.msg}") from None
     function = getattr(module, name, None)
     if not callable(function):
         raise RecipeError(f"{text}: {home} has no function {name!r}")
@@ -78,10 +72,8 @@ def source_hash(text: str) -> str:
     try:
         source = (Path(home).expanduser() if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
         tree = ast.parse(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
-    except SyntaxError as error:
-        raise RecipeError(f"{text}: {home} line {error.lineno}: {error.msg}") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and match and node.name == match["name"]:
             return hashlib.sha256(ast.get_source_segment(source, node).encode()).hexdigest()

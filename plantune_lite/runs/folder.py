@@ -9,11 +9,13 @@ manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "fin
 
 import hashlib
 import json
+import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +43,21 @@ def now() -> str:
 
 
 def read_manifest(run: Path) -> dict[str, Any]:
-    """The manifest of a run folder, or an empty one."""
+    """Return the manifest of a run folder, or an empty one."""
     path = run / "manifest.json"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {"format": FORMAT, "name": run.name, "id": uuid.uuid4().hex, "created": now(), "stages": {}}
-    except ValueError as error:
+    except ValueError:
+        manifest = None
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("stages"), dict)
+    ):
         raise RunError(
-            f"{path} is not JSON ({error}); restore it from the mirror, or start under another name"
-        ) from None
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("stages"), dict):
-        raise RunError(f"{path} is no manifest; restore it from the mirror, or start under another name")
-    if manifest.get("format") != FORMAT:
-        raise RunError(
-            f"{path} has format {manifest.get('format')!r}; this version reads format {FORMAT}: use another name"
+            f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
         )
     return manifest
 
@@ -76,43 +78,56 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
+        lock.execute("BEGIN EXCLUSIVE")
     except (OSError, sqlite3.OperationalError) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
         raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
     try:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error):
-                raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
-            raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
         yield
     finally:
         lock.close()
 
 
 def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
-    """What a stage left under its paths: file -> sha256, or its size where it is large. Checkpoints come and go."""
+    """Return what a stage left: file -> sha256, or its size where it is large. Checkpoints come and go."""
     found: dict[str, str | int] = {}
-    for name in paths:
-        root = run / name
-        files = sorted(root.rglob("*")) if root.is_dir() else [root]
-        for file in files:
-            inside = file.relative_to(run)
-            if file.is_file() and not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
-                found[inside.as_posix()] = _identity(file)
+    for file in _files(run, paths):
+        inside = file.relative_to(run)
+        if not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
+            found[inside.as_posix()] = _identity(file)
     return found
 
 
 def last_written(run: Path, paths: tuple[str, ...]) -> float:
-    """When any of these files was last written to, in seconds since 1970."""
-    files = [file for name in paths for file in (run / name, *(run / name).rglob("*")) if file.is_file()]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+    """Return when any of these files was last written to, in seconds since 1970."""
+    return max((file.stat().st_mtime for file in _files(run, paths)), default=0.0)
 
 
 def is_empty(run: Path, paths: tuple[str, ...]) -> bool:
-    """Whether a stage has left nothing at all yet, not even a checkpoint."""
-    files = (file for name in paths for file in (run / name, *(run / name).rglob("*")) if file.is_file())
-    return not any(file.stat().st_size for file in files)
+    """Tell whether a stage has left nothing at all yet, not even a checkpoint."""
+    return not any(file.stat().st_size for file in _files(run, paths))
+
+
+def _files(run: Path, paths: tuple[str, ...]) -> list[Path]:
+    """Return the files at these paths and under them, in order."""
+    return sorted(file for name in paths for file in (run / name, *(run / name).rglob("*")) if file.is_file())
+
+
+def place_in_old(run: Path) -> Path:
+    """Return a folder under old/ in which nothing is yet, however soon after the one before."""
+    now = run / "old" / time.strftime("%Y%m%d-%H%M%S")
+    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
+    return next(place for place in chain([now], others) if not place.exists())
+
+
+def move_away(run: Path, names: Iterable[str], old: Path) -> bool:
+    """Move what is there of these files and folders; tell whether anything was."""
+    there = [name for name in names if (run / name).exists()]
+    for name in there:
+        (old / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(run / name, old / name)
+    return bool(there)
 
 
 def _identity(file: Path) -> str | int:

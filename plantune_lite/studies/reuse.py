@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import read_jsonl, write_records
+from plantune_lite.files import copy_whole, read_jsonl, write_records
 from plantune_lite.pipeline.stages import Stage, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of
 from plantune_lite.recipe import user_code
@@ -41,7 +41,7 @@ def take(
                 write_manifest(folder, manifest)
                 _remove(folder, stage.outputs)
             for name in entry["outputs"]:
-                _copy(donor / name, folder / name)
+                copy_whole(donor / name, folder / name)
             _copy_metrics(donor, folder, stage.name)
             manifest["stages"][stage.name] = {**entry, "taken_from": os.path.relpath(donor, folder)}
             write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
@@ -91,13 +91,6 @@ def _remove(folder: Path, outputs: Iterable[str]) -> None:
         if (folder / output).is_dir():
             shutil.rmtree(folder / output)
         (folder / output).unlink(missing_ok=True)
-
-
-def _copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.part")
-    shutil.copyfile(source, temporary)
-    os.replace(temporary, target)
 
 
 def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
@@ -160,8 +153,8 @@ def _take_untuned(
         if same and _asked(there["inputs"]) == asking:
             for path in sorted((donor / "eval").glob("**/*.untuned.jsonl")):
                 if (settings := path.with_suffix(".json")).is_file():
-                    _copy(settings, folder / settings.relative_to(donor))
-                    _copy(path, folder / path.relative_to(donor))
+                    copy_whole(settings, folder / settings.relative_to(donor))
+                    copy_whole(path, folder / path.relative_to(donor))
             return
 
 

@@ -122,5 +122,5 @@ def test_a_reply_without_plan_or_answer_says_so_and_cannot_steer_the_terminal():
     found = ask.taken_apart("m", "m1", Reply(text="I \x1b[2Jthink", finish="length", tokens_out=3))
     assert (found.plan, found.answer) == ((), None)
     shown = "\n".join(ask.lines(found))
-    assert "working, without a plan\n  I ␛[2Jthink\n  ... cut off here" in shown
+    assert "working, without a plan\n  I \\u001b[2Jthink\n  ... cut off here" in shown
     assert shown.endswith("answer\n  none that can be read")

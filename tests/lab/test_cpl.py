@@ -14,6 +14,7 @@ from toy_cpl import WAYS, knows_its_way
 from plantune_lite import plan
 from plantune_lite.files import read_jsonl, read_records, write_records
 from plantune_lite.lab.cpl import report_section, reuse, search, value_head
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.cpl.stage import _questions, _Round, run_cpl
 from plantune_lite.lab.cpl.tree import Node, Tree, expand
 from plantune_lite.pipeline import runner
@@ -27,7 +28,7 @@ from plantune_lite.runs.folder import read_manifest
 from plantune_lite.runs.job import Job
 from plantune_lite.student.load import Loaded
 from plantune_lite.teacher.ledger import Ledger
-from plantune_lite.types import Problem, RecipeError, Reply, RunError, StepPair
+from plantune_lite.types import Problem, RecipeError, Reply, RunError
 
 POOL = list(practice_problems("train", seed=0, limit=6, levels=(2,)))
 ANSWERS = {problem.question: problem.answer for problem in POOL}

@@ -7,8 +7,9 @@ from sft_child import learner, make_base
 
 from plantune_lite import plan
 from plantune_lite.lab.cpl import preference, step_apo
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
-from plantune_lite.types import RecipeError, StepPair
+from plantune_lite.types import RecipeError
 
 ASK = {"hens": plan.chat("How many legs have 3 hens?"), "cows": plan.chat("How many legs have 2 cows, and 1 hen?")}
 

@@ -77,14 +77,6 @@ def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path
     assert (run / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors"
 
 
-def test_a_checkpoint_whose_copy_was_cut_off_is_not_restored(run, tmp_path):
-    mirrored(run, tmp_path / "m")
-    (tmp_path / "m/r/sft/checkpoint-20/trainer_state.json").unlink()
-    shutil.rmtree(run)
-    bring_back(tmp_path / "m", run)
-    assert not (run / "sft" / "checkpoint-20").exists()
-
-
 def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     def finish_meanwhile(source, target):
         write_whole(run / "corpus.jsonl", "all of it")

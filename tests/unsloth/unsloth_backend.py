@@ -19,6 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from plantune_lite.lab.cpl import preference, step_apo, value_head
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.probes import residuals
 from plantune_lite.plan import SYSTEM
 from plantune_lite.recipe.schema import CPL, GRPO, SFT, Student
@@ -26,7 +27,7 @@ from plantune_lite.student import presets, smollm2
 from plantune_lite.student.load import load_student, unsloth
 from plantune_lite.train import data, grpo, rollouts, sft
 from plantune_lite.train.trl_args import grpo_config
-from plantune_lite.types import Sampling, StepPair
+from plantune_lite.types import Sampling
 
 TURNS_OF = {"llama": "smollm2_135m", "qwen2": "qwen2_5_7b", "qwen3": "qwen3_4b", "gemma3_text": "gemma3_1b"}
 NAMES = (*TURNS_OF, "smollm2")

@@ -10,15 +10,28 @@ two steps beside a solution is not. A solution without a plan before it is searc
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from random import Random
 from typing import Any, NamedTuple
 
 from plantune_lite.lab.cpl.tree import Node, Tree, begun
 from plantune_lite.plan import CLOSE, render
-from plantune_lite.types import Messages, StepPair
+from plantune_lite.types import Messages
 
 SOLUTION_SCALE = 0.3  # of what a pair of whole solutions is worth
 PATHS = 4  # a question, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPair:
+    """Two next steps after the same prefix, one better."""
+
+    problem_id: str
+    prompt: str
+    better: str
+    worse: str
+    q_better: float
+    q_worse: float
 
 
 class State(NamedTuple):

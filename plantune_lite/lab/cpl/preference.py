@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.student import chat
 from plantune_lite.train import trl_args
-from plantune_lite.types import LoadedStudent, Messages, RecipeError, StepPair
+from plantune_lite.types import LoadedStudent, Messages, RecipeError
 
 _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
 

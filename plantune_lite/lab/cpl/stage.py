@@ -29,13 +29,14 @@ from plantune_lite.evaluate import other_models
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
 from plantune_lite.grading import lenient
 from plantune_lite.lab.cpl import pairs, report_section, search, step_apo, tree_page, value_head
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import sft
-from plantune_lite.types import Generate, Messages, Problem, RunError, StepPair
+from plantune_lite.types import Generate, Messages, Problem, RunError
 
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.lab.cpl import preference
+from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.train import callbacks, data
-from plantune_lite.types import LoadedStudent, Messages, PlantuneError, StepPair
+from plantune_lite.types import LoadedStudent, Messages, PlantuneError
 
 EPOCHS = 3
 WARMUP = 0.1  # share of the steps

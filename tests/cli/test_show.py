@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from plantune_lite.cli.ending import ending
+from plantune_lite.cli.show import show_ending
 from plantune_lite.files import write_records
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.folder import read_manifest, write_manifest
@@ -29,24 +29,24 @@ def run_of(folder, **answers):
                 for number in range(10)
             ]
             write_records(folder / "eval" / f"{suite}.{model}.jsonl", rows)
-    stages = {"problems": {"seconds": 2.0}, "sft": {"seconds": 200.0}, "evaluate": {"seconds": 90.0}}
-    write_manifest(folder, {**read_manifest(folder), "final": "sft", "stages": stages})
+    write_manifest(folder, {**read_manifest(folder), "final": "sft"})
     return folder
 
 
-def test_a_run_ends_in_a_table_of_the_best_prompts_the_minutes_and_what_to_do_next(tmp_path):
+def test_a_run_ends_in_a_table_of_the_answers_and_what_to_do_next(tmp_path, capsys):
     folder = run_of(tmp_path / "my run", untuned=4, baseline=5, grpo=9)
     (folder / "report.html").write_text("")
-    said = "\n".join(ending(folder, WANTED))
-    lines = {line.split()[0]: line.split() for line in said.splitlines() if line.strip()}
-    assert lines["model"] == ["model", "own", "practice_words"]
-    assert [lines[name][1] for name in ("untuned", "baseline", "grpo")] == ["40.0", "50.0", "90.0"]
-    assert "own: grpo (few_shot) is" in said and "took 4 min 52 s: sft 3 min 20 s, evaluate 1 min 30 s" in said
+    show_ending(WANTED, folder)
+    said = capsys.readouterr().out
+    rows = [line.split() for line in said.splitlines()]
+    assert [row[3] for row in rows if row[:2] == ["grpo", "few_shot"] and row[2] == "10"] == ["90.0", "90.0"]
+    assert "own: grpo (few_shot) is" in said
     assert f"plantune ask '{folder}' \"...\" --beside-base" in said and f"open '{folder}'/report.html" in said
     assert "problems.path=my.csv" in said
 
 
-def test_a_run_without_a_model_or_answers_promises_neither(tmp_path):
+def test_a_run_without_a_model_or_answers_promises_neither(tmp_path, capsys):
     write_manifest(tmp_path, {**read_manifest(tmp_path), "stages": {"problems": {"seconds": 1.0}}})
-    said = "\n".join(ending(tmp_path, replace(WANTED, sft=None, grpo=None)))
-    assert "right answers" not in said and "ask" not in said and "push" not in said and "plantune recipes" in said
+    show_ending(replace(WANTED, sft=None, grpo=None), tmp_path)
+    said = capsys.readouterr().out
+    assert "right" not in said and "ask" not in said and "push" not in said and "plantune recipes" in said
