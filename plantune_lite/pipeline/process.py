@@ -11,11 +11,15 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import Any, TextIO
 
+from plantune_lite.terminal import duration
 from plantune_lite.types import RunError
 
 
@@ -45,7 +49,8 @@ def run_stage(
     # A session of its own: a Ctrl-C reaches the stage once, from us.
     with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:
-            _stream(process, folder / "log.txt", stream or sys.stdout)
+            with _pulse(stage, stream or sys.stdout) as heard:
+                _stream(process, folder / "log.txt", stream or sys.stdout, heard)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -75,7 +80,35 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
     return int(asked)
 
 
-def _stream(process: Popen[bytes], log: Path, stream: TextIO) -> None:
+SILENCE_SECONDS = 30.0
+
+
+@contextmanager
+def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
+    """Where no line can be redrawn, say after each half minute of silence that it is at work; gives what ends one."""
+    if stream.isatty():
+        yield lambda: None
+        return
+    heard, ended, began = threading.Event(), threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        while not ended.is_set():
+            if not heard.wait(SILENCE_SECONDS):
+                stream.write(f"{stage} is at work, {duration(time.monotonic() - began)} so far\n")
+                stream.flush()
+            heard.clear()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield heard.set
+    finally:
+        ended.set()
+        heard.set()
+        watcher.join()
+
+
+def _stream(process: Popen[bytes], log: Path, stream: TextIO, heard: Callable[[], object]) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
@@ -84,6 +117,7 @@ def _stream(process: Popen[bytes], log: Path, stream: TextIO) -> None:
             file.flush()
             stream.write(decoder.decode(chunk))
             stream.flush()
+            heard()
 
 
 def _interrupt(process: Popen[bytes]) -> None:

@@ -16,7 +16,7 @@ from toy_stages import ALL, HERE, RECIPE, stages, toy
 
 from plantune_lite import CPL, GRPO
 from plantune_lite.files import read_jsonl
-from plantune_lite.pipeline import runner
+from plantune_lite.pipeline import process, runner
 from plantune_lite.pipeline.runner import run
 from plantune_lite.pipeline.stages import STAGES, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of, states
@@ -579,3 +579,12 @@ def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_
     assert "from step 12" not in (tmp_path / "r" / "log.txt").read_text()
     assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"corpus", "sft", "eval"}
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=2"))
+
+
+def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(monkeypatch):
+    monkeypatch.setattr(process, "SILENCE_SECONDS", 0.05)
+    stream = io.StringIO()
+    with process._pulse("sft", stream) as heard:
+        heard()
+        time.sleep(0.3)
+    assert stream.getvalue().startswith("sft is at work, 0.")
