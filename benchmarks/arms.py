@@ -29,6 +29,7 @@ from plantune_lite.problems.load import load_suite
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.report import charts
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import data, sft
 from plantune_lite.types import Generate, Problem, Score, Trajectory
@@ -148,16 +149,9 @@ def trained(out: Path, arm: Arm, pool: Sequence[Problem], seed: int) -> tuple[An
     if arm.as_many_tokens:
         planned = rows_of(pool, TRAINED["m1"].target, out / "corpus.m1", seed=seed)
         steps = round(steps * learned(loaded, planned) / learned(loaded, rows))
-    summary = sft.train(
-        loaded,
-        rows,
-        replace(part, target=arm.target, max_steps=steps),
-        out,
-        max_length=wanted.max_length,
-        seed=seed,
-        show=lambda line, last: print(out.name, line, flush=True),
-        say=lambda line: None,
-    )
+    reporter = Reporter(say=lambda line: None, show=lambda line, last: print(out.name, line, flush=True))
+    training = Training(seed=seed, max_length=wanted.max_length, reporter=reporter)
+    summary = sft.train(loaded, rows, replace(part, target=arm.target, max_steps=steps), out, training)
     summary = {name: summary[name] for name in ("steps", "trained_tokens", "loss_first", "loss_last")}
     summary["learned_tokens"] = round(learned(loaded, rows) * steps * part.batch_size * part.accumulate)
     write_whole(done, json.dumps(summary))

@@ -31,6 +31,7 @@ from plantune_lite.lab.cpl.tree import Tree, to_row
 from plantune_lite.plan import ask_plainly, parse
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import CPL, SFT, Student
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import sft
 from plantune_lite.types import Problem, Reply, Sampling
@@ -100,6 +101,10 @@ def right(problem: Problem, text: str) -> bool:
     return lenient.grade_answer(problem, text).verdict.same is True
 
 
+def training_of(seed: int) -> Training:
+    return Training(seed=seed, max_length=STUDENT.max_length, reporter=Reporter(show=quiet))
+
+
 def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
     """A student after SFT on these rows."""
     if (out / "adapter_model.safetensors").is_file():
@@ -107,7 +112,7 @@ def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
     torch.manual_seed(seed)
     loaded = load_student(STUDENT, training=True, seed=seed)
     part = SFT(max_steps=steps, batch_size=8, accumulate=1, learning_rate=1e-3, save_steps=10)
-    sft.train(loaded, rows, part, out, max_length=STUDENT.max_length, seed=seed, show=quiet)
+    sft.train(loaded, rows, part, out, training_of(seed))
     return loaded
 
 
@@ -266,14 +271,8 @@ def trained(
             if alpha is not None and not (out / "adapter_model.safetensors").is_file():
                 part = CPL(**{**vars(PART), "alpha": alpha})
                 chosen = Random(seed).sample(steps, min(size["preferences"] * PAIRS_A_STEP, len(steps)))
-                settings = {
-                    "epochs": 1,
-                    "batch_size": PAIRS_A_STEP // 2,
-                    "accumulate": 2,
-                    "max_length": STUDENT.max_length,
-                    "seed": seed,
-                }
-                step_apo.train(loaded, chosen, ask, part, out, show=quiet, **settings)
+                settings = {"epochs": 1, "batch_size": PAIRS_A_STEP // 2, "accumulate": 2}
+                step_apo.train(loaded, chosen, ask, part, out, training_of(seed), **settings)
             elif alpha is not None:
                 loaded = load_student(STUDENT, adapter=out)
             file = work / f"{arm}{seed}.jsonl"

@@ -124,6 +124,7 @@ class Shares:
 def ours(out: Path, ends: str, adapter: Path) -> dict:
     """Through grpo.train, with a look at pass rates that leaves no prompt out."""
     from plantune_lite.recipe.schema import GRPO, Student
+    from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
     from plantune_lite.train import grpo, rewards
 
@@ -143,9 +144,9 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
     made = grpo._trainer
 
     def watched(*given):
-        trainer, schedule = made(*given)
+        trainer = made(*given)
         shares.sampled(trainer)
-        return trainer, schedule
+        return trainer
 
     grpo._trainer = watched
 
@@ -156,12 +157,10 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
     grpo.train(
         loaded,
         data,
-        lambda most: rewards.of(asked, data, max_completion=most),
+        grpo.Rewards(lambda most: rewards.of(asked, data, max_completion=most), rewards.right_answer),
         asked,
         out,
-        max_length=LENGTH,
-        metric=metric,
-        say=lambda line: None,
+        Training(max_length=LENGTH, reporter=Reporter(metric=metric, say=lambda line: None)),
     )
     return shares.figures()
 

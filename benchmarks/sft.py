@@ -68,6 +68,7 @@ def run(side: str) -> dict:
 def ours(out: Path, loss: str) -> tuple[float, int]:
     """Through sft.train, which says when each step ended."""
     from plantune_lite.recipe.schema import SFT, Student
+    from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
     from plantune_lite.train import sft
     from plantune_lite.train.data import lessons, order
@@ -75,15 +76,14 @@ def ours(out: Path, loss: str) -> tuple[float, int]:
     part = Student("smollm2_135m", bits=32, max_length=LENGTH, lora_rank=RANK, lora_alpha=RANK, checkpointing=False)
     loaded = load_student(part, training=True)
     ended: list[float] = []
-    training = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
+    settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
+    reporter = Reporter(metric=lambda step, **figures: ended.append(time.perf_counter()), say=lambda line: None)
     sft.train(
         loaded,
         rows(),
-        training,
+        settings,
         out,
-        max_length=LENGTH,
-        metric=lambda step, **figures: ended.append(time.perf_counter()),
-        say=lambda line: None,
+        Training(max_length=LENGTH, reporter=reporter),
     )
     taught = lessons(loaded, rows(), LENGTH).kept
     places = order([len(one.ids) for one in taught], BATCH, len(taught), 0)

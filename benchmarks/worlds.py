@@ -37,6 +37,7 @@ from plantune_lite.lab.worlds.grade import problem_of
 from plantune_lite.lab.worlds.simulator import World
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import sft
 from plantune_lite.types import Problem
@@ -227,7 +228,8 @@ def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, bat
     def show(line: str, last: bool) -> None:
         print(out.name, line, flush=True)
 
-    summary = sft.train(loaded, rows, settings, out, max_length=STUDENT.max_length, seed=seed, show=show)
+    training = Training(seed=seed, max_length=STUDENT.max_length, reporter=Reporter(show=show))
+    summary = sft.train(loaded, rows, settings, out, training)
     write_whole(out / "summary.json", json.dumps(summary))
     return loaded
 

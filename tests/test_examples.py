@@ -23,6 +23,7 @@ from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student import presets
 from plantune_lite.train import sft
 
@@ -256,7 +257,8 @@ def test_the_plain_loop_has_our_losses(family, tmp_path, monkeypatch, capsys):
     ours = {}
     part = SFT(max_steps=6, batch_size=4, accumulate=1, learning_rate=1e-2, warmup=0.1)
     learns = learner(base, lora_alpha=4)
-    sft.train(learns, found, part, tmp_path / "ours", metric=lambda step, **named: ours.setdefault(step, named))
+    reporter = Reporter(metric=lambda step, **named: ours.setdefault(step, named))
+    sft.train(learns, found, part, tmp_path / "ours", Training(reporter=reporter))
     assert theirs[0] == pytest.approx(ours[1]["loss"], abs=1e-4)
     assert theirs == pytest.approx([named["loss"] for _, named in sorted(ours.items())], abs=1e-4)
     assert theirs[-1] < theirs[0] - 0.1 and (out / "adapter_model.safetensors").is_file()

@@ -144,6 +144,14 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     return {**found, "fits": True, **card.taken()}
 
 
+def _training(recipe: Any) -> Any:
+    from plantune_lite.runs.job import Reporter, Training
+
+    part = recipe.student
+    quiet = Reporter(say=lambda line: None)
+    return Training(max_length=part.max_length, checkpointing=part.checkpointing, reporter=quiet)
+
+
 def tuned(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
     """A few steps of the recipe's SFT, all rows as long as they may be, with a look at rows that are kept apart."""
     from benchmarks.gpu.shapes import filled
@@ -157,10 +165,8 @@ def tuned(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
         filled(loaded, part.max_steps * part.batch_size * part.accumulate, length),
         part,
         out,
+        _training(recipe),
         validation=filled(loaded, part.batch_size, length),
-        max_length=length,
-        checkpointing=recipe.student.checkpointing,
-        say=lambda line: None,
     )
 
 
@@ -169,20 +175,17 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
     from benchmarks.gpu.shapes import asked
     from plantune_lite.train import grpo, rewards
 
-    grpo.prompt_selection.calibrated = lambda student, rows, room, file, **how: room
+    grpo.prompt_selection.calibrated = lambda student, rows, room, file, *how: room
     grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
     part = replace(recipe.grpo, steps=STEPS["grpo"], save_steps=STEPS["grpo"])
     rows = asked(loaded, part.steps * part.prompts_per_step, PROMPT)
     return grpo.train(
         loaded,
         rows,
-        lambda most: rewards.of(part, rows, max_completion=most),
+        grpo.Rewards(lambda most: rewards.of(part, rows, max_completion=most), rewards.right_answer),
         part,
         out,
-        passed=rewards.right_answer,
-        max_length=recipe.student.max_length,
-        checkpointing=recipe.student.checkpointing,
-        say=lambda line: None,
+        _training(recipe),
     )
 
 

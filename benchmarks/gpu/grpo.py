@@ -90,6 +90,7 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     """As the recipes train: Unsloth where there is a card."""
     from benchmarks.gpu.shapes import asked
     from plantune_lite.recipe.schema import GRPO, Student
+    from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
     from plantune_lite.train import grpo, rewards
 
@@ -112,9 +113,9 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     made = grpo._trainer
 
     def watched(*given: Any) -> Any:
-        trainer, schedule = made(*given)
+        trainer = made(*given)
         shares.sampled(trainer)
-        return trainer, schedule
+        return trainer
 
     grpo._trainer = watched
 
@@ -125,13 +126,10 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     grpo.train(
         loaded,
         rows,
-        lambda most: rewards.of(settings, rows, max_completion=most),
+        grpo.Rewards(lambda most: rewards.of(settings, rows, max_completion=most), rewards.right_answer),
         settings,
         out,
-        max_length=length,
-        checkpointing=True,
-        metric=metric,
-        say=lambda line: None,
+        Training(max_length=length, checkpointing=True, reporter=Reporter(metric=metric, say=lambda line: None)),
     )
 
 

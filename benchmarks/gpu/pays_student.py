@@ -70,6 +70,7 @@ class _Process:
 
         from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe.schema import SFT
+        from plantune_lite.runs.job import Reporter, Training
         from plantune_lite.train import sft
 
         torch.manual_seed(seed)
@@ -80,7 +81,8 @@ class _Process:
             loaded = self.load(training=True, adapter=start, seed=seed)
             at_once = self._rows_a_step(loaded.tokenizer, arm, rows)
             part = SFT(max_steps=steps, batch_size=at_once, accumulate=1, learning_rate=rate, save_steps=150)
-            summary = sft.train(loaded, rows, part, out, max_length=self.sizes.length, seed=seed, say=_nothing)
+            training = Training(seed=seed, max_length=self.sizes.length, reporter=Reporter(say=_nothing))
+            summary = sft.train(loaded, rows, part, out, training)
             write_whole(out / "summary.json", json.dumps({**summary, "rate": rate, "rows_a_step": at_once}) + "\n")
         else:
             loaded = self.load(adapter=out)
@@ -104,6 +106,7 @@ class _Process:
 
         from plantune_lite.files import read_jsonl, write_whole
         from plantune_lite.recipe.schema import GRPO
+        from plantune_lite.runs.job import Reporter, Training
         from plantune_lite.train import grpo, rewards
 
         sizes, start = self.sizes, self.work / "m10"
@@ -123,16 +126,14 @@ class _Process:
             grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
         if not (out / "summary.json").is_file():
             torch.manual_seed(0)
+            reporter = Reporter(say=_nothing, show=lambda line, last: print(line, flush=True))
             summary = grpo.train(
                 self.load(training=True, adapter=start),
                 rows,
-                lambda most: rewards.of(part, rows, max_completion=most),
+                grpo.Rewards(lambda most: rewards.of(part, rows, max_completion=most), rewards.right_answer),
                 part,
                 out,
-                passed=rewards.right_answer,
-                max_length=sizes.length,
-                say=_nothing,
-                show=lambda line, last: print(line, flush=True),
+                Training(max_length=sizes.length, reporter=reporter),
             )
             write_whole(out / "summary.json", json.dumps(summary) + "\n")
         told = json.loads((out / "summary.json").read_text(encoding="utf-8"))

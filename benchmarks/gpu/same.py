@@ -101,6 +101,7 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
     from plantune_lite.plan import ask_plainly, render
     from plantune_lite.problems.practice.generate import practice_problems
     from plantune_lite.recipe.schema import SFT
+    from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.train import sft
 
     rows = [
@@ -108,7 +109,7 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
         for one in practice_problems("train", seed=0, limit=min(320, steps * ROWS), levels=(2,))
     ]
     part = SFT(max_steps=steps, batch_size=ROWS, accumulate=1, learning_rate=RATE, save_steps=steps)
-    summary = sft.train(loaded, rows, part, out, max_length=LENGTH, say=lambda line: None)
+    summary = sft.train(loaded, rows, part, out, Training(max_length=LENGTH, reporter=Reporter(say=lambda line: None)))
     return {"line": summary["line"], "backend": loaded.source.backend, "dtype": str(loaded.model.dtype)}
 
 

@@ -93,6 +93,7 @@ def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict[st
 def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> list[float]:
     """As the recipes train: Unsloth where there is a card."""
     from plantune_lite.recipe.schema import SFT, Student
+    from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
     from plantune_lite.train import sft
 
@@ -101,16 +102,14 @@ def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> 
     card.loaded()
     ended: list[float] = []
     settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, save_steps=10 * STEPS)
+    reporter = Reporter(metric=lambda step, **figures: ended.append(time.perf_counter()), say=lambda line: None)
     sft._stops = lambda *given: None  # random weights have nothing to say
     sft.train(
         loaded,
         data,
         settings,
         out,
-        max_length=length + 64,
-        checkpointing=True,
-        metric=lambda step, **figures: ended.append(time.perf_counter()),
-        say=lambda line: None,
+        Training(max_length=length + 64, checkpointing=True, reporter=reporter),
     )
     return ended
 

@@ -56,8 +56,8 @@ def config(student: str, *, tiny: bool = False) -> Any:
         "tie_word_embeddings": shape.tied,
         "max_position_embeddings": 4096 if tiny else _POSITIONS[student],
     }
-    if shape.window:
-        sizes["sliding_window"] = shape.window
+    if shape.family == "gemma3_text":
+        sizes["sliding_window"] = 512
     return AutoConfig.for_model(shape.family, **sizes)
 
 

@@ -5,7 +5,7 @@
 Three settings are turned down, in this order: batch size (costs time), bits of the weights, length (cuts rows off).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from plantune_lite.estimate.memory import Need, On, needs
@@ -40,10 +40,11 @@ def fit_to_gpu(recipe: Recipe, free: float, *, on: On = "cuda", bf16: bool = Tru
     )
     smaller, changes = recipe, {}
     while need.memory > free:
-        settings, smaller = _turn_down(smaller, need, estimate)
-        if not settings:
+        settings = next((one for one in _rungs(smaller, need.stage) if _helps(smaller, one, need, estimate)), None)
+        if settings is None:
             least = f"{need.stage} still needs {size(need.memory)} with all turned down: "
-            return Fit(False, (), too_much + least + "choose a smaller student.model, or a larger card.")
+            return Fit(False, (), too_much + least + "choose a smaller student.model, or a larger GPU.")
+        smaller = override(smaller, settings)
         changes |= dict(setting.split("=", 1) for setting in settings)
         need = _largest(estimate(smaller))
     overrides = tuple(f"{name}={value}" for name, value in sorted(changes.items()))
@@ -54,45 +55,35 @@ def _largest(stages: dict[str, Need]) -> Need:
     return max(stages.values(), key=lambda need: need.memory)
 
 
-def _turn_down(recipe: Recipe, need: Need, estimate: Callable[[Recipe], dict[str, Need]]) -> tuple[list[str], Recipe]:
-    """Apply the first settings with which the stage needs less; none where nothing helps."""
-    for rung in (_batch, _bits, _length):
-        settings = rung(recipe, need.stage)
-        try:
-            smaller = override(recipe, settings)
-        except RecipeError:
-            continue  # another part of the recipe forbids it
-        if estimate(smaller)[need.stage].memory < need.memory:
-            return settings, smaller
-    return [], recipe
+def _helps(recipe: Recipe, settings: list[str], need: Need, estimate: Callable[[Recipe], dict[str, Need]]) -> bool:
+    try:
+        return estimate(override(recipe, settings))[need.stage].memory < need.memory
+    except RecipeError:
+        return False  # another part of the recipe forbids it
 
 
-def _batch(recipe: Recipe, stage: str) -> list[str]:
-    """Halve what is processed at once; SFT keeps its rows a step."""
-    sft, grpo, samples = recipe.sft, recipe.grpo, recipe.evaluate.samples
+def _rungs(recipe: Recipe, stage: str) -> Iterator[list[str]]:
+    """Yield what can be turned down for a stage, what hurts least first: how much at once, bits, length."""
+    sft, grpo, evaluate = recipe.sft, recipe.grpo, recipe.evaluate
     if stage in ("sft", "baseline", "cpl") and sft and sft.batch_size > 1:
         rows = sft.batch_size * sft.accumulate
         fewer = max(n for n in range(1, sft.batch_size // 2 + 1) if rows % n == 0)
-        return [f"sft.batch_size={fewer}", f"sft.accumulate={rows // fewer}"]
-    if stage == "grpo" and grpo and grpo.prompts_per_step > 1:
-        return [f"grpo.prompts_per_step={grpo.prompts_per_step // 2}"]
-    if stage == "grpo" and grpo and grpo.group >= 4:
-        return [f"grpo.group={grpo.group // 2}"]
-    return [f"evaluate.samples={samples // 2}"] if stage == "evaluate" and samples > 1 else []
-
-
-def _bits(recipe: Recipe, stage: str) -> list[str]:
-    fewer = {32: 16, 16: 4}.get(recipe.student.bits)
-    return [f"student.bits={fewer}"] if fewer else []
-
-
-def _length(recipe: Recipe, stage: str) -> list[str]:
+        yield [f"sft.batch_size={fewer}", f"sft.accumulate={rows // fewer}"]
+    elif stage == "grpo" and grpo and grpo.prompts_per_step > 1:
+        yield [f"grpo.prompts_per_step={grpo.prompts_per_step // 2}"]
+    elif stage == "grpo" and grpo and grpo.group >= 4:
+        yield [f"grpo.group={grpo.group // 2}"]
+    elif stage == "evaluate" and evaluate.samples > 1:
+        yield [f"evaluate.samples={evaluate.samples // 2}"]
+    if recipe.student.bits > 4:
+        yield [f"student.bits={16 if recipe.student.bits == 32 else 4}"]
     name, tokens, least = "student.max_length", recipe.student.max_length, 384
     if stage == "distill":
         name, tokens = "distill.max_tokens", recipe.distill.max_tokens
     elif stage in ("headroom", "evaluate"):
-        name, tokens = "evaluate.max_tokens", recipe.evaluate.max_tokens
-    elif stage == "grpo" and recipe.grpo and recipe.grpo.max_completion:
-        name, tokens, least = "grpo.max_completion", recipe.grpo.max_completion, 128
+        name, tokens = "evaluate.max_tokens", evaluate.max_tokens
+    elif stage == "grpo" and grpo and grpo.max_completion:
+        name, tokens, least = "grpo.max_completion", grpo.max_completion, 128
     shorter = tokens * 3 // 4 // 64 * 64
-    return [f"{name}={shorter}"] if shorter >= least else []
+    if shorter >= least:
+        yield [f"{name}={shorter}"]

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from plantune_lite.student import presets
 from plantune_lite.types import PlantuneError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
-_QKV = ("q_proj", "k_proj", "v_proj")
-_TIED = {"gemma3_text": True}  # where config.json leaves it out
+NF4 = 0.5162  # bytes a weight: 4 bits, a scale of 8 bits for each 64, a float32 scale of these for each 256
 
 
 @dataclass(frozen=True)
@@ -35,9 +33,6 @@ class Shape:
     vocab: int
     _: KW_ONLY
     tied: bool  # the head is the embedding
-    biased: tuple[str, ...] = ()  # linear layers with a bias
-    window: int | None = None  # tokens that a windowed layer looks back
-    windowed: int = 0  # how many layers are windowed
 
     @cached_property
     def linears(self) -> dict[str, tuple[int, int]]:
@@ -54,16 +49,6 @@ class Shape:
         }
 
     @property
-    def norms(self) -> int:
-        """Count the norms over the hidden state in one block."""
-        return 4 if self.family == "gemma3_text" else 2
-
-    @property
-    def qk_norm(self) -> bool:
-        """Tell whether every head of query and key is normalised."""
-        return self.family in ("qwen3", "gemma3_text")
-
-    @property
     def in_linears(self) -> int:
         """Count the weights of all blocks' linear layers: what 4 bits apply to."""
         return self.layers * sum(wide * high for wide, high in self.linears.values())
@@ -71,8 +56,11 @@ class Shape:
     @property
     def elsewhere(self) -> int:
         """Count embedding, head, norms and biases: never fewer than 16 bits."""
-        block = self.norms * self.hidden + 2 * self.head_dim * self.qk_norm
-        block += sum(self.linears[name][1] for name in self.biased)
+        block = (4 if self.family == "gemma3_text" else 2) * self.hidden
+        if self.family in ("qwen3", "gemma3_text"):
+            block += 2 * self.head_dim  # every head of query and key is normalised
+        if self.family == "qwen2":
+            block += sum(self.linears[name][1] for name in ("q_proj", "k_proj", "v_proj"))
         return (2 - self.tied) * self.vocab * self.hidden + self.layers * block + self.hidden
 
     @property
@@ -82,10 +70,7 @@ class Shape:
 
     def weights(self, bits: int) -> int:
         """Count the bytes of the weights; 4 bits is NF4 with double quantisation, of the linear layers alone."""
-        if bits != 4:
-            return self.parameters * bits // 8
-        blocks = sum(_nf4(wide * high) for wide, high in self.linears.values())
-        return self.layers * blocks + 2 * self.elsewhere
+        return round(NF4 * self.in_linears) + 2 * self.elsewhere if bits == 4 else self.parameters * bits // 8
 
     def adapter(self, rank: int, targets: Sequence[str]) -> int:
         """Count the parameters of a LoRA adapter."""
@@ -97,15 +82,8 @@ class Shape:
         return self.layers * rank * sum(sum(self.linears[name]) for name in targets)
 
     def cache(self, sequences: int, length: int) -> int:
-        """Count the bytes of 16-bit keys and values; a windowed layer keeps no more than its window."""
-        tokens = (self.layers - self.windowed) * length + self.windowed * min(length, self.window or length)
-        return sequences * tokens * 2 * self.kv_heads * self.head_dim * 2
-
-
-def _nf4(weights: int) -> int:
-    blocks = ceil(weights / 64)  # each with a scale of 8 bits, whose own scales are float32, one for 256 of them
-    tables = 4 * (16 + 256 + 1)  # the 16 values of NF4, the 256 of a scale, the scales' mean
-    return ceil(weights / 2) + blocks + 4 * ceil(blocks / 256) + tables
+        """Count the bytes of 16-bit keys and values, as if no layer had a window."""
+        return sequences * length * self.layers * 2 * self.kv_heads * self.head_dim * 2
 
 
 # --- from a configuration ---------------------------------------------------------------------------------------------
@@ -123,71 +101,38 @@ def of(model: str) -> Shape:
         if not isinstance(cached, str):
             raise PlantuneError(
                 f"what {model} needs cannot be estimated yet: it is no preset and its config.json is not here. "
-                f"Fetch that file first (hf download {model} config.json), or choose a preset: "
-                f"{', '.join(preset.name for preset in presets.PRESETS)}"
+                f"Fetch that file first (hf download {model} config.json), or choose a preset"
             )
         file = Path(cached)
-    try:
-        return from_config(json.loads(file.read_text(encoding="utf-8")), str(file))
-    except ValueError as error:
-        raise PlantuneError(f"{file} is no JSON ({error}): fetch it again") from None
+    return from_config(json.loads(file.read_text(encoding="utf-8")))
 
 
-def from_config(config: Mapping[str, Any], where: str = "config.json") -> Shape:
+def from_config(config: Mapping[str, Any]) -> Shape:
     """Read the shape from a model's config.json, with the family's defaults for what it leaves out."""
     family = config.get("model_type")
     if family not in FAMILIES:
         raise PlantuneError(
-            f"{where}: what a model of the family {family!r} needs cannot be estimated. "
+            f"what a model of the family {family!r} needs cannot be estimated. "
             f"Known are {', '.join(FAMILIES)}; training may still work."
         )
-    try:
-        heads, hidden, layers = (
-            int(config[name]) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
-        )
-        window, windowed = _windows(family, config, layers)
-        return Shape(
-            family=family,
-            layers=layers,
-            hidden=hidden,
-            intermediate=int(config["intermediate_size"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads") or heads),
-            head_dim=int(config.get("head_dim") or hidden // heads),
-            vocab=int(config["vocab_size"]),
-            tied=bool(config.get("tie_word_embeddings", _TIED.get(family, False))),
-            biased=_biased(family, config),
-            window=window,
-            windowed=windowed,
-        )
-    except KeyError as error:
-        raise PlantuneError(f"{where} has no {error}: it is not a whole configuration of a {family} model") from None
-
-
-def _biased(family: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    if family == "qwen2":
-        return _QKV
-    attention = (*_QKV, "o_proj") if config.get("attention_bias") else ()
-    return attention + (("gate_proj", "up_proj", "down_proj") if config.get("mlp_bias") else ())
-
-
-def _windows(family: str, config: Mapping[str, Any], layers: int) -> tuple[int | None, int]:
-    window = config.get("sliding_window")
-    if kinds := config.get("layer_types"):
-        windowed = sum(kind == "sliding_attention" for kind in kinds)
-    elif family == "gemma3_text":
-        windowed = layers - layers // int(config.get("sliding_window_pattern") or 6)
-    elif config.get("use_sliding_window"):
-        windowed = layers - min(layers, int(config.get("max_window_layers") or 0))
-    else:
-        windowed = 0
-    return (int(window), windowed) if window and windowed else (None, 0)
+    heads, hidden = config["num_attention_heads"], config["hidden_size"]
+    return Shape(
+        family=family,
+        layers=config["num_hidden_layers"],
+        hidden=hidden,
+        intermediate=config["intermediate_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or hidden // heads,
+        vocab=config["vocab_size"],
+        tied=config.get("tie_word_embeddings", family == "gemma3_text"),
+    )
 
 
 # family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab: as each repository's config.json has them
 _PRESETS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Shape("llama", 30, 576, 1536, 9, 3, 64, 49152, tied=True),
-    "google/gemma-3-1b-it": Shape("gemma3_text", 26, 1152, 6912, 4, 1, 256, 262144, tied=True, window=512, windowed=22),
+    "google/gemma-3-1b-it": Shape("gemma3_text", 26, 1152, 6912, 4, 1, 256, 262144, tied=True),
     "Qwen/Qwen3-4B-Instruct-2507": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 151936, tied=True),
-    "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, tied=False, biased=_QKV),
+    "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, tied=False),
 }

@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,26 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.terminal import printable, redrawn
 
 _EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporter:
+    """How something long reports: a line, where it stands, figures of a step."""
+
+    say: Callable[[str], object] = print
+    show: Callable[[str, bool], object] = lambda line, last: None
+    metric: Callable[..., object] = lambda step, **figures: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training is given, besides the part of the recipe that is its own."""
+
+    seed: int = 0
+    max_length: int = 1024  # tokens of prompt and completion
+    checkpointing: bool = False
+    hours: float | None = None  # None = no limit
+    reporter: Reporter = Reporter()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +61,16 @@ class Job:
     def progress(self) -> "Progress":
         """A line that says where the stage stands, again and again."""
         return Progress()
+
+    def training(self, hours: float | None) -> Training:
+        """Return what a training of this stage is given."""
+        return Training(
+            seed=self.recipe.seed,
+            max_length=self.recipe.student.max_length,
+            checkpointing=self.recipe.student.checkpointing,
+            hours=hours,
+            reporter=Reporter(say=self.say, show=self.progress(), metric=self.metric),
+        )
 
 
 class Progress:

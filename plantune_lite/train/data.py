@@ -32,6 +32,7 @@ class Lesson:
     ids: tuple[int, ...]
     learned: int  # so many at the end
     row: int = 0  # its place among the rows it was made from
+    rank: float = 0  # a lower one comes earlier
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
     tokenizer, end = student.tokenizer, student.tokenizer.convert_tokens_to_ids(student.preset.turn_end)
     if end == tokenizer.pad_token_id:
         raise LessonError(f"{student.preset.turn_end!r} both ends a turn and pads: stopping would not be learned")
-    control = _control_tokens(tokenizer)
+    control = set(tokenizer.convert_tokens_to_ids(chat.control_tokens(tokenizer)))
     kept, dropped = [], Counter[str]()
     for place, row in enumerate(rows):
         prompt = student.encode_chat(tuple(row["prompt"]), for_reply=True)
@@ -60,31 +61,14 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
         elif len(prompt) + len(completion) + 1 > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
         else:
-            kept.append(Lesson((*prompt, *completion, end), len(completion) + 1, place))
+            kept.append(Lesson((*prompt, *completion, end), len(completion) + 1, place, row.get("rank", 0)))
     return Taught(tuple(kept), dict(dropped))
-
-
-def _control_tokens(tokenizer: Any) -> set[int]:
-    """Tokens that end turns, begin them or pad: data that holds one would be read as more than text."""
-    marked = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return marked | set(tokenizer.all_special_ids)
 
 
 def labels_of(lesson: Lesson) -> list[int]:
     """What each position is to be, NOT_LEARNED for the prompt."""
     asked = len(lesson.ids) - lesson.learned
     return [NOT_LEARNED] * asked + list(lesson.ids[asked:])
-
-
-def refuse_unlearnable(taught: Sequence[Lesson], tokenizer: Any, turn_end: str) -> None:
-    """Stop unless every row teaches its end of turn, with nothing but white space behind it."""
-    end = tokenizer.convert_tokens_to_ids(turn_end)
-    for lesson in taught:
-        learned = [label for label in labels_of(lesson) if label != NOT_LEARNED]
-        if end not in learned:
-            raise LessonError(f"row {lesson.row} does not teach {turn_end!r}: the student would never learn to stop")
-        if after := tokenizer.decode(learned[learned.index(end) + 1 :]).strip():
-            raise LessonError(f"row {lesson.row} goes on after {turn_end!r} with {after[:40]!r}")
 
 
 def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:

@@ -2,7 +2,7 @@
 
     watched = Rewarded([("right_answer", right_answer, 1.0)], group=8, file=Path("samples.jsonl"))
     GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on as it was given
-    trainer.add_callback(callbacks.callback(Signs(say, 176, longer="grpo.max_completion=352 with --again grpo")))
+    trainer.add_callback(callbacks.callback(Signs(say, 176)))
 
 One line of samples.jsonl:
 
@@ -66,8 +66,6 @@ class Rewarded:
         groups = [worth[start : start + self._group] for start in range(0, len(worth), self._group)]
         note("spread", sum(max(group) - min(group) > _SAME for group in groups) / len(groups))
         note("planned", sum(bool(written_plan(one[-1]["content"])) for one in completions) / len(completions))
-        if "plan_closed" in columns:
-            note("plans_closed", sum(columns["plan_closed"]) / len(completions))
         ids = columns.get("completion_ids") or [[]] * len(completions)
         with JsonlWriter(self._file) as writer:
             for place in range(min(KEPT, self._group)):
@@ -92,11 +90,9 @@ class Signs:
     """Ends a reinforcement that teaches nothing, and says why: its figures are read from the trainer's own history,
     so that one that goes on after a kill sees the same."""
 
-    def __init__(
-        self, say: Callable[[str], object], max_completion: int, *, longer: str, rewards: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, say: Callable[[str], object], max_completion: int, rewards: Sequence[str] = ()) -> None:
         self.stopped: str | None = None  # why, where it ended before its time with something learned
-        self._say, self._most, self._longer = say, max_completion, longer  # which settings allow longer answers
+        self._say, self._most = say, max_completion
         self._of_plans = [name for name in rewards if name in OF_PLANS]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -104,16 +100,14 @@ class Signs:
         steps = [row for row in state.log_history if "spread" in row]
         if len(steps) == 1 and state.global_step == 1 and logs.get("kl", 0.0) > _FROM_REFERENCE:
             raise TrainingError(
-                f"the reference is not the model this training began with (KL {logs['kl']:.3g} at step 0): the "
-                "installed libraries do it another way. Set grpo.extra.beta=0.0, which needs no reference, with "
-                "--again grpo."
+                f"the reference is not the model this training began with (KL {logs['kl']:.3g} at step 0). Set "
+                "grpo.extra.beta=0.0, which needs no reference, with --again grpo."
             )
-        if self._of_plans and len(steps) == FIRST and not any(row.get("planned", 1.0) for row in steps):
+        if self._of_plans and len(steps) == FIRST and not any(row["planned"] for row in steps):
             raise TrainingError(
                 f"none of the answers of the first {FIRST} steps has a plan (<plan> to </plan>), which the reward "
                 f"{self._of_plans[0]} is for: let an SFT teach the student to plan first (sft.target=plan+solution "
-                "grpo.start=sft) or take grpo.reward=answer, with --again grpo, or take a larger student.model under "
-                "another name=OTHER."
+                "grpo.start=sft) or take grpo.reward=answer, with --again grpo."
             )
         last = steps[-PATIENCE:]
         if len(last) < PATIENCE:
@@ -122,7 +116,8 @@ class Signs:
             raise TrainingError(
                 f"more than {CLIPPED:.0%} of the completions were cut off at {self._most} tokens in each of the last "
                 f"{PATIENCE} steps (to step {state.global_step}), so their answers were never seen. Allow longer ones "
-                f"({self._longer}), or let an SFT teach the student to end first (grpo.start=sft with --again grpo)."
+                "(grpo.max_completion, student.max_length), or let an SFT teach the student to end first "
+                "(grpo.start=sft), with --again on the first stage that it changes."
             )
         if sum(row["spread"] for row in last) <= SPREAD * PATIENCE:
             self._flat(steps, state, control)
@@ -132,8 +127,7 @@ class Signs:
         if not any(row["spread"] > SPREAD for row in steps[:-PATIENCE]):
             raise TrainingError(
                 f"{why}, so there is nothing to prefer: each earned {steps[-1]['reward']:.3g}. Sample more, and more "
-                "freely (grpo.group, grpo.temperature), or let an SFT come first (grpo.start=sft), with --again grpo; "
-                "or take other problems, under another name=OTHER."
+                "freely (grpo.group, grpo.temperature), or let an SFT come first (grpo.start=sft), with --again grpo."
             )
         self.stopped = f"{why}: there is nothing left to learn from these prompts"
         self._say(

@@ -22,6 +22,7 @@ from plantune_lite.plan import parse, spoiler, written_plan
 from plantune_lite.recipe import schema, user_code
 from plantune_lite.teacher.judge import Judge
 from plantune_lite.train.plan_similarity import Alignment, embedding_similarity
+from plantune_lite.train.reward_log import Weighed
 from plantune_lite.types import Kind, PlantuneError, Problem, Reward
 
 Chat = Sequence[Mapping[str, Any]]
@@ -32,36 +33,30 @@ RIGHT = 2.0
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
-def right_answer(
-    prompts: Column,
+def right_answer(prompts: Column, completions: Column, **columns: Any) -> list[float]:
+    """2 for the right answer, judged as in evaluation, else 0."""
+    return [RIGHT if one else 0.0 for one in _right(completions, **columns)]
+
+
+def _right(
     completions: Column,
     *,
     answer: Sequence[str],
     choices: Sequence[Sequence[str]] | None = None,
     kind: Sequence[str] | None = None,
-    world: Sequence[Sequence[str] | None] | None = None,
+    world: Sequence[Sequence[str] | None] | None = None,  # what a plan is carried out in
     **_: Any,
-) -> list[float]:
-    """2 for the right answer, judged as in evaluation, else 0; `world` is what a plan is carried out in."""
-    right = _right(completions, answer, choices, kind, world)
-    return [RIGHT if one else 0.0 for one in right]
-
-
-def _right(
-    completions: Column,
-    answer: Sequence[str],
-    choices: Sequence[Sequence[str]] | None,
-    kind: Sequence[str] | None,
-    world: Sequence[Sequence[str] | None] | None,
 ) -> list[bool]:
     if "code" in (kind or ()):
         raise PlantuneError(
             "a program cannot be rewarded here, since nothing runs it: leave problems of kind 'code' out of the prompts"
         )
-    options = [tuple(some or ()) for some in choices] if choices is not None else [()] * len(completions)
-    kinds = kind or ["text"] * len(completions)
-    worlds = [tuple(one or ()) for one in world] if world is not None else [()] * len(completions)
-    return [_is_right(*one) for one in zip(map(_text, completions), answer, options, kinds, worlds, strict=True)]
+    nothing = [()] * len(completions)
+    columns = (map(_text, completions), answer, choices or nothing, kind or ["text"] * len(completions))
+    return [
+        _is_right(text, gold, tuple(some or ()), sort, tuple(one or ()))
+        for text, gold, some, sort, one in zip(*columns, world or nothing, strict=True)
+    ]
 
 
 @lru_cache(maxsize=4096)  # a group repeats itself, and two rewards may ask the same
@@ -130,15 +125,15 @@ def spoiler_penalty(
 # --- length -----------------------------------------------------------------------------------------------------------
 
 
-def soft_overlong(max_completion: int, cache: int | None = None) -> Reward:
-    """0, falling in a line to -1 over the last `cache` tokens of what a completion may have; DAPO's is a fifth."""
-    cache = max(1, max_completion // 5) if cache is None else cache
+def soft_overlong(max_completion: int) -> Reward:
+    """0, falling in a line to -1 over the last fifth of the tokens that a completion may have, as DAPO's."""
+    last = max(1, max_completion // 5)
 
     def soft_overlong(
         prompts: Column, completions: Column, *, completion_ids: Sequence[Sequence[int]], **_: Any
     ) -> list[float]:
-        over = [len(ids) - (max_completion - cache) for ids in completion_ids]
-        return [-min(1.0, max(0.0, tokens / cache)) for tokens in over]
+        over = [len(ids) - (max_completion - last) for ids in completion_ids]
+        return [-min(1.0, max(0.0, tokens / last)) for tokens in over]
 
     return soft_overlong
 
@@ -152,62 +147,40 @@ def plan_softmax(accuracies: Sequence[float], temperature: float = 0.5) -> list[
     return [power / sum(powers) for power in powers]
 
 
-def length_terms(
-    lengths: Sequence[int], right: Sequence[bool], *, alpha: float, longest: int | None, only_right: bool
-) -> list[float]:
-    """alpha for a reply as short as the shortest right one of its group, falling off for others."""
+def length_terms(part: schema.GRPO, lengths: Sequence[int], right: Sequence[float]) -> list[float]:
+    """grpo.length_weight for a reply as short as the shortest right one of its group, falling off for others."""
     correct = [length for length, is_right in zip(lengths, right, strict=True) if is_right]
-    shortest, longest = min(correct, default=0), longest or max(lengths)
+    shortest, longest = min(correct, default=0), part.longest or max(lengths)
     if not correct or longest <= shortest:  # the formula says nothing here
         return [0.0] * len(lengths)
-    terms = [alpha * math.exp(-abs(length - shortest) / (longest - shortest)) for length in lengths]
-    return [term if is_right or not only_right else 0.0 for term, is_right in zip(terms, right, strict=True)]
+    terms = [part.length_weight * math.exp(-abs(length - shortest) / (longest - shortest)) for length in lengths]
+    return [term if is_right or part.length_for == "all" else 0.0 for term, is_right in zip(terms, right, strict=True)]
 
 
-def guided(
-    plans: int,
-    continuations: int,
-    *,
-    beta: float = 0.5,  # the plan's weight
-    structure: float = 0.2,  # for the exact form
-    temperature: float = 0.5,  # of the softmax
-    alpha: float = 0.1,  # the most that length can bring
-    longest: int | None = None,  # the T_max of the length term, in tokens; None = the group's longest
-    only_right: bool = True,  # whether a wrong answer gets no length term
-) -> Reward:
-    """PTA-GRPO's whole reward for groups of `plans` plans with `continuations` replies each, plan by plan."""
-    size = plans * continuations
+def guided(part: schema.GRPO) -> Reward:
+    """PTA-GRPO's whole reward for groups of grpo.plans with grpo.continuations replies each, plan by plan."""
+    size = part.plans * part.continuations
 
     def guided(
         prompts: Column,
         completions: Column,
         *,
         completion_ids: Sequence[Sequence[int]],
-        answer: Sequence[str],
-        choices: Sequence[Sequence[str]] | None = None,
-        kind: Sequence[str] | None = None,
-        world: Sequence[Sequence[str] | None] | None = None,
         log_metric: Callable[[str, float], object] = lambda name, value: None,
-        **_: Any,
+        **columns: Any,
     ) -> list[float]:
-        outcome = [float(one) for one in _right(completions, answer, choices, kind, world)]
-        shape = [structure if _shape(_text(completion)) == 1 else 0.0 for completion in completions]
+        outcome = [float(one) for one in _right(completions, **columns)]
+        shape = [part.structure_weight if _shape(_text(completion)) == 1 else 0.0 for completion in completions]
         analytic: list[float] = []
         length: list[float] = []
         for group in groups(prompts, size):
             right = outcome[group]
-            shares = [fmean(right[at : at + continuations]) for at in range(0, size, continuations)]
-            analytic += [one for one in plan_softmax(shares, temperature) for _ in range(continuations)]
-            length += length_terms(
-                [len(ids) for ids in completion_ids[group]],
-                [one == 1 for one in right],
-                alpha=alpha,
-                longest=longest,
-                only_right=only_right,
-            )
-        for name, part in (("outcome", outcome), ("analytic", analytic), ("structure", shape), ("length", length)):
-            log_metric(f"guided/{name}", fmean(part))
-        return [o + beta * a + s + n for o, a, s, n in zip(outcome, analytic, shape, length, strict=True)]
+            shares = [fmean(right[at : at + part.continuations]) for at in range(0, size, part.continuations)]
+            analytic += [one for one in plan_softmax(shares, part.plan_softmax) for _ in range(part.continuations)]
+            length += length_terms(part, [len(ids) for ids in completion_ids[group]], right)
+        for name, values in (("outcome", outcome), ("analytic", analytic), ("structure", shape), ("length", length)):
+            log_metric(f"guided/{name}", fmean(values))
+        return [o + part.plan_weight * a + s + n for o, a, s, n in zip(outcome, analytic, shape, length, strict=True)]
 
     return guided
 
@@ -238,8 +211,6 @@ class Filled:
     """
 
     def __init__(self, reward: Reward, group: int) -> None:
-        self.__name__ = getattr(reward, "__name__", type(reward).__name__)
-        self.failed = 0  # so far
         self._reward, self._group = reward, group
         self._lately: deque[int] = deque(maxlen=_CALLS)
 
@@ -250,67 +221,35 @@ class Filled:
             judged = [one for one in rewards[group] if one is not None]
             mean = fmean(judged) if judged else 0.0
             filled += [mean if one is None else one for one in rewards[group]]
-        failed = sum(one is None for one in rewards)
-        self.failed += failed
-        self._stop_if_too_many(failed, len(rewards))
-        if "log_metric" in columns:
-            columns["log_metric"](f"{self.__name__}/failed", failed / len(rewards))
-        return filled
-
-    def _stop_if_too_many(self, failed: int, samples: int) -> None:
-        """As soon as it is certain, whatever the rest of the ten calls brings."""
-        self._lately.append(failed)
-        if sum(self._lately) > _TOO_MANY * _CALLS * samples:
+        self._lately.append(sum(one is None for one in rewards))
+        if sum(self._lately) > _TOO_MANY * _CALLS * len(rewards):
             raise PlantuneError(
-                f"{self.__name__}: {sum(self._lately)} of the last {len(self._lately) * samples} samples could not be "
-                f"judged, which is more than {_TOO_MANY:.0%} of {_CALLS} steps. Look at the teacher's replies in the "
-                "ledger, or set grpo.judge=alignment"
+                f"{sum(self._lately)} plans could not be judged, more than {_TOO_MANY:.0%} of those of {_CALLS} steps. "
+                "Look at the teacher's replies in the ledger, or set grpo.judge=alignment"
             )
+        return filled
 
 
 # --- what a recipe means ----------------------------------------------------------------------------------------------
-
-Weighed = tuple[str, Reward, float]
-
-
-def load(names: Sequence[str]) -> list[tuple[str, Reward]]:
-    """A user's own rewards, "module_or_path.py:function", by the function's name."""
-    return [(name.rpartition(":")[2], user_code.load(name)) for name in names]
 
 
 def of(
     part: schema.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
 ) -> list[Weighed]:
     """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
-    found = [*_house(part, rows, max_completion, judge), *((name, reward, 1.0) for name, reward in load(part.rewards))]
-    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
-
-
-def _house(
-    part: schema.GRPO, rows: Sequence[Mapping[str, Any]], max_completion: int, judge: Judge | None
-) -> list[Weighed]:
-    found: list[Weighed] = []
     if part.reward == "guided":
-        whole = guided(
-            part.plans,
-            part.continuations,
-            beta=part.plan_weight,
-            structure=part.structure_weight,
-            temperature=part.plan_softmax,
-            alpha=part.length_weight,
-            longest=part.longest,
-            only_right=part.length_for == "right",
-        )
-        found.append(("guided", whole, 1.0))
+        found: list[Weighed] = [("guided", guided(part), 1.0)]
     else:
-        found.append(("right_answer", right_answer, 1.0))
+        found = [("right_answer", right_answer, 1.0)]
     if part.reward == "answer+plan":
         found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
     if part.settings == "stable":
         if part.reward == "answer+plan":
             found += [("plan_shape", plan_shape, 0.25), ("spoiler_penalty", spoiler_penalty, 0.5)]
         found.append(("soft_overlong", soft_overlong(max_completion), 0.5))
-    return found
+    # A user's own, "module_or_path.py:function", by the function's name.
+    found += [(name.rpartition(":")[2], user_code.load(name), 1.0) for name in part.rewards]
+    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
 
 
 def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:

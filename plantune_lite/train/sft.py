@@ -1,18 +1,18 @@
 """Supervised training: a loaded student and a corpus's rows become an adapter.
 
-    train(student, rows, SFT(epochs=1), Path("runs/mine/sft")) -> {"line": "60 steps, loss 1.94 to 0.41 ...", ...}
+    train(student, rows, SFT(epochs=1), Path("runs/mine/sft"), Training()) -> {"line": "60 steps, loss 1.94 ...", ...}
 
 Which arm this is (baseline, control, M1, M2) is what the rows say, not the trainer: corpus.py wrote them. What goes out
 is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from plantune_lite.recipe.schema import SFT
+from plantune_lite.runs.job import Training
 from plantune_lite.terminal import printable
 from plantune_lite.train import callbacks, data, trl_args
 from plantune_lite.train.data import Lesson, LessonError
@@ -30,29 +30,11 @@ _NAMES = {
     "eval_loss": "validation_loss",
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
-_OURS = {  # TRL's name -> what decides it
-    "max_steps": "sft.max_steps",
-    "num_train_epochs": "sft.epochs",
-    "per_device_train_batch_size": "sft.batch_size",
-    "gradient_accumulation_steps": "sft.accumulate",
-    "learning_rate": "sft.learning_rate",
-    "lr_scheduler_type": "max_hours, which can shorten our own schedule and no other,",
-    "warmup_steps": "sft.warmup",
-    "warmup_ratio": "sft.warmup",
-    "weight_decay": "sft.weight_decay",
-    "save_steps": "sft.save_steps",
-    "report_to": "sft.logger",
-    "max_length": "student.max_length",
-    "gradient_checkpointing": "student.checkpointing",
-    "seed": "the recipe's seed",
-    "output_dir": "the name of the run",
-    **dict.fromkeys(("save_strategy", "eval_strategy", "eval_steps", "load_best_model_at_end"), "sft.save_steps"),
-    **dict.fromkeys(("packing", "padding_free", "dataset_kwargs", "remove_unused_columns"), "our own encoder of rows"),
-    **dict.fromkeys(("completion_only_loss", "assistant_only_loss"), "our own mask, the completion alone,"),
-    "train_sampling_strategy": "our own order, the longest batch first,",
-    "logging_nan_inf_filter": "the stop at a loss that is no number",
-}
-_ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a card without bf16, with --again sft."
+_ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a GPU without bf16, with --again sft."
+_LESS_MEMORY = (
+    "set student.checkpointing=true, half the sft.batch_size with twice the sft.accumulate (the same steps), or a "
+    "smaller student.max_length (longer rows are left out and counted), together with --again sft"
+)
 
 
 def train(
@@ -60,38 +42,38 @@ def train(
     rows: Sequence[Mapping[str, Any]],
     part: SFT,
     out: Path,
+    training: Training,
     *,
     validation: Sequence[Mapping[str, Any]] = (),
-    ranks: Sequence[float] | None = None,
-    max_length: int = 1024,
-    checkpointing: bool = False,
-    seed: int = 0,
-    hours: float | None = None,
-    metric: Callable[..., object] = lambda step, **figures: None,
-    show: Callable[[str, bool], object] = lambda line, last: None,
-    say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Train the student's adapter on the rows, or go on from the last checkpoint; what came of it.
 
-    `ranks`, one a row, says which rows come earlier: those of a lower rank.
+    Rows of a lower `rank`, where they have one, come earlier.
     """
-    taught = data.lessons(student, rows, max_length)
-    _say_dropped(taught, len(rows), max_length, say)
-    data.refuse_unlearnable(taught.kept, student.tokenizer, student.preset.turn_end)
-    validated = _validated(data.lessons(student, validation, max_length).kept, part.batch_size, seed)
+    say = training.reporter.say
+    taught = data.lessons(student, rows, training.max_length)
+    _say_dropped(taught, len(rows), say)
+    validated = _validated(data.lessons(student, validation, training.max_length).kept, part.batch_size, training.seed)
     example = min(taught.kept, key=lambda one: len(one.ids))
     say("one row, what is learned in ⟦ ⟧:\n" + printable(data.shown(student.tokenizer, example), limit=2000))
 
     checkpoint = callbacks.last_checkpoint(out)
-    trainer, schedule = _trainer(
-        student, taught.kept, validated, part, out, max_length, checkpointing, seed, checkpoint, ranks
-    )
+    count, steps = planned(part, len(taught.kept))
+    schedule = callbacks.Schedule(steps, warmup=round(part.warmup * steps))
+    if checkpoint is not None and checkpoint.planned < steps:
+        schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
+    settings = _settings(student.model, part, out, training, schedule.steps, bool(validated))
     a_step = part.batch_size * part.accumulate
-    clock = callbacks.Clock(schedule, hours, say, validation=len(validated) / a_step, agree=trl_args.first_says)
-    figures = callbacks.Figures(schedule, metric, show, _NAMES, _ADVICE)
-    less_memory = partial(_less_memory, part, max_length, checkpointing)
-    callbacks.train(trainer, (clock, figures), checkpoint, less_memory, say)
-    summary = _summary(trainer, taught, schedule, len(validated))
+    places = data.order([len(one.ids) for one in taught.kept], part.batch_size, count, training.seed)
+    places.sort(key=lambda place: taught.kept[place].rank)
+    dataset = _dataset(taught.kept).select(places[: schedule.steps * a_step])
+    trainer = _trainer(student, dataset, _dataset(validated) if validated else None, settings, schedule)
+    clock = callbacks.Clock(
+        schedule, training.hours, say, validation=len(validated) / a_step, agree=trl_args.first_says
+    )
+    figures = callbacks.Figures(schedule, training.reporter, _NAMES, _ADVICE)
+    callbacks.train(trainer, (clock, figures), checkpoint, _LESS_MEMORY, say)
+    summary = _summary(trainer, taught, schedule)
     trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
     if trainer.is_world_process_zero():
         _stops(student, [rows[one.row] for one in taught.kept[:SAMPLED]], taught.kept, summary, say)
@@ -107,16 +89,15 @@ def _validated(kept: Sequence[Lesson], batch: int, seed: int) -> list[Lesson]:
     return Random(seed).sample(kept, count)
 
 
-def _say_dropped(taught: data.Taught, count: int, max_length: int, say: Callable[[str], object]) -> None:
+def _say_dropped(taught: data.Taught, count: int, say: Callable[[str], object]) -> None:
     reasons = ", ".join(f"{number} {reason}" for reason, number in taught.dropped.items())
     if not taught.kept:
-        advice = "Raise student.max_length." if "longer" in reasons else "Look at what is in corpus/train.jsonl."
-        raise LessonError(f"none of the {count} rows can be learned from: {reasons or 'there are none'}. {advice}")
-    if taught.dropped:
-        longest = max(len(one.ids) for one in taught.kept)
-        say(
-            f"{sum(taught.dropped.values())} of {count} rows left out: {reasons}; the longest kept has {longest} tokens"
+        raise LessonError(
+            f"none of the {count} rows can be learned from: {reasons or 'there are none'}. Look at "
+            "corpus/train.jsonl, or raise student.max_length"
         )
+    if taught.dropped:
+        say(f"{sum(taught.dropped.values())} of {count} rows left out: {reasons}")
 
 
 def planned(part: SFT, rows: int) -> tuple[int, int]:
@@ -129,44 +110,19 @@ def planned(part: SFT, rows: int) -> tuple[int, int]:
 # --- the trainer ------------------------------------------------------------------------------------------------------
 
 
-def _trainer(
-    student: LoadedStudent,
-    taught: Sequence[Lesson],
-    validated: Sequence[Lesson],
-    part: SFT,
-    out: Path,
-    max_length: int,
-    checkpointing: bool,
-    seed: int,
-    checkpoint: callbacks.Checkpoint | None,
-    ranks: Sequence[float] | None,
-) -> tuple[Any, callbacks.Schedule]:
-    """TRL's trainer over our rows in our order, and the schedule of its learning rate."""
-    from torch.optim.lr_scheduler import LambdaLR
+def _trainer(student: LoadedStudent, dataset: Any, validated: Any, settings: Any, schedule: callbacks.Schedule) -> Any:
+    """Build TRL's trainer over our rows in our order."""
     from trl import SFTTrainer
 
-    count, steps = planned(part, len(taught))
-    places = data.order([len(one.ids) for one in taught], part.batch_size, count, seed)
-    if ranks is not None:
-        places.sort(key=lambda place: ranks[taught[place].row])
-    schedule = callbacks.Schedule(steps, warmup=round(part.warmup * steps))
-    if checkpoint is not None and checkpoint.planned < steps:
-        schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
-        places = places[: schedule.steps * part.batch_size * part.accumulate]
-    weights = {one: one.data for one in student.model.parameters() if one.requires_grad}
-    trainer = SFTTrainer(
-        model=student.model,
-        args=_settings(student.model, part, out, max_length, checkpointing, seed, schedule.steps, bool(validated)),
-        train_dataset=_dataset(taught).select(places),
-        eval_dataset=_dataset(validated) if validated else None,
+    return callbacks.build(
+        SFTTrainer,
+        student,
+        schedule,
+        args=settings,
+        train_dataset=dataset,
+        eval_dataset=validated,
         data_collator=data.collate(student.tokenizer.pad_token_id),
-        processing_class=student.tokenizer,
     )
-    for one, was in weights.items():
-        one.data = was.float()  # TRL makes them bf16 in 4-bit runs, where small updates round to nothing
-    trainer.create_optimizer()
-    trainer.lr_scheduler = LambdaLR(trainer.optimizer, schedule)
-    return trainer, schedule
 
 
 def _dataset(taught: Sequence[Lesson]) -> Any:
@@ -178,35 +134,19 @@ def _dataset(taught: Sequence[Lesson]) -> Any:
     )
 
 
-def _settings(
-    model: Any,
-    part: SFT,
-    out: Path,
-    max_length: int,
-    checkpointing: bool,
-    seed: int,
-    steps: int,
-    validates: bool,
-) -> Any:
+def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, validates: bool) -> Any:
     from trl import SFTConfig
 
     settings = {
-        **trl_args.common(
-            model,
-            out,
-            steps=steps,
-            learning_rate=part.learning_rate,
-            weight_decay=part.weight_decay,
-            checkpointing=checkpointing,
-            save_steps=part.save_steps,
-            logger=part.logger,
-            seed=seed,
-        ),
+        **trl_args.common(model, out, training, steps, part.logger),
+        "learning_rate": part.learning_rate,
+        "weight_decay": part.weight_decay,
+        "save_steps": part.save_steps,
         "per_device_train_batch_size": part.batch_size,
         "per_device_eval_batch_size": part.batch_size,
-        "gradient_accumulation_steps": trl_args.accumulated_by_each("sft", part.accumulate),
+        "gradient_accumulation_steps": trl_args.accumulated_by_each(part.accumulate),
         "loss_type": loss_type(),
-        "max_length": max_length,
+        "max_length": training.max_length,
         "packing": False,
         "padding_free": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
@@ -217,7 +157,7 @@ def _settings(
         "metric_for_best_model": "eval_loss" if validates else None,
         "greater_is_better": False if validates else None,
     }
-    return trl_args.config(SFTConfig, settings, part.extra, "sft", _OURS)
+    return trl_args.config(SFTConfig, settings, part.extra, "sft")
 
 
 def loss_type() -> str:
@@ -227,32 +167,13 @@ def loss_type() -> str:
     return "nll" if "unsloth" in sys.modules else "chunked_nll"
 
 
-def _less_memory(part: SFT, max_length: int, checkpointing: bool, step: int) -> str:
-    ways = []
-    if not checkpointing:
-        ways.append("student.checkpointing=true")
-    if part.batch_size > 1:
-        smaller = part.batch_size // 2 if part.batch_size % 2 == 0 else 1
-        same = part.accumulate * part.batch_size // smaller
-        ways.append(f"sft.batch_size={smaller} sft.accumulate={same} (the same steps)")
-    if (shorter := max_length * 3 // 4 // 64 * 64) >= 64:
-        ways.append(f"student.max_length={shorter} (longer rows are left out and counted)")
-    where = ", where the longest batch is" if step == 0 else ""
-    return (
-        f"memory ran out at step {step}{where}. With less of it: {', or '.join(ways) or 'a smaller student.model'}, "
-        "together with --again sft. plantune estimate says what fits."
-    )
-
-
 # --- what came of it --------------------------------------------------------------------------------------------------
 
 
-def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule, validated: int) -> dict[str, Any]:
+def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule) -> dict[str, Any]:
     history = trainer.state.log_history
-    losses = [row["loss"] for row in history if "loss" in row]
     checked = [row["eval_loss"] for row in history if "eval_loss" in row]
-    few = max(1, len(losses) // 10)
-    first, last = (round(sum(some) / len(some), 4) for some in (losses[:few], losses[-few:]))
+    first, last = callbacks.both_ends([row["loss"] for row in history if "loss" in row])
     line = f"{trainer.state.global_step} steps on {len(taught.kept)} rows, loss {first} to {last}"
     if checked:
         line += f", validation loss {min(checked):.4g}"
@@ -262,9 +183,7 @@ def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule, va
         "planned_steps": schedule.steps,
         "rows": len(taught.kept),
         "dropped": dict(taught.dropped),
-        "learned_tokens": sum(one.learned for one in taught.kept),
         "trained_tokens": next((int(row["num_tokens"]) for row in reversed(history) if "num_tokens" in row), None),
-        "validated": validated,
         "loss_first": first,
         "loss_last": last,
         "validation_loss": min(checked) if checked else None,
@@ -279,11 +198,11 @@ def _stops(
     summary: dict[str, Any],
     say: Callable[[str], object],
 ) -> None:
-    """Whether the tuned student ends its turns: a few replies to what it was trained on."""
+    """Note whether the tuned student ends its turns: a few replies to what it was trained on."""
     most = max(one.learned for one in taught) * 5 // 4
     replies = [reply for [reply] in student.generate([tuple(row["prompt"]) for row in rows], Sampling(max_tokens=most))]
     ended = sum(reply.finish == "stop" for reply in replies)
-    summary.update(sampled=len(replies), ended=ended, sample=replies[0].text)
+    summary.update(ended=ended, sample=replies[0].text)
     if ended * 2 < len(replies):
         say(
             f"warning: {len(replies) - ended} of {len(replies)} sampled replies did not end within {most} tokens, "

@@ -63,27 +63,14 @@ def _trained(
     *,
     pinned: str | None = None,
 ) -> dict[str, Any]:
-    wanted = job.recipe.student
     _refuse_spent(job)
     adapter = adapter_of(part.start, job.run) if part.start else None
     loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
     if part.same_rows or job.recipe.has_baseline:
         rows = _rows_of_all_arms(job, part, loaded, rows)
-    summary = sft.train(
-        loaded,
-        rows,
-        part,
-        job.out,
-        validation=validation,
-        ranks=_ranks(job, part, loaded, rows),
-        max_length=wanted.max_length,
-        checkpointing=wanted.checkpointing,
-        seed=job.recipe.seed,
-        hours=_hours(job),
-        metric=job.metric,
-        show=job.progress(),
-        say=job.say,
-    )
+    if ranks := _ranks(job, part, loaded, rows):
+        rows = [{**row, "rank": rank} for row, rank in zip(rows, ranks, strict=True)]
+    summary = sft.train(loaded, rows, part, job.out, job.training(_hours(job)), validation=validation)
     return {**summary, "base": asdict(loaded.source)}
 
 
@@ -123,7 +110,7 @@ def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, 
 
 def run_grpo(job: Job) -> dict[str, Any]:
     """Reinforce an adapter: answers that earn more than their group become likelier."""
-    part, wanted = job.recipe.grpo, job.recipe.student
+    part = job.recipe.grpo
     _refuse_spent(job)
     # No program is run here, so none could be rewarded.
     rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
@@ -137,21 +124,10 @@ def run_grpo(job: Job) -> dict[str, Any]:
     if asks_for_plans := _must_ask_for_plans(job, adapter):
         rows = _asking_for_plans(rows, read_records(Problem, job.run / "problems" / "pool.jsonl"))
     with _judge(job) as (judge, spent):
-        summary = grpo.train(
-            loaded,
-            rows,
-            lambda most: rewards.of(part, rows, max_completion=most, judge=judge),
-            part,
-            job.out,
-            passed=rewards.right_answer,
-            max_length=wanted.max_length,
-            checkpointing=wanted.checkpointing,
-            seed=job.recipe.seed,
-            hours=_hours(job),
-            metric=job.metric,
-            show=job.progress(),
-            say=job.say,
+        rewarded = grpo.Rewards(
+            lambda most: rewards.of(part, rows, max_completion=most, judge=judge), passed=rewards.right_answer
         )
+        summary = grpo.train(loaded, rows, rewarded, part, job.out, job.training(_hours(job)))
         summary["usd"] = spent()
     return {**summary, "asks_for_plans": asks_for_plans, "base": asdict(loaded.source)}
 

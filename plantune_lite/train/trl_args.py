@@ -1,7 +1,7 @@
 """What TRL is told: every knob that differs between backends or versions is said, by us or by a recipe's `extra`.
 
-common(model, out, steps=60, learning_rate=2e-4, ...)        {"max_steps": 60, "optim": "adamw_8bit", ...}
-config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft", OURS)      an SFTConfig, or a sentence that says why not
+common(model, out, Training(seed=1), steps=60)        {"max_steps": 60, "optim": "adamw_8bit", ...}
+config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or a sentence that says why not
 """
 
 import os
@@ -11,23 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.recipe.fields import nearest
-from plantune_lite.recipe.schema import GRPO
+from plantune_lite.recipe.schema import GRPO, GRPO_ROWS
+from plantune_lite.runs.job import Training
 from plantune_lite.types import MissingError, RecipeError
 
 
-def common(
-    model: Any,
-    out: Path,
-    *,
-    steps: int,
-    learning_rate: float,
-    weight_decay: float,
-    checkpointing: bool,
-    save_steps: int,
-    logger: str,
-    seed: int,
-) -> dict[str, Any]:
-    """The settings of any training."""
+def common(model: Any, out: Path, training: Training, steps: int, logger: str = "none") -> dict[str, Any]:
+    """Return the settings of any training."""
     import torch
 
     if logger != "none" and find_spec(logger) is None:
@@ -36,8 +26,6 @@ def common(
     return {
         "output_dir": str(out),
         "max_steps": steps,
-        "learning_rate": learning_rate,
-        "weight_decay": weight_decay,
         "optim": "adamw_8bit" if on_gpu else "adamw_torch_fused",
         "adam_beta1": 0.9,
         "adam_beta2": 0.999,
@@ -47,15 +35,15 @@ def common(
         "bf16": on_gpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False),
         "fp16": on_gpu and model.dtype == torch.float16,
         "use_cpu": not on_gpu,
-        "gradient_checkpointing": checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False} if checkpointing else None,
+        "gradient_checkpointing": training.checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.checkpointing else None,
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
         "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
-        "seed": seed,
-        "data_seed": seed,
+        "seed": training.seed,
+        "data_seed": training.seed,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide what we stop at
         "disable_tqdm": True,
@@ -65,20 +53,35 @@ def common(
         "project": "plantune",
         "trackio_space_id": None,  # older versions make a Space on the Hub of it
         "save_strategy": "steps",
-        "save_steps": save_steps,
         "save_total_limit": 2,
         "push_to_hub": False,
     }
 
 
-def config(
-    kind: Callable[..., Any], settings: Mapping[str, Any], extra: Mapping[str, Any], part: str, ours: Mapping[str, str]
-) -> Any:
-    """TRL's config of our settings and the recipe's extra ones; `ours` names the fields that decide a knob already."""
+# Of a recipe's `extra`: what its other fields or our own rows, order and schedule decide already.
+_OURS = {
+    *("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio"),
+    *("gradient_accumulation_steps", "gradient_checkpointing", "seed", "output_dir", "logging_nan_inf_filter"),
+    *("save_strategy", "save_steps", "eval_strategy", "eval_steps", "load_best_model_at_end", "remove_unused_columns"),
+}
+_OURS_TOO = {
+    "sft": {
+        *("per_device_train_batch_size", "weight_decay", "report_to", "max_length", "train_sampling_strategy"),
+        *("packing", "padding_free", "dataset_kwargs", "completion_only_loss", "assistant_only_loss"),
+    },
+    "grpo": {
+        *("num_generations", "temperature", "max_completion_length", "reward_weights", "shuffle_dataset"),
+        *("steps_per_generation", "generation_batch_size", "chat_template_kwargs"),
+    },
+}
+
+
+def config(kind: Callable[..., Any], settings: Mapping[str, Any], extra: Mapping[str, Any], part: str) -> Any:
+    """Return TRL's config of our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
-        if name in ours:
-            raise RecipeError(f"{part}.extra has {name!r}, but {ours[name]} decides that")
+        if name in _OURS | _OURS_TOO[part]:
+            raise RecipeError(f"{part}.extra has {name!r}, which the recipe's own fields decide")
         if name not in known:
             raise RecipeError(f"{part}.extra has {name!r}, which TRL's {kind.__name__} has not{nearest(name, known)}")
     try:
@@ -97,13 +100,13 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def accumulated_by_each(part: str, accumulate: int) -> int:
-    """Batches a step for each process: with more cards a step is of the same rows, each card its share."""
+def accumulated_by_each(accumulate: int) -> int:
+    """Batches a step for each process: with more GPUs a step is of the same rows, each GPU its share."""
     count = processes()
     if accumulate % count:
         raise RecipeError(
-            f"{part}.accumulate is {accumulate}, but {count} processes share the batches of a step: set a multiple "
-            f"of {count} ({part}.batch_size x {part}.accumulate are the rows of a step)"
+            f"sft.accumulate is {accumulate}, but {count} processes share the batches of a step: set a multiple "
+            f"of {count} (sft.batch_size x sft.accumulate are the rows of a step)"
         )
     return accumulate // count
 
@@ -151,68 +154,28 @@ _SETTINGS: dict[str, dict[str, Any]] = {
         "mask_truncated_completions": True,
     },
 }
-_OURS = {  # TRL's name -> what decides it
-    "max_steps": "grpo.steps",
-    "num_train_epochs": "grpo.steps",
-    "num_generations": "grpo.group",
-    "learning_rate": "grpo.learning_rate",
-    "temperature": "grpo.temperature",
-    "max_completion_length": "grpo.max_completion",
-    "save_steps": "grpo.save_steps",
-    "save_strategy": "grpo.save_steps",
-    "reward_weights": "the list of rewards, which has their weights,",
-    "lr_scheduler_type": "max_hours, which can shorten our own schedule and no other,",
-    "gradient_checkpointing": "student.checkpointing",
-    "seed": "the recipe's seed",
-    "output_dir": "the name of the run",
-    "shuffle_dataset": "our own order of prompts",
-    "logging_nan_inf_filter": "the stop at a loss that is no number",
-    **dict.fromkeys(("warmup_steps", "warmup_ratio"), "our own schedule"),
-    **dict.fromkeys(
-        ("gradient_accumulation_steps", "steps_per_generation", "generation_batch_size"),
-        "grpo.prompts_per_step (x grpo.group, answered at the start of each step)",
-    ),
-    **dict.fromkeys(("eval_strategy", "eval_steps", "load_best_model_at_end"), "the evaluation after it"),
-    **dict.fromkeys(("chat_template_kwargs", "remove_unused_columns"), "our own encoder of prompts"),
-}
 
 
 def grpo_config(
-    model: Any,
-    part: GRPO,
-    out: Path,
-    *,
-    most: int,
-    checkpointing: bool,
-    seed: int,
-    steps: int,
-    rows: int,
-    weights: Sequence[float] | None = None,
+    model: Any, part: GRPO, out: Path, training: Training, steps: int, weights: Sequence[float] | None = None
 ) -> Any:
-    """A GRPOConfig; `most` is how many tokens a completion may have, `rows` how many are learned from at once."""
+    """Return a GRPOConfig; `weights` are those of the rewards."""
     from trl import GRPOConfig
 
     completions = part.prompts_per_step * part.group
-    at_once = _at_once(part, completions, rows)
+    at_once = _at_once(part, completions)
     settings = {
-        **common(
-            model,
-            out,
-            steps=steps,
-            learning_rate=part.learning_rate,
-            weight_decay=0.0,
-            checkpointing=checkpointing,
-            save_steps=part.save_steps,
-            logger="none",
-            seed=seed,
-        ),
+        **common(model, out, training, steps),
+        "learning_rate": part.learning_rate,
+        "weight_decay": 0.0,
+        "save_steps": part.save_steps,
         **_SETTINGS[part.settings],
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": completions // at_once,
         "steps_per_generation": completions // at_once,
         "num_generations": part.group,
         "num_iterations": 1,
-        "max_completion_length": most,
+        "max_completion_length": part.max_completion,
         "temperature": part.temperature,
         "top_p": 1.0,
         "top_k": 0,
@@ -232,18 +195,18 @@ def grpo_config(
         "use_vllm": False,  # the student answers for itself
         "eval_strategy": "no",
     }
-    made = config(GRPOConfig, settings, part.extra, "grpo", _OURS)
+    made = config(GRPOConfig, settings, part.extra, "grpo")
     if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
         asked = part.extra["scale_rewards"]
         made.scale_rewards = {True: "group", False: "none"}.get(asked, asked)
     return made
 
 
-def _at_once(part: GRPO, completions: int, most: int) -> int:
-    """How many completions are learned from at once: as asked, or the most that go into a step evenly."""
+def _at_once(part: GRPO, completions: int) -> int:
+    """Count the completions that are learned from at once: as asked, or the most that go into a step evenly."""
     asked = part.extra.get("per_device_train_batch_size")
     if asked is None:
-        return next(rows for rows in range(most, 0, -1) if completions % rows == 0)
+        return next(rows for rows in range(GRPO_ROWS, 0, -1) if completions % rows == 0)
     if not isinstance(asked, int) or asked < 1 or completions % asked:
         raise RecipeError(
             f"grpo.extra has per_device_train_batch_size={asked!r}, but a step has grpo.prompts_per_step x grpo.group "

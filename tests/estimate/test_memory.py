@@ -63,24 +63,19 @@ def test_parameters_of_model_and_adapter_are_counted_exactly(family, tied):
     assert sum(numbers(model, lora=True)) == shape.adapter(5, ("q_proj", "down_proj"))
 
 
-def test_biases_count_where_a_configuration_asks_for_them():
-    model, shape = tiny("llama", attention_bias=True, mlp_bias=True, targets=("v_proj",))
-    assert sum(numbers(model, lora=False)) == shape.parameters
-
-
 def test_four_bits_are_counted_as_bitsandbytes_stores_them():
     import torch
     from bitsandbytes.nn import Params4bit
 
-    wide, high = 200, 328
+    wide, high = 400, 1640
     weight = Params4bit(torch.randn(high, wide), requires_grad=False, quant_type="nf4", compress_statistics=True)
     state = weight.to("cpu").quant_state
     second = state.state2
     held = [weight.data, state.absmax, state.code, state.offset, second.absmax, second.code]
     stored = sum(one.numel() * one.element_size() for one in held)
-    assert shapes._nf4(wide * high) == stored
+    assert wide * high * shapes.NF4 == pytest.approx(stored, rel=0.005)
     shape = shapes.of("qwen2_5_7b")
-    assert shape.weights(4) == pytest.approx(0.516 * shape.in_linears + 2 * shape.elsewhere, rel=1e-3)
+    assert shape.weights(4) == pytest.approx(shapes.NF4 * shape.in_linears + 2 * shape.elsewhere)
 
 
 def test_weights_adapter_and_optimiser_take_the_bytes_that_a_real_student_and_adamw_keep(tmp_path):
@@ -103,18 +98,15 @@ def test_weights_adapter_and_optimiser_take_the_bytes_that_a_real_student_and_ad
         one.grad = None
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_the_cache_is_what_generation_remembers(family):
+def test_the_cache_is_what_generation_remembers():
     import torch
 
-    model, shape = tiny(family, layers=7, dtype="bfloat16")
+    model, shape = tiny("llama", layers=7, dtype="bfloat16")
     ids = torch.ones((2, 100), dtype=torch.long)
     with torch.inference_mode():
         remembered = model.eval()(input_ids=ids, use_cache=True).past_key_values
-        model(input_ids=ids[:, :1], past_key_values=remembered, use_cache=True)  # only now the windows are cut
     held = sum(2 * layer.keys.untyped_storage().nbytes() for layer in remembered.layers)
-    assert shape.windowed == (6 if family == "gemma3_text" else 0)
-    assert held == shape.cache(2, 101)
+    assert held == shape.cache(2, 100)
 
 
 def test_a_quantised_gguf_is_counted_as_the_largest_that_people_download():
@@ -146,10 +138,9 @@ def test_a_folder_and_the_hubs_cache_are_read_and_nothing_is_fetched(tmp_path, m
 
 def test_what_old_configurations_leave_out_is_the_familys_default():
     said = {"hidden_size": 64, "num_hidden_layers": 12, "num_attention_heads": 4, "intermediate_size": 8}
-    gemma = shapes.from_config(said | {"model_type": "gemma3_text", "vocab_size": 9, "sliding_window": 512})
-    assert (gemma.tied, gemma.window, gemma.windowed, gemma.kv_heads, gemma.head_dim) == (True, 512, 10, 4, 16)
-    qwen = shapes.from_config(said | {"model_type": "qwen2", "vocab_size": 9, "sliding_window": 512})
-    assert (qwen.tied, qwen.windowed, qwen.biased) == (False, 0, ("q_proj", "k_proj", "v_proj"))
+    gemma = shapes.from_config(said | {"model_type": "gemma3_text", "vocab_size": 9})
+    assert (gemma.tied, gemma.kv_heads, gemma.head_dim) == (True, 4, 16)
+    assert not shapes.from_config(said | {"model_type": "qwen2", "vocab_size": 9}).tied
 
 
 @pytest.mark.parametrize(
@@ -158,7 +149,6 @@ def test_what_old_configurations_leave_out_is_the_familys_default():
         ({"model_type": "phi3"}, "family 'phi3' needs cannot be estimated"),
         ({"model_type": "gemma3"}, "family 'gemma3' needs cannot be estimated"),
         ({}, "family None"),
-        ({"model_type": "llama", "hidden_size": 8}, "has no 'num_attention_heads'"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(config, words):

@@ -37,7 +37,7 @@ def plantune(*arguments):
 
 
 def base_of(run):
-    return load_student(Student(str(run / "base"), bits=32), environ={})
+    return load_student(Student(str(run / "base"), bits=32))
 
 
 def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):

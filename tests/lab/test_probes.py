@@ -212,7 +212,7 @@ def small(tmp_path_factory):
     folder = tiny_student(tmp_path_factory.mktemp("base"), "llama", dtype=torch.float32, max_position_embeddings=1024)
     (folder / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
     part = Student(str(folder), bits=32, max_length=1024, lora_rank=4, lora_alpha=4)
-    loaded = load_student(part, training=True, environ={}, say=lambda line: None)
+    loaded = load_student(part, training=True, say=lambda line: None)
     for name, values in loaded.model.named_parameters():
         if "lora_B" in name:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from plantune_lite import plan
 from plantune_lite.lab.cpl import preference, step_apo
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.types import RecipeError
 
 ASK = {"hens": plan.chat("How many legs have 3 hens?"), "cows": plan.chat("How many legs have 2 cows, and 1 hen?")}
@@ -51,7 +52,7 @@ def log_ratio(student, row):
 
 
 def settings(student, part, out):
-    return preference.config(student.model, part, out, 2, 2, 1, False, 50, 0, 512)
+    return preference.config(student.model, part, out, Training(max_length=512), 2, 2, 1, 50)
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -106,8 +107,10 @@ def test_before_the_first_step_all_that_is_lost_is_the_margin(base, tmp_path):
 
 def train(base, out, pairs, part, student=None, **more):
     student = student or student_of(base)
-    more = {"epochs": 60, "batch_size": 2, "accumulate": 1, "max_length": 512, "say": lambda line: None, **more}
-    return student, step_apo.train(student, pairs, ASK, part, out, **more)
+    told = {name: more.pop(name) for name in ("metric", "say") if name in more}
+    training = Training(max_length=512, reporter=Reporter(**told))
+    more = {"epochs": 60, "batch_size": 2, "accumulate": 1, **more}
+    return student, step_apo.train(student, pairs, ASK, part, out, training, **more)
 
 
 def preferences(before, after, pairs, beta):
@@ -189,7 +192,7 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted(base, tmp_path):
     rows, dropped = preference.encoded(student, pairs, ASK, 64)
     assert len(rows) == 1 and dropped == {"that are alike or empty": 2, "longer than 64 tokens": 1}
     with pytest.raises(step_apo.PairError, match="none of the 1 pairs can be learned from: 1 that are alike"):
-        step_apo.train(student, pairs[:1], ASK, CPL(), tmp_path)
+        step_apo.train(student, pairs[:1], ASK, CPL(), tmp_path, Training())
 
 
 def test_a_beta_of_nothing_is_refused(base, tmp_path):

@@ -28,6 +28,7 @@ from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Corpus, Distill, Problems
 from plantune_lite.report.page import write_report
+from plantune_lite.runs.job import Training
 from plantune_lite.train import grpo, rewards
 from plantune_lite.types import Problem, Trajectory
 
@@ -84,8 +85,8 @@ def test_a_step_of_grpo_in_a_world_rewards_valid_plans_and_how_far_others_can_be
     base = taught(tmp_path / "base", [(ask_plainly(problem), texts)], steps=200)
     rewarded = rewards.of(part, rows, max_completion=part.max_completion)
     assert [name for name, _, _ in rewarded] == ["right_answer", "soft_overlong", "valid_prefix"]
-    out, quiet = tmp_path / "grpo", {"max_length": 512, "say": lambda line: None}
-    done = grpo.train(learner(base), rows, rewarded, part, out, passed=rewards.right_answer, **quiet)
+    out, judged = tmp_path / "grpo", grpo.Rewards(lambda most: rewarded, rewards.right_answer)
+    done = grpo.train(learner(base), rows, judged, part, out, Training(max_length=512))
     samples = list(read_jsonl(out / "samples.jsonl"))
     for sample in samples:
         right = grade.grade_reply(problem, sample["text"]).verdict.same is True

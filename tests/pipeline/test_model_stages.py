@@ -253,7 +253,7 @@ def test_arms_that_are_compared_learn_from_the_problems_that_all_of_them_can_lea
 def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_many_steps(tmp_path, monkeypatch):
     taught = {}
 
-    def learn(loaded, rows, part, out, *, validation, **settings):
+    def learn(loaded, rows, part, out, training, *, validation):
         taught.update(rows=rows, part=part, validation=validation)
         return {"line": "", "steps": 7}
 

@@ -33,7 +33,7 @@ def folder_of(family, folder):
 
 
 def loaded(folder):
-    return load_student(Student(str(folder), bits=32), environ={})
+    return load_student(Student(str(folder), bits=32))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -277,7 +277,7 @@ def test_a_model_that_looks_back_only_so_far_does_so_from_part_to_part(tmp_path,
 
 def test_an_adapter_is_at_work_in_every_part_and_off_where_it_is_off(folders, monkeypatch):
     monkeypatch.setattr(generate, "LOOK_EVERY", 3)
-    tiny = load_student(Student(str(folders["qwen3"]), bits=32), training=True, environ={})
+    tiny = load_student(Student(str(folders["qwen3"]), bits=32), training=True)
     for name, values in tiny.model.named_parameters():
         if "lora_B" in name:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
@@ -338,7 +338,7 @@ def test_the_longest_prompts_are_answered_first(folders):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_in_training_goes_on_training(folders, training):
-    tiny = load_student(Student(str(folders["qwen3"]), bits=32, lora_dropout=0.5), training=training, environ={})
+    tiny = load_student(Student(str(folders["qwen3"]), bits=32, lora_dropout=0.5), training=training)
     said = tiny.generate(PROMPTS, Sampling(max_tokens=5))
     assert tiny.model.training is training
     assert tiny.generate(PROMPTS, Sampling(max_tokens=5)) == said  # and no dropout while it answered
@@ -349,7 +349,7 @@ def test_a_model_in_training_goes_on_training(folders, training):
 
 @pytest.fixture(scope="module")
 def smollm2():
-    return load_student(Student("smollm2_135m", bits=32), environ={}, say=lambda line: None)
+    return load_student(Student("smollm2_135m", bits=32), say=lambda line: None)
 
 
 def test_smollm2_is_spoken_to_like_this(smollm2):

@@ -35,7 +35,7 @@ def folder_of(family, folder, **how):
 
 def load(folder, *, bits=32, training=True, adapter=None, seed=0, **part):
     part = Student(str(folder), bits=bits, **{**SMALL, **part})
-    return load_student(part, training=training, adapter=adapter, seed=seed, environ={}, say=lambda line: None)
+    return load_student(part, training=training, adapter=adapter, seed=seed, say=lambda line: None)
 
 
 def scores(loaded):
@@ -269,7 +269,10 @@ def refused(text, folder, **how):
         ({"lora_rank": 8}, "was trained with student.lora_rank=8, and the recipe says 4"),
         ({"lora_alpha": 16}, "was trained with student.lora_alpha=16, and the recipe says 8"),
         ({"rslora": True}, "was trained with student.rslora=True, and the recipe says False"),
-        ({"lora_targets": ("q_proj",)}, "not there, and .* here. Set student.model and student.lora_targets"),
+        (
+            {"lora_targets": ("q_proj",)},
+            "is of another model or of other layers: set student.model and student.lora_targets",
+        ),
     ],
 )
 def test_an_adapter_trained_otherwise_is_refused_with_both_values(folders, tmp_path, trained, text):
@@ -280,7 +283,7 @@ def test_an_adapter_trained_otherwise_is_refused_with_both_values(folders, tmp_p
 def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
     load(folders["llama"]).save(tmp_path / "adapter")
     wider = folder_of("llama", tmp_path / "wider", intermediate_size=192)
-    refused(r"is of another model .* is \(\d+, \d+\), and \(\d+, \d+\) here", wider, adapter=tmp_path / "adapter")
+    refused("is of another model or of other layers", wider, adapter=tmp_path / "adapter")
 
 
 def test_a_folder_without_an_adapter_and_half_a_one_are_refused(folders, tmp_path):
@@ -332,15 +335,15 @@ def test_what_is_no_whole_16_bit_model_of_transformers_is_refused(folders, tmp_p
     code = {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
     own = altered("code", **code)
     (own / "own.py").write_text("raise SystemExit('it ran')")
-    refused("brings code of its own", own)
+    refused("code of its own is never run", own)
     torn = altered("torn")
     torn.joinpath("model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-64])
-    refused("cannot be loaded: ", torn)
+    refused("cannot be loaded", torn)
     mute = altered("mute")
     for file in mute.glob("token*"):
         file.unlink()
-    refused("cannot be loaded: ", mute)
-    refused("cannot be loaded: ", altered("stranger", model_type="never_heard_of"))
+    refused("cannot be loaded", mute)
+    refused("cannot be loaded", altered("stranger", model_type="never_heard_of"))
 
 
 def test_without_bitsandbytes_four_bits_are_one_sentence(folders, monkeypatch):
@@ -352,15 +355,19 @@ def test_without_bitsandbytes_four_bits_are_one_sentence(folders, monkeypatch):
 # --- which backend ----------------------------------------------------------------------------------------------------
 
 
-def test_the_backend_is_plain_without_an_accelerator_and_may_be_said():
+def test_the_backend_is_plain_without_an_accelerator_and_may_be_said(monkeypatch):
+    monkeypatch.delenv("PLANTUNE_BACKEND", raising=False)
     if not torch.cuda.is_available():
-        assert backend_here({}) == "plain"
-    assert backend_here({"PLANTUNE_BACKEND": "plain"}) == "plain"
+        assert backend_here() == "plain"
+    monkeypatch.setenv("PLANTUNE_BACKEND", "plain")
+    assert backend_here() == "plain"
+    monkeypatch.setenv("PLANTUNE_BACKEND", "fast")
     with pytest.raises(StudentError, match="PLANTUNE_BACKEND is 'fast', but must be 'unsloth' or 'plain'"):
-        backend_here({"PLANTUNE_BACKEND": "fast"})
+        backend_here()
 
 
 def test_unsloth_that_is_not_there_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "unsloth", None)
+    monkeypatch.setenv("PLANTUNE_BACKEND", "unsloth")
     with pytest.raises(MissingError, match=r"pip install 'plantune-lite\[train\]'"):
-        backend_here({"PLANTUNE_BACKEND": "unsloth"})
+        backend_here()

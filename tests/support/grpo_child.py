@@ -18,6 +18,7 @@ from tiny import tiny_student, tiny_tokenizer
 
 from plantune_lite import plan
 from plantune_lite.recipe.schema import GRPO, SFT, Student
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student import chat
 from plantune_lite.student.load import load_student
 from plantune_lite.train import grpo, sft
@@ -59,7 +60,7 @@ def start_of(base, folder, texts, **settings):
     rows = [{**row, "completion": texts[place % len(texts)]} for place, row in enumerate(sft_child.rows(16))]
     part = SFT(**{"max_steps": 40, "batch_size": 8, "accumulate": 1, "learning_rate": 1e-2, **settings})
     learns = sft_child.learner(base)
-    sft.train(learns, rows, part, folder, say=lambda line: None)
+    sft.train(learns, rows, part, folder, Training(reporter=Reporter(say=lambda line: None)))
     return folder
 
 
@@ -87,11 +88,10 @@ def train(model, out, settings, kill):
     summary = grpo.train(
         load(model, settings.get("start"), **settings.get("student", {})),
         asked(12),
-        [("low_ids", low_ids, 1.0)],
+        grpo.Rewards(lambda most: [("low_ids", low_ids, 1.0)], many_low_ids),
         GRPO(**settings["grpo"]),
         out / "grpo",
-        passed=many_low_ids,
-        metric=metric,
+        Training(reporter=Reporter(metric=metric)),
     )
     (out / "summary.json").write_text(json.dumps(summary))
 

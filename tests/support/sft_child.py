@@ -19,6 +19,7 @@ from tiny import tiny_student, tiny_tokenizer
 
 from plantune_lite import plan
 from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student import chat, presets
 from plantune_lite.student.load import load_student
 from plantune_lite.train import callbacks, sft, stage
@@ -77,8 +78,8 @@ def train(model, out, settings, kill):
         rows(settings["rows"]),
         part,
         out / "sft",
+        Training(reporter=Reporter(metric=metric)),
         validation=validation,
-        metric=metric,
     )
     (out / "summary.json").write_text(json.dumps(found))
 

@@ -120,7 +120,7 @@ def trained_run(folder: Path, *, max_tokens: int) -> None:
     (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
     settings = [f"student.model={base}", "student.bits=32", f"evaluate.max_tokens={max_tokens}", "name=mine"]
     recipe = override(load_recipe("smollm2_135m"), settings)
-    loaded = load_student(recipe.student, training=True, environ={})
+    loaded = load_student(recipe.student, training=True)
     for name, values in loaded.model.named_parameters():
         if "lora_B" in name:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))

@@ -69,9 +69,9 @@ def cpl(job):
         return SimpleNamespace(generate=generate)
 
     stage._Round._loaded = loaded
-    sft.train = lambda student, rows, part, out, **rest: _trained("imitated", out, repr(rows), **rest)
-    step_apo.train = lambda student, pairs, ask, part, out, **rest: _trained(
-        "preferred", out, repr((pairs, part.alpha)), **rest
+    sft.train = lambda student, rows, part, out, training: _trained("imitated", out, repr(rows), training)
+    step_apo.train = lambda student, pairs, ask, part, out, training, **rest: _trained(
+        "preferred", out, repr((pairs, part.alpha)), training
     )
     return stage.run_cpl(job)
 
@@ -86,9 +86,9 @@ def cpl_that_breaks_at_first(job):
     raise RunError("the toy fell over. Pick it up.")
 
 
-def _trained(what, out, learned, *, metric, **_):
+def _trained(what, out, learned, training):
     write_whole(out / "adapter_model.safetensors", hashlib.sha256(learned.encode()).hexdigest())
     for step in (1, 2):
-        metric(step, loss=1 / step)
+        training.reporter.metric(step, loss=1 / step)
     toy_variants._note(what)
     return {"line": what, "steps": 2, "planned_steps": 2, "preference_last": 0.5, "asked": 0.7}

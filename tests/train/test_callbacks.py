@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plantune_lite.runs.job import Reporter
 from plantune_lite.student import generate
 from plantune_lite.train import callbacks
 from plantune_lite.train.callbacks import Checkpoint, Clock, Figures, Schedule, TrainingError
@@ -137,8 +138,9 @@ def figures(*logs, fp16=False):
     rows, lines = [], []
     watcher = Figures(
         Schedule(10, 1),
-        lambda step, **named: rows.append((step, named)),
-        lambda line, last: lines.append((line, last)),
+        Reporter(
+            metric=lambda step, **named: rows.append((step, named)), show=lambda line, last: lines.append((line, last))
+        ),
         {"loss": "loss", "eval_loss": "validation_loss", "grad_norm": "grad_norm"},
         "Do this.",
     )

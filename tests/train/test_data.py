@@ -10,7 +10,7 @@ from tiny import FAMILIES, tiny_tokenizer
 from plantune_lite import plan
 from plantune_lite.student import chat
 from plantune_lite.train import data
-from plantune_lite.train.data import Lesson, LessonError
+from plantune_lite.train.data import LessonError
 from plantune_lite.types import Problem
 
 COMPLETION = "<plan>\n1. Multiply.\n</plan>\nThe answer is \\boxed{36}."
@@ -65,7 +65,6 @@ def test_whatever_the_text_its_turn_ends_once_and_last(family, text):
         labels = [label for label in data.labels_of(lesson) if label != data.NOT_LEARNED]
         assert (labels.count(end), labels[-1]) == (1, end)
         assert len(data.labels_of(lesson)) == len(lesson.ids)
-        data.refuse_unlearnable([lesson], student.tokenizer, PRESET[family].turn_end)
 
 
 def test_the_mask_of_a_row_can_be_shown():
@@ -80,21 +79,6 @@ def test_white_space_behind_a_completion_is_not_learned():
     student = speaker()
     (lesson,) = data.lessons(student, [row(completion=COMPLETION + " \n\n")], 1024).kept
     assert learned_text(student, lesson) == COMPLETION + "<|im_end|>"
-
-
-def test_a_row_that_does_not_end_its_turn_is_refused():
-    student = speaker()
-    ids = tuple(chat.encode(student.tokenizer, COMPLETION))
-    with pytest.raises(LessonError, match=r"row 7 does not teach '<\|im_end\|>'"):
-        data.refuse_unlearnable([Lesson(ids, 5, 7)], student.tokenizer, "<|im_end|>")
-
-
-def test_a_row_that_goes_on_after_its_turn_is_refused_but_may_end_in_white_space():
-    student = speaker()
-    wrong, right = (tuple(chat.encode(student.tokenizer, f"yes<|im_end|>{after}")) for after in ("and on", "\n"))
-    data.refuse_unlearnable([Lesson(right, len(right))], student.tokenizer, "<|im_end|>")
-    with pytest.raises(LessonError, match="goes on after .* with 'and on'"):
-        data.refuse_unlearnable([Lesson(wrong, len(wrong))], student.tokenizer, "<|im_end|>")
 
 
 def test_a_student_that_pads_with_its_end_of_turn_is_refused():

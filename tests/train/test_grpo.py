@@ -1,6 +1,5 @@
 import gc
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,8 @@ from safetensors.torch import load_file
 from tiny import FAMILIES
 
 from plantune_lite.files import read_jsonl
-from plantune_lite.pipeline.stages import active_stages
-from plantune_lite.pipeline.state import inputs_of
-from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import GRPO
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log, trl_args
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.train.prompt_selection import PromptError
@@ -48,13 +45,12 @@ def ended(prompts, completions, *, completion_ids, **_):
 
 def train(learns, part, out, rewards=(("low_ids", low_ids, 1.0),), rows=None, **settings):
     """What a reinforcement leaves: its summary, its figures by step, what it said."""
-    figures, said = {}, []
-    settings = {
-        "metric": lambda step, **named: figures.setdefault(step, {}).update(named),
-        "passed": many_low_ids,
-        **settings,
-    }
-    summary = grpo.train(learns, rows or asked(8), rewards, part, out, say=said.append, **settings)
+    figures, said, passed = {}, [], settings.pop("passed", many_low_ids)
+    show = settings.pop("show", lambda line, last: None)
+    metric = lambda step, **named: figures.setdefault(step, {}).update(named)  # noqa: E731
+    training = Training(reporter=Reporter(say=said.append, show=show, metric=metric), **settings)
+    weighed = rewards if callable(rewards) else lambda most: rewards
+    summary = grpo.train(learns, rows or asked(8), grpo.Rewards(weighed, passed), part, out, training)
     return SimpleNamespace(summary=summary, figures=figures, said=said, student=learns, out=out)
 
 
@@ -89,8 +85,8 @@ def test_a_random_model_learns_what_is_rewarded(learned):
 def test_the_figures_of_every_step_are_kept(learned):
     assert sorted(learned.figures) == list(range(1, 19))
     for named in learned.figures.values():
-        assert {"reward", "ended", "spread", "clipped", "entropy", "length", "loss", "tokens_a_second"} <= named.keys()
-        assert named["clipped"] == pytest.approx(1 - named["ended"]) and named["tokens_a_second"] > 0
+        assert {"reward", "ended", "spread", "clipped", "entropy", "length", "loss"} <= named.keys()
+        assert named["clipped"] == pytest.approx(1 - named["ended"])
 
 
 def test_some_completions_of_every_step_are_kept_with_their_rewards(learned):
@@ -106,7 +102,7 @@ def test_only_prompts_that_are_solved_at_times_are_trained_on(learned):
     kept = {row["problem_id"] for row in rates if 0 < row["passed"] < 16}
     assert 0 < len(kept) < len(rates) == 16 and learned.summary["prompts"] == len(kept)
     assert {row["problem_id"] for row in read_jsonl(learned.out / "samples.jsonl")} <= kept
-    assert learned.said[-1].startswith(f"{len(kept)} of 16 prompts are solved at times (16 answers each)")
+    assert learned.said[-1].startswith(f"{len(kept)} prompts are solved at times and are trained on: of 16 prompts")
 
 
 def test_an_adapter_with_its_tokenizer_is_left_and_no_reference(learned):
@@ -205,7 +201,7 @@ PLAIN = {"optim": "sgd", "max_grad_norm": 0.0, "per_device_train_batch_size": 8}
 
 def test_the_settings_of_pta_grpo_are_the_papers(base, tmp_path):
     part = GRPO(settings="pta", reward="guided", group=12)
-    made = trl_args.grpo_config(load(base).model, part, tmp_path, most=64, checkpointing=False, seed=0, steps=3, rows=2)
+    made = trl_args.grpo_config(load(base).model, part, tmp_path, Training(), steps=3)
     assert (made.loss_type, made.scale_rewards, made.num_generations) == ("grpo", "group", 12)
     assert made.beta > 0 and made.epsilon == made.epsilon_high == 0.2 and not made.mask_truncated_completions
     assert (made.weight_decay, made.temperature, made.top_p) == (0.01, 1.0, 1.0)
@@ -246,7 +242,7 @@ def test_a_reference_is_kept_where_the_trainer_keeps_none(base, start):
 def test_a_reference_that_is_another_model_is_noticed():
     state = SimpleNamespace(log_history=[{"spread": 1.0}], global_step=1)
     with pytest.raises(TrainingError, match=r"the reference is not the model this training began with \(KL 0.5 at"):
-        Signs(print, 64, longer="").on_log(None, state, None, {"kl": 0.5})
+        Signs(print, 64).on_log(None, state, None, {"kl": 0.5})
 
 
 def test_small_batches_and_recomputed_activations_give_the_same_steps(base, start, tmp_path):
@@ -375,12 +371,10 @@ def test_the_length_is_calibrated_and_kept(base, start, tmp_path):
     part = GRPO(**{**SMALL, "max_completion": None, "steps": 1})
     done = train(load(base, start), part, tmp_path / "grpo", max_length=256)
     found = json.loads((tmp_path / "grpo/calibration.json").read_text())
-    ended = [length for length in found["lengths"] if length < found["room"]]
-    assert len(found["lengths"]) == prompt_selection.SAMPLES and len(ended) == found["ended"] > 8
-    assert prompt_selection.LEAST <= found["max_completion"] == done.summary["max_completion"] < found["room"]
-    assert (
-        f"{len(ended)} of 16 sampled answers ended, 95 % of them within {found['max_completion']} tok" in done.said[0]
-    )
+    most = found["max_completion"]
+    assert prompt_selection.LEAST <= most == done.summary["max_completion"] < found["room"]
+    assert found["ended"] > 8
+    assert done.said[0].startswith(f"{found['ended']} of 16 sampled answers ended: an answer may have {most} tokens")
 
 
 class Says:
@@ -403,11 +397,9 @@ class Says:
 )
 def test_the_length_is_that_of_nearly_all_that_end(tmp_path, lengths, most):
     said = []
-    settings = {"temperature": 1.0, "seed": 0, "say": said.append}
-    assert prompt_selection.calibrated(Says(lengths), asked(4), 300, tmp_path / "found.json", **settings) == most
-    assert (
-        prompt_selection.calibrated(None, asked(4), 300, tmp_path / "found.json", **settings) == most
-    )  # nobody is asked again
+    settings = (asked(4), 300, tmp_path / "found.json", GRPO(), Training(reporter=Reporter(say=said.append)))
+    assert prompt_selection.calibrated(Says(lengths), *settings) == most
+    assert prompt_selection.calibrated(None, *settings) == most  # nobody is asked again
     assert any("warning: most answers do not end" in line for line in said) is (None in lengths)
 
 
@@ -430,7 +422,9 @@ def test_prompts_that_cannot_be_asked_are_counted(base):
     longest = max(len(learns.encode_chat(tuple(row["prompt"]))) for row in kept)
     assert (len(kept), room) == (3, 256 - longest)
     assert said == ["2 of 5 prompts left out: 1 control tokens in the text, 1 longer than 192 tokens"]
-    with pytest.raises(PromptError, match=r"none of the 1 prompts .*: 1 longer than 192 tokens. Raise student.max_le"):
+    with pytest.raises(
+        PromptError, match=r"none of the 1 prompts .*: 1 longer than 192 tokens. Look at .* raise student.max_le"
+    ):
         prompt_selection.askable(learns, [long], 256, said.append)
 
 
@@ -461,11 +455,11 @@ def yes(prompts, completions, *, problem_id, **_):
     return [None if completion[0]["content"] == "no" else 1.0 for completion in completions]
 
 
-def sift(knows, rows, file, **settings):
+def sift(knows, rows, file, steps=25, hours=None):
     said = []
-    usual = {"answers": 4, "draws": 100, "max_completion": 16, "temperature": 1.0, "seed": 0, "hours": None}
-    settings = {**usual, "show": lambda line, last: None, "say": said.append, **settings}
-    kept = prompt_selection.solved_at_times(knows, rows, yes, file, **settings)
+    part = GRPO(group=4, steps=steps, prompts_per_step=4, max_completion=16)
+    training = Training(hours=hours, reporter=Reporter(say=said.append))
+    kept = prompt_selection.solved_at_times(knows, rows, yes, file, part, training)
     return {row["problem_id"] for row in kept}, said
 
 
@@ -474,7 +468,7 @@ def test_what_is_solved_always_or_never_is_left_out_and_nobody_is_asked_twice(ba
     kept, said = sift(knows, asked(12), tmp_path / "rates.jsonl")
     assert (kept, knows.asked) == ({"2", "3"}, [8, 4])
     assert said == [
-        "2 of 12 prompts are solved at times (4 answers each) and are trained on; left out: 9 never solved, 1 always"
+        "2 prompts are solved at times and are trained on: of 12 prompts the student solves 9 never and 1 always"
     ]
     lines = (tmp_path / "rates.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "rates.jsonl").write_text("".join(lines[:8]) + lines[8][:9])  # killed in the second look
@@ -483,16 +477,18 @@ def test_what_is_solved_always_or_never_is_left_out_and_nobody_is_asked_twice(ba
 
 def test_no_more_is_looked_at_than_a_share_of_the_run(base, tmp_path):
     knows = Knows(base, {str(number): 2 for number in range(100)})
-    assert len(sift(knows, asked(100), tmp_path / "a.jsonl", draws=200)[0]) == prompt_selection.SHARE * 200
+    assert len(sift(knows, asked(100), tmp_path / "a.jsonl", steps=50)[0]) == prompt_selection.SHARE * 200
     some, _ = sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)
     assert len(some) == 8  # one look there is always
     assert sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)[0] == some  # and no other where there was one
 
 
 def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, tmp_path):
-    with pytest.raises(PromptError, match=r"solves 12 in none of 4 answers, 0 in all. Let it learn more before"):
+    with pytest.raises(
+        PromptError, match=r"of 12 prompts the student solves 12 never and 0 always. Where it solves none"
+    ):
         sift(Knows(base, {}), asked(12), tmp_path / "a.jsonl")
-    with pytest.raises(PromptError, match=r"solves 12 in all of 4 answers, 0 in none. Take harder problems"):
+    with pytest.raises(PromptError, match=r"solves 0 never and 12 always. .* where all, take harder problems"):
         sift(Knows(base, {str(number): 4 for number in range(12)}), asked(12), tmp_path / "b.jsonl")
 
 
@@ -509,11 +505,9 @@ def test_every_prompt_comes_once_before_any_comes_again():
     ("part", "sentence"),
     [
         ({"extra": {"bete": 0.1}}, "grpo.extra has 'bete', .* did you mean 'beta'"),
-        ({"extra": {"num_generations": 5}}, "grpo.extra has 'num_generations', but grpo.group decides that"),
-        ({"extra": {"steps_per_generation": 5}}, "but grpo.prompts_per_step .* decides that"),
+        ({"extra": {"num_generations": 5}}, "grpo.extra has 'num_generations', which the recipe's own fields decide"),
         ({"extra": {"per_device_train_batch_size": 3}}, "=3, but a step has .* = 8 completions: take a number that"),
         ({"extra": {"loss_type": 5, "optim": "sgdd"}}, "which TRL refuses"),
-        ({"reward": "guided"}, "grpo.group is 4, but .* = 12: set grpo.group=12"),
     ],
 )
 def test_settings_that_cannot_be_are_a_sentence(base, start, tmp_path, part, sentence):
@@ -542,42 +536,10 @@ def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     with pytest.raises(TrainingError) as caught:
         train(learns, GRPO(**{**SMALL, "max_completion": 96}), tmp_path / "grpo")
     assert str(caught.value) == (
-        "memory ran out at step 0. With less of it: grpo.extra.per_device_train_batch_size=1 (the same steps), or "
-        "grpo.max_completion=64, or grpo.prompts_per_step=1, together with --again grpo; or "
-        "student.checkpointing=true, together with --again sft (the SFT is made again too). "
-        "plantune estimate says what fits."
+        "memory ran out at step 0. With less of it: set grpo.extra.per_device_train_batch_size=1, or a smaller "
+        "grpo.max_completion or grpo.prompts_per_step, together with --again grpo; or student.checkpointing=true with "
+        "--again on the first training stage. plantune estimate says what fits."
     )
-
-
-def test_fewer_rows_at_once_are_the_same_steps_only_where_the_loss_is_a_mean_over_the_step():
-    advice = [
-        grpo._less_memory(GRPO(**SMALL), SimpleNamespace(per_device_train_batch_size=8, loss_type=loss), 64, True, 0)
-        for loss in ("dr_grpo", "bnpo")
-    ]
-    assert ["(the same steps)" in one for one in advice] == [True, False]
-
-
-@pytest.mark.parametrize("settings", [(), ("grpo.start=base", "sft=none")])
-def test_advice_is_spelled_for_the_command_line_and_makes_again_what_it_changes(settings):
-    recipe = override(load_recipe("gemma3_1b_grpo"), ["student.checkpointing=false", *settings])
-    part, args = recipe.grpo, SimpleNamespace(per_device_train_batch_size=8, loss_type="dr_grpo")
-    found = []
-    for advice in (grpo._steadier(part), grpo._longer(part, 64, 256), grpo._less_memory(part, args, 256, False, 3)):
-        for named, again in re.findall(r"(.*?)--again (\w+)", advice):
-            for setting in re.findall(r"(?:grpo|student)\.[\w.]+=\w+", named):
-                other = override(recipe, [setting])
-                changed = [one for one in active_stages(recipe) if inputs_of(other, one) != inputs_of(recipe, one)]
-                assert next(one.name for one in changed if one.trains) == again, setting
-                found.append(setting.partition("=")[0])
-    assert {"student.bits", "student.checkpointing", "grpo.max_completion", "grpo.prompts_per_step"} <= set(found)
-    assert "grpo.extra.per_device_train_batch_size" in found
-
-
-def test_longer_answers_are_allowed_as_far_as_there_is_room():
-    assert grpo._longer(GRPO(), 64, 256) == "grpo.max_completion=128 with --again grpo"
-    assert grpo._longer(GRPO(), 200, 256) == "grpo.max_completion=256 with --again grpo"
-    assert grpo._longer(GRPO(), 256, 256).startswith("a larger student.max_length with --again sft")
-    assert grpo._longer(GRPO(start="base"), 256, 256) == "a larger student.max_length with --again grpo"
 
 
 def test_a_loss_that_is_no_number_ends_the_training(base, start, tmp_path):
@@ -604,7 +566,7 @@ def test_time_that_is_up_ends_the_training_with_an_adapter(base, start, tmp_path
 def signs(*steps):
     """What comes of steps with these shares of clipped completions and of groups with spread."""
     said, control = [], SimpleNamespace(should_training_stop=False, should_save=False)
-    watcher = Signs(said.append, 64, longer="grpo.max_completion=128 with --again grpo")
+    watcher = Signs(said.append, 64)
     state = SimpleNamespace(log_history=[], global_step=0)
     for clipped, spread in steps:
         state.global_step += 1
@@ -616,7 +578,7 @@ def signs(*steps):
 
 def test_plans_are_looked_for_in_the_first_steps_alone_and_only_where_they_are_rewarded():
     def after(planned, rewards):
-        watcher = Signs(print, 64, longer="", rewards=rewards)
+        watcher = Signs(print, 64, rewards=rewards)
         rows = [{"completions/clipped_ratio": 0.0, "spread": 1.0, "reward": 2.0, **one} for one in planned]
         for step in range(1, len(rows) + 1):
             state = SimpleNamespace(log_history=rows[:step], global_step=step)
@@ -627,13 +589,12 @@ def test_plans_are_looked_for_in_the_first_steps_alone_and_only_where_they_are_r
         after([none] * 3, ["guided"])
     after([{"planned": 0.1}, *[none] * 9], ["right_answer", "plan_similarity"])
     after([none] * 9, ["right_answer"])
-    after([{}] * 9, ["guided"])  # steps of a version that did not look
 
 
 def test_twenty_steps_of_cut_off_completions_stop_with_what_to_do():
     with pytest.raises(TrainingError, match=r"more than 50% .* cut off at 64 tokens .*\(to step 20\)"):
         signs(*[(0.6, 1.0)] * 20)
-    with pytest.raises(TrainingError, match=r"Allow longer ones \(grpo.max_completion=128 with --again grpo\)"):
+    with pytest.raises(TrainingError, match=r"Allow longer ones \(grpo.max_completion"):
         signs((0.1, 1.0), *[(1.0, 1.0)] * 20)
     assert signs(*([(0.9, 1.0)] * 19 + [(0.4, 1.0)]) * 3).stopped is None
 

@@ -120,15 +120,14 @@ def test_a_plan_that_tells_the_answer_or_computes_is_punished():
 
 
 def test_length_is_punished_in_a_line_over_the_last_tokens():
-    reward = rewards.soft_overlong(100, 20)
+    reward = rewards.soft_overlong(100)
     ids = [[1] * length for length in (10, 80, 90, 100, 130)]
     assert reward(["?"] * 5, [""] * 5, completion_ids=ids) == [0, 0, -0.5, -1, -1]
-    assert rewards.soft_overlong(100)(["?"], [""], completion_ids=ids[2:3]) == [-0.5]
 
 
 # --- properties -------------------------------------------------------------------------------------------------------
 
-SINGLE = [rewards.right_answer, rewards.plan_shape, SIMILARITY, rewards.spoiler_penalty, rewards.soft_overlong(40, 20)]
+SINGLE = [rewards.right_answer, rewards.plan_shape, SIMILARITY, rewards.spoiler_penalty, rewards.soft_overlong(40)]
 TEXTS = [good(PROBLEMS[0]), good(PROBLEMS[1]), PROBLEMS[0].solution, "<plan>\n1. Add.\n", "\\boxed{3}", ""]
 
 
@@ -170,7 +169,7 @@ def test_a_guided_reward_is_outcome_plan_form_and_length_by_hand():
     plan = "<plan>\n1. Add.\n2. Halve.\n</plan>\n"
     texts = [plan + "\\boxed{19}", plan + "so \\boxed{19}", plan + "\\boxed{1}", "\\boxed{2}"]
     logged = {}
-    found = rewards.guided(2, 2, temperature=0.5, alpha=0.1)(
+    found = rewards.guided(GRPO(plans=2, continuations=2))(
         ["q"] * 4,
         texts,
         completion_ids=[[1] * length for length in (4, 8, 6, 12)],
@@ -192,18 +191,20 @@ def test_padding_a_plan_earns_nothing_in_its_shape_or_in_a_guided_group():
     short, padded = (render(plan, "\\boxed{19}") for plan in (("Add.",), ("Read the question.", "Add.")))
     assert called(rewards.plan_shape, [short]) == called(rewards.plan_shape, [padded]) == [1]
     ids = [[1] * len(text.split()) for text in (short, padded)]
-    one, other = rewards.guided(2, 1)(["q"] * 2, [short, padded], completion_ids=ids, answer=["19"] * 2)
+    one, other = rewards.guided(GRPO(plans=2, continuations=1))(
+        ["q"] * 2, [short, padded], completion_ids=ids, answer=["19"] * 2
+    )
     assert one > other  # as right as the other, and shorter
 
 
 def test_length_says_nothing_where_nothing_is_right_or_all_are_as_long():
-    none = {"alpha": 0.1, "longest": None, "only_right": True}
-    assert rewards.length_terms([3, 5], [False, False], **none) == [0, 0]
-    assert rewards.length_terms([4, 4], [True, False], **none) == [0, 0]
+    assert rewards.length_terms(GRPO(), [3, 5], [False, False]) == [0, 0]
+    assert rewards.length_terms(GRPO(), [4, 4], [True, False]) == [0, 0]
 
 
 def test_the_open_choices_of_the_length_term_are_open():
-    terms = rewards.length_terms([4, 8], [True, False], alpha=1, longest=12, only_right=False)
+    part = GRPO(length_weight=1, longest=12, length_for="all")
+    terms = rewards.length_terms(part, [4, 8], [True, False])
     assert terms == pytest.approx([1, math.exp(-0.5)])
 
 
@@ -213,7 +214,7 @@ def test_the_open_choices_of_the_length_term_are_open():
 def test_guided_rewards_move_with_their_plans(texts, order):
     def rewarded(texts):
         ids = [[1] * len(text) for text in texts]
-        return rewards.guided(3, 4)(["q"] * 12, texts, completion_ids=ids, answer=["1"] * 12)
+        return rewards.guided(GRPO(plans=3, continuations=4))(["q"] * 12, texts, completion_ids=ids, answer=["1"] * 12)
 
     def moved(values):
         return [value for plan in order for value in values[4 * plan : 4 * plan + 4]]
@@ -224,7 +225,9 @@ def test_guided_rewards_move_with_their_plans(texts, order):
 @pytest.mark.parametrize("prompts", [["a"] * 3, ["a", "a", "b", "b"]])
 def test_a_batch_that_is_not_made_of_whole_groups_is_an_error(prompts):
     with pytest.raises(PlantuneError, match="num_generations=4"):
-        rewards.guided(2, 2)(prompts, ["x"] * len(prompts), completion_ids=[[1]] * 4, answer=["1"] * len(prompts))
+        rewards.guided(GRPO(plans=2, continuations=2))(
+            prompts, ["x"] * len(prompts), completion_ids=[[1]] * 4, answer=["1"] * len(prompts)
+        )
 
 
 # --- judges that fail -------------------------------------------------------------------------------------------------
@@ -252,7 +255,6 @@ def test_a_sample_whose_judge_failed_is_neither_punished_nor_favoured():
     reward = rewards.Filled(replying(judged, *[[1.0] * 8] * 9), 4)
     filled = reward(prompts, [""] * 8)
     assert filled == [0.75] * 4 + [0] * 4
-    assert reward.failed == 5
 
     punished = advantages(list(zip(answers, judged, strict=True)), 4)
     fair = advantages(list(zip(answers, filled, strict=True)), 4)
@@ -265,23 +267,12 @@ def test_one_in_five_may_fail_in_ten_steps_and_not_one_more():
     reward = rewards.Filled(replying(*[fail] * 4, *[fine] * 6, fail, fail), 4)
     for _ in range(11):  # the eleventh call comes when the first is no longer among the last ten
         reward(["p"] * 4, [""] * 4)
-    assert reward.failed == 10
 
     reward = rewards.Filled(replying(*[fail] * 5), 4)
     for _ in range(4):
         reward(["p"] * 4, [""] * 4)
-    with pytest.raises(PlantuneError, match="10 of the last 20 samples could not be judged, which is more than 20%"):
+    with pytest.raises(PlantuneError, match="10 plans could not be judged, more than 20% of those of 10 steps"):
         reward(["p"] * 4, [""] * 4)
-
-
-def test_a_filled_reward_keeps_its_name_and_says_how_many_failed():
-    logged = {}
-    reward = rewards.Filled(rewards.plan_similarity(lambda q, p, r: [None] * len(q)), 2)
-    texts = [good(PROBLEMS[0]), "no plan"]
-    rows = ROWS[:1] * 2
-    columns = {"plan": [row["plan"] for row in rows], "log_metric": logged.__setitem__}
-    assert reward([row["prompt"] for row in rows], texts, **columns) == [0, 0]
-    assert reward.__name__ == "plan_similarity" and logged == {"plan_similarity/failed": 0.5}
 
 
 # --- what a recipe means ----------------------------------------------------------------------------------------------
@@ -360,4 +351,4 @@ def test_a_reward_of_ones_own_is_added_by_name(tmp_path):
     assert [(name, weight) for name, _, weight in found][-1] == ("short", 1.0)
     assert called(found[-1][1], ["x"]) == [1]
     with pytest.raises(RecipeError, match="has no function 'long'"):
-        rewards.load([f"{file}:long"])
+        rewards.of(GRPO(reward="answer", rewards=(f"{file}:long",)), ROWS, max_completion=9)

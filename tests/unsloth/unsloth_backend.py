@@ -23,6 +23,7 @@ from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.probes import residuals
 from plantune_lite.plan import SYSTEM
 from plantune_lite.recipe.schema import CPL, GRPO, SFT, Student
+from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.load import load_student, unsloth
 from plantune_lite.train import data, grpo, rollouts, sft
@@ -68,7 +69,7 @@ GROUPS = GRPO(
     save_steps=2,
     extra={"per_device_train_batch_size": 4},
 )
-SCALED = GRPO(group=4, prompts_per_step=2, extra={"scale_rewards": "group"})
+SCALED = GRPO(group=4, prompts_per_step=2, max_completion=16, extra={"scale_rewards": "group"})
 REINFORCED = {
     "paper": GROUPS,
     "stable": replace(GROUPS, settings="stable"),
@@ -78,7 +79,13 @@ REINFORCED = {
 
 def load(folder, bits=32, backend="unsloth", **how):
     part = Student(str(folder), bits=bits, max_length=LENGTH, lora_rank=4, lora_alpha=8)
-    return load_student(part, seed=1, environ={"PLANTUNE_BACKEND": backend}, **how)
+    os.environ["PLANTUNE_BACKEND"] = backend
+    return load_student(part, seed=1, **how)
+
+
+def training(seed, metric=lambda step, **figures: None):
+    reporter = Reporter(say=lambda line: None, metric=metric)
+    return Training(seed=seed, max_length=LENGTH, checkpointing=True, reporter=reporter)
 
 
 def learn(loaded, out, metric=lambda step, **figures: None):
@@ -94,12 +101,8 @@ def learn(loaded, out, metric=lambda step, **figures: None):
         ROWS,
         PART_OF_SMOLLM2 if loaded.model.config.num_hidden_layers > 2 else PART,
         out,
+        training(1, kept),
         validation=ROWS[:2],
-        max_length=LENGTH,
-        checkpointing=True,
-        seed=1,
-        metric=kept,
-        say=lambda line: None,
     )
     return losses
 
@@ -118,15 +121,11 @@ def prefer(loaded, out, metric=lambda step, **figures: None):
         ASK,
         CPL(learning_rate=1e-3 if large else 5e-3),
         out,
+        training(1, kept),
         epochs=1 if large else 2,
         batch_size=2,
         accumulate=1 if large else 2,
-        max_length=LENGTH,
-        checkpointing=True,
         save_steps=2,
-        seed=1,
-        metric=kept,
-        say=lambda line: None,
     )
     return losses
 
@@ -146,7 +145,7 @@ def logprobs(loaded):
 def begun(loaded, out):
     """The trainer of Step-APO, which has reckoned the reference."""
     rows, _ = preference.encoded(loaded, PAIRS[:4], ASK, LENGTH)
-    settings = preference.config(loaded.model, CPL(), out, 1, 2, 1, True, 1, 1, LENGTH)
+    settings = preference.config(loaded.model, CPL(), out, training(1), 1, 2, 1, 1)
     return preference.trainer(loaded, rows, CPL(), settings)
 
 
@@ -191,18 +190,18 @@ def seeded(rollout):
 def reinforce(loaded, part, out):
     """The figures of every step."""
     figures = {}
+
+    def passed(prompts, completions, **more):
+        return [share > 0.6 for share in low_ids(prompts, completions, **more)]
+
     grpo.train(
         loaded,
         [{"problem_id": id, "prompt": list(prompt)} for id, prompt in ASK.items()],
-        [("low_ids", low_ids, 1.0)],
+        grpo.Rewards(lambda most: [("low_ids", low_ids, 1.0)], passed),
         part,
         out,
-        passed=lambda prompts, completions, **more: [share > 0.6 for share in low_ids(prompts, completions, **more)],
-        max_length=LENGTH,
-        checkpointing=True,
-        seed=7,  # no answer has the padding token in it, which Unsloth takes for padding wherever it stands
-        metric=lambda step, **named: figures.setdefault(step, {}).update(named),
-        say=lambda line: None,
+        # Seed 7: no answer has the padding token in it, which Unsloth takes for padding wherever it stands.
+        training(7, lambda step, **named: figures.setdefault(step, {}).update(named)),
     )
     return [named for _, named in sorted(figures.items())]
 
@@ -435,7 +434,7 @@ def test_every_layer_holds_what_it_holds_in_the_plain_branch(name, preferred, pl
 def same_figures(now, then):
     for one, other in zip(now, then, strict=True):
         # Unsloth reckons no entropy, and means its KL over answers where TRL does over tokens.
-        expected = {name: value for name, value in other.items() if name not in ("entropy", "tokens_a_second")}
+        expected = {name: value for name, value in other.items() if name != "entropy"}
         assert {name: one[name] for name in expected} == pytest.approx(expected, abs=1e-4, rel=1e-3)
     assert len({row["reward"] for row in then}) > 1 and any(abs(row["loss"]) > 1e-3 for row in then)
 
@@ -531,13 +530,12 @@ def changed_settings():
     trl_args.config = noted
     model, out = torch.nn.Linear(1, 1), Path("x") / "out"
     model.dtype = torch.float32
-    grpo_of = {"most": 16, "checkpointing": True, "seed": 0, "steps": 4, "rows": 2}
     made = {
-        "sft": lambda: sft._settings(model, PART, out, LENGTH, True, 0, 4, True),
-        "cpl": lambda: preference.config(model, CPL(), out, 4, 2, 2, True, 2, 0, LENGTH),
-        "grpo": lambda: grpo_config(model, GROUPS, out, **grpo_of),
-        "grpo stable": lambda: grpo_config(model, REINFORCED["stable"], out, **grpo_of),
-        "grpo scaled": lambda: grpo_config(model, SCALED, out, **grpo_of),
+        "sft": lambda: sft._settings(model, PART, out, training(0), 4, True),
+        "cpl": lambda: preference.config(model, CPL(), out, training(0), 4, 2, 2, 2),
+        "grpo": lambda: grpo_config(model, GROUPS, out, training(0), 4),
+        "grpo stable": lambda: grpo_config(model, REINFORCED["stable"], out, training(0), 4),
+        "grpo scaled": lambda: grpo_config(model, SCALED, out, training(0), 4),
     }
     changed = {}
     for name, make in made.items():

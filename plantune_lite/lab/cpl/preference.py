@@ -16,6 +16,7 @@ from typing import Any
 
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
+from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
 from plantune_lite.train import trl_args
 from plantune_lite.types import LoadedStudent, Messages, RecipeError
@@ -113,13 +114,11 @@ def config(
     model: Any,
     part: CPL,
     out: Path,
+    training: Training,
     steps: int,
     batch_size: int,
     accumulate: int,
-    checkpointing: bool,
     save_steps: int,
-    seed: int,
-    max_length: int,
 ) -> Any:
     """What TRL's trainer is told."""
     from trl import DPOConfig
@@ -127,17 +126,10 @@ def config(
     if part.beta == 0:
         raise RecipeError("cpl.beta is 0, which holds the student to nothing: set the paper's cpl.beta=0.3")
     settings = {
-        **trl_args.common(
-            model,
-            out,
-            steps=steps,
-            learning_rate=part.learning_rate,
-            weight_decay=0.0,
-            checkpointing=checkpointing,
-            save_steps=save_steps,
-            logger="none",
-            seed=seed,
-        ),
+        **trl_args.common(model, out, training, steps),
+        "learning_rate": part.learning_rate,
+        "weight_decay": 0.0,
+        "save_steps": save_steps,
         "per_device_train_batch_size": batch_size,
         "gradient_accumulation_steps": accumulate,
         "precompute_ref_log_probs": True,
@@ -152,8 +144,8 @@ def config(
         "sync_ref_model": False,
         "use_liger_kernel": False,
         "padding_free": False,
-        "max_length": max_length,  # what is longer was left out whole, so nothing is cut
+        "max_length": training.max_length,  # what is longer was left out whole, so nothing is cut
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
         "eval_strategy": "no",
     }
-    return trl_args.config(DPOConfig, settings, {}, "cpl", {})
+    return trl_args.config(DPOConfig, settings, {}, "cpl")

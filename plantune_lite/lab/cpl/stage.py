@@ -32,7 +32,7 @@ from plantune_lite.lab.cpl import pairs, report_section, search, step_apo, tree_
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
-from plantune_lite.runs.job import LEAST_HOURS, Job
+from plantune_lite.runs.job import LEAST_HOURS, Job, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import sft
@@ -217,8 +217,7 @@ class _Round:
             list(read_jsonl(self._folder / "rows.jsonl")),
             self._sft(),
             self._folder / "sft",
-            hours=self._hours(0.4),
-            **self._training("sft"),
+            self._training("sft", 0.4),
         )
 
     def _prefer(self) -> dict[str, Any]:
@@ -234,9 +233,8 @@ class _Round:
             self._ask,
             self._job.recipe.cpl,
             self._folder / "apo",
-            hours=self._hours(0.8),
+            self._training("apo", 0.8),
             **settings,
-            **self._training("apo"),
         )
 
     def _judge(self) -> dict[str, Any]:
@@ -260,16 +258,10 @@ class _Round:
     def _sft(self) -> SFT:
         return replace(self._job.recipe.sft or SFT(), target="plan+solution", solutions="teacher", start=None)
 
-    def _training(self, name: str) -> dict[str, Any]:
-        job = self._job
-        return {
-            "max_length": job.recipe.student.max_length,
-            "checkpointing": job.recipe.student.checkpointing,
-            "seed": job.recipe.seed,
-            "metric": partial(self._metric, name),
-            "show": job.progress(),
-            "say": job.say,
-        }
+    def _training(self, name: str, share: float) -> Training:
+        """Return what one training of a round is given: a share of the time, and figures under its name."""
+        training = self._job.training(self._hours(share))
+        return replace(training, reporter=replace(training.reporter, metric=partial(self._metric, name)))
 
     def _metric(self, name: str, step: int, **figures: float) -> None:
         named = {f"{name}_{key}": value for key, value in figures.items()}

@@ -1,6 +1,6 @@
 """Step-APO: pairs of steps and what each is worth become an adapter that prefers the better one by that much.
 
-    train(student, pairs, ask, CPL(alpha=1.0, beta=0.3), out)  -> {"line": "30 steps on 80 pairs, ...", ...}
+    train(student, pairs, ask, CPL(alpha=1.0, beta=0.3), out, Training())  -> {"line": "30 steps on 80 pairs, ...", ...}
 
     loss = -log sigma( beta * [log pi/ref(better) - log pi/ref(worse)] - alpha * (q_better - q_worse) )
 
@@ -9,13 +9,14 @@ step-DPO; with whole replies as pairs (pairs.answer_pairs) and alpha=0 it is DPO
 the adapter as it comes in. Killed, the same call goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from plantune_lite.lab.cpl import preference
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
+from plantune_lite.runs.job import Training
 from plantune_lite.train import callbacks, data
 from plantune_lite.types import LoadedStudent, Messages, PlantuneError
 
@@ -31,6 +32,7 @@ _NAMES = {
     "num_tokens": "tokens",
 }
 _ADVICE = "Try a lower cpl.learning_rate (a third of it), with --again cpl."
+_LESS_MEMORY = "set a smaller sft.batch_size (a pair is two rows) or student.max_length, with --again sft"
 
 
 class PairError(PlantuneError, ValueError):
@@ -43,23 +45,18 @@ def train(
     ask: Mapping[str, Messages],
     part: CPL,
     out: Path,
+    training: Training,
     *,
     epochs: float = EPOCHS,
     batch_size: int = 2,
     accumulate: int = 4,
-    max_length: int = 1024,
-    checkpointing: bool = False,
     save_steps: int = 50,
-    seed: int = 0,
-    hours: float | None = None,
-    metric: Callable[..., object] = lambda step, **figures: None,
-    show: Callable[[str, bool], object] = lambda line, last: None,
-    say: Callable[[str], object] = print,
 ) -> dict[str, Any]:
     """Train the student's adapter on the pairs, or go on from the last checkpoint; `ask` has each question's prompt."""
     from torch.optim.lr_scheduler import LambdaLR
 
-    kept, dropped = preference.encoded(student, pairs, ask, max_length)
+    say = training.reporter.say
+    kept, dropped = preference.encoded(student, pairs, ask, training.max_length)
     if not kept:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "there are none"
         raise PairError(f"none of the {len(pairs)} pairs can be learned from: {reasons}. Search more (cpl.iterations).")
@@ -71,29 +68,21 @@ def train(
     checkpoint = callbacks.last_checkpoint(out)
     if checkpoint is not None and checkpoint.planned < schedule.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
-    settings = preference.config(
-        student.model, part, out, schedule.steps, batch_size, accumulate, checkpointing, save_steps, seed, max_length
-    )
+    settings = preference.config(student.model, part, out, training, schedule.steps, batch_size, accumulate, save_steps)
     built = preference.trainer(student, kept, part, settings)
     lengths = [len(row["prompt_tokens"]) + max(map(len, preference.both(row))) for row in kept]
-    places = data.order(lengths, batch_size, count, seed)[: schedule.steps * a_step]
+    places = data.order(lengths, batch_size, count, training.seed)[: schedule.steps * a_step]
     built.train_dataset = built.train_dataset.select(places)
     built.create_optimizer()
     built.lr_scheduler = LambdaLR(built.optimizer, schedule)
 
     asked = [part.alpha * kept[place]["gap"] for place in places]
-    figures = _Figures(schedule, metric, show, _NAMES, _ADVICE, ("loss", "preference", "asked"))
+    figures = _Figures(schedule, training.reporter, _NAMES, _ADVICE, ("loss", "preference", "asked"))
     figures.asked = [_mean(asked[start : start + a_step]) for start in range(0, len(asked), a_step)]
-    callbacks.train(built, (callbacks.Clock(schedule, hours, say), figures), checkpoint, _less_memory, say)
+    clock = callbacks.Clock(schedule, training.hours, say)
+    callbacks.train(built, (clock, figures), checkpoint, _LESS_MEMORY, say)
     callbacks.keep(student, out)
     return _summary(built.state.log_history, figures.asked, schedule, len(kept), dict(dropped))
-
-
-def _less_memory(step: int) -> str:
-    return (
-        f"memory ran out at step {step} of Step-APO, which takes two rows a pair: set a smaller sft.batch_size or "
-        "student.max_length, with --again sft"
-    )
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------
