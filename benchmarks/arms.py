@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from benchmarks.demo import over_seeds
 from benchmarks.report import HERE, machine, markdown, write
-from plantune_lite.distill import corpus, worked
+from plantune_lite.distill import corpus
+from plantune_lite.distill.problem import worked
 from plantune_lite.evaluate import interventions
 from plantune_lite.evaluate.modes import evaluate_problems, plan_alone
 from plantune_lite.files import read_jsonl, read_records, write_whole
@@ -32,7 +33,7 @@ from plantune_lite.report import charts
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import data, sft
-from plantune_lite.types import Generate, Problem, Score, Trajectory
+from plantune_lite.types import Generate, Problem, Score
 
 RECIPE = load_recipe("smollm2_135m")
 SEEDS = ("0", "1", "2", "3", "4")
@@ -162,22 +163,7 @@ def rows_of(
     pool: Sequence[Problem], target: str, out: Path, *, forwards: bool = False, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Make the rows that the recipe's own corpus has for a target."""
-    if forwards:
-        pool = [replace(one, extra={**one.extra, "plan": one.extra["plan_forwards"]}) for one in pool]
-    trajectories = []
-    for problem in pool:
-        one = worked.plan_of(problem)
-        trajectories.append(
-            Trajectory(
-                problem_id=problem.id,
-                sample=0,
-                question=problem.question,
-                plan=one.plan,
-                execution=one.execution,
-                answer=problem.answer,
-                teacher="worked",
-            )
-        )
+    trajectories = [worked(problem, "forwards" if forwards else None) for problem in pool]
     corpus.build_corpus(trajectories, pool, {}, corpus.Wanted(RECIPE.corpus, target=target, seed=seed), out)
     return list(read_jsonl(out / "train.jsonl"))
 

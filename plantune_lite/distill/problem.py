@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from plantune_lite.distill.prompts import (
     CONSTRAINTS,
+    DIRECTION,
     EXECUTE,
     EXECUTE_CODE,
     PLAN,
@@ -24,7 +25,7 @@ from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.distill.worked import plan_of
 from plantune_lite.grading.answers import final_answer, same_answer
 from plantune_lite.plan import as_block, chat, question_text, render, split_steps, spoiler
-from plantune_lite.recipe.schema import Distill
+from plantune_lite.recipe.schema import Direction, Distill
 from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict
 
 Check = Callable[[Problem, str], Verdict]  # whether the program in an execution passes its tests; may take seconds
@@ -96,8 +97,9 @@ class Distiller:
         """Yield plans in the batches they are asked in; sample k is the same plan whatever `keep` says, so that nothing
         is paid twice."""
         part = self._part
+        told = {"problem": self._text, "direction": DIRECTION[part.direction]}
         if part.plans_per_call > 1:
-            prompt = PLANS.format(count=part.plans_per_call, problem=self._text)
+            prompt = PLANS.format(count=part.plans_per_call, **told)
             for call in range(-(-part.plans // part.plans_per_call)):
                 replies = await self.asked("plan", prompt, reply_shapes()[2], n=call + 1, count=part.plans_per_call)
                 plans = _said(replies[call]).get("plans", [])
@@ -109,9 +111,9 @@ class Distiller:
                 ]
             return
         if part.plan_from == "solution":
-            prompt = PLAN_OF_SOLUTION.format(problem=self._text, solution=self._solution)
+            prompt = PLAN_OF_SOLUTION.format(solution=self._solution, **told)
         else:
-            prompt = PLAN.format(problem=self._text)
+            prompt = PLAN.format(**told)
         seen = 0
         for n in [part.plans] if part.keep == "best" else range(1, part.plans + 1):
             replies = await self.asked("plan", prompt, n=n)
@@ -231,9 +233,9 @@ def _tokens(reply: Reply) -> int:
     return reply.tokens_in + reply.tokens_out + reply.tokens_thought
 
 
-def worked(problem: Problem) -> Trajectory:
+def worked(problem: Problem, direction: Direction | None = None) -> Trajectory:
     """Return what a worked solution makes of one problem, without a teacher."""
-    taken = plan_of(problem)
+    taken = plan_of(problem, direction)
     answer = final_answer(taken.execution)
     made = _trajectory(problem, _Judged(0, taken.plan, 0), "worked", taken.execution, answer)
     fault = Fault(taken.reason) if taken.reason else None

@@ -14,7 +14,7 @@ PLAN = """\
 Write a plan for solving the problem below.
 A plan is a short numbered list. Each step says what to find next and how to find it, in words. It does not carry out
 the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
-Reply with the plan alone, one step a line.
+{direction}Reply with the plan alone, one step a line.
 
 <problem>
 {problem}
@@ -23,7 +23,7 @@ PLANS = """\
 Write {count} plans for solving the problem below that differ in how they go about it.
 A plan is a short list of steps. Each step says what to find next and how to find it, in words. It does not carry out
 the calculation, contains no results and does not give the answer. Use as few steps as the problem needs.
-
+{direction}
 <problem>
 {problem}
 </problem>"""
@@ -31,13 +31,19 @@ PLAN_OF_SOLUTION = """\
 Below are a problem and a solution of it. Write the plan that the solution follows, as somebody would have written it
 before solving: a short numbered list, each step saying what to find next and how, in words, with no calculation, no
 results and not the answer. Reply with the plan alone, one step a line.
-
+{direction}
 <problem>
 {problem}
 </problem>
 <solution>
 {solution}
 </solution>"""
+DIRECTION = {
+    None: "",
+    "forwards": "Begin with what is given and work towards what is asked.\n",
+    "backwards": "Begin with what is asked and work backwards: each step says what the one before it needs and how to\n"
+    "find that, until only what is given is needed.\n",
+}
 SCORE = """\
 Judge a plan for solving a problem. Be strict: a reader who follows the plan to the letter, calculating correctly,
 should reach the right answer, and the plan should respect every constraint.

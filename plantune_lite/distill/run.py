@@ -127,7 +127,7 @@ class _Distillation:
     async def _distilled(self, problem: Problem) -> list[Trajectory] | None:
         """Return what came of a problem; None where it must be left out or left for the next time."""
         if self.teaching is None:
-            return [worked(problem)]
+            return [worked(problem, self.part.direction)]
         try:
             teaching = self.teaching
             found = await Distiller(problem, teaching.ask, self.part, teaching.name, self.check).run()

@@ -1,13 +1,16 @@
 """The teacher that is no model: a worked solution becomes a plan and its execution.
 
-A plan says what to find next and how, without computing. Where a source brings plan lines (practice) they are taken;
-where it brings sub-questions (gsm8k's socratic release) each becomes a step:
+A plan says what to find next and how, without computing. Where a source brings plan lines (practice) they are taken, in
+the direction they have or, where practice brings both, in the one that is asked for; where it brings sub-questions
+(gsm8k's socratic release) each becomes a step:
 
     "How many eggs does Janet sell?" + "Janet sells 16 - 3 = 13 eggs." -> "How many eggs does Janet sell? Subtract."
 
 where it brings only steps (gsm_symbolic), each step's operation and what its result counts:
 
     "There are 3 * 4 = 12 apples in the boxes." -> "Multiply to find the apples in the boxes."
+
+Sub-questions and steps run forwards; a plan backwards is these turned round.
 
 A solution with its numbers blanked is no plan, so a step of which neither can be said leaves its problem without one.
 """
@@ -17,6 +20,7 @@ from dataclasses import dataclass
 
 from plantune_lite.distill.reasons import Reason
 from plantune_lite.plan import clean_step, split_steps, with_answer
+from plantune_lite.recipe.schema import Direction
 from plantune_lite.types import Problem
 
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
@@ -35,13 +39,14 @@ class Worked:
     reason: Reason | None = None
 
 
-def plan_of(problem: Problem) -> Worked:
-    """Take the plan out of a problem's worked solution."""
+def plan_of(problem: Problem, direction: Direction | None = None) -> Worked:
+    """Take the plan out of a problem's worked solution, in the direction that is asked for."""
     steps = problem.steps
     if not steps and not problem.solution:
         return Worked((), "", Reason.NO_WORKED_SOLUTION)
     execution = with_answer("\n".join(steps) if steps else problem.solution or "", problem.answer)
-    if given := problem.extra.get("plan"):
+    given = problem.extra.get("plan_forwards" if direction == "forwards" else "plan") or problem.extra.get("plan")
+    if given:
         lines = split_steps(given) if isinstance(given, str) else [str(line) for line in given]
     elif questions := problem.extra.get("subquestions"):
         if len(questions) != len(steps):
@@ -49,6 +54,8 @@ def plan_of(problem: Problem) -> Worked:
         lines = [_from_question(str(question), step) for question, step in zip(questions, steps, strict=True)]
     else:
         lines = [_from_step(step) for step in steps]
+    if direction == "backwards" and not given:
+        lines.reverse()
     plan = tuple(clean_step(line) for line in lines)
     if not plan or not all(plan):
         return Worked((), execution, Reason.NO_WORKED_PLAN)

@@ -17,6 +17,7 @@ from plantune_lite.types import RecipeError
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
 
+Direction = Literal["forwards", "backwards"]  # of plans
 Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned model's
 
 
@@ -62,6 +63,8 @@ class Distill(_WithFloats):
     _: KW_ONLY
     model: str | None = None  # the teacher's model; None = the dated default
     plan_from: Literal["question", "solution"] = "question"  # "solution": summarise the data set's own working
+    # Plans from what is given on, or from the question back; None = as the teacher or the source has them.
+    direction: Direction | None = None
     plans: int = knob(5, low=1, high=64)  # a problem, at most
     plans_per_call: int = knob(1, low=1, high=64)  # more than 1: one structured list, cheaper and less diverse
     temperature: float = knob(0.7, low=0, high=2)

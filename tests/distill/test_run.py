@@ -66,6 +66,19 @@ def test_a_plan_that_scores_and_leads_to_the_answer_is_kept(tmp_path):
     assert summary["problems_kept"] == 6
 
 
+@pytest.mark.parametrize("way", [{}, {"plans_per_call": 2, "plans": 2}, {"plan_from": "solution"}])
+def test_a_teacher_is_told_which_way_plans_run_where_a_recipe_says_it(tmp_path, way):
+    solved = [replace(one, solution=f"It is {one.answer}.") for one in PROBLEMS]
+    for direction, words in (("backwards", "work backwards"), ("forwards", "work towards what is asked")):
+        teacher = Teacher(plans=TWO_PLANS)
+        run(tmp_path / direction, teacher, problems=solved, direction=direction, **way)
+        asked = [text for text, _ in teacher.asked if "Judge" not in text and "plan" in text.split("\n")[0].lower()]
+        assert any(words in text for text in asked) and "{" not in asked[0].partition("<problem>")[0]
+    plain = Teacher(plans=TWO_PLANS)
+    run(tmp_path / "plain", plain, problems=solved, **way)
+    assert not any("backwards" in text or "towards" in text for text, _ in plain.asked)
+
+
 def test_first_makes_plans_one_after_another_until_one_passes(tmp_path):
     teacher = Teacher(scores=(20, 90), plans=TWO_PLANS)
     _, kept, rejected = run(tmp_path, teacher)

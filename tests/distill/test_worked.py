@@ -34,6 +34,18 @@ def test_a_bare_step_becomes_its_operation_and_what_it_finds(step, line):
     assert plan_of(problem(steps=[step])).plan == (line,)
 
 
+def test_a_plan_runs_the_way_that_is_asked_for():
+    steps = ["There are 3 * 4 = 12 apples.", "Left are 12 - 5 = 7 apples."]
+    onwards = ("Multiply to find the apples.", "Subtract to find the apples.")
+    assert plan_of(problem(steps=steps)).plan == plan_of(problem(steps=steps), "forwards").plan == onwards
+    assert plan_of(problem(steps=steps), "backwards").plan == onwards[::-1]
+    [chain] = practice_problems("train", seed=0, limit=1)
+    assert plan_of(chain).plan == plan_of(chain, "backwards").plan == tuple(chain.extra["plan"])
+    assert plan_of(chain, "forwards").plan == tuple(chain.extra["plan_forwards"])
+    given = problem(steps=steps, extra={"plan": ["Note the apples.", "Subtract."]})
+    assert plan_of(given, "backwards").plan == ("Note the apples.", "Subtract."), "nobody knows which way it runs"
+
+
 @pytest.mark.parametrize("given", ["1. Note the pens.\n2. Add both.", ["Note the pens.", "2. Add both."]])
 def test_a_plan_that_the_row_brings_is_taken_as_it_is_written(given):
     made = problem(solution="3 + 4 = 7 pens", answer="7", extra={"plan": given})
