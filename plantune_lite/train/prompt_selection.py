@@ -6,8 +6,10 @@
 
     {"problem_id": "practice/train/7", "passed": 3, "asked": 8}
 
-What is solved always or never teaches nothing, since all answers of its group are worth the same. Both looks cost
-answers of the start policy, so what they found is kept: a run that goes on does not look again.
+What is solved always or never teaches nothing, since all answers of its group are worth the same. Only a share of the
+run's answers is spent on looking, so prompts that nobody looked at make up the rest: a few that come again and again
+are learned by heart. Both looks cost answers of the start policy, so what they found is kept: a run that goes on does
+not look again.
 """
 
 import json
@@ -120,9 +122,10 @@ def calibrated(
 def solved_at_times(
     student: LoadedStudent, rows: Sequence[Row], passed: Reward, file: Path, part: GRPO, training: Training
 ) -> list[Row]:
-    """Return the prompts whose answers pass at times and at times not, of as many as the run is worth."""
-    order = Random(training.seed).sample(range(len(rows)), len(rows))
-    looked = [rows[place] for place in order[: max(2 * _AT_ONCE, round(SHARE * part.steps * part.prompts_per_step))]]
+    """Return the prompts whose answers pass at times and at times not, and more where these would come too often."""
+    draws = part.steps * part.prompts_per_step
+    shuffled = Random(training.seed).sample(rows, len(rows))
+    looked = shuffled[: max(2 * _AT_ONCE, round(SHARE * draws))]
     known = {row["problem_id"]: row for row in read_jsonl(file)} if file.is_file() else {}
     ends = None if training.hours is None else time.monotonic() + SHARE_OF_TIME * training.hours * 3600
     left = [row for row in looked if row["problem_id"] not in known]
@@ -138,7 +141,11 @@ def solved_at_times(
                 writer.write(known[row["problem_id"]])
             line = f"which prompts are solved at times: {len(known)} of {len(looked)} looked at"
             training.reporter.show(line, start + _AT_ONCE >= len(left))
-    return _kept([(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known], training)
+    kept = _kept([(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known], training)
+    others = [row for row in shuffled if row["problem_id"] not in known][: max(0, draws - len(kept))]
+    if others:
+        training.reporter.say(f"{len(others)} more, not looked at, so that none comes more often than it must")
+    return kept + others
 
 
 def _passes(

@@ -477,10 +477,21 @@ def test_what_is_solved_always_or_never_is_left_out_and_nobody_is_asked_twice(ba
 
 def test_no_more_is_looked_at_than_a_share_of_the_run(base, tmp_path):
     knows = Knows(base, {str(number): 2 for number in range(100)})
-    assert len(sift(knows, asked(100), tmp_path / "a.jsonl", steps=50)[0]) == prompt_selection.SHARE * 200
+    sift(knows, asked(100), tmp_path / "a.jsonl", steps=50)
+    assert sum(knows.asked) == prompt_selection.SHARE * 200
+    knows.asked.clear()
     some, _ = sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)
-    assert len(some) == 8  # one look there is always
-    assert sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)[0] == some  # and no other where there was one
+    assert knows.asked == [8]  # one look there is always
+    assert sift(knows, asked(100), tmp_path / "b.jsonl", hours=0.0)[0] == some
+    assert knows.asked == [8]  # and no other where there was one
+
+
+def test_prompts_that_nobody_looked_at_keep_those_that_were_from_coming_again(base, tmp_path):
+    knows = Knows(base, {str(number): number % 2 for number in range(100)})  # half of them at times, half never
+    kept, said = sift(knows, asked(100), tmp_path / "a.jsonl", steps=20)  # 80 draws, 20 looked at
+    looked = {row["problem_id"] for row in read_jsonl(tmp_path / "a.jsonl")}
+    assert len(kept) == 80 and all(int(id) % 2 for id in kept & looked)
+    assert said[1] == f"{80 - len(kept & looked)} more, not looked at, so that none comes more often than it must"
 
 
 def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, tmp_path):
