@@ -98,6 +98,6 @@ def test_what_cannot_fit_a_card_is_refused_and_what_can_is_said():
     command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "qwen2_5_7b_sft", "problems.source=practice"]
     levels = ["problems.levels=2,3", "corpus.filter=both", "evaluate.suites=own"]
     small = subprocess.run([*command, *levels, "--gpu", "8"], capture_output=True, text=True, check=False)
-    assert small.returncode == 1 and "choose a smaller student.model, or a larger card" in small.stdout, small.stderr
+    assert small.returncode == 1 and "choose a smaller student.model, or a larger GPU" in small.stdout, small.stderr
     large = subprocess.run([*command, *levels, "--gpu", "12"], capture_output=True, text=True, check=False)
     assert large.returncode == 0 and "Unmeasured on CUDA" in large.stdout, large.stderr
