@@ -35,7 +35,7 @@ from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Problem, RunError, Score, Trajectory
+from plantune_lite.types import Problem, RunError, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
@@ -229,8 +229,8 @@ def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
     models = [Asked("untuned", None, prompt)]
     if job.recipe.has_baseline:
         models.append(Asked("baseline", "baseline", OF_TARGET["solution"]))
-    if job.recipe.evaluate.before_grpo and trained == "grpo" and job.recipe.grpo.start == "sft":
-        models.append(Asked(_arm(job, "sft"), "sft", OF_TARGET[job.recipe.sft.target]))
+    if job.recipe.evaluate.before_grpo and trained == "grpo" and present(job.recipe.grpo).start == "sft":
+        models.append(Asked(_arm(job, "sft"), "sft", OF_TARGET[present(job.recipe.sft).target]))
     if trained:
         models.append(Asked(_arm(job, trained), trained, mode_of(job.recipe, job.earlier)))
     return models
@@ -314,9 +314,9 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
 
 def _arm(job: Job, trained: str) -> str:
     """What the tuned model is called beside others: the arms of the paper's comparison by their names."""
-    part = job.recipe.sft
     if trained != "sft":
         return trained
+    part = present(job.recipe.sft)
     solved = "baseline" if part.solutions == "dataset" else "control"
     return {"solution": solved, "plan+solution": "m1", "plan": "m2"}[part.target]
 

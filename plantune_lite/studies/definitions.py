@@ -17,7 +17,7 @@ from plantune_lite import files
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.types import RecipeError
+from plantune_lite.types import RecipeError, present
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
 SEEDS = 5  # trainings of each variant: of 3 the t interval is half as wide again
@@ -112,7 +112,7 @@ def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 def _has_low_scores(recipe: Recipe) -> bool:
     """Tell whether plans with a low score came out of distillation as training rows."""
-    return recipe.distill.execute == "all" or recipe.sft.target == "plan"
+    return recipe.distill.execute == "all" or present(recipe.sft).target == "plan"
 
 
 def _first_notes(recipe: Recipe) -> list[str]:

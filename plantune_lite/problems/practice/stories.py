@@ -47,7 +47,7 @@ class Story:
     steps: tuple[Step, ...]
 
 
-NAMES = ("Ada", "Ben", "Clara", "David", "Ella", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+NAMES: tuple[str, ...] = ("Ada", "Ben", "Clara", "David", "Ella", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 NAMES += ("Kira", "Liam", "Mia", "Noah", "Olga", "Pablo", "Rosa", "Sam", "Tara", "Victor")
 GOODS = ("pens", "pencils", "notebooks", "erasers", "rulers", "folders", "brushes", "markers")
 TREASURES = ("stamps", "stickers", "marbles", "coins", "shells", "cards", "buttons", "badges")
