@@ -75,7 +75,7 @@ class Reply:
 
 Generate = Callable[[Sequence[Messages], Sampling], list[list[Reply]]]  # a student, a GGUF, a server, a lambda: P x n
 Ask = Callable[[Messages, Sampling, type | None], Awaitable[list[Reply]]]  # a teacher behind the ledger
-Reward = Callable[..., list[float | None]]  # TRL's own signature
+Reward = Callable[..., Sequence[float | None]]  # TRL's own signature
 
 
 class LoadedStudent(Protocol):

@@ -94,6 +94,7 @@ def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
     least = recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
+    assert least is not None  # the filter needs scores
     if least >= _THRESHOLDS[-1]:
         raise RecipeError(
             f"the threshold is {least} already, and a verifier is asked for {_THRESHOLDS[-1]} points at most: set "
@@ -147,7 +148,7 @@ def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     alike = f"grpo.weights={json.dumps(weights)}"
     words = (alike, "grpo.judge=alignment")
     plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
-    guided = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
+    guided: tuple[str, ...] = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
     guided += ("grpo.structure_weight=0", "grpo.length_weight=0", "grpo.reward=guided")
     variants = [
         Variant("answer", (*words, "grpo.reward=answer"), "right answers alone"),

@@ -227,7 +227,6 @@ class _Round:
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
         accumulate = -(-_PAIRS_A_STEP // at_once)
-        settings = {"batch_size": at_once, "accumulate": accumulate, "save_steps": self._sft().save_steps}
         return step_apo.train(
             loaded,
             chosen,
@@ -235,7 +234,9 @@ class _Round:
             self._part,
             self._folder / "apo",
             self._training("apo", 0.8),
-            **settings,
+            batch_size=at_once,
+            accumulate=accumulate,
+            save_steps=self._sft().save_steps,
         )
 
     def _judge(self) -> dict[str, Any]:
