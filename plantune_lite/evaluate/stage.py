@@ -263,8 +263,8 @@ def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) 
     """Let one model answer these problems."""
     job, loaded = student.job, student.loaded
     part = job.recipe.evaluate
-    other = model.stage is not None and model.stage != student.trained
-    with loaded.wearing(job.run / model.stage) if other else nullcontext():
+    other = None if model.stage == student.trained else model.stage
+    with nullcontext() if other is None else loaded.wearing(job.run / other):
         evaluate_problems(
             loaded.generate if model.stage else loaded.generate_untuned,
             problems,
@@ -292,7 +292,8 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
     if seconds is not None and len(conditions) * sum(one.seconds for one in scores) > seconds:
         job.say(f"{answers.stem}: max_hours leaves no time for interventions")
         return
-    generate, give = loaded.generate, partial(interventions.as_beginning, ask=ASK[tuned.mode])
+    generate = loaded.generate
+    give: interventions.Give = partial(interventions.as_beginning, ask=ASK[tuned.mode])
     if tuned.mode == "m2":
         generate, give = loaded.generate_untuned, interventions.as_order
     out = job.out / "interventions" / answers.name

@@ -337,7 +337,7 @@ def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Sou
     elif name == "practice_stories":
         levels = ()
     generate = _GENERATORS.get(name, practice_problems)
-    split = "words" if name == "practice_words" else "test"
+    split: Any = "words" if name == "practice_words" else "test"
     problems = tuple(
         replace(problem, id=f"{name}/{number}")
         for number, problem in enumerate(generate(split, seed=seed, limit=size, levels=levels))

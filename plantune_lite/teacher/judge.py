@@ -18,7 +18,7 @@ from typing import Any
 from plantune_lite.plan import chat, render
 from plantune_lite.types import Ask, Sampling
 
-Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]
+Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], Sequence[float | None]]
 
 COMPARE = """\
 Below are a problem, a plan that is known to solve it, and a student's plan. How far does the student go the same way?

@@ -116,7 +116,7 @@ def run_grpo(job: Job) -> dict[str, Any]:
     rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
     if part.start == "sft":
         before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
-        adapter = job.run / before
+        adapter: Path | None = job.run / before
         loaded = _loaded(job, adapter, job.earlier[before]["base"]["revision"])
     else:
         adapter = None if part.start == "base" else adapter_of(part.start, job.run)

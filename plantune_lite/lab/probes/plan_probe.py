@@ -95,9 +95,19 @@ def tried(
     """
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
     answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
-    settings = {"model": model, "prompt": prompt}
-    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE}
-    scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
+    scores = metrics.by_problem(
+        answered(
+            problems,
+            answer,
+            mode=mode,
+            out=out,
+            sampling=sampling,
+            settings={"model": model, "prompt": prompt},
+            grade=grade,
+            chunk=_AT_ONCE,
+            show=show,
+        )
+    )
     return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
 
 
