@@ -106,7 +106,7 @@ def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
     """The cells of a row under our names; other columns keep theirs, apart, for they may be called like one of ours."""
     taken = set(names.values())
     rest = {name: value for name, value in row.cells.items() if name not in taken}
-    ours = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
+    ours: dict[str, Any] = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
     if isinstance(rest.get("extra"), Mapping):
         rest |= rest.pop("extra")
     fields: dict[str, Any] = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in names.items()}}

@@ -61,7 +61,7 @@ def run_cpl(job: Job) -> dict[str, Any]:
     ended = made.with_name(f"{last}.json").is_file()
     found: list[dict[str, Any]] = []
     for number in range(1, part.rounds + 1):
-        of_round = _Round(job, number, questions, lambda share, left=part.rounds - number + 1: time_left(share / left))
+        of_round = _Round(job, number, questions, time_left)
         found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
     shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
     report_section.write(job.run, job.out, found)
@@ -112,8 +112,10 @@ class _Round:
     def __init__(
         self, job: Job, number: int, questions: Sequence[Problem], hours: Callable[[float], float | None]
     ) -> None:
-        self._job, self._number, self._questions, self._hours = job, number, questions, hours
+        self._job, self._number, self._questions = job, number, questions
         self._part = present(job.recipe.cpl)
+        left = self._part.rounds - number + 1
+        self._hours: Callable[[float], float | None] = lambda share: hours(share / left)
         self._folder = job.out / f"round{number}"
         self._ask = {problem.id: plan.ask_plainly(problem) for problem in questions}
 
@@ -182,7 +184,7 @@ class _Round:
         before = self._policy()
         loaded = self._loaded(before, training=False)
         by_value = self._part.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
-        judge = value_head.value_of(loaded, before) if by_value else None
+        judge = value_head.value_of(loaded, present(before)) if by_value else None
         yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
 
     @contextmanager
