@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from plantune_lite.types import PlantuneError
 
@@ -69,12 +69,10 @@ def run(program: str, tests: str = "", *, before: str = "", seconds: int = SECON
         )
     except subprocess.TimeoutExpired as late:
         raise SandboxError(_refusal(f"no verdict in {late.timeout:.0f} seconds")) from None
-    said: dict[str, Any] = (
-        json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
-    )
+    said = json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
     if "cannot" in said:
         raise SandboxError(_refusal(said["cannot"]))
-    return Ran(said["ok"], said["how"])
+    return Ran(bool(said["ok"]), said["how"])
 
 
 def _refusal(reason: str) -> str:

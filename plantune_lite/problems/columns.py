@@ -62,12 +62,8 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
             f"There are {there}. Write {ways}"
         )
     column = folded.get("input")
-    if (
-        part.question is None
-        and _folded(names["question"]) == "instruction"
-        and column
-        and column not in names.values()
-    ):
+    instructs = part.question is None and _folded(names["question"]) == "instruction"
+    if instructs and column and column not in names.values():
         names["input"] = column  # "Solve the word problem." is asked of every row: of what, its input says
     return names
 

@@ -35,10 +35,8 @@ GROUPS = {
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
-_GENERATORS: dict[str, Callable[..., Iterator[Problem]]] = {
-    "practice": practice_problems,
-    "practice_stories": stories.generate,
-}
+_Generator = Callable[..., Iterator[Problem]]
+_GENERATORS: dict[str, _Generator] = {"practice": practice_problems, "practice_stories": stories.generate}
 # Suites beside `own`: fresh problems, one hop more than in training, relations worded anew, no need of plans at all.
 PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 
