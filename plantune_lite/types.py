@@ -6,8 +6,9 @@ A record is frozen and goes to one line of JSONL and back:
 """
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
@@ -30,6 +31,15 @@ class RunError(PlantuneError, RuntimeError):
 
 class MissingError(PlantuneError, ImportError):
     """A library that an extra brings is not installed."""
+
+
+Thing = TypeVar("Thing")
+
+
+def present(thing: Thing | None) -> Thing:
+    """Return what must be there here, such as the part of a recipe whose stage is running."""
+    assert thing is not None
+    return thing
 
 
 # --- asking a model ---------------------------------------------------------------------------------------------------
@@ -65,7 +75,7 @@ class Reply:
 
 Generate = Callable[[Sequence[Messages], Sampling], list[list[Reply]]]  # a student, a GGUF, a server, a lambda: P x n
 Ask = Callable[[Messages, Sampling, type | None], Awaitable[list[Reply]]]  # a teacher behind the ledger
-Reward = Callable[..., list[float | None]]  # TRL's own signature
+Reward = Callable[..., Sequence[float | None]]  # TRL's own signature
 
 
 class LoadedStudent(Protocol):
@@ -74,7 +84,14 @@ class LoadedStudent(Protocol):
     model: Any
     tokenizer: Any
     preset: Any
-    generate: Generate
+
+    def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+        """Answer each prompt as often as the sampling says."""
+        ...
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Put the model into the state in which it answers, for a while."""
+        ...
 
     def encode_chat(self, messages: Messages, *, for_reply: bool) -> list[int]:
         """Token ids of a conversation with exactly one BOS where the family has one."""

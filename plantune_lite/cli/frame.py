@@ -54,7 +54,9 @@ class _Path(click.Path):
     """A path; `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(value, param, ctx).expanduser()
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)  # its path_type
+        return path.expanduser()
 
 
 PATH = _Path(path_type=Path)

@@ -105,17 +105,16 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
     preset = presets.find(wanted.student.model)
     if machine.on == "cpu" and preset is not None and preset.wants_gpu:
         machine = devices.here(16)  # the free card of a notebook: what most will train it on
-    how = {"on": machine.on, "bf16": machine.bf16}
     why, needs, spans, verdict = "", [], {}, None
     try:
-        needs = memory.needs(wanted, **how)
+        needs = memory.needs(wanted, on=machine.on, bf16=machine.bf16)
         spans = stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
-        verdict = fit_to_gpu(wanted, machine.free, **how)
+        verdict = fit_to_gpu(wanted, machine.free, on=machine.on, bf16=machine.bf16)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
     judge = cost.judging(wanted, os.environ)
     if as_json:
-        found = {
+        found: dict[str, Any] = {
             "machine": asdict(machine),
             "stages": [asdict(need) for need in needs],
             "minutes": spans,

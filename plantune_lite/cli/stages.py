@@ -140,7 +140,7 @@ def report(run: Path) -> None:
 @click.option("--public", is_flag=True, help="Public, once the Hub lists what is here (default: private).")
 @click.option("--dry-run", type=PATH, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
 @json_option
-def push(run: Path, repo: str, as_json: bool, data: bool, what: str | None, **options: Any) -> None:
+def push(run: Path, repo: str, as_json: bool, data: bool, what: Any, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
     from plantune_lite.export import push_run
     from plantune_lite.terminal import printable

@@ -216,7 +216,7 @@ def _prompts(
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
-_WAYS_ON = {
+_WAYS_ON: dict[str, str] = {
     Reason.LOW_SCORE: "Lower distill.min_score or raise distill.plans.",
     Reason.WRONG_ANSWER: "Raise distill.plans, or distill with a better teacher.",
     Reason.NO_ANSWER: "Raise distill.plans or distill.max_tokens, or distill with a better teacher.",

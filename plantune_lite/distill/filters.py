@@ -19,7 +19,7 @@ from plantune_lite.distill import dedup
 from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.grading.answers import same_answer
 from plantune_lite.problems.split import normalised
-from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict
+from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict, present
 
 _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one
 
@@ -102,7 +102,7 @@ def spoils(one: Trajectory, problem: Problem) -> Fault | None:
     return Fault(Reason.SPOILS, why) if why else None
 
 
-def not_good(one: Trajectory, problem: Problem, mode: str, min_score: int, *, executed: bool) -> Fault | None:
+def not_good(one: Trajectory, problem: Problem, mode: str, min_score: int | None, *, executed: bool) -> Fault | None:
     """Reject what the filter `mode` keeps out, and what leaves nothing to learn; `executed` asks for more than a
     plan."""
     if not one.plan:
@@ -110,7 +110,7 @@ def not_good(one: Trajectory, problem: Problem, mode: str, min_score: int, *, ex
     if mode in ("plan", "both"):
         if one.score is None:
             return Fault(Reason.NO_SCORE)
-        if one.score < min_score:
+        if one.score < present(min_score):
             return Fault(Reason.LOW_SCORE, f"{one.score} < {min_score}")
     if executed and not one.execution.strip():
         return Fault(Reason.NOT_EXECUTED)

@@ -26,7 +26,7 @@ from plantune_lite.distill.worked import plan_of
 from plantune_lite.grading.answers import final_answer, same_answer
 from plantune_lite.plan import as_block, chat, question_text, render, split_steps, spoiler
 from plantune_lite.recipe.schema import Direction, Distill
-from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict
+from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict, present
 
 Check = Callable[[Problem, str], Verdict]  # whether the program in an execution passes its tests; may take seconds
 Kind = Literal["constraints", "plan", "score", "execution"]  # what a teacher is asked for
@@ -189,7 +189,7 @@ class Distiller:
         """Return the answer that an execution comes to, and what is wrong with it, if anything is."""
         problem = self._problem
         if problem.kind == "code":  # a program that passes has the gold answer from here on: nobody need run it again
-            verdict = await asyncio.to_thread(self._check, problem, execution)
+            verdict = await asyncio.to_thread(present(self._check), problem, execution)
             if verdict.same:
                 return problem.answer, None
             return None, Fault(Reason.NO_ANSWER if verdict.same is None else Reason.WRONG_ANSWER, verdict.how)

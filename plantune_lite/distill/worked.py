@@ -47,7 +47,7 @@ def plan_of(problem: Problem, direction: Direction | None = None) -> Worked:
     execution = with_answer("\n".join(steps) if steps else problem.solution or "", problem.answer)
     given = problem.extra.get("plan_forwards" if direction == "forwards" else "plan") or problem.extra.get("plan")
     if given:
-        lines = split_steps(given) if isinstance(given, str) else [str(line) for line in given]
+        lines = list(split_steps(given)) if isinstance(given, str) else [str(line) for line in given]
     elif questions := problem.extra.get("subquestions"):
         if len(questions) != len(steps):
             return Worked((), execution, Reason.UNMATCHED_QUESTIONS)

@@ -38,7 +38,8 @@ def fit_to_gpu(recipe: Recipe, free: float, *, on: On = "cuda", bf16: bool = Tru
         f"{recipe.name} needs {size(need.memory)} of {'memory' if on == 'cpu' else 'the GPU'} for {need.stage}, "
         f"most of it {need.most} ({size(need.parts[need.most])}), and {size(free)} are free. "
     )
-    smaller, changes = recipe, {}
+    smaller = recipe
+    changes: dict[str, str] = {}
     while need.memory > free:
         settings = next((one for one in _rungs(smaller, need.stage) if _helps(smaller, one, need, estimate)), None)
         if settings is None:

@@ -68,7 +68,7 @@ def needs(recipe: Recipe, *, on: On = "cuda", bf16: bool = True) -> list[Need]:
 
 def rows(stages: Sequence[Need], minutes: Mapping[str, str], money: str) -> list[tuple[str, ...]]:
     """Format the stages as rows of a table: stage, minutes, money, memory, its largest part, disk."""
-    table = []
+    table: list[tuple[str, ...]] = []
     if "distill" not in {need.stage for need in stages}:
         table.append(("distill", "", money, "", "", ""))
     for need in stages:

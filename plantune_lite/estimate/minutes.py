@@ -58,7 +58,7 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | N
             times * max(traffic / read, arithmetic / share, shape.layers * wait) for read, share, wait in waits
         )
 
-    found = {}
+    found: dict[str, Span] = {}
     if recipe.headroom:
         found["headroom"] = answering(recipe.headroom, min(REPLY, recipe.evaluate.max_tokens))
     if recipe.distill.teacher == "self":
@@ -81,13 +81,15 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | N
         rows = (recipe.sft.epochs if recipe.sft else 1) * paths + PAIR_EPOCHS * 2 * pairs
         learned = training(rows, min(ROW, part.max_length), together)
         spans = zip(lines, rollouts, learned, strict=True)
-        found["cpl"] = tuple(cpl.rounds * (share * (line + rollout) + step) for line, rollout, step in spans)
+        least, most = (cpl.rounds * (share * (line + rollout) + step) for line, rollout, step in spans)
+        found["cpl"] = least, most
     if grpo := recipe.grpo:
         replies = grpo.prompts_per_step * grpo.group
         reply = min(REPLY, grpo.max_completion or part.max_length)
         written = answering(replies, reply)
         learned = training(replies, min(ROW, part.max_length), GRPO_ROWS)
-        found["grpo"] = tuple(grpo.steps * (one + other) for one, other in zip(written, learned, strict=True))
+        least, most = (grpo.steps * (one + other) for one, other in zip(written, learned, strict=True))
+        found["grpo"] = least, most
     evaluate = recipe.evaluate
     asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
     arms = 2 + recipe.has_baseline + evaluate.before_grpo + evaluate.plan_use

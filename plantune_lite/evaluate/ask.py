@@ -13,6 +13,7 @@ to four in all; `plantune probe RUN` makes the judge.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from plantune_lite.evaluate import metrics, results
 from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, way_to_answer
@@ -105,7 +106,7 @@ def best_prompt(run: Path) -> Mode:
     modes = metrics.by_mode(read_records(Score, first) if first else ())
     if not modes:
         return "zero_shot_cot"
-    return metrics.best_mode({mode: metrics.shares(scores) for mode, scores in modes.items()})
+    return metrics.best_mode({cast(Mode, mode): metrics.shares(scores) for mode, scores in modes.items()})
 
 
 def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:

@@ -77,7 +77,7 @@ def intervene(
         )
         show(why, True)
         return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
-    given = {
+    given: dict[str, Mapping[str, Plan]] = {
         "own": own,
         "none": dict.fromkeys(own, ()),
         "swapped": {id: own[other] for id, other in _partners(own, seed).items()},
@@ -98,7 +98,7 @@ def intervene(
             show=show,
         )
     shares = {name: metrics.shares(these) for name, these in rows.items()}
-    found = {
+    found: dict[str, Any] = {
         "planned": len(own) / len(written),
         "problems": len(own),
         "conditions": {

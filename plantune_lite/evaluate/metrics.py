@@ -86,9 +86,9 @@ def majority(samples: Mapping[str, Sequence[Score]], choices: Mapping[str, Seque
 def majority_is_right(samples: Sequence[Score], choices: Sequence[str] = ()) -> bool:
     """Whether the answer that most samples gave is right; what cannot be judged has no vote."""
     judged = {one.prediction: one.same for one in samples if one.prediction and one.same is not None}
-    votes = [one.prediction for one in samples if one.prediction in judged]
+    votes = [one.prediction for one in samples if one.prediction and one.prediction in judged]
     chosen = stats.majority(votes, lambda one, other: same_answer(one, other, choices=choices).same is True)
-    return judged.get(chosen) is True
+    return chosen is not None and judged[chosen] is True
 
 
 def line(figures: Mapping[str, Any]) -> str:

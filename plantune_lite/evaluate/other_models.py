@@ -44,7 +44,7 @@ def evaluate_model(
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
     name, server = _name(where), _is_server(where)
     weights = "" if server else _weights(where)
-    modes = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
+    modes: Sequence[Mode] = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
     examples = examples_of(run)
     modes = prompts_with_examples(modes, examples, say)
     with _opened(run, recipe, where, say) as generate:
@@ -118,7 +118,9 @@ def _mode(run: Path, recipe: Recipe) -> Mode:
 
 
 @contextmanager
-def _opened(run: Path, recipe: Recipe, where: str, say: Callable[[str], object]) -> Iterator[Generate]:
+def _opened(
+    run: Path, recipe: Recipe, where: str, say: Callable[[str], object]
+) -> Iterator[Callable[..., list[list[Reply]]]]:
     """The model as a Generate."""
     path = Path(where)
     room = recipe.student.max_length + recipe.evaluate.max_tokens

@@ -35,7 +35,7 @@ from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Problem, RunError, Score, Trajectory
+from plantune_lite.types import Problem, RunError, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
@@ -229,8 +229,8 @@ def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
     models = [Asked("untuned", None, prompt)]
     if job.recipe.has_baseline:
         models.append(Asked("baseline", "baseline", OF_TARGET["solution"]))
-    if job.recipe.evaluate.before_grpo and trained == "grpo" and job.recipe.grpo.start == "sft":
-        models.append(Asked(_arm(job, "sft"), "sft", OF_TARGET[job.recipe.sft.target]))
+    if job.recipe.evaluate.before_grpo and trained == "grpo" and present(job.recipe.grpo).start == "sft":
+        models.append(Asked(_arm(job, "sft"), "sft", OF_TARGET[present(job.recipe.sft).target]))
     if trained:
         models.append(Asked(_arm(job, trained), trained, mode_of(job.recipe, job.earlier)))
     return models
@@ -263,8 +263,8 @@ def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) 
     """Let one model answer these problems."""
     job, loaded = student.job, student.loaded
     part = job.recipe.evaluate
-    other = model.stage is not None and model.stage != student.trained
-    with loaded.wearing(job.run / model.stage) if other else nullcontext():
+    other = None if model.stage == student.trained else model.stage
+    with nullcontext() if other is None else loaded.wearing(job.run / other):
         evaluate_problems(
             loaded.generate if model.stage else loaded.generate_untuned,
             problems,
@@ -292,7 +292,8 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
     if seconds is not None and len(conditions) * sum(one.seconds for one in scores) > seconds:
         job.say(f"{answers.stem}: max_hours leaves no time for interventions")
         return
-    generate, give = loaded.generate, partial(interventions.as_beginning, ask=ASK[tuned.mode])
+    generate = loaded.generate
+    give: interventions.Give = partial(interventions.as_beginning, ask=ASK[tuned.mode])
     if tuned.mode == "m2":
         generate, give = loaded.generate_untuned, interventions.as_order
     out = job.out / "interventions" / answers.name
@@ -314,9 +315,9 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
 
 def _arm(job: Job, trained: str) -> str:
     """What the tuned model is called beside others: the arms of the paper's comparison by their names."""
-    part = job.recipe.sft
     if trained != "sft":
         return trained
+    part = present(job.recipe.sft)
     solved = "baseline" if part.solutions == "dataset" else "control"
     return {"solution": solved, "plan+solution": "m1", "plan": "m2"}[part.target]
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export.safetensors_io import FLOATS, ExportError, Tensor, tensors_in, tensors_of
+from plantune_lite.types import present
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -231,12 +232,12 @@ def _layer_tensors(path: str, module: Any, left: dict[str, Tensor], adapter: Pat
     wanted = {"lora_A": (rank, module.in_features), "lora_B": (module.out_features, rank)}
     for role, tensor in found.items():
         if tensor is None or tensor.shape != wanted.get(role, tensor.shape):
-            shape = tensor.shape if tensor else "nothing"
+            shape = "nothing" if tensor is None else tensor.shape
             raise ExportError(
                 f"{adapter} has {shape} as {keys[role]} of {path}, where the base and the adapter's config want "
                 f"{wanted.get(role)}: it is cut off, or of another model"
             )
-    return found
+    return {role: present(tensor) for role, tensor in found.items()}
 
 
 def _replaced(
@@ -247,7 +248,8 @@ def _replaced(
     adapter: Path,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors that the adapter brings whole: those trained on their own, and those that stay tied as they were."""
-    own, shared = {}, {}
+    own: dict[str, Tensor] = {}
+    shared: dict[str, Tensor] = {}
     saved = config.get("modules_to_save") or []
     for key, tensor in left.items():
         name = key.removeprefix(PREFIX).replace(".base_layer.", ".")

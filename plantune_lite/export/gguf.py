@@ -27,6 +27,7 @@ from plantune_lite.export.safetensors_io import FLOATS, tensors_in
 from plantune_lite.files import write_whole
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
+from plantune_lite.types import present
 
 PROGRESS = ".gguf.json"
 FORMAT = 1  # counts up when the same model gives other files
@@ -127,7 +128,7 @@ class _Work:
 
     def _write(self, kind: str, target: Path) -> None:
         if kind == "lora_gguf":
-            llama_cpp.convert_lora(self.model.adapter, self.model.base, target, say=self.say)
+            llama_cpp.convert_lora(present(self.model.adapter), present(self.model.base), target, say=self.say)
         elif kind in ("f16", "bf16", "q8_0"):
             llama_cpp.convert(self.model.merged, target, kind, name=self.name, say=self.say)
         else:
@@ -148,7 +149,7 @@ class _Work:
         if kind != "lora_gguf":
             return check_file(kind, file, self.expected)
         under = self.out / f".{self.name}.base.part"
-        llama_cpp.convert(self.model.base, under, "bf16", name=self.name, say=self.say)
+        llama_cpp.convert(present(self.model.base), under, "bf16", name=self.name, say=self.say)
         return check_file(kind, under, self.expected, lora=file)
 
     def sweep(self) -> None:
@@ -185,7 +186,7 @@ def _dtype_of(merged: Path) -> tuple[str, int]:
     """Return the type that loses nothing of a model, and how many numbers it has."""
     tensors = list(tensors_in(merged).values())
     kinds = {FLOATS.get(tensor.dtype) for tensor in tensors}
-    whole = {"bfloat16": "bf16", "float16": "f16"}.get(kinds.pop() if len(kinds) == 1 else None, "f32")
+    whole = {"bfloat16": "bf16", "float16": "f16"}.get((kinds.pop() if len(kinds) == 1 else None) or "", "f32")
     return whole, sum(tensor.values for tensor in tensors)
 
 

@@ -8,6 +8,7 @@ What comes in: the preset. What goes out: the Modelfile for `ollama create`, and
 """
 
 import json
+from typing import Any
 
 from plantune_lite.plan import SYSTEM
 from plantune_lite.student.presets import Preset
@@ -47,7 +48,7 @@ def template(preset: Preset) -> str:
     return text.replace("__QUOTED__", json.dumps(SYSTEM)).replace("__SYSTEM__", SYSTEM)
 
 
-def parameters(preset: Preset, context: int) -> dict[str, object]:
+def parameters(preset: Preset, context: int) -> dict[str, Any]:
     """How it is run: as it was evaluated, greedily, to the end of its turn."""
     return {"temperature": 0, "num_ctx": context, "stop": [preset.turn_end, *preset.stops]}
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from plantune_lite.terminal import printable, size
-from plantune_lite.types import PlantuneError
+from plantune_lite.types import PlantuneError, present
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -140,9 +140,9 @@ def _in_a_sentence(repo: str) -> Iterator[None]:
     except PlantuneError:
         raise
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        if type(error) is RuntimeError:  # the library wraps what happened to a large file
-            error = error.__cause__ or error
-        said = getattr(error, "server_message", None) or str(error) or type(error).__name__
+        wraps = type(error) is RuntimeError  # the library wraps what happened to a large file
+        cause = (error.__cause__ if wraps else None) or error
+        said = getattr(cause, "server_message", None) or str(cause) or type(cause).__name__
         if token := get_token():
             said = said.replace(token, "***")
         said = printable(" ".join(said.split()), limit=300).rstrip(".")
@@ -194,7 +194,7 @@ class Push:
 
     def write_out(self) -> dict[str, Any]:
         """Write exactly what would be pushed, as copies that may be changed without changing the run."""
-        to = self.dry_run
+        to = present(self.dry_run)
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
         try:

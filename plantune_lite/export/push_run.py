@@ -19,7 +19,7 @@ from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import redact
 from plantune_lite.runs.folder import changed_outputs, read_manifest
 from plantune_lite.terminal import printable
-from plantune_lite.types import PlantuneError
+from plantune_lite.types import PlantuneError, present
 
 
 def push_model(
@@ -97,7 +97,8 @@ def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
     found: dict[Form, Path] = {}
     if adapter := run_facts.adapter_folder(run, manifest):
         found["adapter"] = adapter
-    for form, suffix in (("merged", "safetensors"), ("gguf", "gguf")):
+    others: tuple[tuple[Form, str], ...] = (("merged", "safetensors"), ("gguf", "gguf"))
+    for form, suffix in others:
         if any((run / form).glob(f"*.{suffix}")):
             found[form] = run / form
     return found
@@ -106,7 +107,7 @@ def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
 def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
     """Stop at a merged model, or GGUF files of it, that was not found to be its adapter's equal."""
     if form == "adapter":
-        config = json.loads((run_facts.adapter_folder(run, manifest) / "adapter_config.json").read_bytes())
+        config = json.loads((present(run_facts.adapter_folder(run, manifest)) / "adapter_config.json").read_bytes())
         base = config.get("base_model_name_or_path") or ""
         if not run_facts.is_public(base):
             raise PlantuneError(

@@ -110,8 +110,10 @@ def shortened(text: str) -> str:
 def _unreadable(given: Value, gold: Value) -> Verdict:
     if given.latex and given.latex == gold.latex:
         return yes("same text")
-    which, value = ("gold answer", gold) if isinstance(gold, Unreadable) else ("answer", given)
-    return unsure(f"the {which} cannot be read: {value.why}")
+    if isinstance(gold, Unreadable):
+        return unsure(f"the gold answer cannot be read: {gold.why}")
+    assert isinstance(given, Unreadable)
+    return unsure(f"the answer cannot be read: {given.why}")
 
 
 def _numbers(given: Number, gold: Number) -> Verdict:
@@ -203,8 +205,9 @@ def _as_vector(group: Group, other: Group) -> Group:
         return group
     if len(group.items) == 1 and isinstance(row := group.items[0], Group):
         return Group(group.latex, "(", row.items, ")")
-    if all(isinstance(item, Group) and len(item.items) == 1 for item in group.items):
-        return Group(group.latex, "(", tuple(item.items[0] for item in group.items), ")")
+    rows = [item for item in group.items if isinstance(item, Group) and len(item.items) == 1]
+    if len(rows) == len(group.items):
+        return Group(group.latex, "(", tuple(row.items[0] for row in rows), ")")
     return group
 
 
@@ -243,6 +246,7 @@ def _all(verdicts: list[Verdict]) -> Verdict:
 
 def _group_and_one(given: Value, gold: Value, ask: Ask) -> Verdict:
     group, one = (given, gold) if isinstance(given, Group) else (gold, given)
+    assert isinstance(group, Group)
     if len(group.items) == 1 and group.opening in ("[", "{"):
         [item] = group.items
         return compare_answers(item, one, ask) if given is group else compare_answers(one, item, ask)

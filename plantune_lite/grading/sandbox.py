@@ -72,7 +72,7 @@ def run(program: str, tests: str = "", *, before: str = "", seconds: int = SECON
     said = json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
     if "cannot" in said:
         raise SandboxError(_refusal(said["cannot"]))
-    return Ran(said["ok"], said["how"])
+    return Ran(bool(said["ok"]), said["how"])
 
 
 def _refusal(reason: str) -> str:

@@ -73,7 +73,7 @@ def enter_namespaces() -> None:
             if os.read(ours, 1):
                 _write_maps(str(os.getppid()), maps)
         except OSError as error:
-            os._exit(error.errno)
+            os._exit(error.errno or 1)
         os._exit(0)
     call("unshare", everything)
     os.write(theirs, b".")

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 
 from plantune_lite.grading.compare import shortened
 from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, closing
-from plantune_lite.types import MissingError, Verdict
+from plantune_lite.types import MissingError, Verdict, present
 
 START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
 MEMORY_BYTES = 2 << 30  # of the worker's address space, where the platform can limit it
@@ -129,8 +129,9 @@ class _Worker:
             self._ready = True
 
     def _exchange(self, question: dict[str, str], seconds: float) -> Verdict:
-        self._process.stdin.write(json.dumps(question).encode() + b"\n")
-        self._process.stdin.flush()
+        stdin = present(present(self._process).stdin)
+        stdin.write(json.dumps(question).encode() + b"\n")
+        stdin.flush()
         line = self._line(seconds)
         if line is None:
             self._stop()
@@ -166,8 +167,8 @@ class _Worker:
             return
         process.kill()
         process.wait()
-        self._reader.join()  # its pipe has ended with the process
-        for pipe in (process.stdin, process.stdout):
+        present(self._reader).join()  # its pipe has ended with the process
+        for pipe in filter(None, (process.stdin, process.stdout)):
             with contextlib.suppress(OSError):
                 pipe.close()
 

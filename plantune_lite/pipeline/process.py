@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import Any, TextIO
@@ -110,6 +111,7 @@ def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
 
 def _stream(process: Popen[bytes], log: Path, stream: TextIO, heard: Callable[[], object]) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    assert isinstance(process.stdout, BufferedReader)
     with open(log, "ab") as file:
         # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
         while chunk := process.stdout.read1(65536):

@@ -44,8 +44,8 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
             names[role] = given
     folded = {_folded(column): column for column in reversed(table.columns)}  # the first of two alike wins
     for role, known in _NAMES.items():
-        there = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
-        column = next((name for name in there if name not in names.values()), None)
+        known_here = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
+        column = next((name for name in known_here if name not in names.values()), None)
         if role not in names and column and (role != "id" or _tells_apart(table, column)):
             names[role] = column
     if "answer" not in names and "solution" in names and part.solution is None:
@@ -62,7 +62,8 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
             f"There are {there}. Write {ways}"
         )
     column = folded.get("input")
-    if part.question is None and _folded(names["question"]) == "instruction" and column not in (None, *names.values()):
+    instructs = part.question is None and _folded(names["question"]) == "instruction"
+    if instructs and column and column not in names.values():
         names["input"] = column  # "Solve the word problem." is asked of every row: of what, its input says
     return names
 
@@ -101,10 +102,10 @@ def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
     """The cells of a row under our names; other columns keep theirs, apart, for they may be called like one of ours."""
     taken = set(names.values())
     rest = {name: value for name, value in row.cells.items() if name not in taken}
-    ours = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
+    ours: dict[str, Any] = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
     if isinstance(rest.get("extra"), Mapping):
         rest |= rest.pop("extra")
-    fields = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in names.items()}}
+    fields: dict[str, Any] = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in names.items()}}
     question, given = fields.get("question"), fields.pop("input", None)
     if isinstance(given, str | int | float) and str(given).strip() not in ("", "nan") and isinstance(question, str):
         fields["question"] = f"{question}\n\n{given}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from plantune_lite.problems import files
 from plantune_lite.problems.benchmarks import BENCHMARKS, Benchmark
-from plantune_lite.types import ProblemError
+from plantune_lite.types import ProblemError, present
 
 PLACE = "PLANTUNE_DATA"
 
@@ -55,7 +55,7 @@ def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
 
 def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
     table = files.read_table(path)
-    found = [
+    found: list[files.Draft] = [
         (row.where, f"{name}/{split}/{number}", benchmark.of_file(row.cells)) for number, row in enumerate(table.rows)
     ]
     return found, {"file": str(path), "sha256": table.sha256}
@@ -66,12 +66,12 @@ def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
 
 def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None) -> Rows:
     revision = revision or _newest(name, benchmark.hub)
-    theirs = benchmark.train if split == "train" else benchmark.test
-    found = []
+    theirs = present(benchmark.train) if split == "train" else benchmark.test
+    found: list[files.Draft] = []
     for config in benchmark.configs:
         part = _part(name, benchmark.hub, config, theirs, revision)
         place = f"{benchmark.hub}{f' ({config})' if config else ''} {theirs}"
-        stem = "/".join([name, *([config] if len(benchmark.configs) > 1 else []), split])
+        stem = "/".join([name, *([present(config)] if len(benchmark.configs) > 1 else []), split])
         for number, row in enumerate(part):
             if benchmark.only and row["subject"] not in benchmark.only:
                 continue

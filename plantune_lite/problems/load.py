@@ -10,7 +10,7 @@ function of the user's.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ GROUPS = {
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
 _SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
-_GENERATORS = {"practice": practice_problems, "practice_stories": stories.generate}
+_Generator = Callable[..., Iterator[Problem]]
+_GENERATORS: dict[str, _Generator] = {"practice": practice_problems, "practice_stories": stories.generate}
 # Suites beside `own`: fresh problems, one hop more than in training, relations worded anew, no need of plans at all.
 PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 

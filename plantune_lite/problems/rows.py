@@ -91,7 +91,7 @@ def problem(
         choices=choices,
         source=source,
         split=split,
-        kind=kind or (fields.get("kind") if fields.get("kind") in get_args(Kind) else "choice" if choices else "text"),
+        kind=kind or (fields["kind"] if fields.get("kind") in get_args(Kind) else "choice" if choices else "text"),
         extra=_plain(extra),
     )
 
@@ -123,7 +123,7 @@ def _is_worked(answer: str) -> bool:
     if "####" in answer or "\\boxed" in answer:
         return True
     said = final_answer(answer) if _SAYS.search(answer) else None
-    return bool(said) and answer.rstrip(" .*").endswith(said.rstrip(" .*"))
+    return bool(said and answer.rstrip(" .*").endswith(said.rstrip(" .*")))
 
 
 def _working(worked: str) -> str:

@@ -21,6 +21,7 @@ Direction = Literal["forwards", "backwards"]  # of plans
 Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned model's
 
 
+@dataclass(frozen=True)
 class _WithFloats:
     """A part, or the whole, in which `epochs=1` is the 1.0 it stands for: the two must not be two recipes."""
 

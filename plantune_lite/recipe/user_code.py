@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from plantune_lite.recipe.lab import FUNCTIONS, function_path
-from plantune_lite.types import RecipeError
+from plantune_lite.types import RecipeError, present
 
 _REFERENCE = re.compile(r"(?P<home>.+):(?P<name>[A-Za-z_]\w*)")
 
@@ -76,7 +76,7 @@ def source_hash(text: str) -> str:
         raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and match and node.name == match["name"]:
-            return hashlib.sha256(ast.get_source_segment(source, node).encode()).hexdigest()
+            return hashlib.sha256((ast.get_source_segment(source, node) or "").encode()).hexdigest()
     raise RecipeError(f"{text}: {home} has no function of that name at its top level")
 
 
@@ -117,7 +117,7 @@ def load_module(path: Path) -> ModuleType:
     name = _PREFIX + hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
     if name in sys.modules:
         return sys.modules[name]
-    module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
+    module = importlib.util.module_from_spec(present(importlib.util.spec_from_file_location(name, path)))
     sys.modules[name] = module  # a dataclass or an inspect call inside the file looks itself up here
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # as `python FILE` has it, but behind all else

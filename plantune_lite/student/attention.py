@@ -62,13 +62,15 @@ def _roomy_layer() -> Any:
     class RoomyLayer(DynamicLayer):
         """Keys and values in tensors with room for more."""
 
-        room: tuple[Any, Any] | None = None
+        keys: Any
+        values: Any
+        room: tuple[Any, ...] = ()
 
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             before = self.get_seq_length()
             end = before + key_states.shape[-2]
             # Rows that were left out made new tensors of the others.
-            in_place = before and self.room is not None and self.keys.data_ptr() == self.room[0].data_ptr()
+            in_place = before and self.room and self.keys.data_ptr() == self.room[0].data_ptr()
             if not in_place or end > self.room[0].shape[-2]:
                 known = (self.keys, self.values) if before else None
                 self.room = tuple(

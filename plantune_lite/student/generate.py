@@ -287,7 +287,7 @@ class _Dice:
         return torch.cat(self._drawn, -1).tolist()
 
 
-_REMEMBERED = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")
+_REMEMBERED: tuple[str, ...] = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")
 _REMEMBERED += ("temp_QA", "temp_KV", "temp_O", "RH_Q")
 
 

@@ -4,6 +4,7 @@ find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is lo
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from plantune_lite.plan import SYSTEM
@@ -64,13 +65,14 @@ class Preset:
         return self.parameters > 0.5
 
 
-_CHATML_TOKENS = {
-    "chat_template": _with_system(_CHATML),
-    "turn_end": "<|im_end|>",
-    "bos": None,
-    "pad": "<|endoftext|>",
-    "stops": ("<|endoftext|>",),
-}
+_with_chatml = partial(
+    Preset,
+    chat_template=_with_system(_CHATML),
+    turn_end="<|im_end|>",
+    bos=None,
+    pad="<|endoftext|>",
+    stops=("<|endoftext|>",),
+)
 
 
 def _copies(repo: str) -> tuple[str, ...]:
@@ -79,14 +81,13 @@ def _copies(repo: str) -> tuple[str, ...]:
     return (repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
 
-_SMOLLM2 = Preset(
+_SMOLLM2 = _with_chatml(
     name="smollm2_135m",
     title="SmolLM2-135M-Instruct (embedded default, from the package index)",
     repo="HuggingFaceTB/SmolLM2-135M-Instruct",
     family="llama",
     parameters=0.135,
     licence="apache-2.0",
-    **_CHATML_TOKENS,
 )
 PRESETS = (
     _SMOLLM2,
@@ -112,24 +113,22 @@ PRESETS = (
         aliases=_copies("google/gemma-3-1b-it"),
         float16=False,
     ),
-    Preset(
+    _with_chatml(
         name="qwen3_4b",
         title="Qwen3-4B-Instruct-2507 (the one without a thinking mode)",
         repo="Qwen/Qwen3-4B-Instruct-2507",
         family="qwen3",
         parameters=4.0,
         licence="apache-2.0",
-        **_CHATML_TOKENS,
         aliases=_copies("Qwen/Qwen3-4B-Instruct-2507"),
     ),
-    Preset(
+    _with_chatml(
         name="qwen2_5_7b",
         title="Qwen2.5-7B-Instruct",
         repo="Qwen/Qwen2.5-7B-Instruct",
         family="qwen2",
         parameters=7.6,
         licence="apache-2.0",
-        **_CHATML_TOKENS,
         aliases=_copies("Qwen/Qwen2.5-7B-Instruct"),
     ),
 )

@@ -22,7 +22,7 @@ from typing import Any
 
 from plantune_lite.files import cache_folder, write_whole
 from plantune_lite.student import presets
-from plantune_lite.types import MissingError, PlantuneError
+from plantune_lite.types import MissingError, PlantuneError, present
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -157,7 +157,7 @@ def folder(*, say: Callable[[str], object] = print) -> Path:
 
 def _fingerprint() -> str:
     """Hash everything the folder is made from: another template or another converter makes another folder."""
-    preset = presets.find(PRESET)
+    preset = present(presets.find(PRESET))
     parts = [FORMAT, SHA256, preset.chat_template, preset.pad]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -176,7 +176,7 @@ def _files(gguf_file: Path) -> dict[str, bytes]:
     reader = gguf.GGUFReader(gguf_file)
     facts = {name: field.contents() for name, field in reader.fields.items()}
     words = facts["tokenizer.ggml.tokens"]
-    preset, config = presets.find(PRESET), _config(facts)
+    preset, config = present(presets.find(PRESET)), _config(facts)
     ids = {
         "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
         "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
@@ -236,7 +236,7 @@ def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {word: id for id, word in enumerate(words)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in merges]))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [merge.partition(" ")[::2] for merge in merges]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),

@@ -84,7 +84,7 @@ def run_study(
     planning = partial(plan_study, what, asked, seeds=seeds, to=to, stages=stages)
     planning(say=lambda line: None)  # what cannot be is refused before anything is written
     with locked(folder / ".lock"):
-        if kept and (count := bring_back(mirror.resolve(), parent) + _bring_back_variants(kept, folder)):
+        if mirror and kept and (count := bring_back(mirror.resolve(), parent) + _bring_back_variants(kept, folder)):
             tell(f"restored {count} files from {mirror}")
         asked_for, planned = planning(say=tell)
         _refuse_without_key(planned)

@@ -17,7 +17,7 @@ from plantune_lite import files
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.types import RecipeError
+from plantune_lite.types import RecipeError, present
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
 SEEDS = 5  # trainings of each variant: of 3 the t interval is half as wide again
@@ -94,6 +94,7 @@ def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
     least = recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
+    assert least is not None  # the filter needs scores
     if least >= _THRESHOLDS[-1]:
         raise RecipeError(
             f"the threshold is {least} already, and a verifier is asked for {_THRESHOLDS[-1]} points at most: set "
@@ -112,7 +113,7 @@ def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 def _has_low_scores(recipe: Recipe) -> bool:
     """Tell whether plans with a low score came out of distillation as training rows."""
-    return recipe.distill.execute == "all" or recipe.sft.target == "plan"
+    return recipe.distill.execute == "all" or present(recipe.sft).target == "plan"
 
 
 def _first_notes(recipe: Recipe) -> list[str]:
@@ -147,7 +148,7 @@ def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     alike = f"grpo.weights={json.dumps(weights)}"
     words = (alike, "grpo.judge=alignment")
     plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
-    guided = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
+    guided: tuple[str, ...] = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
     guided += ("grpo.structure_weight=0", "grpo.length_weight=0", "grpo.reward=guided")
     variants = [
         Variant("answer", (*words, "grpo.reward=answer"), "right answers alone"),

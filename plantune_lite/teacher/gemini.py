@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -48,20 +49,20 @@ class _Model:
     tunes: bool = True  # False: temperature and top_p are deprecated and ignored, the seed alone varies
 
 
-_LATE = {"thinks": "level", "tunes": False}
+_late = partial(_Model, thinks="level", tunes=False)
 
 # The longest name that begins a model's name. As of 2026-10-07, from Google's guides and users' reports.
 _MODELS: dict[str, _Model] = {
-    "gemini-3.8-flash": _Model(**_LATE, least="low"),  # 400 on "minimal"
-    "gemini-3.7-flash": _Model(**_LATE, least="low"),
-    "gemini-3.6-flash": _Model(**_LATE, least="minimal"),
-    "gemini-3.5-flash-lite": _Model(**_LATE, least="minimal"),
+    "gemini-3.8-flash": _late(least="low"),  # 400 on "minimal"
+    "gemini-3.7-flash": _late(least="low"),
+    "gemini-3.6-flash": _late(least="minimal"),
+    "gemini-3.5-flash-lite": _late(least="minimal"),
     "gemini-3.5-flash": _Model(thinks="level", least="minimal"),
     "gemini-3.1-flash-lite": _Model(thinks="level", least="minimal"),
     "gemini-3": _Model(thinks="level", least="low"),
     "gemini-2.5-pro": _Model(thinks="budget", least=128),
     "gemini-2.5": _Model(thinks="budget", most_thought=24_576),
-    "gemini-": _Model(**_LATE, least="low"),  # newer than this table
+    "gemini-": _late(least="low"),  # newer than this table
     "": _Model(thinks="no", most_thought=0),
 }
 _ROOM = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768}  # tokens of thought we make room for

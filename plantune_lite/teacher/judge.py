@@ -18,7 +18,7 @@ from typing import Any
 from plantune_lite.plan import chat, render
 from plantune_lite.types import Ask, Sampling
 
-Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], list[float | None]]
+Judge = Callable[[Sequence[str], Sequence[Sequence[str]], Sequence[Sequence[str]]], Sequence[float | None]]
 
 COMPARE = """\
 Below are a problem, a plan that is known to solve it, and a student's plan. How far does the student go the same way?
@@ -44,7 +44,7 @@ _SCALE = (0, 0.25, 0.5, 0.75, 1)
 
 
 @functools.cache
-def shape() -> type:
+def shape() -> Any:
     """Return what a judgement looks like. pydantic is slow to import."""
     from pydantic import BaseModel
 
@@ -72,10 +72,13 @@ def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
         replies = await asyncio.gather(
             *(ask(chat(prompt), sampling, shape()) for prompt in prompts), return_exceptions=True
         )  # what is sent is paid for, so none is left alone when another fails
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                raise reply
-        return [score_in(reply.text) for (reply,) in replies]
+        scores = []
+        for replied in replies:
+            if isinstance(replied, BaseException):
+                raise replied
+            [reply] = replied
+            scores.append(score_in(reply.text))
+        return scores
 
     def judge(
         questions: Sequence[str], plans: Sequence[Sequence[str]], references: Sequence[Sequence[str]]

@@ -10,6 +10,7 @@ a thread of its own, so the event loop goes on.
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
 
 from plantune_lite.teacher.provider import FREE, Outcome, Request, Usage, asking_for
 from plantune_lite.types import Generate, Messages, Reply, Sampling
@@ -91,9 +92,9 @@ class Batched:
 
 
 def _outcome(reply: Reply) -> Outcome:
-    what = {"length": "length", "blocked": "blocked"}.get(reply.finish, "ok" if reply.text.strip() else "empty")
+    said: Literal["ok", "empty"] = "ok" if reply.text.strip() else "empty"
     return Outcome(
-        what=what,
+        what=said if reply.finish == "stop" else reply.finish,
         text=reply.text,
         why=reply.finish,
         mean_logprob=reply.mean_logprob,

@@ -64,6 +64,7 @@ class OpenAICompatible:
         self._address = url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
         self._local = is_loopback(url)
         found = key_in(KEYS, environ)
+        self._key: str | None
         self._key_name, self._key = found or (KEYS[0], None)
         if self._key is None and not self._local:
             raise TeacherError(

@@ -35,8 +35,9 @@ def ranks(
         return [sources.index(problem.source) for problem in asked]
     if order == "easy_first":
         levels = [problem.extra.get("level") for problem in asked]
-        if len(set(levels)) > 1 and all(isinstance(level, int | float) for level in levels):
-            return levels
+        numbers: list[float] = [level for level in levels if isinstance(level, int | float)]
+        if len(set(levels)) > 1 and len(numbers) == len(levels):
+            return numbers
         passed = rates(list({problem.id: problem for problem in asked}.values()))
         return [-passed[problem.id] for problem in asked]
     return None

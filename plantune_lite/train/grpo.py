@@ -87,8 +87,9 @@ def train(
         most = prompt_selection.calibrated(student, asked, room, out / "calibration.json", part, training)
     elif most > room:
         say(f"grpo.max_completion={most} is more than student.max_length={training.max_length} leaves: {room}")
-    part = replace(part, max_completion=min(most, room))
-    weighed = rewards.weighed(part.max_completion)
+    most = min(most, room)
+    part = replace(part, max_completion=most)
+    weighed = rewards.weighed(most)
     _refuse_names([name for name, _, _ in weighed])
     # What was trained on before a kill stays what is trained on.
     looking = training if checkpoint is None else replace(training, hours=0.0)
@@ -102,7 +103,7 @@ def train(
     trainer = _trainer(student, [kept[place] for place in placed], watched, part, settings, schedule)
 
     left = None if training.hours is None else training.hours - (time.monotonic() - began) / 3600
-    signs = Signs(say, part.max_completion, rewards=[name for name, _, _ in weighed])
+    signs = Signs(say, most, rewards=[name for name, _, _ in weighed])
     names = watched.names
     names.update(_NAMES)
     parts = [name for name in names.values() if name not in _NAMES.values()]

@@ -12,7 +12,7 @@ Zero is what plans of other problems come to, one is the reference itself.
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from random import Random
@@ -129,7 +129,7 @@ def lexical(texts: Iterable[str]) -> Alike:
 
     @lru_cache(maxsize=10_000)
     def vector(text: str) -> Mapping[str, float]:
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for word in words(text):
             weight = 1 + math.log((1 + len(documents)) / (1 + seen[word]))
             sums[word] += weight

@@ -24,7 +24,7 @@ from plantune_lite.files import JsonlWriter, read_jsonl, write_whole
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
-from plantune_lite.types import LoadedStudent, PlantuneError, Reply, Reward, Sampling
+from plantune_lite.types import LoadedStudent, PlantuneError, Reply, Reward, Sampling, present
 
 Row = Mapping[str, Any]
 
@@ -129,7 +129,9 @@ def solved_at_times(
     known = {row["problem_id"]: row for row in read_jsonl(file)} if file.is_file() else {}
     ends = None if training.hours is None else time.monotonic() + SHARE_OF_TIME * training.hours * 3600
     left = [row for row in looked if row["problem_id"] not in known]
-    sampling = Sampling(temperature=part.temperature, n=part.group, max_tokens=part.max_completion, seed=training.seed)
+    sampling = Sampling(
+        temperature=part.temperature, n=part.group, max_tokens=present(part.max_completion), seed=training.seed
+    )
     with JsonlWriter(file) as writer:
         for start in range(0, len(left), _AT_ONCE):
             if ends is not None and time.monotonic() > ends and known:

@@ -44,7 +44,7 @@ class Rewarded:
             write_records(file, [row for row in read_jsonl(file) if row["step"] <= after_step])
 
     def _watched(self, name: str, reward: Reward) -> Reward:
-        def watched(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        def watched(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Sequence[float | None]:
             log = columns.get("log_metric", lambda name, value: None)
 
             def noted(figure: str, value: float) -> None:

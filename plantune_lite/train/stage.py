@@ -23,13 +23,13 @@ from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import teacher_judge
 from plantune_lite.teacher.ledger import of_ledger
 from plantune_lite.train import curriculum, data, grpo, rewards, sft, trl_args
-from plantune_lite.types import Problem, RunError
+from plantune_lite.types import Problem, RunError, present
 
 
 def run_sft(job: Job) -> dict[str, Any]:
     """Train an adapter on the corpus."""
     rows, validation = (list(read_jsonl(job.run / "corpus" / f"{name}.jsonl")) for name in ("train", "validation"))
-    return _trained(job, job.recipe.sft, rows, validation)
+    return _trained(job, present(job.recipe.sft), rows, validation)
 
 
 def run_baseline(job: Job) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def run_baseline(job: Job) -> dict[str, Any]:
         job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
     steps = job.earlier["sft"]["steps"]
     # From the base, wherever the SFT goes on from: that run may have learned plans.
-    part = replace(job.recipe.sft, target="solution", solutions="dataset", start=None, max_steps=steps)
+    part = replace(present(job.recipe.sft), target="solution", solutions="dataset", start=None, max_steps=steps)
     summary = _trained(job, part, rows, validation, pinned=job.earlier["sft"]["base"]["revision"])
     if summary["steps"] < steps:
         job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")
@@ -110,13 +110,13 @@ def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, 
 
 def run_grpo(job: Job) -> dict[str, Any]:
     """Reinforce an adapter: answers that earn more than their group become likelier."""
-    part = job.recipe.grpo
+    part = present(job.recipe.grpo)
     _refuse_spent(job)
     # No program is run here, so none could be rewarded.
     rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
     if part.start == "sft":
         before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
-        adapter = job.run / before
+        adapter: Path | None = job.run / before
         loaded = _loaded(job, adapter, job.earlier[before]["base"]["revision"])
     else:
         adapter = None if part.start == "base" else adapter_of(part.start, job.run)
@@ -137,14 +137,14 @@ def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
     if adapter is None:
         return True
     recipe = job.recipe
-    if job.recipe.grpo.start != "sft":
+    if present(job.recipe.grpo).start != "sft":
         if not (adapter.parent / "recipe.json").is_file():
             return False  # an adapter from elsewhere: nobody knows
         if adapter.name == "grpo" and summaries(adapter.parent).get("grpo", {}).get("asks_for_plans"):
             return True
         recipe = load_recipe(adapter.parent)
     solves_alone = recipe.sft is not None and recipe.sft.target == "solution"
-    return solves_alone and job.recipe.grpo.reward != "answer"
+    return solves_alone and present(job.recipe.grpo).reward != "answer"
 
 
 def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]) -> list[dict[str, Any]]:
@@ -160,7 +160,7 @@ def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]
 @contextmanager
 def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     """The teacher as judge of plans, where the recipe wants one, and what it has cost; within distill.max_usd."""
-    part = job.recipe.grpo
+    part = present(job.recipe.grpo)
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
         yield None, lambda: 0.0
         return

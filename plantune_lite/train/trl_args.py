@@ -5,7 +5,7 @@ config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,7 @@ _OURS_TOO = {
 }
 
 
-def config(kind: Callable[..., Any], settings: Mapping[str, Any], extra: Mapping[str, Any], part: str) -> Any:
+def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], part: str) -> Any:
     """Return TRL's config of our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
@@ -198,7 +198,8 @@ def grpo_config(
     made = config(GRPOConfig, settings, part.extra, "grpo")
     if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
         asked = part.extra["scale_rewards"]
-        made.scale_rewards = {True: "group", False: "none"}.get(asked, asked)
+        named: dict[object, object] = {True: "group", False: "none"}
+        made.scale_rewards = named.get(asked, asked)
     return made
 
 

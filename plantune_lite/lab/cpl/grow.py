@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
-from plantune_lite.lab.cpl.tree import Node, Tree, back_up, begun, expand, select
+from plantune_lite.lab.cpl.tree import Kind, Node, Tree, back_up, begun, expand, select
 from plantune_lite.plan import CLOSE, clean_step
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import Messages, Reply, Sampling
@@ -113,7 +113,7 @@ def _children(
         elif step == CLOSE:
             reply = next(written)
             text = reply.text.strip()
-            kind = "solution" if "\\boxed" in text else "malformed"
+            kind: Kind = "solution" if "\\boxed" in text else "malformed"
             node = Node(kind, text, reward=_worth(f"{before}{CLOSE}\n{text}", right))
         else:
             node = Node("step", step)

@@ -31,7 +31,7 @@ def encoded(
     kept, dropped = [], Counter[str]()
     for pair in pairs:
         begun = ({"role": "assistant", "content": pair.prompt},) if pair.prompt else ()
-        row = {
+        row: dict[str, Any] = {
             "prompt_tokens": student.encode_chat((*ask[pair.problem_id], *begun), for_reply=True),
             "better_tokens": chat.encode(student.tokenizer, pair.better),
             "worse_tokens": chat.encode(student.tokenizer, pair.worse),

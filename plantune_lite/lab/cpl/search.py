@@ -26,7 +26,7 @@ from plantune_lite.lab.cpl.grow import Request, grow
 from plantune_lite.lab.cpl.tree import Tree, from_row, to_row
 from plantune_lite.plan import question_text
 from plantune_lite.recipe.schema import CPL
-from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
+from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling, present
 
 AT_ONCE = 64  # trees
 TREES, OPEN, REPLIES = "trees.jsonl", "open.jsonl", "replies.jsonl"
@@ -173,15 +173,17 @@ def _batch(growing: Sequence[_Growing], left: int | None) -> list[_Waiting]:
 
     Of those of a kind no more than the tokens that are left surely suffice for.
     """
-    alike: dict[Sampling | None, list[_Waiting]] = defaultdict(list)
+    states: list[_Waiting] = []
+    alike: dict[Sampling, list[_Waiting]] = defaultdict(list)
     for one in growing:
         for number, request in one.waits.items():
-            alike[request.sampling].append((one, number, request))
-    if states := alike.pop(None, None):
+            (states if request.sampling is None else alike[request.sampling]).append((one, number, request))
+    if states:
         return states
     if left is not None:
         alike = {kind: some[: max(0, left // (kind.n * kind.max_tokens))] for kind, some in alike.items()}
-    return max(alike.values(), key=lambda some: len(some) * some[0][2].sampling.n if some else 0, default=[])
+    most = max(alike, key=lambda kind: len(alike[kind]) * kind.n, default=None)
+    return alike[most] if most else []
 
 
 def _answered(
@@ -192,7 +194,7 @@ def _answered(
         return
     asked = {_words(request.messages): request for _, _, request in batch}
     prompts, sampling = [request.messages for request in asked.values()], batch[0][2].sampling
-    answers: Sequence[Any] = value(prompts) if sampling is None else generate(prompts, sampling)
+    answers: Sequence[Any] = present(value)(prompts) if sampling is None else generate(prompts, sampling)
     if len(answers) != len(prompts) or (sampling and any(len(replies) != sampling.n for replies in answers)):
         raise PlantuneError(
             f"the policy did not return {sampling.n if sampling else 1} replies for each of {len(prompts)} prompts: "

@@ -36,7 +36,7 @@ from plantune_lite.runs.job import LEAST_HOURS, Job, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import sft
-from plantune_lite.types import Generate, Messages, Problem, RunError
+from plantune_lite.types import Generate, Messages, Problem, RunError, present
 
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
@@ -48,7 +48,7 @@ Asks = Callable[[Problem], Messages]
 
 def run_cpl(job: Job) -> dict[str, Any]:
     """Search over plan steps and learn from it, round by round."""
-    part = job.recipe.cpl
+    part = present(job.recipe.cpl)
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before the search began: "
@@ -61,7 +61,7 @@ def run_cpl(job: Job) -> dict[str, Any]:
     ended = made.with_name(f"{last}.json").is_file()
     found: list[dict[str, Any]] = []
     for number in range(1, part.rounds + 1):
-        of_round = _Round(job, number, questions, lambda share, left=part.rounds - number + 1: time_left(share / left))
+        of_round = _Round(job, number, questions, time_left)
         found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
     shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
     report_section.write(job.run, job.out, found)
@@ -94,7 +94,7 @@ def _questions(job: Job) -> list[Problem]:
             "there is no question to search: the corpus holds none with an answer to be worked out after a plan; "
             "programs and worlds have none"
         )
-    count = min(job.recipe.cpl.questions or len(found), len(found))
+    count = min(present(job.recipe.cpl).questions or len(found), len(found))
     return Random(job.recipe.seed).sample(found, count)
 
 
@@ -112,7 +112,10 @@ class _Round:
     def __init__(
         self, job: Job, number: int, questions: Sequence[Problem], hours: Callable[[float], float | None]
     ) -> None:
-        self._job, self._number, self._questions, self._hours = job, number, questions, hours
+        self._job, self._number, self._questions = job, number, questions
+        self._part = present(job.recipe.cpl)
+        left = self._part.rounds - number + 1
+        self._hours: Callable[[float], float | None] = lambda share: hours(share / left)
         self._folder = job.out / f"round{number}"
         self._ask = {problem.id: plan.ask_plainly(problem) for problem in questions}
 
@@ -124,15 +127,15 @@ class _Round:
         """
         before = self._recorded("search")
         goes_on = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
-        found = self._search(spent) if goes_on else before
+        found = self._search(spent) if goes_on else present(before)
         if before is not None and found != before:  # it went on: what was learned from it is old
             for name in _LEARNED:
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._folder / f"{name}.json").unlink(missing_ok=True)
-            for later in range(self._number + 1, self._job.recipe.cpl.rounds + 1):
+            for later in range(self._number + 1, self._part.rounds + 1):
                 shutil.rmtree(self._job.out / f"round{later}", ignore_errors=True)
         found = {"search": self._record("search", found)}
-        part = self._job.recipe.cpl
+        part = self._part
         wanted = {"taught", "sft", _ends_with(part)}
         if part.leaf == "value" and self._number < part.rounds:
             wanted.add("value")
@@ -155,7 +158,7 @@ class _Round:
     # --- search, and what is learned from it
 
     def _search(self, spent: int) -> dict[str, Any]:
-        job, part = self._job, self._job.recipe.cpl
+        job, part = self._job, self._part
         budget = None
         if part.max_tokens is not None:
             budget = max(0, part.max_tokens - spent) // (part.rounds - self._number + 1)
@@ -180,21 +183,21 @@ class _Round:
         """Who is searched with: how it replies, how it is asked, and what judges its states where something does."""
         before = self._policy()
         loaded = self._loaded(before, training=False)
-        by_value = self._job.recipe.cpl.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
-        judge = value_head.value_of(loaded, before) if by_value else None
+        by_value = self._part.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
+        judge = value_head.value_of(loaded, present(before)) if by_value else None
         yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
 
     @contextmanager
     def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
         job = self._job
-        address, _, model = job.recipe.cpl.policy.partition("#")
+        address, _, model = present(self._part.policy).partition("#")
         calls = Ledger(home(job.run) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
         with calls, other_models.of_server(address, model, calls) as generate:
             yield generate, plan.ask_plan_then_solve, None
 
     def _teach(self) -> dict[str, Any]:
         """What the trees teach, as rows and pairs; that there is something is known before anything is trained."""
-        job, part = self._job, self._job.recipe.cpl
+        job, part = self._job, self._part
         trees = list(search.trees_of(self._folder))
         chosen = [pair for tree in trees for pair in _PAIRS[part.pairs](tree)]
         rows = pairs.rows(trees, self._ask, job.recipe.seed)
@@ -226,20 +229,21 @@ class _Round:
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
         accumulate = -(-_PAIRS_A_STEP // at_once)
-        settings = {"batch_size": at_once, "accumulate": accumulate, "save_steps": self._sft().save_steps}
         return step_apo.train(
             loaded,
             chosen,
             self._ask,
-            self._job.recipe.cpl,
+            self._part,
             self._folder / "apo",
             self._training("apo", 0.8),
-            **settings,
+            batch_size=at_once,
+            accumulate=accumulate,
+            save_steps=self._sft().save_steps,
         )
 
     def _judge(self) -> dict[str, Any]:
         """What judges the next round's leaves: a value head on what this one trained last."""
-        trained = self._folder / _ends_with(self._job.recipe.cpl)
+        trained = self._folder / _ends_with(self._part)
         known = [
             (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
             for tree in search.trees_of(self._folder)
@@ -252,7 +256,7 @@ class _Round:
     def _policy(self) -> Path | None:
         """Whose steps are searched: the round before's, the SFT stage's, or nobody's but the untuned student's."""
         if self._number > 1:
-            return self._job.out / f"round{self._number - 1}" / _ends_with(self._job.recipe.cpl)
+            return self._job.out / f"round{self._number - 1}" / _ends_with(self._part)
         return self._job.run / "sft" if self._job.recipe.sft else None
 
     def _sft(self) -> SFT:

@@ -102,7 +102,7 @@ class _Figures(callbacks.Figures):
 
 
 def _summary(
-    history: Sequence[Mapping[str, float]],
+    history: Sequence[Mapping[str, Any]],
     asked: Sequence[float],
     schedule: callbacks.Schedule,
     pairs: int,

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any, Literal
 
 from plantune_lite.plan import CLOSE, render
+from plantune_lite.types import present
 
 Kind = Literal["root", "step", "solution", "malformed", "too deep"]
 
@@ -96,7 +97,7 @@ def begun(plan: tuple[str, ...]) -> str:
 
 def puct(child: Node, exploration: float) -> float:
     """What it is worth to look at a child: what is known of it, and how likely and how unknown it is."""
-    return child.q + exploration * child.prior * math.sqrt(child.parent.visits) / (1 + child.visits)
+    return child.q + exploration * child.prior * math.sqrt(present(child.parent).visits) / (1 + child.visits)
 
 
 def select(root: Node, exploration: float, dice: Random) -> Node:
@@ -125,9 +126,10 @@ def expand(node: Node, children: list[Node]) -> None:
         node.children.append(child)
         if child.reward is not None:
             back_up(child, child.reward)
-    while node is not None and all(child.closed for child in node.children):
-        node.closed = True
-        node = node.parent
+    above: Node | None = node
+    while above is not None and all(child.closed for child in above.children):
+        above.closed = True
+        above = above.parent
 
 
 # --- one line of JSON -------------------------------------------------------------------------------------------------

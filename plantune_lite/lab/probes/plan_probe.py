@@ -11,6 +11,7 @@ beforehand), and how probable the plan's tokens are to the model itself.
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
@@ -95,9 +96,8 @@ def tried(
     """
     sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
     answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
-    settings = {"model": model, "prompt": prompt}
-    how = {"sampling": sampling, "settings": settings, "grade": grade, "chunk": _AT_ONCE}
-    scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, show=show, **how))
+    asked = partial(answered, mode=mode, out=out, sampling=sampling, grade=grade, chunk=_AT_ONCE, show=show)
+    scores = metrics.by_problem(asked(problems, answer, settings={"model": model, "prompt": prompt}))
     return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
 
 

@@ -17,7 +17,7 @@ from plantune_lite.evaluate import metrics, stats
 from plantune_lite.lab.probes.plan_probe import Judge, Try, begun
 from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.student.load import Loaded
-from plantune_lite.types import Generate, Messages, Reply, Sampling
+from plantune_lite.types import Generate, Messages, Reply, Sampling, present
 
 TEMPERATURE = 0.7  # at least, of a plan that is drawn again
 Tell = Callable[[Sequence[float | None]], object]  # the scores of what was drawn for one reply; None: it was no plan
@@ -93,7 +93,8 @@ def _drawn(student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling:
 
 def _plan_alone(one: _Drawn) -> Reply:
     """The best plan as the whole reply."""
-    best = replace(one.first, text=one.plan, finish="stop") if one.plan else one.first
+    best = present(one.first)
+    best = replace(best, text=one.plan, finish="stop") if one.plan else best
     return replace(best, tokens_out=one.tokens)
 
 
@@ -107,7 +108,7 @@ def _carried_out(
     found = []
     for place, one in enumerate(drawn):
         if place not in rests:
-            found.append(replace(one.first, tokens_out=one.tokens))
+            found.append(replace(present(one.first), tokens_out=one.tokens))
             continue
         [rest] = rests[place]
         rest = _cut(student, rest, sampling.max_tokens - one.plan_tokens)

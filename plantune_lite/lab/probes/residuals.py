@@ -68,7 +68,7 @@ def read(
     config = student.model.config.get_text_config()
     layers, width = config.num_hidden_layers + 1, config.hidden_size
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = np.memmap(file, dtype=np.float32, mode="w+", shape=(layers, len(texts), width))
+    kept: Any = np.memmap(file, dtype=np.float32, mode="w+", shape=(layers, len(texts), width))
     logprobs: list[tuple[float, ...]] = [()] * len(texts)
     done = 0
     with student.answering(), torch.inference_mode():

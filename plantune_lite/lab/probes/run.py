@@ -60,8 +60,9 @@ def probe_run(
         wanted = {**found, "asked": [len(asked), per_problem]}
         found = _begun(out, wanted)
         if "worlds" not in found:
-            how = {"per_problem": per_problem, "max_tokens": most, "seed": recipe.seed, "say": say, "show": show}
-            found["worlds"] = probe(loaded, asked, out, **how)
+            found["worlds"] = probe(
+                loaded, asked, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say, show=show
+            )
             _write(out, found)
     keep = None
     try:

@@ -88,7 +88,8 @@ def read_domain(text: str, *, file: str = "the domain") -> Domain:
     constants = source.names(sections.pop(":constants", Form())[1:], parents)
     predicates: dict[str, tuple[str, ...]] = {}
     for form in sections.pop(":predicates", Form())[1:]:
-        predicate = source.name(source.head(form, "a predicate"), "a predicate's name")
+        form = source.form(form, "a predicate")
+        predicate = source.name(form[0], "a predicate's name")
         if predicate in predicates:
             raise source.error(form, f"predicate {predicate} is declared twice")
         predicates[predicate] = tuple(source.variables(form[1:], parents).values())
@@ -111,19 +112,21 @@ def _sections(source: Source, form: Form, kind: str, repeated: str = "") -> tupl
     """The name of a (define (KIND NAME) ...), its sections by their keyword, and those that may be repeated."""
     if source.head(form, "(define ...)") != "define" or len(form) < 2:
         raise source.error(form, f"(define ({kind} NAME) ...) is expected")
-    if source.head(form[1], f"({kind} NAME)") != kind or len(form[1]) != 2:
-        raise source.error(form[1], f"({kind} NAME) is expected, not {shown(form[1])}")
+    named = source.form(form[1], f"({kind} NAME)")
+    if named[0] != kind or len(named) != 2:
+        raise source.error(named, f"({kind} NAME) is expected, not {shown(named)}")
     sections: dict[str, Form] = {}
     many: list[Form] = []
-    for section in form[2:]:
-        keyword = str(source.head(section, "a section such as (:init ...)"))
+    for part in form[2:]:
+        section = source.form(part, "a section such as (:init ...)")
+        keyword = str(section[0])
         if keyword == repeated:
             many.append(section)
         elif keyword in sections:
             raise source.error(section, f"a second ({keyword} ...)")
         else:
             sections[keyword] = section
-    return source.name(form[1][1], "a name"), sections, many
+    return source.name(named[1], "a name"), sections, many
 
 
 def _types(source: Source, form: Form) -> dict[str, str]:
@@ -184,7 +187,7 @@ def _literals(
     head = source.head(form, "a condition")
     if head == "and":
         for part in form[1:]:
-            source.head(part, "a condition")
+            part = source.form(part, "a condition")
             yield from _literals(source, part, domain, terms, equality=equality, costs=costs)
     elif head == "not":
         if len(form) != 2 or source.head(form[1], "a condition") in ("and", "not"):
@@ -243,17 +246,17 @@ def read_task(text: str, domain: Domain, *, file: str = "the problem") -> Task:
         raise source.error(unread, f"({unread[0]} ...) is not read here")
     if len(goal) != 2:
         raise source.error(goal, "(:goal ...) takes one condition")
-    if goal[1] != Form():
-        source.head(goal[1], "a condition")
+    wanted = Form() if goal[1] == Form() else source.form(goal[1], "a condition")
     start = _start(source, init, domain, objects)
-    return Task(domain, name, objects, start, tuple(_literals(source, goal[1], domain, objects)), text)
+    return Task(domain, name, objects, start, tuple(_literals(source, wanted, domain, objects)), text)
 
 
 def _start(source: Source, init: Form, domain: Domain, objects: Mapping[str, str]) -> frozenset[Atom]:
     """What holds at the start: what is not named there does not hold, and may be named as that."""
     facts: dict[bool, set[Atom]] = {True: set(), False: set()}
-    for form in init[1:]:
-        head = source.head(form, "an atom")
+    for fact in init[1:]:
+        form = source.form(fact, "an atom")
+        head = form[0]
         if head == "and":
             raise source.error(form, "(:init ...) is a list of atoms, without (and ...)")
         if head == EQUAL and len(form) == 3 and isinstance(form[1], Form):

@@ -82,11 +82,17 @@ class Source:
         if inside:
             raise self.error(inside[-1], "this parenthesis is never closed")
 
-    def head(self, form: "Word | Form", what: str) -> Word:
-        """The word that a form begins with."""
+    def form(self, form: "Word | Form", what: str) -> Form:
+        """What must be a form that begins with a word."""
         if not isinstance(form, Form) or not form or not isinstance(form[0], Word):
             raise self.error(form, f"{what} is expected in parentheses, not {shown(form)}")
-        return form[0]
+        return form
+
+    def head(self, form: "Word | Form", what: str) -> Word:
+        """The word that a form begins with."""
+        first = self.form(form, what)[0]
+        assert isinstance(first, Word)
+        return first
 
     def name(self, word: "Word | Form", what: str) -> str:
         """A word that is a name."""

@@ -72,7 +72,8 @@ class World:
     def __init__(self, task: Task) -> None:
         self.task = task
         changing = {atom[0] for schema in task.domain.schemas for atom in (*schema.adds, *schema.deletes)}
-        self._changing, self._bit_of = changing, {}
+        self._changing = changing
+        self._bit_of: dict[Atom, int] = {}
         self.start = self.state(task.start)
         self.actions: dict[str, Action] = {action.text: action for action in self._grounded()}
         goal = [one for one in task.goal if one.atom[0] in changing]
@@ -216,7 +217,8 @@ class World:
 
     def walk(self, rng: Random, length: int) -> list[Action]:
         """A random walk: each step is drawn evenly from all that can be done; shorter only in a dead end."""
-        state, steps = self.start, []
+        state = self.start
+        steps: list[Action] = []
         while len(steps) < length and (options := self.applicable(state)):
             steps.append(rng.choice(options))
             state = self.step(steps[-1], state)

@@ -16,7 +16,7 @@ two steps, level 2 two or three, level 3 three or four.
 
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -47,7 +47,7 @@ class Story:
     steps: tuple[Step, ...]
 
 
-NAMES = ("Ada", "Ben", "Clara", "David", "Ella", "Farid", "Grace", "Hugo", "Ines", "Jonas")
+NAMES: tuple[str, ...] = ("Ada", "Ben", "Clara", "David", "Ella", "Farid", "Grace", "Hugo", "Ines", "Jonas")
 NAMES += ("Kira", "Liam", "Mia", "Noah", "Olga", "Pablo", "Rosa", "Sam", "Tara", "Victor")
 GOODS = ("pens", "pencils", "notebooks", "erasers", "rulers", "folders", "brushes", "markers")
 TREASURES = ("stamps", "stickers", "marbles", "coins", "shells", "cards", "buttons", "badges")
@@ -293,7 +293,7 @@ def _problems(split: str, kinds: list, rng: Random) -> Iterator[Problem]:
 _ONE_OR_NONE = re.compile(r"\b[01]\b")
 
 
-def _new_story(split: str, tell, level: int, rng: Random, seen: set[str]) -> Story:
+def _new_story(split: str, tell: Callable[[Random, int], Story], level: int, rng: Random, seen: set[str]) -> Story:
     for _ in range(_TRIES):
         story = tell(rng, level)
         texts = (story.question, *(step.work for step in story.steps))
