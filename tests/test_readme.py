@@ -15,7 +15,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def test_the_file_tree_names_every_package():
     tree = re.search(r"```text\n(pyproject.*?)```", README, re.DOTALL)[1]
-    there = {path.stem for path in (ROOT / "plantune_lite").iterdir() if not path.stem.startswith("_")}
+    names = [path.name for path in (ROOT / "plantune_lite").iterdir() if path.suffix != ".typed"]
+    there = {name.removesuffix(".py") for name in names if not name.startswith("_")}
     assert there - set(re.findall(r"^  (\w+)", tree, re.MULTILINE)) == set()
 
 
