@@ -92,8 +92,9 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     from plantune_lite.recipe.schema import GRPO, Student
     from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
-    from plantune_lite.train import grpo, rewards
+    from plantune_lite.train import grpo, reward_log, rewards
 
+    reward_log.OF_PLANS = ()  # random weights write no plan, at which a run stops
     length = PROMPT + CAP
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
     loaded = load_student(part, training=True)
