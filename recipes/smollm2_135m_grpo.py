@@ -2,8 +2,7 @@
 
 The problems of smollm2_135m. A short SFT on plans makes a student that finds the way back from the question at times;
 GRPO samples plans and solutions of its own and rewards right answers, which only right plans reach. The first lines say
-what GRPO added to the SFT on the same fresh problems: on the one seed that it was tuned on, 61 of 100 were right before
-it and 70 after. Over seeds, and in minutes of an idle machine, its gain is unmeasured.
+what GRPO added to the SFT on the same fresh problems. Minutes and gain: unmeasured.
 grpo.reward=answer+plan adds nothing here: likeness by words leaves out the question's own words, of which these plans
 are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
 """
