@@ -23,6 +23,7 @@ from benchmarks.report import HERE, machine, markdown, write
 from plantune_lite.distill import corpus
 from plantune_lite.distill.problem import worked
 from plantune_lite.evaluate import interventions
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems, plan_alone
 from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.plan import CLOSE, render
@@ -33,7 +34,7 @@ from plantune_lite.report import charts
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import data, sft
-from plantune_lite.types import Generate, Problem, Score
+from plantune_lite.types import Generate, Problem, Sampling, Score
 
 RECIPE = load_recipe("smollm2_135m")
 SEEDS = ("0", "1", "2", "3", "4")
@@ -122,14 +123,12 @@ def one_seed(work: Path, seed: int) -> dict[str, Any]:
             keep(arm, suite, out / f"{suite}.jsonl")
         if arm == "m1":
             use = interventions.intervene(
-                loaded.generate,
+                interventions.as_beginning(loaded.generate),
                 fresh,
                 read_records(Score, out / "own.jsonl"),
                 out=out / "swapped.jsonl",
                 conditions=interventions.PLAN_USE,
-                max_tokens=RECIPE.evaluate.max_tokens,
-                seed=seed,
-                model=str(out),
+                how=Asking(sampling=Sampling(max_tokens=RECIPE.evaluate.max_tokens, seed=seed), model=str(out)),
             )
             found["right"]["swapped"] = {"own": use["conditions"]["swapped"]["value"]}
     return found
@@ -180,16 +179,11 @@ def learned(loaded: Any, rows: Sequence[dict[str, Any]]) -> float:
 def asking(seed: int) -> Callable[..., None]:
     """Ask greedily, as the recipe does, and grade."""
 
+    greedy = Sampling(max_tokens=RECIPE.evaluate.max_tokens, seed=seed)
+
     def ask(generate: Generate, problems: Sequence[Problem], mode: str, out: Path, **settings: Any) -> None:
         figures = evaluate_problems(
-            generate,
-            problems,
-            mode=mode,
-            out=out,
-            max_tokens=RECIPE.evaluate.max_tokens,
-            seed=seed,
-            model=str(out.parent),
-            **settings,
+            generate, problems, mode=mode, out=out, how=Asking(sampling=greedy, model=str(out.parent), **settings)
         )
         print(figures["line"], flush=True)
 

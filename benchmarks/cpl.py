@@ -24,9 +24,11 @@ import torch
 from benchmarks.arms import rows_of
 from benchmarks.report import machine, markdown, shares, write
 from plantune_lite.evaluate import modes, stats
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.files import write_whole
-from plantune_lite.grading import lenient
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.lab.cpl import pairs, search, step_apo
+from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.lab.cpl.tree import Tree, to_row
 from plantune_lite.plan import ask_plainly, parse
 from plantune_lite.problems.practice.generate import practice_problems
@@ -98,7 +100,7 @@ def quiet(line: str, last: bool = True) -> None:
 
 def right(problem: Problem, text: str) -> bool:
     """By the one grader."""
-    return lenient.grade_answer(problem, text).verdict.same is True
+    return grade_answer(problem, text).verdict.same is True
 
 
 def training_of(seed: int) -> Training:
@@ -271,13 +273,17 @@ def trained(
             if alpha is not None and not (out / "adapter_model.safetensors").is_file():
                 part = CPL(**{**vars(PART), "alpha": alpha})
                 chosen = Random(seed).sample(steps, min(size["preferences"] * PAIRS_A_STEP, len(steps)))
-                settings = {"epochs": 1, "batch_size": PAIRS_A_STEP // 2, "accumulate": 2}
-                step_apo.train(loaded, chosen, ask, part, out, training_of(seed), **settings)
+                batches = Batches(PAIRS_A_STEP // 2, 2)
+                step_apo.train(loaded, chosen, ask, part, out, training_of(seed), epochs=1, batches=batches)
             elif alpha is not None:
                 loaded = load_student(STUDENT, adapter=out)
             file = work / f"{arm}{seed}.jsonl"
             figures = modes.evaluate_problems(
-                loaded.generate, tested, mode="m1", out=file, max_tokens=MAX_TOKENS, model=out.name
+                loaded.generate,
+                tested,
+                mode="m1",
+                out=file,
+                how=Asking(sampling=Sampling(max_tokens=MAX_TOKENS), model=out.name),
             )
             print(figures["line"], flush=True)
     for arm in ARMS:

@@ -24,7 +24,7 @@ from plantune_lite.evaluate import compare, results, stats
 from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import read_records
 from plantune_lite.report import charts
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.types import Problem, Score
 
 SEEDS = ("seed0", "seed1", "seed2", "seed3", "seed4")
@@ -66,7 +66,7 @@ def plantune(work: Path, *settings: str, recipe: str = "smollm2_135m") -> None:
 
 def figures(run: Path) -> dict[str, Any]:
     """What one finished run says."""
-    stages = read_manifest(run)["stages"]
+    manifest = read_manifest(run)
     stood = compare.standing([run])
     use = next((one for _, _, one in results.plan_uses([run])), None)  # none where max_hours left no time for it
     swapped = run / "eval" / "interventions" / "own.m1.summary.json"
@@ -82,8 +82,8 @@ def figures(run: Path) -> dict[str, Any]:
             "untuned": vars(minus["untuned"].paired.difference),
             "swapped": use and use["difference"],
         },
-        "seconds": {name: entry["seconds"] for name, entry in stages.items()},
-        "trained_tokens": {name: stages[name]["summary"]["trained_tokens"] for name in ("sft", "baseline")},
+        "seconds": {name: entry.seconds for name, entry in manifest.stages.items()},
+        "trained_tokens": {name: getattr(manifest.summaries, name).trained_tokens for name in ("sft", "baseline")},
         "answered_tokens": sum(one.tokens for one in answers),
         "prompt_tokens": sum(one.tokens_in for one in answers),
         "recipe": json.loads((run / "recipe.json").read_text(encoding="utf-8")),

@@ -19,7 +19,7 @@ from plantune_lite.evaluate import compare
 from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe.load import load_recipe
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies.definitions import study
 
 SEEDS = (0, 1, 2)
@@ -48,7 +48,7 @@ def main() -> None:
 
 def figures(run: Path) -> dict[str, Any]:
     """What one finished run says."""
-    stages = read_manifest(run)["stages"]
+    manifest = read_manifest(run)
     stood = compare.standing([run])
     added = next(one for one in stood.comparisons if (one.model, one.reference) == ("grpo", "m1"))
     sampled = list(read_jsonl(run / "grpo" / "samples.jsonl"))
@@ -57,9 +57,9 @@ def figures(run: Path) -> dict[str, Any]:
         "added": vars(added.paired.difference),
         "won": added.paired.won,
         "lost": added.paired.lost,
-        "seconds": {name: entry["seconds"] for name, entry in stages.items()},
-        "line": stages["grpo"]["summary"]["line"],
-        "rewards": stages["grpo"]["summary"]["rewards"],
+        "seconds": {name: entry.seconds for name, entry in manifest.stages.items()},
+        "line": manifest.line("grpo"),
+        "rewards": manifest.summaries.grpo.rewards,
         "sampled_tokens": sum(one["tokens"] for one in sampled),
         "recipe": json.loads((run / "recipe.json").read_text(encoding="utf-8")),
     }

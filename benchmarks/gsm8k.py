@@ -19,11 +19,12 @@ from random import Random
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite.evaluate import modes, stats
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.files import read_jsonl, read_records, write_whole
-from plantune_lite.grading.lenient import grade_answer
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Problem, Score
+from plantune_lite.types import Problem, Sampling, Score
 
 ASKED, SEED, MAX_TOKENS = 300, 0, 256
 PART = Student("smollm2_135m", bits=32, max_length=1024)
@@ -58,7 +59,11 @@ def answer(problems: list[Problem], work: Path) -> None:
     """The student's replies, with the seconds they took."""
     loaded, began = load_student(PART), time.perf_counter()
     modes.evaluate_problems(
-        loaded.generate, problems, mode=PROMPT, out=work / f"{PROMPT}.jsonl", max_tokens=MAX_TOKENS, model="smollm2"
+        loaded.generate,
+        problems,
+        mode=PROMPT,
+        out=work / f"{PROMPT}.jsonl",
+        how=Asking(sampling=Sampling(max_tokens=MAX_TOKENS), model="smollm2"),
     )
     taken = work / f"{PROMPT}.seconds.json"
     if not taken.is_file():

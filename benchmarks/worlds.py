@@ -26,6 +26,7 @@ import torch
 from benchmarks.report import machine, markdown, write
 from plantune_lite import plan
 from plantune_lite.distill.worked import plan_of
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.stats import Estimate, paired
 from plantune_lite.files import write_whole
 from plantune_lite.lab.probes import generated_steps, linear, resample
@@ -40,7 +41,7 @@ from plantune_lite.recipe.schema import SFT, Student
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
 from plantune_lite.train import sft
-from plantune_lite.types import Problem
+from plantune_lite.types import Problem, Sampling
 
 SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
@@ -246,8 +247,8 @@ def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
     fresh = [
         one for one in practice_problems("train", seed=seed + 100, limit=400, levels=(2,)) if one.question not in known
     ]
-    how = {"samples": size["samples"], "max_tokens": size["max_tokens"], "seed": seed}
-    tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", **how)
+    drawn = Sampling(temperature=0.7, n=size["samples"], max_tokens=size["max_tokens"], seed=seed)
+    tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", how=Asking(sampling=drawn))
     found, judge = knows(loaded, tries, out, seed=seed)
     reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
     scores = judge.scores(loaded, [one.messages for one in reported])

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -20,6 +20,11 @@ def to_row(record: Any) -> dict[str, Any]:
     """A record as a JSON object, without the optional fields that are empty."""
     required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
     return {name: value for name, value in asdict(record).items() if name in required or value not in ((), {}, "")}
+
+
+def default_of(field: "Field[Any]") -> Any:
+    """Return what a field of a dataclass holds where nobody says it; MISSING where it must be said."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:

@@ -8,7 +8,8 @@ A record is frozen and goes to one line of JSONL and back:
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from enum import StrEnum
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
@@ -135,11 +136,36 @@ class Trajectory:
     tokens: int = 0
 
 
+class Reason(StrEnum):
+    """Why a trajectory is not kept, in the order in which it can meet it."""
+
+    NO_WORKED_SOLUTION = "no worked solution"
+    UNMATCHED_QUESTIONS = "sub-questions and steps do not match"
+    NO_WORKED_PLAN = "no plan in the worked solution"
+    PLAN_CUT_OFF = "plan cut off"
+    NO_PLAN = "no plan in the reply"
+    SPOILS = "spoils the answer"
+    NO_SCORE = "no score"
+    LOW_SCORE = "plan score too low"
+    BETTER_KEPT = "a better plan was kept"
+    EXECUTION_CUT_OFF = "execution cut off"
+    NO_ANSWER = "no answer in the execution"
+    WRONG_ANSWER = "wrong answer"
+    UNCHECKED = "answer cannot be checked"
+    IN_TEST_SET = "in test set"
+    EMPTY_PLAN = "empty plan"
+    NOT_EXECUTED = "not executed"
+    DUPLICATE = "duplicate"
+    NOT_BEST = "not among the best of its problem"
+    OVER_WEIGHT = "over the weight of its source"
+    NO_SOLUTION = "no solution in the data set"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rejected(Trajectory):
     """A trajectory that was not kept, and why."""
 
-    reason: str  # as it is counted: one of distill/reasons.py
+    reason: str  # as it is counted: a Reason
     detail: str = ""  # "60 < 80", "step 1 states the answer 777", "gsm8k test/17" ...
 
 
@@ -149,6 +175,31 @@ class Verdict:
 
     same: bool | None
     how: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A reason with its detail."""
+
+    reason: Reason
+    detail: str = ""
+
+
+def fault_of(verdict: Verdict) -> Fault | None:
+    """Return what is wrong with an answer that was compared, if anything is."""
+    if verdict.same:
+        return None
+    return Fault(Reason.UNCHECKED if verdict.same is None else Reason.WRONG_ANSWER, verdict.how)
+
+
+class Graded(NamedTuple):
+    """The answer in a reply, and whether it is right."""
+
+    prediction: str | None
+    verdict: Verdict
+
+
+Grade = Callable[[Problem, str], Graded]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from plantune_lite.plan import render
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import SFT
-from plantune_lite.runs.folder import read_manifest
 from plantune_lite.runs.job import Reporter, Training
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student import presets
 from plantune_lite.train import sft
 
@@ -199,7 +199,7 @@ def test_a_csv_with_its_own_column_names_goes_the_whole_way(tmp_path, swapped, g
 def test_problems_from_a_function_go_the_whole_way(tmp_path, swapped):
     said = command(EXAMPLES / "own_problems.py", *SMALL.split(), *swapped.split(), folder=tmp_path)
     assert "12 problems to learn from" in said and "2 steps on" in said
-    assert read_manifest(tmp_path / "own_problems")["final"] == "sft"
+    assert read_manifest(tmp_path / "own_problems").final == "sft"
 
 
 # --- a reward of one's own --------------------------------------------------------------------------------------------

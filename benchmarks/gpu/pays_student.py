@@ -11,6 +11,8 @@ from typing import Any
 from benchmarks.gpu.jobs import known
 from benchmarks.gpu.pays_rows import Sizes, filtered, own_answers, split
 from benchmarks.gpu.pays_table import ARMS, FILTERS
+from plantune_lite.evaluate.answers import Asking
+from plantune_lite.types import Sampling
 
 IN_MINIATURE = "qwen3_4b"  # whose family stands in for SmolLM2
 GRPO_RATE = 2e-5  # that of benchmarks/grpo_rewards.py: all rewards have the same
@@ -151,11 +153,11 @@ class _Process:
             asked,
             mode="m1",
             out=out,
-            samples=self.sizes.own_tries,
-            temperature=TRIED_AT,
-            max_tokens=self.sizes.tokens,
-            model=out.parent.name,
-            chunk=ANSWERED_AT_ONCE // self.sizes.own_tries,
+            how=Asking(
+                sampling=Sampling(n=self.sizes.own_tries, temperature=TRIED_AT, max_tokens=self.sizes.tokens),
+                model=out.parent.name,
+                chunk=ANSWERED_AT_ONCE // self.sizes.own_tries,
+            ),
         )
         filtered(self.work, self.sizes)
         return {"line": figures["line"]}
@@ -168,19 +170,16 @@ class _Process:
 
         out = self.work / f"{arm}0"
         loaded = self.load(adapter=out)
-        generate, give = loaded.generate, interventions.as_beginning
+        follow = interventions.as_beginning(loaded.generate)
         if arm == "m2":
-            generate, give = loaded.generate_untuned, interventions.as_order
+            follow = interventions.as_order(loaded.generate_untuned)
         scores = list(read_records(Score, out / "test.jsonl"))
         return interventions.intervene(
-            generate,
+            follow,
             self.test,
             scores,
             out=out / "use.jsonl",
-            give=give,
-            max_tokens=self.sizes.tokens,
-            model=out.name,
-            chunk=len(self.test),
+            how=Asking(sampling=Sampling(max_tokens=self.sizes.tokens), model=out.name, chunk=len(self.test)),
         )
 
     def asked(self, loaded: Any, problems: list[Any], mode: str, out: Path) -> dict[str, Any]:
@@ -192,11 +191,13 @@ class _Process:
             problems,
             mode=mode,
             out=out,
-            max_tokens=self.sizes.tokens,
-            executor=loaded.generate_untuned if mode == "m2" else None,
-            examples=self.train,
-            model=out.parent.name,
-            chunk=len(problems),
+            how=Asking(
+                sampling=Sampling(max_tokens=self.sizes.tokens),
+                executor=loaded.generate_untuned if mode == "m2" else None,
+                examples=self.train,
+                model=out.parent.name,
+                chunk=len(problems),
+            ),
         )
         return {"line": figures["line"], "accuracy": figures["accuracy"]["value"], "cut_off": figures["truncated"]}
 

@@ -84,7 +84,7 @@ def do_stages(
 ) -> Path:
     """Do the stages that a verb is for, and say where the run is."""
     from plantune_lite.pipeline import runner
-    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.runs.manifest import read_manifest
 
     say = teller(as_json)
     if dry_run:
@@ -96,7 +96,7 @@ def do_stages(
     stream = sys.stderr if as_json else None
     folder = runner.run(wanted, to=to, say=say, stream=stream, **options)
     if as_json:
-        print_json(read_manifest(folder))
+        print_json(read_manifest(folder).to_row())
     else:
         if options.get("only") is None:
             show_ending(wanted, folder)
@@ -118,10 +118,11 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
 def folder_of_run(run: Path) -> Path:
     """Return a run's folder, named by its path or, under the folder of runs, by its name."""
     from plantune_lite.files import runs_folder
+    from plantune_lite.runs.folder import RunFolder
     from plantune_lite.types import RunError
 
-    folder = run if (run / "recipe.json").is_file() else runs_folder() / run
-    if not (folder / "recipe.json").is_file():
+    folder = run if RunFolder(run).recipe.is_file() else runs_folder() / run
+    if not RunFolder(folder).recipe.is_file():
         raise RunError(f"{run} is no run folder, and there is none of that name in {runs_folder()}")
     return folder
 

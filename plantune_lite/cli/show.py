@@ -42,19 +42,18 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
     """What a run would do with each stage."""
     from plantune_lite import files
     from plantune_lite.pipeline import runner
-    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.runs.manifest import read_manifest
     from plantune_lite.terminal import duration, table
 
     folder = folder or files.runs_folder() / wanted.name
     manifest = read_manifest(folder)
     rows = []
     for stage, state, why in runner.plan(folder, wanted, manifest, options.get("again"))[0]:
-        entry = manifest["stages"].get(stage.name, {})
-        line = why or entry.get("summary", {}).get("line", "")
-        rows.append((stage.name, state, duration(entry["seconds"]) if "seconds" in entry else "", line))
+        entry = manifest.stages.get(stage.name)
+        rows.append((stage.name, state, duration(entry.seconds) if entry else "", why or manifest.line(stage.name)))
     names = ("stage", "state", "time", "line")
     stages = [dict(zip(names, row, strict=True)) for row in rows]
-    found = {"run": str(folder), "stages": stages, "manifest": manifest}
+    found = {"run": str(folder), "stages": stages, "manifest": manifest.to_row()}
     print_result(as_json, found, table(f"{folder}", ("stage", "state", "time", ""), rows))
 
 
@@ -63,7 +62,8 @@ def show_ending(wanted: Any, folder: Path) -> None:
     import shlex
 
     from plantune_lite.evaluate.compare import standing, standing_text
-    from plantune_lite.runs.folder import read_manifest
+    from plantune_lite.runs.folder import RunFolder
+    from plantune_lite.runs.manifest import read_manifest
     from plantune_lite.types import PlantuneError
 
     try:
@@ -73,9 +73,9 @@ def show_ending(wanted: Any, folder: Path) -> None:
         evaluated = False
     run = shlex.quote(str(folder))
     click.echo("next:")
-    if (folder / "report.html").is_file():
+    if RunFolder(folder).report.is_file():
         click.echo(f"  open {run}/report.html        what was learned from, won and lost, and with which plans")
-    if read_manifest(folder).get("final"):
+    if read_manifest(folder).final:
         click.echo(f'  plantune ask {run} "..." --beside-base        a question of your own')
         click.echo(f"  plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub")
         if evaluated and not wanted.evaluate.interventions:

@@ -85,13 +85,13 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
     """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
     from plantune_lite.recipe import user_code
     from plantune_lite.report import page
-    from plantune_lite.runs.folder import locked
+    from plantune_lite.runs.folder import RunFolder, locked
 
-    with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(folder / ".stage" / "lock"):
+    with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(RunFolder(folder).at_work):
         found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
         page.made_again(folder)
     text = user_code.load_from_lab("resampled_text")(found)
-    print_result(as_json, found, f"{text}\nalso in {folder / 'report.html'}")
+    print_result(as_json, found, f"{text}\nalso in {RunFolder(folder).report}")
 
 
 @contextmanager
@@ -124,10 +124,10 @@ def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
     from plantune_lite.report import page
-    from plantune_lite.runs.folder import locked
+    from plantune_lite.runs.folder import RunFolder, locked
 
     folder = folder_of_run(run)
-    with locked(folder / ".stage" / "lock"):
+    with locked(RunFolder(folder).at_work):
         line = page.made_again(folder)
     click.echo(line)
 

@@ -67,9 +67,10 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
     from plantune_lite.distill import cost
     from plantune_lite.pipeline import runner
     from plantune_lite.problems.load import load_problems
+    from plantune_lite.runs.manifest import Manifest
 
     asked, _ = load_asked(recipe, settings, None)
-    wanted = runner.with_teacher(asked, os.environ, {"stages": {}}, teller(True))
+    wanted = runner.with_teacher(asked, os.environ, Manifest.new(asked.name), teller(True))
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     bill = cost.distillation(pool, wanted.distill, os.environ)
     fits = show_estimate(wanted, len(pool), bill, gpu, as_json)

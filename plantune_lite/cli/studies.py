@@ -76,13 +76,13 @@ def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
     from plantune_lite.report import page
-    from plantune_lite.runs.folder import locked
+    from plantune_lite.runs.folder import RunFolder, locked
     from plantune_lite.runs.job import Progress
 
     folder = folder_of_run(runner.folder_of(*load_asked(recipe, (), to)))
     show = (lambda line, last: None) if as_json else Progress()
-    with locked(folder / ".stage" / "lock"):
+    with locked(RunFolder(folder).at_work):
         probe_run = user_code.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=teller(as_json), show=show)
         page.made_again(folder)
-    print_result(as_json, found, f"{found['line']}\nall of it: {folder / 'report.html'}")
+    print_result(as_json, found, f"{found['line']}\nall of it: {RunFolder(folder).report}")

@@ -22,11 +22,10 @@ from typing import Any
 
 from plantune_lite import plan
 from plantune_lite.distill import card, filters
-from plantune_lite.distill.reasons import Fault, Reason
 from plantune_lite.files import write_records, write_whole
 from plantune_lite.grading.answers import answer_kind
 from plantune_lite.recipe.schema import Corpus
-from plantune_lite.types import PlantuneError, Problem, Trajectory
+from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Trajectory
 
 _NAMED = 10  # problems in a test set that a summary names
 

@@ -16,10 +16,9 @@ from typing import Any
 
 from plantune_lite import plan
 from plantune_lite.distill import dedup
-from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.grading.answers import same_answer
 from plantune_lite.problems.split import normalised
-from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory, Verdict, present
+from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Rejected, Trajectory, Verdict, fault_of, present
 
 _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one
 

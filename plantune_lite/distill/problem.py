@@ -21,12 +21,23 @@ from plantune_lite.distill.prompts import (
     SCORE,
     reply_shapes,
 )
-from plantune_lite.distill.reasons import Fault, Reason, fault_of
 from plantune_lite.distill.worked import plan_of
 from plantune_lite.grading.answers import final_answer, same_answer
 from plantune_lite.plan import as_block, chat, question_text, render, split_steps, spoiler
 from plantune_lite.recipe.schema import Direction, Distill
-from plantune_lite.types import Ask, Problem, Rejected, Reply, Sampling, Trajectory, Verdict, present
+from plantune_lite.types import (
+    Ask,
+    Fault,
+    Problem,
+    Reason,
+    Rejected,
+    Reply,
+    Sampling,
+    Trajectory,
+    Verdict,
+    fault_of,
+    present,
+)
 
 Check = Callable[[Problem, str], Verdict]  # whether the program in an execution passes its tests; may take seconds
 Kind = Literal["constraints", "plan", "score", "execution"]  # what a teacher is asked for

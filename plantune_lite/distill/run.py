@@ -23,6 +23,7 @@ from typing import Any
 from plantune_lite.distill.problem import Check, Distiller, worked
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records
 from plantune_lite.recipe.schema import Distill
+from plantune_lite.runs.folder import REJECTED, TRAJECTORIES
 from plantune_lite.runs.job import Progress
 from plantune_lite.teacher.ledger import BudgetError
 from plantune_lite.teacher.provider import UnansweredError
@@ -33,7 +34,6 @@ AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in
 _AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
 _HOPELESS = 20  # problems one after another that the teacher could not answer
 _LOOK_SECONDS = 0.3  # between two looks at how far it is
-_KEPT, _REJECTED = "trajectories.jsonl", "rejected.jsonl"
 _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
 
 
@@ -81,7 +81,7 @@ class _Distillation:
         done = _done_before(self.out)
         self.todo = iter([problem for problem in self.problems if problem.id not in done])
         self.done = self.done_before = len(done)
-        self.kept = sum(1 for _ in _rows(self.out / _KEPT))
+        self.kept = sum(1 for _ in _rows(self.out / TRAJECTORIES))
         self.show, self.began = Progress(), time.monotonic()
 
     async def run(self) -> dict[str, Any]:
@@ -90,8 +90,8 @@ class _Distillation:
         workers = min(at_once, len(self.problems) - self.done)
         out = self.out
         with (
-            JsonlWriter(out / _KEPT) as kept,
-            JsonlWriter(out / _REJECTED) as rejected,
+            JsonlWriter(out / TRAJECTORIES) as kept,
+            JsonlWriter(out / REJECTED) as rejected,
             JsonlWriter(out / _DONE) as done,
         ):
             work = (self._work(kept, rejected, done) for _ in range(workers))
@@ -146,10 +146,10 @@ class _Distillation:
     def _summary(self) -> dict[str, Any]:
         problems, name = len(self.problems), self.teaching.name if self.teaching else "worked"
         unpaid, unanswered = self.unpaid, self.unanswered
-        kept = [row["problem_id"] for row in _rows(self.out / _KEPT)]
+        kept = [row["problem_id"] for row in _rows(self.out / TRAJECTORIES)]
         if unpaid and not kept:
             raise unpaid[0]
-        reasons = Counter(row["reason"] for row in _rows(self.out / _REJECTED)).most_common()
+        reasons = Counter(row["reason"] for row in _rows(self.out / REJECTED)).most_common()
         line = f"{len(set(kept))} of {problems} problems have a kept plan; teacher {name}"
         if reasons:
             line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons)
@@ -194,7 +194,7 @@ def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
 
 
 def _done_before(out: Path) -> set[str]:
-    made = [out / _KEPT, out / _REJECTED]
+    made = [out / TRAJECTORIES, out / REJECTED]
     if not all(path.is_file() for path in made):
         (out / _DONE).unlink(missing_ok=True)  # what was done is not here any more
     done = {row["problem_id"] for row in _rows(out / _DONE)}

@@ -8,37 +8,37 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from plantune_lite.distill import cost
 from plantune_lite.distill.corpus import Wanted, build_corpus
-from plantune_lite.distill.reasons import Reason
 from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
-from plantune_lite.files import from_row, read_jsonl, read_records
+from plantune_lite.files import from_row, read_jsonl
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
-from plantune_lite.runs.folder import LEDGER, home
+from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import CorpusSummary, DistillSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.ledger import of_ledger
-from plantune_lite.types import Generate, MissingError, Problem, Trajectory, Verdict
+from plantune_lite.types import Generate, MissingError, Problem, Reason, Trajectory, Verdict
 
 
-def run_distill(job: Job) -> dict[str, Any]:
+def run_distill(job: Job) -> DistillSummary:
     """Ask the teacher for plans, or take them from worked solutions."""
-    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    pool = job.run.problems()
     part, check = job.recipe.distill, _check(job, pool)
     if part.teacher == "worked":
-        return asyncio.run(distill_all(pool, None, part, job.out, check))
+        return DistillSummary(**asyncio.run(distill_all(pool, None, part, job.out, check)))
     bill = cost.distillation(pool, part, os.environ)
     limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
     job.say(f"{bill} for all of it; {limit}")
     own = self_teacher(job) if part.teacher == "self" else None
 
     async def ask_for_all() -> dict[str, Any]:
-        path = home(job.run) / LEDGER
+        path = home(job.run.path) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
             opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             at_once = AT_ONCE
@@ -50,18 +50,18 @@ def run_distill(job: Job) -> dict[str, Any]:
                 found = await distill_all(pool, teaching, part, job.out, check)
             return {**found, **calls.totals()}
 
-    found = asyncio.run(ask_for_all())
-    return _ended_by_money(found, part.max_usd) if found.get("partial") else found
+    found = DistillSummary(**asyncio.run(ask_for_all()))
+    return _ended_by_money(found, part.max_usd) if found.partial else found
 
 
-def _ended_by_money(found: dict[str, Any], max_usd: float | None) -> dict[str, Any]:
+def _ended_by_money(found: DistillSummary, max_usd: float | None) -> DistillSummary:
     """Sum up a distillation that the budget ended: how far it came, and how it goes on."""
     line = (
-        f"{found['problems_done']} of {found['problems']} problems done, then ${found['usd']:.2f} were spent or "
-        f"reserved and the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run "
-        f"again to go on; {found['line']}"
+        f"{found.problems_done} of {found.problems} problems done, then ${found.usd:.2f} were spent or reserved and "
+        f"the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run again to go "
+        f"on; {found.line}"
     )
-    return {**found, "line": line, "max_usd": max_usd}
+    return replace(found, line=line, max_usd=max_usd)
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
@@ -73,11 +73,9 @@ def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdic
     return lambda problem, text: code.grade_code(problem, text).verdict
 
 
-def run_corpus(job: Job) -> dict[str, Any]:
+def run_corpus(job: Job) -> CorpusSummary:
     """Filter the trajectories into training rows."""
-    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    suites = {path.stem: read_records(Problem, path) for path in sorted((job.run / "suites").glob("*.jsonl"))}
-    suites["own"] = read_records(Problem, job.run / "problems" / "own.jsonl")  # held out, whether evaluated on or not
+    suites = {**job.run.suite_problems(), "own": job.run.own()}  # held out, whether evaluated on or not
     recipe, sft = job.recipe, job.recipe.sft
     wanted = Wanted(
         recipe.corpus,
@@ -88,16 +86,16 @@ def run_corpus(job: Job) -> dict[str, Any]:
         about={
             "name": recipe.name,
             "recipe": json.loads(to_json(recipe)),
-            "origin": job.earlier["problems"]["origin"],
+            "origin": job.earlier.problems.origin,
         },
     )
-    return build_corpus(_trajectories(job.run), pool, suites, wanted, job.out)
+    return CorpusSummary(**build_corpus(_trajectories(job.run), job.run.problems(), suites, wanted, job.out))
 
 
-def _trajectories(run: Path) -> Iterator[Trajectory]:
+def _trajectories(run: RunFolder) -> Iterator[Trajectory]:
     """Yield everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
-    for name in ("trajectories.jsonl", "rejected.jsonl"):
-        for row in read_jsonl(run / name):
+    for file in (run.trajectories, run.rejected):
+        for row in read_jsonl(file):
             row.pop("detail", "")
             if row.pop("reason", "") != Reason.EXECUTION_CUT_OFF:
                 yield from_row(Trajectory, row)

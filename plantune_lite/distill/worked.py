@@ -18,10 +18,9 @@ A solution with its numbers blanked is no plan, so a step of which neither can b
 import re
 from dataclasses import dataclass
 
-from plantune_lite.distill.reasons import Reason
 from plantune_lite.plan import clean_step, split_steps, with_answer
 from plantune_lite.recipe.schema import Direction
-from plantune_lite.types import Problem
+from plantune_lite.types import Problem, Reason
 
 _OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
 _NUMBER = r"[$€£]?\s?[0-9][0-9.,]*%?"

@@ -14,20 +14,37 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from plantune_lite.evaluate import metrics
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
-from plantune_lite.grading.lenient import Grade, Graded, grade_answer
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.terminal import duration
-from plantune_lite.types import PlantuneError, Problem, Reply, Sampling, Score
+from plantune_lite.types import Generate, Grade, Graded, PlantuneError, Problem, Reply, Sampling, Score
 
 Answer = Callable[[Sequence[Problem], Sampling], list[list[Reply]]]  # P problems x n replies, each the whole text
 Show = Callable[[str, bool], object]  # a line of progress, and whether it is the last
 
 # --- asking -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How a model is asked, and how its replies are graded."""
+
+    sampling: Sampling = Sampling()
+    model: str = ""  # says which weights answer, so that the answers of two are never mixed
+    executor: Generate | None = None  # follows the plans of m2
+    examples: Sequence[Problem] = ()  # solved problems, for few_shot
+    grade: Grade = grade_answer
+    allow_code: bool = False  # a program is graded by running what a model wrote
+    chunk: int = 128  # problems that are asked together, and then written down
+    show: Show = lambda line, last: None
+
+
+AS_IT_COMES = Asking()
 
 
 def answered(
@@ -36,15 +53,13 @@ def answered(
     *,
     mode: str,
     out: Path,
-    sampling: Sampling,
+    how: Asking,
     settings: Mapping[str, Any] = {},
-    grade: Grade = grade_answer,
-    chunk: int = 128,
-    show: Show = lambda line, last: None,
 ) -> list[Score]:
     """Return the graded answers of one mode to all problems: those in the file, and the others as they come."""
+    sampling, show = how.sampling, how.show
     wanted = {problem.id: problem for problem in problems}
-    scores = _done_before(out, mode, wanted, {**_settings(sampling), **settings})
+    scores = _done_before(out, mode, wanted, {**_settings(sampling), "model": how.model, **settings})
     done = {(one.problem_id, one.sample) for one in scores}
     samples = range(sampling.n)
     todo = [problem for problem in problems if any((problem.id, sample) not in done for sample in samples)]
@@ -53,8 +68,8 @@ def answered(
         before = len(problems) - len(todo)
         show(f"{what}: {before} of {len(problems)} problems are answered, going on", True)
     with JsonlWriter(out) as file:
-        for start in range(0, len(todo), chunk):
-            some = todo[start : start + chunk]
+        for start in range(0, len(todo), how.chunk):
+            some = todo[start : start + how.chunk]
             asked = time.monotonic()
             seeded = replace(sampling, seed=_seed(sampling.seed, mode, some[0].id))
             replies = answer(some, seeded)
@@ -62,7 +77,7 @@ def answered(
             for problem, texts in zip(some, replies, strict=True):
                 for sample, reply in enumerate(texts):
                     if (problem.id, sample) not in done:
-                        scores.append(_score(problem, sample, mode, reply, grade(problem, reply.text), seconds))
+                        scores.append(_score(problem, sample, mode, reply, how.grade(problem, reply.text), seconds))
                         file.write(scores[-1])
             answered_now = start + len(some)
             if left := len(todo) - answered_now:  # else the last line is the caller's

@@ -11,11 +11,12 @@ to four in all; `plantune probe RUN` makes the judge.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 from plantune_lite.evaluate import metrics, results
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, way_to_answer
 from plantune_lite.files import read_records
 from plantune_lite.grading.answers import final_answer
@@ -23,7 +24,8 @@ from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import read_manifest, summaries
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
@@ -45,7 +47,7 @@ class Answered:
 
 def recipe_of(run: Path) -> Recipe:
     """The recipe that a run was made with."""
-    if not (run / "recipe.json").is_file():
+    if not RunFolder(run).recipe.is_file():
         raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
     return load_recipe(run)
 
@@ -53,13 +55,13 @@ def recipe_of(run: Path) -> Recipe:
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
     """A run's recipe, the stage that was the last to train, and the model that it left."""
     recipe, manifest = recipe_of(run), read_manifest(run)
-    trained = manifest.get("final")
+    trained = manifest.final
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
     loaded = load_student(
         recipe.student,
         adapter=run / trained,
-        pinned=manifest["stages"].get(trained, {}).get("summary", {}).get("base", {}).get("revision"),
+        pinned=manifest.summaries.training(trained).revision,
         room=recipe.student.max_length + recipe.evaluate.max_tokens,
         seed=recipe.seed,
         say=say,
@@ -86,14 +88,15 @@ def ask_student(
     most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
     sampling = Sampling(max_tokens=most, seed=recipe.seed)
-    mode = mode_of(recipe, summaries(run))
+    mode = mode_of(recipe, read_manifest(run).summaries)
     generate = judged(loaded) if judged else loaded.generate
-    answer, _ = way_to_answer(mode, generate, loaded.generate_untuned, (), [problem], recipe.seed)
+    how = Asking(sampling=sampling, executor=loaded.generate_untuned)
+    answer, _ = way_to_answer(mode, generate, [problem], how)
     [[reply]] = answer([problem], sampling)
     found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
     if beside_base:
         mode = best_prompt(run)
-        answer, _ = way_to_answer(mode, loaded.generate_untuned, None, examples_of(run), [problem], recipe.seed)
+        answer, _ = way_to_answer(mode, loaded.generate_untuned, [problem], replace(how, examples=examples_of(run)))
         [[reply]] = answer([problem], sampling)
         found.append(taken_apart(results.UNTUNED, mode, reply))
     return found
@@ -101,7 +104,7 @@ def ask_student(
 
 def best_prompt(run: Path) -> Mode:
     """Find what the untuned model was best at on the run's own problems, or else its first suite."""
-    files = (run / "eval").glob(f"*.{results.UNTUNED}.jsonl")
+    files = RunFolder(run).eval.glob(f"*.{results.UNTUNED}.jsonl")
     first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
     modes = metrics.by_mode(read_records(Score, first) if first else ())
     if not modes:

@@ -5,7 +5,7 @@ write(Path("eval/gsm8k.sft.jsonl"), model="runs/mine/sft") -> eval/results_gsm8k
     {"results": {"gsm8k": {"alias": "gsm8k", "exact_match,flexible-extract": 0.367,
                            "exact_match_stderr,flexible-extract": 0.063, ...}}, ...}
 
-flexible-extract is our lenient grader (lenient.py). Where a file holds several modes, each is a task: gsm8k_few_shot.
+flexible-extract is our grader (grading/grade.py). Where a file holds several modes, each is a task: gsm8k_few_shot.
 """
 
 import json

@@ -1,28 +1,28 @@
 """Ask the untuned student some problems before anything is spent: is there headroom?"""
 
 from random import Random
-from typing import Any
 
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems
-from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import HeadroomSummary
 from plantune_lite.student import presets
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Problem
+from plantune_lite.types import Sampling
 
 ENOUGH = 0.85  # solved untuned: above it there is little to learn
 _AT_ONCE = 32  # problems between two lines of progress
 
 
-def run_headroom(job: Job) -> dict[str, Any]:
+def run_headroom(job: Job) -> HeadroomSummary:
     """Before money or hours are spent: how many of these problems the untuned student solves already."""
-    pool = [one for one in read_records(Problem, job.run / "problems" / "pool.jsonl") if one.kind != "code"]
+    pool = [one for one in job.run.problems() if one.kind != "code"]
     asked = Random(job.recipe.seed).sample(pool, min(job.recipe.headroom, len(pool)))
     if not asked:
-        return {"line": "not looked at", "solved": None, "looked": job.recipe.headroom == 0}
+        return HeadroomSummary(line="not looked at", looked=job.recipe.headroom == 0)
     if why := _cannot_ask(job):
-        return {"line": f"not looked at: {why}", "solved": None, "looked": False}
+        return HeadroomSummary(line=f"not looked at: {why}", looked=False)
     part, most = job.recipe.student, job.recipe.evaluate.max_tokens
     loaded = load_student(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
     out = job.out / "untuned.jsonl"
@@ -32,11 +32,12 @@ def run_headroom(job: Job) -> dict[str, Any]:
         asked,
         mode="zero_shot_cot",
         out=out,
-        max_tokens=most,
-        seed=job.recipe.seed,
-        grade=grade_reply,
-        chunk=_AT_ONCE,
-        show=job.progress(),
+        how=Asking(
+            sampling=Sampling(max_tokens=most, seed=job.recipe.seed),
+            grade=grade_reply,
+            chunk=_AT_ONCE,
+            show=job.progress(),
+        ),
     )
     solved = round(found["accuracy"]["value"] * len(asked))
     line = f"untuned, the student solves {solved} of {len(asked)} problems like these"
@@ -46,7 +47,7 @@ def run_headroom(job: Job) -> dict[str, Any]:
             "problems (problems.levels=3,4,5 or another problems.source) or another base (student.model)."
         )
         line += ": expect little"
-    return {"line": line, "solved": solved, "asked": len(asked)}
+    return HeadroomSummary(line=line, solved=solved, asked=len(asked))
 
 
 def _cannot_ask(job: Job) -> str | None:

@@ -25,49 +25,47 @@ from typing import Any
 
 from plantune_lite.distill import worked
 from plantune_lite.evaluate import metrics, stats
-from plantune_lite.evaluate.answers import Answer, Show, answered
-from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered
 from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.train.plan_similarity import words
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
 
 Plan = tuple[str, ...]
-Give = Callable[[Problem, Plan], Messages]
+Follow = Callable[[Mapping[str, Plan]], Answer]  # plans by problem -> who answers with them
 CONDITIONS = ("own", "none", "swapped", "reference", "dropped")
 PLAN_USE = ("swapped",)  # the one that says whether the plan does the work
 _ALIKE = 0.5  # of their words: two plans more alike than this are not each other's swap while there is another
 _LOOKED_AT = 200  # other plans, before the least alike of them is taken
 
 
-def as_beginning(problem: Problem, plan: Plan, ask: Callable[[Problem], Messages] = ask_plainly) -> Messages:
+def as_beginning(generate: Generate, ask: Callable[[Problem], Messages] = ask_plainly) -> Follow:
     """M1: the student goes on from a plan that stands in its reply as if it had written it."""
-    return (*ask(problem), {"role": "assistant", "content": render(plan)})
+    return lambda given: _following(
+        generate, given, lambda problem, plan: (*ask(problem), {"role": "assistant", "content": render(plan)})
+    )
 
 
-def as_order(problem: Problem, plan: Plan) -> Messages:
+def as_order(executor: Generate) -> Follow:
     """M2: the executor is told to follow the plan; without one it works step by step."""
-    return ask_to_follow(problem, plan) if plan else ask_step_by_step(problem)
+    return lambda given: _following(
+        executor, given, lambda problem, plan: ask_to_follow(problem, plan) if plan else ask_step_by_step(problem)
+    )
 
 
 def intervene(
-    generate: Generate,
+    follow: Follow,
     problems: Sequence[Problem],
     scores: Sequence[Score],
     *,
     out: Path,
     conditions: Sequence[str] = CONDITIONS,
-    give: Give = as_beginning,
-    max_tokens: int = 1024,
-    seed: int = 0,
-    grade: Grade = grade_answer,
-    model: str = "",
-    chunk: int = 128,
-    show: Show = lambda line, last: None,
+    how: Asking = AS_IT_COMES,
 ) -> dict[str, Any]:
-    """Ask under each condition, greedily, and compare.
+    """Ask under each condition, and compare.
 
     Where its own plan is no condition, its own replies stand for it: they begin with that plan.
     """
+    seed = how.sampling.seed
     by_id = {problem.id: problem for problem in problems}
     written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
@@ -75,7 +73,7 @@ def intervene(
         why = (
             f"no interventions: the student wrote {len(own)} plans in {len(written)} answers, so none can be exchanged"
         )
-        show(why, True)
+        how.show(why, True)
         return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
     given: dict[str, Mapping[str, Plan]] = {
         "own": own,
@@ -86,17 +84,9 @@ def intervene(
     }
     rows = {"own": [one for one in scores if one.sample == 0 and one.problem_id in own]}
     for name in (name for name in conditions if given[name]):
-        rows[name] = answered(
-            [by_id[id] for id in given[name]],
-            _following(generate, give, given[name]),
-            mode=name,
-            out=out,
-            sampling=Sampling(max_tokens=max_tokens, seed=seed),
-            settings={"model": model, "plans": _fingerprint(given[name])},
-            grade=grade,
-            chunk=chunk,
-            show=show,
-        )
+        settings = {"plans": _fingerprint(given[name])}
+        asked = [by_id[id] for id in given[name]]
+        rows[name] = answered(asked, follow(given[name]), mode=name, out=out, how=how, settings=settings)
     shares = {name: metrics.shares(these) for name, these in rows.items()}
     found: dict[str, Any] = {
         "planned": len(own) / len(written),
@@ -107,10 +97,10 @@ def intervene(
         },
         "own_minus": _own_minus(shares, seed),
     }
-    if asked := rows.get("none"):
-        found["planned_anyway"] = fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in asked)
+    if planless := rows.get("none"):
+        found["planned_anyway"] = fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in planless)
     found["line"] = line(found)
-    show(found["line"], True)
+    how.show(found["line"], True)
     return found
 
 
@@ -138,7 +128,7 @@ def planned_after_all(text: str) -> bool:
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-def _following(generate: Generate, give: Give, given: Mapping[str, Plan]) -> Answer:
+def _following(generate: Generate, given: Mapping[str, Plan], give: Callable[[Problem, Plan], Messages]) -> Answer:
     def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
         prompts = [give(problem, given[problem.id]) for problem in problems]
         replies = generate(prompts, sampling)

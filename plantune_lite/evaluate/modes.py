@@ -3,7 +3,7 @@
 What comes in: a Generate (a student, an adapter, a merged model, a GGUF, a server, a lambda) and problems. What goes
 out: eval/SUITE.MODEL.jsonl with every graded answer (answers.py), and the figures:
 
-    evaluate(generate, problems, mode="m1", out=Path("eval/own.sft.jsonl"))
+    evaluate_problems(generate, problems, mode="m1", out=Path("eval/own.sft.jsonl"), how=Asking())
     -> {"line": "own sft m1: 22 of 60 right, 36.7 % (25.6 to 49.3), 5 % cut off", "accuracy": {...}, ...}
 
 A student's arms (m1, m2, plain) see the bare question, as in training, and one that GRPO asked for plans is asked for
@@ -20,9 +20,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from plantune_lite.evaluate import metrics
-from plantune_lite.evaluate.answers import Answer, Show, answered
-from plantune_lite.files import read_records
-from plantune_lite.grading.lenient import Grade, grade_answer
+from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered
 from plantune_lite.plan import (
     CLOSE,
     OPEN,
@@ -36,6 +34,8 @@ from plantune_lite.plan import (
 )
 from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Prompt, Recipe
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
@@ -54,74 +54,46 @@ STEP = 128  # problems that all models answer before any goes on
 
 
 def evaluate_problems(
-    generate: Generate,
-    problems: Sequence[Problem],
-    *,
-    mode: Mode,
-    out: Path,
-    samples: int = 1,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    max_tokens: int = 1024,
-    seed: int = 0,
-    executor: Generate | None = None,
-    examples: Sequence[Problem] = (),
-    grade: Grade = grade_answer,
-    allow_code: bool = False,
-    model: str = "",
-    chunk: int = 128,
-    show: Show = lambda line, last: None,
+    generate: Generate, problems: Sequence[Problem], *, mode: Mode, out: Path, how: Asking = AS_IT_COMES
 ) -> dict[str, Any]:
-    """Evaluate in one mode, going on with what `out` holds; `model` says which weights answer, so that none are mixed.
-
-    `executor` follows the plans of m2, `examples` are problems with solutions for few_shot. To grade a program is to
-    run what a model wrote: without `allow_code` that is refused.
-    """
+    """Evaluate in one mode, going on with what `out` holds."""
+    samples = how.sampling.n
     if not problems:
         raise PlantuneError("there are no problems to evaluate on: raise problems.held_out, or name another suite")
-    if not allow_code and (programs := [problem.id for problem in problems if problem.kind == "code"]):
+    if not how.allow_code and (programs := [problem.id for problem in problems if problem.kind == "code"]):
         raise PlantuneError(
             f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0]}): allow to run what a "
             "model wrote with evaluate.allow_code=true, or leave the suite out"
         )
-    if samples > 1 and temperature == 0:
+    if samples > 1 and how.sampling.temperature == 0:
         raise PlantuneError(
             f"evaluate.samples is {samples}, but evaluate.temperature is 0, which makes all of them the same: "
             "set evaluate.temperature=0.7, or evaluate.samples=1"
         )
-    answer, prompt = way_to_answer(mode, generate, executor, examples, problems, seed)
-    scores = answered(
-        problems,
-        answer,
-        mode=mode,
-        out=out,
-        sampling=Sampling(temperature=temperature, top_p=top_p, n=samples, max_tokens=max_tokens, seed=seed),
-        settings={"model": model, "shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt},
-        grade=grade,
-        chunk=chunk,
-        show=show,
-    )
-    figures = metrics.tally(scores, problems, seed=seed)
+    answer, prompt = way_to_answer(mode, generate, problems, how)
+    settings = {"shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt}
+    scores = answered(problems, answer, mode=mode, out=out, how=how, settings=settings)
+    figures = metrics.tally(scores, problems, seed=how.sampling.seed)
     line = f"{out.stem.replace('.', ' ', 1)} {mode}: {metrics.line(figures)}"
-    show(line, True)
+    how.show(line, True)
     return {"line": line, "mode": mode, **figures}
 
 
 def prompts_by_merit(
-    generate: Generate, validation: Sequence[Problem], *, modes: Sequence[Mode] = PROMPTS, **settings: Any
+    generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode] = PROMPTS
 ) -> list[Mode]:
     """The prompts of an untuned model, first the one at which it is right most often on problems that are no tests."""
     if len(modes) == 1:
         return list(modes)
-    found = {mode: evaluate_problems(generate, validation, mode=mode, **settings) for mode in modes}
+    found = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
     return sorted(found, key=lambda mode: -found[mode]["accuracy"]["value"])
 
 
 def examples_of(run: Path) -> list[Problem]:
     """Read what few_shot may show and a prompt be chosen on: problems of the run's pool, in none of its suites."""
-    tested = {normalised(one) for path in (run / "suites").glob("*.jsonl") for one in read_records(Problem, path)}
-    pool = run / "problems" / "pool.jsonl"
-    return [one for one in read_records(Problem, pool) if normalised(one) not in tested] if pool.is_file() else []
+    folder = RunFolder(run)
+    tested = {normalised(one) for suite in folder.suite_problems().values() for one in suite}
+    return [one for one in folder.problems() if normalised(one) not in tested] if folder.pool.is_file() else []
 
 
 def prompts_with_examples(
@@ -156,9 +128,9 @@ def in_time(
             return
 
 
-def mode_of(recipe: Recipe, earlier: Mapping[str, Mapping[str, Any]]) -> Mode:
+def mode_of(recipe: Recipe, earlier: Summaries) -> Mode:
     """Return how a run's model is asked: as in training, of which `earlier` has the summaries."""
-    if earlier.get("grpo", {}).get("asks_for_plans"):
+    if earlier.grpo.asks_for_plans:
         return "plan_then_solve"
     return OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
 
@@ -166,22 +138,15 @@ def mode_of(recipe: Recipe, earlier: Mapping[str, Mapping[str, Any]]) -> Mode:
 # --- the modes --------------------------------------------------------------------------------------------------------
 
 
-def way_to_answer(
-    mode: Mode,
-    generate: Generate,
-    executor: Generate | None,
-    examples: Sequence[Problem],
-    problems: Sequence[Problem],
-    seed: int,
-) -> tuple[Answer, str]:
+def way_to_answer(mode: Mode, generate: Generate, problems: Sequence[Problem], how: Asking) -> tuple[Answer, str]:
     """How problems are answered in this mode, of which `problems` make no examples; and a fingerprint of the prompt."""
-    ask = _few_shot(examples, problems, seed) if mode == "few_shot" else ASK[mode]
+    ask = _few_shot(how.examples, problems, how.sampling.seed) if mode == "few_shot" else ASK[mode]
     shown = [ask(Problem(id="", question="?", answer=""))]
     if mode == "m2":
-        if executor is None:
+        if how.executor is None:
             raise PlantuneError("mode m2 needs an executor: the untuned model, which follows the student's plans")
         shown.append(ask_to_follow(Problem(id="", question="?", answer=""), ("?",)))
-        answer = _plan_then_execute(generate, executor)
+        answer = _plan_then_execute(generate, how.executor)
     else:
         answer = _in_one_go(generate, ask)
     return answer, hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:16]

@@ -19,18 +19,18 @@ from functools import partial
 from pathlib import Path
 
 from plantune_lite.evaluate import compare, harness_json
-from plantune_lite.evaluate.answers import Show
+from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.modes import Mode, evaluate_problems, examples_of, mode_of, prompts_with_examples
 from plantune_lite.evaluate.results import OF_A_RUN
-from plantune_lite.files import read_records
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
-from plantune_lite.runs.folder import LEDGER, home, now, summaries
+from plantune_lite.runs.folder import LEDGER, RunFolder, home
+from plantune_lite.runs.manifest import now, read_manifest
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.teacher.teacher import open_teacher
-from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Problem, Reply, RunError, Sampling
+from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Reply, RunError, Sampling
 
 
 def evaluate_model(
@@ -39,7 +39,7 @@ def evaluate_model(
     """Answer every suite of the run with this model, and say where it stands."""
     recipe = load_recipe(run)
     part = recipe.evaluate
-    suites = {path.stem: read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))}
+    suites = RunFolder(run).suite_problems()
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
     name, server = _name(where), _is_server(where)
@@ -47,12 +47,16 @@ def evaluate_model(
     modes: Sequence[Mode] = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
     examples = examples_of(run)
     modes = prompts_with_examples(modes, examples, say)
+    sampling = Sampling(
+        temperature=part.temperature, top_p=part.top_p, n=part.samples, max_tokens=part.max_tokens, seed=recipe.seed
+    )
+    how = Asking(sampling=sampling, examples=examples, grade=grade_reply, show=show)
     with _opened(run, recipe, where, say) as generate:
         for suite, problems in suites.items():
             if any(problem.kind == "code" for problem in problems):
                 say(f"{suite} is left out: programs are only asked of the run's own model")
                 continue
-            out = run / "eval" / f"{suite}.{name}.jsonl"
+            out = RunFolder(run).answers(suite, name)
             for mode in modes:
                 model = _asked_since(out, mode, where) if server else weights
                 evaluate_problems(
@@ -60,15 +64,7 @@ def evaluate_model(
                     problems,
                     mode=mode,
                     out=out,
-                    samples=part.samples,
-                    temperature=part.temperature,
-                    top_p=part.top_p,
-                    max_tokens=part.max_tokens,
-                    seed=recipe.seed,
-                    examples=examples,
-                    model=model,
-                    grade=grade_reply,
-                    show=show,
+                    how=replace(how, model=model),
                 )
             harness_json.write(out, model=where)
     return compare.standing([run], seed=recipe.seed)
@@ -110,7 +106,7 @@ def _weights(where: str) -> str:
 
 
 def _mode(run: Path, recipe: Recipe) -> Mode:
-    if (mode := mode_of(recipe, summaries(run))) == "m2":
+    if (mode := mode_of(recipe, read_manifest(run).summaries)) == "m2":
         raise PlantuneError(
             "sft.target is 'plan', whose plans the untuned student carries out: evaluate the run itself, not --model"
         )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import metrics
 from plantune_lite.files import read_records
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.types import Problem, Score
 
 UNTUNED, BASELINE, GRPO = "untuned", "baseline", "grpo"
@@ -60,7 +61,7 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
     """Read all that lies in the eval/ of these runs."""
     for run, where in zip(runs, _places(runs), strict=True):
         suites = known_of(run)
-        for path in sorted((run / "eval").glob("*.jsonl")):
+        for path in sorted(RunFolder(run).eval.glob("*.jsonl")):
             suite, _, model = path.stem.partition(".")
             settings, problems = _json_of(path.with_suffix(".json")), _problems_of(run, suite)
             for mode, scores in metrics.by_mode(read_records(Score, path)).items():
@@ -80,7 +81,7 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
 def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield for each suite and model whose plans were exchanged what own minus swapped came to."""
     for run, where in zip(runs, _places(runs), strict=True):
-        for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
+        for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
             suite, _, model = path.name.removesuffix(".summary.json").partition(".")
             if use := _json_of(path).get("own_minus", {}).get("swapped"):
                 yield suite, where + model, use
@@ -88,11 +89,11 @@ def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]
 
 def known_of(run: Path) -> dict[str, dict[str, Any]]:
     """Read what evaluation has found out about the suites of a run, beside their answers."""
-    return _json_of(run / "eval" / SUITES)
+    return _json_of(RunFolder(run).eval / SUITES)
 
 
 def _problems_of(run: Path, suite: str) -> dict[str, Problem]:
-    path = run / "suites" / f"{suite}.jsonl"
+    path = RunFolder(run).suites / f"{suite}.jsonl"
     return {one.id: one for one in read_records(Problem, path)} if path.is_file() else {}
 
 

@@ -10,13 +10,14 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from plantune_lite.distill import filters
 from plantune_lite.evaluate import compare, harness_json, interventions, results
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import (
     ASK,
     OF_TARGET,
@@ -29,13 +30,14 @@ from plantune_lite.evaluate.modes import (
     prompts_by_merit,
     prompts_with_examples,
 )
-from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
+from plantune_lite.runs.manifest import EvaluateSummary
 from plantune_lite.student.load import load_student
-from plantune_lite.types import Problem, RunError, Score, Trajectory, present
+from plantune_lite.types import Problem, RunError, Sampling, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
 _FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
@@ -61,10 +63,29 @@ class Student(NamedTuple):
         """Tell the answers of these weights from those of others."""
         source = self.loaded.source
         base = f"{source.repo}@{source.revision}:{self.job.recipe.student.bits}bit:{source.backend}"
-        return f"{base}+{_identity(self.job.run / stage)}" if stage else base
+        return f"{base}+{_identity(self.job.run.adapter(stage))}" if stage else base
+
+    def asking(self, stage: str | None) -> Asking:
+        """Ask as the recipe says, with the weights that a stage left; None: untuned."""
+        part = self.job.recipe.evaluate
+        return Asking(
+            sampling=Sampling(
+                temperature=part.temperature,
+                top_p=part.top_p,
+                n=part.samples,
+                max_tokens=part.max_tokens,
+                seed=self.job.recipe.seed,
+            ),
+            model=self.weights(stage),
+            executor=self.loaded.generate_untuned,
+            examples=self.examples,
+            grade=grade_reply,
+            allow_code=part.allow_code,
+            show=self.job.progress(),
+        )
 
 
-def run_evaluate(job: Job) -> dict[str, Any]:
+def run_evaluate(job: Job) -> EvaluateSummary:
     """Ask the untuned student at its best prompt, then the tuned one, on every suite, as far as max_hours goes."""
     ends = None if job.hours_left is None else time.monotonic() + _FOR_EVALUATION * 3600 * job.hours_left
     trained = last_trained(job)
@@ -80,42 +101,41 @@ def run_evaluate(job: Job) -> dict[str, Any]:
         )
     if not spent:
         _answer_suites(_student(job, trained), suites, known, ends)
-    found = compare.standing([job.run], seed=job.recipe.seed)
+    found = compare.standing([job.run.path], seed=job.recipe.seed)
     written = json.dumps(compare.standing_json(found), indent=1, ensure_ascii=False)
     write_whole(job.out / "standing.json", written + "\n")
     write_whole(job.out / "standing.md", compare.standing_markdown(found))
     job.say(compare.standing_text(found))
-    return {
-        "line": found.sentences[0],
-        "sentences": list(found.sentences),
-        "partial": any(one["answered"] < one["problems"] for one in known.values()),
-        "arm": _arm(job, trained) if trained else None,  # what the run's model is called among its answers
-    }
+    return EvaluateSummary(
+        line=found.sentences[0],
+        sentences=list(found.sentences),
+        partial=any(one["answered"] < one["problems"] for one in known.values()),
+        arm=_arm(job, trained) if trained else None,
+    )
 
 
 def _student(job: Job, trained: str | None) -> Student:
     wanted = job.recipe.student
     loaded = load_student(
         wanted,
-        adapter=job.run / trained if trained else None,
-        pinned=job.earlier.get(trained or "", {}).get("base", {}).get("revision"),
+        adapter=job.run.adapter(trained) if trained else None,
+        pinned=job.earlier.training(trained).revision,
         room=wanted.max_length + job.recipe.evaluate.max_tokens,
         seed=job.recipe.seed,
         say=job.say,
     )
-    return Student(job, loaded, trained, examples_of(job.run))
+    return Student(job, loaded, trained, examples_of(job.run.path))
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
 
 
 def _suites(job: Job) -> Iterator[tuple[str, list[Problem]]]:
-    for path in sorted((job.run / "suites").glob("*.jsonl")):
-        suite = read_records(Problem, path)
+    for name, suite in job.run.suite_problems().items():
         if _holds_programs(suite) and (why := _may_not_run(job)):
-            job.say(f"{path.stem} is left out, because its answers are programs: {why}")
+            job.say(f"{name} is left out, because its answers are programs: {why}")
             continue
-        yield path.stem, suite
+        yield name, suite
 
 
 def _holds_programs(suite: Sequence[Problem]) -> bool:
@@ -134,9 +154,9 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
     words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
     overlaps: dict[str, dict[str, str]] = {}
     if trained is not None:
-        pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
-        rows = read_jsonl(job.run / "corpus" / "train.jsonl")
-        learned = [pool[id] for id in dict.fromkeys(row["problem_id"] for row in rows) if id in pool]
+        pool = {one.id: one for one in job.run.problems()}
+        ids = dict.fromkeys(row["problem_id"] for row in job.run.rows("train"))
+        learned = [pool[id] for id in ids if id in pool]
         overlaps = filters.overlaps(
             [
                 Trajectory(problem_id=one.id, sample=0, question=one.question, plan=(), execution="", answer=None)
@@ -146,7 +166,7 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
             suites,
             words,
         )
-    before = results.known_of(job.run)
+    before = results.known_of(job.run.path)
     return {
         name: {
             "problems": len(suite),
@@ -165,14 +185,12 @@ def _keep(job: Job, known: dict[str, dict[str, Any]]) -> None:
 
 def _of_the_baseline(job: Job) -> str:
     """What its figures must not be read without."""
-    made = job.earlier.get("baseline", {})
+    made = job.earlier.baseline
     parts = []
-    if made.get("problems", 0) < made.get("of", 0):
-        parts.append(
-            f"the baseline learned from {made['problems']} of the {made['of']} problems, which have a solution"
-        )
-    if made.get("steps", 0) < made.get("sft_steps", 0):
-        parts.append(f"the baseline had time for {made['steps']} of {made['sft_steps']} steps")
+    if made.problems < made.of:
+        parts.append(f"the baseline learned from {made.problems} of the {made.of} problems, which have a solution")
+    if made.steps < made.sft_steps:
+        parts.append(f"the baseline had time for {made.steps} of {made.sft_steps} steps")
     return " and ".join(parts)
 
 
@@ -203,7 +221,8 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
     """Order the untuned model's prompts, the best first: on problems of the pool, of which it has learned none."""
     job, loaded = student.job, student.loaded
     small = () if loaded.preset.wants_gpu else ("few_shot",)  # these need to be shown what is wanted
-    wanted = job.recipe.evaluate.prompts or ("zero_shot_cot", "plan_then_solve", *small)
+    part = job.recipe.evaluate
+    wanted = part.prompts or ("zero_shot_cot", "plan_then_solve", *small)
     modes = prompts_with_examples(wanted, student.examples, job.say)
     asked = [one for one in student.examples if one.kind != "code"]
     # What is shown in few_shot is not asked; half of a small pool is enough to choose on.
@@ -215,12 +234,7 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
         validation,
         modes=modes,
         out=job.out / PROMPTS / "validation.untuned.jsonl",
-        examples=student.examples,
-        model=student.weights(None),
-        max_tokens=job.recipe.evaluate.max_tokens,
-        seed=job.recipe.seed,
-        grade=grade_reply,
-        show=job.progress(),
+        how=replace(student.asking(None), sampling=Sampling(max_tokens=part.max_tokens, seed=job.recipe.seed)),
     )
 
 
@@ -246,42 +260,26 @@ def _answer_suite(
     for count in in_time(len(suite), seconds, done=done):
         done = max(done, count)
         for model in models:
-            _answer(student, model, suite[:count], job.out / f"{name}.{model.name}.jsonl")
+            _answer(student, model, suite[:count], job.run.answers(name, model.name))
     if done < len(suite):
         job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
     for model in models if done else ():
         source = student.loaded.source.repo + (f"+{job.recipe.name}/{model.stage}" if model.stage else "")
-        harness_json.write(job.out / f"{name}.{model.name}.jsonl", model=source)
+        harness_json.write(job.run.answers(name, model.name), model=source)
     tuned, part = models[-1], job.recipe.evaluate
     if done == len(suite) and tuned.stage and tuned.mode != "plain" and (part.interventions or part.plan_use):
         left = None if seconds is None else began + seconds - time.monotonic()
-        _intervene(student, tuned, suite, job.out / f"{name}.{tuned.name}.jsonl", left)
+        _intervene(student, tuned, suite, job.run.answers(name, tuned.name), left)
     return done
 
 
 def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) -> None:
     """Let one model answer these problems."""
-    job, loaded = student.job, student.loaded
-    part = job.recipe.evaluate
+    loaded = student.loaded
     other = None if model.stage == student.trained else model.stage
-    with nullcontext() if other is None else loaded.wearing(job.run / other):
-        evaluate_problems(
-            loaded.generate if model.stage else loaded.generate_untuned,
-            problems,
-            mode=model.mode,
-            out=out,
-            samples=part.samples,
-            temperature=part.temperature,
-            top_p=part.top_p,
-            max_tokens=part.max_tokens,
-            seed=job.recipe.seed,
-            executor=loaded.generate_untuned,
-            examples=student.examples,
-            grade=grade_reply,
-            allow_code=part.allow_code,
-            model=student.weights(model.stage),
-            show=job.progress(),
-        )
+    with nullcontext() if other is None else loaded.wearing(student.job.run.adapter(other)):
+        generate = loaded.generate if model.stage else loaded.generate_untuned
+        evaluate_problems(generate, problems, mode=model.mode, out=out, how=student.asking(model.stage))
 
 
 def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Path, seconds: float | None) -> None:
@@ -292,24 +290,13 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
     if seconds is not None and len(conditions) * sum(one.seconds for one in scores) > seconds:
         job.say(f"{answers.stem}: max_hours leaves no time for interventions")
         return
-    generate = loaded.generate
-    give: interventions.Give = partial(interventions.as_beginning, ask=ASK[tuned.mode])
+    follow = interventions.as_beginning(loaded.generate, ASK[tuned.mode])
     if tuned.mode == "m2":
-        generate, give = loaded.generate_untuned, interventions.as_order
-    out = job.out / "interventions" / answers.name
-    found = interventions.intervene(
-        generate,
-        suite,
-        scores,
-        out=out,
-        conditions=conditions,
-        give=give,
-        max_tokens=job.recipe.evaluate.max_tokens,
-        seed=job.recipe.seed,
-        model=student.weights(tuned.stage),
-        grade=grade_reply,
-        show=job.progress(),
-    )
+        follow = interventions.as_order(loaded.generate_untuned)
+    out = job.run.interventions / answers.name
+    greedy = Sampling(max_tokens=job.recipe.evaluate.max_tokens, seed=job.recipe.seed)
+    how = replace(student.asking(tuned.stage), sampling=greedy)
+    found = interventions.intervene(follow, suite, scores, out=out, conditions=conditions, how=how)
     write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 

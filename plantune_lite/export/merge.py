@@ -17,11 +17,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from plantune_lite.export.adapter import CONFIG, WEIGHTS, Opened, Part, open_adapter
 from plantune_lite.export.model_files import check_free_space, write_companions
-from plantune_lite.export.safetensors_io import FLOATS, ExportError
+from plantune_lite.export.safetensors_io import ExportError
 from plantune_lite.files import write_whole
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import duration, size
@@ -35,7 +35,6 @@ def merge_adapter(
     base: Path,
     out: Path,
     *,
-    dtype: Literal["bfloat16", "float16", "float32"] | None = None,  # None: each tensor as the base has it
     shard_bytes: int = SHARD_BYTES,
     preset: Preset | None = None,  # whose template and turn end the model shall have; None: the base's own
     say: Callable[[str], object] = lambda line: None,
@@ -45,10 +44,10 @@ def merge_adapter(
 
     began = time.monotonic()
     opened = open_adapter(adapter, base)
-    planned = {name: _planned(part, dtype) for name, part in opened.parts.items()}
+    planned = {name: _planned(part) for name, part in opened.parts.items()}
     split = split_torch_state_dict_into_shards(planned, max_shard_size=shard_bytes)
     shards = split.filename_to_tensors
-    progress = _Progress(out, _fingerprint(opened, adapter, {"dtype": dtype, "shards": shards}))
+    progress = _Progress(out, _fingerprint(opened, adapter, {"dtype": None, "shards": shards}))
     todo = [file for file in shards if not progress.has(file)]
     needed = sum(planned[name].nbytes for file in todo for name in shards[file])
     check_free_space(out, needed, "merging", say)
@@ -84,12 +83,11 @@ def merge_adapter(
 # --- the tensors ------------------------------------------------------------------------------------------------------
 
 
-def _planned(part: Part, dtype: str | None) -> Any:
-    """Return a tensor of the output without its numbers."""
+def _planned(part: Part) -> Any:
+    """Return a tensor of the output without its numbers; it has the type that the base has."""
     import torch
 
-    wanted = getattr(torch, dtype) if dtype and part.source.dtype in FLOATS else None
-    return torch.empty_like(part.source.read(), dtype=wanted, device="meta")
+    return torch.empty_like(part.source.read(), device="meta")
 
 
 def _merged(name: str, part: Part, dtype: Any) -> Any:
@@ -99,7 +97,7 @@ def _merged(name: str, part: Part, dtype: Any) -> Any:
     given = part.source.read()
     result = part.layer.merged(given, dtype) if part.layer else given.to(dtype)
     if dtype == torch.float16 and not result.isfinite().all():
-        raise ExportError(f"{name} does not fit into float16, whose largest number is 65504: merge to bfloat16")
+        raise ExportError(f"{name} does not fit into float16, the base's type, whose largest number is 65504")
     return result
 
 

@@ -7,7 +7,6 @@ A merged model that was not found to be its adapter's equal never goes, nor do G
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from plantune_lite.export import model_card, push, run_facts
 from plantune_lite.export.run_facts import Form
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import redact
-from plantune_lite.runs.folder import changed_outputs, read_manifest
+from plantune_lite.runs.folder import RunFolder, changed_outputs
+from plantune_lite.runs.manifest import Manifest, read_manifest
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError, present
 
@@ -44,7 +44,7 @@ def push_model(
         )
     names = {form: repo + run_facts.FORMS[form] for form in there}
     facts = run_facts.of_run(run, form=next(iter(there)), repos=names)
-    if not facts.scores and any((run / "eval").glob("*.jsonl")):
+    if not facts.scores and any(RunFolder(run).eval.glob("*.jsonl")):
         say(f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` makes it")
     pushes = []
     for form, folder in there.items():
@@ -71,29 +71,29 @@ def push_corpus(
     """Push a run's corpus to a data set; what the push did."""
     recipe = _recipe(run)
     also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
-    corpus = push.Push(run / "corpus", repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
+    corpus = push.Push(RunFolder(run).corpus, repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
     return push.bring([corpus], public)
 
 
 def _recipe(run: Path) -> dict[str, Any]:
-    if not (run / "recipe.json").is_file():
+    if not RunFolder(run).recipe.is_file():
         raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
-    return json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    return RunFolder(run).recipe_row()
 
 
 def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:
     """Write a corpus's card and figures anew, as others may read them: without the folders of this machine."""
-    folder = run / "corpus"
-    if not (folder / "README.md").is_file():
+    folder = RunFolder(run)
+    if not (folder.corpus / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
-    stats = redact.without_paths(json.loads((folder / "stats.json").read_text(encoding="utf-8")))
-    row = next(read_jsonl(folder / "train.jsonl"))
-    origin = read_manifest(run)["stages"].get("problems", {}).get("summary", {}).get("origin")
+    stats = redact.without_paths(json.loads(folder.stats.read_text(encoding="utf-8")))
+    row = next(read_jsonl(folder.corpus / "train.jsonl"))
+    origin = read_manifest(run).summaries.problems.origin
     text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})
     return {"README.md": text.encode(), "stats.json": (json.dumps(stats, indent=1, ensure_ascii=False) + "\n").encode()}
 
 
-def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
+def _forms_of(run: Path, manifest: Manifest) -> dict[Form, Path]:
     found: dict[Form, Path] = {}
     if adapter := run_facts.adapter_folder(run, manifest):
         found["adapter"] = adapter
@@ -104,7 +104,7 @@ def _forms_of(run: Path, manifest: Mapping[str, Any]) -> dict[Form, Path]:
     return found
 
 
-def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> None:
+def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
     """Stop at a merged model, or GGUF files of it, that was not found to be its adapter's equal."""
     if form == "adapter":
         config = json.loads((present(run_facts.adapter_folder(run, manifest)) / "adapter_config.json").read_bytes())
@@ -115,15 +115,14 @@ def _refuse_unchecked(run: Path, manifest: Mapping[str, Any], form: Form) -> Non
                 "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
             )
         return
-    entry = manifest["stages"].get("export", {})
-    verified = entry.get("summary", {}).get("verified")
-    if entry.get("status") != "done" or verified is not True:
+    verified = manifest.summaries.export.verified
+    if not manifest.is_done("export") or verified is not True:
         why = "was found to differ from its adapter" if verified is False else "was not compared with its adapter"
         raise PlantuneError(
             f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
             f"alone, and `plantune run {run} --again export` merges anew"
         )
-    of_form = {name: known for name, known in entry["outputs"].items() if name.startswith(f"{form}/")}
+    of_form = {name: known for name, known in manifest.stages["export"].outputs.items() if name.startswith(f"{form}/")}
     missing, different = changed_outputs(run, of_form)
     if changed := [*missing, *different]:
         raise PlantuneError(

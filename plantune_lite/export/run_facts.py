@@ -17,8 +17,9 @@ from typing import Any, Literal
 from plantune_lite.evaluate.compare import BASELINE, UNTUNED, Row, standing
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe.redact import without_paths
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import TRAININGS, trained_by
+from plantune_lite.runs.manifest import ExportSummary, Manifest, read_manifest
 from plantune_lite.student.presets import Preset, find
 
 Form = Literal["adapter", "merged", "gguf"]
@@ -73,12 +74,12 @@ class Facts:
 
 def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
     """Read what a run's folder says of its model."""
-    manifest, recipe = read_manifest(run), json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    manifest, folder = read_manifest(run), RunFolder(run)
+    recipe, summaries = folder.recipe_row(), manifest.summaries
     scores = _scores(run, manifest)
     preset = find(recipe["student"]["model"])
     base, revision = base_of(adapter_folder(run, manifest), preset)
-    exported = manifest["stages"].get("export", {}).get("summary", {})
-    stats, rows = run / "corpus" / "stats.json", run / "corpus" / "train.jsonl"
+    stats, rows = folder.stats, folder.corpus / "train.jsonl"
     return Facts(
         name=recipe["name"],
         form=form,
@@ -88,28 +89,27 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
         licence=preset.licence if preset else None,
         licence_url=preset.licence_url if preset else None,
         recipe=recipe,
-        trained=_trained(recipe, manifest.get("final")),
-        asks_for_plans=manifest["stages"].get("grpo", {}).get("summary", {}).get("asks_for_plans", False),
+        trained=_trained(recipe, manifest.final),
+        asks_for_plans=summaries.grpo.asks_for_plans,
         stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
         example=next(read_jsonl(rows), None) if rows.is_file() else None,
         scores=scores,
         checks={
-            file.name: {"bytes": file.stat().st_size, **exported.get("gguf", {}).get(file.name, {})}
-            for file in sorted((run / "gguf").glob("*.gguf"))
+            file.name: {"bytes": file.stat().st_size, **summaries.export.gguf.get(file.name, {})}
+            for file in sorted(folder.gguf.glob("*.gguf"))
         },
-        agreement=_agreement(exported),
+        agreement=_agreement(summaries.export),
         plot=_plot(run, manifest, scores),
-        versions=manifest.get("versions", {}),
+        versions=manifest.versions,
     )
 
 
-def _scores(run: Path, manifest: Mapping[str, Any]) -> dict[str, Scores]:
+def _scores(run: Path, manifest: Manifest) -> dict[str, Scores]:
     """Read the scores of the model of this run, by suite, beside the untuned model's and the baseline's.
 
     Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
     """
-    entry = manifest["stages"].get("evaluate", {})
-    mine = entry.get("summary", {}).get("arm") if entry.get("status") == "done" else None
+    mine = manifest.summaries.evaluate.arm if manifest.is_done("evaluate") else None
     if mine is None:
         return {}
     stood = standing([run])
@@ -122,24 +122,24 @@ def _scores(run: Path, manifest: Mapping[str, Any]) -> dict[str, Scores]:
     }
 
 
-def _plot(run: Path, manifest: Mapping[str, Any], suites: Iterable[str]) -> Path | None:
+def _plot(run: Path, manifest: Manifest, suites: Iterable[str]) -> Path | None:
     """Find the chart of the first suite that has one, where the report is of this evaluation."""
-    if manifest["stages"].get("report", {}).get("status") != "done":
+    if not manifest.is_done("report"):
         return None
-    charts = (run / "figures" / f"scores_{suite}.svg" for suite in sorted(suites))
+    charts = (RunFolder(run).figures / f"scores_{suite}.svg" for suite in sorted(suites))
     return next((chart for chart in charts if chart.is_file()), None)
 
 
-def _agreement(exported: Mapping[str, Any]) -> str | None:
-    if not exported.keys() >= {"top1", "positions", "largest"}:
+def _agreement(exported: ExportSummary) -> str | None:
+    if exported.top1 is None:
         return None
-    same = f"the same likeliest token on {exported['top1']:.1%} of {exported['positions']} positions"
-    return f"{same}, largest logit difference {exported['largest']:.3g}"
+    same = f"the same likeliest token on {exported.top1:.1%} of {exported.positions} positions"
+    return f"{same}, largest logit difference {exported.largest:.3g}"
 
 
-def adapter_folder(run: Path, manifest: Mapping[str, Any]) -> Path | None:
+def adapter_folder(run: Path, manifest: Manifest) -> Path | None:
     """Find the adapter that the run ended with; None before training."""
-    final = manifest.get("final")
+    final = manifest.final
     return run / final if final and (run / final / "adapter_config.json").is_file() else None
 
 

@@ -15,9 +15,8 @@ import re
 import textwrap
 
 from plantune_lite.grading import sandbox
-from plantune_lite.grading.lenient import Graded
 from plantune_lite.plan import CLOSE
-from plantune_lite.types import Problem, ProblemError, Verdict
+from plantune_lite.types import Graded, Problem, ProblemError, Verdict
 
 _BLOCK = re.compile(r"^([ \t]*)(```+|~~~+)[^\n`]*\n(.*?)(?:^[ \t]*\2|\Z)", re.MULTILINE | re.DOTALL)
 _TOP_LEVEL = re.compile(r"(?:async def|def|class|from|import|if|for|while|try|except|else|finally|with)\b|[@#)\]}]")

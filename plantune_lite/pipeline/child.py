@@ -14,7 +14,6 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from plantune_lite.distill.stage import run_corpus, run_distill
 from plantune_lite.evaluate.headroom import run_headroom
@@ -25,15 +24,16 @@ from plantune_lite.problems.stage import run_problems, run_suites
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.report.stage import run_report
-from plantune_lite.runs.folder import locked
+from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.job import Job, is_first
+from plantune_lite.runs.manifest import Summaries, Summary
 from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError
 
 INTERRUPTED = 130
 _DISK_FULL = ("no space left", "os error 28", "disk is full")
 
-_WORK: dict[str, Callable[[Job], dict[str, Any]]] = {
+_WORK: dict[str, Callable[[Job], Summary]] = {
     "problems": run_problems,
     "suites": run_suites,
     "headroom": run_headroom,
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
     """Run one stage; the exit status says whether it is done."""
     run, stage, *rest = arguments
     folder = Path(run)
-    result = folder / ".stage" / f"{stage}.json"
+    result = RunFolder(folder).result(stage)
     _end_with_parent()
     # As the student does: a merge imports it too, and it speaks of a kernel for CPUs that it would download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
             _work(folder, stage, rest)
             return 0
         # An orphan of a killed run may still be ending; two processes must not write one stage.
-        with locked(folder / ".stage" / "lock", wait_seconds=30.0):
-            write_whole(result, json.dumps({"summary": _work(folder, stage, rest)}, ensure_ascii=False))
+        with locked(RunFolder(folder).at_work, wait_seconds=30.0):
+            write_whole(result, json.dumps({"summary": _work(folder, stage, rest).to_row()}, ensure_ascii=False))
         return 0
     except PlantuneError as error:
         _say_why(result, str(error))
@@ -85,15 +85,16 @@ def _say_why(result: Path, sentence: str) -> None:
         write_whole(result, json.dumps({"error": sentence}, ensure_ascii=False))
 
 
-def _work(folder: Path, stage: str, rest: list[str]) -> dict[str, Any]:
-    plan = json.loads((folder / ".stage" / "job.json").read_text(encoding="utf-8"))
+def _work(folder: Path, stage: str, rest: list[str]) -> Summary:
+    run = RunFolder(folder)
+    plan = json.loads(run.job.read_text(encoding="utf-8"))
     out = folder / plan["home"]
     job = Job(
-        run=folder,
+        run=run,
         stage=stage,
         out=out,
         recipe=load_recipe(folder),
-        earlier=plan["earlier"],
+        earlier=Summaries.read(plan["earlier"]),
         hours_left=plan["hours_left"],
     )
     work = user_code.load(rest[0]) if rest else _WORK[stage]

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from plantune_lite.files import copy_whole, write_whole
-from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old, read_manifest
+from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import RunError
 
@@ -183,12 +184,12 @@ def bring_back(folder: Path, run: Path) -> int:
 
 def _check_same_run(source: Path, run: Path) -> None:
     theirs, ours = read_manifest(source), read_manifest(run)
-    if theirs.get("id") != ours.get("id"):
+    if theirs.id != ours.id:
         raise RunError(
-            f"{source} mirrors another run of this name, created {theirs.get('created')}. Two ways on: name=OTHER; "
+            f"{source} mirrors another run of this name, created {theirs.created}. Two ways on: name=OTHER; "
             f"or move {run} away, and the mirrored run is restored"
         )
-    if theirs.get("resumed", 0.0) > ours.get("resumed", 0.0):
+    if theirs.resumed > ours.resumed:
         raise RunError(
             f"{source} is ahead of {run}. Two ways on: move {run} away, and the mirrored run is restored; or mirror to "
             "another folder"
@@ -204,8 +205,8 @@ def _restore(source: Path, run: Path) -> int:
 
 def _repair(source: Path, run: Path) -> int:
     """Fetch what finished stages left, is missing or damaged here, and is sound in the mirror."""
-    entries = read_manifest(run)["stages"].values()
-    outputs = {name: file for entry in entries if entry["status"] == "done" for name, file in entry["outputs"].items()}
+    done = (entry for entry in read_manifest(run).stages.values() if entry.status == "done")
+    outputs = {name: identity for entry in done for name, identity in entry.outputs.items()}
     missing, damaged = changed_outputs(run, outputs)
     lost = {name: outputs[name] for name in (*missing, *damaged)}
     unsound = {name for names in changed_outputs(source, lost) for name in names}

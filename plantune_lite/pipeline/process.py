@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
-from typing import Any, TextIO
+from typing import TextIO
 
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import Summary, read_summary
 from plantune_lite.terminal import duration
 from plantune_lite.types import RunError
 
@@ -32,9 +34,10 @@ def run_stage(
     processes: int = 1,
     mirror: Path | None = None,
     stream: TextIO | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
-    result = folder / ".stage" / f"{stage}.json"
+    run = RunFolder(folder)
+    result = run.result(stage)
     result.unlink(missing_ok=True)
     launch = [] if processes == 1 else [*_LAUNCH, "--num_processes", str(processes)]
     module = ["-m", "plantune_lite.pipeline.child", str(folder), stage, *([work] if work else [])]
@@ -51,7 +54,7 @@ def run_stage(
     with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:
             with _pulse(stage, stream or sys.stdout) as heard:
-                _stream(process, folder / "log.txt", stream or sys.stdout, heard)
+                _stream(process, run.log, stream or sys.stdout, heard)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -62,7 +65,7 @@ def run_stage(
     if result.is_file():
         outcome = json.loads(result.read_text(encoding="utf-8"))
         if "summary" in outcome:
-            return outcome["summary"]
+            return read_summary(stage, outcome["summary"])
         raise RunError(outcome["error"])
     raise RunError(_how_it_died(stage, code, folder))
 
@@ -137,7 +140,7 @@ def _how_it_died(stage: str, code: int, folder: Path) -> str:
             f"{stage} was killed from outside, most likely because memory ran out: rerun the command to resume. "
             f"`plantune estimate {folder}` says what takes less memory; other settings need --again"
         )
-    return f"{stage} ended with status {code} and left no result; the end of {folder / 'log.txt'} says more"
+    return f"{stage} ended with status {code} and left no result; the end of {RunFolder(folder).log} says more"
 
 
 def quiet_telemetry() -> dict[str, str]:

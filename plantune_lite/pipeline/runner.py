@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from plantune_lite import files
 from plantune_lite._version import __version__
@@ -24,16 +24,15 @@ from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import (
+    RunFolder,
     home,
     last_written,
     locked,
     move_away,
-    now,
     outputs_of,
     place_in_old,
-    read_manifest,
-    write_manifest,
 )
+from plantune_lite.runs.manifest import Entry, Manifest, now, read_manifest, write_manifest
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
 from plantune_lite.types import RunError
@@ -66,7 +65,7 @@ def run(
             "Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive"
         )
     with ExitStack() as stack:
-        stack.enter_context(locked(folder / ".lock"))
+        stack.enter_context(locked(RunFolder(folder).lock))
         if mirror is not None and (count := bring_back(mirror, folder)):
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = read_manifest(folder)
@@ -82,11 +81,12 @@ def run(
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
         if anew:
-            manifest["again"] = again  # until it is made: the same command goes on with it
-        manifest["resumed"] = time.time()  # says which of two copies is the later one
+            manifest.again = again  # until it is made: the same command goes on with it
+        manifest.resumed = time.time()
         _put_away(folder, manifest, stages, anew, tell)
-        write_whole(folder / "recipe.json", to_json(wanted))
-        manifest.update(name=wanted.name, seed=wanted.seed, versions=versions(), device=_device())
+        write_whole(RunFolder(folder).recipe, to_json(wanted))
+        manifest.name, manifest.seed, manifest.versions = wanted.name, wanted.seed, versions()
+        manifest.device = _device()
         work = _Run(folder, wanted, manifest, active)
         work.save()  # a variant may have taken over all there is to do
         copies = None
@@ -99,23 +99,23 @@ def run(
             if only is not None and stage.name not in only:
                 continue
             if state == "done":
-                tell(f"{label} done before: {manifest['stages'][stage.name]['summary'].get('line', '')}")
+                tell(f"{label} done before: {manifest.line(stage.name)}")
             else:
                 if state == "to do":
-                    manifest["stages"].pop(stage.name, None)
-                elif manifest["stages"][stage.name].get("anew"):
+                    manifest.stages.pop(stage.name, None)
+                elif manifest.stages[stage.name].anew:
                     _put_away(folder, manifest, [stage], [stage.name], tell)
                 _put_stale_away(folder, manifest, stage, stages)
-                tell(f"{label} {'goes on' if stage.name in manifest['stages'] else 'starts'}")
+                tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
                 _do(stage, work, mirror, stream)
-                entry = manifest["stages"][stage.name]
-                tell(f"{label} done in {duration(entry['seconds'])}: {entry['summary'].get('line', '')}")
+                took = duration(manifest.stages[stage.name].seconds)
+                tell(f"{label} done in {took}: {manifest.line(stage.name)}")
             if copies is not None:
                 copies.sync()
-        if "again" in manifest and (only is None or manifest["again"] in only):
-            del manifest["again"]
+        if manifest.again and (only is None or manifest.again in only):
+            manifest.again = None
             write_manifest(folder, manifest)
     return folder
 
@@ -127,14 +127,14 @@ def folder_of(asked: Recipe, to: Path | None) -> Path:
 
 
 def plan(
-    folder: Path, wanted: Recipe, manifest: dict[str, Any], again: str | None, stages: Sequence[Stage] = STAGES
+    folder: Path, wanted: Recipe, manifest: Manifest, again: str | None, stages: Sequence[Stage] = STAGES
 ) -> tuple[list[tuple[Stage, State, str]], list[str]]:
     """What a run would do with each stage, and which stages `again` makes anew."""
     active = active_stages(wanted, stages)
     if again is not None and again not in {stage.name for stage in active}:
         raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
     known = _as_far_as_money_goes(wanted, manifest)
-    if again is not None and again == manifest.get("again"):  # stopped before its end: what it made is what it asks for
+    if again is not None and again == manifest.again:  # stopped before its end: what it made is what it asks for
         found = list(states(folder, wanted, known, active))
         begun = {stage.name: state for stage, state, _ in found}
         if begun[again] in ("goes on", "done") and "differs" not in begun.values():
@@ -144,29 +144,28 @@ def plan(
     return list(states(folder, wanted, known, active, anew)), anew
 
 
-def _as_far_as_money_goes(wanted: Recipe, manifest: dict[str, Any]) -> dict[str, Any]:
+def _as_far_as_money_goes(wanted: Recipe, manifest: Manifest) -> Manifest:
     """The manifest with a distillation that distill.max_usd ended as done, unless there is more money now."""
-    entry = manifest["stages"].get("distill", {})
-    reached, limit = entry.get("summary", {}).get("max_usd"), wanted.distill.max_usd
-    if reached is None or limit is None or limit > reached:
+    said, limit = manifest.summaries.distill, wanted.distill.max_usd
+    if said.max_usd is None or limit is None or limit > said.max_usd:
         return manifest
-    whole = {**entry, "summary": {**entry["summary"], "partial": False}}
-    return {**manifest, "stages": {**manifest["stages"], "distill": whole}}
+    whole = replace(manifest.stages["distill"], summary=replace(said, partial=False))
+    return replace(manifest, stages={**manifest.stages, "distill": whole})
 
 
 def with_teacher(
     asked: Recipe,
     environ: Mapping[str, str],
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     say: Callable[[str], None],
     again: str | None = None,
 ) -> Recipe:
     """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun."""
     if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
         return asked
-    begun = {} if again in ("problems", "distill") else manifest["stages"].get("distill", {})
-    if begun.get("inputs", {}).get("distill.teacher") == "gemini":
-        if begun["status"] == "done":
+    begun = None if again in ("problems", "distill") else manifest.stages.get("distill")
+    if begun and begun.inputs.get("distill.teacher") == "gemini":
+        if begun.status == "done":
             return asked  # its plans are here, no key is needed
         raise RunError(f"distillation with Gemini is incomplete: set {KEYS[1]} and rerun the command to resume")
     say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
@@ -196,28 +195,28 @@ def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only
 
 
 def _put_away(
-    folder: Path, manifest: dict[str, Any], stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
+    folder: Path, manifest: Manifest, stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
 ) -> None:
     """Move the output of stages that are made anew to old/."""
     old = place_in_old(folder)
     for stage in stages:
         if stage.name in anew:
             moved = move_away(folder, stage.outputs, old)
-            manifest["stages"].pop(stage.name, None)
+            manifest.stages.pop(stage.name, None)
             write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
             if moved:
                 say(f"moved {stage.name} to {old}")
 
 
-def _put_stale_away(folder: Path, manifest: dict[str, Any], stage: Stage, stages: Sequence[Stage]) -> None:
+def _put_stale_away(folder: Path, manifest: Manifest, stage: Stage, stages: Sequence[Stage]) -> None:
     """Mark what was made of a part of a stage, to be made anew when that goes on, even after a kill: a training must
     not go on from a checkpoint that learned from fewer plans. What was found out about a model goes with the model."""
     if stage.trains:
         move_away(folder, ["probe"], place_in_old(folder))
-    entries = manifest["stages"]
-    if entries.get(stage.name, {}).get("summary", {}).get("partial"):
-        for name in set(stale_after(stage.name, stages)) & set(entries):
-            entries[name].update(status="stopped", anew=True)
+    entry = manifest.stages.get(stage.name)
+    if entry and entry.summary and entry.summary.partial:
+        for name in set(stale_after(stage.name, stages)) & set(manifest.stages):
+            manifest.stages[name].status, manifest.stages[name].anew = "stopped", True
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------
@@ -229,70 +228,69 @@ class _Run:
 
     folder: Path
     recipe: Recipe
-    manifest: dict[str, Any]
+    manifest: Manifest
     active: Sequence[Stage]
 
     def save(self) -> None:
         """Write the manifest, with the stage whose adapter is the run's model and what all stages have cost."""
-        entries = self.manifest["stages"]
-        done = [stage for stage in self.active if entries.get(stage.name, {}).get("status") == "done"]
-        self.manifest["final"] = next((stage.home for stage in reversed(done) if stage.trains), None)
-        self.manifest["usd"] = round(sum(entry.get("summary", {}).get("usd", 0.0) for entry in entries.values()), 6)
+        trained = [stage for stage in self.active if stage.trains and self.manifest.is_done(stage.name)]
+        self.manifest.final = trained[-1].home if trained else None
+        spent = (one.summary.usd for one in self.manifest.stages.values() if one.summary)
+        self.manifest.usd = round(sum(spent), 6)
         write_manifest(self.folder, self.manifest)
 
 
 def _do(stage: Stage, run: _Run, mirror: Path | None, stream: TextIO | None) -> None:
-    folder, wanted, entries = run.folder, run.recipe, run.manifest["stages"]
+    folder, wanted, entries = run.folder, run.recipe, run.manifest.stages
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
-        earlier = {name: entries[name]["fingerprint"] for name in stage.after}
-        entries[stage.name] = {
-            "fingerprint": fingerprint(stage, inputs, earlier),
-            "inputs": inputs,
-            "after": list(stage.after),
-            "format": stage.format,
-            "started": now(),
-            "seconds": 0.0,
-        }
+        earlier = {name: entries[name].fingerprint for name in stage.after}
+        entries[stage.name] = Entry(
+            fingerprint=fingerprint(stage, inputs, earlier),
+            inputs=inputs,
+            after=list(stage.after),
+            format=stage.format,
+            started=now(),
+        )
     entry = entries[stage.name]
-    entry.update(status="running", began=time.time())
+    entry.status, entry.began = "running", time.time()
     run.save()
     job = {
         "home": stage.home,
-        "earlier": {name: other["summary"] for name, other in entries.items() if "summary" in other},
+        "earlier": {name: other.summary.to_row() for name, other in entries.items() if other.summary},
         "hours_left": _hours_left(wanted, run.manifest),
     }
-    write_whole(folder / ".stage" / "job.json", json.dumps(job, ensure_ascii=False))
+    write_whole(RunFolder(folder).job, json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.shared else 1
         kept = None if mirror is None else home(mirror / folder.name)  # where the ledger's copy goes
-        summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
-        entry.update(status="done", ended=now(), summary=summary, outputs=outputs_of(folder, stage.outputs))
+        entry.summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
+        entry.status, entry.ended, entry.outputs = "done", now(), outputs_of(folder, stage.outputs)
     except BaseException as error:
-        entry["status"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        entry.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         raise
     finally:
-        entry["seconds"] = round(entry["seconds"] + time.monotonic() - began, 3)
+        entry.seconds = round(entry.seconds + time.monotonic() - began, 3)
         run.save()
 
 
-def _settle(folder: Path, manifest: dict[str, Any], stages: Sequence[Stage]) -> None:
+def _settle(folder: Path, manifest: Manifest, stages: Sequence[Stage]) -> None:
     """Count what a killed stage took against max_hours, before another one writes to log.txt."""
     for stage in stages:
-        entry = manifest["stages"].get(stage.name, {})
-        if entry.get("status") == "running":
+        entry = manifest.stages.get(stage.name)
+        if entry and entry.status == "running":
             ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
-            seconds = round(entry["seconds"] + max(0.0, ended - entry["began"]), 3)
-            entry.update(status="stopped", seconds=seconds)
+            entry.seconds = round(entry.seconds + max(0.0, ended - (entry.began or ended)), 3)
+            entry.status = "stopped"
 
 
-def _hours_left(wanted: Recipe, manifest: dict[str, Any]) -> float | None:
+def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
     """What is left of max_hours; a distillation by batches is waiting for others, and counts for nothing."""
     if wanted.max_hours is None:
         return None
     waited = {"distill"} if wanted.distill.batch else set()
-    spent = sum(one.get("seconds", 0.0) for name, one in manifest["stages"].items() if name not in waited) / 3600
+    spent = sum(one.seconds for name, one in manifest.stages.items() if name not in waited) / 3600
     return max(0.0, wanted.max_hours - spent)
 
 

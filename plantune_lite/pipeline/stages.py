@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from plantune_lite.recipe.schema import OPTIONAL, Recipe
+from plantune_lite.runs.folder import REJECTED, TRAJECTORIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ STAGES = (
         reads=("seed", "distill", "student.model", "student.revision", "student.bits"),
         after=("problems",),
         home="",
-        outputs=("trajectories.jsonl", "rejected.jsonl", "distilled.jsonl"),
+        outputs=(TRAJECTORIES, REJECTED, "distilled.jsonl"),
     ),
     # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
     Stage(

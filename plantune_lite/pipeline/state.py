@@ -7,11 +7,13 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from plantune_lite.files import default_of
 from plantune_lite.pipeline.stages import Stage
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.lab import means_the_same
 from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
 from plantune_lite.runs.folder import changed_outputs, is_empty
+from plantune_lite.runs.manifest import Entry, HeadroomSummary, Manifest
 
 
 def inputs_of(wanted: Recipe, stage: Stage, known: Mapping[str, Any] = {}) -> dict[str, Any]:
@@ -72,31 +74,31 @@ State = Literal["to do", "goes on", "done", "differs"]
 
 
 def states(
-    folder: Path, wanted: Recipe, manifest: dict[str, Any], active: Sequence[Stage], anew: Collection[str] = ()
+    folder: Path, wanted: Recipe, manifest: Manifest, active: Sequence[Stage], anew: Collection[str] = ()
 ) -> Iterator[tuple[Stage, State, str]]:
     """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
     expected: dict[str, str] = {}
     partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
     for stage in active:
-        entry = None if stage.name in anew else manifest["stages"].get(stage.name)
-        inputs = inputs_of(wanted, stage, {} if entry is None else entry["inputs"])
+        entry = None if stage.name in anew else manifest.stages.get(stage.name)
+        inputs = inputs_of(wanted, stage, {} if entry is None else entry.inputs)
         if entry is not None:
             # A field that is younger than the entry, and says nothing new, was not there to be read.
-            known = entry["inputs"]
+            known = entry.inputs
             inputs = {name: value for name, value in inputs.items() if name in known or value != _default(name)}
         expected[stage.name] = fingerprint(stage, inputs, expected)
-        if entry is None or (entry["status"] != "done" and is_empty(folder, stage.outputs)):
+        if entry is None or (entry.status != "done" and is_empty(folder, stage.outputs)):
             yield stage, "to do", ""
         elif stage.advice:
-            yield stage, "done" if entry["status"] == "done" and _looked(entry, inputs) else "to do", ""
-        elif entry["fingerprint"] != expected[stage.name]:
+            yield stage, "done" if entry.status == "done" and _looked(entry, inputs) else "to do", ""
+        elif entry.fingerprint != expected[stage.name]:
             yield stage, "differs", _difference(stage, entry, inputs)
-        elif entry["status"] != "done" or entry.get("summary", {}).get("partial") or partial & set(stage.after):
-            if entry["status"] == "done":
+        elif entry.status != "done" or (entry.summary and entry.summary.partial) or partial & set(stage.after):
+            if entry.status == "done":
                 partial.add(stage.name)  # and what was made of a part is made again
             yield stage, "goes on", ""
         else:
-            missing, different = changed_outputs(folder, entry["outputs"])
+            missing, different = changed_outputs(folder, entry.outputs)
             if different:
                 yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again
@@ -108,23 +110,23 @@ def _default(name: str) -> Any:
     part, _, inner = name.rpartition(".")
     for field in fields(PARTS.get(part, Recipe)):
         if field.name == inner:
-            value = field.default_factory() if field.default_factory is not MISSING else field.default
+            value = default_of(field)
             return list(value) if isinstance(value, tuple) else value
     return MISSING
 
 
-def _looked(entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> bool:
+def _looked(entry: Entry, inputs: Mapping[str, Any]) -> bool:
     """Whether advice was found and still stands: another model, or a machine that could not look, is another matter."""
-    same = all(entry["inputs"].get(name) == inputs[name] for name in inputs if name.startswith("student."))
-    return same and entry.get("summary", {}).get("looked", True)
+    same = all(entry.inputs.get(name) == inputs[name] for name in inputs if name.startswith("student."))
+    return same and not (isinstance(entry.summary, HeadroomSummary) and not entry.summary.looked)
 
 
 _CONTENT = " (content of "
 
 
-def _difference(stage: Stage, entry: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+def _difference(stage: Stage, entry: Entry, inputs: Mapping[str, Any]) -> str:
     """The first thing that makes a stage another one, in words."""
-    recorded = entry["inputs"]
+    recorded = entry.inputs
     for name in [*inputs, *(name for name in recorded if name not in inputs)]:
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
         if json.dumps(was) != json.dumps(is_now):

@@ -1,42 +1,42 @@
 """The stages that load problems and test suites."""
 
-from typing import Any
-
-from plantune_lite.files import read_records, write_records
+from plantune_lite.files import write_records
 from plantune_lite.problems.load import load_problems, load_suite, suite_names
 from plantune_lite.runs.job import Job
-from plantune_lite.types import Problem, ProblemError
+from plantune_lite.runs.manifest import ProblemsSummary, SuitesSummary
+from plantune_lite.types import ProblemError
 
 
-def run_problems(job: Job) -> dict[str, Any]:
+def run_problems(job: Job) -> ProblemsSummary:
     """Load the pool, hold out the recipe's own test problems."""
-    revisions = job.earlier.get("problems", {}).get("revisions", {})
     loaded = load_problems(
-        job.recipe.problems, seed=job.recipe.seed, revisions=revisions, checked=job.recipe.wants_checked_answers
+        job.recipe.problems,
+        seed=job.recipe.seed,
+        revisions=job.earlier.problems.revisions,
+        checked=job.recipe.wants_checked_answers,
     )
     if job.recipe.has_baseline and not any(one.solution or one.steps for one in loaded.pool):
         raise ProblemError(
             "evaluate.baseline is true, but no problem has a solution that a baseline could learn from: name their "
             "column in problems.solution, or set evaluate.baseline=false"
         )
-    write_records(job.out / "pool.jsonl", loaded.pool)
-    write_records(job.out / "own.jsonl", loaded.own)
+    write_records(job.run.pool, loaded.pool)
+    write_records(job.run.held_out, loaded.own)
     for note in loaded.notes:
         job.say(note)
-    return {
-        "line": f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
-        "pool": len(loaded.pool),
-        "own": len(loaded.own),
-        "origin": loaded.origin,
-        "revisions": loaded.revisions,
-    }
+    return ProblemsSummary(
+        line=f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
+        pool=len(loaded.pool),
+        own=len(loaded.own),
+        origin=loaded.origin,
+        revisions=loaded.revisions,
+    )
 
 
-def run_suites(job: Job) -> dict[str, Any]:
+def run_suites(job: Job) -> SuitesSummary:
     """Load what the recipe evaluates on, before anything is spent."""
-    own, pool = (read_records(Problem, job.run / "problems" / f"{name}.jsonl") for name in ("own", "pool"))
-    part = job.recipe.evaluate
-    known = job.earlier.get("suites", {}).get("revisions", {})
+    own, pool, part = job.run.own(), job.run.problems(), job.recipe.evaluate
+    known = job.earlier.suites.revisions
     counts, origins, revisions, suite_holds_programs = {}, {}, {}, []
     for name in suite_names(part.suites):
         suite = load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, pool=pool, revisions=known)
@@ -52,4 +52,4 @@ def run_suites(job: Job) -> dict[str, Any]:
             "set it, or add a suite with other answers"
         )
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
-    return {"line": f"test problems: {line}", "suites": counts, "origin": origins, "revisions": revisions}
+    return SuitesSummary(line=f"test problems: {line}", suites=counts, origin=origins, revisions=revisions)

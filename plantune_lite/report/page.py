@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import compare, metrics
 from plantune_lite.evaluate.stats import Estimate
-from plantune_lite.files import from_row, read_jsonl, read_records, write_whole
+from plantune_lite.files import read_jsonl, read_records, write_whole
 from plantune_lite.report import charts, html
 from plantune_lite.runs import job
-from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.runs.folder import RunFolder, outputs_of
+from plantune_lite.runs.manifest import Manifest, ReportSummary, read_manifest, write_manifest
 from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import duration
 from plantune_lite.types import PlantuneError, Score, Trajectory
@@ -37,14 +38,14 @@ _CURVES = {  # chart -> the figures of a step that it draws
 }
 
 
-def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
+def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
     """Write the page and the charts, and say in a line what it says first."""
-    manifest = read_manifest(run)
-    recipe = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+    manifest, folder = read_manifest(run), RunFolder(run)
+    recipe = folder.recipe_row()
     stood = _stood(run, seed)
     figures = dict(_figures(run, manifest, stood))
     for name, svg in figures.items():
-        write_whole(run / "figures" / f"{name}.svg", svg + "\n")
+        write_whole(folder.figures / f"{name}.svg", svg + "\n")
     first, *others = stood.sentences or ("nothing was evaluated",)
     parts = [
         f"<h1>{html.text(recipe['name'])}</h1>",
@@ -55,37 +56,37 @@ def write_report(run: Path, *, seed: int = 0) -> dict[str, Any]:
         *_first_screen(run, stood, figures),
         *_scores(stood, figures),
         _plan_use(run),
-        _of_the_lab(run / "probe"),
+        _of_the_lab(folder.probe),
         _wins_and_losses(run, stood),
-        _data(run, manifest),
+        _data(folder, manifest),
         _training(manifest, figures),
-        _of_the_lab(run / "cpl"),
-        _trajectories(run, seed),
+        _of_the_lab(folder.adapter("cpl")),
+        _trajectories(folder, seed),
         _cost(manifest),
-        _again(run, recipe, manifest),
+        _again(recipe, manifest),
     ]
-    write_whole(run / "report.html", html.page(f"{recipe['name']}: plantune report", parts))
-    return {"line": f"report.html: {first}", "figures": sorted(figures)}
+    write_whole(folder.report, html.page(f"{recipe['name']}: plantune report", parts))
+    return ReportSummary(line=f"report.html: {first}", figures=sorted(figures))
 
 
 def made_again(run: Path) -> str:
     """The page with what has been found since; the manifest knows that it is another file. Its line, with its path."""
-    line = f"{run / write_report(run)['line']}"
+    line = f"{run / write_report(run).line}"
     manifest = read_manifest(run)
-    if made := manifest["stages"].get("report"):
-        made["outputs"] = outputs_of(run, ("report.html", "figures"))
+    if made := manifest.stages.get("report"):
+        made.outputs = outputs_of(run, ("report.html", "figures"))
         write_manifest(run, manifest)
     return line
 
 
-def _about(recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
-    done = [name for name, entry in manifest["stages"].items() if entry.get("status") == "done"]
-    starts = {name: recipe[name].get("start") for name in job.trained_by(recipe, done)}
+def _about(recipe: Mapping[str, Any], manifest: Manifest) -> str:
+    done = filter(manifest.is_done, manifest.stages)
+    starts = {name: recipe[name].get("start") for name in job.trained_by(recipe, list(done))}
     ways = [name.upper() + ("" if start in (None, "sft") else f" from {start}") for name, start in starts.items()]
     trained = f"trained by {' and '.join(ways)}" if ways else "not trained"
     return (
         f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}, "
-        f"{trained}. Begun {manifest['created']}."
+        f"{trained}. Begun {manifest.created}."
         + (f" {DEQUANTISED}" if recipe["student"]["model"] == "smollm2_135m" else "")
     )
 
@@ -130,7 +131,7 @@ def _pairs(run: Path, one: compare.Comparison) -> Iterator[_Pair]:
     """Yield the problems of the suite that both models of a comparison answered."""
     ours = _answers(run, one.suite, one.model, one.mode)
     theirs = _answers(run, one.suite, one.reference, one.reference_mode)
-    for row in read_jsonl(run / "suites" / f"{one.suite}.jsonl"):
+    for row in read_jsonl(RunFolder(run).suites / f"{one.suite}.jsonl"):
         if row["id"] in ours and row["id"] in theirs:
             yield _Pair(one, row["question"], ours[row["id"]], theirs[row["id"]])
 
@@ -142,16 +143,14 @@ def _stood(run: Path, seed: int) -> compare.Standing:
         return compare.Standing((), (), (), ())  # nothing was evaluated
 
 
-def _figures(run: Path, manifest: Mapping[str, Any], stood: compare.Standing) -> Iterator[tuple[str, str]]:
+def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator[tuple[str, str]]:
     for suite, rows, _ in stood.suites():
         named = [(compare.named(row.model, row.mode), row.accuracy) for row in rows]
         yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", named)
-    if not (run / "metrics.jsonl").is_file():
-        return
-    for stage, mine in _metrics(run).items():
-        parts = manifest["stages"].get(stage, {}).get("summary", {}).get("rewards", ())
-        drawn = {**_CURVES, "parts": tuple(parts)}
+    for stage, mine in _metrics(RunFolder(run)).items():
+        drawn = dict(_CURVES)
         if stage == "grpo":
+            drawn["parts"] = tuple(manifest.summaries.grpo.rewards)
             del drawn["loss"]  # it begins at nothing and says nothing
         for name, keys in drawn.items():
             series = {key: [(row["step"], row[key]) for row in mine if key in row] for key in keys}
@@ -159,13 +158,13 @@ def _figures(run: Path, manifest: Mapping[str, Any], stood: compare.Standing) ->
                 yield f"{stage}_{name}", svg
 
 
-def _metrics(run: Path) -> dict[str, list[dict[str, Any]]]:
+def _metrics(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
     """The figures of each stage, step by step; of a step that was done again, after a kill or anew, the later ones.
 
     Rounds count their steps from 1 anew: what has rounds draws its own curves (_of_the_lab).
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in (row for row in read_jsonl(run / "metrics.jsonl") if "round" not in row):
+    for row in (row for row in run.metric_rows() if "round" not in row):
         steps = found.setdefault(row["stage"], {})
         for later in [step for step in steps if step > row["step"]]:
             del steps[later]
@@ -211,7 +210,7 @@ def _of_the_lab(folder: Path) -> str:
 def _plan_use(run: Path) -> str:
     """Whether the plan does the work."""
     parts = []
-    for path in sorted((run / "eval" / "interventions").glob("*.summary.json")):
+    for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
         title = path.name.removesuffix(".summary.json").replace(".", ", ", 1)
         if "own_minus" not in found:
@@ -242,7 +241,7 @@ def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
 
 def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:
     """The samples of each problem."""
-    scores = read_records(Score, run / "eval" / f"{suite}.{model}.jsonl")
+    scores = read_records(Score, RunFolder(run).answers(suite, model))
     return metrics.by_problem(one for one in scores if one.mode == mode)
 
 
@@ -260,13 +259,12 @@ def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
 # --- what it was made from --------------------------------------------------------------------------------------------
 
 
-def _data(run: Path, manifest: Mapping[str, Any]) -> str:
+def _data(run: RunFolder, manifest: Manifest) -> str:
     """Problems to plans to rows, and what was left out for which reason."""
-    path = run / "corpus" / "stats.json"
-    if not path.is_file():
+    if not run.stats.is_file():
         return ""
-    stats = json.loads(path.read_text(encoding="utf-8"))
-    distilled = manifest["stages"].get("distill", {}).get("summary", {}).get("line")
+    stats = json.loads(run.stats.read_text(encoding="utf-8"))
+    distilled = manifest.line("distill")
     counts = {**stats["funnel"], **{f"rows to {name}": stats[name] for name in ("train", "validation", "prompts")}}
     return html.section(
         "From problems to rows",
@@ -276,19 +274,18 @@ def _data(run: Path, manifest: Mapping[str, Any]) -> str:
     )
 
 
-def _training(manifest: Mapping[str, Any], figures: Mapping[str, str]) -> str:
+def _training(manifest: Manifest, figures: Mapping[str, str]) -> str:
     parts = []
     for stage in ("sft", "cpl", "grpo"):
-        if line := manifest["stages"].get(stage, {}).get("summary", {}).get("line"):
+        if line := manifest.line(stage):
             parts.append(html.paragraph(f"{stage}: {line}"))
             parts += [svg for name, svg in figures.items() if name.startswith(f"{stage}_")]
     return html.section("Training", *parts)
 
 
-def _trajectories(run: Path, seed: int) -> str:
+def _trajectories(run: RunFolder, seed: int) -> str:
     """Some of what the teacher wrote and the filter kept, to be read."""
-    path = run / "trajectories.jsonl"
-    kept = [from_row(Trajectory, row) for row in read_jsonl(path)] if path.is_file() else []
+    kept = read_records(Trajectory, run.trajectories) if run.trajectories.is_file() else []
     few = Random(seed).sample(kept, min(SHOWN_TRAJECTORIES, len(kept)))
     return html.section(
         f"{len(few)} of {len(kept)} kept plans",
@@ -310,24 +307,22 @@ def _trajectories(run: Path, seed: int) -> str:
 # --- what it took -----------------------------------------------------------------------------------------------------
 
 
-def _cost(manifest: Mapping[str, Any]) -> str:
+def _cost(manifest: Manifest) -> str:
     made = [
-        (name, entry["seconds"], entry.get("summary", {}).get("usd") or 0, entry.get("summary", {}).get("line", ""))
-        for name, entry in manifest["stages"].items()
-        if "seconds" in entry
+        (name, entry.seconds, entry.summary.usd if entry.summary else 0.0, manifest.line(name))
+        for name, entry in manifest.stages.items()
     ]
     made.append(("all", sum(one[1] for one in made), sum(one[2] for one in made), ""))
     rows = [(name, duration(seconds), f"${usd:.2f}" if usd else "", line) for name, seconds, usd, line in made]
     return html.section("Time and money", html.table(("stage", "time", "USD", ""), rows))
 
 
-def _again(run: Path, recipe: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+def _again(recipe: Mapping[str, Any], manifest: Manifest) -> str:
     """Versions, the device, and the recipe as it was."""
-    versions = [(name, version) for name, version in manifest.get("versions", {}).items() if version]
     return html.section(
         "To make it again",
         html.paragraph("Save the recipe below as a folder's recipe.json, and give plantune run that folder."),
         html.folded("recipe.json", f"<pre>{html.text(json.dumps(recipe, indent=1, ensure_ascii=False))}</pre>"),
-        html.folded("versions", html.table(("package", "version"), versions)),
-        html.paragraph(f"Made on {manifest['device']}.", "soft") if "device" in manifest else "",
+        html.folded("versions", html.table(("package", "version"), manifest.versions.items())),
+        html.paragraph(f"Made on {manifest.device}.", "soft") if manifest.device else "",
     )

@@ -1,13 +1,12 @@
 """The stage that writes the report."""
 
-from typing import Any
-
 from plantune_lite.report.page import write_report
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import ReportSummary
 
 
-def run_report(job: Job) -> dict[str, Any]:
+def run_report(job: Job) -> ReportSummary:
     """One page that says what came of it all."""
-    found = write_report(job.run, seed=job.recipe.seed)
-    job.say(f"open {job.run / 'report.html'}")
+    found = write_report(job.run.path, seed=job.recipe.seed)
+    job.say(f"open {job.run.report}")
     return found

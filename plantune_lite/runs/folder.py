@@ -1,10 +1,9 @@
-"""A run folder: its manifest, its lock, and what a stage has put there.
+"""A run folder: where everything lies in it, its lock, and what a stage has put there.
+
+    run = RunFolder(Path("runs/mine"))
+    run.report, run.problems(), run.rows("train")
 
 runs/mine/  recipe.json  manifest.json  log.txt  problems/  trajectories.jsonl  corpus/  sft/  eval/  report.html
-
-manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
-"fingerprint": ..., "status": "running" | "done" | "failed" | "stopped", "started": ..., "ended": ..., "seconds": ...,
-"summary": {...}, "outputs": {path: sha256 or size}}}}
 """
 
 import hashlib
@@ -12,17 +11,16 @@ import json
 import os
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import write_whole
-from plantune_lite.types import RunError
+from plantune_lite.files import read_jsonl, read_records
+from plantune_lite.types import Problem, RunError
 
-FORMAT = 1
+TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and all else
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
 # RUN/ablate/STUDY/VARIANT is a run as well.
@@ -37,39 +35,68 @@ def home(run: Path) -> Path:
     return around.resolve().parents[2] if variant else around
 
 
-def now() -> str:
-    """The time as a manifest has it."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+class RunFolder:
+    """The files of a run: where each lies, and what is in those that several stages read."""
 
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.manifest = path / "manifest.json"
+        self.log = path / "log.txt"
+        self.metrics = path / "metrics.jsonl"
+        self.lock = path / ".lock"  # of the run; at_work is that of the process that writes its files
+        self.at_work = path / ".stage" / "lock"
+        self.job = path / ".stage" / "job.json"
+        self.pool = path / "problems" / "pool.jsonl"
+        self.held_out = path / "problems" / "own.jsonl"
+        self.suites = path / "suites"
+        self.trajectories = path / TRAJECTORIES
+        self.rejected = path / REJECTED
+        self.corpus = path / "corpus"
+        self.stats = self.corpus / "stats.json"
+        self.eval = path / "eval"
+        self.interventions = self.eval / "interventions"
+        self.merged = path / "merged"
+        self.gguf = path / "gguf"
+        self.figures = path / "figures"
+        self.report = path / "report.html"
+        self.probe = path / "probe"
 
-def read_manifest(run: Path) -> dict[str, Any]:
-    """Return the manifest of a run folder, or an empty one."""
-    path = run / "manifest.json"
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {"format": FORMAT, "name": run.name, "id": uuid.uuid4().hex, "created": now(), "stages": {}}
-    except ValueError:
-        manifest = None
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or not isinstance(manifest.get("stages"), dict)
-    ):
-        raise RunError(
-            f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
-        )
-    return manifest
+    def result(self, stage: str) -> Path:
+        """Return where the process of a stage leaves its summary."""
+        return self.job.with_name(f"{stage}.json")
 
+    def answers(self, suite: str, model: str) -> Path:
+        """Return the file of a model's answers to a suite."""
+        return self.eval / f"{suite}.{model}.jsonl"
 
-def summaries(run: Path) -> dict[str, dict[str, Any]]:
-    """Return what each stage of a run says of itself: what a Job calls `earlier`."""
-    return {name: entry.get("summary", {}) for name, entry in read_manifest(run)["stages"].items()}
+    def adapter(self, stage: str) -> Path:
+        """Return the folder of what a training left."""
+        return self.path / stage
 
+    def problems(self) -> list[Problem]:
+        """Read the problems that are learned from."""
+        return read_records(Problem, self.pool)
 
-def write_manifest(run: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest whole."""
-    write_whole(run / "manifest.json", json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    def own(self) -> list[Problem]:
+        """Read the problems that are held out."""
+        return read_records(Problem, self.held_out)
+
+    def suite_problems(self) -> dict[str, list[Problem]]:
+        """Read the problems of each suite that is tested on."""
+        return {path.stem: read_records(Problem, path) for path in sorted(self.suites.glob("*.jsonl"))}
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """Read the corpus's rows: train, validation or prompts."""
+        return list(read_jsonl(self.corpus / f"{name}.jsonl"))
+
+    def recipe_row(self) -> dict[str, Any]:
+        """Read the recipe as data."""
+        return json.loads(self.recipe.read_text(encoding="utf-8"))
+
+    def metric_rows(self) -> list[dict[str, Any]]:
+        """Read the figures of the trainings, step by step; none where nothing was trained yet."""
+        return list(read_jsonl(self.metrics)) if self.metrics.is_file() else []
 
 
 @contextmanager

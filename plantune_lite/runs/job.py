@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.recipe.schema import Recipe
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.terminal import printable, redrawn
 
 _EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn
@@ -38,11 +40,11 @@ class Training:
 class Job:
     """One stage of one run."""
 
-    run: Path
+    run: RunFolder
     stage: str
     out: Path  # the stage's folder
     recipe: Recipe
-    earlier: dict[str, dict[str, Any]]  # stage -> summary, from the manifest
+    earlier: Summaries  # from the manifest
     hours_left: float | None  # of the whole run; None = no limit
 
     def say(self, line: str) -> None:
@@ -55,7 +57,7 @@ class Job:
         if not is_first():
             return
         row = {"stage": self.stage, "step": step, "seconds": round(time.time(), 3), **values}
-        with open(self.run / "metrics.jsonl", "a", encoding="utf-8", newline="\n") as file:
+        with open(self.run.metrics, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(row) + "\n")
 
     def progress(self) -> "Progress":
@@ -109,7 +111,9 @@ def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
 
 def last_trained(job: Job) -> str | None:
     """The stage whose adapter is the run's model; each training stage's folder has its name."""
-    return next((name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier), None)
+    return next(
+        (name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier.made), None
+    )
 
 
 LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done

@@ -22,7 +22,8 @@ from plantune_lite.pipeline.mirror import bring_back
 from plantune_lite.pipeline.stages import STAGES, Stage
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import locked, read_manifest
+from plantune_lite.runs.folder import RunFolder, locked
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies import columns, page, reuse
 from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
@@ -83,7 +84,7 @@ def run_study(
     kept = mirror and mirror.resolve() / parent.name / "ablate" / what
     planning = partial(plan_study, what, asked, seeds=seeds, to=to, stages=stages)
     planning(say=lambda line: None)  # what cannot be is refused before anything is written
-    with locked(folder / ".lock"):
+    with locked(RunFolder(folder).lock):
         if mirror and kept and (count := bring_back(mirror.resolve(), parent) + _bring_back_variants(kept, folder)):
             tell(f"restored {count} files from {mirror}")
         asked_for, planned = planning(say=tell)
@@ -153,7 +154,7 @@ def _planned(
             )
         if state == "done":
             done.append(stage.name)
-        elif key in there and manifest["stages"].get(stage.name, {}).get("status") != "done":
+        elif key in there and not manifest.is_done(stage.name):
             shared[stage.name] = there[key]
         else:
             to_do.append(stage.name)
@@ -196,7 +197,7 @@ def _bring_back_variants(kept: Path, folder: Path) -> int:
 
 def _take_over(one: Planned, parent: Path, stages: Sequence[Stage], say: Callable[[str], None]) -> None:
     """Copy what the run or another variant has done already."""
-    with locked(one.folder / ".lock"):
+    with locked(RunFolder(one.folder).lock):
         others = reuse.donors(parent, apart_from=one.folder)
         taken = reuse.take(one.folder, one.recipe, others, stages, runner.versions())
     for donor in dict.fromkeys(taken.values()):

@@ -21,8 +21,9 @@ from plantune_lite.evaluate.results import UNTUNED, Runs
 from plantune_lite.evaluate.stats import Estimate, of_trainings
 from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import user_code
-from plantune_lite.runs.folder import locked, read_manifest, summaries
+from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.job import TRAININGS, Progress
+from plantune_lite.runs.manifest import Entry, read_manifest
 from plantune_lite.types import PlantuneError
 
 Arms = Mapping[str, Runs]
@@ -38,14 +39,14 @@ def trained(arms: Arms) -> Cells:
     """Count the rows that each arm learned from and the steps of its trainings."""
     found = {}
     for name, runs in arms.items():
-        made = [summaries(run) for run in runs if run]
-        steps = (_span(made, stage, "steps") for stage in TRAININGS)
-        found[name] = {"rows": _span(made, "corpus", "train"), "steps": " + ".join(filter(None, steps))}
+        made = [read_manifest(run).summaries for run in runs if run]
+        rows = _span([one.corpus.train for one in made if "corpus" in one.made])
+        steps = (_span([one.training(stage).steps for one in made if stage in one.made]) for stage in TRAININGS)
+        found[name] = {"rows": rows, "steps": " + ".join(filter(None, steps))}
     return found
 
 
-def _span(made: Sequence[Mapping[str, Any]], stage: str, figure: str) -> str:
-    counts = [one[stage][figure] for one in made if figure in one.get(stage, {})]
+def _span(counts: Sequence[int]) -> str:
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
 
 
@@ -53,7 +54,7 @@ def same_rows(arms: Arms) -> Iterator[str]:
     """Name the arms whose corpora came out the same and that learned from them in the same way."""
     groups: dict[str, list[str]] = {}
     for name, runs in arms.items():
-        entries = [read_manifest(run)["stages"] for run in runs if run]
+        entries = [read_manifest(run).stages for run in runs if run]
         if learned := [_learned(entry) for entry in entries if "corpus" in entry]:
             groups.setdefault(json.dumps(learned, sort_keys=True), []).append(name)
     for names in groups.values():
@@ -61,10 +62,10 @@ def same_rows(arms: Arms) -> Iterator[str]:
             yield f"{' and '.join(names)} learned from the same rows in the same way: they differ by chance."
 
 
-def _learned(entries: Mapping[str, Any]) -> list[Any]:
+def _learned(entries: Mapping[str, Entry]) -> list[Any]:
     """Return what was learned from, and how; whose the solutions are says no more than the rows do."""
-    rows = entries["corpus"]["outputs"].get("corpus/train.jsonl")
-    inputs = [entries[stage]["inputs"] for stage in TRAININGS if stage in entries]
+    rows = entries["corpus"].outputs.get("corpus/train.jsonl")
+    inputs = [entries[stage].inputs for stage in TRAININGS if stage in entries]
     return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
 
 
@@ -107,7 +108,7 @@ def probe_all(arms: Arms, limit: int | None, say: Callable[[str], object]) -> It
     for run in (run for runs in arms.values() for run in runs if run):
         say(f"\nprobe of {run.name}")
         try:
-            with locked(run / ".stage" / "lock"):
+            with locked(RunFolder(run).at_work):
                 probe(run, problems=problems, say=say, show=Progress())
         except PlantuneError as error:
             yield f"{run.name} could not be probed: {error}"

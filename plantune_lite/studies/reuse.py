@@ -9,15 +9,17 @@ are copied, not linked: a folder stays whole when it moves, when a mirror restor
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import copy_whole, read_jsonl, write_records
+from plantune_lite.files import copy_whole, write_records
 from plantune_lite.pipeline.stages import Stage, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import changed_outputs, read_manifest, write_manifest
+from plantune_lite.runs.folder import RunFolder, changed_outputs
+from plantune_lite.runs.manifest import Entry, read_manifest, write_manifest
 
 
 def take(
@@ -31,24 +33,24 @@ def take(
     made = prints(wanted, stages)
     taken: dict[str, Path] = {}
     for stage in active_stages(wanted, stages):
-        if manifest["stages"].get(stage.name, {}).get("status") == "done":
+        if manifest.is_done(stage.name):
             continue
         for donor in donors:
             entry = finished(donor).get((stage.name, made[stage.name]))
             if entry is None or not _whole(donor, entry):
                 continue
-            if manifest["stages"].pop(stage.name, None):  # it was begun here too, and has come less far
+            if manifest.stages.pop(stage.name, None):  # it was begun here too, and has come less far
                 write_manifest(folder, manifest)
                 _remove(folder, stage.outputs)
-            for name in entry["outputs"]:
+            for name in entry.outputs:
                 copy_whole(donor / name, folder / name)
             _copy_metrics(donor, folder, stage.name)
-            manifest["stages"][stage.name] = {**entry, "taken_from": os.path.relpath(donor, folder)}
+            manifest.stages[stage.name] = replace(entry, taken_from=os.path.relpath(donor, folder))
             write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
             taken[stage.name] = donor
             break
     taken |= _take_first_round(folder, wanted, donors, stages, made)
-    if "evaluate" not in manifest["stages"]:
+    if "evaluate" not in manifest.stages:
         _take_untuned(folder, wanted, donors, made, versions)
     return taken
 
@@ -61,29 +63,23 @@ def prints(wanted: Recipe, stages: Sequence[Stage]) -> dict[str, str]:
     return found
 
 
-def finished(run: Path) -> dict[tuple[str, str], dict[str, Any]]:
+def finished(run: Path) -> dict[tuple[str, str], Entry]:
     """The stages that a folder has finished, by name and fingerprint; what was made of a part only is not finished."""
-    entries = read_manifest(run)["stages"] if (run / "manifest.json").is_file() else {}
     return {
-        (name, entry["fingerprint"]): entry
-        for name, entry in entries.items()
-        if entry["status"] == "done" and not cut_short(entry.get("summary", {}))
+        (name, entry.fingerprint): entry
+        for name, entry in read_manifest(run).stages.items()
+        if entry.status == "done" and not (entry.summary and entry.summary.cut_short)
     }
-
-
-def cut_short(summary: Mapping[str, Any]) -> bool:
-    """Whether max_hours or a budget ended it before its end: another run may have had more of them."""
-    return bool(summary.get("partial")) or summary.get("steps", 0) < summary.get("planned_steps", 0)
 
 
 def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
     """The run itself and all variants of it that were begun, other than one."""
     found = [parent, *sorted(parent.glob("ablate/*/*"))]
-    return [run for run in found if run != apart_from and (run / "manifest.json").is_file()]
+    return [run for run in found if run != apart_from and RunFolder(run).manifest.is_file()]
 
 
-def _whole(run: Path, entry: Mapping[str, Any]) -> bool:
-    return not any(changed_outputs(run, entry["outputs"]))
+def _whole(run: Path, entry: Entry) -> bool:
+    return not any(changed_outputs(run, entry.outputs))
 
 
 def _remove(folder: Path, outputs: Iterable[str]) -> None:
@@ -95,14 +91,10 @@ def _remove(folder: Path, outputs: Iterable[str]) -> None:
 
 def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
     """The lines of that stage, for whoever draws its curves here."""
-    mine = [row for row in _metrics(folder) if row["stage"] != stage]  # a kill may have left some
-    if theirs := [row for row in _metrics(donor) if row["stage"] == stage]:
-        write_records(folder / "metrics.jsonl", [*mine, *theirs])
-
-
-def _metrics(run: Path) -> Iterable[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return read_jsonl(path) if path.is_file() else ()
+    ours = RunFolder(folder)
+    mine = [row for row in ours.metric_rows() if row["stage"] != stage]  # a kill may have left some
+    if theirs := [row for row in RunFolder(donor).metric_rows() if row["stage"] == stage]:
+        write_records(ours.metrics, [*mine, *theirs])
 
 
 # --- the first round of CPL -------------------------------------------------------------------------------------------
@@ -113,18 +105,17 @@ def _take_first_round(
 ) -> dict[str, Path]:
     """A search and its SFT, where only what is made of its pairs differs; the donor's stage need not be done for it."""
     stage = next((one for one in active_stages(wanted, stages) if one.name == "cpl"), None)
-    if stage is None or read_manifest(folder)["stages"].get("cpl", {}).get("status") == "done":
+    if stage is None or read_manifest(folder).is_done("cpl"):
         return {}
     inputs = inputs_of(wanted, stage)
     for donor in donors:
-        entries = read_manifest(donor)["stages"]
-        theirs = entries.get("cpl")
-        if theirs is None or theirs["format"] != stage.format or not _whole(donor, {"outputs": {}, **theirs}):
+        theirs = read_manifest(donor).stages.get("cpl")
+        if theirs is None or theirs.format != stage.format or not _whole(donor, theirs):
             continue
         known = finished(donor)
         if any((name, made[name]) not in known for name in stage.after):
             continue
-        if parts := user_code.load_from_lab("take_first_round")(folder, donor, inputs, theirs["inputs"]):
+        if parts := user_code.load_from_lab("take_first_round")(folder, donor, inputs, theirs.inputs):
             return {f"{part} of cpl": donor for part in parts}
     return {}
 
@@ -141,17 +132,16 @@ def _take_untuned(
     folder: Path, wanted: Recipe, donors: Sequence[Path], made: Mapping[str, str], versions: Mapping[str, str]
 ) -> None:
     """The untuned model answers the same problems the same way in every variant: once is enough."""
-    if any((folder / "eval").glob("*.untuned.jsonl")):
+    if any(RunFolder(folder).eval.glob("*.untuned.jsonl")):
         return
     asking = _asked(inputs_of(wanted, _ASKING))
     for donor in donors:
         manifest = read_manifest(donor)
-        entries = manifest["stages"]
-        there = entries.get("evaluate", {})
-        same = all(entries.get(name, {}).get("fingerprint") == made.get(name) for name in ("problems", "suites"))
-        same &= there.get("status") == "done" and manifest.get("versions") == versions
-        if same and _asked(there["inputs"]) == asking:
-            for path in sorted((donor / "eval").glob("**/*.untuned.jsonl")):
+        theirs = {name: entry.fingerprint for name, entry in manifest.stages.items()}
+        same = all(theirs.get(name) == made.get(name) for name in ("problems", "suites"))
+        same &= manifest.is_done("evaluate") and manifest.versions == versions
+        if same and _asked(manifest.stages["evaluate"].inputs) == asking:
+            for path in sorted(RunFolder(donor).eval.glob("**/*.untuned.jsonl")):
                 if (settings := path.with_suffix(".json")).is_file():
                     copy_whole(settings, folder / settings.relative_to(donor))
                     copy_whole(path, folder / path.relative_to(donor))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.files import JsonlWriter, read_jsonl
-from plantune_lite.grading.lenient import grade_answer
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.plan import ask_step_by_step
 from plantune_lite.types import Generate, Problem, Sampling
 

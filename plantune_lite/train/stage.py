@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill import corpus
-from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.files import write_whole
 from plantune_lite.plan import ask_plan_then_solve, question_text
 from plantune_lite.recipe import schema
 from plantune_lite.recipe.load import load_recipe
-from plantune_lite.runs.folder import LEDGER, home, read_manifest, summaries
+from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
+from plantune_lite.runs.manifest import GRPOSummary, SFTSummary, read_manifest
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import teacher_judge
@@ -26,33 +27,30 @@ from plantune_lite.train import curriculum, data, grpo, rewards, sft, trl_args
 from plantune_lite.types import Problem, RunError, present
 
 
-def run_sft(job: Job) -> dict[str, Any]:
+def run_sft(job: Job) -> SFTSummary:
     """Train an adapter on the corpus."""
-    rows, validation = (list(read_jsonl(job.run / "corpus" / f"{name}.jsonl")) for name in ("train", "validation"))
-    return _trained(job, present(job.recipe.sft), rows, validation)
+    return _trained(job, present(job.recipe.sft), job.run.rows("train"), job.run.rows("validation"))
 
 
-def run_baseline(job: Job) -> dict[str, Any]:
+def run_baseline(job: Job) -> SFTSummary:
     """Train what the tuned model is compared with: the data set's own solutions to the same problems, as many steps."""
-    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
-    rows, validation = (
-        corpus.without_plans(read_jsonl(job.run / "corpus" / f"{name}.jsonl"), pool) for name in ("train", "validation")
-    )
+    pool = job.run.problems()
+    rows, validation = (corpus.without_plans(job.run.rows(name), pool) for name in ("train", "validation"))
     if not rows:
         raise RunError(
             "evaluate.baseline is true, but the problems have no solutions to learn from: name their column in "
             "problems.solution, or set evaluate.baseline=false"
         )
-    learned = {row["problem_id"] for row in read_jsonl(job.run / "corpus" / "train.jsonl")}
+    learned = {row["problem_id"] for row in job.run.rows("train")}
     if len(rows) < len(learned):
         job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
-    steps = job.earlier["sft"]["steps"]
+    steps = job.earlier.sft.steps
     # From the base, wherever the SFT goes on from: that run may have learned plans.
     part = replace(present(job.recipe.sft), target="solution", solutions="dataset", start=None, max_steps=steps)
-    summary = _trained(job, part, rows, validation, pinned=job.earlier["sft"]["base"]["revision"])
-    if summary["steps"] < steps:
-        job.say(f"warning: the baseline had time for {summary['steps']} steps, of the {steps} of sft")
-    return {**summary, "problems": len(rows), "of": len(learned), "sft_steps": steps}
+    summary = _trained(job, part, rows, validation, pinned=job.earlier.sft.revision)
+    if summary.steps < steps:
+        job.say(f"warning: the baseline had time for {summary.steps} steps, of the {steps} of sft")
+    return replace(summary, problems=len(rows), of=len(learned), sft_steps=steps)
 
 
 def _trained(
@@ -62,24 +60,24 @@ def _trained(
     validation: Sequence[Mapping[str, Any]],
     *,
     pinned: str | None = None,
-) -> dict[str, Any]:
+) -> SFTSummary:
     _refuse_spent(job)
-    adapter = adapter_of(part.start, job.run) if part.start else None
+    adapter = adapter_of(part.start, job.run.path) if part.start else None
     loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
     if part.same_rows or job.recipe.has_baseline:
         rows = _rows_of_all_arms(job, part, loaded, rows)
     if ranks := _ranks(job, part, loaded, rows):
         rows = [{**row, "rank": rank} for row, rank in zip(rows, ranks, strict=True)]
     summary = sft.train(loaded, rows, part, job.out, job.training(_hours(job)), validation=validation)
-    return {**summary, "base": asdict(loaded.source)}
+    return SFTSummary(**summary, base=asdict(loaded.source))
 
 
 def _rows_of_all_arms(
     job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """Leave out the problems of which another arm's row cannot be learned, say because it is too long."""
-    trained = list(read_jsonl(job.run / "corpus" / "train.jsonl"))
-    solved = corpus.without_plans(trained, read_records(Problem, job.run / "problems" / "pool.jsonl"))
+    trained = job.run.rows("train")
+    solved = corpus.without_plans(trained, job.run.problems())
     beside = [*({**row, "completion": row.get("whole", row["completion"])} for row in trained), *solved]
     kept = {one.row for one in data.lessons(loaded, beside, job.recipe.student.max_length).kept}
     out = {row["problem_id"] for place, row in enumerate(beside) if place not in kept}
@@ -95,7 +93,7 @@ def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, 
     """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
     if part.order == "mixed":
         return None
-    pool = read_records(Problem, job.run / "problems" / "pool.jsonl")
+    pool = job.run.problems()
 
     def rates(problems: Sequence[Problem]) -> Mapping[str, float]:
         if trl_args.processes() > 1:
@@ -108,28 +106,27 @@ def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, 
     return curriculum.ranks(part.order, rows, pool, rates)
 
 
-def run_grpo(job: Job) -> dict[str, Any]:
+def run_grpo(job: Job) -> GRPOSummary:
     """Reinforce an adapter: answers that earn more than their group become likelier."""
     part = present(job.recipe.grpo)
     _refuse_spent(job)
     # No program is run here, so none could be rewarded.
-    rows = [row for row in read_jsonl(job.run / "corpus" / "prompts.jsonl") if row["kind"] != "code"]
+    rows = [row for row in job.run.rows("prompts") if row["kind"] != "code"]
     if part.start == "sft":
         before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
-        adapter: Path | None = job.run / before
-        loaded = _loaded(job, adapter, job.earlier[before]["base"]["revision"])
+        adapter: Path | None = job.run.adapter(before)
+        loaded = _loaded(job, adapter, job.earlier.training(before).revision)
     else:
-        adapter = None if part.start == "base" else adapter_of(part.start, job.run)
+        adapter = None if part.start == "base" else adapter_of(part.start, job.run.path)
         loaded = _loaded(job, adapter, _pinned(job, adapter))
     if asks_for_plans := _must_ask_for_plans(job, adapter):
-        rows = _asking_for_plans(rows, read_records(Problem, job.run / "problems" / "pool.jsonl"))
+        rows = _asking_for_plans(rows, job.run.problems())
     with _judge(job) as (judge, spent):
         rewarded = grpo.Rewards(
             lambda most: rewards.of(part, rows, max_completion=most, judge=judge), passed=rewards.right_answer
         )
         summary = grpo.train(loaded, rows, rewarded, part, job.out, job.training(_hours(job)))
-        summary["usd"] = spent()
-    return {**summary, "asks_for_plans": asks_for_plans, "base": asdict(loaded.source)}
+    return GRPOSummary(**summary, usd=spent(), asks_for_plans=asks_for_plans, base=asdict(loaded.source))
 
 
 def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
@@ -138,9 +135,9 @@ def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
         return True
     recipe = job.recipe
     if present(job.recipe.grpo).start != "sft":
-        if not (adapter.parent / "recipe.json").is_file():
+        if not RunFolder(adapter.parent).recipe.is_file():
             return False  # an adapter from elsewhere: nobody knows
-        if adapter.name == "grpo" and summaries(adapter.parent).get("grpo", {}).get("asks_for_plans"):
+        if adapter.name == "grpo" and read_manifest(adapter.parent).summaries.grpo.asks_for_plans:
             return True
         recipe = load_recipe(adapter.parent)
     solves_alone = recipe.sft is not None and recipe.sft.target == "solution"
@@ -167,9 +164,9 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
     from anyio.from_thread import start_blocking_portal  # anyio comes with google-genai
 
     asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
-    path = home(job.run) / LEDGER
+    path = home(job.run.path) / LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
-        before = job.earlier["distill"].get("usd", 0.0)  # a session that was cut off has spent something too
+        before = job.earlier.distill.usd  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, say=job.say)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
             yield teacher_judge(ask, portal), lambda: round(calls.spent_usd - before, 6)
@@ -201,7 +198,7 @@ def _pinned(job: Job, adapter: Path | None) -> str | None:
 def adapter_of(name: str, run: Path) -> Path:
     """The adapter of another run, named or given as a folder."""
     for folder in (Path(name).expanduser(), run.parent / name, home(run) / name):
-        final = read_manifest(folder).get("final") if (folder / "manifest.json").is_file() else None
+        final = read_manifest(folder).final if RunFolder(folder).manifest.is_file() else None
         if final:
             return folder / final
         if (folder / "adapter_config.json").is_file():

@@ -11,7 +11,7 @@ from tiny import tiny_student
 from transformers import AutoTokenizer
 
 from plantune_lite.recipe.load import load_recipe
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student import presets
 
 
@@ -108,8 +108,8 @@ def test_a_whole_run_of_a_tiny_student_ends_in_a_report(tmp_path):
     assert "not better than untuned" in done.stdout and "--beside-base" in done.stdout.partition("next:")[2]
     assert "not better than untuned" in (tmp_path / "smollm2_135m" / "report.html").read_text(encoding="utf-8")
     manifest = read_manifest(tmp_path / "smollm2_135m")
-    assert manifest["final"] == "sft" and manifest["stages"]["sft"]["summary"]["steps"] == 2
-    assert manifest["stages"]["export"]["summary"]["verified"] is True
+    assert manifest.final == "sft" and manifest.summaries.sft.steps == 2
+    assert manifest.summaries.export.verified is True
     assert {path.name for path in (tmp_path / "smollm2_135m" / "eval").glob("*.jsonl")} == {
         f"{suite}.{model}.jsonl" for suite in ("own",) for model in ("untuned", "baseline", "m1")
     }

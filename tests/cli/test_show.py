@@ -1,9 +1,10 @@
 from dataclasses import replace
 
+from manifests import mark
+
 from plantune_lite.cli.show import show_ending
 from plantune_lite.files import write_records
 from plantune_lite.recipe.load import load_recipe
-from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.types import Score
 
 WANTED = load_recipe("smollm2_135m")
@@ -29,7 +30,7 @@ def run_of(folder, **answers):
                 for number in range(10)
             ]
             write_records(folder / "eval" / f"{suite}.{model}.jsonl", rows)
-    write_manifest(folder, {**read_manifest(folder), "final": "sft"})
+    mark(folder, final="sft")
     return folder
 
 
@@ -46,7 +47,7 @@ def test_a_run_ends_in_a_table_of_the_answers_and_what_to_do_next(tmp_path, caps
 
 
 def test_a_run_without_a_model_or_answers_promises_neither(tmp_path, capsys):
-    write_manifest(tmp_path, {**read_manifest(tmp_path), "stages": {"problems": {"seconds": 1.0}}})
+    mark(tmp_path, {"problems": {"seconds": 1.0}})
     show_ending(replace(WANTED, sft=None, grpo=None), tmp_path)
     said = capsys.readouterr().out
     assert "right" not in said and "ask" not in said and "push" not in said and "plantune recipes" in said

@@ -16,7 +16,7 @@ from plantune_lite.cli.stages import _looks_first
 from plantune_lite.files import read_jsonl
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.manifest import read_manifest
 
 SECRET = "a-key-that-must-stand-nowhere"
 PROBLEMS = [
@@ -58,9 +58,9 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
         again = distil(tmp_path, server.url, "--again", "distill")
         assert again.returncode == 0 and server.stats()["requests"] == asked, "a call was asked twice"
     manifest = read_manifest(tmp_path / "smollm2_135m")
-    summary = manifest["stages"]["distill"]["summary"]
-    assert summary["teacher"].startswith("gemini-") and summary["problems_kept"] >= 18 and manifest["usd"] > 0
-    assert "rows to learn from" in manifest["stages"]["corpus"]["summary"]["line"]
+    summary = manifest.summaries.distill
+    assert summary.teacher.startswith("gemini-") and summary.problems_kept >= 18 and manifest.usd > 0
+    assert "rows to learn from" in manifest.line("corpus")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
     assert SECRET not in done.stdout + done.stderr
@@ -77,14 +77,14 @@ def test_while_it_works_the_mirror_gets_the_ledger_and_the_batches(tmp_path):
 
 
 def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(tmp_path):
-    def stages():
-        return read_manifest(tmp_path / "smollm2_135m")["stages"]
+    def manifest():
+        return read_manifest(tmp_path / "smollm2_135m")
 
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
         assert poor.returncode == 0, poor.stdout + poor.stderr
         assert "raise distill.max_usd=... and run again to go on" in poor.stdout
-        few, rows = len(kept(tmp_path)), stages()["corpus"]["summary"]["line"]
+        few, rows = len(kept(tmp_path)), manifest().line("corpus")
         asked = server.stats()["requests"]
         again = distil(tmp_path, server.url, "distill.max_usd=0.06")
         assert again.returncode == 0 and server.stats()["requests"] == asked
@@ -92,8 +92,8 @@ def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(
         rich = distil(tmp_path, server.url, "distill.max_usd=5")
         assert rich.returncode == 0, rich.stderr
         assert server.stats()["answered_again"] == 0
-    assert 0 < few < len(kept(tmp_path)) and not stages()["distill"]["summary"].get("partial")
-    assert stages()["corpus"]["summary"]["line"] != rows and "anew" not in stages()["corpus"]
+    assert 0 < few < len(kept(tmp_path)) and not manifest().summaries.distill.partial
+    assert manifest().line("corpus") != rows and not manifest().stages["corpus"].anew
 
 
 def test_a_budget_for_nothing_at_all_is_a_sentence(tmp_path):
@@ -146,9 +146,9 @@ def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path
     with gemini() as server:
         done = distil(tmp_path, server.url, "problems.limit=3", "headroom=2", "evaluate.max_tokens=16", PATH=card)
     assert done.returncode == 0, done.stdout + done.stderr
-    stages = read_manifest(tmp_path / "smollm2_135m")["stages"]
-    assert list(stages) == ["problems", "suites", "headroom", "distill", "corpus"]
-    assert stages["headroom"]["summary"]["asked"] == 2
+    manifest = read_manifest(tmp_path / "smollm2_135m")
+    assert list(manifest.stages) == ["problems", "suites", "headroom", "distill", "corpus"]
+    assert manifest.summaries.headroom.asked == 2
 
 
 @pytest.mark.parametrize(

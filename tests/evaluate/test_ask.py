@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
+from manifests import mark
 from tiny import trained_run
 
 from plantune_lite import plan
@@ -15,7 +16,6 @@ from plantune_lite.evaluate.modes import examples_of
 from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
-from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
 
@@ -52,8 +52,7 @@ def test_the_runs_model_and_beside_it_its_base_answer_one_question(run):
 
 def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_one(run, tmp_path):
     copied = shutil.copytree(run, tmp_path / "asked")
-    manifest = {**read_manifest(run), "stages": {"grpo": {"summary": {"asks_for_plans": True}}}}
-    write_manifest(copied, manifest)
+    mark(copied, {"grpo": {"summary": {"asks_for_plans": True}}})
     [tuned] = ask.ask_student(copied, QUESTION, say=lambda line: None)
     recipe, trained, loaded = ask.final_student(copied, say=lambda line: None)
     problem = Problem(id="", question=QUESTION, answer="")

@@ -2,10 +2,11 @@ import json
 
 import pytest
 
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.harness_json import write
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.problems.practice.generate import practice_problems
-from plantune_lite.types import Reply
+from plantune_lite.types import Reply, Sampling
 
 PROBLEMS = list(practice_problems("test", seed=0, limit=20))
 EXAMPLES = list(practice_problems("train", seed=0, limit=3))
@@ -19,7 +20,7 @@ def right_on_every_other(prompts, sampling):
 
 def test_a_results_file_holds_what_the_harness_writes(tmp_path):
     out = tmp_path / "gsm8k.m1.jsonl"
-    evaluate_problems(right_on_every_other, PROBLEMS, mode="m1", out=out, max_tokens=99)
+    evaluate_problems(right_on_every_other, PROBLEMS, mode="m1", out=out, how=Asking(sampling=Sampling(max_tokens=99)))
     write(out, model="me/student")
     found = json.loads((tmp_path / "results_gsm8k.m1.json").read_text(encoding="utf-8"))
     assert found["results"]["gsm8k"] == {
@@ -38,7 +39,7 @@ def test_a_results_file_holds_what_the_harness_writes(tmp_path):
 def test_several_modes_are_several_tasks(tmp_path):
     out = tmp_path / "own.untuned.jsonl"
     for mode in ("zero_shot_cot", "few_shot"):
-        evaluate_problems(right_on_every_other, PROBLEMS, mode=mode, out=out, examples=EXAMPLES)
+        evaluate_problems(right_on_every_other, PROBLEMS, mode=mode, out=out, how=Asking(examples=EXAMPLES))
     write(out, model="m")
     found = json.loads((tmp_path / "results_own.untuned.json").read_text(encoding="utf-8"))
     assert found["n-shot"] == {"own_zero_shot_cot": 0, "own_few_shot": 3}

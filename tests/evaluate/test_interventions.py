@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from plantune_lite.evaluate.interventions import as_order, intervene, planned_after_all
+from plantune_lite.evaluate.interventions import as_beginning, as_order, intervene, planned_after_all
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.plan import parse, render, written_plan
@@ -35,10 +35,12 @@ def text_after(messages, heeds):
     return problem.solution if not heeds or followed == plan_of(problem) else "so it is \\boxed{-7}"
 
 
-def intervened(model, tmp_path, **more):
+def intervened(model, tmp_path, follow=as_beginning, **more):
     out = tmp_path / "own.m1.jsonl"
     evaluate_problems(obedient, PROBLEMS, mode="m1", out=out)
-    return intervene(model, PROBLEMS, read_records(Score, out), out=tmp_path / "interventions/own.m1.jsonl", **more)
+    return intervene(
+        follow(model), PROBLEMS, read_records(Score, out), out=tmp_path / "interventions/own.m1.jsonl", **more
+    )
 
 
 def test_a_student_that_follows_plans_needs_its_own(tmp_path):
@@ -95,7 +97,7 @@ def test_a_dropped_plan_is_ones_own_less_one_step(tmp_path):
 
 
 def test_in_m2_the_executor_is_told_another_plan(tmp_path):
-    found = intervened(obedient, tmp_path, give=as_order)
+    found = intervened(obedient, tmp_path, follow=as_order)
     assert found["conditions"]["own"]["value"] == 1 and found["conditions"]["swapped"]["value"] == 0
 
 
@@ -106,14 +108,14 @@ def test_problems_without_a_plan_are_left_out_and_counted(tmp_path):
 
     out = tmp_path / "own.m1.jsonl"
     evaluate_problems(sometimes, PROBLEMS, mode="m1", out=out)
-    found = intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
+    found = intervene(as_beginning(obedient), PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
     assert (found["problems"], found["planned"]) == (45, 0.75)
 
 
 def test_a_student_that_never_plans_has_nothing_to_exchange(tmp_path):
     out = tmp_path / "own.m1.jsonl"
     evaluate_problems(lambda prompts, _: [[Reply(text="1")] for _ in prompts], PROBLEMS, mode="m1", out=out)
-    found = intervene(obedient, PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
+    found = intervene(as_beginning(obedient), PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
     assert found["line"].startswith("no interventions: the student wrote 0 plans in 60 answers")
     assert "conditions" not in found and not (tmp_path / "i.jsonl").exists()
 
@@ -125,7 +127,7 @@ def test_interventions_go_on_and_do_not_mix_plans_of_another_student(tmp_path):
     scores = read_records(Score, tmp_path / "own.m1.jsonl")
     others = [replace(one, text=render(("Guess.", one.problem_id))) for one in scores]
     with pytest.raises(PlantuneError, match="mode own made with plans="):
-        intervene(obedient, PROBLEMS, others, out=tmp_path / "interventions/own.m1.jsonl")
+        intervene(as_beginning(obedient), PROBLEMS, others, out=tmp_path / "interventions/own.m1.jsonl")
 
 
 def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):

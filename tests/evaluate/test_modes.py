@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import plan
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems, in_time, prompts_by_merit
 from plantune_lite.files import read_records
-from plantune_lite.grading.lenient import Graded
 from plantune_lite.problems.practice.generate import practice_problems
-from plantune_lite.types import PlantuneError, Problem, Reply, Score, Verdict
+from plantune_lite.types import Graded, PlantuneError, Problem, Reply, Sampling, Score, Verdict
 
 PROBLEMS = list(practice_problems("test", seed=0, limit=60))
 EXAMPLES = list(practice_problems("train", seed=0, limit=12))
@@ -91,7 +91,9 @@ def test_cut_off_and_unreadable_answers_are_wrong_and_counted(tmp_path):
 def test_progress_is_told_on_the_way(tmp_path):
     said = []
     out = tmp_path / "own.sft.jsonl"
-    evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out, chunk=20, show=lambda *line: said.append(line))
+    evaluate_problems(
+        right_on(bool), PROBLEMS, mode="m1", out=out, how=Asking(chunk=20, show=lambda *line: said.append(line))
+    )
     assert [last for _, last in said] == [False, False, True]
     assert said[0][0].startswith("own sft m1: 20 of 60 problems, 95.0 % (76.4 to 99.1) right, ")
     assert said[0][0].endswith(" left") and said[-1][0].startswith("own sft m1: 59 of 60 right")
@@ -103,7 +105,7 @@ def test_progress_is_told_on_the_way(tmp_path):
 def test_few_shot_shows_three_worked_examples_none_of_them_tested(tmp_path):
     model = right_on(bool)
     evaluate_problems(
-        model, PROBLEMS, mode="few_shot", out=tmp_path / "own.x.jsonl", examples=[*PROBLEMS, *EXAMPLES[:3]]
+        model, PROBLEMS, mode="few_shot", out=tmp_path / "own.x.jsonl", how=Asking(examples=[*PROBLEMS, *EXAMPLES[:3]])
     )
     for messages, _ in model.heard:
         assert [turn["role"] for turn in messages] == ["system", *["user", "assistant"] * 3, "user"]
@@ -118,13 +120,15 @@ def test_a_test_problem_under_another_id_is_no_example(tmp_path):
     ]
     with pytest.raises(PlantuneError, match="of 62 there are 2"):
         examples = [*disguised, *EXAMPLES[:2]]
-        evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=tmp_path / "a.b.jsonl", examples=examples)
+        evaluate_problems(
+            right_on(bool), PROBLEMS, mode="few_shot", out=tmp_path / "a.b.jsonl", how=Asking(examples=examples)
+        )
 
 
 def test_in_m2_another_model_follows_the_students_plan(tmp_path):
     student, executor = answering(planned), right_on(lambda n: n % 2 == 0)
     out = tmp_path / "own.m2.jsonl"
-    found = evaluate_problems(student, PROBLEMS[:10], mode="m2", executor=executor, out=out)
+    found = evaluate_problems(student, PROBLEMS[:10], mode="m2", out=out, how=Asking(executor=executor))
     assert found["accuracy"]["value"] == 0.5
     assert student.heard[0][1].stop == ("</plan>",)
     order = executor.heard[0][0][-1]["content"]
@@ -136,11 +140,11 @@ def test_in_m2_another_model_follows_the_students_plan(tmp_path):
 def test_a_plan_stopped_at_its_closing_tag_is_a_plan_and_one_cut_off_is_none(tmp_path):
     stopped = answering(lambda problem, sample: planned(problem).partition("</plan>")[0])
     executor = right_on(bool)
-    evaluate_problems(stopped, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.b.jsonl")
+    evaluate_problems(stopped, PROBLEMS[:5], mode="m2", out=tmp_path / "a.b.jsonl", how=Asking(executor=executor))
     assert executor.heard[0][0] == plan.ask_to_follow(PROBLEMS[0], PROBLEMS[0].extra["plan"])
     cut_off = answering(lambda problem, sample: "<plan>\n1. Add the", finish="length")
     executor = right_on(bool)
-    evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", executor=executor, out=tmp_path / "a.c.jsonl")
+    evaluate_problems(cut_off, PROBLEMS[:5], mode="m2", out=tmp_path / "a.c.jsonl", how=Asking(executor=executor))
     assert executor.heard[0][0] == plan.ask_step_by_step(PROBLEMS[0])
 
 
@@ -148,7 +152,11 @@ def test_several_sampled_plans_are_each_followed_greedily(tmp_path):
     executor = right_on(bool)
     out = tmp_path / "own.m2.jsonl"
     evaluate_problems(
-        answering(planned), PROBLEMS[:4], mode="m2", executor=executor, out=out, samples=3, temperature=0.8
+        answering(planned),
+        PROBLEMS[:4],
+        mode="m2",
+        out=out,
+        how=Asking(sampling=Sampling(n=3, temperature=0.8), executor=executor),
     )
     assert len(executor.heard) == 12 and {(s.n, s.temperature) for _, s in executor.heard} == {(1, 0)}
     assert [(one.problem_id, one.sample) for one in read_records(Score, out)][:4] == [
@@ -169,10 +177,10 @@ def test_the_prompts_of_an_untuned_model_are_tried_on_problems_that_are_no_tests
         ]
 
     out = tmp_path / "validation.untuned.jsonl"
-    found = prompts_by_merit(generate, PROBLEMS, out=out, examples=EXAMPLES)
+    found = prompts_by_merit(generate, PROBLEMS, out=out, how=Asking(examples=EXAMPLES))
     assert found == ["few_shot", "zero_shot_cot", "plan_then_solve"]
     assert len(read_records(Score, out)) == 180
-    nothing = prompts_by_merit(None, PROBLEMS, modes=("plan_then_solve",), out=tmp_path / "none.jsonl")
+    nothing = prompts_by_merit(None, PROBLEMS, modes=("plan_then_solve",), out=tmp_path / "none.jsonl", how=Asking())
     assert nothing == ["plan_then_solve"]
 
 
@@ -184,7 +192,9 @@ def test_samples_give_pass_at_k_and_a_majority(tmp_path):
         return f"\\boxed{{{[problem.answer, '-7', '-7.0', 'none'][(number(problem) + sample) % 4]}}}"
 
     out = tmp_path / "own.sft.jsonl"
-    found = evaluate_problems(answering(text), PROBLEMS, mode="m1", out=out, samples=4, temperature=0.7)
+    found = evaluate_problems(
+        answering(text), PROBLEMS, mode="m1", out=out, how=Asking(sampling=Sampling(n=4, temperature=0.7))
+    )
     assert (found["samples"], found["accuracy"]["value"]) == (4, 0.25)
     assert (found["passed"]["value"], found["majority"]["value"]) == (1, 0)
     assert "25.0 % (" in found["line"] and "pass@4 100.0 %" in found["line"] and "maj@4 0.0 %" in found["line"]
@@ -195,20 +205,28 @@ def test_answers_that_nobody_can_read_have_no_vote(tmp_path):
         return "\\boxed{5 or 6}" if sample < 3 else f"\\boxed{{{problem.answer}}}"
 
     out = tmp_path / "own.sft.jsonl"
-    found = evaluate_problems(answering(text), PROBLEMS[:5], mode="m1", out=out, samples=4, temperature=0.7)
+    found = evaluate_problems(
+        answering(text), PROBLEMS[:5], mode="m1", out=out, how=Asking(sampling=Sampling(n=4, temperature=0.7))
+    )
     assert (found["unparsable"], found["majority"]["value"]) == (0.75, 1)
 
 
 def test_samples_without_temperature_are_refused(tmp_path):
     with pytest.raises(PlantuneError, match=r"evaluate\.samples is 4, but evaluate\.temperature is 0"):
-        evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl", samples=4)
+        evaluate_problems(
+            right_on(bool), PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl", how=Asking(sampling=Sampling(n=4))
+        )
 
 
 def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
     models = [right_on(bool), right_on(bool)]
     for model, name in zip(models, "ab", strict=True):
         evaluate_problems(
-            model, PROBLEMS, mode="m1", out=tmp_path / f"{name}.x.jsonl", chunk=20, temperature=0.7, seed=3
+            model,
+            PROBLEMS,
+            mode="m1",
+            out=tmp_path / f"{name}.x.jsonl",
+            how=Asking(sampling=Sampling(temperature=0.7, seed=3), chunk=20),
         )
     seeds = [[sampling.seed for _, sampling in model.heard] for model in models]
     assert seeds[0] == seeds[1] and len(set(seeds[0])) == 3
@@ -219,6 +237,7 @@ def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
 KILLED = """
 import os, sys
 from pathlib import Path
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import Reply
@@ -235,7 +254,7 @@ def generate(prompts, sampling):
     return [[Reply(text="\\\\boxed{1}")] for _ in prompts]
 
 problems = list(practice_problems("test", seed=0, limit=60))
-evaluate_problems(generate, problems, mode="m1", out=Path(sys.argv[1]), chunk=8)
+evaluate_problems(generate, problems, mode="m1", out=Path(sys.argv[1]), how=Asking(chunk=8))
 """
 
 
@@ -245,7 +264,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(tmp_path):
     before = out.read_bytes().splitlines(keepends=True)[:-1]
     assert len(before) == 24
     model, said = right_on(lambda n: True), []
-    found = evaluate_problems(model, PROBLEMS, mode="m1", out=out, chunk=8, show=lambda line, last: said.append(line))
+    found = evaluate_problems(
+        model, PROBLEMS, mode="m1", out=out, how=Asking(chunk=8, show=lambda line, last: said.append(line))
+    )
     assert [asked_about(messages) for messages, _ in model.heard] == PROBLEMS[24:]
     assert out.read_bytes().splitlines(keepends=True)[:24] == before
     assert {one.problem_id for one in read_records(Score, out)} == set(p.id for p in PROBLEMS)
@@ -262,10 +283,12 @@ def test_what_is_done_is_not_asked_again(tmp_path):
 
 def test_samples_that_a_kill_left_out_are_filled_in(tmp_path):
     out = tmp_path / "own.sft.jsonl"
-    evaluate_problems(right_on(bool), PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
+    evaluate_problems(
+        right_on(bool), PROBLEMS[:3], mode="m1", out=out, how=Asking(sampling=Sampling(n=2, temperature=0.7))
+    )
     out.write_text("".join(out.read_text(encoding="utf-8").splitlines(keepends=True)[:3]), encoding="utf-8")
     model = right_on(bool)
-    evaluate_problems(model, PROBLEMS[:3], mode="m1", out=out, samples=2, temperature=0.7)
+    evaluate_problems(model, PROBLEMS[:3], mode="m1", out=out, how=Asking(sampling=Sampling(n=2, temperature=0.7)))
     assert [asked_about(messages) for messages, _ in model.heard] == PROBLEMS[1:3]
     assert [(one.problem_id, one.sample) for one in read_records(Score, out)] == [
         (problem.id, sample) for problem in PROBLEMS[:3] for sample in range(2)
@@ -274,28 +297,32 @@ def test_samples_that_a_kill_left_out_are_filled_in(tmp_path):
 
 @pytest.mark.parametrize(
     ("changed", "name"),
-    [({"max_tokens": 64}, "max_tokens"), ({"temperature": 0.5}, "temperature"), ({"model": "another"}, "model")],
+    [
+        (Asking(sampling=Sampling(max_tokens=64)), "max_tokens"),
+        (Asking(sampling=Sampling(temperature=0.5)), "temperature"),
+        (Asking(model="another"), "model"),
+    ],
 )
 def test_answers_of_other_settings_are_not_mixed_in(tmp_path, changed, name):
     out = tmp_path / "own.sft.jsonl"
     evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out)
     before = out.read_bytes()
     with pytest.raises(PlantuneError, match=f"answers of mode m1 made with {name}="):
-        evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out, **changed)
+        evaluate_problems(right_on(bool), PROBLEMS, mode="m1", out=out, how=changed)
     assert out.read_bytes() == before
 
 
 def test_other_examples_are_another_prompt(tmp_path):
     out = tmp_path / "own.untuned.jsonl"
-    evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[:3])
+    evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, how=Asking(examples=EXAMPLES[:3]))
     with pytest.raises(PlantuneError, match="made with prompt="):
-        evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, examples=EXAMPLES[3:6])
+        evaluate_problems(right_on(bool), PROBLEMS, mode="few_shot", out=out, how=Asking(examples=EXAMPLES[3:6]))
 
 
 def test_another_mode_shares_the_file_and_has_settings_of_its_own(tmp_path):
     out = tmp_path / "own.sft.jsonl"
     evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
-    evaluate_problems(right_on(bool), PROBLEMS[:5], mode="plain", out=out, max_tokens=64)
+    evaluate_problems(right_on(bool), PROBLEMS[:5], mode="plain", out=out, how=Asking(sampling=Sampling(max_tokens=64)))
     assert json.loads(out.with_suffix(".json").read_text())["plain"]["max_tokens"] == 64
     assert [one.mode for one in read_records(Score, out)] == ["m1"] * 5 + ["plain"] * 5
 
@@ -362,5 +389,5 @@ def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
         return Graded(text, Verdict(same="x + 1" in text, how="ran"))
 
     out = tmp_path / "a.b.jsonl"
-    found = evaluate_problems(model, [problem], mode="plain", out=out, grade=run_code, allow_code=True)
+    found = evaluate_problems(model, [problem], mode="plain", out=out, how=Asking(grade=run_code, allow_code=True))
     assert found["accuracy"]["value"] == 1

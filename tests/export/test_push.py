@@ -21,7 +21,8 @@ from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, Loop
 
 from plantune_lite.export.push import Push, bring
 from plantune_lite.export.push_run import push_corpus, push_model
-from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.runs.folder import outputs_of
+from plantune_lite.runs.manifest import Manifest, read_manifest, write_manifest
 from plantune_lite.types import PlantuneError
 
 CARD = "---\nlicense: mit\n---\n# x\n"
@@ -403,9 +404,9 @@ def test_no_form_is_public_before_all_are_there(hub, run):
     assert not any(repository.private for repository in hub.repositories.values())
 
 
-def exported_anew(run: Path) -> dict:
+def exported_anew(run: Path) -> Manifest:
     manifest = read_manifest(run)
-    manifest["stages"]["export"]["outputs"] = outputs_of(run, ("merged", "gguf"))
+    manifest.stages["export"].outputs = outputs_of(run, ("merged", "gguf"))
     return manifest
 
 

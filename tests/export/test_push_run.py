@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 from finished_run import finished_run
 from huggingface_hub import ModelCard
+from manifests import mark
 
 from plantune_lite.cli.main import cli
 from plantune_lite.distill.stage import run_corpus as corpus_stage
@@ -17,8 +18,9 @@ from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.problems.stage import run_problems as problems_stage
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.recipe.redact import without_paths
-from plantune_lite.runs.folder import read_manifest, write_manifest
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.types import Score
 
 SERVER = "gpt-oss-120b"  # what `evaluate --model` calls the answers of a server's model
@@ -44,9 +46,7 @@ def answers(right: int, mode: str, *, of: int = 100, samples: int = 1) -> list[S
 
 def marked(run, **stages):
     """The manifest says so of these stages."""
-    manifest = read_manifest(run)
-    manifest["stages"] |= stages
-    write_manifest(run, manifest)
+    mark(run, stages)
 
 
 @pytest.fixture
@@ -186,12 +186,12 @@ def secret(tmp_path, monkeypatch):
     ]
     recipe = override(load_recipe("smollm2_135m"), settings)
     (run / "recipe.json").write_text(to_json(recipe))
-    earlier = {}
+    earlier = Summaries()
     for name, work in (("problems", problems_stage), ("distill", distill_stage), ("corpus", corpus_stage)):
         out = run if name == "distill" else run / name
-        made = Job(run=run, stage=name, out=out, recipe=recipe, earlier=earlier, hours_left=None)
-        earlier[name] = work(made)
-    marked(run, problems={"status": "done", "summary": earlier["problems"]})
+        made = Job(run=RunFolder(run), stage=name, out=out, recipe=recipe, earlier=earlier, hours_left=None)
+        setattr(earlier, name, work(made))
+    marked(run, problems={"status": "done", "summary": earlier.problems.to_row()})
     return run
 
 

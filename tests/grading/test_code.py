@@ -2,12 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.code import grade_code, program_in
-from plantune_lite.grading.lenient import Graded
-from plantune_lite.types import Problem, ProblemError, Reply, Score, Verdict
+from plantune_lite.types import Graded, Problem, ProblemError, Reply, Sampling, Score, Verdict
 
 isolated = pytest.mark.skipif(sandbox.why_not() is not None, reason=str(sandbox.why_not()))
 
@@ -92,7 +92,7 @@ def test_programs_are_evaluated_where_somebody_may_run_them(tmp_path):
         return [[Reply(text=f"```python\n{PROGRAM}```"), Reply(text="    return x\n")] for _ in prompts]
 
     out = tmp_path / "own.model.jsonl"
-    how = {"samples": 2, "temperature": 1.0, "grade": grade_code, "allow_code": True}
-    found = evaluate_problems(generate, [ROOF], mode="plain", out=out, **how)
+    how = Asking(sampling=Sampling(n=2, temperature=1.0), grade=grade_code, allow_code=True)
+    found = evaluate_problems(generate, [ROOF], mode="plain", out=out, how=how)
     assert found["accuracy"]["value"] == 0.5 and found["passed"]["value"] == 1.0
     assert [one.how for one in read_records(Score, out)] == ["passed the tests", "failed: AssertionError"]

@@ -24,8 +24,9 @@ from plantune_lite.plan import CLOSE
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import CPL
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import Summaries, read_manifest
 from plantune_lite.student.load import Loaded
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Problem, RecipeError, Reply, RunError
@@ -48,7 +49,8 @@ def job(run, base, part=PART, hours=None, **changes):
     (run / "cpl").mkdir(parents=True, exist_ok=True)
     write_records(run / "problems" / "pool.jsonl", POOL)
     write_records(run / "corpus" / "prompts.jsonl", [{"problem_id": one.id, "kind": one.kind} for one in POOL])
-    return Job(run=run, stage="cpl", out=run / "cpl", recipe=recipe, earlier={}, hours_left=hours)
+    folder = RunFolder(run)
+    return Job(run=folder, stage="cpl", out=run / "cpl", recipe=recipe, earlier=Summaries(), hours_left=hours)
 
 
 @pytest.fixture
@@ -86,7 +88,7 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
     adapter = (out / "adapter_model.safetensors").read_bytes()
     assert adapter == (out / "round2" / "apo" / "adapter_model.safetensors").read_bytes()
     assert adapter != (out / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
-    assert "2 rounds, solved while searching: 6 of 6, then 6 of 6; " in done["line"] and done["base"]["repo"]
+    assert "2 rounds, solved while searching: 6 of 6, then 6 of 6; " in done.line and done.base["repo"]
     metrics = list(read_jsonl(run / "metrics.jsonl"))
     assert {row["round"] for row in metrics} == {1, 2}
     assert any("apo_preference" in row for row in metrics) and any("sft_loss" in row for row in metrics)
@@ -99,7 +101,7 @@ def test_without_pairs_each_round_is_a_search_and_an_sft_with_the_head_on_it(bas
     assert asked == [out / "round1" / "sft"] and not (out / "round2" / "value.json").exists()
     adapter = (tmp_path / "cpl" / "adapter_model.safetensors").read_bytes()
     assert adapter == (tmp_path / "cpl" / "round2" / "sft" / "adapter_model.safetensors").read_bytes()
-    assert not (tmp_path / "cpl" / "round1" / "apo").exists() and "loss" in done["line"]
+    assert not (tmp_path / "cpl" / "round1" / "apo").exists() and "loss" in done.line
 
 
 def test_pairs_may_be_whole_answers(base, tmp_path, knowing):
@@ -118,7 +120,7 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
     (folder / "apo.json").unlink()
     shutil.rmtree(folder / "apo")
     again = run_cpl(job(tmp_path, base, part))
-    assert again["rounds"][0]["apo"] == first["rounds"][0]["apo"]
+    assert again.rounds[0]["apo"] == first.rounds[0]["apo"]
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert {path.relative_to(folder).parts[0] for path in changed} == {"apo", "apo.json"}
 
@@ -126,11 +128,11 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
 def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, tmp_path, knowing):
     part = replace(PART, max_tokens=9_000)
     partial = run_cpl(job(tmp_path, base, part))
-    before, _ = partial["rounds"]
-    assert partial["partial"] and before["search"]["tokens"] <= 4_500
+    before, _ = partial.rounds
+    assert partial.partial and before["search"]["tokens"] <= 4_500
     whole = run_cpl(job(tmp_path, base, replace(part, max_tokens=None)))
-    after, second = whole["rounds"]
-    assert not whole["partial"] and after["search"]["trees"] == second["search"]["trees"] == 6
+    after, second = whole.rounds
+    assert not whole.partial and after["search"]["trees"] == second["search"]["trees"] == 6
     assert after["sft"]["rows"] == after["taught"]["rows"] > before["taught"]["rows"]
     assert after["value"]["states"] > before["value"]["states"]
 
@@ -148,9 +150,9 @@ def test_a_kill_costs_no_training_though_the_search_before_it_was_cut_short(base
             run_cpl(job(tmp_path, base, part))
     before = stamps(folder)
     ended = run_cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
-    assert before.items() <= stamps(folder).items() and ended["partial"]
+    assert before.items() <= stamps(folder).items() and ended.partial
     again = run_cpl(job(tmp_path, base, more))
-    assert not again["partial"] and again["rounds"][0]["sft"]["rows"] > ended["rounds"][0]["sft"]["rows"]
+    assert not again.partial and again.rounds[0]["sft"]["rows"] > ended.rounds[0]["sft"]["rows"]
 
 
 def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path, knowing, monkeypatch):
@@ -161,7 +163,7 @@ def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path
     folder = tmp_path / "cpl" / "round1"
     before = stamps(folder)
     assert folder / "apo.json" in before
-    found = run_cpl(job(tmp_path, base))["rounds"]
+    found = run_cpl(job(tmp_path, base)).rounds
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert changed == {folder / "apo" / value_head.FILE, folder / "value.json"}
     assert found[0]["value"]["line"].startswith("off by ") and "value" not in found[1]
@@ -190,7 +192,7 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
         part = replace(PART, rounds=1, leaf="rollout", policy=f"{server.url}#tiny-1b")
         done = run_cpl(job(tmp_path / "run", base, part))
         asked = len(server.requests)
-    assert done["rounds"][0]["search"]["solved"] >= 3 and done["rounds"][0]["taught"]["pairs"] > 0
+    assert done.rounds[0]["search"]["solved"] >= 3 and done.rounds[0]["taught"]["pairs"] > 0
     assert (tmp_path / "run" / "cpl" / "adapter_model.safetensors").is_file()
     with Ledger(tmp_path / "calls.sqlite", run="mine") as calls:  # beside the run, as a teacher's calls are
         assert asked > 0 and calls.spent_usd == 0.0
@@ -249,7 +251,7 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     begun, half = second.out / "round1" / "replies.jsonl", second.out / ".round1.part" / "trees.jsonl"
     write_records(begun, [{"what": "was begun here"}])
     write_records(half, [{"what": "a kill left of an earlier taking over"}])
-    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+    assert reuse.take(second.run.path, first.run.path, of_cpl(second), of_cpl(first)) == ["search", "sft"]
     assert not begun.exists() and not half.exists()
     before = stamps(second.out)
     with pytest.MonkeyPatch.context() as patch:
@@ -258,17 +260,17 @@ def test_who_takes_a_round_over_searches_and_imitates_nothing_and_learns_the_sam
     assert before.items() <= stamps(second.out).items(), "what was taken over was not written again"
     for name in ("round1/trees.jsonl", "round1/sft/adapter_model.safetensors", "adapter_model.safetensors"):
         assert (second.out / name).read_bytes() == (alone.out / name).read_bytes()
-    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == [], "it has its own by now"
+    assert reuse.take(second.run.path, first.run.path, of_cpl(second), of_cpl(first)) == [], "it has its own by now"
 
 
 def test_a_search_that_ran_out_of_tokens_is_not_taken_over(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout", max_tokens=4_500, pairs="none")
     first, second = (job(tmp_path / name, base, part) for name in ("first", "second"))
     run_cpl(first)
-    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == []
+    assert reuse.take(second.run.path, first.run.path, of_cpl(second), of_cpl(first)) == []
     file = first.out / "round1" / "search.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "partial": False}))
-    assert reuse.take(second.run, first.run, of_cpl(second), of_cpl(first)) == ["search", "sft"]
+    assert reuse.take(second.run.path, first.run.path, of_cpl(second), of_cpl(first)) == ["search", "sft"]
 
 
 # --- what the report shows --------------------------------------------------------------------------------------------
@@ -331,12 +333,12 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
     run = runner.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
-    done = read_manifest(run)["stages"]["cpl"]["summary"]
-    trees, found = list(search.trees_of(run / "cpl" / "round1")), done["rounds"][0]
+    done = read_manifest(run).summaries.cpl
+    trees, found = list(search.trees_of(run / "cpl" / "round1")), done.rounds[0]
     assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1
     assert len(read_records(StepPair, run / "cpl" / "round1" / "pairs.jsonl")) == found["taught"]["pairs"] >= 1
     adapters = [(run / at / "adapter_model.safetensors").read_bytes() for at in ("sft", "cpl/round1/sft", "cpl")]
-    assert len(set(adapters)) == 3 and read_manifest(run)["final"] == "cpl"
+    assert len(set(adapters)) == 3 and read_manifest(run).final == "cpl"
     assert len(list(read_jsonl(run / "eval" / "practice.cpl.jsonl"))) == 4
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "What the search found" in page and "preference of the better step" in page and "A tree of round 1" in page

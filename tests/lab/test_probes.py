@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import tiny_student, trained_run
 
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.files import write_records
 from plantune_lite.lab.probes import generated_steps, linear, residuals, step_ranks, world_probe
 from plantune_lite.lab.probes import run as probe_verb
@@ -472,17 +473,17 @@ class Talker:
 def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small, tmp_path):
     talker = Talker(small, lambda question, turn: "<plan>\n1. Add up." if "3" in question else "Well")
     problems = [Problem(id=q, question=q, answer="7") for q in ("3?", "4?")]
-    found = tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=99)
+    found = tried(talker, problems, tmp_path / "tries.jsonl", how=Asking(sampling=Sampling(n=2, max_tokens=99)))
     assert [(one.problem.id, one.score.sample, one.right, one.score.prediction) for one in found] == [
         ("3?", 0, True, "7"),
         ("3?", 1, True, "7"),
     ]
     assert found[0].plan == "<plan>\n1. Add up.\n</plan>" and 0 < found[0].plan_tokens <= found[0].tokens
     asked = len(talker.asked)
-    assert tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=99) == found
+    assert tried(talker, problems, tmp_path / "tries.jsonl", how=Asking(sampling=Sampling(n=2, max_tokens=99))) == found
     assert len(talker.asked) == asked  # what is there is not asked for again
     with pytest.raises(PlantuneError, match="max_tokens=99, and now it is 50. Go back to that, or move the file away"):
-        tried(talker, problems, tmp_path / "tries.jsonl", samples=2, max_tokens=50)
+        tried(talker, problems, tmp_path / "tries.jsonl", how=Asking(sampling=Sampling(n=2, max_tokens=50)))
 
 
 def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_them(small, tmp_path):
@@ -497,8 +498,8 @@ def test_plans_that_another_model_carries_out_are_tried_with_what_that_makes_of_
             assert all("1. Add up." in prompt[-1]["content"] for prompt in prompts)
             return [[Reply(text="It is \\boxed{7}.", tokens_out=30)] for _ in prompts]
 
-    problem, how = Problem(id="p", question="3?", answer="7"), {"samples": 2, "max_tokens": 9, "mode": "m2"}
-    [first, second] = tried(Planner(), [problem], tmp_path / "tries.jsonl", **how)
+    problem, how = Problem(id="p", question="3?", answer="7"), Asking(sampling=Sampling(n=2, max_tokens=9))
+    [first, second] = tried(Planner(), [problem], tmp_path / "tries.jsonl", mode="m2", how=how)
     assert (first.plan, first.right, first.tokens) == ("<plan>\n1. Add up.\n</plan>", True, 36)
     assert (first.score.prediction, second.score.sample) == ("7", 1) and 0 < first.plan_tokens < 36
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 from grpo_child import load as learner
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import mark
 from taught import taught
 
 from plantune_lite import plan
@@ -21,7 +22,6 @@ from plantune_lite.lab.probes.run import probe_run
 from plantune_lite.lab.probes.saved_judge import judge_of, keep
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report.page import write_report
-from plantune_lite.runs.folder import read_manifest, write_manifest
 from plantune_lite.types import Problem, Reply, RunError, Sampling, Score
 
 GOOD, BAD = (plan.render([f"Add {word}."], f"\\boxed{{{answer}}}") for word, answer in (("them up", 7), ("none", 8)))
@@ -47,7 +47,7 @@ def trained(tmp_path_factory):
     settings = [f"student.model={base}", "student.bits=32", "student.lora_rank=4", "name=mine"]
     recipe = override(load_recipe("smollm2_135m"), [*settings, "evaluate.max_tokens=48"])
     (run / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    write_manifest(run, {**read_manifest(run), "final": "sft"})
+    mark(run, final="sft")
     write_records(run / "problems" / "own.jsonl", problems("own", 40))
     write_records(run / "suites" / "own.jsonl", problems("own", 40)[:20])
     write_records(run / "suites" / "other.jsonl", [*problems("other", 12), *problems("own", 40)[:2]])

@@ -8,6 +8,7 @@ from sft_child import learner, make_base
 from plantune_lite import plan
 from plantune_lite.lab.cpl import preference, step_apo
 from plantune_lite.lab.cpl.pairs import StepPair
+from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.types import RecipeError
@@ -52,7 +53,7 @@ def log_ratio(student, row):
 
 
 def settings(student, part, out):
-    return preference.config(student.model, part, out, Training(max_length=512), 2, 2, 1, 50)
+    return preference.config(student.model, part, out, Training(max_length=512), 2, Batches(2, 1, 50))
 
 
 # --- the loss ---------------------------------------------------------------------------------------------------------
@@ -109,7 +110,7 @@ def train(base, out, pairs, part, student=None, **more):
     student = student or student_of(base)
     told = {name: more.pop(name) for name in ("metric", "say") if name in more}
     training = Training(max_length=512, reporter=Reporter(**told))
-    more = {"epochs": 60, "batch_size": 2, "accumulate": 1, **more}
+    more = {"epochs": 60, "batches": Batches(2, 1, 50), **more}
     return student, step_apo.train(student, pairs, ASK, part, out, training, **more)
 
 
@@ -162,12 +163,12 @@ def test_killed_it_goes_on_to_the_same_adapter(base, tmp_path):
             raise Killed
 
     part = CPL(learning_rate=1e-2)
-    train(base, tmp_path / "whole", PAIRS, part, epochs=6, save_steps=3)
+    train(base, tmp_path / "whole", PAIRS, part, epochs=6, batches=Batches(2, 1, 3))
     with pytest.raises(Killed):
-        train(base, tmp_path / "killed", PAIRS, part, epochs=6, save_steps=3, metric=dies)
+        train(base, tmp_path / "killed", PAIRS, part, epochs=6, batches=Batches(2, 1, 3), metric=dies)
     assert (tmp_path / "killed" / "checkpoint-3").is_dir()
     said = []
-    train(base, tmp_path / "killed", PAIRS, part, epochs=6, save_steps=3, say=said.append)
+    train(base, tmp_path / "killed", PAIRS, part, epochs=6, batches=Batches(2, 1, 3), say=said.append)
     assert said == ["goes on from step 3 of 9"]
     whole, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     for name in whole:
@@ -192,7 +193,7 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted(base, tmp_path):
     rows, dropped = preference.encoded(student, pairs, ASK, 64)
     assert len(rows) == 1 and dropped == {"that are alike or empty": 2, "longer than 64 tokens": 1}
     with pytest.raises(step_apo.PairError, match="none of the 1 pairs can be learned from: 1 that are alike"):
-        step_apo.train(student, pairs[:1], ASK, CPL(), tmp_path, Training())
+        step_apo.train(student, pairs[:1], ASK, CPL(), tmp_path, Training(), batches=Batches())
 
 
 def test_a_beta_of_nothing_is_refused(base, tmp_path):

@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+from manifests import mark
 
 from plantune_lite.files import write_whole
 from plantune_lite.pipeline.mirror import Mirror, bring_back
-from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.runs.folder import outputs_of
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.types import Reply, RunError
 
@@ -33,7 +35,7 @@ def run(tmp_path):
         "old/sft/adapter.safetensors",
     ):
         write_whole(folder / name, name)
-    write_manifest(folder, {"format": 1, "id": "mine", "stages": {}})
+    mark(folder, id="mine")
     return folder
 
 
@@ -80,12 +82,12 @@ def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path
 def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
     def finish_meanwhile(source, target):
         write_whole(run / "corpus.jsonl", "all of it")
-        write_manifest(run, {"format": 1, "stages": {"corpus": "done"}})
+        mark(run, {"corpus": {"status": "done"}})
         shutil.copyfile(source, target)
 
     mirror = Mirror(tmp_path / "m", run, print, interval_seconds=60, copy=finish_meanwhile)
     mirror._copy_all()
-    assert read_manifest(tmp_path / "m" / "r")["stages"] == {}
+    assert read_manifest(tmp_path / "m" / "r").stages == {}
 
 
 # --- the way back -----------------------------------------------------------------------------------------------------
@@ -98,7 +100,7 @@ def distilled(tmp_path):
     for name in ("distill/plans.jsonl", "merged/model.safetensors"):
         write_whole(here / name, name)
     done = {"status": "done", "outputs": outputs_of(here, ("distill", "merged"))}
-    write_manifest(here, {"format": 1, "id": "mine", "resumed": 1.0, "stages": {"distill": done}})
+    mark(here, {"distill": done}, id="mine", resumed=1.0)
     mirrored(here, drive)
     return here, drive
 
@@ -140,7 +142,7 @@ def test_what_is_made_anew_here_leaves_the_mirror(distilled):
 
 def test_a_mirror_that_is_ahead_of_the_run_is_refused(distilled):
     here, drive = distilled
-    write_manifest(drive / "r", {**read_manifest(here), "resumed": 2.0})
+    mark(drive / "r", resumed=2.0)
     with pytest.raises(RunError, match="is ahead of .*move .* away"):
         bring_back(drive, here)
 

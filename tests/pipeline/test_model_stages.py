@@ -13,7 +13,9 @@ from plantune_lite.pipeline.stages import active_stages
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import Job, last_trained
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.student import presets, weights
 from plantune_lite.train import data, sft
 from plantune_lite.train.stage import _hours, adapter_of, run_baseline, run_sft
@@ -28,7 +30,8 @@ def job(folder, *settings, stage="headroom", **earlier):
     recipe = override(load_recipe("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
-    return Job(run=folder, stage=stage, out=folder / stage, recipe=recipe, earlier=earlier, hours_left=None)
+    done = Summaries.read(earlier)
+    return Job(run=RunFolder(folder), stage=stage, out=folder / stage, recipe=recipe, earlier=done, hours_left=None)
 
 
 def instead_of_loading(monkeypatch, student):
@@ -51,26 +54,26 @@ def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, mo
     instead_of_loading(monkeypatch, knows(1.0))
     found = headroom.run_headroom(job(tmp_path))
     said = capsys.readouterr().out
-    assert found["solved"] == found["asked"] == 8 and "expect little" in found["line"]
+    assert found.solved == found.asked == 8 and "expect little" in found.line
     assert "already solves 100% of these" in said and "problems.levels=3,4,5" in said and "student.model" in said
 
 
 def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkeypatch, capsys):
     instead_of_loading(monkeypatch, knows(0.5))
     found = headroom.run_headroom(job(tmp_path))
-    assert found["line"] == "untuned, the student solves 4 of 8 problems like these"
+    assert found.line == "untuned, the student solves 4 of 8 problems like these"
     assert "warning" not in capsys.readouterr().out
 
 
 def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
     instead_of_loading(monkeypatch, knows(0.0))
-    assert headroom.run_headroom(job(tmp_path, "headroom=3"))["asked"] == 3
-    assert headroom.run_headroom(job(tmp_path, "headroom=0"))["solved"] is None
+    assert headroom.run_headroom(job(tmp_path, "headroom=3")).asked == 3
+    assert headroom.run_headroom(job(tmp_path, "headroom=0")).solved is None
 
 
 def test_a_model_that_wants_a_gpu_is_not_asked_on_a_cpu(tmp_path):
     found = headroom.run_headroom(job(tmp_path, "student.model=qwen2_5_7b"))
-    assert found["solved"] is None and "wants a GPU" in found["line"]
+    assert found.solved is None and "wants a GPU" in found.line
 
 
 def test_the_run_s_model_is_what_was_trained_last(tmp_path):
@@ -169,19 +172,19 @@ def learned(monkeypatch):
 
 def test_a_suite_added_after_the_corpus_is_looked_at_for_what_was_learned(tmp_path, learned):
     found = run_evaluate(to_evaluate(tmp_path))
-    assert "is better than untuned" in found["line"] and found["partial"] is False
-    assert found["line"].endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
-    assert found["line"] in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
+    assert "is better than untuned" in found.line and found.partial is False
+    assert found.line.endswith("; but 1 of 9 problems of other share 13 words in a row with the training rows")
+    assert found.line in (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
 
 
 def test_what_decontamination_was_told_not_to_look_for_is_said_in_evaluation(tmp_path, learned):
     found = run_evaluate(to_evaluate(tmp_path, "corpus.decontaminate=0"))
-    assert "1 of 9 problems of other share 13 words" in found["line"]
+    assert "1 of 9 problems of other share 13 words" in found.line
 
 
 def test_an_untuned_model_has_learned_from_no_suite(tmp_path, learned):
     found = run_evaluate(to_evaluate(tmp_path, "sft=none"))
-    assert "untuned" in found["line"] and "share" not in found["line"] and not learned.heard
+    assert "untuned" in found.line and "share" not in found.line and not learned.heard
 
 
 def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tuned(tmp_path, learned):
@@ -190,7 +193,7 @@ def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tu
     (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
     found = run_evaluate(wanted)
     assert learned.worn == ["baseline"] and any(
-        one.startswith("other: baseline (plain) is not better than untuned") for one in found["sentences"]
+        one.startswith("other: baseline (plain) is not better than untuned") for one in found.sentences
     )
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
     assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
@@ -206,7 +209,7 @@ def test_what_grpo_added_is_asked_where_the_recipe_wants_to_know(tmp_path, learn
     assert learned.worn == ["sft"]
     before = read_jsonl(tmp_path / "eval" / "other.m1.jsonl")
     assert {row["mode"] for row in before} == {"m1"} and not any(row["same"] for row in before)
-    assert any(one.startswith("other: grpo (m1) is better than m1: +100.0 points") for one in found["sentences"])
+    assert any(one.startswith("other: grpo (m1) is better than m1: +100.0 points") for one in found.sentences)
 
 
 @pytest.mark.parametrize("setting", ["sft=none", "sft.solutions=dataset"])
@@ -287,7 +290,7 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
 
 def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evaluation(tmp_path, learned):
     grpo = {"base": {"revision": None}, "asks_for_plans": True}
-    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier={"grpo": grpo})
+    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier=Summaries.read({"grpo": grpo}))
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"weights")
     run_evaluate(made)
@@ -311,7 +314,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
     every = in_time
     monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [max(done, 4)])
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
-    assert found["partial"] is True and "but only 4 of 9" in found["line"].replace(" and ", " but ")
+    assert found.partial is True and "but only 4 of 9" in found.line.replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
     asked = [row["problem_id"] for row in rows["m1"]]
     assert len(asked) == 4 and asked != [problem.id for problem in SUITE[:4]]  # drawn, not the first of the file
@@ -320,7 +323,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
     monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", every)
     learned.heard.clear()
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
-    assert (found["partial"], found["arm"]) == (False, "m1") and "only" not in found["line"]
+    assert (found.partial, found.arm) == (False, "m1") and "only" not in found.line
     assert sorted(learned.heard) == sorted({problem.id for problem in SUITE} - set(asked))
 
 
@@ -381,4 +384,4 @@ def test_a_baseline_without_solutions_is_refused_before_anything_is_spent(tmp_pa
     settings = (f"problems.path={tmp_path / 'mine.jsonl'}", "evaluate.suites=own", "evaluate.baseline=true")
     with pytest.raises(ProblemError, match="or set evaluate.baseline=false"):
         run_problems(job(tmp_path, *settings, stage="problems"))
-    assert run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems"))["pool"]
+    assert run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems")).pool

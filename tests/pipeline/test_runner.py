@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy_stages
+from manifests import manifest_of
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
 from plantune_lite import CPL, GRPO
@@ -22,7 +23,8 @@ from plantune_lite.pipeline.stages import STAGES, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of, states
 from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
-from plantune_lite.runs.folder import locked, read_manifest, write_manifest
+from plantune_lite.runs.folder import locked
+from plantune_lite.runs.manifest import read_manifest, write_manifest
 from plantune_lite.types import PlantuneError, RunError
 
 FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO(), evaluate=replace(RECIPE.evaluate, baseline=True))
@@ -77,9 +79,9 @@ def test_a_part_that_is_left_out_has_no_stage():
 def test_a_run_leaves_a_folder_that_says_everything(tmp_path, capfd):
     lines = run_toy(tmp_path / "r")
     manifest = read_manifest(tmp_path / "r")
-    assert [manifest["stages"][name]["status"] for name in ALL] == ["done"] * 6
-    assert manifest["final"] == "sft" and manifest["usd"] == 0.25 and "python" in manifest["versions"]
-    assert manifest["stages"]["sft"]["outputs"].keys() == {"sft/adapter.txt"}
+    assert [manifest.stages[name].status for name in ALL] == ["done"] * 6
+    assert manifest.final == "sft" and manifest.usd == 0.25 and "python" in manifest.versions
+    assert manifest.stages["sft"].outputs.keys() == {"sft/adapter.txt"}
     assert len(list(read_jsonl(tmp_path / "r" / "metrics.jsonl"))) == 12
     assert lines[-1].startswith("[6/6] evaluate  done in ")
     assert "[b]not markup[/b]" in capfd.readouterr().out
@@ -98,10 +100,10 @@ def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing
     manifest = read_manifest(tmp_path / "r")
     earlier = {}
     for stage in stages(*ALL):  # as a version wrote it that had no sft.order
-        entry = manifest["stages"][stage.name]
-        entry["inputs"].pop("sft.order", None)
-        alone = replace(stage, after=tuple(entry["after"]))
-        entry["fingerprint"] = earlier[stage.name] = fingerprint(alone, entry["inputs"], earlier)
+        entry = manifest.stages[stage.name]
+        entry.inputs.pop("sft.order", None)
+        alone = replace(stage, after=tuple(entry.after))
+        entry.fingerprint = earlier[stage.name] = fingerprint(alone, entry.inputs, earlier)
     write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r"))
     with pytest.raises(RunError, match="sft.order was 'absent' and is now 'easy_first'"):
@@ -112,7 +114,7 @@ def test_a_search_made_before_the_length_of_a_step_was_a_field_is_the_one_asked_
     stage = replace(next(stage for stage in STAGES if stage.name == "cpl"), after=())
     inputs = {name: value for name, value in inputs_of(FULL, stage).items() if name != "cpl.step_tokens"}
     entry = {"inputs": inputs, "fingerprint": fingerprint(stage, inputs, {}), "status": "done", "outputs": {}}
-    manifest = {"stages": {"cpl": entry}}
+    manifest = manifest_of({"cpl": entry})
     for recipe, wanted in ((FULL, "done"), (override(FULL, ["cpl.step_tokens=64"]), "differs")):
         [(_, state, _)] = states(tmp_path, recipe, manifest, [stage])
         assert state == wanted
@@ -176,7 +178,7 @@ def own_stage(folder, name, body):
     """A stage that does what `body` says."""
     file = folder / f"own_{name}.py"
     head = "import errno, os\nfrom plantune_lite.files import write_whole\nfrom plantune_lite.types import RunError\n"
-    head += "def work(job):\n"
+    head += "from plantune_lite.runs.manifest import Summary\ndef work(job):\n"
     file.write_text(head + textwrap.indent(textwrap.dedent(body), "    "))
     return replace(next(stage for stage in STAGES if stage.name == name), work=f"{file}:work")
 
@@ -293,7 +295,7 @@ def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(
     broken = (*stages("problems", "suites", "distill", "corpus"), toy("sft", function))
     with pytest.raises(RunError, match=words):
         run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None)
-    assert read_manifest(tmp_path / "r")["stages"]["sft"]["status"] == "failed"
+    assert read_manifest(tmp_path / "r").stages["sft"].status == "failed"
     assert "12 steps" in run_toy(tmp_path / "r")[-3]
 
 
@@ -333,7 +335,7 @@ def test_a_stage_redraws_its_progress_in_one_row_of_the_terminal(tmp_path, monke
     monkeypatch.setenv("COLUMNS", "50")
     terminal = io.StringIO()
     terminal.isatty = lambda: True
-    told = own_stage(tmp_path, "problems", "job.progress()('x' * 200)\nreturn {}")
+    told = own_stage(tmp_path, "problems", "job.progress()('x' * 200)\nreturn Summary()")
     run(RECIPE, to=tmp_path / "r", stages=[told], say=lambda line: None, stream=terminal)
     assert terminal.getvalue() == f"\x1b[2K{'x' * 48}…\r"
 
@@ -347,17 +349,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 def test_without_a_key_the_student_is_its_own_teacher_and_that_is_said():
     lines = []
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
-    assert runner.with_teacher(gemini, {}, {"stages": {}}, lines.append).distill.teacher == "self"
+    assert runner.with_teacher(gemini, {}, manifest_of(), lines.append).distill.teacher == "self"
     assert "distill.teacher='self'" in lines[0]
-    assert runner.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, {"stages": {}}, lines.append) == gemini
+    assert runner.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, manifest_of(), lines.append) == gemini
 
 
 def test_plans_from_gemini_stay_when_the_key_is_gone_and_unfinished_ones_ask_for_it():
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
     entry = {"inputs": {"distill.teacher": "gemini"}, "status": "done"}
-    assert runner.with_teacher(gemini, {}, {"stages": {"distill": entry}}, print) == gemini
+    assert runner.with_teacher(gemini, {}, manifest_of({"distill": entry}), print) == gemini
     with pytest.raises(RunError, match="set GEMINI_API_KEY and rerun"):
-        runner.with_teacher(gemini, {}, {"stages": {"distill": {**entry, "status": "stopped"}}}, print)
+        runner.with_teacher(gemini, {}, manifest_of({"distill": {**entry, "status": "stopped"}}), print)
 
 
 def test_a_key_that_comes_later_is_another_teacher_whom_again_asks(tmp_path, monkeypatch):
@@ -367,11 +369,11 @@ def test_a_key_that_comes_later_is_another_teacher_whom_again_asks(tmp_path, mon
     with pytest.raises(RunError, match="distill.teacher was 'self' and is now 'gemini'"):
         run(asked, to=tmp_path / "r", stages=stages(*ALL), say=lambda line: None)
     run(asked, to=tmp_path / "r", stages=stages(*ALL), say=lambda line: None, again="distill")
-    assert read_manifest(tmp_path / "r")["stages"]["distill"]["inputs"]["distill.teacher"] == "gemini"
+    assert read_manifest(tmp_path / "r").stages["distill"].inputs["distill.teacher"] == "gemini"
 
 
 def test_waiting_for_batches_is_not_counted_against_the_deadline():
-    manifest = {"stages": {"distill": {"seconds": 36_000.0}, "sft": {"seconds": 3600.0}}}
+    manifest = manifest_of({"distill": {"seconds": 36_000.0}, "sft": {"seconds": 3600.0}})
     assert runner._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 0.0
     in_batches = override(RECIPE, ["max_hours=4", "distill.teacher=gemini", "distill.batch=true"])
     assert runner._hours_left(in_batches, manifest) == 3.0
@@ -379,8 +381,7 @@ def test_waiting_for_batches_is_not_counted_against_the_deadline():
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):
     run_toy(tmp_path / "r", "max_hours=2")
-    left = read_manifest(tmp_path / "r")["stages"]["sft"]["summary"]["hours_left"]
-    assert 1.9 < left < 2
+    assert 1.9 < float((tmp_path / "r" / "hours_left.txt").read_text()) < 2
 
 
 @pytest.mark.parametrize("text", ["{", '{"format": 99}'])
@@ -446,22 +447,23 @@ def test_a_killed_run_leaves_no_stage_behind(tmp_path):
         pass
     process = start(folder, tmp_path / "m", calls, seconds="0")
     assert process.wait(60) == 0, process.stderr.read()
-    assert read_manifest(folder)["stages"]["distill"]["seconds"] > 0.4, "the killed attempt was not counted"
+    assert read_manifest(folder).stages["distill"].seconds > 0.4, "the killed attempt was not counted"
 
 
 def test_the_time_between_a_kill_and_the_next_command_is_nobodys(tmp_path):
     run_toy(tmp_path / "r", "max_hours=2")
     manifest = read_manifest(tmp_path / "r")
     for name in ("distill", "evaluate"):
-        del manifest["stages"][name]
+        del manifest.stages[name]
     killed = time.time() - 3600
-    manifest["stages"]["sft"].update(status="running", seconds=1.0, began=killed - 60)
+    entry = manifest.stages["sft"]
+    entry.status, entry.seconds, entry.began = "running", 1.0, killed - 60
     write_manifest(tmp_path / "r", manifest)
     for file in (file for file in (tmp_path / "r").rglob("*") if file.is_file()):
         os.utime(file, (killed, killed))
     lines = run_toy(tmp_path / "r", "max_hours=2")
     assert "[3/6] distill   starts" in lines and "[5/6] sft       goes on" in lines
-    assert 61 <= read_manifest(tmp_path / "r")["stages"]["sft"]["seconds"] < 120
+    assert 61 <= read_manifest(tmp_path / "r").stages["sft"].seconds < 120
 
 
 @posix
@@ -471,7 +473,7 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     wait_for_calls(calls, 3, process)
     process.send_signal(signal.SIGINT)
     process.wait(20)
-    assert read_manifest(folder)["stages"]["distill"]["status"] == "stopped"
+    assert read_manifest(folder).stages["distill"].status == "stopped"
     kept = len(list(read_jsonl(folder / "trajectories.jsonl")))
     assert kept >= 2
     assert "[3/6] distill   goes on" in run_toy(folder)
@@ -550,19 +552,18 @@ def test_advice_never_stands_in_the_way_and_is_given_anew_for_another_model(tmp_
 
     stage = next(stage for stage in STAGES if stage.name == "headroom")
     entry = {"fingerprint": "old", "status": "done", "inputs": inputs_of(RECIPE, stage), "summary": {}, "outputs": {}}
-    manifest = {"stages": {"headroom": entry}}
     (tmp_path / "headroom").mkdir()
     (tmp_path / "headroom" / "untuned.jsonl").write_text("{}\n")
+    manifest = manifest_of({"headroom": entry})
     assert headroom_is(manifest) == headroom_is(manifest, "evaluate.max_tokens=77", "headroom=9") == "done"
     assert headroom_is(manifest, "student.bits=4") == "to do"
-    entry["summary"] = {"looked": False}
-    assert headroom_is(manifest) == "to do"
+    assert headroom_is(manifest_of({"headroom": {**entry, "summary": {"looked": False}}})) == "to do"
 
 
 def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_path):
     run_toy(tmp_path / "r")
     manifest = read_manifest(tmp_path / "r")
-    manifest["stages"]["evaluate"]["summary"]["partial"] = True
+    manifest.stages["evaluate"].summary.partial = True
     write_manifest(tmp_path / "r", manifest)
     assert "[6/6] evaluate  goes on" in run_toy(tmp_path / "r")
     assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
@@ -571,7 +572,8 @@ def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_pa
 def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_more(tmp_path):
     run_toy(tmp_path / "r", "distill.max_usd=1")
     manifest = read_manifest(tmp_path / "r")
-    manifest["stages"]["distill"]["summary"].update(partial=True, max_usd=1.0)
+    said = manifest.summaries.distill
+    said.partial, said.max_usd = True, 1.0
     write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=1"))
     lines = run_toy(tmp_path / "r", "distill.max_usd=2")

@@ -105,7 +105,7 @@ def seen(run):
 def test_the_page_begins_with_who_is_better_and_whether_the_plan_does_the_work(run):
     summary, page = seen(run)
     words = " ".join(page.words)
-    assert "m1 is better than untuned at its best prompt" in summary["line"] and summary["line"][13:] in words
+    assert "m1 is better than untuned at its best prompt" in summary.line and summary.line[13:] in words
     order = ["is better than untuned", "Right answers on own", "Does the plan do the work?", "Won and lost"]
     order += ["From problems to rows", "Training", "kept plans", "Time and money", "To make it again"]
     places = [words.index(title) for title in order]
@@ -156,7 +156,7 @@ def test_of_several_samples_what_is_won_is_what_is_right_more_often(run):
         write_records(run / "eval" / f"own.{model}.jsonl", rows)
     summary, page = seen(run)
     words = " ".join(page.words)
-    assert "1 won, 1 lost" in summary["line"]
+    assert "1 won, 1 lost" in summary.line
     assert "Won by m1: 1 on own" in words and "Lost by m1: 1 on own" in words
     won = words[words.index("Won by m1") : words.index("Lost by m1")]
     assert TESTED[2].question in won and "m1 2.1" in won and "untuned 2.1" in won
@@ -191,8 +191,8 @@ def test_a_training_is_named_where_the_model_has_been_through_it(run, settings, 
 
 def test_charts_lie_beside_it_as_files(run):
     summary, _ = seen(run)
-    assert {"scores_own", "sft_loss", "sft_accuracy", "grpo_reward", "grpo_parts"} <= set(summary["figures"])
-    for name in summary["figures"]:
+    assert {"scores_own", "sft_loss", "sft_accuracy", "grpo_reward", "grpo_parts"} <= set(summary.figures)
+    for name in summary.figures:
         assert (run / "figures" / f"{name}.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
@@ -216,16 +216,16 @@ def test_what_a_search_left_to_be_shown_is_shown_as_data(run):
 def test_steps_that_begin_anew_each_round_are_no_curve_of_the_report_s_own(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     again = [{"stage": "cpl", "round": number, "step": 1, "seconds": 1, "loss": 9.0} for number in (1, 2)]
-    before = write_report(run)["figures"]
+    before = write_report(run).figures
     write_records(run / "metrics.jsonl", [*rows, *again])
-    assert write_report(run)["figures"] == before and not any(name.startswith("cpl") for name in before)
+    assert write_report(run).figures == before and not any(name.startswith("cpl") for name in before)
 
 
 def test_a_run_that_was_only_distilled_has_a_page_too(run):
     shutil.rmtree(run / "eval")
     (run / "metrics.jsonl").unlink()
     summary, page = seen(run)
-    assert summary["line"] == "report.html: nothing was evaluated"
+    assert summary.line == "report.html: nothing was evaluated"
     assert "12 of 12 kept plans" in " ".join(page.words) or "10 of 12 kept plans" in " ".join(page.words)
 
 

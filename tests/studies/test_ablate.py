@@ -23,8 +23,9 @@ from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.plan import ask_plainly, render
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override
-from plantune_lite.runs.folder import LEDGER, STUDIES, home, read_manifest, write_manifest
+from plantune_lite.runs.folder import LEDGER, STUDIES, RunFolder, home
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import Summaries, read_manifest, write_manifest
 from plantune_lite.student import chat
 from plantune_lite.studies import columns, definitions, page, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
@@ -211,11 +212,11 @@ def whole(tmp_path_factory):
 
 def test_what_a_variant_shares_with_its_run_is_not_made_again(whole):
     folder, _, lines = whole
-    m1 = read_manifest(folder / "ablate" / "target" / "m1")["stages"]
-    assert [name for name in m1 if "taken_from" in m1[name]] == ["problems", "suites", "distill", "corpus"]
-    assert m1["corpus"]["taken_from"] == os.path.join("..", "..", "..")
-    baseline = read_manifest(folder / "ablate" / "target" / "baseline")["stages"]
-    assert [name for name in baseline if "taken_from" in baseline[name]] == ["problems", "suites", "distill"]
+    m1 = read_manifest(folder / "ablate" / "target" / "m1").stages
+    assert [name for name in m1 if m1[name].taken_from] == ["problems", "suites", "distill", "corpus"]
+    assert m1["corpus"].taken_from == os.path.join("..", "..", "..")
+    baseline = read_manifest(folder / "ablate" / "target" / "baseline").stages
+    assert [name for name in baseline if baseline[name].taken_from] == ["problems", "suites", "distill"]
     assert "taken over from r: problems, suites, distill, corpus" in lines
 
 
@@ -342,7 +343,7 @@ def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
 
 def test_without_a_key_no_two_teachers_stand_side_by_side(whole, tmp_path):
     manifest = read_manifest(copied(whole, tmp_path))
-    manifest["stages"]["distill"]["inputs"]["distill.teacher"] = "gemini"
+    manifest.stages["distill"].inputs["distill.teacher"] = "gemini"
     write_manifest(tmp_path / "r", manifest)
     gemini = override(RECIPE, ["distill.teacher=gemini", "distill.execute=all"])
     with pytest.raises(RunError, match="needs plans from Gemini that nobody has asked for yet: set GEMINI_API_KEY"):
@@ -697,8 +698,8 @@ def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, t
     page = (found.folder / "table.md").read_text()
     assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
     assert (found.folder / "learning.svg").is_file()
-    parts = [read_manifest(found.folder / name)["stages"] for name in found.learning]
-    assert ["taken_from" in one["sft"] and "taken_from" not in one["grpo"] for one in parts] == [True] * 3
+    parts = [read_manifest(found.folder / name).stages for name in found.learning]
+    assert [bool(one["sft"].taken_from) and not one["grpo"].taken_from for one in parts] == [True] * 3
 
 
 def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
@@ -792,8 +793,9 @@ def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_
     write_records(tmp_path / "corpus" / "train.jsonl", rows)
     write_records(tmp_path / "corpus" / "validation.jsonl", [])
     (tmp_path / "sft").mkdir()
-    job = Job(run=tmp_path, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier={}, hours_left=None)
-    assert stage.run_sft(job)["steps"] == 2
+    folder, nothing = RunFolder(tmp_path), Summaries()
+    job = Job(run=folder, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier=nothing, hours_left=None)
+    assert stage.run_sft(job).steps == 2
     assert [row["asked"] for row in read_jsonl(tmp_path / "sft" / "pass_rates.jsonl")] == [4] * 8
 
 

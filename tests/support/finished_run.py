@@ -3,11 +3,13 @@
 import json
 from pathlib import Path
 
+from manifests import mark
+
 from plantune_lite.distill import corpus, worked
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.recipe.schema import Corpus
-from plantune_lite.runs.folder import outputs_of, read_manifest, write_manifest
+from plantune_lite.runs.folder import outputs_of
 from plantune_lite.student import presets
 from plantune_lite.types import Trajectory
 
@@ -38,13 +40,7 @@ def finished_run(run: Path, *settings: str, verified: bool | None = True) -> Pat
         "summary": {**checked, "gguf": {"mine-q8_0.gguf": {"ran": True, "agreement": "12 of 12"}}},
         "outputs": outputs_of(run, ("merged", "gguf")),
     }
-    manifest = {
-        **read_manifest(run),
-        "final": "sft",
-        "versions": {"torch": "2.13.0"},
-        "stages": {"export": export},
-    }
-    write_manifest(run, manifest)
+    mark(run, {"export": export}, final="sft", versions={"torch": "2.13.0"})
     return run
 
 

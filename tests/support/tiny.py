@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from manifests import mark
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -112,7 +113,6 @@ def tiny_student(
 def trained_run(folder: Path, *, max_tokens: int) -> None:
     """A run folder as training leaves it: a tiny random llama, and an adapter that is not nothing."""
     from plantune_lite.recipe.load import load_recipe, override, to_json
-    from plantune_lite.runs.folder import read_manifest, write_manifest
     from plantune_lite.student import presets
     from plantune_lite.student.load import load_student
 
@@ -126,4 +126,4 @@ def trained_run(folder: Path, *, max_tokens: int) -> None:
             values.data = 0.3 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0))
     loaded.save(folder / "sft")
     (folder / "recipe.json").write_text(to_json(recipe), encoding="utf-8")
-    write_manifest(folder, {**read_manifest(folder), "final": "sft"})
+    mark(folder, final="sft")

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import toy_variants
 
-from plantune_lite.files import read_records, write_whole
+from plantune_lite.files import write_whole
 from plantune_lite.plan import CLOSE
 from plantune_lite.recipe.load import override
-from plantune_lite.types import Problem, Reply, RunError
+from plantune_lite.types import Reply, RunError
 
 HERE = str(Path(__file__).resolve())
 WAYS = ("Count them.", "Guess.", "Add them.")
@@ -57,7 +57,7 @@ def cpl(job):
     from plantune_lite.lab.cpl import stage, step_apo
     from plantune_lite.train import sft
 
-    answers = {one.question: one.answer for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
+    answers = {one.question: one.answer for one in job.run.problems()}
     policy = knows_its_way(answers)
 
     def generate(prompts, sampling):

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
-from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_records, write_whole
+from plantune_lite.files import JsonlWriter, read_jsonl, write_records, write_whole
 from plantune_lite.pipeline.runner import run
 from plantune_lite.pipeline.stages import STAGES
-from plantune_lite.types import Problem, RunError
+from plantune_lite.runs.manifest import Summary
+from plantune_lite.types import RunError
 
 HERE = str(Path(__file__).resolve())
 RECIPE = Recipe(
@@ -51,21 +52,21 @@ def _pause():
 
 
 def distill(job):
-    path = job.run / "trajectories.jsonl"
+    path = job.run.trajectories
     done = {row["id"] for row in read_jsonl(path)} if path.exists() else set()
     with JsonlWriter(path) as writer:
-        for problem in read_records(Problem, job.run / "problems" / "pool.jsonl"):
+        for problem in job.run.problems():
             if problem.id not in done:
                 _pause()
                 writer.write({"id": problem.id, "answer": problem.answer})
-    write_records(job.run / "rejected.jsonl", [])
+    write_records(job.run.rejected, [])
     job.say("[b]not markup[/b]")
-    return {"line": "planned", "usd": 0.25}
+    return Summary(line="planned", usd=0.25)
 
 
 def corpus(job):
-    write_records(job.out / "train.jsonl", read_jsonl(job.run / "trajectories.jsonl"))
-    return {"line": "gathered"}
+    write_records(job.out / "train.jsonl", read_jsonl(job.run.trajectories))
+    return Summary(line="gathered")
 
 
 def train(job):
@@ -81,13 +82,14 @@ def train(job):
             write_whole(job.out / f"checkpoint-{step}" / "state.txt", state)
             write_whole(job.out / f"checkpoint-{step}" / "trainer_state.json", "{}")
     write_whole(job.out / "adapter.txt", state)
-    return {"line": f"{job.recipe.sft.max_steps} steps", "hours_left": job.hours_left}
+    write_whole(job.run.path / "hours_left.txt", str(job.hours_left))
+    return Summary(line=f"{job.recipe.sft.max_steps} steps")
 
 
 def evaluate(job):
     _pause()
-    write_whole(job.out / "results.json", json.dumps({"adapter": (job.run / "sft" / "adapter.txt").read_text()}))
-    return {"line": "scored"}
+    write_whole(job.out / "results.json", json.dumps({"adapter": (job.run.adapter("sft") / "adapter.txt").read_text()}))
+    return Summary(line="scored")
 
 
 def fail(job):

@@ -14,6 +14,7 @@ from toy_stages import _pause
 
 from plantune_lite.files import JsonlWriter, read_jsonl, read_records, write_whole
 from plantune_lite.recipe.load import override
+from plantune_lite.runs.manifest import GRPOSummary, SFTSummary, Summary
 from plantune_lite.studies.ablate import OF_A_VARIANT, run_study
 from plantune_lite.types import Problem, RunError, Score
 
@@ -35,7 +36,7 @@ def stages(**instead):
 
 
 def train(job):
-    return {**toy_stages.train(job), "steps": job.recipe.sft.max_steps}
+    return SFTSummary(line=toy_stages.train(job).line, steps=job.recipe.sft.max_steps)
 
 
 def breaks(job):
@@ -51,7 +52,7 @@ def reinforce(job):
         name, value = ("guided_outcome", right) if job.recipe.grpo.reward == "guided" else ("right_answer", 2 * right)
         job.metric(step, **{name: value})
     write_whole(job.out / "adapter.txt", job.recipe.grpo.reward)
-    return {"line": "reinforced", "steps": 20}
+    return GRPOSummary(line="reinforced", steps=20)
 
 
 def answer(job):
@@ -59,7 +60,7 @@ def answer(job):
     sft = job.recipe.sft
     solved = {"dataset": "baseline", "teacher": "control"}[sft.solutions]
     own = "grpo" if job.recipe.grpo else {"solution": solved, "plan+solution": "m1", "plan": "m2"}[sft.target]
-    for path in sorted((job.run / "suites").glob("*.jsonl")):
+    for path in sorted(job.run.suites.glob("*.jsonl")):
         for model, modes in (("untuned", ("zero_shot_cot", "few_shot")), (own, ("m1",))):
             out = job.out / f"{path.stem}.{model}.jsonl"
             write_whole(out.with_suffix(".json"), "{}")
@@ -71,7 +72,7 @@ def answer(job):
                             _pause()
                             _note(f"{model} {mode}")
                             file.write(_score(problem, model, mode, job.recipe.seed))
-    return {"line": "answered"}
+    return Summary(line="answered")
 
 
 def _note(line):

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import GRPO, Distill
-from plantune_lite.runs.folder import LEDGER
+from plantune_lite.runs.folder import LEDGER, RunFolder
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.teacher.judge import COMPARE, score_in, teacher_judge
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.teacher import open_teacher
@@ -106,11 +107,11 @@ def test_a_teacher_is_paid_once_for_the_same_comparison_in_two_steps(tmp_path):
 def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path):
     part = GRPO(reward="answer+plan", judge="teacher")
     job = Job(
-        run=tmp_path / "judged",
+        run=RunFolder(tmp_path / "judged"),
         stage="grpo",
         out=tmp_path / "judged" / "grpo",
         recipe=replace(load_recipe("smollm2_135m"), name="judged", distill=Distill("gemini"), grpo=part),
-        earlier={"distill": {"usd": 0.5}},
+        earlier=Summaries.read({"distill": {"usd": 0.5}}),
         hours_left=None,
     )
 

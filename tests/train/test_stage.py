@@ -9,7 +9,9 @@ from plantune_lite.evaluate.modes import mode_of
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plan import ask_plainly, ask_plan_then_solve, question_text, render, written_plan
 from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import Job
+from plantune_lite.runs.manifest import Summaries
 from plantune_lite.train import rewards, stage
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.types import Problem
@@ -48,7 +50,8 @@ def job(folder, base, *settings):
     write_records(folder / "problems" / "pool.jsonl", PROBLEMS)
     write_records(folder / "corpus" / "prompts.jsonl", prompts)
     (folder / "grpo").mkdir()
-    return Job(run=folder, stage="grpo", out=folder / "grpo", recipe=recipe, earlier={}, hours_left=None)
+    run = RunFolder(folder)
+    return Job(run=run, stage="grpo", out=folder / "grpo", recipe=recipe, earlier=Summaries(), hours_left=None)
 
 
 def test_from_an_untuned_model_it_asks_for_plans_in_training_and_in_evaluation(base, tmp_path):
@@ -56,8 +59,8 @@ def test_from_an_untuned_model_it_asks_for_plans_in_training_and_in_evaluation(b
     summary = stage.run_grpo(made)
     samples = list(read_jsonl(tmp_path / "grpo" / "samples.jsonl"))
     assert sum(written_plan(row["text"]) == ("Add.",) for row in samples) > len(samples) / 2
-    assert mode_of(made.recipe, {"grpo": summary}) == "plan_then_solve"
-    assert mode_of(made.recipe, {"grpo": {}}) == "m1"  # a run of before was asked the bare question
+    assert mode_of(made.recipe, Summaries(grpo=summary)) == "plan_then_solve"
+    assert mode_of(made.recipe, Summaries()) == "m1"  # a run of before was asked the bare question
 
 
 def test_a_run_whose_first_steps_show_no_plan_stops_with_what_to_do(base, tmp_path, monkeypatch):
@@ -65,7 +68,7 @@ def test_a_run_whose_first_steps_show_no_plan_stops_with_what_to_do(base, tmp_pa
     with pytest.raises(TrainingError, match=r"none of the answers of the first 3 steps has a plan .*grpo.start=sft"):
         stage.run_grpo(job(tmp_path / "planless", base))
     summary = stage.run_grpo(job(tmp_path / "answers", base, "grpo.reward=answer"))  # which needs no plan
-    assert summary["steps"] == 3
+    assert summary.steps == 3
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,7 @@ def prefer(loaded, out, metric=lambda step, **figures: None):
         out,
         training(1, kept),
         epochs=1 if large else 2,
-        batch_size=2,
-        accumulate=1 if large else 2,
-        save_steps=2,
+        batches=preference.Batches(2, 1 if large else 2, 2),
     )
     return losses
 
@@ -145,7 +143,7 @@ def logprobs(loaded):
 def begun(loaded, out):
     """The trainer of Step-APO, which has reckoned the reference."""
     rows, _ = preference.encoded(loaded, PAIRS[:4], ASK, LENGTH)
-    settings = preference.config(loaded.model, CPL(), out, training(1), 1, 2, 1, 1)
+    settings = preference.config(loaded.model, CPL(), out, training(1), 1, preference.Batches(2, 1, 1))
     return preference.trainer(loaded, rows, CPL(), settings)
 
 
@@ -532,7 +530,7 @@ def changed_settings():
     model.dtype = torch.float32
     made = {
         "sft": lambda: sft._settings(model, PART, out, training(0), 4, True),
-        "cpl": lambda: preference.config(model, CPL(), out, training(0), 4, 2, 2, 2),
+        "cpl": lambda: preference.config(model, CPL(), out, training(0), 4, preference.Batches(2, 2, 2)),
         "grpo": lambda: grpo_config(model, GROUPS, out, training(0), 4),
         "grpo stable": lambda: grpo_config(model, REINFORCED["stable"], out, training(0), 4),
         "grpo scaled": lambda: grpo_config(model, SCALED, out, training(0), 4),

@@ -12,7 +12,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
@@ -22,6 +22,14 @@ from plantune_lite.train import trl_args
 from plantune_lite.types import LoadedStudent, Messages, RecipeError
 
 _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
+
+
+class Batches(NamedTuple):
+    """How many pairs are learned from at once, and how many batches make a step."""
+
+    size: int = 2
+    accumulate: int = 4
+    save_steps: int = 50
 
 
 def encoded(
@@ -116,9 +124,7 @@ def config(
     out: Path,
     training: Training,
     steps: int,
-    batch_size: int,
-    accumulate: int,
-    save_steps: int,
+    batches: Batches,
 ) -> Any:
     """What TRL's trainer is told."""
     from trl import DPOConfig
@@ -129,11 +135,11 @@ def config(
         **trl_args.common(model, out, training, steps),
         "learning_rate": part.learning_rate,
         "weight_decay": 0.0,
-        "save_steps": save_steps,
-        "per_device_train_batch_size": batch_size,
-        "gradient_accumulation_steps": accumulate,
+        "save_steps": batches.save_steps,
+        "per_device_train_batch_size": batches.size,
+        "gradient_accumulation_steps": batches.accumulate,
         "precompute_ref_log_probs": True,
-        "precompute_ref_batch_size": batch_size,
+        "precompute_ref_batch_size": batches.size,
         "beta": part.beta,
         "loss_type": ["sigmoid"],
         "label_smoothing": 0.0,

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import read_jsonl, write_whole
+from plantune_lite.files import write_whole
 from plantune_lite.lab.cpl import pairs, search
 from plantune_lite.lab.cpl.tree import Node, Tree
 from plantune_lite.report import charts
+from plantune_lite.runs.folder import RunFolder
 
 _LINES, _WORDS = 60, 110  # of a tree as text: lines, and characters of one
 Points = list[tuple[float, float]]
@@ -22,7 +23,7 @@ Rounds = Sequence[Mapping[str, Mapping[str, Any]]]
 
 def write(run: Path, out: Path, rounds: Rounds) -> None:
     """Write the section and its charts."""
-    rows = [row for row in read_jsonl(run / "metrics.jsonl") if row["stage"] == "cpl"]
+    rows = [row for row in RunFolder(run).metric_rows() if row["stage"] == "cpl"]
     drawn = {name: svg for name, svg in figures(rows, len(rounds)).items() if svg}
     for name, svg in drawn.items():
         write_whole(out / f"{name}.svg", svg + "\n")

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import read_jsonl, write_records, write_whole
-from plantune_lite.studies.reuse import cut_short
+from plantune_lite.files import write_records, write_whole
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import TrainingSummary
 
 # Fields of the recipe that the first round's search and SFT do not depend on. A search that ran out of its share of
 # tokens or hours, which hangs on the number of rounds, is not taken over.
@@ -26,16 +27,17 @@ _FILES = {"search": ("trees.jsonl", "search.json"), "sft": ("sft", "sft.json")}
 
 def take(folder: Path, donor: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """Copy what the donor has finished, where nothing of it is finished here; what was copied."""
-    source, target = (run / "cpl" / "round1" for run in (donor, folder))
+    theirs_run, run = RunFolder(donor), RunFolder(folder)
+    source, target = (one.adapter("cpl") / "round1" for one in (theirs_run, run))
     parts = _finished(source)
     if not parts or _finished(target) or _without_later(ours) != _without_later(theirs):
         return []
-    rows = [row for row in _metrics(folder) if row["stage"] != "cpl"]  # what was begun here is begun anew
+    rows = [row for row in run.metric_rows() if row["stage"] != "cpl"]  # what was begun here is begun anew
     if "sft" in parts:
-        first = [row for row in _metrics(donor) if row["stage"] == "cpl" and row["round"] == 1]
+        first = [row for row in theirs_run.metric_rows() if row["stage"] == "cpl" and row["round"] == 1]
         rows += [row for row in first if any(name.startswith("sft_") for name in row)]
-    write_records(folder / "metrics.jsonl", rows)
-    if (base := donor / "cpl" / "base.json").is_file():  # a server's search loads none
+    write_records(run.metrics, rows)
+    if (base := source.parent / "base.json").is_file():  # a server's search loads none
         write_whole(target.parent / "base.json", base.read_text(encoding="utf-8"))
     temporary = target.with_name(".round1.part")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -55,7 +57,7 @@ def _finished(round_: Path) -> list[str]:
     found: list[str] = []
     for part in _FILES:
         file = round_ / f"{part}.json"
-        if not file.is_file() or cut_short(json.loads(file.read_text(encoding="utf-8"))):
+        if not file.is_file() or TrainingSummary.read(json.loads(file.read_text(encoding="utf-8"))).cut_short:
             break
         found.append(part)
     return found
@@ -63,8 +65,3 @@ def _finished(round_: Path) -> list[str]:
 
 def _without_later(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in inputs.items() if name not in _LATER}
-
-
-def _metrics(run: Path) -> list[dict[str, Any]]:
-    path = run / "metrics.jsonl"
-    return list(read_jsonl(path)) if path.is_file() else []

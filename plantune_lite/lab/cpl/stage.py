@@ -27,12 +27,14 @@ from typing import Any
 from plantune_lite import plan
 from plantune_lite.evaluate import other_models
 from plantune_lite.files import read_jsonl, read_records, write_records, write_whole
-from plantune_lite.grading import lenient
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.lab.cpl import pairs, report_section, search, step_apo, tree_page, value_head
 from plantune_lite.lab.cpl.pairs import StepPair
+from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job, Training
+from plantune_lite.runs.manifest import CPLSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import sft
@@ -46,7 +48,7 @@ _LEARNED = ("taught", "sft", "apo", "value")  # what comes of a round's search, 
 Asks = Callable[[Problem], Messages]
 
 
-def run_cpl(job: Job) -> dict[str, Any]:
+def run_cpl(job: Job) -> CPLSummary:
     """Search over plan steps and learn from it, round by round."""
     part = present(job.recipe.cpl)
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
@@ -64,18 +66,18 @@ def run_cpl(job: Job) -> dict[str, Any]:
         of_round = _Round(job, number, questions, time_left)
         found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
     shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
-    report_section.write(job.run, job.out, found)
+    report_section.write(job.run.path, job.out, found)
     solved = ", then ".join(f"{one['search']['solved']} of {one['search']['trees']}" for one in found)
     trained = [one[name] for one in found for name in ("sft", "apo") if name in one]
-    return {
-        "line": f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
+    return CPLSummary(
+        line=f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
         f"{found[-1][last]['line']}",
-        "rounds": found,
-        "steps": sum(one["steps"] for one in trained),
-        "planned_steps": sum(one["planned_steps"] for one in trained),
-        "partial": any(one["search"]["partial"] for one in found),
-        "base": json.loads((job.out / "base.json").read_text(encoding="utf-8")),
-    }
+        rounds=found,
+        steps=sum(one["steps"] for one in trained),
+        planned_steps=sum(one["planned_steps"] for one in trained),
+        partial=any(one["search"]["partial"] for one in found),
+        base=json.loads((job.out / "base.json").read_text(encoding="utf-8")),
+    )
 
 
 def _ends_with(part: CPL) -> str:
@@ -85,9 +87,8 @@ def _ends_with(part: CPL) -> str:
 
 def _questions(job: Job) -> list[Problem]:
     """What is searched: problems of the corpus, from which what tests restate is gone, with an answer to work out."""
-    pool = {one.id: one for one in read_records(Problem, job.run / "problems" / "pool.jsonl")}
-    prompts = read_jsonl(job.run / "corpus" / "prompts.jsonl")
-    answered = (row["problem_id"] for row in prompts if row["kind"] not in ("code", "plan"))
+    pool = {one.id: one for one in job.run.problems()}
+    answered = (row["problem_id"] for row in job.run.rows("prompts") if row["kind"] not in ("code", "plan"))
     found = [pool[id] for id in answered if id in pool]
     if not found:
         raise RunError(
@@ -166,7 +167,7 @@ class _Round:
             return search.search(
                 self._questions,
                 generate,
-                lambda problem, text: lenient.grade_answer(problem, text).verdict.same is True,
+                lambda problem, text: grade_answer(problem, text).verdict.same is True,
                 part,
                 self._folder,
                 ask=ask,
@@ -191,7 +192,7 @@ class _Round:
     def _a_server(self) -> Iterator[tuple[Generate, Asks, None]]:
         job = self._job
         address, _, model = present(self._part.policy).partition("#")
-        calls = Ledger(home(job.run) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
+        calls = Ledger(home(job.run.path) / LEDGER, run=job.recipe.name, max_usd=job.recipe.distill.max_usd)
         with calls, other_models.of_server(address, model, calls) as generate:
             yield generate, plan.ask_plan_then_solve, None
 
@@ -228,7 +229,6 @@ class _Round:
         loaded = self._loaded(self._folder / "sft")
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
-        accumulate = -(-_PAIRS_A_STEP // at_once)
         return step_apo.train(
             loaded,
             chosen,
@@ -236,9 +236,7 @@ class _Round:
             self._part,
             self._folder / "apo",
             self._training("apo", 0.8),
-            batch_size=at_once,
-            accumulate=accumulate,
-            save_steps=self._sft().save_steps,
+            batches=Batches(at_once, -(-_PAIRS_A_STEP // at_once), self._sft().save_steps),
         )
 
     def _judge(self) -> dict[str, Any]:
@@ -257,7 +255,7 @@ class _Round:
         """Whose steps are searched: the round before's, the SFT stage's, or nobody's but the untuned student's."""
         if self._number > 1:
             return self._job.out / f"round{self._number - 1}" / _ends_with(self._part)
-        return self._job.run / "sft" if self._job.recipe.sft else None
+        return self._job.run.adapter("sft") if self._job.recipe.sft else None
 
     def _sft(self) -> SFT:
         return replace(self._job.recipe.sft or SFT(), target="plan+solution", solutions="teacher", start=None)
@@ -279,15 +277,13 @@ class _Round:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         job, base = self._job, self._job.out / "base.json"
-        known = (
-            json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.get("sft", {}).get("base")
-        )
+        known = json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.sft.base
         part = job.recipe.student
         loaded = load_student(
             part,
             adapter=adapter,
             training=training,
-            pinned=(known or {}).get("revision"),
+            pinned=known.get("revision"),
             room=part.max_length + part.max_length // 2,
             seed=job.recipe.seed,
             say=job.say,

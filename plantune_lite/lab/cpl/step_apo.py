@@ -15,6 +15,7 @@ from typing import Any
 
 from plantune_lite.lab.cpl import preference
 from plantune_lite.lab.cpl.pairs import StepPair
+from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.job import Training
 from plantune_lite.train import callbacks, data
@@ -48,9 +49,7 @@ def train(
     training: Training,
     *,
     epochs: float = EPOCHS,
-    batch_size: int = 2,
-    accumulate: int = 4,
-    save_steps: int = 50,
+    batches: Batches,
 ) -> dict[str, Any]:
     """Train the student's adapter on the pairs, or go on from the last checkpoint; `ask` has each question's prompt."""
     from torch.optim.lr_scheduler import LambdaLR
@@ -62,16 +61,16 @@ def train(
         raise PairError(f"none of the {len(pairs)} pairs can be learned from: {reasons}. Search more (cpl.iterations).")
     if dropped:
         say(f"pairs left out: {', '.join(f'{count} {reason}' for reason, count in dropped.items())}")
-    a_step = batch_size * accumulate
+    a_step = batches.size * batches.accumulate
     count = max(1, round(epochs * len(kept)))
     schedule = callbacks.Schedule(-(-count // a_step), warmup=round(WARMUP * -(-count // a_step)))
     checkpoint = callbacks.last_checkpoint(out)
     if checkpoint is not None and checkpoint.planned < schedule.steps:
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
-    settings = preference.config(student.model, part, out, training, schedule.steps, batch_size, accumulate, save_steps)
+    settings = preference.config(student.model, part, out, training, schedule.steps, batches)
     built = preference.trainer(student, kept, part, settings)
     lengths = [len(row["prompt_tokens"]) + max(map(len, preference.both(row))) for row in kept]
-    places = data.order(lengths, batch_size, count, training.seed)[: schedule.steps * a_step]
+    places = data.order(lengths, batches.size, count, training.seed)[: schedule.steps * a_step]
     built.train_dataset = built.train_dataset.select(places)
     built.create_optimizer()
     built.lr_scheduler = LambdaLR(built.optimizer, schedule)

@@ -80,8 +80,8 @@ def _two(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
             most = max(one.shared for one in pairs)
             chosen = rng.choice([one for one in pairs if one.shared == most])
             return [
-                _case(problem, world, before, state, after, chosen.good),
-                _case(problem, world, before, state, after, chosen.bad, chosen.lacks),
+                _case(problem, world, before, after, chosen.good),
+                _case(problem, world, before, after, chosen.bad, chosen.lacks),
             ]
     return []
 
@@ -112,13 +112,12 @@ def _case(
     problem: Problem,
     world: World,
     before: Sequence[str],
-    state: int,
     after: str,
     action: Action,
     lacks: Literal | None = None,
 ) -> Case:
     written = plan.render(before).removesuffix(f"{plan.CLOSE}\n")
-    facts = world.facts(state)
+    facts = world.facts(world.after(before))
     return Case(
         problem_id=problem.id,
         prompt=plan.ask_plainly(problem),

@@ -10,23 +10,21 @@ beforehand), and how probable the plan's tokens are to the model itself.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from plantune_lite.evaluate import metrics, modes, stats
-from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.answers import Asking, answered
 from plantune_lite.evaluate.modes import Mode
-from plantune_lite.grading.lenient import Grade, grade_answer
 from plantune_lite.lab.probes import linear, residuals
 from plantune_lite.lab.probes.linear import Probe
 from plantune_lite.lab.probes.world_probe import split
 from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.student.load import Loaded
-from plantune_lite.types import Messages, PlantuneError, Problem, Sampling, Score
+from plantune_lite.types import Messages, PlantuneError, Problem, Score
 
 _AT_ONCE = 16  # problems, of several replies each
 
@@ -80,24 +78,17 @@ def tried(
     problems: Sequence[Problem],
     out: Path,
     *,
-    model: str = "",
-    grade: Grade = grade_answer,
-    samples: int,
-    max_tokens: int,
     mode: Mode = "m1",
-    temperature: float = 0.7,
-    seed: int = 0,
-    show: Show = lambda line, last: None,
+    how: Asking,
 ) -> list[Try]:
     """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans.
 
-    They are written down in a file as they come, and those that are there are not asked for again; `model` says whose
-    they are. In mode m2 it is the untuned model that carries the plans out.
+    They are written down in a file as they come, and those that are there are not asked for again. In mode m2 it is the
+    untuned model that carries the plans out.
     """
-    sampling = Sampling(temperature=temperature, n=samples, max_tokens=max_tokens, seed=seed)
-    answer, prompt = modes.way_to_answer(mode, student.generate, student.generate_untuned, (), problems, seed)
-    asked = partial(answered, mode=mode, out=out, sampling=sampling, grade=grade, chunk=_AT_ONCE, show=show)
-    scores = metrics.by_problem(asked(problems, answer, settings={"model": model, "prompt": prompt}))
+    how = replace(how, executor=student.generate_untuned, chunk=_AT_ONCE)
+    answer, prompt = modes.way_to_answer(mode, student.generate, problems, how)
+    scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, how=how, settings={"prompt": prompt}))
     return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
 
 

@@ -16,16 +16,17 @@ from statistics import fmean
 from typing import Any
 
 from plantune_lite.evaluate import metrics, modes, stats
-from plantune_lite.evaluate.answers import Show, answered
+from plantune_lite.evaluate.answers import Asking, Show, answered
 from plantune_lite.evaluate.ask import final_student
 from plantune_lite.evaluate.stats import Estimate, p_text
-from plantune_lite.files import read_records, write_whole
+from plantune_lite.files import write_whole
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.lab.probes import resample, saved_judge
 from plantune_lite.lab.probes.run import add
 from plantune_lite.lab.probes.saved_judge import Kept
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import summaries
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import table
 from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
@@ -59,26 +60,23 @@ def resample_run(
 
 def _suites(run: Path, kept: Kept, say: Callable[[str], object]) -> Iterator[tuple[str, tuple[list[Problem], int]]]:
     """Every suite without what the judge was fitted on, and how much that was."""
-    paths = sorted((run / "suites").glob("*.jsonl"))
-    if not paths:
+    suites = RunFolder(run).suite_problems()
+    if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {run} makes them")
     there = False
-    for path in paths:
-        suite = read_records(Problem, path)
+    for name, suite in suites.items():
         if any(one.kind == "code" for one in suite):
-            say(f"{path.stem} is left out: its answers are programs, which have no plan to judge")
+            say(f"{name} is left out: its answers are programs, which have no plan to judge")
             continue
         unknown = [one for one in suite if not kept.knows(one)]
         count = len(suite) - len(unknown)
         if len(unknown) < LEAST:
-            say(
-                f"{path.stem} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, of {LEAST}"
-            )
+            say(f"{name} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, of {LEAST}")
             continue
         if count:
-            say(f"{path.stem}: {count} of {len(suite)} problems are left out, on which the judge was fitted")
+            say(f"{name}: {count} of {len(suite)} problems are left out, on which the judge was fitted")
         there = True
-        yield path.stem, (unknown, count)
+        yield name, (unknown, count)
     if not there:
         raise RunError(
             f"no suite has {LEAST} problems that are new to the judge, so nothing can be said of it: add a suite "
@@ -102,7 +100,7 @@ def _answered(
 ) -> dict[str, list[Score]]:
     """The judged replies, the single ones, and several drawn ones of each problem."""
     part, seed = recipe.evaluate, recipe.seed
-    mode = modes.mode_of(recipe, summaries(run))
+    mode = modes.mode_of(recipe, read_manifest(run).summaries)
     as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
     heat = max(part.temperature, resample.TEMPERATURE)
     drawn = Sampling(temperature=heat, n=tries, max_tokens=part.max_tokens, seed=seed)
@@ -114,17 +112,10 @@ def _answered(
     }
     weights, scores = saved_judge.weights_of(run), {}
     for name, (generate, sampling, file) in ways.items():
-        answer, prompt = modes.way_to_answer(mode, generate, loaded.generate_untuned, (), problems, seed)
-        scores[name] = answered(
-            problems,
-            answer,
-            mode=name,
-            out=out / f"{suite}.{file}.jsonl",
-            sampling=sampling,
-            settings={"model": weights, "prompt": prompt},
-            grade=grade_reply,
-            show=show,
-        )
+        how = Asking(sampling=sampling, model=weights, executor=loaded.generate_untuned, grade=grade_reply, show=show)
+        answer, prompt = modes.way_to_answer(mode, generate, problems, how)
+        written = out / f"{suite}.{file}.jsonl"
+        scores[name] = answered(problems, answer, mode=name, out=written, how=how, settings={"prompt": prompt})
     return scores
 
 

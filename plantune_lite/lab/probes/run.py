@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.evaluate import modes
-from plantune_lite.evaluate.answers import Show
+from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.ask import final_student
 from plantune_lite.evaluate.stats import Estimate
-from plantune_lite.files import read_records, write_whole
+from plantune_lite.files import write_whole
 from plantune_lite.grading import grade
 from plantune_lite.lab.probes import resample, saved_judge
 from plantune_lite.lab.probes.plan_probe import knows, tried
@@ -27,9 +27,10 @@ from plantune_lite.lab.probes.world_probe import probe
 from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.report import charts
-from plantune_lite.runs.folder import summaries
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded
-from plantune_lite.types import PlantuneError, Problem
+from plantune_lite.types import PlantuneError, Problem, Sampling
 
 PROBLEMS, SAMPLES, PER_PROBLEM = 100, 8, 8
 TEMPERATURE = 0.7
@@ -51,7 +52,7 @@ def probe_run(
     """
     recipe, _, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
-    if modes.mode_of(recipe, summaries(run)) == "plain":
+    if modes.mode_of(recipe, read_manifest(run).summaries) == "plain":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
     asked, tested = _asked(run, problems)
     out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
@@ -110,11 +111,10 @@ def _write(out: Path, found: Mapping[str, Any]) -> None:
 
 def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
     """Held-out problems, and which of them a suite asks: these last, since no judge is measured on what it knows."""
-    own = [one for one in read_records(Problem, run / "problems" / "own.jsonl") if one.kind != "code"]
+    own = [one for one in RunFolder(run).own() if one.kind != "code"]
     if not own:
         raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
-    suites = [read_records(Problem, path) for path in sorted((run / "suites").glob("*.jsonl"))]
-    questions = {normalised(one) for suite in suites for one in suite}
+    questions = {normalised(one) for suite in RunFolder(run).suite_problems().values() for one in suite}
     tested = {one.id for one in own if normalised(one) in questions}
     return sorted(own, key=lambda one: one.id in tested)[:most], tested
 
@@ -138,14 +138,15 @@ def _of_plans(
         loaded,
         asked,
         run / FOLDER / f"tries.{samples}.jsonl",
-        model=saved_judge.weights_of(run),
-        grade=grade.grade_reply,
-        samples=samples,
-        max_tokens=recipe.evaluate.max_tokens,
-        mode=modes.mode_of(recipe, summaries(run)),
-        temperature=TEMPERATURE,
-        seed=recipe.seed,
-        show=show,
+        mode=modes.mode_of(recipe, read_manifest(run).summaries),
+        how=Asking(
+            sampling=Sampling(
+                temperature=TEMPERATURE, n=samples, max_tokens=recipe.evaluate.max_tokens, seed=recipe.seed
+            ),
+            model=saved_judge.weights_of(run),
+            grade=grade.grade_reply,
+            show=show,
+        ),
     )
     found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
     reported_on = set(found["reported_on"])

@@ -19,7 +19,7 @@ from plantune_lite.files import write_whole
 from plantune_lite.lab.probes import linear, resample
 from plantune_lite.lab.probes.plan_probe import Judge
 from plantune_lite.problems.split import normalised
-from plantune_lite.runs.folder import read_manifest
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import Generate, Problem, RunError
 
@@ -87,7 +87,7 @@ def judged(run: Path, *, tries: int, tell: resample.Tell = lambda scores: None) 
 
 def weights_of(run: Path) -> str:
     """The run's final model in a line: its base, the stage that trained it last, and a hash of what that left."""
-    trained = read_manifest(run).get("final")
+    trained = read_manifest(run).final
     if trained is None or not (adapter := run / trained / "adapter_model.safetensors").is_file():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
     config = json.loads((adapter.parent / "adapter_config.json").read_text(encoding="utf-8"))

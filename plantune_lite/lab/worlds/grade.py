@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from plantune_lite.grading.lenient import Graded
 from plantune_lite.lab.worlds.pddl import Atom
 from plantune_lite.lab.worlds.simulator import World, WorldError, world_of
 from plantune_lite.plan import CLOSE, OPEN, clean_step, written_plan
-from plantune_lite.types import Problem, Verdict
+from plantune_lite.types import Graded, Problem, Verdict
 
 # --- a question -------------------------------------------------------------------------------------------------------
 

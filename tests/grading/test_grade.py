@@ -1,6 +1,6 @@
 import pytest
 
-from plantune_lite.grading.lenient import grade_answer
+from plantune_lite.grading.grade import grade_answer
 from plantune_lite.types import Problem
 
 

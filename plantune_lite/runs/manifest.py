@@ -1,0 +1,343 @@
+"""The manifest of a run: which stages are done, what each was made from, and what each says of itself.
+
+    manifest = read_manifest(Path("runs/mine"))
+    manifest.is_done("sft"), manifest.line("sft") -> True, "60 steps on 251 rows, loss 1.94 to 0.31"
+    manifest.summaries.sft.steps, manifest.summaries.grpo.asks_for_plans -> 60, False
+
+manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
+"fingerprint": ..., "status": "done", "started": ..., "seconds": ..., "summary": {...}, "outputs": {...}}}}
+
+Fields at their defaults are not written, and fields that this version does not know are not read: a run that another
+version has made is still a run.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from plantune_lite.files import default_of, write_whole
+from plantune_lite.types import RunError
+
+FORMAT = 1
+Status = Literal["running", "done", "failed", "stopped"]
+
+
+def now() -> str:
+    """Return the time as a manifest has it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+@dataclass(kw_only=True)
+class _Row:
+    """A record that is one object of the manifest."""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Self:
+        """Return the record that `to_row` wrote, in whatever version."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the record as JSON."""
+        values = ((one, getattr(self, one.name)) for one in fields(self))
+        return {one.name: value for one, value in values if value != default_of(one)}
+
+
+# --- what a stage says when it is done --------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Summary(_Row):
+    """What every stage says."""
+
+    line: str = ""  # for a person
+    usd: float = 0.0  # what it cost
+    partial: bool = False  # max_hours or a budget ended it before its end
+
+    @property
+    def cut_short(self) -> bool:
+        """Tell whether another run may have come further: it may have had more hours or money."""
+        return self.partial
+
+
+@dataclass(kw_only=True)
+class ProblemsSummary(Summary):
+    """The problems that are learned from and those held out."""
+
+    pool: int = 0
+    own: int = 0
+    origin: dict[str, Any] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)  # of data sets on the Hub
+
+
+@dataclass(kw_only=True)
+class SuitesSummary(Summary):
+    """The problems that are tested on."""
+
+    suites: dict[str, int] = field(default_factory=dict)  # how many problems each has
+    origin: dict[str, Any] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class HeadroomSummary(Summary):
+    """What the untuned student solves before anything is spent."""
+
+    solved: int | None = None
+    asked: int = 0
+    looked: bool = True  # False: nobody could be asked on this machine
+
+
+@dataclass(kw_only=True)
+class DistillSummary(Summary):
+    """What the teacher wrote, and what asking it took."""
+
+    problems: int = 0
+    problems_done: int = 0
+    problems_kept: int = 0
+    trajectories: int = 0  # kept
+    rejected: dict[str, int] = field(default_factory=dict)  # by reason
+    unanswered: int = 0  # problems that the teacher could not answer
+    teacher: str = ""
+    max_usd: float | None = None  # the budget that ended it
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_thought: int = 0
+
+
+@dataclass(kw_only=True)
+class CorpusSummary(Summary):
+    """The training rows."""
+
+    train: int = 0
+    validation: int = 0
+    prompts: int = 0
+    problems: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)  # by reason
+    in_test_set: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class TrainingSummary(Summary):
+    """What every training says."""
+
+    steps: int = 0
+    planned_steps: int = 0
+    base: dict[str, Any] = field(default_factory=dict)  # where the weights came from: student/weights.py
+
+    @property
+    def revision(self) -> str | None:
+        """Return the commit of the base that was trained on."""
+        return self.base.get("revision")
+
+    @property
+    def cut_short(self) -> bool:
+        return self.partial or self.steps < self.planned_steps
+
+
+@dataclass(kw_only=True)
+class SFTSummary(TrainingSummary):
+    """A supervised training."""
+
+    rows: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # rows that were left out, by reason
+    trained_tokens: int | None = None
+    loss_first: float | None = None
+    loss_last: float | None = None
+    validation_loss: float | None = None
+    best_step: int | None = None
+    ended: int = 0  # of the sampled replies
+    sample: str = ""  # one of them
+    problems: int = 0  # a baseline's: those that have a solution ...
+    of: int = 0  # ... of those that the tuned model learned from
+    sft_steps: int = 0  # a baseline's: the steps it should have had
+
+
+@dataclass(kw_only=True)
+class CPLSummary(TrainingSummary):
+    """A search and what was learned from it."""
+
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class GRPOSummary(TrainingSummary):
+    """A reinforcement."""
+
+    prompts: int = 0
+    reward_first: float | None = None
+    reward_last: float | None = None
+    rewards: dict[str, list[float]] = field(default_factory=dict)  # each reward at the beginning and in the end
+    stopped: str | None = None  # why it ended early
+    max_completion: int | None = None
+    asks_for_plans: bool = False  # whether its prompts asked for a plan
+
+
+@dataclass(kw_only=True)
+class EvaluateSummary(Summary):
+    """Who answered how much."""
+
+    sentences: Sequence[str] = ()
+    arm: str | None = None  # what the run's model is called among its answers
+
+
+@dataclass(kw_only=True)
+class ExportSummary(Summary):
+    """The merged model and the GGUF files."""
+
+    merged: dict[str, Any] = field(default_factory=dict)
+    verified: bool | None = None  # None: the merged model was not compared with its adapter
+    top1: float | None = None  # of positions, the share on which both find the same token likeliest
+    positions: int | None = None
+    largest: float | None = None  # logit difference
+    gguf: dict[str, Any] = field(default_factory=dict)  # file -> who ran it, and how it agreed
+
+
+@dataclass(kw_only=True)
+class ReportSummary(Summary):
+    """The page."""
+
+    figures: Sequence[str] = ()
+
+
+@dataclass(kw_only=True)
+class Summaries:
+    """The summaries of a run's stages; an empty one for a stage that has none."""
+
+    problems: ProblemsSummary = field(default_factory=ProblemsSummary)
+    suites: SuitesSummary = field(default_factory=SuitesSummary)
+    headroom: HeadroomSummary = field(default_factory=HeadroomSummary)
+    distill: DistillSummary = field(default_factory=DistillSummary)
+    corpus: CorpusSummary = field(default_factory=CorpusSummary)
+    sft: SFTSummary = field(default_factory=SFTSummary)
+    baseline: SFTSummary = field(default_factory=SFTSummary)
+    cpl: CPLSummary = field(default_factory=CPLSummary)
+    grpo: GRPOSummary = field(default_factory=GRPOSummary)
+    evaluate: EvaluateSummary = field(default_factory=EvaluateSummary)
+    export: ExportSummary = field(default_factory=ExportSummary)
+    report: ReportSummary = field(default_factory=ReportSummary)
+    made: frozenset[str] = frozenset()  # the stages that have one
+
+    @classmethod
+    def read(cls, rows: Mapping[str, Mapping[str, Any]]) -> Self:
+        """Read the summaries of stages, by name."""
+        return cls.of({name: read_summary(name, row) for name, row in rows.items()})
+
+    @classmethod
+    def of(cls, summaries: Mapping[str, Any]) -> Self:
+        """Put the summaries of stages in their places."""
+        known = {name: summary for name, summary in summaries.items() if name in _KINDS}
+        return cls(**known, made=frozenset(summaries))
+
+    def training(self, stage: str | None) -> TrainingSummary:
+        """Return what a training says, by the name of its stage; an empty one where there was none."""
+        return getattr(self, stage) if stage in self.made else TrainingSummary()
+
+
+_KINDS: dict[str, type[Summary]] = {one.name: one.type for one in fields(Summaries) if one.name != "made"}  # type: ignore[misc]
+
+
+def read_summary(stage: str, row: Mapping[str, Any]) -> Summary:
+    """Read what a stage says of itself."""
+    return _KINDS.get(stage, Summary).read(row)
+
+
+# --- the manifest -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Entry(_Row):
+    """One stage of a run, from its beginning on."""
+
+    fingerprint: str = ""
+    inputs: dict[str, Any] = field(default_factory=dict)  # fields of the recipe, and hashes of files and functions
+    after: Sequence[str] = ()
+    format: int = 1
+    status: Status | None = None
+    started: str = ""
+    began: float | None = None  # when it was last started, in seconds since 1970
+    seconds: float = 0.0
+    ended: str | None = None
+    anew: bool = False  # what is here was made of a part, and is to be put away when it is made again
+    taken_from: str | None = None  # the run that made it
+    summary: Summary | None = None
+    outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, or its size where it is large
+
+    def to_row(self) -> dict[str, Any]:
+        row = super().to_row()
+        return row if self.summary is None else {**row, "summary": self.summary.to_row()}
+
+
+@dataclass(kw_only=True)
+class Manifest(_Row):
+    """What a run folder says of itself."""
+
+    format: int = 0  # written always: the default is no format of ours
+    name: str = ""
+    id: str | None = None  # the same on every machine that the run is brought to
+    created: str | None = None
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str | None = None
+    final: str | None = None  # the folder of the adapter that is the run's model
+    usd: float = 0.0  # what all stages have cost
+    resumed: float = 0.0  # when the run was last started: of two copies the later one is ahead
+    again: str | None = None  # the stage that is being made anew; None once it is made
+    stages: dict[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, name: str) -> Self:
+        """Return the manifest of a run that begins."""
+        return cls(format=FORMAT, name=name, id=uuid.uuid4().hex, created=now())
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> Self:
+        entries = {}
+        for name, of_stage in row["stages"].items():
+            entries[name] = Entry.read(of_stage)
+            if (said := of_stage.get("summary")) is not None:
+                entries[name].summary = read_summary(name, said)
+        return super().read({**row, "stages": entries})
+
+    def to_row(self) -> dict[str, Any]:
+        return {**super().to_row(), "stages": {name: entry.to_row() for name, entry in self.stages.items()}}
+
+    @property
+    def summaries(self) -> Summaries:
+        """Return what the stages say of themselves."""
+        return Summaries.of({name: one.summary for name, one in self.stages.items() if one.summary is not None})
+
+    def line(self, stage: str) -> str:
+        """Return what a stage says to a person; nothing before it is done."""
+        entry = self.stages.get(stage)
+        return entry.summary.line if entry and entry.summary else ""
+
+    def is_done(self, stage: str) -> bool:
+        """Tell whether a stage is done."""
+        return stage in self.stages and self.stages[stage].status == "done"
+
+
+def read_manifest(run: Path) -> Manifest:
+    """Read the manifest of a run folder; a new one where there is none."""
+    path = run / "manifest.json"
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Manifest.new(run.name)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or row.get("format") != FORMAT or not isinstance(row.get("stages"), dict):
+        raise RunError(
+            f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
+        )
+    return Manifest.read(row)
+
+
+def write_manifest(run: Path, manifest: Manifest) -> None:
+    """Write the manifest whole."""
+    write_whole(run / "manifest.json", json.dumps(manifest.to_row(), indent=1, ensure_ascii=False) + "\n")
