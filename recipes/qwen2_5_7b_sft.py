@@ -1,7 +1,8 @@
 """Qwen2.5-7B learns to plan before it solves (M1): QLoRA SFT, one 16 GB GPU, batch 2 x 1024 tokens. Gain: unmeasured.
 
-Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate qwen2_5_7b_sft` says how much, before the
-first); without a key the untuned model plans for itself, for nothing but time. Minutes on a card: unmeasured.
+Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen2_5_7b_sft` says how much, before the
+first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
+Time: 3 h on a T4, 5 h without a key, by `plantune estimate`; unmeasured.
 Memory: 9.4 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little on easy problems. Untuned, this model solves most of GSM8K, so the recipe trains on MATH levels 3 to 5,
 where there may be headroom; before anything is spent `plantune run` asks it 64 of them and says how many it solves
@@ -19,14 +20,14 @@ from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Reci
 RECIPE = Recipe(
     name="qwen2_5_7b_sft",
     seed=0,
-    problems=Problems("math", split="train", levels=(3, 4, 5), limit=1_000),
-    distill=Distill(teacher="gemini", plans=5, min_score=80, max_usd=5.0),  # no key set: teacher="self"
+    problems=Problems("math", split="train", levels=(3, 4, 5), limit=500),
+    distill=Distill(teacher="gemini", plans=5, min_score=80, max_tokens=1024, max_usd=5.0),  # no key set: "self"
     corpus=Corpus(filter="both"),
     student=Student("qwen2_5_7b", bits=4, max_length=1024, lora_rank=32, checkpointing=True),
     sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=2, accumulate=4),
-    evaluate=Evaluate(("own", "math500"), limit=300, max_tokens=2048),
+    evaluate=Evaluate(("own", "math500"), limit=150, max_tokens=1024),
     export=Export(("adapter", "merged", "q8_0")),
-    max_hours=8.0,
+    max_hours=6.0,
 )
 
 if __name__ == "__main__":

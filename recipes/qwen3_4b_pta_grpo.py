@@ -2,8 +2,9 @@
 
 The plans that SFT begins with are summaries of the data set's own solutions, one call each; nobody scores them. Then
 60 steps of 2 prompts x 4 plans x 3 continuations, paid for the answer, the plan's share of right ones, form and length.
-Costs: with a Gemini key 1,000 calls (`plantune estimate qwen3_4b_pta_grpo` says how much, before the first); without
-one the untuned model summarises for itself. Minutes on a card: unmeasured.
+Costs: with a Gemini key 500 calls (`plantune estimate qwen3_4b_pta_grpo` says how much, before the first); without
+one the untuned model summarises for itself.
+Time: 5 h on an RTX 4070, 6 h without a key, by `plantune estimate`; unmeasured.
 Memory: 8.5 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
 Expect: little. The paper reports no figure for this model; another paper that ran PTA-GRPO on it found 95.8 % on
 MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B PTA's own has 58.5 beside 54.8 % after GRPO.
@@ -23,8 +24,8 @@ from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Export, Problems
 RECIPE = Recipe(
     name="qwen3_4b_pta_grpo",
     seed=0,
-    problems=Problems("math", split="train", levels=(3, 4, 5), limit=1_000),
-    distill=Distill(teacher="gemini", plan_from="solution", plans=1, min_score=None, max_usd=5.0),  # or teacher="self"
+    problems=Problems("math", split="train", levels=(3, 4, 5), limit=500),
+    distill=Distill(teacher="gemini", plan_from="solution", plans=1, min_score=None, max_tokens=512, max_usd=5.0),
     corpus=Corpus(filter="none"),
     student=Student("qwen3_4b", bits=4, max_length=1024, lora_rank=32, checkpointing=True),
     sft=SFT(target="plan+solution", epochs=3, learning_rate=2e-4, batch_size=2, accumulate=4),
@@ -41,9 +42,9 @@ RECIPE = Recipe(
         prompts_per_step=2,
         learning_rate=5e-6,  # of an adapter; the paper trains all weights with 1e-6
     ),
-    evaluate=Evaluate(("own", "math500"), limit=300, samples=4, temperature=0.6, top_p=0.95, max_tokens=2048),
+    evaluate=Evaluate(("own", "math500"), limit=75, samples=4, temperature=0.6, top_p=0.95, max_tokens=1024),
     export=Export(("adapter", "merged", "q8_0")),
-    max_hours=12.0,
+    max_hours=8.0,
 )
 
 if __name__ == "__main__":

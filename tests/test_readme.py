@@ -122,6 +122,11 @@ def test_the_figures_of_the_demonstration_are_those_of_its_seeds():
         assert all(sentence in unwrapped for sentence in re.split(r"\n|(?<=\.) ", text))
 
 
+def test_the_figures_of_the_estimate_are_those_of_the_benchmark():
+    found = figures("estimate")
+    assert f"within a factor of {found['worst']:.2f}, the median {found['median']:.2f}" in README
+
+
 def test_the_figures_of_worlds_are_those_of_the_benchmark():
     worlds = figures("worlds")
     page = (ROOT / "benchmarks" / "worlds.md").read_text(encoding="utf-8")

@@ -129,11 +129,13 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
         click.echo(
             table(
                 f"{wanted.name} on {machine.name}, {size(machine.free)} free",
-                ("stage", "minutes (rough)", "money", "memory", "most of it", "disk"),
+                ("stage", "time", "money", "memory", "most of it", "disk"),
                 memory.rows(needs, words, bill.money),
             )
         )
         click.echo(verdict.sentence)
+        for line in _time_lines(wanted, spans):
+            click.echo(line)
     else:
         click.echo(why)
     click.echo(printable(f"teacher of {pool} problems: {bill}"))
@@ -144,6 +146,15 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
     for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
         click.echo(assumed)
     return verdict is None or verdict.fits
+
+
+def _time_lines(wanted: Any, minutes: Mapping[str, float]) -> Iterator[str]:
+    """Say how long all of it takes, and what max_hours leaves out."""
+    from plantune_lite.estimate.minutes import in_words, left_out
+
+    if minutes:
+        yield f"all stages that hold a model: {in_words(sum(minutes.values()))}"
+        yield from left_out(wanted, minutes)
 
 
 def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:

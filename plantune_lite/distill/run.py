@@ -13,6 +13,7 @@ however often it is asked, is left out; only where that happens to many, one aft
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -48,11 +49,16 @@ class Teaching:
 
 
 async def distill_all(
-    problems: Sequence[Problem], teaching: Teaching | None, part: Distill, out: Path, check: Check | None = None
+    problems: Sequence[Problem],
+    teaching: Teaching | None,
+    part: Distill,
+    out: Path,
+    check: Check | None = None,
+    hours: float | None = None,
 ) -> dict[str, Any]:
     """Distil every problem that is not done yet; from worked solutions where nobody teaches.
 
-    `check` judges programs, where they may be run.
+    `check` judges programs, where they may be run. After `hours` no further problem is begun.
     """
     programs = sum(problem.kind == "code" for problem in problems)
     if programs and check is None:
@@ -60,7 +66,8 @@ async def distill_all(
             f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
             "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
         )
-    return await _Distillation(problems, teaching, part, out, check).run()
+    ends = math.inf if hours is None else time.monotonic() + 3600 * hours
+    return await _Distillation(problems, teaching, part, out, check, ends).run()
 
 
 @dataclass
@@ -72,7 +79,9 @@ class _Distillation:
     part: Distill
     out: Path
     check: Check | None
+    ends: float  # when no further problem is begun
     stopping: bool = False
+    out_of_time: bool = False
     unpaid: list[BudgetError] = field(default_factory=list)
     unanswered: list[UnansweredError] = field(default_factory=list)
     unanswered_in_a_row: int = 0
@@ -111,6 +120,9 @@ class _Distillation:
         try:
             for problem in self.todo:  # shared: each worker takes the next
                 if self.stopping:
+                    return
+                if time.monotonic() > self.ends:
+                    self.out_of_time = True
                     return
                 if (found := await self._distilled(problem)) is None:
                     continue
@@ -166,8 +178,8 @@ class _Distillation:
         }
         if unanswered:
             summary["unanswered"] = len(unanswered)
-        if unpaid:
-            summary |= {"partial": True, "problems_done": problems - len(unpaid) - len(unanswered)}
+        if unpaid or self.out_of_time:
+            summary |= {"partial": True, "problems_done": self.done, "out_of_time": self.out_of_time}
         return summary
 
     async def _tell(self) -> None:

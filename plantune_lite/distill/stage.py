@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from plantune_lite.distill import cost
 from plantune_lite.distill.corpus import Wanted, build_corpus
@@ -18,20 +18,25 @@ from plantune_lite.files import from_row, read_jsonl
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
-from plantune_lite.runs.job import Job
+from plantune_lite.runs.job import Job, share_of
 from plantune_lite.runs.manifest import CorpusSummary, DistillSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.ledger import of_ledger
-from plantune_lite.types import Generate, MissingError, Problem, Reason, Trajectory, Verdict
+from plantune_lite.types import Generate, MissingError, Problem, Reason, RunError, Trajectory, Verdict
+
+_UNSCORED: dict[str, Literal["none", "answer"]] = {"plan": "none", "both": "answer"}
 
 
 def run_distill(job: Job) -> DistillSummary:
     """Ask the teacher for plans, or take them from worked solutions."""
     pool = job.run.problems()
     part, check = job.recipe.distill, _check(job, pool)
+    if not job.recipe.plans_are_scored:
+        part = replace(part, min_score=None)
     if part.teacher == "worked":
         return DistillSummary(**asyncio.run(distill_all(pool, None, part, job.out, check)))
+    hours = None if job.hours_left is None or part.batch else share_of(job.recipe, "distill") * job.hours_left
     bill = cost.distillation(pool, part, os.environ)
     limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
     job.say(f"{bill} for all of it; {limit}")
@@ -47,21 +52,31 @@ def run_distill(job: Job) -> DistillSummary:
                 at_once = at_once_in_batches(len(pool), bill.usd[1], left)
             async with opened as ask:
                 teaching = Teaching(ask, ask.model, ask.status, at_once)
-                found = await distill_all(pool, teaching, part, job.out, check)
+                found = await distill_all(pool, teaching, part, job.out, check, hours)
             return {**found, **calls.totals()}
 
     found = DistillSummary(**asyncio.run(ask_for_all()))
-    return _ended_by_money(found, part.max_usd) if found.partial else found
+    if found.out_of_time and not found.problems_kept:
+        raise RunError(
+            f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. The "
+            "same command with a larger max_hours goes on"
+        )
+    if found.out_of_time:
+        why = f"its share of max_hours={job.recipe.max_hours:g} was up: raise max_hours=... and run again to go on"
+        return replace(_ended_early(found, why), max_hours=job.recipe.max_hours)
+    if found.partial:
+        why = (
+            f"${found.usd:.2f} were spent or reserved and the next call could have passed "
+            f"distill.max_usd={part.max_usd:g}: raise distill.max_usd=... and run again to go on"
+        )
+        return replace(_ended_early(found, why), max_usd=part.max_usd)
+    return found
 
 
-def _ended_by_money(found: DistillSummary, max_usd: float | None) -> DistillSummary:
-    """Sum up a distillation that the budget ended: how far it came, and how it goes on."""
-    line = (
-        f"{found.problems_done} of {found.problems} problems done, then ${found.usd:.2f} were spent or reserved and "
-        f"the next call could have passed distill.max_usd={max_usd:g}: raise distill.max_usd=... and run again to go "
-        f"on; {found.line}"
-    )
-    return replace(found, line=line, max_usd=max_usd)
+def _ended_early(found: DistillSummary, why: str) -> DistillSummary:
+    """Sum up a distillation that time or money ended: how far it came, and how it goes on."""
+    done = f"{found.problems_done} of {found.problems} problems done"
+    return replace(found, line=f"{done}, then {why}; {found.line}")
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
@@ -77,8 +92,12 @@ def run_corpus(job: Job) -> CorpusSummary:
     """Filter the trajectories into training rows."""
     suites = {**job.run.suite_problems(), "own": job.run.own()}  # held out, whether evaluated on or not
     recipe, sft = job.recipe, job.recipe.sft
+    part = recipe.corpus
+    if recipe.distill.teacher == "self" and part.filter in _UNSCORED:
+        part = replace(part, filter=_UNSCORED[part.filter])
+        job.say(f"corpus.filter={part.filter} in place of {recipe.corpus.filter}: nobody scores what 'self' plans")
     wanted = Wanted(
-        recipe.corpus,
+        part,
         target=sft.target if sft else "plan+solution",
         solutions=sft.solutions if sft else "teacher",
         seed=recipe.seed,

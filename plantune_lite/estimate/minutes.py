@@ -1,114 +1,143 @@
-"""How long a run will take, roughly: arithmetic and memory traffic over what a device is said to do.
+"""Estimate how long each stage of a run takes, from a device's data sheet and one fitted factor a mode.
 
-    minutes(RECIPE, device("Tesla T4"), problems=1000) -> {"sft": (4.8, 14.4), "evaluate": (2.7, 8.1)}
+    stage_minutes(RECIPE, device("Tesla T4"), problems=1000) -> {"sft": 71.0, "evaluate": 204.0}
 
-Nothing here is measured on the cards: their figures are their makers', the share of them that is reached is a wide
-guess, and so is how much a student writes. What comes out is whether it is minutes, an evening or a night.
+Training is arithmetic: 2 x parameters x tokens for each pass (forward, the gradient of activations, and forward again
+where activations are recomputed; frozen weights have no gradient), times `Factors.training`, which no data sheet says.
+
+Answering is steps: each writes the next token of all replies of a batch. A step reads the weights and the cache from
+memory once; 4-bit weights are also unpacked, which writes 16 bits and reads them again. To that come the kernels that
+each layer starts one after another (`Factors.layer`), which is what small models wait for; vLLM records them once, and
+takes `Factors.vllm` times what memory would. A batch runs until its longest reply ends; with vLLM a reply that ends
+makes room for the next, so there it is the mean length that counts.
+
+The factors are fitted to timings that others have published, and benchmarks/estimate.md says how far off they are when
+each timing is left out in turn. Nothing was measured by us on a GPU.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from plantune_lite.estimate import shapes
 from plantune_lite.estimate.devices import AS_OF, Device
 from plantune_lite.estimate.shapes import Shape
-from plantune_lite.recipe.schema import CHOSEN_ON, GRPO_ROWS, Recipe
+from plantune_lite.recipe.schema import CHOSEN_ON, Recipe
+from plantune_lite.runs.job import share_of
 
-Span = tuple[float, float]  # the least and the most
-
-# Assumed.
-REACHED = (0.15, 0.45)  # of the arithmetic, in training
-TRAFFIC = (0.2, 0.7)  # of the memory's speed, in answering
-A_LAYER = (0.0012, 0.0004)  # seconds to start one layer's kernels: what small models wait for on large cards
 ROW = 350  # tokens of a row of the corpus
-REPLY = 300  # tokens of an answer
-CALLS = 4  # of a self teacher a problem, at least
+PROMPT = 200  # tokens of a question and the turns around it
+WRITTEN = 0.4  # of the tokens that a reply may have, how many it has on average
+CALLS = 2  # of a self teacher a problem, at least: a plan, and what comes of it
 LINE = 30  # tokens of one step of a plan
 TAUGHT = (2, 3)  # right paths and pairs of steps that the search of one question leaves, as SmolLM2's does
 PAIR_EPOCHS = 3
 UNTUNED_PROMPTS = 3  # of which the untuned student's best is chosen
+WITHIN = 2  # the factor that every published timing was found within
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What data sheets do not say, one number a mode."""
+
+    training: float  # times what the arithmetic alone would take
+    layer: float  # seconds that a layer takes beside its memory traffic, at every step of answering
+    vllm: float = 1.0  # times what memory traffic alone would take
+
+
+CUDA = Factors(training=9.0, layer=0.0020, vllm=1.0)  # python -m benchmarks.estimate
+CPU = Factors(training=3.0, layer=0.0007)  # SmolLM2 on two cores: 5.5 s a step of 2,800 tokens, 25 tokens a second
 
 ASSUMED = (
-    f"Minutes are rough and unmeasured: devices as their makers describe them ({AS_OF}), {REACHED[0]:.0%} to "
-    f"{REACHED[1]:.0%} of their arithmetic reached in training, {TRAFFIC[0]:.0%} to {TRAFFIC[1]:.0%} of their memory's "
-    f"speed in answering, {ROW} tokens a row, {REPLY} an answer."
+    f"Minutes are of data sheets ({AS_OF}) and of one factor a mode, fitted to published timings, all of which are "
+    f"within a factor of {WITHIN}; unmeasured by us. Assumed are {ROW} tokens a row, {PROMPT} a question, replies of "
+    f"{WRITTEN:.0%} of the tokens they may have."
 )
 
 
-def stage_minutes(recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = None) -> dict[str, Span]:
-    """Minutes of each stage that holds a model."""
-    shape = shape or shapes.of(recipe.student.model)
-    part = recipe.student
+def training_seconds(shape: Shape, on: Device, tokens: float, *, passes: int, factors: Factors = CUDA) -> float:
+    """Estimate the seconds of learning from so many tokens."""
+    return factors.training * 2 * passes * shape.parameters * tokens / (on.teraflops * 1e12)
 
-    def training(rows: float, length: int, together: int) -> Span:
-        # Forward and the gradient of activations, perhaps forward again; frozen weights need no gradient.
-        passes = 3 if part.checkpointing else 2
-        seconds = 2 * passes * shape.parameters * rows * length / (on.teraflops * 1e12)
-        layers = passes * shape.layers * rows / together
-        return _span(max(seconds / share, layers * wait) for share, wait in zip(REACHED, A_LAYER, strict=True))
 
-    def answering(replies: float, tokens: int) -> Span:
-        # For every next token all weights are read once, for all replies that are written together.
-        together = min(replies, on.together)
-        traffic = shape.weights(part.bits) / (on.gigabytes_a_second * 1e9)
-        arithmetic = 2 * shape.parameters * together / (on.teraflops * 1e12)
-        times = tokens * replies / together
-        waits = zip(TRAFFIC, REACHED, A_LAYER, strict=True)
-        return _span(
-            times * max(traffic / read, arithmetic / share, shape.layers * wait) for read, share, wait in waits
+def step_seconds(
+    shape: Shape, on: Device, *, bits: int, rows: float, length: float, vllm: bool = False, factors: Factors = CUDA
+) -> float:
+    """Estimate the seconds in which `rows` replies of so many tokens, with their prompts, get one token more each."""
+    read = shape.weights(bits) + shape.cache(1, 1) * rows * length
+    if bits == 4:
+        read += 2 * 2 * shape.in_linears
+    traffic = read / (on.gigabytes_a_second * 1e9)
+    return factors.vllm * traffic if vllm else traffic + shape.layers * factors.layer
+
+
+def stage_minutes(
+    recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = None, vllm: bool = False
+) -> dict[str, float]:
+    """Estimate the minutes of each stage that holds a model."""
+    model = shape or shapes.of(recipe.student.model)
+    part, factors = recipe.student, CPU if on.name == "CPU" else CUDA
+    passes = 3 if part.checkpointing else 2
+
+    def training(rows: float, length: int, passes: int = passes) -> float:
+        return training_seconds(model, on, rows * length, passes=passes, factors=factors)
+
+    def answering(replies: float, most: int) -> float:
+        written = WRITTEN * most
+        rows = min(replies, on.rows)
+        steps = replies / rows * (written if vllm or on.name == "CPU" else most)
+        a_step = step_seconds(
+            model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm, factors=factors
         )
+        return steps * a_step
 
-    found: dict[str, Span] = {}
+    seconds: dict[str, float] = {}
+    evaluate = recipe.evaluate
     if recipe.headroom:
-        found["headroom"] = answering(recipe.headroom, min(REPLY, recipe.evaluate.max_tokens))
+        seconds["headroom"] = answering(recipe.headroom, evaluate.max_tokens)
     if recipe.distill.teacher == "self":
-        found["distill"] = answering(CALLS * problems, min(REPLY, recipe.distill.max_tokens))
+        seconds["distill"] = answering(CALLS * problems, recipe.distill.max_tokens)
     if sft := recipe.sft:
         rows = sft.epochs * problems * recipe.corpus.per_problem
         if sft.max_steps:
             rows = sft.max_steps * sft.batch_size * sft.accumulate
-        found["sft"] = training(rows, min(ROW, part.max_length), sft.batch_size)
+        seconds["sft"] = training(rows, min(ROW, part.max_length))
         if recipe.has_baseline:
-            found["baseline"] = found["sft"]  # at most: its rows are shorter
+            seconds["baseline"] = seconds["sft"]  # at most: its rows are shorter
     if cpl := recipe.cpl:
         questions = min(cpl.questions or problems, problems)
         tried = questions * cpl.iterations
-        tokens = tried * (cpl.width * LINE + cpl.rollouts * REPLY)
+        solution = part.max_length // 2
+        tokens = tried * (cpl.width * LINE + cpl.rollouts * WRITTEN * solution)
         share = min(1.0, (cpl.max_tokens or math.inf) / (cpl.rounds * tokens))
-        lines, rollouts = answering(tried * cpl.width, LINE), answering(tried * cpl.rollouts, REPLY)
+        searching = answering(tried * cpl.width, LINE) + answering(tried * cpl.rollouts, solution)
         paths, pairs = (each * questions for each in TAUGHT)
-        together = recipe.sft.batch_size if recipe.sft else 2
-        rows = (recipe.sft.epochs if recipe.sft else 1) * paths + PAIR_EPOCHS * 2 * pairs
-        learned = training(rows, min(ROW, part.max_length), together)
-        spans = zip(lines, rollouts, learned, strict=True)
-        least, most = (cpl.rounds * (share * (line + rollout) + step) for line, rollout, step in spans)
-        found["cpl"] = least, most
+        rows = (sft.epochs if sft else 1) * paths + PAIR_EPOCHS * 2 * pairs
+        seconds["cpl"] = cpl.rounds * (share * searching + training(rows, min(ROW, part.max_length)))
     if grpo := recipe.grpo:
-        replies = grpo.prompts_per_step * grpo.group
-        reply = min(REPLY, grpo.max_completion or part.max_length)
-        written = answering(replies, reply)
-        learned = training(replies, min(ROW, part.max_length), GRPO_ROWS)
-        least, most = (grpo.steps * (one + other) for one, other in zip(written, learned, strict=True))
-        found["grpo"] = least, most
-    evaluate = recipe.evaluate
+        replies, most = grpo.prompts_per_step * grpo.group, grpo.max_completion or part.max_length // 2
+        learned = training(replies, round(PROMPT + WRITTEN * most), passes + 1)  # and what the sampler gave each token
+        seconds["grpo"] = grpo.steps * (answering(replies, most) + learned)
     asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
     arms = 2 + recipe.has_baseline + evaluate.before_grpo + evaluate.plan_use
-    found["evaluate"] = answering(arms * asked + UNTUNED_PROMPTS * CHOSEN_ON, min(REPLY, evaluate.max_tokens))
-    return found
+    seconds["evaluate"] = answering(arms * asked + UNTUNED_PROMPTS * CHOSEN_ON, evaluate.max_tokens)
+    return {stage: took / 60 for stage, took in seconds.items()}
 
 
-def _span(seconds: Iterable[float]) -> Span:
-    least, most = sorted(second / 60 for second in seconds)
-    return least, most
+def left_out(recipe: Recipe, minutes: Mapping[str, float]) -> Iterator[str]:
+    """Yield what max_hours ends before its end, stage by stage, if the estimate is right."""
+    left = 60 * (recipe.max_hours or math.inf)
+    for stage, took in minutes.items():
+        share = share_of(recipe, stage) * left
+        if took > share:
+            yield f"max_hours={recipe.max_hours:g} ends {stage} after {share:.0f} of {took:.0f} min"
+        left -= min(took, share)
 
 
-def in_words(span: Span | None) -> str:
-    """`9 to 27 min`, `1.5 to 4 h`; a device that nobody described is unmeasured."""
-    if span is None:
+def in_words(minutes: float | None) -> str:
+    """`about 40 min`, `about 2.5 h`; a device that nobody described is unmeasured."""
+    if minutes is None:
         return "unmeasured"
-    least, most = span
-    if most < 2:
-        return "a minute or two"
-    if most < 90:
-        return f"{max(1, round(least))} to {round(most)} min"
-    return f"{least / 60:.1f} to {most / 60:.1f} h"
+    if minutes < 1:
+        return "under a minute"
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -34,13 +34,12 @@ from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
-from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained
+from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained, share_of
 from plantune_lite.runs.manifest import EvaluateSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError, Sampling, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
-_FOR_EVALUATION = 0.85  # of the time that is left: export and report come after it
 
 
 class Asked(NamedTuple):
@@ -87,7 +86,9 @@ class Student(NamedTuple):
 
 def run_evaluate(job: Job) -> EvaluateSummary:
     """Ask the untuned student at its best prompt, then the tuned one, on every suite, as far as max_hours goes."""
-    ends = None if job.hours_left is None else time.monotonic() + _FOR_EVALUATION * 3600 * job.hours_left
+    ends = None
+    if job.hours_left is not None:
+        ends = time.monotonic() + 3600 * share_of(job.recipe, "evaluate") * job.hours_left
     trained = last_trained(job)
     suites = dict(_suites(job))
     if not suites:

@@ -133,7 +133,7 @@ def plan(
     active = active_stages(wanted, stages)
     if again is not None and again not in {stage.name for stage in active}:
         raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
-    known = _as_far_as_money_goes(wanted, manifest)
+    known = _as_far_as_limits_go(wanted, manifest)
     if again is not None and again == manifest.again:  # stopped before its end: what it made is what it asks for
         found = list(states(folder, wanted, known, active))
         begun = {stage.name: state for stage, state, _ in found}
@@ -144,10 +144,11 @@ def plan(
     return list(states(folder, wanted, known, active, anew)), anew
 
 
-def _as_far_as_money_goes(wanted: Recipe, manifest: Manifest) -> Manifest:
-    """The manifest with a distillation that distill.max_usd ended as done, unless there is more money now."""
-    said, limit = manifest.summaries.distill, wanted.distill.max_usd
-    if said.max_usd is None or limit is None or limit > said.max_usd:
+def _as_far_as_limits_go(wanted: Recipe, manifest: Manifest) -> Manifest:
+    """The manifest with a distillation that distill.max_usd or max_hours ended as done, unless there is more now."""
+    said = manifest.summaries.distill
+    limits = ((said.max_usd, wanted.distill.max_usd), (said.max_hours, wanted.max_hours))
+    if not any(reached is not None and limit is not None and limit <= reached for reached, limit in limits):
         return manifest
     whole = replace(manifest.stages["distill"], summary=replace(said, partial=False))
     return replace(manifest, stages={**manifest.stages, "distill": whole})

@@ -238,7 +238,7 @@ class Recipe(_WithFloats):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
-    # Of the whole run: training, search and evaluation end within what is left, distillation is not cut short.
+    # Of the whole run: each stage ends within its share of what is left, and the next goes on with what there is.
     max_hours: float | None = knob(None, low=0, pace=True)  # None = no limit
 
     @property
@@ -247,6 +247,11 @@ class Recipe(_WithFloats):
         part = self.sft
         itself = part is not None and (part.target, part.solutions) == ("solution", "dataset")
         return self.evaluate.baseline and part is not None and not itself
+
+    @property
+    def plans_are_scored(self) -> bool:
+        """Whether somebody scores plans: an untuned student is no judge of its own, and worked solutions have none."""
+        return self.distill.teacher not in ("self", "worked") and self.distill.min_score is not None
 
     @property
     def wants_checked_answers(self) -> bool:

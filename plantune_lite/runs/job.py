@@ -116,4 +116,19 @@ def last_trained(job: Job) -> str | None:
     )
 
 
+def share_of(recipe: Recipe, stage: str) -> float:
+    """Return how much of the time that is left a stage may take; what comes after it needs some too."""
+    after_sft = 1 + sum(map(bool, (recipe.has_baseline, recipe.cpl, recipe.grpo)))
+    after_baseline = 1 + sum(map(bool, (recipe.cpl, recipe.grpo)))
+    shares = {
+        "distill": 0.4,
+        "sft": 0.7 / after_sft,
+        "baseline": 0.7 / after_baseline,
+        "cpl": 0.4 if recipe.grpo else 0.7,
+        "grpo": 0.7,
+        "evaluate": 0.85,
+    }
+    return shares.get(stage, 1.0)
+
+
 LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done

@@ -104,6 +104,8 @@ class DistillSummary(Summary):
     unanswered: int = 0  # problems that the teacher could not answer
     teacher: str = ""
     max_usd: float | None = None  # the budget that ended it
+    max_hours: float | None = None  # the time of the whole run, of which its share ended it
+    out_of_time: bool = False
     calls: int = 0
     tokens_in: int = 0
     tokens_out: int = 0

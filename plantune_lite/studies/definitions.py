@@ -72,8 +72,8 @@ _BY_BOTH = Variant("both", ("corpus.filter=both",), "plans with enough points th
 
 
 def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.distill.teacher == "worked":
-        return [_UNFILTERED, _BY_ANSWER], ["Nobody scored these plans (distill.teacher='worked')."]
+    if recipe.distill.teacher in ("self", "worked"):
+        return [_UNFILTERED, _BY_ANSWER], [f"Nobody scored these plans (distill.teacher={recipe.distill.teacher!r})."]
     if recipe.distill.min_score is None:
         return [_UNFILTERED, _BY_ANSWER], _first_notes(recipe)
     if not _has_low_scores(recipe):
@@ -86,10 +86,10 @@ def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 
 def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.distill.teacher == "worked":
+    if recipe.distill.teacher in ("self", "worked"):
         raise RecipeError(
-            "distill.teacher is 'worked', whose plans nobody scored: set distill.teacher to one that scores (gemini, "
-            "self, or a server's address) and corpus.filter=both"
+            f"distill.teacher is {recipe.distill.teacher!r}, whose plans nobody scored: set distill.teacher to one "
+            "that scores (gemini, or a server's address) and corpus.filter=both"
         )
     if recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")

@@ -17,7 +17,7 @@ from plantune_lite.plan import ask_plan_then_solve, question_text
 from plantune_lite.recipe import schema
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
-from plantune_lite.runs.job import LEAST_HOURS, Job, is_first
+from plantune_lite.runs.job import LEAST_HOURS, Job, is_first, share_of
 from plantune_lite.runs.manifest import GRPOSummary, SFTSummary, read_manifest
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
@@ -218,8 +218,5 @@ def _refuse_spent(job: Job) -> None:
 
 
 def _hours(job: Job) -> float | None:
-    """What of the run's time this training may take: the rest is for what comes after it."""
-    wanted = job.recipe
-    follows = {"sft": (wanted.has_baseline, wanted.cpl, wanted.grpo), "baseline": (wanted.cpl, wanted.grpo)}
-    trainings = 1 + sum(map(bool, follows.get(job.stage, ())))
-    return None if job.hours_left is None else 0.7 / trainings * job.hours_left
+    """Return what of the run's time this training may take."""
+    return None if job.hours_left is None else share_of(job.recipe, job.stage) * job.hours_left

@@ -8,6 +8,7 @@ from plantune_lite import Distill
 from plantune_lite.distill import stage
 from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
 from plantune_lite.files import read_records
+from plantune_lite.runs.folder import RunFolder
 from plantune_lite.teacher.ledger import BudgetError
 from plantune_lite.teacher.provider import UnansweredError
 from plantune_lite.types import PlantuneError, Problem, Rejected, Reply, Trajectory, Verdict
@@ -185,7 +186,7 @@ def test_half_an_execution_is_learned_from_under_no_filter(tmp_path):
     cut = CutOff(lambda text, sample: "following the plan" in text, scores=(10, 90), plans=TWO_PLANS)
     _, kept, rejected = run(tmp_path, cut, plans=2, execute="all")
     assert kept == [] and {made.reason for made in rejected} == {"execution cut off"} and len(rejected) == 12
-    assert list(stage._trajectories(tmp_path)) == []
+    assert list(stage._trajectories(RunFolder(tmp_path))) == []
 
 
 @pytest.mark.parametrize("stop_after", range(1, 24, 4))
@@ -232,6 +233,24 @@ def test_a_spent_budget_leaves_what_was_kept_and_more_money_goes_on_from_there(t
     summary, kept, _ = run(tmp_path, rich)
     assert "partial" not in summary and len(kept) == 6 and len(known) == 24
     assert set(rich.asked.values()) == {1} and len(rich.asked) == 24 - 23, "a call was asked twice"
+
+
+def test_when_time_is_up_no_further_problem_is_begun_and_more_time_goes_on_from_there(tmp_path):
+    class Slow(Teacher):
+        async def __call__(self, messages, sampling, schema):
+            await asyncio.sleep(0.02)
+            return await super().__call__(messages, sampling, schema)
+
+    def summary(teacher, hours):
+        teaching = Teaching(teacher, "toy", at_once=1)
+        return asyncio.run(distill_all(PROBLEMS, teaching, Distill(min_score=None), tmp_path, hours=hours))
+
+    first = summary(Slow(), 0.05 / 3600)
+    assert first["out_of_time"] and first["partial"] and 0 < first["problems_done"] < 6
+    again = Slow()
+    whole = summary(again, None)
+    assert whole["problems_kept"] == 6 and "partial" not in whole
+    assert len(again.asked) == 2 * (6 - first["problems_done"]), "what was done was not asked again"
 
 
 def test_with_a_spent_budget_what_needs_no_further_call_is_still_done(tmp_path):

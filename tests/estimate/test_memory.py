@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from plantune_lite import CPL, GRPO, SFT, Distill, Evaluate, Export, Problems, Recipe, Student
-from plantune_lite.estimate import devices, fit, memory, minutes, shapes
+from plantune_lite.estimate import devices, fit, memory, shapes
 from plantune_lite.recipe.load import load_recipe, override, shipped
 from plantune_lite.student import presets
 from plantune_lite.types import PlantuneError
@@ -385,57 +385,3 @@ def test_what_fits_nowhere_is_refused_with_advice():
     found = fit.fit_to_gpu(recipe("qwen2_5_7b"), devices.card(4).free)
     assert (found.fits, found.overrides) == (False, ())
     assert "choose a smaller student.model" in found.sentence and "weights" in found.sentence
-
-
-# --- minutes ----------------------------------------------------------------------------------------------------------
-
-
-def test_minutes_are_a_range_and_unmeasured_where_nobody_described_the_device():
-    found = minutes.stage_minutes(recipe(grpo=GRPO()), devices.device("Tesla T4"), problems=1000)
-    assert list(found) == ["sft", "grpo", "evaluate"] and all(least < most for least, most in found.values())
-    assert devices.device("NVIDIA Q9000") is None and minutes.in_words(None) == "unmeasured"
-    assert minutes.in_words((9.2, 27.0)) == "9 to 27 min" and minutes.in_words((72, 240)) == "1.2 to 4.0 h"
-
-
-def test_a_longer_search_takes_longer_and_a_budget_of_tokens_ends_it():
-    def least(**settings):
-        return minutes.stage_minutes(
-            recipe(cpl=CPL(questions=200, **settings)), devices.device("Tesla T4"), problems=1000
-        )["cpl"][0]
-
-    assert least(iterations=10) < least(iterations=100) and least(rounds=1) < least(rounds=2)
-    assert least(iterations=10, max_tokens=100_000) < least(iterations=10)
-    assert least(iterations=1_000, max_tokens=100_000) == pytest.approx(least(iterations=10, max_tokens=100_000))
-
-
-def test_cards_are_known_by_what_their_drivers_call_them():
-    names = ["NVIDIA GeForce RTX 4060 Ti", "NVIDIA A100-SXM4-40GB", "Tesla T4", "NVIDIA L4", "NVIDIA H200"]
-    assert [devices.device(name).name for name in names] == ["RTX 4060", "A100", "T4", "L4", "H200"]
-    assert devices.device("NVIDIA L40S") is None and devices.card(16).speed.name == "T4"
-
-
-def test_a_machine_is_the_one_at_hand_or_a_card_of_a_size():
-    import torch
-
-    found = devices.here()
-    assert (found.on == "cuda") == torch.cuda.is_available() and found.free > 1e8 and found.name
-    small, odd = devices.here(gpu=12), devices.here(gpu=10)
-    assert (small.on, small.free, small.bf16, small.speed.name) == ("cuda", 11.0 * 2**30, True, "RTX 3060")
-    assert 9 * 2**30 < odd.free < 10 * 2**30 and odd.speed is None and not devices.here(gpu=16).bf16
-
-
-def test_a_faster_card_and_fewer_rows_take_no_longer():
-    def most(card, **parts):
-        return minutes.stage_minutes(recipe(**parts), devices.device(card), problems=1000)["sft"][1]
-
-    assert most("H100") < most("T4")
-    assert most("T4", sft=SFT(max_steps=10)) < most("T4")
-    assert most("T4", student=Student("qwen3_4b", checkpointing=False)) < most("T4")
-
-
-def test_a_cpus_minutes_hold_what_was_seen_on_one():
-    part = Student("smollm2_135m", bits=16, max_length=512, checkpointing=False)
-    seen = recipe(student=part, sft=SFT(batch_size=8, accumulate=1, max_steps=60), evaluate=Evaluate(limit=64))
-    found = minutes.stage_minutes(seen, devices.processor(2), problems=1000)
-    assert found["sft"][0] < 60 * 5.5 / 60 < found["sft"][1]  # 5.5 s a step
-    assert found["evaluate"][0] < 4 * 4 < found["evaluate"][1]  # 4 min for 64 problems, four times

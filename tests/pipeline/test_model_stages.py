@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from plantune_lite.distill.stage import run_corpus, run_distill
 from plantune_lite.evaluate import compare, headroom
 from plantune_lite.evaluate.modes import in_time
 from plantune_lite.evaluate.stage import _arm, run_evaluate
@@ -120,6 +121,32 @@ def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
         recipe = load_recipe(name)
         assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution" and recipe.student.bits == 4
         assert recipe.distill.teacher == "gemini" and recipe.distill.max_usd and recipe.max_hours
+
+
+# --- a student that is its own teacher --------------------------------------------------------------------------------
+
+
+def test_a_student_that_teaches_itself_plans_and_carries_out_and_scores_nothing(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def reply(messages):
+        question = messages[-1]["content"]
+        asked.append(question)
+        answer = next(ANSWERS[one] for one in ANSWERS if one in question)
+        follows = "Solve the problem by following" in question
+        return Reply(text=f"\\boxed{{{answer}}}" if follows else "1. Find it.\n2. Add it.")
+
+    source = weights.Source(repo="a/b", revision="abc", place="a/b", backend="plain")
+    student = SimpleNamespace(source=source, generate=lambda prompts, _: [[reply(one)] for one in prompts])
+    instead_of_loading(monkeypatch, lambda *arguments, **settings: student)
+    told = ("distill.teacher=self", "distill.min_score=80", "distill.plans=1", "corpus.filter=both")
+    made = job(tmp_path / "r", *told, stage="distill")
+    made = replace(made, out=tmp_path / "r")
+    found = run_distill(made)
+    assert found.problems_kept == 8 and len(asked) == 16, "a plan and an execution each"
+    write_records(tmp_path / "r" / "problems" / "own.jsonl", [])
+    rows = run_corpus(replace(made, out=tmp_path / "r" / "corpus"))
+    assert rows.problems == 8 and "corpus.filter=answer in place of both" in capsys.readouterr().out
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

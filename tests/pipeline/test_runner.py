@@ -583,6 +583,17 @@ def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=2"))
 
 
+def test_a_distillation_that_its_share_of_the_hours_ended_is_done_until_there_are_more(tmp_path):
+    run_toy(tmp_path / "r", "max_hours=1")
+    manifest = read_manifest(tmp_path / "r")
+    said = manifest.summaries.distill
+    said.partial, said.max_hours = True, 1.0
+    write_manifest(tmp_path / "r", manifest)
+    assert all("done before" in line for line in run_toy(tmp_path / "r", "max_hours=1"))
+    lines = run_toy(tmp_path / "r", "max_hours=2")
+    assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines
+
+
 def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(monkeypatch):
     monkeypatch.setattr(process, "SILENCE_SECONDS", 0.05)
     stream = io.StringIO()

@@ -33,7 +33,7 @@ from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
-from plantune_lite.runs.job import LEAST_HOURS, Job, Training
+from plantune_lite.runs.job import LEAST_HOURS, Job, Training, share_of
 from plantune_lite.runs.manifest import CPLSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher.ledger import Ledger
@@ -103,7 +103,7 @@ def _time_left(job: Job) -> Callable[[float], float | None]:
     """So much of the time that is left, evaluation and what else comes after it taken off."""
     if job.hours_left is None:
         return lambda share: None
-    ends = time.monotonic() + 3600 * job.hours_left * (0.4 if job.recipe.grpo else 0.7)
+    ends = time.monotonic() + 3600 * job.hours_left * share_of(job.recipe, "cpl")
     return lambda share: max(0.0, share * (ends - time.monotonic()) / 3600)
 
 
