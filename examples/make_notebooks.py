@@ -53,7 +53,10 @@ _INSTALLED = """import importlib.util
 
 if importlib.util.find_spec("plantune_lite") is None:  # a fresh runtime; without a GPU the light core is enough
     wanted = INSTALL.format(extra="[train]" if os.path.exists("/dev/nvidia0") else "")
-    %pip install -q "{wanted}\""""
+    %pip install -q "{wanted}"
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("plantune_lite") is None:  # pip fails without stopping the notebook
+        raise RuntimeError("plantune-lite was not installed: is the wheel that INSTALL names on your Drive?")"""
 
 _FIRST = """## First half: plans, on a CPU runtime
 
@@ -131,7 +134,10 @@ _HERE_INSTALLED = """import importlib.util
 
 if importlib.util.find_spec("plantune_lite") is None:
     wanted = INSTALL.format(extra="[demo]")
-    %pip install -q "{wanted}\""""
+    %pip install -q "{wanted}"
+    importlib.invalidate_caches()
+    if importlib.util.find_spec("plantune_lite") is None:  # pip fails without stopping the notebook
+        raise RuntimeError("plantune-lite was not installed: is there a wheel where INSTALL says?")"""
 _RECIPE = """## The recipe
 
 It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it in `plantune_lite/recipe/schema.py`.

@@ -6,6 +6,7 @@ Check("python", "ok", "3.11.7", "")      Check("torch", "bad", "not installed", 
 import os
 import platform
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from plantune_lite import files
+from plantune_lite.estimate import devices
 from plantune_lite.export import llama_cpp
 from plantune_lite.grading import sandbox
 from plantune_lite.problems.benchmarks import BENCHMARKS
@@ -60,21 +62,38 @@ def examine(recipe: Recipe) -> list[Check]:
 
 
 def _gpu() -> Iterator[Check]:
-    driver = "an NVIDIA driver is here" if shutil.which("nvidia-smi") else "no NVIDIA driver"
-    try:
-        import torch
-    except ImportError:
-        yield Check("gpu", "note", f"torch is not installed, {driver}")
+    if find_spec("torch") is None:
+        yield Check("gpu", "note", "torch is not installed")
         return
-    if not torch.cuda.is_available():
-        fix = "to use an NVIDIA GPU, install its driver and a torch build for CUDA"
-        yield Check("gpu", "note", f"torch {torch.__version__} sees none, {driver}: training runs on the CPU", fix)
+    import torch
+
+    if why := devices.why_no_gpu():
+        yield Check("gpu", "note", f"{why}; training runs on the CPU")
         return
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
         bf16 = "bf16" if gpu.major >= 8 else "no bf16: computes in fp16, Gemma in float32"
-        yield Check("gpu", "ok", f"{gpu.name}, {size(free)} free of {size(total)}, {bf16}")
+        found = f"{gpu.name}, {size(free)} free of {size(total)}, {bf16}"
+        if (gpu.major, gpu.minor) < (7, 5):
+            fix = "use a GPU of capability 7.5 or more: a T4, an RTX 20 or later"
+            yield Check("gpu", "bad", f"{found}, capability {gpu.major}.{gpu.minor}, which CUDA 13 has dropped", fix)
+        else:
+            yield Check("gpu", "ok", found)
+    yield from _compiler()
+
+
+def _compiler() -> Iterator[Check]:
+    """Check what Triton needs to build its first kernel, and what is different under WSL."""
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    missing = [*([] if shutil.which("gcc") or shutil.which("cc") else ["a C compiler"])]
+    missing += [] if header.is_file() else [f"Python's headers ({header})"]
+    if missing and platform.system() == "Linux":
+        fix = "sudo apt install build-essential python3-dev"
+        yield Check("compiler", "bad", f"Triton needs {' and '.join(missing)}", fix)
+    if "microsoft" in platform.release().lower():
+        fix = "keep runs in your Linux home, not under /mnt/c; what does not fit the GPU spills into RAM, slowly"
+        yield Check("wsl", "note", platform.release(), fix)
 
 
 def _disk() -> Check:

@@ -7,6 +7,7 @@ Nothing here is measured: arithmetic is 16-bit with float32 sums, as in the make
 """
 
 import os
+import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +89,34 @@ def here(gpu: float | None = None) -> Machine:
         return Machine(name, "cuda", free, torch.cuda.get_device_capability()[0] >= 8, device(name))
     bf16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return Machine(f"{cores} cores", "cpu", _free_here(), bf16, processor(cores))
+
+
+def why_no_gpu() -> str | None:
+    """Say why torch cannot use a GPU here, and what to do; None where it can."""
+    try:
+        import torch
+    except ImportError:
+        return "torch is not installed: pip install 'plantune-lite[train]'"
+    if torch.cuda.is_available():
+        return None
+    driver = _driver()
+    if driver is None:
+        return f"torch {torch.__version__} sees none, and there is no NVIDIA driver (nvidia-smi does not answer)"
+    built = torch.version.cuda
+    if built is None:
+        return f"torch {torch.__version__} is a build for CPUs, and the driver is {driver}: install torch's CUDA build"
+    return (
+        f"torch {torch.__version__} is built for CUDA {built} and sees none, and the driver is {driver}: update it, or "
+        "install a torch that is built for an older CUDA (the first line of nvidia-smi says up to which)"
+    )
+
+
+def _driver() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
 
 
 def _free_here() -> float:

@@ -51,11 +51,14 @@ def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied
 
 
 def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
-    """The tokenizer's files, all from the adapter's folder or all from the base's."""
+    """The tokenizer's files, all from the adapter's folder or all from the base's, but for what only the base has."""
     source = adapter if (adapter / "tokenizer_config.json").is_file() else base
     for name in _TOKENIZER:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
+    if not (out / "tokenizer.model").is_file() and (base / "tokenizer.model").is_file():
+        # transformers 5 never saves it, and without it llama.cpp's converter takes Gemma's vocabulary for GPT-2's.
+        shutil.copyfile(base / "tokenizer.model", out / "tokenizer.model")
     if (out / "tokenizer_config.json").is_file():
         for_everybody(out)
 

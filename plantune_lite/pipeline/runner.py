@@ -15,6 +15,7 @@ from typing import TextIO
 
 from plantune_lite import files
 from plantune_lite._version import __version__
+from plantune_lite.estimate import devices
 from plantune_lite.files import write_whole
 from plantune_lite.pipeline.mirror import INTERVAL_SECONDS, Mirror, bring_back
 from plantune_lite.pipeline.process import processes_asked, run_stage
@@ -33,6 +34,7 @@ from plantune_lite.runs.folder import (
     place_in_old,
 )
 from plantune_lite.runs.manifest import Entry, Manifest, now, read_manifest, write_manifest
+from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
 from plantune_lite.types import RunError
@@ -77,6 +79,7 @@ def run(
         if only is not None:
             only = only if again is None else with_what_is_moved(again, only, active)
             _refuse_unmade(folder, found, only)
+        _refuse_without_gpu(wanted, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
@@ -89,7 +92,7 @@ def run(
         manifest.device = _device()
         work = _Run(folder, wanted, manifest, active)
         work.save()  # a variant may have taken over all there is to do
-        copies = None
+        copies, failed = None, None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
             copies.start()
@@ -109,11 +112,20 @@ def run(
                 tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
                 if stage.trains and not stage.shared and processes_asked() > 1:
                     tell(f"{stage.name} works in one process, on one card")
-                _do(stage, work, mirror, stream)
+                try:
+                    _do(stage, work, mirror, stream)
+                except RunError as error:
+                    if not stage.may_fail:
+                        raise
+                    failed = error
+                    tell(f"{label} failed: {error}")
+                    continue
                 took = duration(manifest.stages[stage.name].seconds)
                 tell(f"{label} done in {took}: {manifest.line(stage.name)}")
             if copies is not None:
                 copies.sync()
+        if failed is not None:
+            raise failed
         if manifest.again and (only is None or manifest.again in only):
             manifest.again = None
             write_manifest(folder, manifest)
@@ -193,6 +205,20 @@ def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only
     for stage, state, _ in found:
         if stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
             raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
+
+
+def _refuse_without_gpu(wanted: Recipe, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
+    """Stop before anything is spent where a training is to be done that would take days without a GPU."""
+    preset = presets.find(wanted.student.model)
+    trains = any(
+        stage.trains and stage.work is None and state != "done" and (only is None or stage.name in only)
+        for stage, state, _ in found
+    )
+    if trains and preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
+        raise RunError(
+            f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill {wanted.name} "
+            "(a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
+        )
 
 
 def _put_away(

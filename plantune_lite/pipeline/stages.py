@@ -23,6 +23,7 @@ class Stage:
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
     shared: bool = False  # several processes may share it, one a card
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
+    may_fail: bool = False  # what comes after it is made all the same; the run ends with its error
     format: int = 1  # raised when the same inputs would give other files
     work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
 
@@ -79,6 +80,7 @@ STAGES = (
         after=("sft", "cpl", "grpo"),
         home="",
         outputs=("merged", "gguf"),
+        may_fail=True,
     ),
     Stage(
         name="report",

@@ -33,6 +33,7 @@ class Training:
     max_length: int = 1024  # tokens of prompt and completion
     checkpointing: bool = False
     hours: float | None = None  # None = no limit
+    logger: str = "none"  # sft.logger, which is every training's
     reporter: Reporter = Reporter()
 
 
@@ -71,6 +72,7 @@ class Job:
             max_length=self.recipe.student.max_length,
             checkpointing=self.recipe.student.checkpointing,
             hours=hours,
+            logger=self.recipe.sft.logger if self.recipe.sft else "none",
             reporter=Reporter(say=self.say, show=self.progress(), metric=self.metric),
         )
 

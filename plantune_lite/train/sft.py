@@ -30,7 +30,7 @@ _NAMES = {
     "eval_loss": "validation_loss",
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
-_ADVICE = "Try a lower sft.learning_rate (a third of it), and student.bits=32 on a GPU without bf16, with --again sft."
+_ADVICE = "Try a lower sft.learning_rate (a third of it){}, with --again sft."
 _LESS_MEMORY = (
     "set student.checkpointing=true, half the sft.batch_size with twice the sft.accumulate (the same steps), or a "
     "smaller student.max_length (longer rows are left out and counted), together with --again sft"
@@ -71,7 +71,9 @@ def train(
     clock = callbacks.Clock(
         schedule, training.hours, say, validation=len(validated) / a_step, agree=trl_args.first_says
     )
-    figures = callbacks.Figures(schedule, training.reporter, _NAMES, _ADVICE)
+    figures = callbacks.Figures(
+        schedule, training.reporter, _NAMES, _ADVICE.format(callbacks.or_float32(student.model))
+    )
     callbacks.train(trainer, (clock, figures), checkpoint, _LESS_MEMORY, say)
     summary = _summary(trainer, taught, schedule)
     trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
@@ -138,7 +140,7 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
     from trl import SFTConfig
 
     settings = {
-        **trl_args.common(model, out, training, steps, part.logger),
+        **trl_args.common(model, out, training, steps),
         "learning_rate": part.learning_rate,
         "weight_decay": part.weight_decay,
         "save_steps": part.save_steps,

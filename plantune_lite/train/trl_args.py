@@ -16,10 +16,11 @@ from plantune_lite.runs.job import Training
 from plantune_lite.types import MissingError, RecipeError
 
 
-def common(model: Any, out: Path, training: Training, steps: int, logger: str = "none") -> dict[str, Any]:
+def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, Any]:
     """Return the settings of any training."""
     import torch
 
+    logger = training.logger
     if logger != "none" and find_spec(logger) is None:
         raise MissingError(f"sft.logger is {logger!r}, which is not installed: pip install {logger}")
     on_gpu = torch.cuda.is_available()
@@ -80,6 +81,8 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
     """Return TRL's config of our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
+        if name.startswith(("use_vllm", "vllm_")):
+            raise RecipeError(f"{part}.extra has {name!r}, but vLLM is no engine here yet: leave it out")
         if name in _OURS | _OURS_TOO[part]:
             raise RecipeError(f"{part}.extra has {name!r}, which the recipe's own fields decide")
         if name not in known:

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -33,6 +34,52 @@ def test_a_large_student_without_a_gpu_is_bad_with_a_way_out():
         pytest.skip("needs a machine without a CUDA GPU")
     found = check(replace(DEMO, student=Student("qwen2_5_7b")), "student")
     assert found.state == "bad" and "smollm2_135m" in found.fix
+
+
+def test_a_gpu_that_cuda_13_has_dropped_is_bad(monkeypatch):
+    import torch
+
+    old = SimpleNamespace(name="Tesla V100", major=7, minor=0)
+    monkeypatch.setattr(doctor.devices, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: old)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda number: (15 << 30, 16 << 30))
+    found = check(DEMO, "gpu")
+    assert found.state == "bad" and "capability 7.0" in found.found and "7.5" in found.fix
+    old.minor = 5
+    assert check(DEMO, "gpu").state == "ok"
+
+
+def test_what_triton_needs_is_looked_for_where_there_is_a_gpu(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(doctor.devices, "why_no_gpu", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nowhere")
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(doctor.platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
+    found = check(DEMO, "compiler")
+    assert found.state == "bad" and "a C compiler and Python's headers" in found.found and "python3-dev" in found.fix
+    assert "/mnt/c" in check(DEMO, "wsl").fix
+
+
+@pytest.mark.parametrize(
+    ("built", "driver", "words"),
+    [
+        (None, "580.1", "a build for CPUs, and the driver is 580.1"),
+        ("13.0", "570.1", "built for CUDA 13.0 and sees none"),
+    ],
+)
+def test_why_there_is_no_gpu_names_the_driver_and_what_torch_is_built_for(monkeypatch, built, driver, words):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", built)
+    monkeypatch.setattr(doctor.devices, "_driver", lambda: driver)
+    assert words in doctor.devices.why_no_gpu()
+    monkeypatch.setattr(doctor.devices, "_driver", lambda: None)
+    assert "no NVIDIA driver" in doctor.devices.why_no_gpu()
 
 
 def test_a_missing_problem_file_is_bad():

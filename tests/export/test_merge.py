@@ -123,6 +123,16 @@ def test_tied_ends_that_nothing_changes_stay_one_tensor(tmp_path):
     assert "lm_head.weight" not in weights(tmp_path / "merged")
 
 
+def test_a_vocabulary_that_transformers_does_not_save_comes_from_the_base(tmp_path):
+    """Without tokenizer.model llama.cpp's converter writes Gemma's vocabulary as GPT-2's."""
+    base = tiny_student(tmp_path / "base", "gemma3_text")
+    (base / "tokenizer.model").write_bytes(b"sentencepiece")
+    trained(base, tmp_path / "adapter", target_modules=SOME)
+    shutil.copyfile(base / "tokenizer_config.json", tmp_path / "adapter" / "tokenizer_config.json")
+    merge_adapter(tmp_path / "adapter", base, tmp_path / "merged")
+    assert (tmp_path / "merged" / "tokenizer.model").read_bytes() == b"sentencepiece"
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_layers_stored_by_input_are_merged_too(dora, tmp_path):
     """GPT-2's Conv1D is stored transposed, its c_proj is square: no shape says so."""

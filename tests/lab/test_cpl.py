@@ -282,8 +282,8 @@ def test_the_section_has_each_round_in_numbers_its_curves_and_a_tree(twice):
     [table] = shown["tables"]
     assert table["columns"] == ["", "round 1", "round 2"]
     rows = {row[0]: row[1:] for row in table["rows"]}
-    assert rows["of them solved"] == [str(one["search"]["solved"]) for one in done["rounds"]] == ["6", "6"]
-    assert rows["pairs to prefer by"] == [str(one["taught"]["pairs"]) for one in done["rounds"]]
+    assert rows["of them solved"] == [str(one["search"]["solved"]) for one in done.rounds] == ["6", "6"]
+    assert rows["pairs to prefer by"] == [str(one["taught"]["pairs"]) for one in done.rounds]
     assert [one.partition(":")[0] for one in shown["sentences"][:3]] == [
         "Round 1, search",
         "Round 1, SFT on right paths",

@@ -16,6 +16,7 @@ from taught import taught
 from plantune_lite import plan
 from plantune_lite.cli.main import cli
 from plantune_lite.evaluate import ask, modes
+from plantune_lite.evaluate.answers import Asking
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.lab.probes import resample, resample_run, saved_judge
 from plantune_lite.lab.probes.run import probe_run
@@ -190,7 +191,7 @@ def test_nothing_follows_a_plan_that_is_all_that_is_wanted(all_of_it, stop):
 def test_no_reply_is_longer_than_a_reply_may_be(probed):
     _, _, loaded = ask.final_student(probed[0], quiet)
     asked = [plan.ask_plainly(one) for one in problems("new", 3)]
-    whole = modes.way_to_answer("m1", loaded.generate, None, (), [], 0)[0](problems("new", 3), Sampling())
+    whole = modes.way_to_answer("m1", loaded.generate, [], Asking())[0](problems("new", 3), Sampling())
     longest = max(reply.tokens_out for [reply] in whole)
     generate = resample.resampling(loaded, judge_of(probed[0]).judge, tries=1)
     for most in (longest - 3, longest):

@@ -21,7 +21,7 @@ from plantune_lite.pipeline import process, runner
 from plantune_lite.pipeline.runner import run
 from plantune_lite.pipeline.stages import STAGES, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of, states
-from plantune_lite.recipe.load import override
+from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.recipe.schema import PARTS, Recipe, is_pace, leaves
 from plantune_lite.runs.folder import locked
 from plantune_lite.runs.manifest import read_manifest, write_manifest
@@ -592,6 +592,29 @@ def test_a_distillation_that_its_share_of_the_hours_ended_is_done_until_there_ar
     assert all("done before" in line for line in run_toy(tmp_path / "r", "max_hours=1"))
     lines = run_toy(tmp_path / "r", "max_hours=2")
     assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines
+
+
+def test_the_report_comes_whatever_export_does(tmp_path):
+    report = own_stage(tmp_path, "report", "write_whole(job.run.report, 'a page')\nreturn Summary(line='a page')")
+    broken = own_stage(tmp_path, "export", "raise RunError('the original weights are gated')")
+    lines = []
+    with pytest.raises(RunError, match="the original weights are gated"):
+        run(RECIPE, to=tmp_path / "r", stages=[*stages(*ALL), broken, report], say=lines.append)
+    assert (tmp_path / "r" / "report.html").is_file() and lines[-1].startswith("[8/8] report    done in ")
+    assert "[7/8] export    failed: the original weights are gated" in lines
+    whole = own_stage(tmp_path, "export", "return Summary(line='exported')")
+    lines.clear()
+    run(RECIPE, to=tmp_path / "r", stages=[*stages(*ALL), whole, report], say=lines.append)
+    assert any("exported" in line for line in lines)
+
+
+def test_a_recipe_that_wants_a_gpu_stops_before_anything_is_done_where_there_is_none(tmp_path, monkeypatch):
+    why = "torch 2.13.0 is built for CUDA 13.0 and sees none, and the driver is 570.1: update it"
+    monkeypatch.setattr("plantune_lite.estimate.devices.why_no_gpu", lambda: why)
+    with pytest.raises(RunError, match="Qwen3-4B.* wants a GPU, and torch 2.13.0 .*570.1.* Nothing was spent"):
+        run(load_recipe("qwen3_4b_sft"), to=tmp_path / "r", say=print)
+    assert not (tmp_path / "r" / "problems").exists()
+    run_toy(tmp_path / "small")  # SmolLM2 wants none
 
 
 def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(monkeypatch):

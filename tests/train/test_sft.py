@@ -21,10 +21,10 @@ from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.pipeline.process import processes_asked, run_stage
 from plantune_lite.pipeline.stages import STAGES
 from plantune_lite.recipe.load import to_json
-from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.recipe.schema import GRPO, SFT, Student
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student.load import load_student
-from plantune_lite.train import callbacks, data, sft
+from plantune_lite.train import callbacks, data, sft, trl_args
 from plantune_lite.train.data import LessonError
 from plantune_lite.types import MissingError, RecipeError, RunError
 
@@ -343,6 +343,7 @@ def test_nothing_left_to_learn_is_an_error(base, tmp_path):
     [
         ({"neftune_noise_alpa": 5}, "sft.extra has 'neftune_noise_alpa', .* did you mean 'neftune_noise_alpha'"),
         ({"max_steps": 5}, "sft.extra has 'max_steps', which the recipe's own fields decide"),
+        ({"use_vllm": True}, "sft.extra has 'use_vllm', but vLLM is no engine here yet"),
         ({"packing": True}, "sft.extra has 'packing', which the recipe's own fields decide"),
         ({"optim": "adamm"}, "sft.extra is {'optim': 'adamm'}, which TRL refuses: .*adamm"),
     ],
@@ -358,8 +359,10 @@ ABSENT = [name for name in ("trackio", "tensorboard", "wandb") if find_spec(name
 @pytest.mark.parametrize("logger", ABSENT)
 def test_a_logger_that_is_not_installed_is_named_before_anything_is_trained(base, tmp_path, logger):
     with pytest.raises(MissingError, match=f"sft.logger is '{logger}', which is not installed: pip install {logger}"):
-        train(learner(base), rows(4), SFT(logger=logger), tmp_path / "sft")
+        train(learner(base), rows(4), SFT(), tmp_path / "sft", logger=logger)
     assert not (tmp_path / "sft").exists()
+    with pytest.raises(MissingError, match=f"pip install {logger}"):  # and by every other training
+        trl_args.grpo_config(learner(base).model, GRPO(), tmp_path / "grpo", Training(logger=logger), 1)
 
 
 def test_processes_that_cannot_share_a_step_are_refused(base, tmp_path, monkeypatch):
@@ -481,14 +484,15 @@ def test_the_number_of_processes_is_a_number():
 
 def test_a_stage_alone_sees_one_card(base, tmp_path, monkeypatch):
     look = tmp_path / "look.py"
-    look.write_text("import os\ndef look(job): return {'cards': os.environ['CUDA_VISIBLE_DEVICES']}")
+    head = "import os\nfrom plantune_lite.runs.manifest import Summary\n"
+    look.write_text(f"{head}def look(job): return Summary(line=os.environ['CUDA_VISIBLE_DEVICES'])")
     seen = []
     for cards in (None, "2,3", ""):
         if cards is None:
             monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         else:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
-        seen.append(run_stage(put_stage(tmp_path / "run", base), "sft", work=f"{look}:look")["cards"])
+        seen.append(run_stage(put_stage(tmp_path / "run", base), "sft", work=f"{look}:look").line)
     assert seen == ["0", "2", ""]
 
 
