@@ -26,17 +26,65 @@ def register() -> str:
 
 
 def memory_of(config: Any) -> Any:
-    """Return an empty memory for a model; layers of another kind, say of a sliding window, are transformers' own."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
+    """Return an empty memory for a model; layers that are no attention are transformers' own.
+
+    A layer that looks back only so far remembers all the same: its mask leaves out the rest.
+    """
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     memory = DynamicCache(config=config)
-    memory.layers = [_roomy_layer()() if type(layer) is DynamicLayer else layer for layer in memory.layers]
+    ours = (DynamicLayer, DynamicSlidingWindowLayer)
+    memory.layers = [_roomy_layer()() if type(layer) in ours else layer for layer in memory.layers]
     return memory
 
 
-def remembers_all(memory: Any) -> bool:
-    """Tell whether every layer remembers from the first token on."""
+def can_join(memory: Any) -> bool:
+    """Tell whether rows of two memories can become rows of one."""
     return all(isinstance(layer, _roomy_layer()) for layer in memory.layers)
+
+
+def has_window(config: Any) -> bool:
+    """Tell whether a layer looks back only so far: padding in the midst of a row would count."""
+    return any("sliding" in kind for kind in getattr(config.get_text_config(), "layer_types", None) or ())
+
+
+def chosen(memory: Any, rows: list[int], start: int = 0) -> Any:
+    """Return the memory of these rows, from a column on."""
+    import torch
+
+    if not can_join(memory):
+        memory.reorder_cache(torch.tensor(rows))
+        return memory
+    return _made_of(memory, lambda layer: [known[rows, :, start:] for known in (layer.keys, layer.values)])
+
+
+def joined(one: Any, other: Any) -> Any:
+    """Return the memory of the rows of both; the shorter is padded on the left."""
+    import torch
+
+    width = max(one.get_seq_length(), other.get_seq_length())
+    others = iter(other.layers)
+
+    def both(layer: Any) -> list[Any]:
+        beside = next(others)
+        pairs = ((layer.keys, beside.keys), (layer.values, beside.values))
+        pad = torch.nn.functional.pad
+        return [torch.cat([pad(known, (0, 0, width - known.shape[-2], 0)) for known in pair]) for pair in pairs]
+
+    return _made_of(one, both)
+
+
+def _made_of(memory: Any, known: Any) -> Any:
+    """Return a memory with what `known` makes of each layer."""
+    from transformers.cache_utils import DynamicCache
+
+    made = DynamicCache()
+    for layer in memory.layers:
+        new = _roomy_layer()()
+        new.keys, new.values = known(layer)
+        new.is_initialized = True
+        made.layers.append(new)
+    return made
 
 
 def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any) -> tuple[Any, None]:

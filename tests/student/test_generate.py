@@ -211,17 +211,19 @@ def test_the_bases_own_settings_stay_out_of_it(folders, tmp_path):
 
 
 class Watched:
-    """A model that remembers the rows and the length of whatever it was asked."""
+    """A model that remembers the rows and the length of whatever it was asked; its memory may be small."""
 
-    def __init__(self, model):
-        self._model, self.asked = model, []
+    def __init__(self, model, most=1_000):
+        self._model, self._most, self.asked = model, most, []
 
     def __getattr__(self, name):
         return getattr(self._model, name)
 
-    def generate(self, input_ids, **how):
+    def __call__(self, input_ids, **how):
         self.asked.append(tuple(input_ids.shape))
-        return self._model.generate(input_ids=input_ids, **how)
+        if len(input_ids) > self._most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self._model(input_ids=input_ids, **how)
 
 
 LONG = (
@@ -248,12 +250,51 @@ def test_a_reply_that_has_ended_is_computed_no_further(folders, monkeypatch):
     tiny.model = Watched(tiny.model)
     drawn = Sampling(temperature=1.0, n=6, max_tokens=100)
     made = [reply for some in tiny.generate(PROMPTS, drawn) for reply in some]
-    (common, shared), (prompts, width), *parts = tiny.model.asked
-    assert (common, prompts, parts[0][0]) == (1, len(PROMPTS), 30)  # what several replies begin with is read once
-    assert shared == len(os.path.commonprefix([tiny.encode_chat(messages) for messages in PROMPTS])) < width
-    for number, (rows, length) in enumerate(parts):
-        assert rows == sum(reply.tokens_out > 5 * number for reply in made) and length == width + 1 + 5 * number
-    assert len({rows for rows, _ in parts}) > 5
+    (common, shared), (prompts, rest), *steps = tiny.model.asked
+    assert (common, prompts) == (1, len(PROMPTS))  # what several replies begin with is read once
+    assert shared == len(os.path.commonprefix([tiny.encode_chat(messages) for messages in PROMPTS])) and rest > 1
+    for number, (rows, length) in enumerate(steps):
+        before = 1 + number // 5 * 5 if number >= 5 else 0  # the first token came with the prompt
+        assert rows == sum(reply.tokens_out > before for reply in made) and length == 1
+    assert len({rows for rows, _ in steps}) > 5
+
+
+def test_rows_that_wait_take_the_place_of_those_that_have_ended(folders, monkeypatch):
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 8)
+    tiny = loaded(folders["qwen2"])
+    drawn = Sampling(temperature=1.0, n=12, max_tokens=100)
+    alone = tiny.generate(PROMPTS, drawn)
+    tiny.model = Watched(tiny.model)
+    made = [reply for some in tiny.generate(PROMPTS, drawn) for reply in some]
+    assert made == [reply for some in alone for reply in some]
+    steps = [rows for rows, length in tiny.model.asked if length == 1]
+    tokens = sum(reply.tokens_out for reply in made)
+    assert max(steps) == 8 and len(steps) < 1.6 * tokens / 8, "the batch was kept full"
+
+
+@pytest.mark.parametrize("sampling", LONG)
+def test_in_parts_by_the_models_own_generate_the_replies_are_the_same(folders, sampling, monkeypatch):
+    """As under Unsloth, which knows no memory from outside."""
+    tiny = loaded(folders["qwen2"])
+    told = tiny.generate(PROMPTS, sampling)
+    monkeypatch.setattr(generate, "_Plain", generate._Unsloth)
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 4)
+    for part in (7, 256):
+        monkeypatch.setattr(generate, "PART", part)
+        found = tiny.generate(PROMPTS, sampling)
+        assert [[reply.token_ids for reply in some] for some in found] == [
+            [reply.token_ids for reply in some] for some in told
+        ]
+        assert [[reply.finish for reply in some] for some in found] == [[one.finish for one in some] for some in told]
+
+
+def test_replies_come_as_they_end_and_each_once(qwen, monkeypatch):
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 4)
+    drawn = Sampling(temperature=1.0, n=3, max_tokens=60)
+    made = list(qwen._replies.each(PROMPTS, drawn))
+    assert sorted((place, draw) for place, draw, _ in made) == [(p, n) for p in range(len(PROMPTS)) for n in range(3)]
+    whole = qwen.generate(PROMPTS, drawn)
+    assert all(whole[place][draw] == reply for place, draw, reply in made)
 
 
 @pytest.mark.parametrize("asked", [[PROMPTS[0], PROMPTS[-1]], [(*chat("How many?" * 9), BEGUN), PROMPTS[-1]]])
@@ -293,47 +334,32 @@ def test_an_adapter_is_at_work_in_every_part_and_off_where_it_is_off(folders, mo
 # --- memory, and what is left behind ----------------------------------------------------------------------------------
 
 
-class Cramped:
-    """A model whose memory runs out over more than so many rows."""
-
-    def __init__(self, model, most):
-        self._model, self._most, self.batches = model, most, []
-
-    def __getattr__(self, name):
-        return getattr(self._model, name)
-
-    def generate(self, input_ids, **how):
-        self.batches.append(len(input_ids))
-        if len(input_ids) > self._most:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return self._model.generate(input_ids=input_ids, **how)
-
-
 def test_where_memory_runs_out_the_batch_is_halved_and_no_reply_changes(folders):
     drawn = Sampling(temperature=1.0, n=3, max_tokens=6)
     roomy, cramped = loaded(folders["llama"]), loaded(folders["llama"])
-    cramped.model = Cramped(cramped.model, most=4)
+    cramped.model = Watched(cramped.model, most=4)
     assert cramped.generate(PROMPTS, drawn) == roomy.generate(PROMPTS, drawn)
-    # What all prompts begin with is read once, then each prompt once, then its three replies are made.
-    assert cramped.model.batches == [1, 5, 1, 3, 7, *[1, 3] * 5]
+    too_many = [rows for rows, _ in cramped.model.asked if rows > 4]
+    assert too_many == [5, 7]  # of 15 rows five prompts, then seven rows; three are few enough
+    cramped.model.asked.clear()
     cramped.generate(PROMPTS, drawn)
-    assert cramped.model.batches[15:] == [1, 3] * 5  # it has learned
+    assert max(rows for rows, _ in cramped.model.asked) == 3  # it has learned
 
 
 def test_a_prompt_that_alone_is_too_much_is_one_sentence(folders):
     cramped = loaded(folders["llama"])
-    cramped.model = Cramped(cramped.model, most=0)
+    cramped.model = Watched(cramped.model, most=0)
     with pytest.raises(PlantuneError, match=r"memory ran out over one prompt of \d+ tokens and up to 5 of reply"):
         cramped.generate(PROMPTS[:1], Sampling(max_tokens=5))
 
 
-def test_the_longest_prompts_are_answered_first(folders):
+def test_the_longest_prompts_are_answered_first(folders, monkeypatch):
+    monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 1)
     tiny = loaded(folders["llama"])
-    tiny.model = Cramped(tiny.model, most=1)
-    widths, plain = [], tiny.model.generate
-    tiny.model.generate = lambda input_ids, **how: (widths.append(input_ids.shape[1]), plain(input_ids, **how))[1]
+    tiny.model = Watched(tiny.model)
     tiny.generate(PROMPTS, Sampling(max_tokens=2))
-    assert widths[-5:] == sorted(widths[-5:], reverse=True) and len(set(widths[-5:])) > 3
+    widths = [length for _, length in tiny.model.asked if length > 1][1:]  # the first is what all begin with
+    assert widths == sorted(widths, reverse=True) and len(set(widths)) > 3
 
 
 @pytest.mark.parametrize("training", [True, False])
