@@ -13,7 +13,7 @@ with new ones: that is an error that names the first setting that differs, and n
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from plantune_lite.evaluate import metrics
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
 from plantune_lite.grading.grade import grade_answer
 from plantune_lite.terminal import duration
-from plantune_lite.types import Generate, Grade, Graded, PlantuneError, Problem, Reply, Sampling, Score
+from plantune_lite.types import Generate, Grade, Graded, Messages, PlantuneError, Problem, Reply, Sampling, Score
 
-Answer = Callable[[Sequence[Problem], Sampling], list[list[Reply]]]  # P problems x n replies, each the whole text
+# The replies to each problem, each the whole text, as soon as they are there: (place of the problem, its replies).
+Answer = Callable[[Sequence[Problem], Sampling], Iterable[tuple[int, list[Reply]]]]
 Show = Callable[[str, bool], object]  # a line of progress, and whether it is the last
 
 # --- asking -----------------------------------------------------------------------------------------------------------
@@ -45,6 +46,14 @@ class Asking:
 
 
 AS_IT_COMES = Asking()
+
+
+def each(generate: Generate, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
+    """Yield the replies to each prompt as soon as they are there, where who answers can say so; else all at once."""
+    if (as_they_end := getattr(generate, "each", None)) is not None:
+        yield from as_they_end(prompts, sampling)
+    else:
+        yield from enumerate(generate(prompts, sampling))
 
 
 def answered(
@@ -70,15 +79,15 @@ def answered(
     with JsonlWriter(out) as file:
         for start in range(0, len(todo), how.chunk):
             some = todo[start : start + how.chunk]
-            asked = time.monotonic()
+            last = time.monotonic()
             seeded = replace(sampling, seed=_seed(sampling.seed, mode, some[0].id))
-            replies = answer(some, seeded)
-            seconds = round((time.monotonic() - asked) / (len(some) * sampling.n), 4)
-            for problem, texts in zip(some, replies, strict=True):
+            for place, texts in answer(some, seeded):
+                problem, seconds = some[place], round((time.monotonic() - last) / sampling.n, 4)
                 for sample, reply in enumerate(texts):
                     if (problem.id, sample) not in done:
                         scores.append(_score(problem, sample, mode, reply, how.grade(problem, reply.text), seconds))
                         file.write(scores[-1])
+                last = time.monotonic()
             answered_now = start + len(some)
             if left := len(todo) - answered_now:  # else the last line is the caller's
                 time_left = duration((time.monotonic() - began) / answered_now * left)

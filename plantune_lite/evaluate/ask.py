@@ -92,12 +92,12 @@ def ask_student(
     generate = judged(loaded) if judged else loaded.generate
     how = Asking(sampling=sampling, executor=loaded.generate_untuned)
     answer, _ = way_to_answer(mode, generate, [problem], how)
-    [[reply]] = answer([problem], sampling)
+    [(_, [reply])] = answer([problem], sampling)
     found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
     if beside_base:
         mode = best_prompt(run)
         answer, _ = way_to_answer(mode, loaded.generate_untuned, [problem], replace(how, examples=examples_of(run)))
-        [[reply]] = answer([problem], sampling)
+        [(_, [reply])] = answer([problem], sampling)
         found.append(taken_apart(results.UNTUNED, mode, reply))
     return found
 

@@ -16,7 +16,7 @@ without plans is no error: the line says so.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
@@ -25,7 +25,7 @@ from typing import Any
 
 from plantune_lite.distill import worked
 from plantune_lite.evaluate import metrics, stats
-from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered
+from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered, each
 from plantune_lite.plan import CLOSE, OPEN, ask_plainly, ask_step_by_step, ask_to_follow, render, written_plan
 from plantune_lite.train.plan_similarity import words
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
@@ -129,13 +129,10 @@ def planned_after_all(text: str) -> bool:
 
 
 def _following(generate: Generate, given: Mapping[str, Plan], give: Callable[[Problem, Plan], Messages]) -> Answer:
-    def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
+    def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         prompts = [give(problem, given[problem.id]) for problem in problems]
-        replies = generate(prompts, sampling)
-        return [
-            [replace(reply, text=render(given[problem.id], reply.text)) for reply in texts]
-            for problem, texts in zip(problems, replies, strict=True)
-        ]
+        for place, texts in each(generate, prompts, sampling):
+            yield place, [replace(one, text=render(given[problems[place].id], one.text)) for one in texts]
 
     return answer
 

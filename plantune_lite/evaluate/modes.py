@@ -20,7 +20,7 @@ from random import Random
 from typing import Any, Literal, get_args
 
 from plantune_lite.evaluate import metrics
-from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered
+from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered, each
 from plantune_lite.plan import (
     CLOSE,
     OPEN,
@@ -153,7 +153,7 @@ def way_to_answer(mode: Mode, generate: Generate, problems: Sequence[Problem], h
 
 
 def _in_one_go(generate: Generate, ask: Callable[[Problem], Messages]) -> Answer:
-    return lambda problems, sampling: generate([ask(problem) for problem in problems], sampling)
+    return lambda problems, sampling: each(generate, [ask(problem) for problem in problems], sampling)
 
 
 def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: int) -> Callable[[Problem], Messages]:
@@ -180,7 +180,7 @@ def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: in
 def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
     """M2: the student's plan alone goes to the executor, greedily; without a plan it works step by step."""
 
-    def answer(problems: Sequence[Problem], sampling: Sampling) -> list[list[Reply]]:
+    def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         prompts = [ASK["m2"](problem) for problem in problems]
         planned = planner(prompts, replace(sampling, stop=(CLOSE,)))
         told = [
@@ -200,7 +200,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
             )
             for (_, reply, plan), [done] in zip(told, executed, strict=True)
         ]
-        return [texts[start : start + sampling.n] for start in range(0, len(texts), sampling.n)]
+        yield from enumerate(texts[start : start + sampling.n] for start in range(0, len(texts), sampling.n))
 
     return answer
 

@@ -15,7 +15,8 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,26 @@ from plantune_lite.types import Messages, MissingError, Reply, Sampling
 _POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
 
 
+class Answering:
+    """A student as a Generate, which can also give each reply as soon as it has ended."""
+
+    def __init__(self, replies: Replies, state: Callable[[], AbstractContextManager[None]]) -> None:
+        self._replies, self._state = replies, state
+
+    def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+        with self._state():
+            return self._replies(prompts, sampling)
+
+    def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
+        """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
+        found: dict[int, list[tuple[int, Reply]]] = {}
+        with self._state():
+            for place, draw, reply in self._replies.each(prompts, sampling):
+                found.setdefault(place, []).append((draw, reply))
+                if len(found[place]) == sampling.n:
+                    yield place, [reply for _, reply in sorted(found.pop(place), key=lambda one: one[0])]
+
+
 class Loaded:
     """A student in memory; satisfies records.LoadedStudent."""
 
@@ -40,10 +61,20 @@ class Loaded:
         self._replies = Replies(self)
         self._padding_side = tokenizer.padding_side
 
-    def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+    @cached_property
+    def generate(self) -> "Answering":
         """Replies to a batch of conversations."""
-        with self.answering():
-            return self._replies(prompts, sampling)
+        return Answering(self._replies, self.answering)
+
+    @cached_property
+    def generate_untuned(self) -> "Answering":
+        """Replies of the model as it was before any training."""
+        return Answering(self._replies, self._answering_untuned)
+
+    @contextmanager
+    def _answering_untuned(self) -> Iterator[None]:
+        with self.untuned(), self.answering():
+            yield
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
         """Token ids of a conversation; up to where the reply begins, or whole."""
@@ -55,11 +86,6 @@ class Loaded:
         off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
         with off:
             yield self
-
-    def generate_untuned(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        """Replies of the model as it was before any training."""
-        with self.untuned():
-            return self.generate(prompts, sampling)
 
     @contextmanager
     def wearing(self, adapter: Path) -> Iterator["Loaded"]:

@@ -391,3 +391,23 @@ def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
     out = tmp_path / "a.b.jsonl"
     found = evaluate_problems(model, [problem], mode="plain", out=out, how=Asking(grade=run_code, allow_code=True))
     assert found["accuracy"]["value"] == 1
+
+
+def test_answers_are_written_as_they_come_and_a_cut_costs_only_those_under_way(tmp_path):
+    class Streaming:
+        def __call__(self, prompts, sampling):
+            raise AssertionError("it can give each reply by itself")
+
+        def each(self, prompts, sampling):
+            for place in (1, 0, 2):
+                yield place, [Reply(text=f"\\boxed{{{asked_about(prompts[place]).answer}}}")]
+                if place == 0 and len(prompts) == 3:
+                    raise KeyboardInterrupt
+
+    out = tmp_path / "own.sft.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_problems(Streaming(), PROBLEMS[:3], mode="m1", out=out)
+    assert [one.problem_id for one in read_records(Score, out)] == [PROBLEMS[1].id, PROBLEMS[0].id]
+    rest = right_on(lambda n: True)
+    found = evaluate_problems(rest, PROBLEMS[:3], mode="m1", out=out)
+    assert found["accuracy"]["value"] == 1 and [asked_about(messages) for messages, _ in rest.heard] == [PROBLEMS[2]]

@@ -192,7 +192,7 @@ def test_no_reply_is_longer_than_a_reply_may_be(probed):
     _, _, loaded = ask.final_student(probed[0], quiet)
     asked = [plan.ask_plainly(one) for one in problems("new", 3)]
     whole = modes.way_to_answer("m1", loaded.generate, [], Asking())[0](problems("new", 3), Sampling())
-    longest = max(reply.tokens_out for [reply] in whole)
+    longest = max(reply.tokens_out for _, [reply] in whole)
     generate = resample.resampling(loaded, judge_of(probed[0]).judge, tries=1)
     for most in (longest - 3, longest):
         ways = (way(asked, Sampling(max_tokens=most)) for way in (generate, loaded.generate))

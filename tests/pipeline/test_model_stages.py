@@ -119,7 +119,8 @@ def test_training_leaves_time_for_what_comes_after_it(tmp_path):
 def test_every_shipped_recipe_names_a_preset_and_its_arm(tmp_path):
     for name in ("gemma3_1b_sft", "qwen3_4b_sft", "qwen2_5_7b_sft"):
         recipe = load_recipe(name)
-        assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution" and recipe.student.bits == 4
+        assert presets.find(recipe.student.model) and recipe.sft.target == "plan+solution"
+        assert recipe.student.bits == (16 if name == "gemma3_1b_sft" else 4)  # in 16 where it fits 8 GB
         assert recipe.distill.teacher == "gemini" and recipe.distill.max_usd and recipe.max_hours
 
 
