@@ -56,6 +56,12 @@ def run_distill(job: Job) -> DistillSummary:
             return {**found, **calls.totals()}
 
     found = DistillSummary(**asyncio.run(ask_for_all()))
+    if found.usd_unanswered >= 0.005:
+        found = replace(
+            found,
+            line=f"{found.line}; of ${found.usd:.2f}, ${found.usd_unanswered:.2f} is reserved for calls that nobody "
+            "answered, and may never be billed",
+        )
     if found.out_of_time and not found.problems_kept:
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. The "

@@ -359,6 +359,8 @@ def _data_errors(recipe: Recipe) -> Iterator[str]:
     distill, corpus = recipe.distill, recipe.corpus
     if distill.teacher not in TEACHERS and "://" not in distill.teacher:
         yield f"distill.teacher is {distill.teacher!r}{nearest(distill.teacher, (*TEACHERS, 'http://...'))}"
+    if "@" in distill.teacher.partition("://")[2].partition("/")[0]:
+        yield "distill.teacher holds a name or a password, which would be stored: a key goes into OPENAI_API_KEY"
     if corpus.filter in ("plan", "both"):
         if distill.teacher == "worked":
             yield f"corpus.filter={corpus.filter!r} needs scores, and 'worked' gives none: set corpus.filter='answer'"

@@ -110,6 +110,7 @@ class DistillSummary(Summary):
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_thought: int = 0
+    usd_unanswered: float = 0.0  # of usd: reserved for calls that nobody answered, and perhaps never billed
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ silence is one that no ledger sees. What differs from model to model stands in o
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,13 +23,13 @@ from plantune_lite.teacher.provider import (
     Outcome,
     Request,
     TeacherError,
-    Usage,
     What,
     blames_the_prompt,
     is_loopback,
     key_in,
     scrub,
     seconds_in,
+    usage_of,
 )
 
 DEFAULT_MODEL = "gemini-3.8-flash"  # a current Flash, chosen 2026-10-07
@@ -111,7 +112,7 @@ class Gemini:
             response = await self._opened().aio.models.generate_content(
                 model=self.model, contents=contents_of(request), config=self._config(request)
             )
-        return outcome_of(response)
+            return outcome_of(response)
 
     async def close(self) -> None:
         """Close the client's sessions."""
@@ -130,6 +131,8 @@ class Gemini:
                 api_version=API_VERSION,
                 timeout=round(self.timeout_seconds * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),  # None would still repeat a dropped connection
+                # The key is for the host that was named: aiohttp would carry it wherever that one points to.
+                async_client_args={"allow_redirects": False, "follow_redirects": False},
             )
             self._client = genai.Client(api_key=self._key, http_options=options, vertexai=False)
         return self._client
@@ -193,6 +196,8 @@ class Gemini:
             raise Failed("down", scrub(error, self._key)) from None
         except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
             raise Failed("lost", scrub(error, self._key)) from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Failed("down", f"a reply that is no answer ({scrub(error, self._key)})") from None
 
     def _refused(self, code: int, said: str, body: Any = None) -> Failed:
         """Return what an error status means for the call, and for all calls after it."""
@@ -208,6 +213,12 @@ class Gemini:
                 "over",
                 f"Gemini refuses the key in {self._key_name} for {self.model} ({code}: {message}). Set a valid one.",
             )
+        if 300 <= code < 400:
+            return Failed(
+                "over",
+                f"{urlsplit(self._address).hostname} sends requests elsewhere ({code}), and a key goes only to the "
+                "host that was named: set GOOGLE_GEMINI_BASE_URL to the address that answers",
+            )
         if code == 404:
             return Failed(
                 "over",
@@ -219,6 +230,12 @@ class Gemini:
 
     def _quota(self, message: str, body: Any) -> Failed:
         details = _details(body)
+        if _NO_MONEY.search(message):
+            return Failed(
+                "over",
+                f"the money of the key in {self._key_name} is used up ({message}). What is done is kept: add some, or "
+                "raise its spending cap, and run the same command.",
+            )
         for violation in (violation for detail in details for violation in detail.get("violations") or ()):
             if "PerDay" in (quota := str(violation.get("quotaId", ""))):
                 return Failed(
@@ -231,6 +248,7 @@ class Gemini:
         return Failed("busy", f"429 {message}", wait_seconds=delays[0] if delays else None)
 
 
+_NO_MONEY = re.compile(r"spend(?:ing)? (?:cap|limit)|prepa(?:id|y)|credits? (?:is|are|has|have|balance)", re.I)
 _UNFILTERED = [
     {"category": f"HARM_CATEGORY_{kind}", "threshold": "OFF"}
     for kind in ("HARASSMENT", "HATE_SPEECH", "SEXUALLY_EXPLICIT", "DANGEROUS_CONTENT")
@@ -255,8 +273,10 @@ def outcome_of(response: Any) -> Outcome:
     used, usage = response.usage_metadata, None
     if used is not None and used.prompt_token_count is not None:
         tokens_in = used.prompt_token_count + (used.tool_use_prompt_token_count or 0)
-        usage = Usage(tokens_in, used.candidates_token_count or 0, used.thoughts_token_count or 0)
+        usage = usage_of(tokens_in, used.candidates_token_count or 0, used.thoughts_token_count or 0)
     if not response.candidates:
+        if used is None and response.prompt_feedback is None:
+            raise Failed("down", "a reply without candidates or usage")  # an outage, and no answer for good
         feedback = response.prompt_feedback
         reason = _word(feedback.block_reason) if feedback is not None else ""
         return Outcome(what="blocked" if reason else "empty", why=reason or "no candidates", usage=usage)

@@ -33,8 +33,10 @@ CREATE TABLE IF NOT EXISTS calls (
     tokens_in INTEGER DEFAULT 0, tokens_out INTEGER DEFAULT 0, tokens_thought INTEGER DEFAULT 0,
     seconds REAL DEFAULT 0, at TEXT DEFAULT CURRENT_TIMESTAMP
 );
-CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL)
-"""  # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
+CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL);
+CREATE TABLE IF NOT EXISTS troubles (key TEXT, what TEXT, PRIMARY KEY (key, what))
+"""  # troubles: what has come of a call that is worth one more attempt, each kind once, whatever is killed in between
+# lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
 _LOSE = """
 INSERT INTO lost SELECT :id, run, usd FROM calls
 WHERE key = :key AND usd > 0 AND NOT (:under_way AND outcome = 'sent')
@@ -47,6 +49,8 @@ _SETTLE = """
 UPDATE calls SET outcome = :outcome, reply = :reply, usd = :usd, tokens_in = :tokens_in, tokens_out = :tokens_out,
 tokens_thought = :tokens_thought, seconds = :seconds, at = CURRENT_TIMESTAMP WHERE key = :key
 """
+_TROUBLE = "INSERT OR IGNORE INTO troubles VALUES (:key, :trouble)"
+_UNANSWERED = "(SELECT total(usd) FROM calls WHERE run = :run AND outcome IN ('sent', 'lost', 'crashed'))"
 _SPENT = "(SELECT total(usd) FROM calls WHERE run = :run) + (SELECT total(usd) FROM lost WHERE run = :run)"
 _BUSY_SECONDS = 5.0  # the mirror's copy holds the file for a moment
 
@@ -124,8 +128,15 @@ class Ledger:
         values["under_way"] = under_way
         await self._written((_LOSE, _RESERVE), values)
 
-    async def settle(self, key: str, reply: Reply | None, *, outcome: str, usd: float, seconds: float) -> None:
-        """Put a call's reply, or why there is none, on disk before anybody uses it."""
+    def troubles(self, key: str) -> list[str]:
+        """Return what has come of earlier attempts at a call that has no reply yet."""
+        with self._lock:
+            return [what for (what,) in self._db.execute("SELECT what FROM troubles WHERE key = ?", (key,))]
+
+    async def settle(
+        self, key: str, reply: Reply | None, *, outcome: str, usd: float, seconds: float, trouble: str | None = None
+    ) -> None:
+        """Put a call's reply, or why there is none, on disk before anybody uses it; a `trouble` is worth one more."""
         self._spent += usd - self._open.pop(key, 0.0)
         values = {
             "key": key,
@@ -137,15 +148,17 @@ class Ledger:
             "tokens_out": reply.tokens_out if reply else 0,
             "tokens_thought": reply.tokens_thought if reply else 0,
         }
-        await self._written((_SETTLE,), values)
+        await self._written((_SETTLE,) if trouble is None else (_SETTLE, _TROUBLE), {**values, "trouble": trouble})
 
     def totals(self) -> dict[str, float]:
-        """Calls, tokens and money of this run."""
-        names = ("calls", "tokens_in", "tokens_out", "tokens_thought", "usd")
+        """Calls, tokens and money of this run; of the money, what is only reserved, since nobody answered."""
+        names = ("calls", "tokens_in", "tokens_out", "tokens_thought", "usd", "usd_unanswered")
         sums = "count(*), total(tokens_in), total(tokens_out), total(tokens_thought)"
         with self._lock:
-            row = self._db.execute(f"SELECT {sums}, {_SPENT} FROM calls WHERE run = :run", {"run": self.run}).fetchone()
-        return {name: value if name == "usd" else int(value) for name, value in zip(names, row, strict=True)}
+            row = self._db.execute(
+                f"SELECT {sums}, {_SPENT}, {_UNANSWERED} FROM calls WHERE run = :run", {"run": self.run}
+            ).fetchone()
+        return {name: value if name.startswith("usd") else int(value) for name, value in zip(names, row, strict=True)}
 
     def backup(self, target: Path) -> None:
         """Copy the ledger to a folder that may be slow; calls wait only while it is read."""
@@ -259,6 +272,7 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
         if batches.is_file() and not ours.exists():
             write_whole(ours, batches.read_bytes())
         image = copy.read_bytes()
+        _check(image)
         if not ledger.exists():
             write_whole(ledger, image)
             return
@@ -266,6 +280,18 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
             calls.take_from(image)
     except (sqlite3.DatabaseError, OSError) as error:
         raise RunError(f"{copy} cannot be read back ({error}); fix the mirror, or leave --mirror out") from None
+
+
+def _check(image: bytes) -> None:
+    """Stop at a copy that is damaged, or no ledger."""
+    if not image:
+        raise sqlite3.DatabaseError("it is empty")
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.deserialize(image)
+        (found,) = db.execute("PRAGMA quick_check").fetchone()
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+        db.execute("SELECT key, reply FROM calls LIMIT 1")
 
 
 _PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage

@@ -30,11 +30,11 @@ from plantune_lite.teacher.provider import (
     scrub,
     seconds_in,
     shape_of,
+    usage_of,
 )
 
 KEYS = ("OPENAI_API_KEY",)
 _ROOM = 8192  # tokens of thought we make room for where the model decides
-_THOUGHT = re.compile(r"\s*<think>.*?</think>\s*", re.DOTALL)  # servers without a reasoning parser leave it in the text
 # In the order in which a server that names several at once is taken to mean them.
 _OPTIONAL = (
     "continue_final_message",
@@ -188,10 +188,14 @@ class OpenAICompatible:
 
 def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
     usage = _usage(reply.get("usage"))
+    if not reply["choices"] and usage is None:
+        raise Failed("down", "a reply without choices or usage")  # an outage, and no answer for good
     if not reply["choices"]:
         return Outcome(what="empty", why="no choices", usage=usage)
     choice = reply["choices"][0]
-    text = _THOUGHT.sub("", encodable(choice["message"].get("content") or ""), count=1)
+    if choice.get("finish_reason") == "error":
+        raise Failed("down", scrub(_said_in(choice.get("error") or {}) or "finish_reason error"))
+    text = _without_thoughts(encodable(choice["message"].get("content") or ""))
     if request.messages[-1]["role"] == "assistant":
         text = text.removeprefix(request.messages[-1]["content"])  # some repeat what they were to go on from
     for stop in request.sampling.stop:  # where the server would not hear of them
@@ -201,12 +205,24 @@ def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
     return Outcome(what=known.get(reason, "ok" if text.strip() else "empty"), text=text, why=reason, usage=usage)
 
 
+def _without_thoughts(text: str) -> str:
+    """Leave out what a server without a reasoning parser leaves in; the opening tag may be in its template."""
+    before, close, after = text.partition("</think>")
+    if not close:
+        return text
+    head, opened, _ = before.partition("<think>")
+    return (head.rstrip() if opened else "") + after.lstrip()
+
+
 def _usage(used: Any) -> Usage | None:
     if not isinstance(used, dict) or used.get("prompt_tokens") is None:
         return None
     out = used.get("completion_tokens") or 0
     thought = (used.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
-    return Usage(used["prompt_tokens"], max(0, out - thought), thought)
+    try:
+        return usage_of(used["prompt_tokens"], max(0, out - thought), thought)
+    except TypeError:  # text in the place of a number
+        return None
 
 
 def _error_in(response: Any) -> dict[str, Any]:
@@ -216,4 +232,19 @@ def _error_in(response: Any) -> dict[str, Any]:
     except ValueError:
         return {"message": response.text[:200]}
     error = body.get("error", body) if isinstance(body, dict) else body
-    return error if isinstance(error, dict) else {"message": json.dumps(error)}
+    if not isinstance(error, dict):
+        return {"message": json.dumps(error)}
+    detail = error.get("detail")  # FastAPI's: a sentence, or [{"loc": ["body", "seed"], "msg": ...}]
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        where = [str(part) for part in detail[0].get("loc") or () if part != "body"]
+        return {"param": ".".join(where), "message": f"{'.'.join(where)}: {detail[0].get('msg')}"}
+    return {"message": detail} if isinstance(detail, str) else {**error, "message": _said_in(error)}
+
+
+def _said_in(error: Any) -> str:
+    """Return an error's message, with what OpenRouter quotes of the server behind it."""
+    if not isinstance(error, dict):
+        return str(error)
+    metadata = error.get("metadata")
+    behind = metadata.get("raw") if isinstance(metadata, dict) else None
+    return ": ".join(str(said) for said in (error.get("message"), behind) if said)

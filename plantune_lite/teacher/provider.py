@@ -55,6 +55,17 @@ class Usage:
         return self.tokens_in + self.tokens_out + self.tokens_thought
 
 
+_MOST_TOKENS = 10_000_000  # of a request: more is no count
+
+
+def usage_of(tokens_in: Any, tokens_out: Any, tokens_thought: Any) -> Usage | None:
+    """Return what a server reports where it can be true; None where it cannot, and the worst case counts."""
+    counts = (tokens_in, tokens_out, tokens_thought)
+    if any(not isinstance(count, int) or not 0 <= count <= _MOST_TOKENS for count in counts):
+        return None
+    return Usage(*counts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """What came of one request."""

@@ -190,12 +190,14 @@ class Teacher:
 
     async def _answer(self, key: str, request: Request) -> Reply:
         """Ask for one sample: what is worth a second attempt gets one, each trouble once."""
-        had: dict[str, Outcome] = {}
+        had: dict[str, Outcome | None] = dict.fromkeys(self._ledger.troubles(key))  # of a process that was killed
         seed = request.sampling.seed
+        for number, trouble in enumerate(had, 1):
+            request = _again(request, trouble, seed=seed + _NEW_SEED * number)
         while True:
             outcome, usd, seconds = await self._send(key, request)
-            if outcome.what == "declined" and "length" in had:
-                outcome = had["length"]  # there is no room for more: what was cut off stays so
+            if outcome.what == "declined" and (cut_off := had.get("length")):
+                outcome = cut_off  # there is no room for more: what was cut off stays so
             trouble, text, reply = str(outcome.what), outcome.text, None
             if trouble == "ok" and request.schema is not None:
                 fits = fitting(text, request.schema)
@@ -207,7 +209,8 @@ class Teacher:
                 reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
             why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
             stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
-            await self._settle(key, stored, why if reply else f"again: {why}", usd, seconds)
+            worth_another = None if reply else trouble
+            await self._settle(key, stored, why if reply else f"again: {why}", usd, seconds, worth_another)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
@@ -313,8 +316,16 @@ class Teacher:
                 return
             await settled.wait()
 
-    async def _settle(self, key: str, reply: Reply | None, outcome: str, usd: float, seconds: float = 0.0) -> None:
-        await self._ledger.settle(key, reply, outcome=outcome, usd=usd, seconds=seconds)
+    async def _settle(
+        self,
+        key: str,
+        reply: Reply | None,
+        outcome: str,
+        usd: float,
+        seconds: float = 0.0,
+        trouble: str | None = None,
+    ) -> None:
+        await self._ledger.settle(key, reply, outcome=outcome, usd=usd, seconds=seconds, trouble=trouble)
         self._reserved.discard(key)
         self._announce()
 

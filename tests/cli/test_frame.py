@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from plantune_lite.cli import stages
-from plantune_lite.cli.frame import PATH, load_asked
+from plantune_lite.cli.frame import PATH, load_asked, reporting
 from plantune_lite.files import runs_folder
 from plantune_lite.pipeline.runner import folder_of
 from plantune_lite.recipe.load import load_recipe, override, to_json
@@ -51,3 +51,12 @@ def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
         (folder / "eval").mkdir()
         (folder / "eval" / "own.other.jsonl").write_text("{}\n")
     assert (tmp_path / "drive" / "r" / "eval" / "own.other.jsonl").is_file()
+
+
+def test_a_mistake_of_ours_is_a_sentence_that_says_where_the_traceback_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        reporting(lambda: {}["what nobody has thought of"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "KeyError" in said and "Traceback" not in said
+    assert "in test_a_mistake_of_ours" in (tmp_path / "error.log").read_text() and str(tmp_path / "error.log") in said

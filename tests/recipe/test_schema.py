@@ -239,3 +239,11 @@ def test_a_recipe_file_runs_as_a_script_with_its_settings(tmp_path):
 )
 def test_answers_must_be_checkable_where_what_a_teacher_wrote_is_kept_by_its_answer(settings, checked):
     assert override(RECIPE, settings).wants_checked_answers is checked
+
+
+def test_a_password_in_a_teachers_address_is_refused_and_not_shown():
+    with pytest.raises(RecipeError, match="holds a name or a password") as caught:
+        override(
+            load_recipe("smollm2_135m"), ["distill.teacher=http://me:hunter2@example.org/v1", "corpus.filter=answer"]
+        )
+    assert "hunter2" not in str(caught.value)

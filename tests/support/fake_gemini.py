@@ -228,6 +228,13 @@ class FakeGemini(Loopback):
             "max_tokens": _reply(prompt, _candidate("Find the", "MAX_TOKENS"), cap),
             "half": _reply(prompt, _candidate("1. Find \ud83d it.", "STOP"), 4),  # of a character; JSON can spell it
             "html": HTML,
+            "nothing": {},
+            "null": b"null",
+            "list": b"[]",
+            "negative": {
+                **_reply(prompt, _candidate("1. Find it.", "STOP"), 4),
+                "usageMetadata": _usage(prompt, -(9**9), 0),
+            },
             "torn": json.dumps(_reply(prompt, _candidate("1. Find", "STOP"), 4)).encode()[:60],
         }
         if fault in kinds:

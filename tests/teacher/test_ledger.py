@@ -192,3 +192,26 @@ def test_no_order_of_calls_passes_the_budget(tmp_path_factory, calls, budget):
     with Ledger(path, run="r", max_usd=budget) as ledger:
         asyncio.run(storm(ledger))
         assert ledger.spent_usd <= budget + 1e-9
+
+
+@pytest.mark.parametrize("garbage", [b"", b"not a database", b"SQLite format 3\0" + bytes(4096)])
+def test_a_mirrors_ledger_that_is_none_is_not_taken_over(tmp_path, garbage):
+    (tmp_path / "mirror").mkdir()
+    (tmp_path / "mirror" / "calls.sqlite").write_bytes(garbage)
+    with pytest.raises(RunError, match="cannot be read back"):
+        merge_ledger(tmp_path / "mirror" / "calls.sqlite", tmp_path / "calls.sqlite")
+    assert not (tmp_path / "calls.sqlite").exists()
+
+
+def test_what_nobody_answered_is_told_apart_from_what_was_spent(tmp_path):
+    async def spend():
+        with Ledger(tmp_path / "calls.sqlite", run="r") as ledger:
+            for key, outcome in (("a", "ok"), ("b", "lost"), ("c", None)):
+                await ledger.reserve(key, model="m", worst_usd=0.5)
+                if outcome:
+                    reply = Reply(text="x") if outcome == "ok" else None
+                    await ledger.settle(key, reply, outcome=outcome, usd=0.5, seconds=1.0)
+            return ledger.totals()
+
+    totals = asyncio.run(spend())
+    assert (totals["usd"], totals["usd_unanswered"]) == (1.5, 1.0)

@@ -2,11 +2,16 @@ import asyncio
 import datetime
 import json
 import random
+import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
+import httpx2
 import pytest
 from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
@@ -15,6 +20,7 @@ from pydantic import BaseModel
 
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill
+from plantune_lite.teacher import openai as openai_server
 from plantune_lite.teacher.gemini import Gemini
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.prices import price_of
@@ -188,6 +194,10 @@ TROUBLES = {
     "safety always": ("blocked", 1),
     "no_usage": ("stop", 1),
     "half": ("stop", 1),
+    "nothing x3": ("stop", 4),
+    "null x3": ("stop", 4),
+    "list x3": ("stop", 4),
+    "negative": ("stop", 1),
 }
 
 
@@ -200,6 +210,21 @@ def test_each_trouble_ends_as_decided_and_is_never_asked_again(gemini, tmp_path,
     assert (reply.finish, gemini.stats()["requests"]) == (finish, requests)
     assert bool(reply.text) == (finish != "blocked")
     assert reply_to(gemini, tmp_path, text) == reply and gemini.stats()["requests"] == requests
+
+
+@pytest.mark.parametrize("marker", ["nothing", "null", "list"])
+def test_what_an_outage_says_is_no_answer_and_is_asked_again_once_it_is_over(gemini, tmp_path, marker):
+    text = f"Write a plan. [[{marker} x12]]"
+    with pytest.raises(UnansweredError, match="failed 12 times"):
+        reply_to(gemini, tmp_path, text)
+    with Ledger(tmp_path / "calls.sqlite", run="run") as ledger:
+        assert ledger.spent_usd == 0.0, "nobody bills an outage"
+    assert reply_to(gemini, tmp_path, text).finish == "stop"
+
+
+def test_tokens_that_no_request_has_cost_its_worst_case_and_no_less(gemini, tmp_path):
+    _, _, totals = asked(gemini, tmp_path, [(chat("Write a plan. [[negative]]"), ONE, None)])
+    assert totals["usd"] > 0 and totals["tokens_out"] == 0
 
 
 @pytest.mark.parametrize(
@@ -414,6 +439,10 @@ OPENAI_TROUBLES = {
     "no_usage": ("stop", 1),
     "thinks": ("stop", 1),
     "half": ("stop", 1),
+    "nothing x3": ("stop", 4),
+    "error x3": ("stop", 4),
+    "late": ("stop", 1),
+    "huge": ("stop", 1),
 }
 
 
@@ -423,7 +452,7 @@ def test_each_trouble_of_an_openai_server_ends_as_decided(tmp_path, marker):
         (replies,), _, _ = openai(server, tmp_path, [(chat(f"Write a plan. [[{marker}]]"), ONE, None)])
         assert (replies[0].finish, server.stats()["requests"]) == OPENAI_TROUBLES[marker]
         replies[0].text.encode()  # else no file could hold it
-        assert "<think>" not in replies[0].text
+        assert "think>" not in replies[0].text and "Hm" not in replies[0].text
 
 
 def test_a_server_that_is_not_there_is_named_at_once_and_not_only_in_the_end(tmp_path):
@@ -787,3 +816,92 @@ def test_the_fake_openai_refuses_what_the_real_ones_refuse(body, status):
         full = {"messages": [{"role": "user", "content": "A plan"}]} | body
         assert post(f"{server.url}/chat/completions", full, Authorization="Bearer sk-right")[0] == status
         assert post(f"{server.url}/chat/completions", full, Authorization="Bearer sk-wrong")[0] == 401
+
+
+# --- keys go to the host that was named -------------------------------------------------------------------------------
+
+
+class _Elsewhere(BaseHTTPRequestHandler):
+    """A server that sends every request to another, or takes note of what it is sent."""
+
+    to = ""
+    heard: ClassVar[list[dict[str, str]]] = []
+
+    def do_POST(self):
+        if self.to:
+            self.send_response(307)
+            self.send_header("Location", self.to + self.path)
+            self.send_header("Content-Length", "0")
+        else:
+            self.heard.append(dict(self.headers))
+            self.send_response(500)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def _serving(to=""):
+    handler = type("Handler", (_Elsewhere,), {"to": to, "heard": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", handler.heard
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("teacher", ["gemini", "openai"])
+def test_a_server_that_points_elsewhere_is_not_followed_with_the_key(tmp_path, teacher):
+    with _serving() as (other, heard), _serving(other) as (url, _):
+        env = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": url, "OPENAI_API_KEY": KEY, "PLANTUNE_PRICE": "0,0"}
+        named = {"teacher": "gemini"} if teacher == "gemini" else {"teacher": f"{url}/v1", "model": "m"}
+        (error,), _, _ = asked(None, tmp_path, [(chat("Write a plan."), ONE, None)], environ=env, **named)
+    assert heard == [], "the key has left for another host"
+    assert isinstance(error, TeacherError) and "307" in str(error)
+
+
+# --- what servers write in the place of an error ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]},
+            "seed: extra fields not permitted",
+        ),
+        ({"detail": "Not allowed"}, "Not allowed"),
+        ({"error": {"message": "Provider returned error", "metadata": {"raw": "overloaded"}}}, "error: overloaded"),
+        ({"error": "plain"}, "plain"),
+    ],
+)
+def test_an_error_is_read_in_whatever_form_a_server_writes_it(body, said):
+    found = openai_server._error_in(httpx2.Response(422, json=body))
+    assert said in found["message"]
+    if isinstance(body.get("detail"), list):
+        assert found["param"] == "seed"
+
+
+def test_a_field_that_fastapi_refuses_is_left_out_from_then_on():
+    server = openai_server.OpenAICompatible("http://localhost:1/v1", "m", environ={})
+    response = httpx2.Response(422, json={"detail": [{"loc": ["body", "seed"], "msg": "extra fields not permitted"}]})
+    assert server._refused(response, {"seed": 1, "messages": []}).what == "reworded" and "seed" in server._left_out
+
+
+@pytest.mark.parametrize(
+    "said", ["Your prepayment credits are depleted.", "The project has exceeded its monthly spending cap."]
+)
+def test_money_that_is_used_up_is_the_end_and_not_a_rush(said):
+    failed = Gemini(None, environ={"GEMINI_API_KEY": KEY})._refused(429, said, {})
+    assert failed.what == "over" and "spending cap" in failed.why
+
+
+def test_after_a_kill_a_call_goes_on_from_the_attempts_it_has_had(gemini, tmp_path):
+    text = "Write a plan. [[empty]] [[daily x2]] [[empty always]]"
+    with pytest.raises(TeacherError, match="tomorrow"):  # an empty reply, then the end of the process
+        reply_to(gemini, tmp_path, text)
+    assert reply_to(gemini, tmp_path, text).finish == "blocked"
+    assert gemini.stats()["requests"] == 3, "the second empty reply is the last"
