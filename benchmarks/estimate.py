@@ -14,15 +14,8 @@ from statistics import median
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite.estimate import shapes
-from plantune_lite.estimate.devices import DEVICES, Device, device
-from plantune_lite.estimate.minutes import (
-    CUDA,
-    PROMPT,
-    Factors,
-    stage_minutes,
-    step_seconds,
-    training_seconds,
-)
+from plantune_lite.estimate.devices import CUDA, DEVICES, Device, Factors, device
+from plantune_lite.estimate.minutes import PROMPT, stage_minutes, step_seconds, training_seconds
 from plantune_lite.estimate.shapes import Shape
 from plantune_lite.recipe.load import load_recipe, override
 
@@ -66,13 +59,13 @@ class Timing:
 
     def estimate(self, factors: Factors) -> float:
         """The seconds that our formulas say."""
-        shape, on = SHAPES[self.model], _on(self.gpu)
+        shape, on = SHAPES[self.model], replace(_on(self.gpu), factors=factors)
         if self.mode == "training":
-            return self.steps * training_seconds(shape, on, self.rows * self.tokens, passes=3, factors=factors)
-        learned = training_seconds(shape, on, self.rows * (PROMPT + self.tokens), passes=4, factors=factors)
+            return self.steps * training_seconds(shape, on, self.rows * self.tokens, passes=3)
+        learned = training_seconds(shape, on, self.rows * (PROMPT + self.tokens), passes=4)
         length = PROMPT + self.tokens / 2
         vllm = self.mode == "vllm"
-        a_step = step_seconds(shape, on, bits=self.bits, rows=self.rows, length=length, vllm=vllm, factors=factors)
+        a_step = step_seconds(shape, on, bits=self.bits, rows=self.rows, length=length, vllm=vllm)
         return self.steps * (learned + self.tokens * a_step)
 
     def off(self, factors: Factors) -> float:

@@ -123,7 +123,7 @@ def run(name: str, gib: float, outside: float, t4: bool, work: Path, tiny: bool)
     """One recipe in so much memory: whether it fits, and what it took."""
     card.smaller(gib, turing=t4, outside=outside)
     from benchmarks.gpu.shapes import written
-    from plantune_lite.student.generate import out_of_memory
+    from plantune_lite.student.attention import out_of_memory
     from plantune_lite.student.load import load_student
 
     recipe = load_recipe(name)

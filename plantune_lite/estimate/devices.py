@@ -11,9 +11,24 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
+from plantune_lite.student.attention import free_here
+
 AS_OF = "2026-11"
 _FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # of a card sold as that many gigabytes
 _OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # the slow one of that size
+
+
+@dataclass(frozen=True)
+class Factors:
+    """What data sheets do not say, one number a mode."""
+
+    training: float  # times what the arithmetic alone would take
+    layer: float  # seconds that a layer takes beside its memory traffic, at every step of answering
+    vllm: float = 1.0  # times what memory traffic alone would take
+
+
+CUDA = Factors(training=9.0, layer=0.0020, vllm=1.0)  # fitted: python -m benchmarks.estimate
+CPU = Factors(training=3.0, layer=0.0007)  # SmolLM2 on two cores: 5.5 s a step of 2,800 tokens, 25 tokens a second
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class Device:
     gigabytes_a_second: float  # memory traffic
     bf16: bool = True
     rows: int = 16  # replies that are written at once
+    factors: Factors = CUDA
 
 
 DEVICES = (
@@ -72,7 +88,7 @@ def card(gigabytes: float) -> Machine:
 def processor(cores: int) -> Device:
     """So many cores of a processor."""
     teraflops, traffic = _A_CORE
-    return Device("CPU", teraflops * cores, traffic * min(cores, 4), rows=4)
+    return Device("CPU", teraflops * cores, traffic * min(cores, 4), rows=4, factors=CPU)
 
 
 def here(gpu: float | None = None) -> Machine:
@@ -83,12 +99,12 @@ def here(gpu: float | None = None) -> Machine:
     try:
         import torch
     except ImportError:
-        return Machine(f"{cores} cores", "cpu", _free_here(), True, processor(cores))
+        return Machine(f"{cores} cores", "cpu", free_here(), True, processor(cores))
     if torch.cuda.is_available():
         name, (free, _) = torch.cuda.get_device_name(), torch.cuda.mem_get_info()
         return Machine(name, "cuda", free, torch.cuda.get_device_capability()[0] >= 8, device(name))
     bf16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-    return Machine(f"{cores} cores", "cpu", _free_here(), bf16, processor(cores))
+    return Machine(f"{cores} cores", "cpu", free_here(), bf16, processor(cores))
 
 
 def why_no_gpu() -> str | None:
@@ -117,11 +133,3 @@ def _driver() -> str | None:
         return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
     except (OSError, subprocess.SubprocessError, IndexError):
         return None
-
-
-def _free_here() -> float:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 8e9  # not Linux: a guess, of a machine that is in use

@@ -17,7 +17,6 @@ each timing is left out in turn. Nothing was measured by us on a GPU.
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from plantune_lite.estimate import shapes
 from plantune_lite.estimate.devices import AS_OF, Device
@@ -36,18 +35,6 @@ UNTUNED_PROMPTS = 3  # of which the untuned student's best is chosen
 WITHIN = 2  # the factor that every published timing was found within
 
 
-@dataclass(frozen=True)
-class Factors:
-    """What data sheets do not say, one number a mode."""
-
-    training: float  # times what the arithmetic alone would take
-    layer: float  # seconds that a layer takes beside its memory traffic, at every step of answering
-    vllm: float = 1.0  # times what memory traffic alone would take
-
-
-CUDA = Factors(training=9.0, layer=0.0020, vllm=1.0)  # python -m benchmarks.estimate
-CPU = Factors(training=3.0, layer=0.0007)  # SmolLM2 on two cores: 5.5 s a step of 2,800 tokens, 25 tokens a second
-
 ASSUMED = (
     f"Minutes are of data sheets ({AS_OF}) and of one factor a mode, fitted to published timings, all of which are "
     f"within a factor of {WITHIN}; unmeasured by us. Assumed are {ROW} tokens a row, {PROMPT} a question, replies of "
@@ -55,20 +42,18 @@ ASSUMED = (
 )
 
 
-def training_seconds(shape: Shape, on: Device, tokens: float, *, passes: int, factors: Factors = CUDA) -> float:
+def training_seconds(shape: Shape, on: Device, tokens: float, *, passes: int) -> float:
     """Estimate the seconds of learning from so many tokens."""
-    return factors.training * 2 * passes * shape.parameters * tokens / (on.teraflops * 1e12)
+    return on.factors.training * 2 * passes * shape.parameters * tokens / (on.teraflops * 1e12)
 
 
-def step_seconds(
-    shape: Shape, on: Device, *, bits: int, rows: float, length: float, vllm: bool = False, factors: Factors = CUDA
-) -> float:
+def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: float, vllm: bool = False) -> float:
     """Estimate the seconds in which `rows` replies of so many tokens, with their prompts, get one token more each."""
     read = shape.weights(bits) + shape.cache(1, 1) * rows * length
     if bits == 4:
         read += 2 * 2 * shape.in_linears
     traffic = read / (on.gigabytes_a_second * 1e9)
-    return factors.vllm * traffic if vllm else traffic + shape.layers * factors.layer
+    return on.factors.vllm * traffic if vllm else traffic + shape.layers * on.factors.layer
 
 
 def stage_minutes(
@@ -76,19 +61,17 @@ def stage_minutes(
 ) -> dict[str, float]:
     """Estimate the minutes of each stage that holds a model."""
     model = shape or shapes.of(recipe.student.model)
-    part, factors = recipe.student, CPU if on.name == "CPU" else CUDA
+    part = recipe.student
     passes = 3 if part.checkpointing else 2
 
     def training(rows: float, length: int, passes: int = passes) -> float:
-        return training_seconds(model, on, rows * length, passes=passes, factors=factors)
+        return training_seconds(model, on, rows * length, passes=passes)
 
     def answering(replies: float, most: int) -> float:
         written = WRITTEN * most
         rows = min(replies, on.rows)
         steps = replies / rows * (written if vllm or on.name == "CPU" else most)
-        a_step = step_seconds(
-            model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm, factors=factors
-        )
+        a_step = step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm)
         return steps * a_step
 
     seconds: dict[str, float] = {}

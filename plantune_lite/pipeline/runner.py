@@ -63,9 +63,7 @@ def run(
         say(printable(line))
 
     if mirror is None and "COLAB_RELEASE_TAG" in os.environ:
-        tell(
-            "Colab forgets this machine's files; --mirror /content/drive/MyDrive/plantune keeps this run on your Drive"
-        )
+        tell("Colab forgets this machine's files: --mirror /content/drive/MyDrive/plantune keeps them on your Drive")
     with ExitStack() as stack:
         stack.enter_context(locked(RunFolder(folder).lock))
         if mirror is not None and (count := bring_back(mirror, folder)):
@@ -74,23 +72,21 @@ def run(
         _settle(folder, manifest, stages)
         wanted = with_teacher(asked, os.environ, manifest, tell, again)
         found, anew = plan(folder, wanted, manifest, again, stages)
-        _refuse_other(folder, found)
         active = [stage for stage, _, _ in found]
-        if only is not None:
-            only = only if again is None else with_what_is_moved(again, only, active)
-            _refuse_unmade(folder, found, only)
+        only = with_what_is_moved(again, only, active) if only and again else only
+        _refuse_other(folder, found)
+        _refuse_unmade(folder, found, only)
         _refuse_without_gpu(wanted, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
         if anew:
             manifest.again = again  # until it is made: the same command goes on with it
-        manifest.resumed = time.time()
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(RunFolder(folder).recipe, to_json(wanted))
-        manifest.name, manifest.seed, manifest.versions = wanted.name, wanted.seed, versions()
-        manifest.device = _device()
-        work = _Run(folder, wanted, manifest, active)
+        manifest.name, manifest.seed, manifest.resumed = wanted.name, wanted.seed, time.time()
+        manifest.versions, manifest.device = versions(), _device()
+        work = _Run(folder, wanted, manifest, active, mirror, stream, tell)
         work.save()  # a variant may have taken over all there is to do
         copies, failed = None, None
         if mirror is not None:
@@ -104,16 +100,10 @@ def run(
             if state == "done":
                 tell(f"{label} done before: {manifest.line(stage.name)}")
             else:
-                if state == "to do":
-                    manifest.stages.pop(stage.name, None)
-                elif manifest.stages[stage.name].anew:
-                    _put_away(folder, manifest, [stage], [stage.name], tell)
-                _put_stale_away(folder, manifest, stage, stages)
+                _make_room(work, stage, state, stages)
                 tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
-                if stage.trains and not stage.shared and processes_asked() > 1:
-                    tell(f"{stage.name} works in one process, on one card")
                 try:
-                    _do(stage, work, mirror, stream)
+                    _do(stage, work)
                 except RunError as error:
                     if not stage.may_fail:
                         raise
@@ -199,11 +189,11 @@ def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> No
             )
 
 
-def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str]) -> None:
+def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
     """Stop where a verb needs what another makes, before anything is moved away."""
     active = [stage for stage, _, _ in found]
     for stage, state, _ in found:
-        if stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
+        if only and stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
             raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
 
 
@@ -246,6 +236,17 @@ def _put_stale_away(folder: Path, manifest: Manifest, stage: Stage, stages: Sequ
             manifest.stages[name].status, manifest.stages[name].anew = "stopped", True
 
 
+def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage]) -> None:
+    """Put away what is in the way of a stage that starts or goes on."""
+    if state == "to do":
+        run.manifest.stages.pop(stage.name, None)
+    elif run.manifest.stages[stage.name].anew:
+        _put_away(run.folder, run.manifest, [stage], [stage.name], run.say)
+    _put_stale_away(run.folder, run.manifest, stage, stages)
+    if stage.trains and not stage.shared and processes_asked() > 1:
+        run.say(f"{stage.name} works in one process, on one card")
+
+
 # --- doing a stage ----------------------------------------------------------------------------------------------------
 
 
@@ -257,6 +258,9 @@ class _Run:
     recipe: Recipe
     manifest: Manifest
     active: Sequence[Stage]
+    mirror: Path | None
+    stream: TextIO | None
+    say: Callable[[str], None]
 
     def save(self) -> None:
         """Write the manifest, with the stage whose adapter is the run's model and what all stages have cost."""
@@ -267,7 +271,7 @@ class _Run:
         write_manifest(self.folder, self.manifest)
 
 
-def _do(stage: Stage, run: _Run, mirror: Path | None, stream: TextIO | None) -> None:
+def _do(stage: Stage, run: _Run) -> None:
     folder, wanted, entries = run.folder, run.recipe, run.manifest.stages
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
@@ -291,8 +295,10 @@ def _do(stage: Stage, run: _Run, mirror: Path | None, stream: TextIO | None) -> 
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.shared else 1
-        kept = None if mirror is None else home(mirror / folder.name)  # where the ledger's copy goes
-        entry.summary = run_stage(folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=stream)
+        kept = None if run.mirror is None else home(run.mirror / folder.name)  # where the ledger's copy goes
+        entry.summary = run_stage(
+            folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=run.stream
+        )
         entry.status, entry.ended, entry.outputs = "done", now(), outputs_of(folder, stage.outputs)
     except BaseException as error:
         entry.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"

@@ -134,3 +134,59 @@ def _roomy_layer() -> Any:
             return self.keys, self.values
 
     return RoomyLayer
+
+
+# --- memory of the machine --------------------------------------------------------------------------------------------
+
+
+def bytes_a_token(model: Any) -> int:
+    """Return what attention remembers of one token: a key and a value, every layer and head."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * width * (4 if "32" in str(model.dtype) else 2))
+
+
+_REMEMBERED: tuple[str, ...] = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")
+_REMEMBERED += ("temp_QA", "temp_KV", "temp_O", "RH_Q")
+
+
+def forget_last_batch(model: Any) -> None:
+    """Drop what Unsloth remembers of the last batch: it would go when the next is read, which is measured first."""
+    for module in model.modules():
+        if "paged_attention" in vars(module):
+            for name in _REMEMBERED:
+                vars(module).pop(name, None)
+
+
+def is_ampere() -> bool:
+    """Tell whether the GPU is of capability 8 or more."""
+    import torch
+
+    return torch.cuda.get_device_capability()[0] >= 8
+
+
+def free_on_gpu() -> int:
+    """Return the bytes of the GPU that a batch can take."""
+    import torch
+
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def free_here() -> int:
+    """Return the bytes of RAM that the system could give."""
+    try:  # what the system could give: far more than lies unused, since old files fill that
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 << 30  # not Linux
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is memory that ran out, on the card or on the machine."""
+    import torch
+
+    text = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)

@@ -15,7 +15,8 @@ and what has not ended is read again together with new rows.
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,29 +51,35 @@ class Row:
 
 
 class Replies:
-    """A Generate over the student's model; the student says whether its adapter is on."""
+    """A Generate over the student's model in a state, such as its adapter off, which lasts while it answers."""
 
-    def __init__(self, student: Any) -> None:
-        self._student = student
+    def __init__(self, student: Any, state: Callable[[], AbstractContextManager[None]]) -> None:
+        self._student, self._state = student, state
         self._most: int | None = None  # rows at once, learned from running out of memory
 
     def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        replies_P_n: list[list[Any]] = [[None] * sampling.n for _ in prompts]
-        for place, draw, reply in self.each(prompts, sampling):
-            replies_P_n[place][draw] = reply
-        return replies_P_n
+        replies = dict(self.each(prompts, sampling))
+        return [replies[place] for place in range(len(prompts))]
 
-    def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, int, Reply]]:
-        """Yield each reply as soon as it has ended, with the place of its prompt and its number among that one's."""
+    def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
+        """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
+        found: dict[int, dict[int, Reply]] = {}
+        with self._state():
+            for row in self._ended(prompts, sampling):
+                replies = found.setdefault(row.place, {})
+                reply = self._reply(row, sampling.stop)
+                replies |= dict.fromkeys(range(sampling.n) if sampling.temperature == 0 else [row.draw], reply)
+                if len(replies) == sampling.n:
+                    yield row.place, [replies[draw] for draw in range(sampling.n)]
+
+    def _ended(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[Row]:
+        """Yield each reply as soon as it has ended."""
         made = _Plain if self._student.source.backend == "plain" else _Unsloth
         waiting = self._rows(prompts, sampling)
         while waiting:
             most = self._rows_at_once(len(waiting[0].read) + sampling.max_tokens)
             batch = made(self._student, sampling, most, waiting)
-            for row in self._until_memory_ends(batch, waiting, sampling):
-                reply = self._reply(row, sampling.stop)
-                for draw in range(sampling.n) if sampling.temperature == 0 else [row.draw]:
-                    yield row.place, draw, reply
+            yield from self._until_memory_ends(batch, waiting, sampling)
 
     def _until_memory_ends(self, batch: "_Batch", waiting: list[Row], sampling: Sampling) -> Iterator[Row]:
         """Yield the rows that end; where memory runs out, the others wait again, for fewer at once."""
@@ -128,20 +135,12 @@ class Replies:
 
         on_gpu = torch.cuda.is_available()
         if on_gpu:
-            _forget_last_batch(self._student.model)
+            attention.forget_last_batch(self._student.model)
         most = self._most or (AT_ONCE if on_gpu else at_once_on_cpu(length))
-        if on_gpu and getattr(self._student.model, "is_loaded_in_4bit", False) and not _is_ampere():
+        if on_gpu and getattr(self._student.model, "is_loaded_in_4bit", False) and not attention.is_ampere():
             most = min(most, T4_ROWS)
-        room = _SHARE * (_free_on_gpu() if on_gpu else _free_here())
-        return max(1, min(most, int(room // (length * self._bytes_a_token()))))
-
-    def _bytes_a_token(self) -> int:
-        """What attention remembers of one token: a key and a value, every layer and head."""
-        config = self._student.model.config.get_text_config()
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        element = 4 if "32" in str(self._student.model.dtype) else 2
-        return 2 * config.num_hidden_layers * heads * width * element
+        room = _SHARE * (attention.free_on_gpu() if on_gpu else attention.free_here())
+        return max(1, min(most, int(room // (length * attention.bytes_a_token(self._student.model)))))
 
 
 def at_once_on_cpu(length: int) -> int:
@@ -207,6 +206,15 @@ class _Batch:
             return False
         text = self._student.tokenizer.decode(ids, clean_up_tokenization_spaces=False).rstrip("\ufffd")
         return any(word in text for word in self._sampling.stop)
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
+        """Return token ids padded on the left, and a mask of what is none."""
+        import torch
+
+        pad, width, device = self._student.tokenizer.pad_token_id, max(map(len, prompts)), self._student.model.device
+        ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 class _Plain(_Batch):
@@ -279,10 +287,6 @@ class _Plain(_Batch):
         self._mask_B_L = self._mask_B_L[:, start:]
         self._memory = attention.chosen(self._memory, kept, start)
 
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        """Return token ids padded on the left, and a mask of what is none."""
-        return _padded(prompts, self._student.tokenizer.pad_token_id, self._student.model.device)
-
     def _scores(self, ids_B_L: Any, mask_B_L: Any, memory: Any) -> Any:
         """Return the scores of the token behind these, which are added to the memory."""
         import torch
@@ -318,7 +322,7 @@ class _Unsloth(_Batch):
     def _advance(self) -> None:
         sampling, tokenizer, model = self._sampling, self._student.tokenizer, self._student.model
         most = min(PART, max(sampling.max_tokens - len(row.said) for row in self.going))
-        ids_B_L, mask_B_L = _padded([row.read for row in self.going], tokenizer.pad_token_id, model.device)
+        ids_B_L, mask_B_L = self._padded([row.read for row in self.going])
         dice = _Dice(self.going, ids_B_L.shape[1], most, sampling) if sampling.temperature > 0 else None
         made_B_L = model.generate(
             input_ids=ids_B_L,
@@ -345,15 +349,6 @@ class _Unsloth(_Batch):
             eos_token_id=self._student.model.generation_config.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
-
-
-def _padded(prompts: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[Any, Any]:
-    import torch
-
-    width = max(map(len, prompts))
-    ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
@@ -402,47 +397,3 @@ class _Dice:
     def logprobs(self, row: int) -> list[float]:
         """How likely a row's tokens were when they were drawn."""
         return [logs[row] for logs in self._logs]
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-_REMEMBERED: tuple[str, ...] = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")
-_REMEMBERED += ("temp_QA", "temp_KV", "temp_O", "RH_Q")
-
-
-def _forget_last_batch(model: Any) -> None:
-    """Drop what Unsloth remembers of the last batch: it would go when the next is read, which is measured first."""
-    for module in model.modules():
-        if "paged_attention" in vars(module):
-            for name in _REMEMBERED:
-                vars(module).pop(name, None)
-
-
-def _is_ampere() -> bool:
-    import torch
-
-    return torch.cuda.get_device_capability()[0] >= 8
-
-
-def _free_on_gpu() -> int:
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-
-
-def _free_here() -> int:
-    try:  # what the system could give: far more than lies unused, since old files fill that
-        with open("/proc/meminfo", encoding="ascii") as file:
-            return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 << 30  # not Linux
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory that ran out, on the card or on the machine."""
-    import torch
-
-    text = str(error).lower()
-    words = ("can't allocate memory", "out of memory", "cublas_status_alloc_failed")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in text for word in words)

@@ -15,7 +15,7 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,33 +24,14 @@ from typing import Any
 from plantune_lite import files
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import attention, chat, presets
+from plantune_lite.student.attention import out_of_memory
 from plantune_lite.student.chat import for_everybody
-from plantune_lite.student.generate import Replies, out_of_memory
+from plantune_lite.student.generate import Replies
 from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Backend, Source, StudentError, resolve_source, short
-from plantune_lite.types import Messages, MissingError, Reply, Sampling
+from plantune_lite.types import Messages, MissingError
 
 _POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
-
-
-class Answering:
-    """A student as a Generate, which can also give each reply as soon as it has ended."""
-
-    def __init__(self, replies: Replies, state: Callable[[], AbstractContextManager[None]]) -> None:
-        self._replies, self._state = replies, state
-
-    def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        with self._state():
-            return self._replies(prompts, sampling)
-
-    def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
-        """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
-        found: dict[int, list[tuple[int, Reply]]] = {}
-        with self._state():
-            for place, draw, reply in self._replies.each(prompts, sampling):
-                found.setdefault(place, []).append((draw, reply))
-                if len(found[place]) == sampling.n:
-                    yield place, [reply for _, reply in sorted(found.pop(place), key=lambda one: one[0])]
 
 
 class Loaded:
@@ -58,18 +39,17 @@ class Loaded:
 
     def __init__(self, model: Any, tokenizer: Any, preset: Preset, source: Source) -> None:
         self.model, self.tokenizer, self.preset, self.source = model, tokenizer, preset, source
-        self._replies = Replies(self)
         self._padding_side = tokenizer.padding_side
 
     @cached_property
-    def generate(self) -> "Answering":
+    def generate(self) -> Replies:
         """Replies to a batch of conversations."""
-        return Answering(self._replies, self.answering)
+        return Replies(self, self.answering)
 
     @cached_property
-    def generate_untuned(self) -> "Answering":
+    def generate_untuned(self) -> Replies:
         """Replies of the model as it was before any training."""
-        return Answering(self._replies, self._answering_untuned)
+        return Replies(self, self._answering_untuned)
 
     @contextmanager
     def _answering_untuned(self) -> Iterator[None]:

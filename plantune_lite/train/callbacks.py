@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.runs.job import Reporter
-from plantune_lite.student.generate import out_of_memory
+from plantune_lite.student.attention import out_of_memory
 from plantune_lite.terminal import duration
 from plantune_lite.types import LoadedStudent, PlantuneError
 

@@ -35,7 +35,7 @@ def test_every_published_timing_is_within_a_factor_of_two_when_it_is_left_out():
 
 def test_the_factors_are_those_that_fit_best():
     fitted = published.fit(published.TIMINGS)
-    for name, value in vars(minutes.CUDA).items():
+    for name, value in vars(devices.CUDA).items():
         assert getattr(fitted, name) == pytest.approx(value, rel=0.03), name
 
 

@@ -10,7 +10,7 @@ from transformers import GenerationConfig
 
 from plantune_lite.plan import SYSTEM, chat
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import generate, presets
+from plantune_lite.student import attention, generate, presets
 from plantune_lite.student.load import load_student
 from plantune_lite.types import PlantuneError, Sampling
 
@@ -85,11 +85,11 @@ def test_greedy_samples_are_one_reply_made_once(qwen):
 
 
 def test_what_unsloth_remembers_of_a_batch_is_dropped_before_the_next_is_measured(qwen):
-    attention = next(module for name, module in qwen.model.named_modules() if name.endswith("self_attn"))
-    attention.paged_attention, attention.temp_QA = torch.zeros(4), torch.zeros(4)
-    kept = set(vars(attention)) - {"paged_attention", "temp_QA"}
-    generate._forget_last_batch(qwen.model)
-    assert set(vars(attention)) == kept
+    layer = next(module for name, module in qwen.model.named_modules() if name.endswith("self_attn"))
+    layer.paged_attention, layer.temp_QA = torch.zeros(4), torch.zeros(4)
+    kept = set(vars(layer)) - {"paged_attention", "temp_QA"}
+    attention.forget_last_batch(qwen.model)
+    assert set(vars(layer)) == kept
 
 
 def test_nothing_asked_is_nothing_answered(qwen):
@@ -291,10 +291,10 @@ def test_in_parts_by_the_models_own_generate_the_replies_are_the_same(folders, s
 def test_replies_come_as_they_end_and_each_once(qwen, monkeypatch):
     monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 4)
     drawn = Sampling(temperature=1.0, n=3, max_tokens=60)
-    made = list(qwen._replies.each(PROMPTS, drawn))
-    assert sorted((place, draw) for place, draw, _ in made) == [(p, n) for p in range(len(PROMPTS)) for n in range(3)]
+    made = list(qwen.generate.each(PROMPTS, drawn))
+    assert len(made) == len(PROMPTS)
     whole = qwen.generate(PROMPTS, drawn)
-    assert all(whole[place][draw] == reply for place, draw, reply in made)
+    assert [whole[place] for place, _ in made] == [replies for _, replies in made]
 
 
 @pytest.mark.parametrize("asked", [[PROMPTS[0], PROMPTS[-1]], [(*chat("How many?" * 9), BEGUN), PROMPTS[-1]]])

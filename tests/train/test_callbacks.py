@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plantune_lite.runs.job import Reporter
-from plantune_lite.student import generate
+from plantune_lite.student import attention
 from plantune_lite.train import callbacks
 from plantune_lite.train.callbacks import Checkpoint, Clock, Figures, Schedule, TrainingError
 
@@ -222,11 +222,11 @@ def test_memory_that_ran_out_is_known_by_its_many_names():
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
         MemoryError(),
     ):
-        assert generate.out_of_memory(error)
-    assert not generate.out_of_memory(RuntimeError("shape mismatch"))
+        assert attention.out_of_memory(error)
+    assert not attention.out_of_memory(RuntimeError("shape mismatch"))
 
 
 def test_memory_that_really_runs_out_here_is_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50)
-    assert generate.out_of_memory(caught.value)
+    assert attention.out_of_memory(caught.value)
