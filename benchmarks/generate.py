@@ -1,12 +1,13 @@
-"""Our generation beside a plain model.generate loop: generated tokens a second and peak memory, the same problems.
+"""Compare our generator with fixed batches and with transformers' continuous batching: tokens a second, peak memory.
 
-    python -m benchmarks.generate            # CPU, about thirteen minutes; the machine must be idle
-    python -m benchmarks.generate --quick    # to try it; writes nothing
+    PLANTUNE_DATA=FOLDER python -m benchmarks.generate            # CPU, about twenty minutes; the machine must be idle
+    PLANTUNE_DATA=FOLDER python -m benchmarks.generate --quick    # to try it; writes nothing
 
-Every side asks SmolLM2-135M-Instruct the same practice problems step by step, greedily, in float32, in a process of its
-own. The plain loop takes the problems as they come, in batches of one size, as transformers' documentation has it;
-it is asked for several sizes, and what counts is ours beside the best of them. All batches but 32 are far slower, and
-one of them has nothing to do with the next: some problems drawn from all are enough for them. Peak memory is VmHWM.
+FOLDER holds gsm8k_test.jsonl. SmolLM2-135M-Instruct answers greedily in float32, each side in a process of its own. In
+the suite `steps` every question is asked for its steps, and most replies are long; in `varied` three of four are asked
+for a number alone, and the longest replies are ten times as long as most. A fixed batch takes the problems as they
+come, as transformers' documentation has it; what counts is ours beside the best size. The other sides are asked some
+problems drawn from all, which is enough where batches have nothing to do with each other. Peak memory is VmHWM.
 """
 
 import argparse
@@ -17,64 +18,72 @@ import sys
 import time
 from pathlib import Path
 from random import Random
-from statistics import median
+from statistics import median, quantiles
+from typing import Any
 
 from benchmarks.report import machine, markdown, write
+from plantune_lite.files import read_jsonl
 
-PROBLEMS, MOST, ROUNDS = 128, 256, 1
-BATCHES = (1, 8, 16, 32, 64)
-SIDES = ("ours", "32", "64", "1", "8", "16")
-SHARE = {"1": 32, "8": 16, "16": 4, "64": 2}  # one problem of so many
+PROBLEMS, MAX_TOKENS = 128, 256
+SUITES = ("steps", "varied")
+SIDES = ("ours", "16", "32", "64", "continuous")
+SHARE = {"16": 4, "32": 2, "64": 2, "continuous": 4}  # one problem of so many
+STEPS = "{}\nSolve it step by step."
+NUMBER = "{}\nReply with the number alone."
 
 
 def main() -> None:
-    """Each side in turn, the other way round in every second round."""
+    """Run each side of each suite, and write the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true", help="32 problems, 24 tokens")
-    parser.add_argument("--side", choices=SIDES)
-    asked = parser.parse_args()
-    problems, most = (32, 24) if asked.quick else (PROBLEMS, MOST)
-    if asked.side is not None:
-        print(json.dumps(run(asked.side, problems, most)))
+    parser.add_argument("--quick", action="store_true", help="16 problems, 24 tokens")
+    parser.add_argument("--side", nargs=2, metavar=("SUITE", "SIDE"))
+    arguments = parser.parse_args()
+    problems, max_tokens = (16, 24) if arguments.quick else (PROBLEMS, MAX_TOKENS)
+    if arguments.side is not None:
+        print(json.dumps(run(*arguments.side, problems, max_tokens)))
         return
-    found: dict[str, list[dict]] = {side: [] for side in SIDES}
-    for number in range(ROUNDS):
-        for side in SIDES if number % 2 == 0 else reversed(SIDES):
-            command = [sys.executable, "-m", "benchmarks.generate", "--side", side, *["--quick"] * asked.quick]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-            one = found[side][-1]
-            speed = one["tokens"] / one["seconds"]
-            print(f"round {number}, {side}: {speed:.1f} tokens a second, {one['peak_mb']:.0f} MB", flush=True)
-    page = write_down(found, problems, most, written=not asked.quick)
-    if asked.quick:
+    runs: dict[str, dict[str, dict[str, Any]]] = {suite: {} for suite in SUITES}
+    for suite in SUITES:
+        for side in SIDES:
+            command = [sys.executable, "-m", "benchmarks.generate", "--side", suite, side]
+            done = subprocess.run(
+                [*command, *["--quick"] * arguments.quick], stdout=subprocess.PIPE, text=True, check=True
+            )
+            runs[suite][side] = json.loads(done.stdout.splitlines()[-1])
+            print(f"{suite}, {side}: {speed(runs[suite][side]):.1f} tokens a second", flush=True)
+    page = write_down(runs, max_tokens, written=not arguments.quick)
+    if arguments.quick:
         print(page)
 
 
-def prompts(problems: int) -> list[tuple[dict[str, str], ...]]:
-    """Test problems of all levels and templates, asked as an untuned model is asked."""
-    from plantune_lite.plan import ask_step_by_step
-    from plantune_lite.problems.practice.generate import practice_problems
-
-    return [ask_step_by_step(problem) for problem in practice_problems("test", seed=0, limit=problems)]
+def prompts(suite: str, problems: int) -> list[tuple[dict[str, str], ...]]:
+    """Return the questions as a suite asks them."""
+    rows = Random(0).sample(list(read_jsonl(Path(os.environ["PLANTUNE_DATA"]) / "gsm8k_test.jsonl")), problems)
+    asked = [STEPS if suite == "steps" or number % 4 == 0 else NUMBER for number in range(problems)]
+    return [({"role": "user", "content": text.format(row["question"])},) for text, row in zip(asked, rows, strict=True)]
 
 
 def drawn(side: str, problems: int) -> list[int]:
-    """Which problems a side is asked."""
+    """Choose the problems that a side is asked."""
     return sorted(Random(0).sample(range(problems), problems // SHARE.get(side, 1)))
 
 
-def run(side: str, problems: int, most: int) -> dict:
-    """One side; loading and a first word are not timed."""
-    asked = [prompts(problems)[at] for at in drawn(side, problems)]
-    seconds, said = ours(asked, most) if side == "ours" else plain(asked, most, int(side))
+def speed(run: dict[str, Any]) -> float:
+    """Return tokens a second."""
+    return float(sum(map(len, run["said"])) / run["seconds"])
+
+
+def run(suite: str, side: str, problems: int, max_tokens: int) -> dict[str, Any]:
+    """Run one side; loading and a first word are not timed."""
+    asked = [prompts(suite, problems)[place] for place in drawn(side, problems)]
+    seconds, said = ours(asked, max_tokens) if side == "ours" else theirs(asked, max_tokens, side)
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"seconds": seconds, "tokens": sum(map(len, said)), "said": said, "peak_mb": int(peak) / 1000}
+    return {"seconds": seconds, "said": said, "peak_mb": int(peak) / 1000}
 
 
-def ours(asked: list, most: int) -> tuple[float, list[list[int]]]:
-    """Through Loaded.generate; the end of a turn, which is no part of a reply, is a token that was generated."""
+def ours(asked: list, max_tokens: int) -> tuple[float, list[list[int]]]:
+    """Answer through Loaded.generate; the end of a turn, which is no part of a reply, is a token that was generated."""
     from plantune_lite.recipe.schema import Student
     from plantune_lite.student.load import load_student
     from plantune_lite.types import Sampling
@@ -83,15 +92,15 @@ def ours(asked: list, most: int) -> tuple[float, list[list[int]]]:
     [end] = set(loaded.model.generation_config.eos_token_id) - {loaded.tokenizer.pad_token_id}
     loaded.generate(asked[:1], Sampling(max_tokens=1))
     began = time.perf_counter()
-    replies = loaded.generate(asked, Sampling(max_tokens=most))
+    replies = loaded.generate(asked, Sampling(max_tokens=max_tokens))
     seconds = time.perf_counter() - began
     return seconds, [[*reply.token_ids, *[end] * (reply.finish == "stop")] for [reply] in replies]
 
 
-def plain(asked: list, most: int, batch: int) -> tuple[float, list[list[int]]]:
-    """As transformers' documentation has it: padded on the left, a batch after the other."""
+def theirs(asked: list, max_tokens: int, side: str) -> tuple[float, list[list[int]]]:
+    """Answer through transformers: batches of one size, one after the other, or its continuous batching."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, ContinuousBatchingConfig, GenerationConfig
 
     from plantune_lite.student import smollm2
 
@@ -100,66 +109,91 @@ def plain(asked: list, most: int, batch: int) -> tuple[float, list[list[int]]]:
     tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left")
     end = model.generation_config.eos_token_id
 
-    def answer(some: list, most: int) -> list[list[int]]:
-        texts = [tokenizer.apply_chat_template(list(one), tokenize=False, add_generation_prompt=True) for one in some]
-        inputs = tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
-        out = model.generate(**inputs, max_new_tokens=most, do_sample=False)
+    def texts(some: list) -> list[str]:
+        return [tokenizer.apply_chat_template(list(one), tokenize=False, add_generation_prompt=True) for one in some]
+
+    def batch(some: list, max_tokens: int) -> list[list[int]]:
+        inputs = tokenizer(texts(some), padding=True, add_special_tokens=False, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=max_tokens, do_sample=False)
         said = out[:, inputs["input_ids"].shape[1] :].tolist()
         return [ids[: ids.index(end) + 1] if end in ids else ids for ids in said]
 
-    answer(asked[:1], 1)
+    def continuous(some: list, max_tokens: int) -> list[list[int]]:
+        ids = tokenizer(texts(some), add_special_tokens=False)["input_ids"]
+        settings = GenerationConfig(
+            max_new_tokens=max_tokens, do_sample=False, eos_token_id=end, pad_token_id=tokenizer.pad_token_id
+        )
+        # Left to itself it takes nearly all memory of the machine for its cache.
+        room = ContinuousBatchingConfig(block_size=32, num_blocks=16 * len(some), max_batch_tokens=512)
+        replies = model.generate_batch(
+            inputs=ids, generation_config=settings, continuous_batching_config=room, progress_bar=False
+        )
+        ordered = sorted(replies.values(), key=lambda reply: int(reply.request_id.rpartition("_")[2]))
+        return [list(reply.generated_tokens) for reply in ordered]
+
+    if side == "continuous":
+        continuous(asked[:1], 1)
+        began = time.perf_counter()
+        said = continuous(asked, max_tokens)
+        return time.perf_counter() - began, said
+    batch(asked[:1], 1)
+    size = int(side)
     began = time.perf_counter()
-    said = [ids for start in range(0, len(asked), batch) for ids in answer(asked[start : start + batch], most)]
+    said = [ids for start in range(0, len(asked), size) for ids in batch(asked[start : start + size], max_tokens)]
     return time.perf_counter() - began, said
 
 
-def write_down(found: dict[str, list[dict]], problems: int, most: int, *, written: bool) -> str:
-    """Ratios: machines are noisy, seconds mean little."""
-    speed = {side: [one["tokens"] / one["seconds"] for one in runs] for side, runs in found.items()}
-    peak = {side: median(one["peak_mb"] for one in runs) for side, runs in found.items()}
-    best = max(SIDES[1:], key=lambda side: median(speed[side]))
-    ratio = {
-        side: sorted(ours / theirs for ours, theirs in zip(speed["ours"], speed[side], strict=True))
-        for side in SIDES[1:]
-    }
-    mine = found["ours"][0]["said"]
-    differ = {
-        side: sum(ids != mine[at] for at, ids in zip(drawn(side, problems), runs[0]["said"], strict=True))
-        for side, runs in found.items()
-    }
-    table = [
-        (
-            "ours" if side == "ours" else f"plain, batch {side}{' (the best)' if side == best else ''}",
-            f"{median(speed[side]):.1f}",
-            f"{median(ratio[side]):.2f} ({ratio[side][0]:.2f} to {ratio[side][-1]:.2f})" if side in ratio else "",
-            f"{peak[side]:.0f} MB",
-            f"{differ[side]} of {len(runs[0]['said'])}" if side in ratio else "",
+def write_down(runs: dict[str, dict[str, dict[str, Any]]], max_tokens: int, *, written: bool) -> str:
+    """Write ratios: machines are noisy, seconds mean little."""
+    table, notes, ratios = [], [], {}
+    for suite, sides in runs.items():
+        best = max(SIDES[1:-1], key=lambda side: speed(sides[side]))
+        said = sides["ours"]["said"]
+        ratios[suite] = {"best": best, **{side: speed(sides["ours"]) / speed(sides[side]) for side in SIDES[1:]}}
+        for side, one in sides.items():
+            differ = sum(ids != said[at] for at, ids in zip(drawn(side, len(said)), one["said"], strict=True))
+            name = "continuous batching" if side == "continuous" else f"fixed batch of {side}"
+            table.append(
+                (
+                    suite,
+                    "ours" if side == "ours" else f"{name}{' (the best)' if side == best else ''}",
+                    f"{speed(one):.1f}",
+                    "" if side == "ours" else f"{ratios[suite][side]:.2f}",
+                    f"{one['peak_mb']:.0f} MB",
+                    "" if side == "ours" else f"{differ} of {len(one['said'])}",
+                )
+            )
+        lengths = sorted(map(len, said))
+        low, *_, high = quantiles(lengths, n=10)
+        notes.append(
+            f"`{suite}`: replies of {lengths[0]} to {lengths[-1]} tokens, one in ten below {low:.0f}, one in ten above "
+            f"{high:.0f}, {median(lengths):.0f} in the middle; {sum(length == max_tokens for length in lengths)} of "
+            f"{len(lengths)} are cut off."
         )
-        for side, runs in found.items()
-    ]
-    columns = ("side", "tokens a second", "ours, times as fast (spread)", "peak memory", "replies unlike ours")
-    lengths = sorted(map(len, mine))
+    columns = ("suite", "side", "tokens a second", "ours, times as fast", "peak memory", "replies unlike ours")
     text = markdown(columns, table) + (
-        f"\n\nSmolLM2-135M-Instruct, float32, greedy, {problems} test problems of `practice` asked step by step, at "
-        f"most {most} tokens a reply. Replies have {lengths[0]} to {lengths[-1]} tokens, {median(lengths):.0f} in the "
-        f"middle, and {sum(length == most for length in lengths)} of them are cut off; the more they differ in length, "
-        "the more a fixed batch computes for replies that have ended. A reply is unlike ours where one of its tokens "
+        f"\n\nSmolLM2-135M-Instruct, float32, greedy, {len(runs['steps']['ours']['said'])} questions of gsm8k's test "
+        f"split, at most {max_tokens} tokens a reply. {' '.join(notes)} A reply is unlike ours where one of its tokens "
         "is: in another batch sums are rounded otherwise, and two tokens that are about equally likely change places."
     )
     if written:
         write(
             "generate",
-            command="python -m benchmarks.generate",
-            about="Our generation beside a plain `model.generate` loop of fixed batches, on a CPU.",
+            command="PLANTUNE_DATA=FOLDER python -m benchmarks.generate",
+            about="Our generator beside fixed batches and transformers' continuous batching, on a CPU.",
             found={
                 "machine": {**machine("torch", "transformers"), "threads": os.environ.get("OMP_NUM_THREADS")},
-                "best": best,
-                "ratio": ratio,
-                "differ": differ,
-                "peak_mb": peak,
+                "ratios": ratios,
                 "runs": {
-                    side: [{key: value for key, value in one.items() if key != "said"} for one in runs]
-                    for side, runs in found.items()
+                    suite: {
+                        side: {
+                            "seconds": one["seconds"],
+                            "tokens": sum(map(len, one["said"])),
+                            "peak_mb": one["peak_mb"],
+                        }
+                        for side, one in sides.items()
+                    }
+                    for suite, sides in runs.items()
                 },
             },
             text=text,

@@ -28,7 +28,7 @@ def default_of(field: "Field[Any]") -> Any:
 
 
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
-    """The record that `to_row` wrote; lists become tuples where the record has tuples."""
+    """Rebuild the record that `to_row` wrote; lists become tuples."""
     known = {f.name for f in fields(kind)}
     if unknown := sorted(set(row) - known):
         raise PlantuneError(f"{kind.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
@@ -37,7 +37,7 @@ def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSONL file that we wrote; a torn last line is dropped, any other bad line is an error."""
+    """Yield the objects of a JSONL file that we wrote; drop a torn last line, raise an error on any other bad line."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
@@ -54,7 +54,7 @@ def read_records(kind: type[Record], path: Path) -> list[Record]:
 
 
 def encodable(text: str) -> str:
-    """The text without what JSON can spell and no file can hold: half of a surrogate pair."""
+    """Replace unpaired surrogates: JSON can spell them, but no UTF-8 file can hold them."""
     return text.encode("utf-8", "replace").decode()
 
 
@@ -118,7 +118,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def runs_folder() -> Path:
-    """Where runs live: $PLANTUNE_RUNS, else ./runs."""
+    """Return the folder of runs: $PLANTUNE_RUNS, else ./runs."""
     return Path(os.environ.get("PLANTUNE_RUNS") or "runs").expanduser()
 
 
@@ -126,7 +126,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def is_data_file(text: str) -> bool:
-    """Whether a text names a file that `read` can read."""
+    """Tell whether a text names a file that `read_table` can read."""
     return text.lower().endswith(SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""The text format of a plan, the prompts that ask for one, and what makes a plan a spoiler. One real example:
+"""Define the text format of a plan, the prompts that ask for one, and what makes a plan a spoiler. One real example:
 
 <plan>
 1. Divide the clips sold in April by two to get the clips sold in May.
@@ -46,13 +46,13 @@ def clean_step(text: str) -> str:
 
 
 def render(plan: Sequence[str], execution: str = "") -> str:
-    """The plan in its tags, then what follows it."""
+    """Write the plan in its tags, then what follows it."""
     lines = (f"{number}. {step}\n" for number, step in enumerate(plan, 1))
     return f"{OPEN}\n{''.join(lines)}{CLOSE}\n{execution}"
 
 
 def parse(text: str) -> Planned | None:
-    """The plan and execution that `render` joined; None for anything else."""
+    """Parse the plan and execution that `render` joined; None for anything else."""
     if not text.startswith(OPEN + "\n"):
         return None
     body, close, execution = text[len(OPEN) + 1 :].partition(f"\n{CLOSE}\n")
@@ -71,7 +71,7 @@ def parse(text: str) -> Planned | None:
 
 
 def split_steps(text: str) -> tuple[str, ...]:
-    """The steps in a teacher's free text: numbered or bulleted lines with what continues them, else one step a line."""
+    """Split a teacher's free text into steps: numbered or bulleted lines with their continuations, else one a line."""
     inside = re.search(rf"{OPEN}(.*?){CLOSE}", text, re.DOTALL | re.IGNORECASE)
     lines: list[str] = []
     apart: set[int] = set()  # the lines that begin a paragraph of their own
@@ -101,7 +101,7 @@ def split_steps(text: str) -> tuple[str, ...]:
 
 
 def _end_of_steps(starts: Sequence[bool], apart: set[int]) -> int:
-    """Where a paragraph after the last step begins ("I hope this helps!"), unless other steps have theirs too."""
+    """Find where a paragraph after the last step begins ("I hope this helps!"), unless other steps have theirs too."""
     places = [at for at, is_start in enumerate(starts) if is_start]
     after = [at for at in sorted(apart) if not starts[at] and at > places[0]]
     return after[0] if len(places) > 1 and after and after[0] > places[-1] else len(starts)
@@ -144,13 +144,13 @@ def chat(user: str) -> Messages:
 
 
 def question_text(problem: Problem) -> str:
-    """The question, with its choices lettered below it."""
+    """Write the question with its choices lettered below it."""
     lines = [f"({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices)]
     return "\n".join([problem.question, *lines])
 
 
 def ask_plainly(problem: Problem) -> Messages:
-    """The bare question: what every arm is trained on, so that a tuned model plans without being told."""
+    """Ask the bare question: every arm is trained on it, so that a tuned model plans without being told to."""
     return chat(question_text(problem))
 
 
@@ -170,7 +170,7 @@ def ask_to_follow(problem: Problem, plan: Sequence[str]) -> Messages:
 
 
 def _asked(problem: Problem) -> str:
-    """The question; of a program it is the beginning, and says nowhere what is wanted."""
+    """Write the question; a program's is only its beginning and does not say what is wanted, so ask to complete it."""
     if problem.kind != "code":
         return question_text(problem)
     return f"Complete this function:\n{as_block(problem.question)}"
@@ -219,7 +219,7 @@ _NO_ANSWER = re.compile(  # in x^2, a_1, 3x, y = 0 and Step 2
 
 
 def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
-    """Why a plan is no plan: it states the answer or computes a result; None when it does neither."""
+    """Say why a plan is a spoiler: it states the answer or computes a result; None when it does neither."""
     if problem.kind == "code":
         return _written_out(plan, problem)
     question = question_text(problem)
@@ -292,7 +292,7 @@ _TAGS = re.compile(r"<plan>.*</plan>", re.DOTALL | re.IGNORECASE)
 
 
 def written_plan(text: str) -> tuple[str, ...]:
-    """The plan in a reply, ours or anything else between plan tags; empty where there is none."""
+    """Extract the plan from a reply, in our format or any other between plan tags; empty if there is none."""
     if planned := parse(text):
         return planned.plan
     return split_steps(text) if _TAGS.search(text) else ()

@@ -1,4 +1,4 @@
-"""What goes to a person's terminal: text that cannot steer it, tables, and lengths of time and space in words.
+"""Format terminal output: text that cannot control the terminal, tables, durations and sizes in words.
 
 printable("[b]hi\\x1b[2J") -> "[b]hi\\\\u001b[2J"
 """

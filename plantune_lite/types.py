@@ -1,6 +1,6 @@
-"""The vocabulary: records that stages exchange, the callables they pass, and the errors.
+"""Define the vocabulary: records that stages exchange, the callables they pass, and the errors.
 
-A record is frozen and goes to one line of JSONL and back:
+A record is frozen and round-trips through one line of JSONL:
 
     {"id": "practice/train/7", "question": "A pen costs 3 dollars ...", "answer": "12", "steps": ["...", "..."], ...}
 """
@@ -51,7 +51,7 @@ Finish = Literal["stop", "length", "blocked"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample; temperature 0 is greedy."""
+    """Sampling parameters; temperature 0 is greedy."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -137,7 +137,7 @@ class Trajectory:
 
 
 class Reason(StrEnum):
-    """Why a trajectory is not kept, in the order in which it can meet it."""
+    """Reason why a trajectory is not kept, in the order of the checks it goes through."""
 
     NO_WORKED_SOLUTION = "no worked solution"
     UNMATCHED_QUESTIONS = "sub-questions and steps do not match"
@@ -171,7 +171,7 @@ class Rejected(Trajectory):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two answers are the same; None (empty, unparsable, ambiguous, timed out) is scored as wrong."""
+    """Comparison of two answers; None (empty, unparsable, ambiguous, timed out) is scored as wrong."""
 
     same: bool | None
     how: str
@@ -193,7 +193,7 @@ def fault_of(verdict: Verdict) -> Fault | None:
 
 
 class Graded(NamedTuple):
-    """The answer in a reply, and whether it is right."""
+    """Answer found in a reply, and whether it is right."""
 
     prediction: str | None
     verdict: Verdict

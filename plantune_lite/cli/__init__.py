@@ -1,1 +1,1 @@
-"""The plantune command."""
+"""Implement the plantune command."""

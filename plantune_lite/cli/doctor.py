@@ -1,4 +1,4 @@
-"""What is wrong here: this machine and environment against what a recipe needs, one fix a line.
+"""Check machine and environment against what a recipe needs: one line per check, with the fix where one is needed.
 
 Check("python", "ok", "3.11.7", "")      Check("torch", "bad", "not installed", "pip install 'plantune-lite[cpu]'")
 """

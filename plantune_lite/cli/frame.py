@@ -1,6 +1,6 @@
-"""The frame of the plantune command: VERB RECIPE [part.field=value ...], its groups, options and errors.
+"""Set up the plantune command: VERB RECIPE [part.field=value ...], its groups, options and error messages.
 
-Imports only click at the top: `plantune --help` answers before torch would have begun to load.
+Imports only click at the top: `plantune --help` must not wait for torch to load.
 """
 
 import os
@@ -64,7 +64,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 def going_on(function: Any) -> Any:
-    """The options of every verb that does stages."""
+    """Add the arguments and options that every verb which runs stages has."""
     for option in (
         json_option,
         click.option(
@@ -105,7 +105,7 @@ def do_stages(
 
 
 def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
-    """The recipe as asked for, and its run folder where that is not runs/NAME."""
+    """Load the recipe with its overrides, and find its run folder where that is not runs/NAME."""
     from plantune_lite.recipe.load import load_recipe, override, run_folder
 
     original = load_recipe(recipe)

@@ -1,4 +1,4 @@
-"""The plantune command."""
+"""Run the plantune command, from the shell or from a script that holds a recipe."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What `plantune show` and --dry-run print: a recipe, a run folder, a file of problems."""
+"""Print a recipe, a run folder or a problem file, for `plantune show` and --dry-run."""
 
 import functools
 import os
@@ -39,7 +39,7 @@ def show_recipe(wanted: Any, as_json: bool) -> None:
 
 
 def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
-    """What a run would do with each stage."""
+    """Print what a run would do with each stage."""
     from plantune_lite import files
     from plantune_lite.pipeline import runner
     from plantune_lite.runs.manifest import read_manifest
@@ -158,7 +158,7 @@ def _time_lines(wanted: Any, minutes: Mapping[str, float]) -> Iterator[str]:
 
 
 def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """What a file of problems holds."""
+    """Print what a problem file contains."""
     from dataclasses import asdict, replace
 
     from plantune_lite.problems.survey import survey_problems

@@ -1,4 +1,4 @@
-"""The verbs that do some stages of a run and no more."""
+"""Define the verbs that run only some stages of a run, and those that report on it or push it."""
 
 import shutil
 import sys
@@ -32,9 +32,9 @@ def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 
 
 def _looks_first(wanted: Any) -> bool:
-    """Whether the untuned student is asked before a distillation: where plans cost money or hours, and it has a card.
+    """Tell whether to measure headroom before distillation: plans cost money or hours, and the student has a GPU.
 
-    A server on this machine may be on that card itself.
+    Not with a teacher server on this machine, which may be using that GPU itself.
     """
     from plantune_lite.teacher.provider import is_loopback
 
@@ -60,7 +60,7 @@ def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     help="Is it worth it to draw weak plans again, N at most? (probe first)",
 )
 def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
-    """The untuned model at its best prompt, then the tuned one, with intervals."""
+    """Evaluate the untuned model at its best prompt, then the tuned one, with intervals."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     if model is not None and resample is not None:
         raise click.UsageError("--resample is for the run's own model, whose plans its judge knows: leave --model out")
@@ -82,7 +82,7 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
 
 
 def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
-    """The run's model with weak plans drawn again, beside itself and a majority at as many tokens."""
+    """Evaluate the run's model with weak plans resampled, next to itself and a majority vote at as many tokens."""
     from plantune_lite.recipe import user_code
     from plantune_lite.report import page
     from plantune_lite.runs.folder import RunFolder, locked
@@ -114,7 +114,7 @@ def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tup
 @cli.command()
 @going_on
 def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """The adapter merged into its 16-bit base, and checked."""
+    """Merge the adapter into its 16-bit base, and check the result."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("export",), **options)
 

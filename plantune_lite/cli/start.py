@@ -1,4 +1,4 @@
-"""The verbs that one begins with: run, doctor, estimate, recipes, copy, show, ask."""
+"""Define the verbs to start with: run, doctor, estimate, recipes, copy, show, ask."""
 
 import os
 import sys

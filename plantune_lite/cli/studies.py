@@ -1,4 +1,4 @@
-"""The verbs that look at several runs, or into one."""
+"""Define the verbs that compare several runs, or look into one."""
 
 import shlex
 import sys

@@ -32,7 +32,7 @@ _NAMED = 10  # problems in a test set that a summary names
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a corpus is to hold, and what its card says of the run."""
+    """Settings of a corpus, and what its dataset card says about the run."""
 
     part: Corpus
     target: str = "plan+solution"

@@ -1,9 +1,9 @@
-"""What a recipe's teacher will cost, before anything is spent: calls, tokens and money.
+"""Estimate what a recipe's teacher will cost, before anything is spent: calls, tokens and money.
 
 distillation(problems, Distill("gemini"), os.environ) -> Cost("gemini-3.8-flash", usd=(1.83, 6.92), ...)
 
-Nothing is modelled: the real flow runs against a teacher that is not there, once where every first plan is kept and
-once where none ever is. Prompts are therefore counted to the character; the length of replies is assumed, as below.
+Nothing is modelled: the real flow runs against a fake teacher, once with every first plan kept and once with none ever
+kept. Prompts are therefore counted to the character; the length of replies is assumed, as below.
 """
 
 import asyncio

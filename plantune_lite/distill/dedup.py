@@ -1,10 +1,10 @@
-"""Which texts are the same: copies of one another, near copies, and questions that stand in a test set.
+"""Find texts that are the same: copies of one another, near copies, and questions that are in a test set.
 
     words("It costs $1,200.00 plus $\\\\frac{1}{2}$.")    -> ("it", "costs", "1200", "plus", "frac", "1", "2")
     near_copies([(question, plan), ...])              -> [None, None, 0]: the third repeats the first
     TestQuestions({"gsm8k": [("gsm8k/test/17", question)]}, 13).found_in(other) -> {"gsm8k": "gsm8k/test/17"}
 
-Numbers are kept and must agree: two questions of one template with other numbers are two questions.
+Numbers are kept and must match: two questions from one template with different numbers are different questions.
 """
 
 import re

@@ -1,10 +1,10 @@
-"""Which trajectories are worth learning from: a sieve after the other, the best kept, each reject with its reason.
+"""Filter the trajectories worth learning from: one filter after another, the best kept, each reject with its reason.
 
     sieve = Sieve(by_id, best_first(trajectories, by_id, by_score=True))
     sieve.drop(lambda one, problem: not_good(one, problem, "both", 80, executed=True))
     sieve.left -> [Trajectory(...), ...]    sieve.rejected -> [Rejected(..., reason="wrong answer"), ...]
 
-The order in which trajectories come has no say, and what is drawn by chance each problem draws for itself.
+The order of the input does not matter, and random draws are made for each problem separately.
 """
 
 import functools
@@ -25,7 +25,7 @@ _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only
 
 @dataclass
 class Sieve:
-    """What is left so far, best first, and what fell through with its reason."""
+    """Trajectories left so far, best first, and those rejected, with their reasons."""
 
     by_id: Mapping[str, Problem]
     left: list[Trajectory]

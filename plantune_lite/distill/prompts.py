@@ -1,4 +1,4 @@
-"""The prompts of distillation, and the shapes of structured replies."""
+"""Define the prompts of distillation, and the schemas of structured replies."""
 
 import functools
 

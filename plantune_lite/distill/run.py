@@ -40,7 +40,7 @@ _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here
 
 @dataclass(frozen=True)
 class Teaching:
-    """Who is asked, by its name in what is kept, and about how many problems at once; `status` is its line."""
+    """Teacher to ask, its name in saved rows, and about how many problems at once; `status` returns its status line."""
 
     ask: Ask
     name: str
@@ -72,7 +72,7 @@ async def distill_all(
 
 @dataclass
 class _Distillation:
-    """The problems that are still to do, and what has become of the others."""
+    """Problems still to distil, and the outcome of the others."""
 
     problems: Sequence[Problem]
     teaching: Teaching | None

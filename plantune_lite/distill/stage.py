@@ -1,6 +1,6 @@
-"""The stages that make training rows: plans from a teacher, and the corpus of those that are kept.
+"""Run the stages that make training rows: plans from a teacher, and the corpus of those that are kept.
 
-A stage is a function of a Job whose return value is its summary: "line" is what a person reads, "usd" what it cost.
+A stage is a function of a Job that returns its summary: "line" is what a person reads, "usd" what it cost.
 """
 
 import asyncio

@@ -1,18 +1,18 @@
-"""The teacher that is no model: a worked solution becomes a plan and its execution.
+"""Stand in for a teacher without a model: turn a worked solution into a plan and its execution.
 
-A plan says what to find next and how, without computing. Where a source brings plan lines (practice) they are taken, in
-the direction they have or, where practice brings both, in the one that is asked for; where it brings sub-questions
-(gsm8k's socratic release) each becomes a step:
+A plan says what to find next and how, without computing. Where a source has plan lines (practice) they are used, in the
+direction they have or, where practice has both, in the one requested; where it has sub-questions (gsm8k's socratic
+release) each becomes a step:
 
     "How many eggs does Janet sell?" + "Janet sells 16 - 3 = 13 eggs." -> "How many eggs does Janet sell? Subtract."
 
-where it brings only steps (gsm_symbolic), each step's operation and what its result counts:
+where it has only steps (gsm_symbolic), each step's operation and what its result counts:
 
     "There are 3 * 4 = 12 apples in the boxes." -> "Multiply to find the apples in the boxes."
 
-Sub-questions and steps run forwards; a plan backwards is these turned round.
+Sub-questions and steps run forwards; for a backwards plan they are reversed.
 
-A solution with its numbers blanked is no plan, so a step of which neither can be said leaves its problem without one.
+A solution with its numbers blanked is no plan, so a problem gets none where a bare step has no operation or result.
 """
 
 import re

@@ -1,9 +1,9 @@
-"""What a run is going to be on: what its makers say of the device, and how much of its memory is free.
+"""Describe the device that a run will use: its data-sheet figures, and how much of its memory is free.
 
     here()        -> Machine("Tesla T4", on="cuda", free=15_600_000_000, bf16=False, speed=Device("T4", 65, 320, ...))
     here(gpu=12)  -> Machine("a card of 12 GB such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
 
-Nothing here is measured: arithmetic is 16-bit with float32 sums, as in the makers' data sheets.
+Nothing here is measured: arithmetic is 16-bit with float32 accumulation, as in the makers' data sheets.
 """
 
 import os
@@ -20,7 +20,7 @@ _OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # the slow one
 
 @dataclass(frozen=True)
 class Factors:
-    """What data sheets do not say, one number a mode."""
+    """Factors that data sheets do not give, one number per mode."""
 
     training: float  # times what the arithmetic alone would take
     layer: float  # seconds that a layer takes beside its memory traffic, at every step of answering
@@ -33,7 +33,7 @@ CPU = Factors(training=3.0, layer=0.0007)  # SmolLM2 on two cores: 5.5 s a step 
 
 @dataclass(frozen=True)
 class Device:
-    """What a maker says of a device."""
+    """Data-sheet figures of a device."""
 
     name: str  # as its driver spells it, without the maker
     teraflops: float
@@ -73,7 +73,7 @@ class Machine:
 
 
 def device(name: str) -> Device | None:
-    """The device that a driver calls so."""
+    """Find the device with this driver name."""
     return next((one for one in DEVICES if f" {one.name} " in f" {name.replace('-', ' ')} "), None)
 
 
@@ -92,7 +92,7 @@ def processor(cores: int) -> Device:
 
 
 def here(gpu: float | None = None) -> Machine:
-    """The GPU at hand, or a card of that many gigabytes; where there is neither, the processor."""
+    """Describe the GPU at hand, or one of `gpu` gigabytes; where there is neither, the CPU."""
     if gpu is not None:
         return card(gpu)
     cores = os.cpu_count() or 1

@@ -17,7 +17,7 @@ from plantune_lite.types import RecipeError
 
 @dataclass(frozen=True)
 class Fit:
-    """Whether a recipe fits, and if not, with which settings it would."""
+    """Verdict on whether a recipe fits, and if not, the settings with which it would."""
 
     fits: bool
     overrides: tuple[str, ...]  # empty where it fits as it is, and where nothing helps

@@ -21,7 +21,7 @@ NF4 = 0.5162  # bytes a weight: 4 bits, a scale of 8 bits for each 64, a float32
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a student's layers."""
+    """Sizes of a student's layers."""
 
     family: str
     layers: int

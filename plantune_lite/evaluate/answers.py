@@ -33,7 +33,7 @@ Show = Callable[[str, bool], object]  # a line of progress, and whether it is th
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How a model is asked, and how its replies are graded."""
+    """Settings for asking a model and for grading its replies."""
 
     sampling: Sampling = Sampling()
     model: str = ""  # says which weights answer, so that the answers of two are never mixed
@@ -130,7 +130,7 @@ def _score(problem: Problem, sample: int, mode: str, reply: Reply, graded: Grade
 
 
 def _done_before(out: Path, mode: str, wanted: Mapping[str, Problem], settings: Mapping[str, Any]) -> list[Score]:
-    """The rows of this mode that are still of use; the settings are on the disk before the first row is."""
+    """Read this mode's rows that are still of use; write its settings to disk before its first row."""
     settings = json.loads(json.dumps(settings))  # as they will be read back
     beside = out.with_suffix(".json")
     known = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}

@@ -46,7 +46,7 @@ class Answered:
 
 
 def recipe_of(run: Path) -> Recipe:
-    """The recipe that a run was made with."""
+    """Load the recipe that a run was made with."""
     if not RunFolder(run).recipe.is_file():
         raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
     return load_recipe(run)
@@ -77,7 +77,7 @@ def ask_student(
     resample: int | None = None,
     say: Callable[[str], object] = print,
 ) -> list[Answered]:
-    """What the run's final model answers, and then the model it was made from; `resample` plans are drawn at most."""
+    """Ask the run's final model and, with `beside_base`, the model it was made from; draw at most `resample` plans."""
     if not question.strip():
         raise PlantuneError('the question is empty; write plantune ask RUN "What do 4 pens cost at 3 dollars each?"')
     drawn: list[float | None] = []
@@ -113,7 +113,7 @@ def best_prompt(run: Path) -> Mode:
 
 
 def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
-    """The plan, the working and the answer in a reply, for which plans were drawn with these scores."""
+    """Split a reply into plan, working and answer; `drawn` are the scores of the plans drawn for it."""
     plan = written_plan(reply.text)  # near enough: the untuned model never learned our format
     working = reply.text.rpartition(CLOSE)[2] if plan else reply.text
     return Answered(

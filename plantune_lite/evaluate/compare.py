@@ -1,20 +1,19 @@
-"""Where models stand on the same problems: the untuned model at its best prompt first, then every other beside it.
+"""Compare models on the same problems: the untuned model at its best prompt first, then every other one.
 
-    standing([Path("runs/mine")])                                        the models of one run or several
+    standing([Path("runs/mine")])                                        the models of one or several runs
     beside([Arm("baseline", (run, run_of_the_next_seed)), Arm("m1", (...))])     the arms of a study, over their seeds
 
-What comes in: run folders, with the answers in their eval/ (results.py). What goes out: who answered how much, who is
-better than whom, as text, Markdown or JSON, and before all else a sentence a comparison: a tuned model beside the
-baseline, beside the untuned one, and with its own plan beside another problem's:
+Input: run folders, with the answers in their eval/ (results.py). Output: each model's figures and which model is
+better than which, as text, Markdown or JSON. It leads with a sentence per comparison: a tuned model against the
+baseline, against the untuned model, and with its own plan against another problem's plan:
 
     own: m1 is better than baseline: +52.0 points (+44.1 to +59.3), p < 0.001, 110 won, 6 lost
     own: m1 is better than untuned at its best prompt (few_shot): +80.5 points (+74.2 to +85.6), p < 0.001, 161 won ...
     own: m1 uses its plan: its own rather than another problem's is worth +84.0 points (+78.1 to +88.6), ...
     gsm8k: m1 is not better than ... 3 lost; but 12 of 300 problems of gsm8k share 13 words in a row with the training
 
-Seeds are pooled in figures: a problem that several seeds have counts once, with the mean of their answers. Intervals
-and p values come from the trainings, by the t test of their differences, one a seed; from the problems where there is
-one training.
+Figures pool the seeds: a problem that several seeds have counts once, with the mean of their answers. Intervals and p
+values come from a t test over the trainings, with one difference per seed; with a single training, from the problems.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -328,7 +327,7 @@ COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
 def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """The rows as a table shows them: what its columns are called, and its lines."""
+    """Format the rows as a table: its column names and its lines."""
     columns = ["model", "prompt", "of", "right", "95 %", "cut off", "unread"]
     several = any(row.samples > 1 for row in rows)
     if several:
@@ -347,7 +346,7 @@ def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
-    """The comparisons as a table shows them, under COMPARISONS."""
+    """Format the comparisons as table cells, for the columns COMPARISONS."""
     return [
         (
             named(one.model, one.mode),

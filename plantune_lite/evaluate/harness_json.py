@@ -1,11 +1,11 @@
-"""The graded answers of eval/SUITE.MODEL.jsonl as a results file of lm-evaluation-harness, which other tools read.
+"""Export the graded answers of eval/SUITE.MODEL.jsonl as an lm-evaluation-harness results file, for other tools.
 
 write(Path("eval/gsm8k.sft.jsonl"), model="runs/mine/sft") -> eval/results_gsm8k.sft.json with, among much else,
 
     {"results": {"gsm8k": {"alias": "gsm8k", "exact_match,flexible-extract": 0.367,
                            "exact_match_stderr,flexible-extract": 0.063, ...}}, ...}
 
-flexible-extract is our grader (grading/grade.py). Where a file holds several modes, each is a task: gsm8k_few_shot.
+flexible-extract is our grader (grading/grade.py). If a file holds several modes, each is a task: gsm8k_few_shot.
 """
 
 import json

@@ -1,16 +1,16 @@
-"""Whether a plan does the work: accuracy when a student must follow its own plan, none, another problem's ...
+"""Test whether a plan does the work: accuracy when a student must follow its own plan, none, another problem's ...
 
-What comes in: problems and the student's answers to them (mode m1 or m2), whose plans are taken. What goes out:
+Input: problems and the student's answers to them (mode m1 or m2), which supply the plans. Output:
 eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the figures. Own minus swapped is *plan use*:
 
     own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %;
     plan use (own minus swapped) +25.0 points (+13.1 to +36.9), p < 0.001, 18 won, 3 lost of 60
 
-In m1 the plan is forced as the beginning of the student's own reply; in m2 it is what the executor is told to follow.
-They are asked of the problems for which the student wrote a plan; `reference` where there is one, `dropped` where the
-plan has two steps. `planned_anyway` is the share that wrote a plan after all where it was given an empty one: a second
-</plan>, or numbered lines before the working. The line says it, since "none" then is not without a plan. A student
-without plans is no error: the line says so.
+In m1 the plan is forced as the beginning of the student's own reply; in m2 the executor is told to follow it.
+Each condition covers the problems for which the student wrote a plan; `reference` those with a reference plan,
+`dropped` those whose plan has at least two steps. `planned_anyway` is the share of replies given an empty plan that
+contain one after all: a second </plan>, or numbered lines before the working. The line reports it, since "none" is then
+not without a plan. A student without plans is not an error: the line says so.
 """
 
 import hashlib
@@ -105,7 +105,7 @@ def intervene(
 
 
 def line(found: Mapping[str, Any]) -> str:
-    """The conditions and plan use in one line."""
+    """Format the conditions and plan use as one line."""
     listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
     if found.get("planned_anyway"):
         listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"

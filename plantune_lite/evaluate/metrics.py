@@ -19,7 +19,7 @@ Mode = TypeVar("Mode")
 
 
 def by_problem(scores: Iterable[Score]) -> dict[str, list[Score]]:
-    """The samples of each problem, in their order."""
+    """Group the samples by problem, in sample order."""
     found: dict[str, list[Score]] = {}
     for one in scores:
         found.setdefault(one.problem_id, []).append(one)
@@ -32,7 +32,7 @@ def shares(scores: Iterable[Score]) -> dict[str, float]:
 
 
 def by_mode(scores: Iterable[Score]) -> dict[str, list[Score]]:
-    """The answers in each mode, in their order."""
+    """Group the answers by mode, keeping their order."""
     found: dict[str, list[Score]] = {}
     for one in scores:
         found.setdefault(one.mode, []).append(one)
@@ -50,7 +50,7 @@ def best_mode(modes: Mapping[Mode, Mapping[Any, float]]) -> Mode:
 
 
 def accuracy(scores: Iterable[Score], *, seed: int = 0) -> stats.Estimate:
-    """The share that is right, each problem counting once."""
+    """Estimate the share of right answers, each problem counting once."""
     return stats.of_problems(list(shares(scores).values()), seed=seed)
 
 
@@ -84,7 +84,7 @@ def majority(samples: Mapping[str, Sequence[Score]], choices: Mapping[str, Seque
 
 
 def majority_is_right(samples: Sequence[Score], choices: Sequence[str] = ()) -> bool:
-    """Whether the answer that most samples gave is right; what cannot be judged has no vote."""
+    """Tell whether the answer that most samples gave is right; answers that cannot be judged have no vote."""
     judged = {one.prediction: one.same for one in samples if one.prediction and one.same is not None}
     votes = [one.prediction for one in samples if one.prediction and one.prediction in judged]
     chosen = stats.majority(votes, lambda one, other: same_answer(one, other, choices=choices).same is True)

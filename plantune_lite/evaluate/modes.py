@@ -82,7 +82,7 @@ def evaluate_problems(
 def prompts_by_merit(
     generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode] = PROMPTS
 ) -> list[Mode]:
-    """The prompts of an untuned model, first the one at which it is right most often on problems that are no tests."""
+    """Rank an untuned model's prompts, best first, by its accuracy on validation problems, none of which is a test."""
     if len(modes) == 1:
         return list(modes)
     found = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
@@ -110,10 +110,10 @@ def prompts_with_examples(
 def in_time(
     problems: int, seconds: float | None, *, done: int = 0, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[int]:
-    """How many problems to have answered next: all where time is no matter, else 128 more while there is time.
+    """Yield how many problems to have answered next: all without a time limit, else 128 more while time is left.
 
-    Whoever asks lets all models answer so many before it comes back, so that when time is up they have answered the
-    same problems. A step is begun where one as long as the last would end in time. `done` were answered before.
+    The caller lets all models answer that many before it asks for the next count, so that when time is up they have
+    answered the same problems. A step begins if one as long as the last would end in time. `done` were answered before.
     """
     if seconds is None:
         yield problems
@@ -139,7 +139,7 @@ def mode_of(recipe: Recipe, earlier: Summaries) -> Mode:
 
 
 def way_to_answer(mode: Mode, generate: Generate, problems: Sequence[Problem], how: Asking) -> tuple[Answer, str]:
-    """How problems are answered in this mode, of which `problems` make no examples; and a fingerprint of the prompt."""
+    """Build this mode's answer function, with no few-shot example from `problems`, and fingerprint its prompt."""
     ask = _few_shot(how.examples, problems, how.sampling.seed) if mode == "few_shot" else ASK[mode]
     shown = [ask(Problem(id="", question="?", answer=""))]
     if mode == "m2":
@@ -206,7 +206,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
 
 
 def plan_alone(reply: Reply) -> tuple[str, ...]:
-    """The plan in a reply that may have been stopped at its closing tag, which some engines then leave out."""
+    """Parse the plan in a reply that may have been stopped at its closing tag, which some engines then leave out."""
     text = reply.text
     if reply.finish == "stop" and OPEN in text and CLOSE not in text:
         text = f"{text.rstrip()}\n{CLOSE}"

@@ -71,7 +71,7 @@ def evaluate_model(
 
 
 def _name(where: str) -> str:
-    """What its files are called: runs/mine/merged is mine-merged, a server's model its own name."""
+    """Derive the name of a model's files: runs/mine/merged is mine-merged, a server's model keeps its own name."""
     if _is_server(where):
         words = where.partition("#")[2]
     else:
@@ -95,7 +95,7 @@ def _asked_since(out: Path, mode: str, where: str) -> str:
 
 
 def _weights(where: str) -> str:
-    """What tells these weights from others that lay at this place before."""
+    """Fingerprint the weights, to tell them from others that were at this path before."""
     path = Path(where)
     adapter = path / "adapter_model.safetensors"
     if (file := adapter if adapter.is_file() else path).is_file():
@@ -117,7 +117,7 @@ def _mode(run: Path, recipe: Recipe) -> Mode:
 def _opened(
     run: Path, recipe: Recipe, where: str, say: Callable[[str], object]
 ) -> Iterator[Callable[..., list[list[Reply]]]]:
-    """The model as a Generate."""
+    """Open the model as a Generate."""
     path = Path(where)
     room = recipe.student.max_length + recipe.evaluate.max_tokens
     if _is_server(where):

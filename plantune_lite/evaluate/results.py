@@ -1,7 +1,7 @@
-"""What the models of runs have answered so far, and what is to be known of it.
+"""Read what the models of runs have answered so far, and what is known about these answers.
 
-What comes in: run folders, of which eval/SUITE.MODEL.jsonl is read, with what was asked (suites/SUITE.jsonl), how
-(eval/SUITE.MODEL.json), and what evaluation found out about it (eval/suites.json). What goes out, one of each suite,
+Input: run folders, of which eval/SUITE.MODEL.jsonl is read, with the problems (suites/SUITE.jsonl), the settings
+(eval/SUITE.MODEL.json), and what evaluation recorded about each suite (eval/suites.json). Output, one per suite,
 model and mode:
 
     Answers(suite="own", run="runs/mine", model="m1", mode="m1", scores=[...], caveats=(), ...)
@@ -136,7 +136,7 @@ class Arm:
 
 
 class Model(NamedTuple):
-    """What has a row of its own: a model of a run in one mode, or an arm over its seeds."""
+    """Model with a row of its own: one of a run in one mode, or an arm over its seeds."""
 
     name: str
     mode: str  # "": an arm is known by its name

@@ -1,8 +1,8 @@
-"""The stage that evaluates: the untuned student at its best prompt, then the tuned one, on every suite.
+"""Evaluate the untuned student at its best prompt, then the tuned one, on every suite.
 
-The prompt is chosen on problems of the pool: none of them is tested, and the untuned student has learned from none.
+The prompt is chosen on pool problems: none of them is tested, and the untuned student has not trained on any.
 
-A stage is a function of a Job whose return value is its summary: "line" is what a person reads.
+A stage is a function of a Job that returns its summary: "line" is the part for people to read.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Asked(NamedTuple):
 
 
 class Student(NamedTuple):
-    """The student in memory, the job that asks it, and what its prompts may show."""
+    """Student in memory, the job that evaluates it, and the examples its prompts may show."""
 
     job: Job
     loaded: Any
@@ -148,9 +148,9 @@ def _may_not_run(job: Job) -> str | None:
 
 
 def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> dict[str, dict[str, Any]]:
-    """What is to be known of each suite: how much of it is answered, and which problems the training rows restate.
+    """Collect what is known of each suite: how much is answered, and which problems the training rows restate.
 
-    A corpus leaves out what it overlaps of the suites of its day; one that was added later is looked at here.
+    A corpus leaves out its overlap with the suites of its day; a suite added later is checked here.
     """
     words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
     overlaps: dict[str, dict[str, str]] = {}
@@ -185,7 +185,7 @@ def _keep(job: Job, known: dict[str, dict[str, Any]]) -> None:
 
 
 def _of_the_baseline(job: Job) -> str:
-    """What its figures must not be read without."""
+    """Describe the caveats on the baseline's figures; empty if there are none."""
     made = job.earlier.baseline
     parts = []
     if made.problems < made.of:
@@ -302,7 +302,7 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
 
 
 def _arm(job: Job, trained: str) -> str:
-    """What the tuned model is called beside others: the arms of the paper's comparison by their names."""
+    """Name the tuned model as comparisons do: the arms of the paper's comparison keep the names they have there."""
     if trained != "sft":
         return trained
     part = present(job.recipe.sft)

@@ -1,4 +1,4 @@
-"""How far a measured share can be believed: intervals, two models on the same problems, many comparisons at once.
+"""Measure how reliable a share is: intervals, two models on the same problems, many comparisons at once.
 
     wilson(22, 60)                            -> 36.7 % (25.6 to 49.3)
     mean([1.0, 0.5, 0.0, 0.25])               -> 43.8 % (16.6 to 77.8): problems with a share of right samples each
@@ -6,8 +6,8 @@
 
     over_trainings(paired(...), [0.03, -0.01, 0.05])  -> the same, p and interval by the t test of the trainings
 
-A problem is the unit where one training is asked: samples of one problem are no independent trials. Where there are
-several trainings the unit is the training, for what a seed does to it is the same on all problems.
+With one training the unit is the problem: samples of one problem are not independent trials. With several trainings
+the unit is the training, because the effect of a seed is the same on all problems.
 """
 
 import math
@@ -49,7 +49,7 @@ def p_text(p: float) -> str:
 
 
 def wilson(right: int, of: int, level: float = LEVEL) -> Estimate:
-    """The Wilson interval of a share: right even where nearly all or nearly none are right."""
+    """Compute the Wilson interval of a share: valid even where nearly all or nearly none are right."""
     if of == 0:
         return Estimate(math.nan, 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + level / 2)
@@ -67,9 +67,9 @@ def mean(
     level: float = LEVEL,
     draws: int = _DRAWS,
 ) -> Estimate:
-    """The mean of one value a problem, by Rubin's Bayesian bootstrap: each draw weighs the problems anew.
+    """Estimate the mean of one value per problem, by Rubin's Bayesian bootstrap: each draw reweights the problems.
 
-    One more problem at either bound keeps it honest where nearly all problems agree: without, 20 of 20 would be
+    One more problem at each bound keeps it honest where nearly all problems agree: without these, 20 of 20 would be
     certain. Resampling whole problems, the usual bootstrap, can be too narrow there (benchmarks/intervals).
     """
     if not values:
@@ -124,13 +124,13 @@ def paired(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> 
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """The exact two-sided p value of so many problems won and lost: a fair coin's."""
+    """Compute the exact two-sided p value of so many problems won and lost, under a fair coin."""
     n, few = won + lost, min(won, lost)
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n)
 
 
 def sign_flips(differences: Sequence[float], *, seed: int = 0, flips: int = _FLIPS) -> float:
-    """The two-sided p value of a mean difference: how often random signs make it as large. McNemar beyond 0 and 1."""
+    """Estimate the two-sided p value of a mean difference: how often random signs reach it. McNemar beyond 0 and 1."""
     sizes = Counter(round(abs(one), 12) for one in differences if one)
     observed = abs(sum(differences)) - 1e-9
     rng, as_large = Random(seed), 1  # the observed signs are one of the possible ones
@@ -165,7 +165,7 @@ def of_trainings(shares: Sequence[float], over_problems: Estimate) -> Estimate:
 
 
 def t_tails(t: float, df: int) -> float:
-    """The chance that Student's t is beyond +-t, exactly: the finite series for whole degrees of freedom."""
+    """Compute the chance that Student's t is beyond +-t, exactly: the finite series for whole degrees of freedom."""
     angle = math.atan(abs(t) / math.sqrt(df))
     cosine, sine = math.cos(angle), math.sin(angle)
     term = cosine if df % 2 else 1.0
@@ -178,7 +178,7 @@ def t_tails(t: float, df: int) -> float:
 
 
 def t_quantile(df: int, level: float = LEVEL) -> float:
-    """How far +-t reaches to hold this share of Student's t: 12.71 for 1 degree of freedom, 2.78 for 4."""
+    """Find the t for which +-t holds this share of Student's t: 12.71 for 1 degree of freedom, 2.78 for 4."""
     low, high = 0.0, 1.0
     while t_tails(high, df) > 1 - level:
         high *= 2
@@ -189,7 +189,7 @@ def t_quantile(df: int, level: float = LEVEL) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values of a family of comparisons, corrected so that one false alarm in all of them stays rare."""
+    """Correct the p values of a family of comparisons, so that even one false alarm among them all stays rare."""
     corrected = [1.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -202,7 +202,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def pass_at(k: int, right: int, of: int) -> float:
-    """The chance that one of k samples is right, unbiased, from a problem with so many right of so many samples."""
+    """Estimate, unbiased, the chance that one of k samples is right, from `right` of `of` samples of a problem."""
     if not 0 < k <= of:
         raise ValueError(f"pass@{k} needs at least {k} samples, and there are {of}")
     return 1.0 - math.comb(of - right, k) / math.comb(of, k)
@@ -212,7 +212,7 @@ Answer = TypeVar("Answer", bound=Hashable)
 
 
 def majority(answers: Sequence[Answer], same: Callable[[Answer, Answer], bool]) -> Answer | None:
-    """The answer most samples gave, in the words that came first; of equally many the one that came first."""
+    """Choose the answer that most samples gave, in its first wording; on a tie, the one that came first."""
     votes: dict[Answer, int] = {}
     for answer, count in Counter(answers).items():  # in order of appearance; equal texts are compared once
         first = next((known for known in votes if same(answer, known)), answer)

@@ -88,7 +88,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Part:
-    """What becomes of one tensor: where it starts, and the layer that is merged into it, if any."""
+    """Tensor of the merged model: its source, and the layer that is merged into it, if any."""
 
     source: Tensor
     layer: Layer | None = None
@@ -104,7 +104,7 @@ class Opened:
 
 
 def open_adapter(adapter: Path, base: Path) -> Opened:
-    """What the merged model is made of; refuses by name what cannot be merged."""
+    """Lay out the merged model tensor by tensor; refuse, by name, what cannot be merged."""
     config = read_config(adapter)
     _refuse_kind(config, adapter)
     in_base = tensors_in(base)
@@ -139,7 +139,7 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """The adapter's config as it stands there."""
+    """Read the adapter's config as it is on disk."""
     try:
         return json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -166,7 +166,7 @@ def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
 
 
 def skeleton(base: Path) -> Any:
-    """The base's model without weights: names, shapes and which tensors are one."""
+    """Build the base model without weights: names, shapes and tied tensors."""
     import torch
     from accelerate import init_empty_weights
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -195,7 +195,7 @@ def inject(model: Any, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def ties_of(model: Any) -> list[list[str]]:
-    """The groups of names that are one tensor, the one that a checkpoint keeps first."""
+    """Group the names that share one tensor; in each group the name that a checkpoint keeps comes first."""
     groups: dict[int, list[str]] = {}
     for name, values in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(values), []).append(name)
@@ -216,7 +216,7 @@ def _check_base(names: dict[str, tuple[int, ...]], ties: list[list[str]], found:
 
 
 def _layer_tensors(path: str, module: Any, left: dict[str, Tensor], adapter: Path) -> dict[str, Tensor]:
-    """The adapter's tensors for one layer, taken out of what is left."""
+    """Take the adapter's tensors for one layer out of `left`."""
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 

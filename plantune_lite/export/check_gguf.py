@@ -32,7 +32,7 @@ _CHAT = [
 
 @dataclass(frozen=True)
 class Expected:
-    """What transformers makes of a merged model."""
+    """Output of transformers for a merged model."""
 
     rows: list[list[int]]  # token ids
     likeliest: list[list[int]]  # the likeliest token after each of a row's last ones

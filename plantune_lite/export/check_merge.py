@@ -68,7 +68,7 @@ def _ids(prompts: Sequence[Sequence[int]]) -> Any:
 
 
 def _apart(one: Any, other: Any) -> tuple[float, float]:
-    """The share of positions with the same likeliest token, and the largest difference of two logits."""
+    """Compute the share of positions with the same likeliest token, and the largest difference of two logits."""
     top1 = (one.argmax(-1) == other.argmax(-1)).double().mean().item()
     return round(top1, 4), float(f"{(one - other).abs().max().item():.3g}")
 
@@ -77,7 +77,7 @@ def _apart(one: Any, other: Any) -> tuple[float, float]:
 
 
 def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: Path | None = None) -> Any:
-    """The logits of the last positions; each sum of base and adapter rounded as that folder has it, or not."""
+    """Compute the logits of the last positions; `rounded_as`: with sums of base and adapter rounded as there."""
     import torch
 
     model = skeleton(folder).eval()
@@ -96,7 +96,7 @@ def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: 
 
 
 def _stored(model: Any, folder: Path) -> dict[str, Tensor]:
-    """Where each parameter of the model is; a tied one is where its partner is."""
+    """Map each parameter of the model to its stored tensor; a tied one to its partner's."""
     found = tensors_in(folder)
     for tie in ties_of(model):
         kept = next(found[name] for name in tie if name in found)
@@ -105,7 +105,7 @@ def _stored(model: Any, folder: Path) -> dict[str, Tensor]:
 
 
 def _with_adapter(found: dict[str, Tensor], model: Any, adapter: Path) -> dict[str, Tensor]:
-    """The same after PEFT has put its layers in: by the names that the parameters have there."""
+    """Map each parameter, by its name after PEFT's layers are injected, to its tensor in the adapter or the base."""
     trained = {tensor.name: tensor for tensor in tensors_of(adapter / WEIGHTS)}
     placed = {}
     for name, _ in model.named_parameters(remove_duplicate=False):
@@ -116,7 +116,7 @@ def _with_adapter(found: dict[str, Tensor], model: Any, adapter: Path) -> dict[s
 
 
 def _in_base(name: str) -> str:
-    """What a parameter was called before PEFT wrapped it."""
+    """Return the name that a parameter had before PEFT wrapped it."""
     for wrapping in ("base_layer.", "original_module.", f"modules_to_save.{ADAPTER}."):
         name = name.replace(f".{wrapping}", ".")
     return name

@@ -105,7 +105,7 @@ def _merged(name: str, part: Part, dtype: Any) -> Any:
 
 
 class _Progress:
-    """Which files are finished; kept beside them, for the same base, adapter and plan only."""
+    """Record of finished files, kept next to them; valid only for the same base, adapter and plan."""
 
     def __init__(self, out: Path, fingerprint: str) -> None:
         self._out, self._path, self._fingerprint = out, out / PROGRESS, fingerprint

@@ -1,7 +1,7 @@
-"""The files beside the weights: what makes a folder of tensors a model that other programs load, and plan with.
+"""Write the files next to the weights: what makes a folder of tensors a model that other programs load and plan with.
 
-What comes in: the folders of base and adapter. What goes out: config, generation config, tokenizer and chat template of
-the merged model; and any tokenizer that we save, as programs with transformers 4 read it.
+Input: the folders of base and adapter. Output: config, generation config, tokenizer and chat template of the merged
+model; the tokenizer in a form that programs with transformers 4 read too.
 """
 
 import shutil
@@ -51,7 +51,7 @@ def write_companions(base: Path, adapter: Path, out: Path, *, dtype: str, untied
 
 
 def _copy_tokenizer(base: Path, adapter: Path, out: Path) -> None:
-    """The tokenizer's files, all from the adapter's folder or all from the base's, but for what only the base has."""
+    """Copy all tokenizer files from the adapter, else from the base; a missing tokenizer.model comes from the base."""
     source = adapter if (adapter / "tokenizer_config.json").is_file() else base
     for name in _TOKENIZER:
         if (source / name).is_file():

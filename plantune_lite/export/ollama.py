@@ -1,10 +1,10 @@
-"""What Ollama is told of a GGUF file: its template in Ollama's own language, our system turn, where a reply ends.
+"""Describe a GGUF file to Ollama: its template in Ollama's own language, our system turn, where a reply ends.
 
     files_for(presets.find("qwen3_4b"), "mine-Q4_K_M.gguf", context=4096)
     -> {"Modelfile": 'FROM ./mine-Q4_K_M.gguf\\nTEMPLATE ...', "template": ..., "system": ..., "params": ...}
 
-What comes in: the preset. What goes out: the Modelfile for `ollama create`, and the three files that the Hub hands to
-`ollama run hf.co/NAME`. Ollama reads no Jinja: a model without these answers in whatever template it takes for alike.
+Input: the preset. Output: the Modelfile for `ollama create`, and the three files that the Hub hands to
+`ollama run hf.co/NAME`. Ollama reads no Jinja: without these files it uses whichever template it takes for similar.
 """
 
 import json
@@ -43,18 +43,18 @@ _GEMMA = """{{- $system := __QUOTED__ }}
 
 
 def template(preset: Preset) -> str:
-    """The chat template in Go's template language."""
+    """Build the chat template in Go's template language."""
     text = _GEMMA if preset.family == "gemma3_text" else _CHATML
     return text.replace("__QUOTED__", json.dumps(SYSTEM)).replace("__SYSTEM__", SYSTEM)
 
 
 def parameters(preset: Preset, context: int) -> dict[str, Any]:
-    """How it is run: as it was evaluated, greedily, to the end of its turn."""
+    """Set Ollama's parameters: greedy decoding, as in evaluation by default, to the end of the turn."""
     return {"temperature": 0, "num_ctx": context, "stop": [preset.turn_end, *preset.stops]}
 
 
 def files_for(preset: Preset, file: str, *, context: int) -> dict[str, str]:
-    """The Modelfile and the files that stand for it on the Hub, by name."""
+    """Build the Modelfile, and the files that replace it on the Hub, by name."""
     chosen = parameters(preset, context)
     lines = [f"FROM ./{file}", f'TEMPLATE """{template(preset)}"""', f'SYSTEM """{SYSTEM}"""']
     lines += [f"PARAMETER {name} {chosen[name]}" for name in ("temperature", "num_ctx")]

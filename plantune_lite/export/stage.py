@@ -1,4 +1,4 @@
-"""The stage that makes a model others can run: the adapter merged into its base, and GGUF files."""
+"""Export a model that others can run: the adapter merged into its base, and GGUF files."""
 
 from plantune_lite.export import check_merge, gguf
 from plantune_lite.export.merge import merge_adapter
@@ -10,7 +10,7 @@ _COMPARED = 32  # prompts on which a merged model and its adapter are to agree
 
 
 def run_export(job: Job) -> ExportSummary:
-    """The adapter merged into its 16-bit base, and checked; the adapter alone needs nothing done."""
+    """Merge the adapter into its 16-bit base, check it, and write GGUF files; the adapter alone needs nothing done."""
     formats = job.recipe.export.formats
     trained = last_trained(job)
     if trained is None or set(formats) <= {"adapter"}:

@@ -1,12 +1,12 @@
-r"""The grader: the final answer in a text, and whether two answers are the same.
+r"""Grade answers: extract the final answer from a text, and decide whether two answers are the same.
 
 final_answer(r"... so she pays \boxed{\$12.50}.") -> r"\$12.50"
 same_answer("$12.50", "12.5") -> Verdict(same=True, how="equal as numbers")
 same_answer("5 or 6", "5") -> Verdict(same=None, how="ambiguous: '5 or 6'")
 
-None instead of True or False means: empty, unreadable, ambiguous or timed out; `how` says which. An answer is read into
-a typed value (values.py) and compared by rule (compare.py); only what needs symbols goes to math-verify, in a worker
-process, `python -m plantune_lite.grading.sympy_worker`.
+None instead of True or False means: empty, unreadable, ambiguous or timed out; `how` says which. An answer is parsed
+into a typed value (values.py) and compared by rule (compare.py); only symbolic expressions go to math-verify, in a
+worker process, `python -m plantune_lite.grading.sympy_worker`.
 """
 
 import re
@@ -34,7 +34,7 @@ _LETTER_ALONE = re.compile(r"[*_ ]*(\([A-Za-z]\)|[A-Z])[.)*_ ]*")
 
 
 def final_answer(text: str) -> str | None:
-    """The last boxed answer, else what follows `####`, else "The answer is", else a letter alone on the last line."""
+    """Find the last boxed answer, else what follows `####`, else "The answer is", else a lone letter as last line."""
     for find in (_last_box, _after_hashes, _last_said, _last_letter):
         if answer := find(text):
             return answer
@@ -86,7 +86,7 @@ def _last_letter(text: str) -> str | None:
 
 
 def same_answer(given: str | None, gold: str, *, choices: Sequence[str] = ()) -> Verdict:
-    """Whether an answer is the gold answer, as leniently as the benchmarks are."""
+    """Decide whether an answer is the gold answer, as leniently as the benchmarks do."""
     if not given or not given.strip():
         return unsure("no answer")
     if not gold.strip():
@@ -99,7 +99,7 @@ def same_answer(given: str | None, gold: str, *, choices: Sequence[str] = ()) ->
 
 
 def _within_deadline() -> Ask:
-    """The worker, with one deadline for all that one pair of answers needs of it."""
+    """Wrap the worker in one deadline, shared by all calls for one pair of answers."""
     left = DEADLINE_SECONDS
 
     def ask(given: str, gold: str) -> Verdict:
@@ -143,7 +143,7 @@ def _by_letter(text: str, choices: Sequence[str]) -> set[int]:
 
 
 def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
-    """The choices with exactly this text, else in other case or dress, else of the same value."""
+    """Find the choices with exactly this text, else in other case or formatting, else of the same value."""
     wanted = read(text)
     values = [read(choice) for choice in choices]
     for same in (
@@ -157,7 +157,7 @@ def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
 
 
 def _by_letter_or_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
-    """The choices that a text may mean; more than one where its letter and its text disagree."""
+    """Find the choices that a text may mean; more than one where its letter and its text disagree."""
     value = read(text)
     exact = {number for number, choice in enumerate(choices) if clean(choice) == clean(text)}
     if not isinstance(value, Letter):
@@ -173,7 +173,7 @@ _PROSE_WORDS = 8
 
 
 def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
-    """What a gold answer is to the grader: "whole number", "interval" ... or "unchecked" where it cannot be checked."""
+    """Classify a gold answer: "whole number", "interval" ... or "unchecked" where the grader cannot check it."""
     if choices:
         return "choice" if len(_gold_choice(gold, choices, _within_deadline())) == 1 else "unchecked"
     value = read(gold)

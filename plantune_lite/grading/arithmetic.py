@@ -24,7 +24,7 @@ class TooLargeError(ArithmeticError):
 
 
 def evaluate(text: str) -> Fraction | None:
-    """The exact value of a text; raises TooLargeError rather than compute for seconds."""
+    """Compute the exact value of a text; raise TooLargeError rather than compute for seconds."""
     tokens, at = [], 0
     text = text.strip()
     if text.count("(") + text.count("{") + text.count("^") + text.count("**") > _MAX_NESTING:
@@ -114,7 +114,7 @@ class _Arithmetic:
         return value + self.mixed_part() if token.isdigit() else value
 
     def mixed_part(self) -> Fraction:
-        r"""What follows the whole number of `1 1/2` or `1\frac{1}{2}`."""
+        r"""Parse what follows the whole number of `1 1/2` or `1\frac{1}{2}`."""
         if self.next == r"\frac":
             return self.atom()
         if self.next.isdigit():

@@ -35,7 +35,7 @@ def grade_code(problem: Problem, text: str) -> Graded:
 
 
 def program_in(problem: Problem, text: str) -> str | None:
-    """The program in a reply: the last block that defines the function, the reply itself, or a continuation."""
+    """Find the program in a reply: the last block that defines the function, the reply itself, or a continuation."""
     text = text.rpartition(CLOSE)[2]
     name = re.escape(_said(problem, "entry_point"))
     defined = re.compile(rf"^(?:(?:(?:async )?def|class) {name}\b|{name}\s*=)", re.MULTILINE)
@@ -74,7 +74,7 @@ def _is_code(line: str) -> bool:
 
 
 def _body(text: str) -> str:
-    """What goes on from the function's head, up to the first line that is no part of it; empty where nothing does."""
+    """Extract what continues the function's head, up to the first line outside its body; empty where nothing does."""
     lines = text.strip("\n").splitlines(keepends=True)
     if lines and (_IN_A_BODY.match(lines[0]) or _ASSIGNMENT.match(lines[0])):
         lines[0] = f"    {lines[0]}"  # a chat's reply may have lost the space that it began with

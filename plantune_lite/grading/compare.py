@@ -1,11 +1,11 @@
-r"""Whether two values are the same answer: the leniency of the benchmarks, rule by rule.
+r"""Decide whether two values are the same answer, as leniently as the benchmarks, rule by rule.
 
-compare(read("10 %"), read("0.1"), ask) -> Verdict(same=True, how="equal as a percentage")
-compare(read("5 km"), read("5 m"), ask) -> Verdict(same=False, how="the units differ: km and m")
+compare_answers(read("10 %"), read("0.1"), ask) -> Verdict(same=True, how="equal as a percentage")
+compare_answers(read("5 km"), read("5 m"), ask) -> Verdict(same=False, how="the units differ: km and m")
 
 A unit, name or pair of brackets on one side only is forgiven; on both sides they must agree. Decimals count as equal
 when they agree rounded to 6 places, as in math-verify (below 0.001: to 6 digits); others are exact. Two expressions
-that need symbols are handed to `ask`.
+that need symbolic math are passed to `ask`.
 """
 
 import re
@@ -37,7 +37,7 @@ Ask = Callable[[str, str], Verdict]  # two expressions in LaTeX, given and gold
 
 
 def yes(how: str) -> Verdict:
-    """The same answer."""
+    """Return the verdict that the answers are the same."""
     return Verdict(same=True, how=how)
 
 
@@ -57,7 +57,7 @@ def decided(same: bool, how_same: str, how_not: str) -> Verdict:
 
 
 def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
-    """Whether the given value is the gold one, and how that was seen."""
+    """Decide whether the given value is the gold one, and say on what grounds."""
     match given, gold:
         case (Unreadable(), _) | (_, Unreadable()):
             return _unreadable(given, gold)
@@ -225,7 +225,7 @@ def _unordered(given: Group, gold: Group, ask: Ask) -> Verdict:
 
 
 def _found_in(mine: list[Value], wanted: Value, ask: Ask) -> Verdict:
-    """Whether one of the values is the wanted one, which is then taken out."""
+    """Tell whether one of the values is the wanted one, and remove that one."""
     undecided = None
     for item in mine:
         verdict = compare_answers(item, wanted, ask)

@@ -57,7 +57,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def _named_choice(line: str, choices: Sequence[str]) -> str | None:
-    """The letter of the one choice that a line names, by a letter in brackets or by its text."""
+    """Find the letter of the one choice that a line names, by a letter in brackets or by its text."""
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     named = {letter for letter in re.findall(r"(?:^|\()([A-Z])\)", line) if letter in letters}
     if not named:

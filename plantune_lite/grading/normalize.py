@@ -60,7 +60,7 @@ _MATRIX = re.compile(
 
 
 def clean(text: str) -> str:
-    """The answer in its one spelling; empty where there is nothing."""
+    """Normalise an answer to its one spelling; empty where there is nothing."""
     if not text.isascii():
         text = re.sub(r"([0-9])([¼-¾⅐-⅞])", r"\1 \2", text)  # 1½ would become 11/2
         text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
@@ -112,7 +112,7 @@ _CLOSING = frozenset(")]}" + CLOSE_SET)
 
 
 def closing(text: str, start: int = 0) -> int:
-    """Where the bracket at `start` is closed; -1 where it is not."""
+    """Find where the bracket at `start` is closed; -1 where it is not."""
     open_: list[str] = []
     for at in range(start, len(text)):
         char = text[at]
@@ -127,7 +127,7 @@ def closing(text: str, start: int = 0) -> int:
 
 
 def outside_brackets(text: str) -> Iterator[int]:
-    """The positions that stand in no bracket."""
+    """Yield the positions outside all brackets."""
     depth = 0
     for at, char in enumerate(text):
         if char in _CLOSED_BY:

@@ -31,7 +31,7 @@ class SandboxError(PlantuneError):
 
 
 class Ran(NamedTuple):
-    """Whether a program passed its tests, and what came of it."""
+    """Result of a program: whether it passed its tests, and how it ended."""
 
     ok: bool
     how: str

@@ -1,13 +1,13 @@
-"""The inside of the sandbox: one program, in namespaces of its own, judged by its tests. sandbox.py starts it.
+"""Run one program inside the sandbox, in namespaces of its own, and judge it by its tests. sandbox.py starts this.
 
-What comes in: one line of JSON on stdin, {"before", "program", "tests": sources, "seconds", "memory"}. What goes out:
-one line of JSON,
+Input: one line of JSON on stdin, {"before", "program", "tests": sources, "seconds", "memory"}. Output: one line of
+JSON,
 
     {"ok": false, "how": "failed: AssertionError"}     or {"cannot": "unshare: Operation not permitted"}
 
-Two processes. The keeper makes the namespaces and a root of its own, in which there is Python's library, read-only, and
-an empty /tmp; no /proc, no /dev, nobody's home. Then it starts the second, which becomes nobody, gives up what it could
-still do, and runs the program. The keeper ends it: when it is done, out of time, or nobody waits any more.
+Two processes. The keeper makes the namespaces and a root of its own that holds Python's library, read-only, and an
+empty /tmp; no /proc, no /dev, no home folder. Then it starts the second, which becomes the user nobody, drops its
+remaining privileges and runs the program. The keeper ends it when it is done, out of time, or nobody waits any more.
 
 A script that imports only the standard library: it runs without site-packages and without an environment.
 """
@@ -109,7 +109,7 @@ def enter_root() -> None:
 
 
 def _library() -> list[str]:
-    """The folders that Python imports from, without what is inside another of them."""
+    """List the folders that Python imports from, without those inside another of them."""
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]  # what its extension modules are linked with
     found = {path for path in [*system, f"{sys.base_prefix}/lib", *sys.path] if os.path.isdir(path)}
     return sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found))
@@ -269,7 +269,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter() -> bytes:
-    """The seccomp program that refuses them with "Operation not permitted", and ends what calls by other tables."""
+    """Build the seccomp program: it refuses _REFUSED with "Operation not permitted" and kills calls by other tables."""
     machine = os.uname().machine
     if machine not in _MACHINES:
         raise OSError(0, f"there is no table of system calls for {machine}, only for {', '.join(_MACHINES)}", "seccomp")

@@ -1,14 +1,14 @@
-r"""Whether two expressions are equal: math-verify's word, in a process of its own with a deadline that kills.
+r"""Decide whether two expressions are equal, by math-verify in a process of its own that is killed at a deadline.
 
 same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(same=True, how="equal as expressions"), 0.01)
 
-The worker reads {"given": ..., "gold": ...} a line and writes {"same": ..., "how": ...}. Texts come from models:
+The worker reads one {"given": ..., "gold": ...} per line and writes {"same": ..., "how": ...}. Texts come from models:
 
-- Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, hands plain text
-  to sympy's parse_expr, which calls eval. So only its comparison is used, on what the ANTLR grammar of
-  latex2sympy2_extended reads. There eval is reached too: each literal goes through sympy.Number(text), that is sympify,
-  parse_expr and eval. A literal holds nothing but digits, a point and an exponent; still the worker puts a reader of
-  such literals in parse_expr's place (it is faster, too) and closes the eval behind it, which covers any other
+- Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, passes plain
+  text to sympy's parse_expr, which calls eval. So only its comparison is used, on what the ANTLR grammar of
+  latex2sympy2_extended parses. That reaches eval too: each literal goes through sympy.Number(text), that is sympify,
+  parse_expr and eval. A literal holds nothing but digits, a point and an exponent; still the worker replaces parse_expr
+  by a parser of such literals (it is faster, too) and disables the eval behind it, which covers any other
   sympify("...") that a library may hold.
 - math-verify's own timeouts (SIGALRM, main thread only) are off; the caller's kill is the deadline.
 """
@@ -84,7 +84,7 @@ class _Worker:
         self._ready = False
 
     def ask(self, given: str, gold: str, seconds: float) -> Judged:
-        """The worker's answer, or None with the reason; a worker that is gone is replaced once."""
+        """Ask the worker for its verdict, or None with the reason; replace a worker that is gone once."""
         from time import monotonic
 
         with self._lock:
@@ -111,7 +111,7 @@ class _Worker:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process, if there is one."""
+        """Return the worker's process id, if there is a worker."""
         return self._process.pid if self._process else None
 
     def _wait_until_ready(self) -> None:
@@ -140,7 +140,7 @@ class _Worker:
         return Verdict(**json.loads(line))
 
     def _line(self, seconds: float) -> bytes | None:
-        """The next line; None when none came in time."""
+        """Read the next line; None when none came in time."""
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
@@ -183,7 +183,7 @@ _worker = _Worker()
 
 
 def same(given: str, gold: str, *, seconds: float) -> Judged:
-    """Whether two expressions are equal; may wait for the worker to start, which is not counted."""
+    """Decide whether two expressions are equal; may wait for the worker to start, which is not counted."""
     given, gold = to_latex(given), to_latex(gold)
     if any(_TOO_LARGE.search(text) for text in (given, gold)):
         return Judged(Verdict(same=None, how="a number too large to compute"), 0.0)

@@ -32,7 +32,7 @@ _MAX_WORDS = 6
 
 
 def split(text: str) -> tuple[str, tuple[str, ...]]:
-    """The text without its currency sign before and its unit behind, and the unit; () where there is none."""
+    """Split off the currency sign before and the unit behind a text; return the rest and the unit, () if none."""
     before: tuple[str, ...] = ()
     if match := _CURRENCY.match(text):
         word = match[2].rstrip(".")
@@ -86,7 +86,7 @@ def _fold(token: str) -> str:
 
 
 def agree(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
-    """Whether two units say the same; one may say more of it (duck eggs, eggs), and no unit agrees with any."""
+    """Tell whether two units agree; one may be more specific (duck eggs, eggs), and no unit agrees with any."""
     if not left or not right:
         return True
     if {"²", "³"} & set(left) != {"²", "³"} & set(right):

@@ -99,13 +99,13 @@ class Text(Value):
 
 @dataclass(frozen=True)
 class Unreadable(Value):
-    """What cannot be checked, and why."""
+    """Value that cannot be checked, and why."""
 
     why: str
 
 
 def read(text: str, *, thousands: bool = True) -> Value:
-    """The value of an answer; without `thousands`, 1,234 is a list of two numbers."""
+    """Parse an answer into its value; without `thousands`, 1,234 is a list of two numbers."""
     if thousands and (match := _PLAIN.fullmatch(text)):  # most answers: no need to look for anything else
         return _plain_number(match)
     if len(text) > MAX_CHARACTERS:
@@ -123,7 +123,7 @@ _OUTER = " .,;:!?'\"`()[]{}*_~"  # but no signs: -1 is not 1
 
 
 def fold(text: str) -> str:
-    """What is compared of words; all of it where there are none: `> ) ]` is an answer too."""
+    """Reduce a text to what is compared of its words; all of it where it has none: `> ) ]` is an answer too."""
     if not any(char.isalnum() for char in text):
         return "".join(text.split())
     folded = text.casefold().strip(_OUTER)
@@ -221,7 +221,7 @@ _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 
 
 def _split(text: str, separator: re.Pattern[str]) -> tuple[list[str], set[str]]:
-    """The parts between separators outside all brackets, and the separators."""
+    """Split at the separators outside all brackets; return the parts and the separators."""
     outside = set(outside_brackets(text))
     parts, seen, last = [], set(), 0
     for match in separator.finditer(text):
@@ -310,7 +310,7 @@ def _read_expression(text: str) -> Value:
 
 
 def _is_mathematics(text: str) -> bool:
-    """Whether letters are symbols here; words of four letters, and two words in a row, are prose."""
+    """Tell whether letters are symbols here; words of four letters or more, and two words in a row, are prose."""
     bare = _NO_LETTERS.sub(" 0 ", text)
     runs = re.findall(r"[A-Za-z]+", bare)
     return (

@@ -1,8 +1,8 @@
-"""The parent's side of a stage: start `python -m plantune_lite.pipeline.child`, stream its lines, read its result.
+"""Run a stage as its parent process: start `python -m plantune_lite.pipeline.child`, stream its lines, read its result.
 
-A stage gets memory of its own that is given back, imports in its own order, and an end of its own: killed for memory it
-leaves a sentence and a folder that goes on. The child's side is child.py. With $PLANTUNE_PROCESSES=2 a training stage
-is two such processes under `accelerate launch`, one a card, which share every step's rows.
+In its own process a stage frees its memory at the end, imports in its own order, and dies alone: killed for memory it
+leaves an error message and a run that can resume. The child's side is child.py. With $PLANTUNE_PROCESSES=2 a training
+stage is two such processes under `accelerate launch`, one per GPU, which share every step's rows.
 """
 
 import codecs
@@ -77,7 +77,7 @@ _LAUNCH += ["--mixed_precision", "no", "--dynamo_backend", "no"]
 
 
 def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
-    """How many processes share a training, one a card."""
+    """Read from $PLANTUNE_PROCESSES how many processes share a training, one per GPU."""
     asked = environ.get("PLANTUNE_PROCESSES") or "1"
     if not asked.isdecimal() or int(asked) < 1:
         raise RunError(f"PLANTUNE_PROCESSES is {asked!r}, but must be a number of cards, say 2")
@@ -89,7 +89,7 @@ SILENCE_SECONDS = 30.0
 
 @contextmanager
 def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
-    """Where no line can be redrawn, say after each half minute of silence that it is at work; gives what ends one."""
+    """Report each half minute of silence that the stage is at work, except on a terminal; yield the timer's reset."""
     if stream.isatty():
         yield lambda: None
         return

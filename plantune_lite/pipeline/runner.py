@@ -123,7 +123,7 @@ def run(
 
 
 def folder_of(asked: Recipe, to: Path | None) -> Path:
-    """The run folder; it has a name, even where it is `.`, and the ledger lies beside it."""
+    """Return the run folder; one without a name, such as `.`, is resolved: the ledger lies next to it."""
     folder = (to or files.runs_folder() / asked.name).expanduser()
     return folder if folder.name not in ("", "..") else folder.resolve()
 
@@ -131,7 +131,7 @@ def folder_of(asked: Recipe, to: Path | None) -> Path:
 def plan(
     folder: Path, wanted: Recipe, manifest: Manifest, again: str | None, stages: Sequence[Stage] = STAGES
 ) -> tuple[list[tuple[Stage, State, str]], list[str]]:
-    """What a run would do with each stage, and which stages `again` makes anew."""
+    """List what a run would do with each stage, and which stages `again` reruns."""
     active = active_stages(wanted, stages)
     if again is not None and again not in {stage.name for stage in active}:
         raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
@@ -147,7 +147,7 @@ def plan(
 
 
 def _as_far_as_limits_go(wanted: Recipe, manifest: Manifest) -> Manifest:
-    """The manifest with a distillation that distill.max_usd or max_hours ended as done, unless there is more now."""
+    """Count a distillation that distill.max_usd or max_hours ended as done, unless the limit is higher now."""
     said = manifest.summaries.distill
     limits = ((said.max_usd, wanted.distill.max_usd), (said.max_hours, wanted.max_hours))
     if not any(reached is not None and limit is not None and limit <= reached for reached, limit in limits):
@@ -319,7 +319,7 @@ def _settle(folder: Path, manifest: Manifest, stages: Sequence[Stage]) -> None:
 
 
 def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
-    """What is left of max_hours; a distillation by batches is waiting for others, and counts for nothing."""
+    """Compute what is left of max_hours; distillation in batch mode only waits, and does not count."""
     if wanted.max_hours is None:
         return None
     waited = {"distill"} if wanted.distill.batch else set()
@@ -331,7 +331,7 @@ def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide what a run makes."""
+    """Collect the versions that decide what a run makes."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0], "plantune-lite": __version__}

@@ -1,6 +1,6 @@
-"""Which stages there are, in which order, what each reads of the recipe, and whether a folder holds the ones asked for.
+"""Define the stages, their order, and what each reads of the recipe; state.py compares them with a folder.
 
-The one table that ties parts to stages: a test fails when a part has a field that no stage reads.
+This table alone ties parts of the recipe to stages: a test fails when a part has a field that no stage reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,17 +110,17 @@ def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stag
 
 
 def stale_after(name: str, active: Sequence[Stage]) -> list[str]:
-    """The stages that another output of this one would make others, directly or not."""
+    """List the stages that become stale, directly or not, when this one's output changes."""
     return _following(name, active, lambda stage: stage.after)
 
 
 def readers_of(name: str, active: Sequence[Stage]) -> list[str]:
-    """The stages that need this one to be done, directly or not."""
+    """List the stages that need this one to be done, directly or not."""
     return _following(name, active, lambda stage: (*stage.after, *stage.also))
 
 
 def with_what_is_moved(again: str, only: Sequence[str], active: Sequence[Stage]) -> tuple[str, ...]:
-    """The stages a verb does, with those that are made anew before them."""
+    """List the stages a verb runs, after `again` and the stale stages they need."""
     needed = [name for name in stale_after(again, active) if set(only) & set(readers_of(name, active))]
     return (again, *needed, *only)
 

@@ -39,7 +39,7 @@ def inputs_of(wanted: Recipe, stage: Stage, known: Mapping[str, Any] = {}) -> di
 
 
 def _texts(name: str, value: Any) -> list[str]:
-    """The texts of a field that may name a file or a function."""
+    """List the texts of a field that may name a file or a function."""
     if name == "grpo.rewards":
         return list(value)
     if name == "problems.path":
@@ -64,7 +64,7 @@ def _is_gone(text: str) -> bool:
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
-    """What makes a stage this stage: its inputs, the stages it comes after, its format."""
+    """Hash what identifies a stage: its inputs, the stages it comes after, its format."""
     after = {name: earlier[name] for name in stage.after}
     text = json.dumps({"format": stage.format, "inputs": inputs, "after": after}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -76,7 +76,7 @@ State = Literal["to do", "goes on", "done", "differs"]
 def states(
     folder: Path, wanted: Recipe, manifest: Manifest, active: Sequence[Stage], anew: Collection[str] = ()
 ) -> Iterator[tuple[Stage, State, str]]:
-    """What a run would do with each stage, and for one that differs, why; those to be made anew count as not there."""
+    """Yield what a run would do with each stage, and why, for one that differs; those in `anew` count as missing."""
     expected: dict[str, str] = {}
     partial: set[str] = set()  # stages that max_hours or a budget ended early, and those after them
     for stage in active:
@@ -106,7 +106,7 @@ def states(
 
 
 def _default(name: str) -> Any:
-    """What a field holds where a recipe does not say it."""
+    """Return what a field holds where a recipe does not set it."""
     part, _, inner = name.rpartition(".")
     for field in fields(PARTS.get(part, Recipe)):
         if field.name == inner:
@@ -116,7 +116,7 @@ def _default(name: str) -> Any:
 
 
 def _looked(entry: Entry, inputs: Mapping[str, Any]) -> bool:
-    """Whether advice was found and still stands: another model, or a machine that could not look, is another matter."""
+    """Tell whether advice is there and still holds: not for another model, nor from a machine that could not look."""
     same = all(entry.inputs.get(name) == inputs[name] for name in inputs if name.startswith("student."))
     return same and not (isinstance(entry.summary, HeadroomSummary) and not entry.summary.looked)
 
@@ -125,7 +125,7 @@ _CONTENT = " (content of "
 
 
 def _difference(stage: Stage, entry: Entry, inputs: Mapping[str, Any]) -> str:
-    """The first thing that makes a stage another one, in words."""
+    """Describe the first difference that makes the stage another one."""
     recorded = entry.inputs
     for name in [*inputs, *(name for name in recorded if name not in inputs)]:
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")

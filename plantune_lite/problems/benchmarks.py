@@ -1,4 +1,4 @@
-"""The public benchmarks: where each lies on the Hugging Face Hub, which columns it has, and what they mean here.
+"""Describe the public benchmarks: their place on the Hugging Face Hub, their columns, and how these map to our fields.
 
 BENCHMARKS["mmlu"].fields({"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "arithmetic"})
     -> {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": "B", "subject": "arithmetic"}
@@ -30,7 +30,7 @@ def _gsm8k(row: Cells) -> Cells:
 
 
 def _math(row: Cells) -> Cells:
-    """The gold of MATH is the last \\boxed of its solution."""
+    """Map a row of MATH; its gold answer is the last \\boxed of the solution."""
     return {
         "question": row["problem"],
         "answer": row["solution"],

@@ -69,7 +69,7 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
 
 
 def _tells_apart(table: Table, column: str) -> bool:
-    """Whether a column has another value in every row: `Nr` may count anew in each chapter."""
+    """Tell whether a column's values are unique: `Nr` may restart in each chapter."""
     return len({str(row.cells.get(column)) for row in table.rows}) == len(table.rows)
 
 
@@ -78,7 +78,7 @@ def _folded(name: str) -> str:
 
 
 def _by_content(table: Table, role: str, columns: Sequence[str]) -> str | None:
-    """The only column whose cells look like questions (sentences) or like answers (short), if there is exactly one."""
+    """Find the only column whose cells look like questions (sentences) or answers (short), if there is exactly one."""
     fitting = []
     for column in columns:
         cells = [str(row.cells.get(column) or "").strip() for row in table.rows[:1000] if not row.fault]
@@ -93,13 +93,13 @@ def _by_content(table: Table, role: str, columns: Sequence[str]) -> str | None:
 
 
 def drafts(table: Table, names: Mapping[str, str]) -> Iterator[Draft]:
-    """The rows of a file as drafts; the default id is the file's name and the row's place in it."""
+    """Yield the rows of a file as drafts; the default id is the file's name and the row's number."""
     for row in table.rows:
         yield row.where, f"{table.path.stem}/{row.number}", BadRow(row.fault) if row.fault else _fields(row, names)
 
 
 def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
-    """The cells of a row under our names; other columns keep theirs, apart, for they may be called like one of ours."""
+    """Map a row's cells to our field names; other columns stay apart in `extra`: their names may clash with ours."""
     taken = set(names.values())
     rest = {name: value for name, value in row.cells.items() if name not in taken}
     ours: dict[str, Any] = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}

@@ -22,7 +22,7 @@ _DELIMITERS = ",;\t|"
 
 
 class BadRow(ValueError):
-    """Why a row is no problem."""
+    """Reason why a row is not a problem."""
 
 
 Draft = tuple[str, str, Mapping[str, Any] | BadRow]  # where it stands, its id if it names none, its fields by our names
@@ -121,7 +121,7 @@ def _records(name: str, text: str, delimiter: str) -> list[tuple[int, list[str]]
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that cuts the first records into equally many cells; the most cells where several do."""
+    """Pick the delimiter that splits the first records into equally many cells; the most cells where several do."""
 
     def agreement(delimiter: str) -> tuple[float, int]:
         reader = csv.reader(io.StringIO(text[:65536], newline=""), delimiter=delimiter)

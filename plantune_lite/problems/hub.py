@@ -1,10 +1,10 @@
-"""The rows of a benchmark, from a folder of the user's or from the Hugging Face Hub.
+"""Load the rows of a benchmark from a local folder or from the Hugging Face Hub.
 
     load_rows("gsm8k", "test") -> [("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin
 
-No revision is written down: the Hub says which commit is the newest, that one is loaded and stands in `origin`, and who
-passes it back gets the same rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a
-benchmark with a test split only) comes before the Hub; its rows have our own field names.
+No revision is hard-coded: the newest commit on the Hub is loaded and recorded in `origin`; pass it back to get the same
+rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a benchmark with a test split only)
+takes precedence over the Hub; its rows use our own field names.
 """
 
 import os
@@ -38,7 +38,7 @@ def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
 
 
 def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
-    """The file that serves a split; StrategyQA's labelled test is called dev in its release."""
+    """Find the local file of a split; StrategyQA's labelled test is called dev in its release."""
     if not (place := os.environ.get(PLACE)):
         return None
     folder = Path(place).expanduser()

@@ -43,7 +43,7 @@ PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a recipe learns from, what is held out from all of it, and where both came from."""
+    """Problems to learn from, problems held out from all of them, and where both came from."""
 
     pool: tuple[Problem, ...]
     own: tuple[Problem, ...]
@@ -73,7 +73,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class _Source(Suite):
-    """What one source gave; a generator may have made its own test problems, which training never sees."""
+    """Problems of one source; a generator may have made its own test problems, which training never sees."""
 
     own: tuple[Problem, ...] = ()
     generated: bool = False
@@ -81,10 +81,10 @@ class _Source(Suite):
 
 
 def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
-    """The problems of a recipe; `revisions` are those of an earlier start, so that a run goes on with the same rows.
+    """Load a recipe's problems; pass the `revisions` of an earlier start to resume with the same rows.
 
-    Where only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid
-    for, and nothing of it kept.
+    If only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid for,
+    and nothing of it kept.
     """
     names = _source_names(part)
     if part.limit is not None and part.limit < len(names):
@@ -272,7 +272,7 @@ def _of(source: _Source, kept: list[Problem], none: str, why: str) -> _Source:
 
 
 def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
-    """The sources with ids that differ: of two files that both count from 1, the second says which it is."""
+    """Make ids unique: of two files that both count from 1, the second one's ids get its name as a prefix."""
     owner: dict[str, str] = {}
     made = []
     for source in sources:
@@ -292,7 +292,7 @@ def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
 
 
 def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
-    """The suites that names and groups stand for, each once."""
+    """Expand suite names and groups to the suites they stand for, each once."""
     known = ("own", "smoke", *PRACTICE, *BENCHMARKS)
     names: dict[str, None] = {}
     for suite in suites:
@@ -311,7 +311,7 @@ def load_suite(
     pool: Sequence[Problem] = (),
     revisions: Mapping[str, str] = {},
 ) -> Suite:
-    """The test problems of one suite; `pool` is what is trained on, of whose levels those of practice are."""
+    """Load the test problems of one suite; `pool`, the training problems, sets the levels of the practice suites."""
     suite_names((name,))
     if name in GROUPS:
         raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")

@@ -60,7 +60,7 @@ def problem(
     kind: Kind | None = None,
     labels: Mapping[str, str] = {},
 ) -> Problem:
-    """The problem that fields with our names are; BadRow where they are none. `labels` are the user's names of them."""
+    """Build the Problem from fields with our names; BadRow if they are none. `labels` are the user's names for them."""
     said = {role: labels.get(role, role) for role in ("question", "answer", "solution", "choices", "id")}
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
@@ -97,14 +97,14 @@ def problem(
 
 
 def is_prose(problem: Problem) -> bool:
-    """Whether the answer is an explanation, which nobody gives again in the same words."""
+    """Tell whether the answer is an explanation, which nobody would repeat in the same words."""
     if problem.kind != "text" or len(problem.answer.split()) <= _PROSE_WORDS or not _SENTENCE.search(problem.answer):
         return False
     return answer_kind(problem.answer) == "unchecked"
 
 
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What else a row says; a `kind` that is none of ours and an `extra` that is no object are only more of it."""
+    """Collect a row's other fields, among them a `kind` that is none of ours and an `extra` that is not an object."""
     ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
     rest = {name: value for name, value in fields.items() if name not in ours}
     if rest.get("kind") in get_args(Kind):
@@ -119,7 +119,7 @@ _ONLY_SAYS = re.compile(r"\W*(?:(?:so|the|final|correct)\s+)*answer\**\s*(?:is\b
 
 
 def _is_worked(answer: str) -> bool:
-    """Whether an answer is marked in what leads to it: `#### 72`, a box, or "so the answer is 72" at its end."""
+    """Tell whether an answer is marked in its working: `#### 72`, a box, or "so the answer is 72" at its end."""
     if "####" in answer or "\\boxed" in answer:
         return True
     said = final_answer(answer) if _SAYS.search(answer) else None
@@ -199,7 +199,7 @@ def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it: Parquet has dates and decimals."""
+    """Convert a value to what JSON can hold: Parquet has dates and decimals."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Iterable) and not isinstance(value, str | bytes):

@@ -22,7 +22,7 @@ _ENDLESS = 1_000_000
 
 
 def function_drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterator[Draft], dict[str, Any]]:
-    """What the function of a reference gives, and where it came from; it may take `seed` and `limit`."""
+    """Call a reference's function, with `seed` and `limit` if it takes them; return its drafts and their origin."""
     function = user_code.load(name)
     accepts = inspect.signature(function).parameters.values()
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepts)
@@ -51,7 +51,7 @@ def _drafts(name: str, items: Iterable[Any]) -> Iterator[Draft]:
 
 
 def gym_drafts(generator: str, *, size: int, seed: int) -> tuple[list[tuple[str, str, dict[str, Any]]], dict[str, Any]]:
-    """The first problems of a generator and a seed, and where they came from."""
+    """Generate the first problems of a generator for a seed; return them and their origin."""
     try:
         import reasoning_gym
         from reasoning_gym.factory import DATASETS

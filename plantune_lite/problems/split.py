@@ -1,9 +1,9 @@
-"""Which problems are kept from training, and which ones a limit takes: exact, repeatable, and stable when a file grows.
+"""Hold out problems from training and sample up to a limit: exact, repeatable, and stable when a file grows.
 
-    split(problems, share=0.2, seed=0) -> Split(pool=(...), own=(...))      sample(problems, 100, seed=0) -> 100 of them
+    hold_out(problems, share=0.2, seed=0) -> Split(pool=(...), own=(...))   sample(problems, 100, seed=0) -> 100 of them
 
-Problems of one group never end on two sides. A group is a question as `normalised` sees it; for generated problems it
-is their template, so that a test problem is not a training problem with other numbers.
+Problems of one group never end up on both sides. A group is a question as `normalised` sees it; for generated problems
+it is their template, so that a test problem is not a training problem with other numbers.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ MOST = 300  # held out of one recipe: more would cost time, and a score of 300 i
 
 @dataclass(frozen=True)
 class Split:
-    """The two sides; `left_out` are problems of a held-out group that was larger than what may be held out."""
+    """Both sides of a split; `left_out` are problems of a held-out group that was larger than what may be held out."""
 
     pool: tuple[Problem, ...]
     own: tuple[Problem, ...]
@@ -28,14 +28,14 @@ class Split:
 
 
 def normalised(problem: Problem) -> str:
-    """The question and its choices without what a copy may differ in: case, spacing, width, a last full stop."""
+    """Normalise the question and its choices, ignoring case, spacing, width and end punctuation."""
     text = " ".join((problem.question, *problem.choices))
     text = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"\s+", " ", text).strip(" .?!:")
 
 
 def group_of(problem: Problem) -> str:
-    """What must not stand on both sides: the template of a generated problem, else the question."""
+    """Name what must not be on both sides: the template of a generated problem, else the question."""
     return str(problem.extra.get("template") or normalised(problem))
 
 

@@ -1,4 +1,4 @@
-"""The stages that load problems and test suites."""
+"""Run the stages that load problems and test suites."""
 
 from plantune_lite.files import write_records
 from plantune_lite.problems.load import load_problems, load_suite, suite_names

@@ -1,8 +1,8 @@
-"""What a user's file holds, before anything is spent on it: `plantune show my.csv`.
+"""Survey a user's file before anything is spent on it: `plantune show my.csv`.
 
-    survey(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
+    survey_problems(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
 
-It reads the file as `problems.load` does, but stops at nothing: what is wrong with a row is part of what it tells.
+It reads the file as `problems.load` does, but does not stop at bad rows: what is wrong with them is part of the result.
 """
 
 import random

@@ -16,7 +16,7 @@ def knob(default: Any, *, low: float | None = None, high: float | None = None, p
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of the hinted type."""
+    """Tell whether a value is of the hinted type."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return any(fits(value, option) for option in get_args(hint))
@@ -34,7 +34,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """What a field wants, in words."""
+    """Describe in words what a field accepts."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         return " or ".join(describe(option) for option in get_args(hint))
@@ -49,7 +49,7 @@ def describe(hint: Any) -> str:
 
 
 def parse(text: str, hint: Any) -> Any:
-    """The value that a text stands for; raises ValueError where it stands for none."""
+    """Parse a text as a value of the hinted type; raises ValueError where it is none."""
     origin = get_origin(hint)
     if origin in (Union, UnionType):
         options = sorted(get_args(hint), key=lambda option: option is not NoneType)  # "none" is None before it is text

@@ -102,7 +102,7 @@ def _literal(text: str) -> object:
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with the package: name -> file."""
+    """Map the name of each recipe that comes with the package to its file."""
     package = Path(__file__).resolve().parent.parent
     beside = package.parent / "recipes"  # a checkout; a wheel carries them inside the package
     folder = beside if (package.parent / "pyproject.toml").is_file() and beside.is_dir() else package / "_recipes"
@@ -129,7 +129,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
 
 
 def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """The run folder a recipe is loaded from, None where it is no run's: a shipped name and a .py file go first."""
+    """Find the run folder a recipe is loaded from, or None; shipped names and .py files go before runs of that name."""
     path = Path(name_or_path).expanduser()
     if (path / "recipe.json").is_file():
         return path
@@ -155,7 +155,7 @@ def _from_python(path: Path) -> Recipe:
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as data."""
+    """Encode the recipe as JSON."""
     return json.dumps({"format": 1, **asdict(recipe)}, indent=2, ensure_ascii=False) + "\n"
 
 

@@ -34,7 +34,7 @@ class _WithFloats:
 
 @dataclass(frozen=True)
 class Problems(_WithFloats):
-    """Where the questions come from."""
+    """Source of the questions."""
 
     source: str  # a benchmark, "practice", "gym:NAME", a data file, or "module_or_path.py:function"; "a+b" mixes
     _: KW_ONLY
@@ -58,7 +58,7 @@ class Problems(_WithFloats):
 
 @dataclass(frozen=True)
 class Distill(_WithFloats):
-    """Who writes the plans, how many, and which are good enough."""
+    """Teacher that writes the plans, how many, and which are good enough."""
 
     teacher: str = "self"  # "gemini", "self", "worked", or the base URL of an OpenAI-compatible server
     _: KW_ONLY
@@ -82,7 +82,7 @@ class Distill(_WithFloats):
 
 @dataclass(frozen=True)
 class Corpus(_WithFloats):
-    """Which trajectories become training rows."""
+    """Selection of the trajectories that become training rows."""
 
     _: KW_ONLY
     filter: Literal["none", "plan", "answer", "both"] = "both"
@@ -97,7 +97,7 @@ class Corpus(_WithFloats):
 
 @dataclass(frozen=True)
 class Student(_WithFloats):
-    """The small model and its adapter."""
+    """Small model and its adapter."""
 
     model: str  # a preset, a Hub id, or a local folder
     _: KW_ONLY
@@ -198,7 +198,7 @@ class GRPO(_WithFloats):
 
 @dataclass(frozen=True)
 class Evaluate(_WithFloats):
-    """What to measure on."""
+    """Test suites, and how to measure on them."""
 
     suites: tuple[str, ...] = ("own",)  # benchmarks, or the groups own, smoke, paper, cpl, pta
     _: KW_ONLY
@@ -217,7 +217,7 @@ class Evaluate(_WithFloats):
 
 @dataclass(frozen=True)
 class Export:
-    """What to hand out."""
+    """Forms of the model to hand out."""
 
     formats: tuple[Format, ...] = ("adapter",)
 
@@ -243,19 +243,19 @@ class Recipe(_WithFloats):
 
     @property
     def has_baseline(self) -> bool:
-        """Whether a baseline is trained too: as the SFT is, so there must be one, and not the baseline itself."""
+        """Tell whether a baseline is trained too: as the SFT is, so there must be one, and not the baseline itself."""
         part = self.sft
         itself = part is not None and (part.target, part.solutions) == ("solution", "dataset")
         return self.evaluate.baseline and part is not None and not itself
 
     @property
     def plans_are_scored(self) -> bool:
-        """Whether somebody scores plans: an untuned student is no judge of its own, and worked solutions have none."""
+        """Tell whether plans are scored: an untuned student cannot judge its own, worked solutions have no judge."""
         return self.distill.teacher not in ("self", "worked") and self.distill.min_score is not None
 
     @property
     def wants_checked_answers(self) -> bool:
-        """Whether only what reaches a checked answer is learned from; a worked solution ends in the answer itself."""
+        """Tell whether to learn only from what reaches a checked answer; worked solutions end in the answer itself."""
         return self.corpus.filter in ("answer", "both") and self.distill.teacher != "worked"
 
     def __post_init__(self) -> None:

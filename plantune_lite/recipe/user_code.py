@@ -17,13 +17,13 @@ _REFERENCE = re.compile(r"(?P<home>.+):(?P<name>[A-Za-z_]\w*)")
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text is `module_or_path.py:function` (and not, say, `gym:leg_counting`)."""
+    """Tell whether a text is `module_or_path.py:function` (and not, say, `gym:leg_counting`)."""
     match = _REFERENCE.fullmatch(text)
     return bool(match) and not text.startswith("gym:") and "//" not in text
 
 
 def reference(function: Callable[..., Any]) -> str:
-    """The text a recipe stores for a function."""
+    """Format a function as the text that a recipe stores."""
     import inspect
 
     name = getattr(function, "__qualname__", repr(function))
@@ -40,7 +40,7 @@ def reference(function: Callable[..., Any]) -> str:
 
 
 def load(text: str) -> Callable[..., Any]:
-    """The function a reference names; its file is run."""
+    """Load the function that a reference names; this runs its file."""
     import importlib
 
     match = _REFERENCE.fullmatch(function_path(text))
@@ -102,7 +102,7 @@ _loading = 0  # files that are being run by load_module right now
 
 
 def is_loading() -> bool:
-    """Whether a recipe's file is being read: `run()` in it must wait for `if __name__ == "__main__"`."""
+    """Tell whether a recipe's file is being read: `run()` in it must wait for `if __name__ == "__main__"`."""
     return _loading > 0
 
 

@@ -38,7 +38,7 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """The whole page."""
+    """Assemble the whole page."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -74,7 +74,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def folded(title: str, *parts: str) -> str:
-    """What is there for whoever opens it."""
+    """Fold the parts behind a title that opens them."""
     return f"<details><summary>{text(title, 160)}</summary>{''.join(parts)}</details>"
 
 

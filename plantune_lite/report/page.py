@@ -70,7 +70,7 @@ def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
 
 
 def made_again(run: Path) -> str:
-    """The page with what has been found since; the manifest knows that it is another file. Its line, with its path."""
+    """Rewrite the page with what has been found since, and update the manifest. Return its line, with its path."""
     line = f"{run / write_report(run).line}"
     manifest = read_manifest(run)
     if made := manifest.stages.get("report"):
@@ -108,7 +108,7 @@ def _first_screen(run: Path, stood: compare.Standing, figures: Mapping[str, str]
 
 
 class _Pair(NamedTuple):
-    """What two models of a comparison answered to one problem, sample by sample."""
+    """Answers of two compared models to one problem, sample by sample."""
 
     compared: compare.Comparison
     question: str
@@ -159,9 +159,9 @@ def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator
 
 
 def _metrics(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    """The figures of each stage, step by step; of a step that was done again, after a kill or anew, the later ones.
+    """Group the metrics by stage and step; of a step that was repeated, after a kill or a rerun, keep the later ones.
 
-    Rounds count their steps from 1 anew: what has rounds draws its own curves (_of_the_lab).
+    Rounds count their steps from 1 again: a stage with rounds draws its own curves (_of_the_lab).
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for row in (row for row in run.metric_rows() if "round" not in row):
@@ -193,7 +193,7 @@ _GIVEN = {
 
 
 def _of_the_lab(folder: Path) -> str:
-    """What `plantune probe` or CPL left to be shown: sentences, charts, tables, texts to unfold."""
+    """Render what `plantune probe` or CPL left to show: sentences, charts, tables, texts to unfold."""
     file = folder / "section.json"
     if not file.is_file():
         return ""
@@ -208,7 +208,7 @@ def _of_the_lab(folder: Path) -> str:
 
 
 def _plan_use(run: Path) -> str:
-    """Whether the plan does the work."""
+    """Show whether the plan does the work."""
     parts = []
     for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -240,7 +240,7 @@ def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
 
 
 def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:
-    """The samples of each problem."""
+    """Read the samples of each problem."""
     scores = read_records(Score, RunFolder(run).answers(suite, model))
     return metrics.by_problem(one for one in scores if one.mode == mode)
 
@@ -250,7 +250,7 @@ def _right(samples: Sequence[Score]) -> float:
 
 
 def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
-    """The first of the samples that is right, or that is not; and of several, how many are."""
+    """Show the first of the samples that is right, or that is not; of several, also count the right ones."""
     shown = next(one for one in samples if (one.same is True) == right)
     many = f", right in {sum(one.same is True for one in samples)} of {len(samples)}" if len(samples) > 1 else ""
     return html.block(shown.text, f"{model}: {shown.prediction}{many}")

@@ -1,4 +1,4 @@
-"""The stage that writes the report."""
+"""Run the stage that writes the report."""
 
 from plantune_lite.report.page import write_report
 from plantune_lite.runs.job import Job

@@ -29,14 +29,14 @@ _HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
 
 
 def home(run: Path) -> Path:
-    """Where the ledger and the other runs are: the folder a run lies in, and for a variant the one of its run."""
+    """Return the folder of the ledger and the other runs: a run's parent folder, and for a variant that of its run."""
     around = run.parent if run.parent.name else run.resolve().parent
     variant = around.name in STUDIES and around.resolve().parent.name == "ablate"
     return around.resolve().parents[2] if variant else around
 
 
 class RunFolder:
-    """The files of a run: where each lies, and what is in those that several stages read."""
+    """Files of a run: where each lies, and the contents of those that several stages read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

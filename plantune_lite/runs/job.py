@@ -1,4 +1,4 @@
-"""What a stage is given: the run, its part of it, and how it speaks to the person who waits and to the report."""
+"""Define what a stage gets: the run, its part of it, and how to report to the user and to the run's report."""
 
 import json
 import os
@@ -18,7 +18,7 @@ _EVERY_SECONDS = 10.0  # between lines of progress where they cannot be redrawn
 
 @dataclass(frozen=True, kw_only=True)
 class Reporter:
-    """How something long reports: a line, where it stands, figures of a step."""
+    """Callbacks of a long task: a line, its progress, the metrics of a step."""
 
     say: Callable[[str], object] = print
     show: Callable[[str, bool], object] = lambda line, last: None
@@ -27,7 +27,7 @@ class Reporter:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every training is given, besides the part of the recipe that is its own."""
+    """Settings of every training, besides the part of the recipe that is its own."""
 
     seed: int = 0
     max_length: int = 1024  # tokens of prompt and completion
@@ -102,9 +102,9 @@ TRAININGS = ("sft", "cpl", "grpo")  # in this order
 
 
 def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
-    """The training stages that a run's model has been through, of those that are done.
+    """List the training stages that a run's model has been through, of those that are done.
 
-    Reinforcement that starts from the base or from another run leaves the adapter before it aside.
+    GRPO that starts from the base or from another run ignores the adapter before it.
     """
     if "grpo" in done and recipe["grpo"]["start"] != "sft":
         return ["grpo"]
@@ -112,7 +112,7 @@ def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
 
 
 def last_trained(job: Job) -> str | None:
-    """The stage whose adapter is the run's model; each training stage's folder has its name."""
+    """Name the stage whose adapter is the run's model; each training stage's folder has its name."""
     return next(
         (name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier.made), None
     )

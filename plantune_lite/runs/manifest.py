@@ -1,4 +1,4 @@
-"""The manifest of a run: which stages are done, what each was made from, and what each says of itself.
+"""Read and write a run's manifest: which stages are done, what each was made from, and what each reports.
 
     manifest = read_manifest(Path("runs/mine"))
     manifest.is_done("sft"), manifest.line("sft") -> True, "60 steps on 251 rows, loss 1.94 to 0.31"
@@ -7,8 +7,8 @@
 manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
 "fingerprint": ..., "status": "done", "started": ..., "seconds": ..., "summary": {...}, "outputs": {...}}}}
 
-Fields at their defaults are not written, and fields that this version does not know are not read: a run that another
-version has made is still a run.
+Fields at their defaults are not written, and fields that this version does not know are ignored: a run made by another
+version still loads.
 """
 
 import json
@@ -52,7 +52,7 @@ class _Row:
 
 @dataclass(kw_only=True)
 class Summary(_Row):
-    """What every stage says."""
+    """Fields of every stage's summary."""
 
     line: str = ""  # for a person
     usd: float = 0.0  # what it cost
@@ -66,7 +66,7 @@ class Summary(_Row):
 
 @dataclass(kw_only=True)
 class ProblemsSummary(Summary):
-    """The problems that are learned from and those held out."""
+    """Problems to learn from, and those held out."""
 
     pool: int = 0
     own: int = 0
@@ -76,7 +76,7 @@ class ProblemsSummary(Summary):
 
 @dataclass(kw_only=True)
 class SuitesSummary(Summary):
-    """The problems that are tested on."""
+    """Problems to test on."""
 
     suites: dict[str, int] = field(default_factory=dict)  # how many problems each has
     origin: dict[str, Any] = field(default_factory=dict)
@@ -85,7 +85,7 @@ class SuitesSummary(Summary):
 
 @dataclass(kw_only=True)
 class HeadroomSummary(Summary):
-    """What the untuned student solves before anything is spent."""
+    """Problems that the untuned student solves before anything is spent."""
 
     solved: int | None = None
     asked: int = 0
@@ -94,7 +94,7 @@ class HeadroomSummary(Summary):
 
 @dataclass(kw_only=True)
 class DistillSummary(Summary):
-    """What the teacher wrote, and what asking it took."""
+    """Output of the teacher, and what asking it took."""
 
     problems: int = 0
     problems_done: int = 0
@@ -115,7 +115,7 @@ class DistillSummary(Summary):
 
 @dataclass(kw_only=True)
 class CorpusSummary(Summary):
-    """The training rows."""
+    """Training rows."""
 
     train: int = 0
     validation: int = 0
@@ -127,7 +127,7 @@ class CorpusSummary(Summary):
 
 @dataclass(kw_only=True)
 class TrainingSummary(Summary):
-    """What every training says."""
+    """Fields of every training's summary."""
 
     steps: int = 0
     planned_steps: int = 0
@@ -183,7 +183,7 @@ class GRPOSummary(TrainingSummary):
 
 @dataclass(kw_only=True)
 class EvaluateSummary(Summary):
-    """Who answered how much."""
+    """Results of each model."""
 
     sentences: Sequence[str] = ()
     arm: str | None = None  # what the run's model is called among its answers
@@ -191,7 +191,7 @@ class EvaluateSummary(Summary):
 
 @dataclass(kw_only=True)
 class ExportSummary(Summary):
-    """The merged model and the GGUF files."""
+    """Merged model and GGUF files."""
 
     merged: dict[str, Any] = field(default_factory=dict)
     verified: bool | None = None  # None: the merged model was not compared with its adapter
@@ -203,14 +203,14 @@ class ExportSummary(Summary):
 
 @dataclass(kw_only=True)
 class ReportSummary(Summary):
-    """The page."""
+    """Report page."""
 
     figures: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
 class Summaries:
-    """The summaries of a run's stages; an empty one for a stage that has none."""
+    """Summaries of a run's stages; an empty one for a stage that has none."""
 
     problems: ProblemsSummary = field(default_factory=ProblemsSummary)
     suites: SuitesSummary = field(default_factory=SuitesSummary)
@@ -278,7 +278,7 @@ class Entry(_Row):
 
 @dataclass(kw_only=True)
 class Manifest(_Row):
-    """What a run folder says of itself."""
+    """State of a run, as its folder records it."""
 
     format: int = 0  # written always: the default is no format of ours
     name: str = ""

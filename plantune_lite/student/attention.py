@@ -184,7 +184,7 @@ def free_here() -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory that ran out, on the card or on the machine."""
+    """Tell whether an error means that memory ran out, on the GPU or on the host."""
     import torch
 
     text = str(error).lower()

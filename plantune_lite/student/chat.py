@@ -1,7 +1,7 @@
-"""How a student is spoken to, in token ids: one way for training, reinforcement and evaluation alike.
+"""Encode conversations with a student as token ids: one way for training, GRPO and evaluation alike.
 
-encode_chat(tokenizer, chat("What is 2+3?")) -> [1, 9690, 198, ...]: exactly one BOS where the family has one, none
-where not, our own system turn, no thinking. What a template has rendered is never given a second BOS.
+encode_chat(tokenizer, chat("What is 2+3?")) -> [1, 9690, 198, ...]: exactly one BOS where the family has one, else
+none; our own system turn; no thinking. A rendered template is never given a second BOS.
 """
 
 import json
@@ -121,7 +121,7 @@ def stranger(name: str, model: Any, tokenizer: Any) -> Preset:
 
 
 def template_of(tokenizer: Any) -> str:
-    """The model's own template, opening with our system turn and not thinking aloud."""
+    """Adapt the model's own template: it opens with our system turn and has thinking turned off."""
     from jinja2 import TemplateError
 
     template = tokenizer.get_chat_template()
@@ -136,7 +136,7 @@ def template_of(tokenizer: Any) -> str:
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    """The token that closes an assistant's turn: the first added one that the template writes after its text."""
+    """Find the token that closes an assistant's turn: the first added one that the template writes after its text."""
     added = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if not str(token).isspace()}
     after = encode(tokenizer, _rendered(tokenizer, (_USER, _ASSISTANT)).partition(_PROBE)[2])
     end = next((added[id] for id in after if id in added), tokenizer.eos_token)
@@ -146,7 +146,7 @@ def end_of_turn(tokenizer: Any) -> str:
 
 
 def beginning(tokenizer: Any) -> str | None:
-    """The BOS token where the template writes one."""
+    """Return the BOS token if the template writes one."""
     ids = encode_chat(tokenizer, (_USER,))
     return tokenizer.bos_token if ids[0] == tokenizer.bos_token_id else None
 

@@ -1,15 +1,15 @@
-"""What a model in memory answers: one batch that is kept full, each reply ended at the end of its turn.
+"""Generate replies with a model in memory: one batch that is kept full, each reply ended at the end of its turn.
 
     Replies(student)([chat("What is 2+3?")], Sampling(n=3, temperature=1.0)) -> [[Reply, Reply, Reply]]
 
-Rows that have ended leave the batch and make room for others, the longest prompts first, so that memory runs out soon
-or never; then there are half as many rows, and what was said goes on. What all prompts begin with is read once, and so
-is a prompt that is drawn for several times. Every reply has random numbers of its own, seeded by the seed and its
-prompt: what else is asked, before it or beside it, and how much memory is free, changes nothing.
+Finished rows leave the batch and make room for others, the longest prompts first, so that memory runs out early or
+never; if it does, half as many rows resume the unfinished replies. A prefix shared by all prompts is prefilled once,
+and so is a prompt sampled several times. Each reply has its own RNG, seeded by (seed, repeat, prompt ids): other
+prompts, earlier or in the same batch, and the amount of free memory change nothing.
 
-On the plain branch a token is made for all rows at a time, and the memory of new rows is joined to that of the others.
-Unsloth answers in ways of its own, which know no memory from outside: there its generate() makes some hundred tokens,
-and what has not ended is read again together with new rows.
+The plain backend generates one token for all rows at a time and joins the KV cache of new rows to that of the others.
+Unsloth generates in ways of its own, which accept no KV cache from outside: there its generate() makes at most PART
+tokens, and unfinished replies are prefilled again together with new rows.
 """
 
 import os
@@ -130,7 +130,7 @@ class Replies:
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _rows_at_once(self, length: int) -> int:
-        """How many rows of this length memory has room for."""
+        """Estimate how many rows of this length fit into memory."""
         import torch
 
         on_gpu = torch.cuda.is_available()
@@ -149,7 +149,7 @@ def at_once_on_cpu(length: int) -> int:
 
 
 class _Batch:
-    """The rows that are being made, and those that wait for room."""
+    """Rows being generated, and those that wait for room."""
 
     def __init__(self, student: Any, sampling: Sampling, most: int, waiting: list[Row]) -> None:
         self._student, self._sampling, self._most, self._waiting = student, sampling, most, waiting
@@ -336,7 +336,7 @@ class _Unsloth(_Batch):
             row.logprobs += dice.logprobs(number) if dice else []
 
     def _settings(self, most: int) -> Any:
-        """What is not said comes from the model's own settings, of which chat.settle left nothing."""
+        """Build the settings; what they leave out comes from the model's own, which chat.settle has reset."""
         from transformers import GenerationConfig
 
         tokenizer = self._student.tokenizer
@@ -395,5 +395,5 @@ class _Dice:
         return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B[:, None], 0)
 
     def logprobs(self, row: int) -> list[float]:
-        """How likely a row's tokens were when they were drawn."""
+        """Return the log-probabilities of a row's tokens when they were drawn."""
         return [logs[row] for logs in self._logs]

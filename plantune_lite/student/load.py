@@ -1,13 +1,13 @@
-"""The student in memory: a small model with its adapter, how it is spoken to, and how it answers.
+"""Load a student into memory: a small model with its adapter, its chat format and its generation.
 
-    student = load(Student("qwen3_4b"), training=True)
+    student = load_student(Student("qwen3_4b"), training=True)
     [[reply]] = student.generate([ask_plainly(problem)], Sampling(max_tokens=512))
     with student.untuned():  # the same weights with the adapter off: never a second copy
         [[before]] = student.generate([ask_step_by_step(problem)], Sampling(max_tokens=512))
 
-What comes in: a preset, a Hub id or a folder, and the adapter of an earlier stage. What goes out: a LoadedStudent. The
-only importer of unsloth: Unsloth where there is an accelerator, transformers with PEFT on a bare CPU. Which of the
-two it is decides here and nowhere else; $PLANTUNE_BACKEND=unsloth|plain overrides it.
+Input: a preset, a Hub id or a folder, and the adapter of an earlier stage. Output: a LoadedStudent. The only importer
+of unsloth: Unsloth on a GPU, transformers with PEFT on a CPU. The backend is chosen here and nowhere else;
+$PLANTUNE_BACKEND=unsloth|plain overrides it.
 """
 
 import json
@@ -62,14 +62,14 @@ class Loaded:
 
     @contextmanager
     def untuned(self) -> Iterator["Loaded"]:
-        """The same weights with the adapter off."""
+        """Turn the adapter off within the context; the weights are the same."""
         off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
         with off:
             yield self
 
     @contextmanager
     def wearing(self, adapter: Path) -> Iterator["Loaded"]:
-        """The same weights with the adapter of another training, of the same shape, in place of its own."""
+        """Replace the adapter within the context by that of another training, of the same shape."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         own = get_peft_model_state_dict(self.model, save_embedding_layers=False)
@@ -93,7 +93,7 @@ class Loaded:
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """The model in the mode for answering, and back in the one it was in."""
+        """Switch the model to inference mode within the context, then back to the mode it was in."""
         training = self.model.training
         if self.source.backend == "unsloth":
             from unsloth import FastLanguageModel
@@ -182,7 +182,7 @@ def unsloth() -> Any:
 
 
 def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
-    """The base model and its tokenizer."""
+    """Load the base model and its tokenizer."""
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
@@ -252,7 +252,7 @@ def _take_long_prompts(model: Any) -> None:
 
 
 def _context(config: Any) -> int | None:
-    """How many tokens a model was made for, where its config says it."""
+    """Read from its config how many tokens a model was made for; None where it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -283,7 +283,7 @@ def _plain(part: Student, source: Source) -> Any:
 
 
 def compute_dtype(bits: int) -> Any:
-    """The type that weights of so many bits are computed in here."""
+    """Choose the dtype in which weights of so many bits are computed on this machine."""
     import torch
 
     if torch.cuda.is_available():
@@ -316,7 +316,7 @@ def _quiet() -> None:
 
 
 def _with_adapter(model: Any, part: Student, source: Source, training: bool, seed: int) -> Any:
-    """The model with a new adapter, the same arguments on both backends, named after the public base."""
+    """Add a new adapter, with the same arguments on both backends, and name the public base in its config."""
     _refuse_unknown_layers(model, part.lora_targets)
     lora = {
         "r": part.lora_rank,

@@ -1,6 +1,6 @@
-"""The students we know: what each family's chat looks like, where a turn ends, whose licence it is.
+"""Describe the known students: each family's chat template, end-of-turn token and licence.
 
-find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded by its own tokenizer's word.
+find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded as its own tokenizer says.
 """
 
 from dataclasses import dataclass, replace
@@ -61,7 +61,7 @@ class Preset:
 
     @property
     def wants_gpu(self) -> bool:
-        """Whether it is too large for a CPU."""
+        """Tell whether the model is too large for a CPU."""
         return self.parameters > 0.5
 
 
@@ -135,7 +135,7 @@ PRESETS = (
 
 
 def find(model: str) -> Preset | None:
-    """The preset of that name, repository or alias; None for a model we do not know."""
+    """Find the preset of that name, repository or alias; None for an unknown model."""
     wanted = model.casefold()
     for preset in PRESETS:
         if wanted in {name.casefold() for name in (preset.name, *preset.aliases)}:

@@ -1,11 +1,11 @@
-"""The embedded student as an ordinary model folder: SmolLM2-135M-Instruct out of its GGUF, dequantised once.
+"""Convert the embedded student to an ordinary model folder: SmolLM2-135M-Instruct from its GGUF, dequantised once.
 
     folder() -> ~/.cache/plantune/smollm2/SmolLM2-135M-Instruct-7f0532e1ca9a
                 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
-What comes in: smollm2.gguf_path(). What goes out: a folder that from_pretrained and llama.cpp's converter read like one
-from the Hub, in bfloat16. transformers opens a GGUF by itself, but its tokenizer loses the pre-tokenizer, special
-tokens and the end of a turn; so all of it is made here from the file's own metadata.
+Input: smollm2.gguf_path(). Output: a folder that from_pretrained and llama.cpp's converter read like one from the Hub,
+in bfloat16. transformers can open a GGUF itself, but its tokenizer then loses the pre-tokenizer, special tokens and
+the end of a turn; so everything is built here from the file's own metadata.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _OWN_COPY = f"set PLANTUNE_SMOLLM2 to a copy of {FILE}"
 
 
 class WeightsError(PlantuneError, RuntimeError):
-    """The embedded student's weights are not here and cannot be had."""
+    """Embedded student's weights that are missing and cannot be obtained."""
 
 
 def gguf_path(sha256: str = SHA256) -> Path:
@@ -166,7 +166,7 @@ def _fingerprint() -> str:
 
 
 def _files(gguf_file: Path) -> dict[str, bytes]:
-    """What the folder holds, by name."""
+    """Build the contents of the folder's files, by name."""
     try:
         import gguf
         from safetensors.torch import save

@@ -1,10 +1,10 @@
-"""Where a student's weights come from: a preset, a Hub id or a folder becomes a folder whose commit is known.
+"""Resolve a student's weights: turn a preset, a Hub id or a folder into a folder whose commit is known.
 
     resolve_source(Student("gemma3_1b", bits=16), preset, "plain", None, print)
         -> Source(repo="google/gemma-3-1b-it", revision="dcc83ea8...", place="~/.cache/.../snapshots/dcc83ea8...")
 
 A branch moves and a commit does not: a merge next month starts from the weights that the adapter was trained on.
-Without a network, what was fetched before is taken; nobody waits for retries.
+Without a network, an earlier download is used, without waiting for retries.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ class StudentError(PlantuneError, ValueError):
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the weights came from, and what an adapter of them says its base is."""
+    """Origin of the weights, and the base that an adapter trained on them names."""
 
     repo: str  # the public 16-bit original, or the user's own folder
     revision: str | None  # its commit; None: a folder, or the Hub could not be asked
@@ -45,7 +45,7 @@ class Source:
 
     @property
     def weights(self) -> str:
-        """What tells these weights from all others: the commit, or how the files of a folder look now."""
+        """Identify the weights: by the commit or, for a folder, by a hash of its files' names, sizes and times."""
         if self.repo != self.place or not Path(self.place).is_dir():
             return self.revision or ""
         files = [(one.name, one.stat()) for one in sorted(Path(self.place).glob("*.safetensors"))]
@@ -56,7 +56,7 @@ class Source:
 def resolve_source(
     part: Student, preset: Preset | None, backend: Backend, pinned: str | None, say: Callable[[str], object]
 ) -> Source:
-    """Where the recipe's student is, fetched if need be; `pinned` is the commit that an earlier stage came to."""
+    """Locate the recipe's student, downloading it if need be; `pinned` is the commit that an earlier stage resolved."""
     if preset is not None and preset.name == smollm2.PRESET:
         return Source(repo=preset.repo, revision=None, place=str(smollm2.folder(say=say)), backend=backend)
     folder = Path(part.model).expanduser()
@@ -76,7 +76,7 @@ def resolve_source(
 
 
 def _original(model: str, preset: Preset | None) -> str:
-    """The repository of 16-bit weights: a copy's own, which may be the one without a gate; a 4-bit copy's original."""
+    """Find the repository of the 16-bit weights: a 16-bit copy's own (it may be ungated), a 4-bit copy's original."""
     if preset is None:
         if model.count("/") != 1:
             known = [one.name for one in presets.PRESETS]
@@ -89,7 +89,7 @@ def _original(model: str, preset: Preset | None) -> str:
 
 
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
-    """The folder of the 16-bit weights that a merge starts from, fetched where only a 4-bit copy was."""
+    """Return the folder of the 16-bit weights that a merge starts from; download them if only a 4-bit copy was."""
     place = Path(source.place)
     if place.is_dir():
         return place
@@ -98,7 +98,7 @@ def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
 
 
 def _commit(repo: str, revision: str | None) -> str | None:
-    """The commit that a branch or nothing stands for, so that a merge next month starts from the same weights.
+    """Resolve a branch, or none, to its commit, so that a merge next month starts from the same weights.
 
     None where the Hub is out of reach.
     """
@@ -135,7 +135,7 @@ def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
 
 
 def _fetched(repo: str, revision: str | None, commit: str, say: Callable[[str], object]) -> Path:
-    """The folder of a revision, downloaded where it is not in the cache."""
+    """Download a revision unless it is in the cache, and return its folder."""
     import httpx
     from huggingface_hub import errors, snapshot_download
 
@@ -155,7 +155,7 @@ def _fetched(repo: str, revision: str | None, commit: str, say: Callable[[str], 
 
 
 def _kept(repo: str, revision: str | None) -> Path:
-    """The folder of a revision that was fetched before."""
+    """Find the folder of a revision that was downloaded before."""
     from huggingface_hub import errors, snapshot_download
 
     with suppress(errors.LocalEntryNotFoundError):

@@ -47,7 +47,7 @@ class Planned:
 
     @property
     def name(self) -> str:
-        """What its folder is called."""
+        """Return the name of its folder."""
         return self.folder.name
 
     def as_row(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def plan_study(
 def _planned(
     variant: Variant, folder: Path, recipe: Recipe, stages: Sequence[Stage], there: dict[tuple[str, str], str]
 ) -> Planned:
-    """What is done, what somebody else has done or will have by then, and the rest; adds what will be to `there`."""
+    """Plan a variant: what is done, what another run has or will have by then, and the rest; add all to `there`."""
     made = reuse.prints(recipe, stages)
     manifest = read_manifest(folder)
     done, shared, to_do = [], {}, []

@@ -1,14 +1,14 @@
-"""What a study's table shows besides right answers, arm by arm: each function returns arm -> column -> cell.
+"""Compute what a study's table shows besides right answers, arm by arm: arm -> column -> cell.
 
     trained({"m1": (Path("runs/mine/ablate/target/m1"),)})        -> {"m1": {"rows": "256", "steps": "64"}}
     diversity({"unfiltered": (...,)}) -> {"unfiltered": {"distinct plans": "412", "steps a plan": "4", ...}}
     knowledge({"walks": (...,)})      -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}}
-    curves = learning({"answer": (...,), "guided": (...,)})           the right answers of a reinforcement, step by step
+    curves = learning({"answer": (...,), "guided": (...,)})           the right answers during GRPO, step by step
     reached(curves)                   -> (0.31, {"answer": 120, "guided": 85})
 
-An arm has a run a seed, None where one failed. What the corpus counts is the mean of the seeds. Two plans are as alike
-as the share of three-word runs they have in common. What a model knows are AUROCs: of a linear probe, and of the
-probability that the model itself gives a step.
+An arm has one run per seed, None where one failed. Corpus statistics are means over the seeds. The similarity of two
+plans is the share of word trigrams they have in common. What a model knows is measured by AUROCs: of a linear probe,
+and of the probability that the model itself gives a step.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""The studies of `plantune ablate`: which variants of a recipe each compares, and what it needs of the recipe.
+"""Define the studies of `plantune ablate`: which variants of a recipe each compares, and what it needs of the recipe.
 
     study("filter", RECIPE) -> Study(variants=(Variant("plan", ("corpus.filter=plan",), "plans that ..."), ...), ...)
 
-A variant is the recipe with a few settings, as they would be written on the command line. The first is what the others
-are compared with. A recipe that a study cannot be made of is refused in a sentence with the override that mends it.
+A variant is the recipe with a few overrides, as written on the command line. The first is the one that the others are
+compared with. A recipe that does not suit a study is refused with an error that names the override that fixes it.
 """
 
 import json
@@ -36,7 +36,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What is asked, the variants that answer it, and what is to be known beside them."""
+    """Question of a study, the variants that answer it, and notes to read with them."""
 
     what: str
     asks: str
@@ -231,7 +231,7 @@ def _mixture(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 
 def _sources(recipe: Recipe) -> dict[str, str]:
-    """The sources and what they are called in folders."""
+    """Map each source to its name in folders."""
     if recipe.problems.path is not None:
         return {recipe.problems.path: "file"}
     found = [text.strip() for text in recipe.problems.source.split("+")]
@@ -243,7 +243,7 @@ def _sources(recipe: Recipe) -> dict[str, str]:
 
 
 def _plain(source: str) -> str:
-    """What a source's problems call it: a file by its name alone."""
+    """Shorten a source to what its problems call it: a file to its name alone."""
     return Path(source).name if files.is_data_file(source) else source
 
 

@@ -1,6 +1,6 @@
-"""What a study has found, for a terminal, for a page, for programs, and as a figure.
+"""Write the results of a study for a terminal, as Markdown, as JSON, and as figures.
 
-write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites, learning.svg of a reinforcement
+write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites, learning.svg for GRPO
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What a run folder may take over from others instead of making it again: finished stages, searches, untuned answers.
+"""Reuse finished stages, searches and untuned answers of other runs instead of making them again.
 
     take(Path("runs/mine/ablate/target/m1"), recipe, [Path("runs/mine")], ...) -> {"problems": Path("runs/mine"), ...}
 
-A stage is taken over where its fingerprint is the one it would have here, so it is the same whoever made it. Its files
-are copied, not linked: a folder stays whole when it moves, when a mirror restores it, and when another is deleted.
+A stage is reused if its fingerprint is the one it would have here, so it is the same whoever made it. Its files are
+copied, not linked: a folder stays complete when it moves, when a mirror restores it, and when another is deleted.
 """
 
 import os
@@ -56,7 +56,7 @@ def take(
 
 
 def prints(wanted: Recipe, stages: Sequence[Stage]) -> dict[str, str]:
-    """The fingerprint of each stage that this recipe has."""
+    """Fingerprint each stage that this recipe has."""
     found: dict[str, str] = {}
     for stage in active_stages(wanted, stages):
         found[stage.name] = fingerprint(stage, inputs_of(wanted, stage), found)
@@ -64,7 +64,7 @@ def prints(wanted: Recipe, stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def finished(run: Path) -> dict[tuple[str, str], Entry]:
-    """The stages that a folder has finished, by name and fingerprint; what was made of a part only is not finished."""
+    """Map name and fingerprint to the stages that a folder has finished; a stage that was cut short is not finished."""
     return {
         (name, entry.fingerprint): entry
         for name, entry in read_manifest(run).stages.items()
@@ -73,7 +73,7 @@ def finished(run: Path) -> dict[tuple[str, str], Entry]:
 
 
 def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
-    """The run itself and all variants of it that were begun, other than one."""
+    """List the run itself and all variants of it that have begun, except `apart_from`."""
     found = [parent, *sorted(parent.glob("ablate/*/*"))]
     return [run for run in found if run != apart_from and RunFolder(run).manifest.is_file()]
 
@@ -90,7 +90,7 @@ def _remove(folder: Path, outputs: Iterable[str]) -> None:
 
 
 def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
-    """The lines of that stage, for whoever draws its curves here."""
+    """Copy the metrics of that stage, so that its curves can be drawn here."""
     ours = RunFolder(folder)
     mine = [row for row in ours.metric_rows() if row["stage"] != stage]  # a kill may have left some
     if theirs := [row for row in RunFolder(donor).metric_rows() if row["stage"] == stage]:
@@ -131,7 +131,7 @@ _OF_THE_TUNED = ("evaluate.baseline", "evaluate.interventions", "evaluate.plan_u
 def _take_untuned(
     folder: Path, wanted: Recipe, donors: Sequence[Path], made: Mapping[str, str], versions: Mapping[str, str]
 ) -> None:
-    """The untuned model answers the same problems the same way in every variant: once is enough."""
+    """Copy the untuned model's answers: it answers the same problems the same way in every variant."""
     if any(RunFolder(folder).eval.glob("*.untuned.jsonl")):
         return
     asking = _asked(inputs_of(wanted, _ASKING))

@@ -1,13 +1,13 @@
-"""The teacher as judge of a student's plan: five points, from another way altogether to the same way.
+"""Judge a student's plan with the teacher: five scores, from another way altogether to the same way.
 
     opened = open_teacher(part, ledger)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
         judge = teacher_judge(ask, portal)
         judge([question], [plan], [reference]) -> [0.75]
 
-A trainer is not async and a teacher is, so the teacher is opened and asked in one event loop that has a thread of its
-own. Behind the ledger the same comparison is paid for once, and the budget is the ledger's: when it is used up, that
-is an error, as everywhere. A reply without a score on the scale is None: `rewards.Filled` says what becomes of it.
+A trainer is not async and a teacher is, so the teacher is opened and called in one event loop on a thread of its own.
+Behind the ledger the same comparison is paid for once, and the budget is the ledger's: when it is used up, that is an
+error, as everywhere. A reply without a score on the scale is None: `rewards.Filled` decides what becomes of it.
 """
 
 import asyncio

@@ -56,7 +56,7 @@ _BUSY_SECONDS = 5.0  # the mirror's copy holds the file for a moment
 
 
 class BudgetError(PlantuneError, RuntimeError):
-    """The next call could pass distill.max_usd."""
+    """Raised when the next call could exceed distill.max_usd."""
 
 
 def call_key(
@@ -70,7 +70,7 @@ def call_key(
 
 
 class Ledger:
-    """The calls of all runs, opened for one of them. Writes go through one thread that commits what waits together."""
+    """Ledger of all runs' calls, opened for one of them; one thread writes, and commits what is queued together."""
 
     def __init__(self, path: Path, *, run: str, max_usd: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a token costs: one table, in USD per million tokens of input and output, thoughts counted as output.
+"""Look up what a token costs: one table, in USD per million tokens of input and output, thoughts counted as output.
 
 price_of("gemini-3.8-flash", today=date(2026, 11, 1)) -> Price(0.75, 3.75)      PLANTUNE_PRICE="0.10,0.40" overrides it
 """

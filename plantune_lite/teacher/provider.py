@@ -15,7 +15,7 @@ from plantune_lite.types import Messages, PlantuneError, Sampling
 
 
 class TeacherError(PlantuneError, RuntimeError):
-    """The teacher cannot go on: no key, a wrong one, a retired model, a quota used up, a service that is down."""
+    """Raised when the teacher cannot continue: no key, a wrong one, a retired model, a used-up quota, an outage."""
 
 
 class UnansweredError(TeacherError):
@@ -28,7 +28,7 @@ class UnansweredError(TeacherError):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked in one request, which brings one reply."""
+    """One request to a model, which gets one reply."""
 
     messages: Messages
     sampling: Sampling
@@ -68,7 +68,7 @@ def usage_of(tokens_in: Any, tokens_out: Any, tokens_thought: Any) -> Usage | No
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came of one request."""
+    """Result of one request."""
 
     what: What
     text: str = ""

@@ -1,11 +1,11 @@
-"""How fast to ask: requests and tokens a minute, how many calls at once, and when to stop trying.
+"""Pace the requests to a teacher: requests and tokens per minute, calls in flight, and when to stop trying.
 
-    started = await pace.enter(tokens=900)      waits for room, for both limits, and while everybody pauses
+    started = await pace.enter(tokens=900)      waits for a free slot, both limits, and the end of any pause
     ...  send one request
     pace.leave(); pace.went_well(), or pace.went_wrong(Failed("down", "503 ..."), started)
 
-Calls in flight grow by one a round trip; a 429, or several other failures in a row, halves them, at most once a round
-trip (AIMD). When one at a time fails too, everybody pauses, longer each time, and in the end the teacher is stopped.
+Calls in flight grow by one per round trip; a 429, or several other failures in a row, halves them, at most once per
+round trip (AIMD). When one at a time fails too, all calls pause, longer each time; in the end the teacher is stopped.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Bucket:
 
 
 class Pace:
-    """The one gate that all requests to a teacher go through."""
+    """Single gate that all requests to a teacher go through."""
 
     def __init__(
         self,

@@ -1,12 +1,12 @@
-"""Whoever teaches, behind one Ask: every call is asked once, paid for within the budget, and repeated with sense.
+"""Put any teacher behind one Ask: each call is asked once, paid for within the budget, and retried where that can help.
 
     async with open_teacher(recipe.distill, ledger) as ask:
         [reply] = await ask(chat("Write a plan ..."), Sampling(max_tokens=512), None)
 
-For each sample: the ledger first; else it waits for its turn, its worst case is reserved, and it is sent, judged, and
-settled before anybody sees it. What cannot be had (refused, or twice empty, withheld, cut off or unfit for its schema)
-is an answer too: finish="blocked" or "length", kept in the ledger and never asked again. A prompt that is declined at
-no cost is "blocked" as well, but not kept: the same model may be served with more room by tomorrow.
+Each sample is looked up in the ledger first; else it waits for its turn, its worst case is reserved, and it is sent,
+judged and settled before it is returned. A failure (refused, or twice empty, withheld, cut off or unfit for its schema)
+is a reply too: finish="blocked" or "length", kept in the ledger and never asked again. A prompt that is declined at no
+cost is "blocked" as well, but not kept: the same model may be served with more room by tomorrow.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ def _never(request: Request) -> bool:
 
 @dataclass
 class Stats:
-    """What this process has asked so far."""
+    """Counts of what this process has asked so far."""
 
     sent: int = 0  # requests
     retries: Counter[str] = field(default_factory=Counter)  # reason -> how often

@@ -1,11 +1,11 @@
-"""What watches a training: its figures, its time, and the moment it goes wrong.
+"""Watch a training: its metrics, its time, and the moment it goes wrong.
 
-    schedule = Schedule(steps=60, warmup=6)                 the learning rate's share at each step, for LambdaLR
+    schedule = Schedule(steps=60, warmup=6)                 the learning rate's multiplier at each step, for LambdaLR
     trainer.add_callback(callback(Clock(schedule, hours=2.0, say=say)))
     last_checkpoint(out)                                    Checkpoint(folder=.../checkpoint-50, step=50, planned=60)
 
-Time is planned from the first steps: where all of them will not fit, the schedule is made shorter as a whole, so that
-the learning rate still comes down to nothing and the last step is a good place to stop.
+Time is planned from the first steps: if they will not all fit, the whole schedule is shortened, so that the learning
+rate still decays to zero and the last step is a good place to stop.
 """
 
 import json
@@ -43,7 +43,7 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
     def shorten(self, steps: int) -> None:
-        """What it would have been with so many steps from the start."""
+        """Rescale to the schedule of a training that had `steps` steps from the start."""
         self.warmup = round(self.warmup * steps / self.steps)
         self.steps = steps
 
@@ -223,7 +223,7 @@ def keep(student: Any, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a training stood."""
+    """Saved state of a training."""
 
     folder: Path
     step: int
@@ -234,7 +234,7 @@ _NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
 def last_checkpoint(out: Path) -> Checkpoint | None:
-    """The newest whole checkpoint; those that a kill left half written are removed."""
+    """Find the newest complete checkpoint; delete those that a kill left half written."""
     found: list[Checkpoint] = []
     for folder in out.glob("checkpoint-*"):
         try:
@@ -248,5 +248,5 @@ def last_checkpoint(out: Path) -> Checkpoint | None:
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """The step after which it was made, by its name."""
+    """Parse the step after which a checkpoint was saved from its name."""
     return int(Path(checkpoint).name.rpartition("-")[2])

@@ -1,9 +1,9 @@
-"""Which rows a training takes first: the easiest problems, or one source after the other.
+"""Order the rows of a training: the easiest problems first, or one source after the other.
 
     ranks("by_source", rows, problems, rates) -> [0, 0, 1, 0, ...]      a row of a lower rank comes earlier
 
-A curriculum changes the order alone: the same rows, as often, in as many steps. Problems are as easy as their level
-says; where they have none, or all the same, as often as the untuned student is right:
+A curriculum changes only the order: the same rows, equally often, in as many steps. Problems are ranked by their level;
+if any has none, or all have the same, by how often the untuned student solves them:
 
     {"problem_id": "practice/train/7", "passed": 1, "asked": 4}       a line of pass_rates.jsonl
 """
@@ -52,7 +52,7 @@ def pass_rates(
     seed: int,
     show: Callable[[str, bool], object] = lambda line, last: None,
 ) -> dict[str, float]:
-    """How often each problem is solved, in a few samples; what is in the file is not asked again."""
+    """Measure how often each problem is solved, in a few samples; resume from what the file already has."""
     found = {row["problem_id"]: row["passed"] / row["asked"] for row in (read_jsonl(file) if file.is_file() else ())}
     with JsonlWriter(file) as writer:
         for start in range(0, len(problems), _AT_ONCE):

@@ -37,7 +37,7 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Taught:
-    """The rows that can be learned from, and how many cannot, by reason."""
+    """Rows that can be learned from, and counts of those that cannot, by reason."""
 
     kept: tuple[Lesson, ...]
     dropped: Mapping[str, int]
@@ -66,15 +66,15 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
 
 
 def labels_of(lesson: Lesson) -> list[int]:
-    """What each position is to be, NOT_LEARNED for the prompt."""
+    """Label each position with the token to learn, NOT_LEARNED for the prompt."""
     asked = len(lesson.ids) - lesson.learned
     return [NOT_LEARNED] * asked + list(lesson.ids[asked:])
 
 
 def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:
-    """Which row comes when: epoch after epoch shuffled, rows of about one length together, the longest of all first.
+    """List row indices in training order: epochs shuffled, rows of similar length together, the longest of all first.
 
-    The longest first, so that a batch which does not fit in memory is met at step 0 and not after an hour.
+    The longest comes first so that a batch which does not fit in memory fails at step 0 and not after an hour.
     """
     dice = random.Random(seed)
     longest = max(range(len(lengths)), key=lengths.__getitem__)

@@ -50,7 +50,7 @@ _LESS_MEMORY = (
 
 
 class Rewards(NamedTuple):
-    """What is rewarded, and what says by a number above 0 that an answer is right."""
+    """Weighted reward functions, and the reward whose value above 0 says that an answer is right."""
 
     weighed: Callable[[int], Sequence[Weighed]]  # by how many tokens a completion may have
     passed: Reward
@@ -159,14 +159,14 @@ def _trainer(
 
 
 def _rollout(student: Any, part: GRPO, seed: int) -> Any:
-    """Who samples: the student, plans first where they are shared; under Unsloth its own trainer."""
+    """Choose who samples: the student, plans first for the guided reward; None leaves it to Unsloth's trainer."""
     if part.reward == "guided":
         return rollouts.Guided(student, part.plans, part.continuations)
     return Sampled(student, part.group, seed) if student.source.backend == "plain" else None
 
 
 def order(count: int, draws: int, seed: int) -> list[int]:
-    """Which prompt comes when: epoch after epoch, each shuffled anew; the trainer's own order is lost by a kill."""
+    """List prompt indices in training order: epochs, each reshuffled; a kill would lose the trainer's own order."""
     dice, placed = Random(seed), list[int]()
     while len(placed) < draws:
         placed += dice.sample(range(count), count)
@@ -174,7 +174,7 @@ def order(count: int, draws: int, seed: int) -> list[int]:
 
 
 def _keep_reference(model: Any) -> None:
-    """The adapter as training finds it, frozen, as what the policy is kept near; Unsloth would take the bare base."""
+    """Freeze a copy of the adapter as training finds it, as KL reference; Unsloth would use the bare base."""
     if _REFERENCE not in model.peft_config:
         model.add_adapter(_REFERENCE, model.peft_config["default"])
     for name, values in model.named_parameters():

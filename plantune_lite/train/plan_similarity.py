@@ -1,13 +1,13 @@
-"""How far a plan goes the way of a reference plan, told from the words of their steps: no model is asked.
+"""Score how closely a plan follows a reference plan, by the words of their steps: by default no model is asked.
 
-    alignment = Alignment([(question, plan), ...])              a corpus: what its words weigh, and where zero lies
+    alignment = Alignment([(question, plan), ...])              the corpus sets word weights and the zero point
     alignment([question], [plan], [reference]) -> [0.83]
 
-After ROSCOE: the mean over the plan's steps of their best match in the reference (reasoning alignment), and the worst
-over the reference's steps of their best match in the plan (missing step). Two steps match as far as all their words do
-and, of these, the words that the question does not have: a copied question matches nothing. Where a plan has more of
-the question's wording than the reference has, it counts for less, so a copy with "subtract" behind it gains little.
-Zero is what plans of other problems come to, one is the reference itself.
+After ROSCOE: the average of reasoning alignment (mean over the plan's steps of their best match in the reference) and
+missing step (minimum over the reference's steps of their best match in the plan). Two steps match as far as all their
+words do and, of these, the words that are not in the question: a copied question matches nothing. A plan with more of
+the question's wording than the reference scores lower, so a copy with "subtract" appended gains little. Zero is what
+plans of other problems score, one is the reference itself.
 """
 
 import math
@@ -40,7 +40,7 @@ class Alignment:
         return [max(0.0, one - self.zero) / (1 - self.zero) for one in raw]
 
     def raw(self, question: str, plan: Plan, reference: Plan) -> float:
-        """The mean of reasoning alignment and missing step, on no scale yet."""
+        """Average reasoning alignment and missing step, before rescaling."""
         known = frozenset(words(question))
         ours, theirs = _told(plan, known), _told(reference, known)
         copied = {step for step, new in theirs.items() if not new}  # a step that only repeats the question: no matter
@@ -57,7 +57,7 @@ class Alignment:
         return min(1.0, (1 if own >= needed else own / needed) * (reasoning_alignment + missing_step) / 2)
 
     def _by_chance(self, corpus: Sequence[tuple[str, Plan]], rng: Random) -> float:
-        """What the plan of another problem comes to; 0 where there is no other."""
+        """Estimate the score of another problem's plan; 0 where there is no other."""
         plans = list(dict.fromkeys(tuple(plan) for _, plan in corpus))
         if len(plans) < 2:
             return 0.0
@@ -75,7 +75,7 @@ def _told(plan: Plan, known: frozenset[str]) -> dict[str, str]:
 
 
 def _own(plan: Plan, question: str) -> float:
-    """The share of a plan's pairs of neighbouring words that the question does not have."""
+    """Compute the share of a plan's word bigrams that are not in the question."""
     known = set(_pairs(question))
     pairs = [pair for step in plan for pair in _pairs(step)]
     return sum(pair not in known for pair in pairs) / max(1, len(pairs))
@@ -98,7 +98,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def words(text: str) -> list[str]:
-    """What a step is about: its words without endings and small change, and its signs as words."""
+    """Reduce a step to what it is about: its words without endings and stop words, its operators as words."""
     return [stem for _, stem in _tokens(text)]
 
 
@@ -154,7 +154,7 @@ _LONGEST = 256  # tokens of a step
 
 
 def embedding_similarity(name: str) -> Callable[[Sequence[str], Sequence[str]], list[list[float]]]:
-    """The cosine, 0 to 1, of each text with each other."""
+    """Load a sentence encoder that scores each text against each other by cosine, 0 to 1."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 

@@ -81,7 +81,7 @@ def askable(
 
 
 def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """What TRL's trainer makes of a conversation."""
+    """Encode a conversation as TRL's trainer does."""
     asked = tokenizer.apply_chat_template(
         conversation=[list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True
     )
@@ -153,7 +153,7 @@ def solved_at_times(
 def _passes(
     passed: Reward, student: LoadedStudent, rows: Sequence[Row], replies_P_n: Sequence[Sequence[Reply]]
 ) -> list[int]:
-    """How many of each prompt's answers pass: a reward is asked as TRL would ask it."""
+    """Count each prompt's passing answers, calling the reward as TRL would."""
     asked = [(row, reply) for row, replies in zip(rows, replies_P_n, strict=True) for reply in replies]
     columns = {name: [row[name] for row, _ in asked] for name in rows[0] if name not in ("prompt", "completion")}
     end = student.tokenizer.convert_tokens_to_ids([student.preset.turn_end])

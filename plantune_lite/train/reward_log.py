@@ -1,7 +1,7 @@
-"""What rewards say while a reinforcement runs: figures of every step, some completions on the disk, and when to stop.
+"""Log rewards during GRPO: metrics of every step, some completions on disk; decide when to stop.
 
     watched = Rewarded([("right_answer", right_answer, 1.0)], group=8, file=Path("samples.jsonl"))
-    GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on as it was given
+    GRPOTrainer(..., reward_funcs=watched.functions)          every reward is passed on unchanged
     trainer.add_callback(callbacks.callback(Signs(say, 176)))
 
 One line of samples.jsonl:
@@ -32,7 +32,7 @@ _FROM_REFERENCE = 0.01  # nats a token, of rounding
 
 
 class Rewarded:
-    """The rewards as a trainer calls them, one after the other for the same batch; looked at when all have spoken."""
+    """Reward functions for a trainer, called one after the other on the same batch; logged when all have returned."""
 
     def __init__(self, rewards: Sequence[Weighed], group: int, file: Path, *, after_step: int = 0) -> None:
         self.weights = [weight for _, _, weight in rewards]
@@ -82,7 +82,7 @@ class Rewarded:
 
 
 def _total(given: Sequence[float | None], weights: Sequence[float]) -> float:
-    """What the trainer makes of several rewards: one that was not given counts as nothing."""
+    """Sum the weighted rewards as the trainer does: a reward of None counts as nothing."""
     return sum(weight * one for weight, one in zip(weights, given, strict=True) if one is not None)
 
 

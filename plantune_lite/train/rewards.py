@@ -84,7 +84,7 @@ def _shape(text: str) -> float:
 
 
 def plan_similarity(judge: Judge) -> Reward:
-    """How far a plan goes the way of the reference, 0 to 1, as the judge sees it; no plan, or half of one, is 0."""
+    """Reward a plan for following the reference, 0 to 1, as the judge scores it; no plan, or half of one, gets 0."""
 
     def plan_similarity(
         prompts: Column,
@@ -142,7 +142,7 @@ def soft_overlong(max_completion: int) -> Reward:
 
 
 def plan_softmax(accuracies: Sequence[float], temperature: float = 0.5) -> list[float]:
-    """What each plan deserves by the share of its continuations that are right; sums to 1."""
+    """Softmax the plans' shares of right continuations into rewards that sum to 1."""
     powers = [math.exp((accuracy - max(accuracies)) / temperature) for accuracy in accuracies]
     return [power / sum(powers) for power in powers]
 
@@ -186,7 +186,7 @@ def guided(part: schema.GRPO) -> Reward:
 
 
 def groups(prompts: Column, size: int) -> list[slice]:
-    """The groups in a batch: blocks of one prompt. An error where the batch is made of anything else."""
+    """Split a batch into its groups: blocks of one prompt. Raise if the batch is made of anything else."""
     found = [slice(start, start + size) for start in range(0, len(prompts), size)]
     for group in found:
         block = prompts[group]

@@ -25,7 +25,7 @@ _TAIL = 2 * len(CLOSE)  # tokens in which a tag that has just been closed must l
 
 
 class Plan(NamedTuple):
-    """What was said up to the end of a plan."""
+    """Tokens sampled up to the end of a plan."""
 
     ids: list[int]
     closed: bool  # else nothing follows it: the turn was ended, or no room is left
@@ -78,7 +78,7 @@ class Guided:
     def _sampled(
         self, prefixes: Sequence[list[int]], room: Sequence[int], *, closing: bool, temperature: float, ends: set[int]
     ) -> list[list[int]]:
-        """What the student says after each of these, to the end of its turn and no further than there is room."""
+        """Sample a continuation of each prefix, to the end of its turn and no further than there is room."""
         import torch
         from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -123,12 +123,12 @@ class _Closed:
 
 
 def closed(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Whether a plan ends in these tokens."""
+    """Tell whether a plan ends in these tokens."""
     return CLOSE in tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
 def cut(tokenizer: Any, ids: Sequence[int], most: int) -> Plan:
-    """The tokens up to the one that closes the plan; all of them where none does, or nothing could follow it."""
+    """Keep the tokens up to the one that closes the plan; all of them if none does, or if no room is left after it."""
     if not closed(tokenizer, ids):
         return Plan(list(ids), False)
     last = bisect_left(range(len(ids) + 1), True, key=lambda count: closed(tokenizer, ids[:count]))
@@ -136,7 +136,7 @@ def cut(tokenizer: Any, ids: Sequence[int], most: int) -> Plan:
 
 
 def to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
-    """The tokens up to the one that ends the turn, with it."""
+    """Keep the tokens up to and including the one that ends the turn."""
     last = next((place for place, id in enumerate(ids) if id in ends), len(ids))
     return list(ids[: last + 1])
 

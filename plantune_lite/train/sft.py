@@ -103,7 +103,7 @@ def _say_dropped(taught: data.Taught, count: int, say: Callable[[str], object]) 
 
 
 def planned(part: SFT, rows: int) -> tuple[int, int]:
-    """How many rows a training of so many takes, one by one, and in how many steps."""
+    """Count the rows, repeats included, that a training on `rows` rows takes, and its steps."""
     a_step = part.batch_size * part.accumulate
     count = part.max_steps * a_step if part.max_steps else max(1, round(part.epochs * rows))
     return count, -(-count // a_step)
@@ -163,7 +163,7 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
 
 
 def loss_type() -> str:
-    """The same loss either way: TRL's chunks skip the prompt's logits, Unsloth has kernels of its own for plain nll."""
+    """Name the loss, the same either way: TRL's chunks skip the prompt's logits, Unsloth has nll kernels."""
     import sys
 
     return "nll" if "unsloth" in sys.modules else "chunked_nll"

@@ -1,7 +1,7 @@
-"""The stages that train: an adapter learns from the corpus, then from what its own answers earn.
+"""Run the training stages: an adapter learns from the corpus (SFT), then from rewards for its own answers (GRPO).
 
-A stage is a function of a Job whose return value is its summary: "line" is what a person reads. Each loads the student
-itself, because each is a process of its own: memory is given back, and Unsloth is imported before what it patches.
+A stage is a function of a Job that returns its summary; `line` is the part people read. Each loads the student itself
+because each runs in its own process: memory is freed, and Unsloth is imported before what it patches.
 """
 
 import json
@@ -90,7 +90,7 @@ def _rows_of_all_arms(
 
 
 def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """Which rows come first, where the recipe says; how easy a problem is may take the untuned student to find out."""
+    """Rank the rows if the recipe orders them; ranking by difficulty may need answers from the untuned student."""
     if part.order == "mixed":
         return None
     pool = job.run.problems()
@@ -156,7 +156,7 @@ def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]
 
 @contextmanager
 def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
-    """The teacher as judge of plans, where the recipe wants one, and what it has cost; within distill.max_usd."""
+    """Yield the teacher as judge of plans, if the recipe wants one, and what it has cost; within distill.max_usd."""
     part = present(job.recipe.grpo)
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
         yield None, lambda: 0.0
@@ -176,7 +176,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
 
 
 def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
-    """The student with its adapter; what it starts from is what a merge starts from, whenever that is."""
+    """Load the student with its adapter; record its base, so that a later merge starts from the same one."""
     loaded = load_student(
         job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
     )
@@ -187,7 +187,7 @@ def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
 
 
 def _pinned(job: Job, adapter: Path | None) -> str | None:
-    """The base's revision that this stage began with, if it began before, or that the adapter was trained on."""
+    """Find the base's revision that this stage began with, if it began before, or that the adapter was trained on."""
     begun = job.out / "base.json"
     for file in (begun, *([adapter / "adapter_config.json"] if adapter else [])):
         if file.is_file():
@@ -196,7 +196,7 @@ def _pinned(job: Job, adapter: Path | None) -> str | None:
 
 
 def adapter_of(name: str, run: Path) -> Path:
-    """The adapter of another run, named or given as a folder."""
+    """Find the adapter of another run, given by name or folder."""
     for folder in (Path(name).expanduser(), run.parent / name, home(run) / name):
         final = read_manifest(folder).final if RunFolder(folder).manifest.is_file() else None
         if final:

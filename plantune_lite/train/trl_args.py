@@ -1,7 +1,7 @@
-"""What TRL is told: every knob that differs between backends or versions is said, by us or by a recipe's `extra`.
+"""Set TRL's arguments: every option that differs between backends or versions is set, by us or by a recipe's `extra`.
 
 common(model, out, Training(seed=1), steps=60)        {"max_steps": 60, "optim": "adamw_8bit", ...}
-config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or a sentence that says why not
+config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or an error that says why not
 """
 
 import os
@@ -99,7 +99,7 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
 
 
 def processes() -> int:
-    """How many processes share this training."""
+    """Count the processes that share this training."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -115,7 +115,7 @@ def accumulated_by_each(accumulate: int) -> int:
 
 
 def first_says(number: int) -> int:
-    """The first process's number in all of them, so that they end at the same step."""
+    """Broadcast the first process's number to all, so that they end at the same step."""
     import torch
 
     told = [number]

@@ -1,11 +1,11 @@
-"""How one tree grows: what it asks of the student, and what it makes of the replies. No model is called here.
+"""Grow one search tree: yield requests to the student, turn its replies into nodes. No model is called here.
 
     steps = grow(tree, chat("How many legs ...?"), CPL(), right=lambda text: "\\boxed{12}" in text)
     wanted = next(steps)              # [Request(... "<plan>\\n", Sampling(n=5, stop=("\\n",))), Request(...)]
     wanted = steps.send(replies)      # their replies; and so on until the generator ends
 
-That it asks and does not call is what lets many trees wait for one batch (search.py), and a tree that was cut off grow
-again from the replies it had: they decide everything, since the dice of an iteration are thrown from its number.
+Yielding requests lets many trees share one batch (search.py), and an interrupted tree regrow from the replies it had:
+they determine everything, since each iteration's RNG is seeded by (seed, problem id, iteration).
 """
 
 import math
@@ -24,7 +24,7 @@ _OTHER_DICE = 1_000_003  # rollouts begin where steps do: with the same seed the
 
 @dataclass(frozen=True)
 class Request:
-    """What a tree waits for: replies to these messages or, where no sampling is said, what the state is worth."""
+    """One request of a tree: replies to these messages or, where sampling is None, the value of the state."""
 
     messages: Messages
     sampling: Sampling | None = None
@@ -79,7 +79,7 @@ def _going_on(ask: Messages, begun: str) -> Messages:
 
 
 def _said(reply: Reply, number: int) -> str | None:
-    """The step a line is, without its number; CLOSE where it ends the plan; None where it is neither."""
+    """Parse a line into its step, without the number; CLOSE where it ends the plan; None where it is neither."""
     line = reply.text.partition("\n")[0].strip()
     if line.startswith(CLOSE):
         return CLOSE
@@ -102,7 +102,7 @@ def _children(
     deep: bool,
     right: Callable[[str], bool],
 ) -> list[Node]:
-    """What was said, as nodes, each text once."""
+    """Build nodes from the sampled lines, dropping duplicates."""
     found: dict[tuple[str, str], Node] = {}
     written = iter(solutions)
     for reply, step in zip(lines, said, strict=True):

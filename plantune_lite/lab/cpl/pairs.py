@@ -1,12 +1,12 @@
-"""What trees teach: pairs of next steps, paths to imitate, and what states are worth.
+"""Extract training data from search trees: pairs of next steps, paths to imitate, and state values.
 
     step_pairs(tree)   -> [StepPair(prompt="<plan>\\n", better="1. Count.\\n", worse="1. Guess.\\n", q_better=0.6, ...)]
     paths(tree)        -> ["<plan>\\n1. Count the legs.\\n</plan>\\n... \\\\boxed{14}"]
     states(tree)       -> [State("<plan>\\n1. Count the legs.\\n", 0.6)]
 
-The rules are CPL's (its first author's code): a better step is worth more than 0 and a worse one less, after the same
-steps; where a solution is among the siblings at most one pair. The worth of two whole solutions is scaled down, that of
-two steps beside a solution is not. A solution without a plan before it is searched for, but not learned from.
+The rules are CPL's (its first author's code): after the same steps, a better step has q > 0 and a worse one q < 0; with
+a solution among the siblings, at most one pair. The q of two whole solutions is scaled down, that of two steps next to
+a solution is not. A solution without a plan before it takes part in the search, but is not learned from.
 """
 
 from collections.abc import Iterable, Iterator
@@ -99,7 +99,7 @@ def answer_pairs(tree: Tree, seed: int = 0) -> list[StepPair]:
 
 
 def _solutions(tree: Tree) -> list[Node]:
-    """The ends of paths that have a plan."""
+    """List the solutions that follow a plan."""
     return [node for node in tree.root.below() if node.kind == "solution" and node.plan]
 
 

@@ -25,7 +25,7 @@ _REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the
 
 
 class Batches(NamedTuple):
-    """How many pairs are learned from at once, and how many batches make a step."""
+    """Pairs per batch, batches per optimizer step, and steps per checkpoint."""
 
     size: int = 2
     accumulate: int = 4
@@ -35,7 +35,7 @@ class Batches(NamedTuple):
 def encoded(
     student: LoadedStudent, pairs: Sequence[StepPair], ask: Mapping[str, Messages], max_length: int
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """The pairs in token ids, each with its gap, encoded as they were generated; and what is left out, by reason."""
+    """Encode pairs as token ids, as they were generated, each with its gap; count what is left out, by reason."""
     kept, dropped = [], Counter[str]()
     for pair in pairs:
         begun = ({"role": "assistant", "content": pair.prompt},) if pair.prompt else ()
@@ -55,7 +55,7 @@ def encoded(
 
 
 def both(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """The better text and the worse."""
+    """Return the token ids of the better text and of the worse."""
     return row["better_tokens"], row["worse_tokens"]
 
 
@@ -126,7 +126,7 @@ def config(
     steps: int,
     batches: Batches,
 ) -> Any:
-    """What TRL's trainer is told."""
+    """Build the config of TRL's DPO trainer."""
     from trl import DPOConfig
 
     if part.beta == 0:

@@ -1,8 +1,8 @@
-"""What the report shows of CPL: each round in numbers, how its preferences were learned, and one tree to read.
+"""Write the report's CPL section: each round in numbers, curves of its preference learning, and one tree to read.
 
     write(Path("runs/mine"), Path("runs/mine/cpl"), rounds)   # each round as cpl/stage.py sums it up
 
-writes section.json (a title, sentences, tables, names of charts, texts to unfold), preference.svg and loss.svg.
+Writes section.json (a title, sentences, tables, chart names, collapsed texts), preference.svg and loss.svg.
 """
 
 import json
@@ -33,7 +33,7 @@ def write(run: Path, out: Path, rounds: Rounds) -> None:
 
 
 def section(rounds: Rounds, names: Sequence[str], trees: Mapping[int, Sequence[Tree]]) -> dict[str, Any]:
-    """What the report says."""
+    """Assemble the section: title, sentences, table, charts, and a folded tree per round."""
     sentences = [
         f"Round {number}, {what}: {one[name]['line']}."
         for number, one in enumerate(rounds, 1)
@@ -107,7 +107,7 @@ def _course(rows: Iterable[Mapping[str, Any]], number: int, key: str) -> Points:
 
 
 def _example(trees: Sequence[Tree]) -> Tree | None:
-    """The smallest tree that was solved, of those that teach a preference where there are any."""
+    """Pick the smallest solved tree, of those that yield step pairs where there are any."""
     solved = [tree for tree in trees if tree.solved]
     telling = [tree for tree in solved if pairs.step_pairs(tree)]
     return min(telling or solved, key=lambda tree: sum(1 for _ in tree.root.below()), default=None)

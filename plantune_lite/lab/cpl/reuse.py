@@ -1,11 +1,11 @@
-"""The first round of CPL, taken over from a run that would make the same one.
+"""Copy the first round of CPL from a run that would make the same one.
 
     take(Path("runs/mine/ablate/preference/step-dpo"), Path("runs/mine/ablate/preference/sft"), ours, theirs)
     -> ["search", "sft"]
 
-The search is what costs hours, and neither it nor the SFT on its right paths depends on what is made of its pairs:
-variants that differ in that alone learn from the same trees. `ours` and `theirs` are what the two stages read of their
-recipes; that what comes before them is the same is for the caller (studies/reuse.py) to know.
+The search takes hours, and neither it nor the SFT on its right paths depends on how its pairs are used: variants that
+differ only in that learn from the same trees. `ours` and `theirs` are what the two stages read of their recipes; the
+caller (studies/reuse.py) makes sure that everything before them is the same.
 """
 
 import json
@@ -53,7 +53,7 @@ def take(folder: Path, donor: Path, ours: Mapping[str, Any], theirs: Mapping[str
 
 
 def _finished(round_: Path) -> list[str]:
-    """What of a round is whole: the search, and the SFT after it."""
+    """List the complete parts of a round: the search, and the SFT after it."""
     found: list[str] = []
     for part in _FILES:
         file = round_ / f"{part}.json"

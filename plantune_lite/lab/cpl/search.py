@@ -103,7 +103,7 @@ def search(
 
 
 def trees_of(out: Path) -> Iterator[Tree]:
-    """The trees of a search, finished ones first."""
+    """Yield the trees of a search, finished ones first."""
     yield from _read(out / TREES)
     yield from _read(out / OPEN)
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> Iterator[Tree]:
 
 
 class _Found:
-    """What the finished trees come to; they themselves are on the disk."""
+    """Totals over the finished trees; the trees themselves are on disk."""
 
     def __init__(self) -> None:
         self.ids: set[str] = set()
@@ -169,9 +169,9 @@ _Waiting = tuple[_Growing, int, Request]
 
 
 def _batch(growing: Sequence[_Growing], left: int | None) -> list[_Waiting]:
-    """The requests that can be answered together, of which there are most; states first, which are soon looked at.
+    """Pick the largest group of requests that can be answered together; states come first, being quick to evaluate.
 
-    Of those of a kind no more than the tokens that are left surely suffice for.
+    Groups are first cut to what the remaining tokens cover in the worst case.
     """
     states: list[_Waiting] = []
     alike: dict[Sampling, list[_Waiting]] = defaultdict(list)
@@ -226,7 +226,7 @@ def _from_row(row: Mapping[str, Any]) -> Any:
 
 
 def _known(path: Path, finished: set[str]) -> dict[str, dict[int, Any]]:
-    """What unfinished trees were answered, by tree and number; what finished ones were is left out of the file."""
+    """Load what unfinished trees were answered, by tree and number; drop finished trees from the file."""
     rows = [row for row in read_jsonl(path) if row["problem_id"] not in finished] if path.is_file() else []
     if rows:
         files.write_records(path, rows)

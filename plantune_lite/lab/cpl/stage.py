@@ -1,15 +1,16 @@
-"""The stage that searches and learns from it (CPL): rounds of search, SFT on what was right, Step-APO on what mattered.
+"""Run the CPL stage: rounds of search, SFT on what was right, Step-APO on what mattered.
 
     cpl/round1/   trees.jsonl, trees.html, pairs.jsonl, rows.jsonl, sft/ and apo/ (an adapter each),
-                  a value head beside the last of the two
+                  a value head next to the last of the two
     cpl/          the last round's adapter: the run's model; section.json and charts, for the report
 
-The first round's policy is the student of the SFT stage, or the untuned one; after it the round before. A server's
-model may search in its place (cpl.policy), asked through the ledger like a teacher. As in the paper each round trains
-from the base anew, first on right paths, then on pairs, the former being the latter's reference. What a round has
-finished is not done again: search.json, taught.json, sft.json, apo.json and value.json say what that is. A search that
-was cut short goes on in the next call, once all rounds have come to their end: a kill before it costs no training. A
-round's search and SFT do not depend on its pairs, so that variants which differ in these share them (first_round.py).
+The first round searches with the student of the SFT stage, or the untuned one; later rounds with the model of the round
+before. A server's model may search instead (cpl.policy), called through the ledger like a teacher. As in the paper each
+round trains from the base again, first on right paths, then on pairs, with the former as the latter's reference. What a
+round has finished is not redone: search.json, taught.json, sft.json, apo.json and value.json record it. A search that
+was cut short resumes in the next call or, once its rows and pairs are written (taught.json), after the last round has
+finished: a kill before that costs no training. A round's search and SFT do not depend on its pairs, so variants that
+differ only in these share them (reuse.py).
 """
 
 import gc
@@ -81,12 +82,12 @@ def run_cpl(job: Job) -> CPLSummary:
 
 
 def _ends_with(part: CPL) -> str:
-    """What a round trains last."""
+    """Name what a round trains last."""
     return "sft" if part.pairs == "none" else "apo"
 
 
 def _questions(job: Job) -> list[Problem]:
-    """What is searched: problems of the corpus, from which what tests restate is gone, with an answer to work out."""
+    """Sample the questions to search: corpus problems (none restates a test) with an answer to work out."""
     pool = {one.id: one for one in job.run.problems()}
     answered = (row["problem_id"] for row in job.run.rows("prompts") if row["kind"] not in ("code", "plan"))
     found = [pool[id] for id in answered if id in pool]
@@ -121,10 +122,10 @@ class _Round:
         self._ask = {problem.id: plan.ask_plainly(problem) for problem in questions}
 
     def run(self, spent: int, ended: bool) -> dict[str, Any]:
-        """What is left of the round to do; `spent` are the tokens of the rounds before.
+        """Do what is left of the round and return its summaries; `spent` are the tokens of the rounds before.
 
-        `ended` is whether the last round has come to its end before: until then what is being learned from a search
-        that was cut short is learned to the end.
+        `ended` is whether the last round has finished before: until then a search that was cut short does not resume
+        once training on it has begun; that training is completed.
         """
         before = self._recorded("search")
         goes_on = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
@@ -181,7 +182,7 @@ class _Round:
 
     @contextmanager
     def _a_student(self) -> Iterator[tuple[Generate, Asks, search.Value | None]]:
-        """Who is searched with: how it replies, how it is asked, and what judges its states where something does."""
+        """Load the student to search with; yield its Generate, its prompt function and, if any, its value function."""
         before = self._policy()
         loaded = self._loaded(before, training=False)
         by_value = self._part.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
@@ -197,7 +198,7 @@ class _Round:
             yield generate, plan.ask_plan_then_solve, None
 
     def _teach(self) -> dict[str, Any]:
-        """What the trees teach, as rows and pairs; that there is something is known before anything is trained."""
+        """Extract rows and pairs from the trees and write them; fail before any training where they are missing."""
         job, part = self._job, self._part
         trees = list(search.trees_of(self._folder))
         chosen = [pair for tree in trees for pair in _PAIRS[part.pairs](tree)]
@@ -240,7 +241,7 @@ class _Round:
         )
 
     def _judge(self) -> dict[str, Any]:
-        """What judges the next round's leaves: a value head on what this one trained last."""
+        """Train the value head for the next round's leaves, on what this round trained last."""
         trained = self._folder / _ends_with(self._part)
         known = [
             (tree.problem_id, (*self._ask[tree.problem_id], {"role": "assistant", "content": state.begun}), state.q)
@@ -270,7 +271,7 @@ class _Round:
         self._job.metric(step, round=self._number, **named)
 
     def _loaded(self, adapter: Path | None, training: bool = True) -> Any:
-        """The student, on the same base every time, and nothing else of that size in memory."""
+        """Load the student, on the same base every time, after freeing the memory of earlier ones."""
         import torch
 
         gc.collect()

@@ -88,7 +88,7 @@ def train(
 
 
 class _Figures(callbacks.Figures):
-    """The figures of a step; TRL's margin is what is left when the one that was asked for is taken off."""
+    """Metrics of a step; TRL's margin is the preference minus the margin that was asked for."""
 
     asked: Sequence[float] = ()  # of each step, in the mean
 

@@ -39,23 +39,23 @@ class Node:
 
     @property
     def q(self) -> float:
-        """The mean of what came back; 0 where nobody has been yet."""
+        """Average what was backed up; 0 before the first visit."""
         return self.total / self.visits if self.visits else 0.0
 
     @property
     def depth(self) -> int:
-        """How many nodes lie above it."""
+        """Count the nodes above it."""
         return 0 if self.parent is None else self.parent.depth + 1
 
     @property
     def plan(self) -> tuple[str, ...]:
-        """The steps up to here, its own included."""
+        """Collect the steps up to here, its own included."""
         above = self.parent.plan if self.parent is not None else ()
         return (*above, self.text) if self.kind == "step" else above
 
     @property
     def well_formed(self) -> bool:
-        """Whether it is one step of a plan, or a solution with an answer."""
+        """Tell whether it is one step of a plan, or a solution with an answer."""
         return self.kind in ("step", "solution")
 
     def below(self) -> Iterator["Node"]:
@@ -78,12 +78,12 @@ class Tree:
 
     @property
     def right_plans(self) -> set[tuple[str, ...]]:
-        """The plans that led to the right answer."""
+        """Collect the plans that led to the right answer."""
         return {node.plan for node in self.root.below() if node.reward == 1}
 
     @property
     def solved(self) -> bool:
-        """Whether there is one."""
+        """Tell whether a plan led to the right answer."""
         return bool(self.right_plans)
 
 
@@ -96,12 +96,12 @@ def begun(plan: tuple[str, ...]) -> str:
 
 
 def puct(child: Node, exploration: float) -> float:
-    """What it is worth to look at a child: what is known of it, and how likely and how unknown it is."""
+    """Score a child by PUCT: its q, plus a bonus for being likely and rarely visited."""
     return child.q + exploration * child.prior * math.sqrt(present(child.parent).visits) / (1 + child.visits)
 
 
 def select(root: Node, exploration: float, dice: Random) -> Node:
-    """The open leaf that is most worth looking at; ties are thrown for."""
+    """Walk down to an open leaf by the best PUCT score at each level, breaking ties at random."""
     node = root
     while node.children:
         worth = {child: puct(child, exploration) for child in node.children if not child.closed}
@@ -158,7 +158,7 @@ def to_row(tree: Tree) -> dict[str, Any]:
 
 
 def from_row(row: Mapping[str, Any]) -> Tree:
-    """The tree that `to_row` wrote."""
+    """Rebuild the tree that `to_row` wrote."""
     nodes: list[Node] = []
     for given in row["nodes"]:
         parent = None if given["parent"] is None else nodes[given["parent"]]

@@ -1,12 +1,11 @@
-"""What a plan so far is worth, by a head on the student: trained on what a search found, asked in the next one.
+"""Score partial plans with a value head on the student: trained on one search, used in the next.
 
     train(student, [("practice/train/7", messages, 0.4), ...], folder)  -> {"line": "off by 0.31 on 40 states ...", ...}
     value_of(student, folder)([messages, ...])                          -> [0.38, ...]
 
-V(s) = tanh(w . h + b), h the last layer's output at the state's last token, the student's own weights as they are: the
-head alone learns, by mean squared error on the search's q. CPL trains a second whole model for this; on one card there
-is room for one. It is kept beside the adapter whose outputs it reads, in value_head.safetensors, and is of no use to
-any other.
+V(s) = tanh(w . h + b), with h the last layer's output at the state's last token. The student's weights are frozen: only
+the head is trained, by mean squared error on the search's q. CPL trains a second whole model for this; one GPU has room
+for one. The head is saved next to the adapter whose outputs it reads, in value_head.safetensors, and fits no other.
 """
 
 from collections.abc import Callable, Sequence
@@ -60,7 +59,7 @@ def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: in
 
 
 def value_of(student: LoadedStudent, folder: Path) -> Callable[[Sequence[Messages]], list[float]]:
-    """What states are worth, by the head that lies beside this student's adapter."""
+    """Build a value function from the head saved next to this student's adapter."""
     from safetensors.torch import load_file
 
     if not (folder / FILE).is_file():
@@ -74,7 +73,7 @@ def value_of(student: LoadedStudent, folder: Path) -> Callable[[Sequence[Message
 
 
 def outputs(student: LoadedStudent, states: Sequence[Messages]) -> Any:
-    """The last layer's output at the last token of each state, in float32 and in the main memory."""
+    """Compute the last layer's output at the last token of each state, as float32 in main memory."""
     import torch
 
     model = student.model.get_base_model() if hasattr(student.model, "get_base_model") else student.model
@@ -101,7 +100,7 @@ def outputs(student: LoadedStudent, states: Sequence[Messages]) -> Any:
 
 
 def _apart(ids: Sequence[str], seed: int) -> list[bool]:
-    """Which states judge the head: all of some questions."""
+    """Mark the states held out to judge the head: all of some questions."""
     questions = sorted(set(ids))
     chosen = set(Random(seed).sample(questions, round(KEPT_APART * len(questions))))
     return [id in chosen for id in ids]
@@ -129,5 +128,5 @@ def _fitted(h_N_H: Any, q_N: Any, strength: float) -> tuple[Any, Any]:
 
 
 def _error(logits_N: Any, q_N: Any) -> float:
-    """How far off, as the root of the mean square."""
+    """Compute the root mean squared error of tanh(logits)."""
     return float(((logits_N.tanh() - q_N) ** 2).mean().sqrt())

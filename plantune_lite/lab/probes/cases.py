@@ -1,13 +1,13 @@
-"""What a probe is asked about: a problem, valid steps so far, and one more step that can or cannot be done.
+"""Generate cases for probes: a problem, valid steps so far, and one more step that can or cannot be done.
 
     cases(problems, per_problem=8, seed=0)
         -> [Case(begun="<plan>\n1. unstack b a\n2.", step="put-down b", valid=True, ...),
             Case(begun="<plan>\n1. unstack b a\n2.", step="put-down a", valid=False, why="holding a", ...)]
 
-They come in pairs after the same steps: of the same kind of action, one possible and one a near miss, which lacks
-exactly one precondition. All kinds and all that can be lacking have an equal chance, and of such pairs one with as many
-objects in common as there are is taken, so that the surface says little. Half of the pairs follow the problem's own
-plan, where it has one, and half a random walk.
+Cases come in pairs after the same steps: the same kind of action, one possible and one a near miss, which lacks exactly
+one precondition. Kinds are drawn uniformly, then lacking predicates, then one of the pairs with the most objects in
+common, so that surface features say little. Half of the pairs follow the problem's own plan, where it has one, and half
+a random walk.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,12 +42,12 @@ class Case:
 
     @property
     def messages(self) -> Messages:
-        """The conversation with the step, up to its last token."""
+        """Return the conversation with the step, up to its last token."""
         return (*self.prompt, {"role": "assistant", "content": f"{self.begun} {self.step}"})
 
     @property
     def before(self) -> Messages:
-        """The conversation where the step is next."""
+        """Return the conversation up to where the step is next."""
         return (*self.prompt, {"role": "assistant", "content": self.begun})
 
 

@@ -1,7 +1,7 @@
-"""What a model does in a world, as opposed to what it may know: plans it writes, and single next steps.
+"""Measure what a model does in a world, as opposed to what it may know: plans it writes, and single next steps.
 
 plans_written(generate, problems, max_tokens=256)  -> {"success": Estimate, "executable": ..., "prefix": ...}
-next_steps(generate, cases, problems, seed=0)      -> Estimate: how often the step it goes on with can be done
+next_steps(generate, cases, problems, seed=0)      -> Estimate: how often the next step it writes can be done
 """
 
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ class Probe:
     bias_T: Any
 
     def __call__(self, residuals_N_H: Any) -> Any:
-        """How sure each probe is, as a log-odds; above 0 is a yes."""
+        """Score residuals with each probe, in log-odds; above 0 is a yes."""
         import torch
 
         x_N_H = _standardised(torch.as_tensor(residuals_N_H, dtype=torch.float32), self.middle_H, self.scale_H)
@@ -44,7 +44,7 @@ class Probe:
 
 
 def from_row(row: dict[str, Any]) -> Probe:
-    """The probe that `to_row` wrote."""
+    """Rebuild the probe that `to_row` wrote."""
     import torch
 
     return Probe(**{name: torch.tensor(values) for name, values in row.items()})
@@ -106,7 +106,7 @@ def best_fit(residuals_N_H: Any, labels_N: Any, fit_on: Sequence[int], choose_on
 
 
 def auroc(scores: Any, labels: Any, weights: Any = None) -> float:
-    """How often a yes is scored above a no, a tie counting half; NaN where there is only one of the two."""
+    """Compute how often a yes is scored above a no, ties counting half; NaN where one of the two is missing."""
     import numpy as np
 
     scores, labels = np.asarray(scores, dtype=float), np.asarray(labels, dtype=float)
@@ -121,7 +121,7 @@ def auroc(scores: Any, labels: Any, weights: Any = None) -> float:
 
 
 def balanced_accuracy(scores: Any, labels: Any, weights: Any = None) -> float:
-    """The mean of how many of the yes are scored above 0 and how many of the no are not."""
+    """Average the share of the yes that are scored above 0 and the share of the no that are not."""
     import numpy as np
 
     said, labels = np.asarray(scores, dtype=float) > 0, np.asarray(labels, dtype=float) > 0
@@ -133,7 +133,7 @@ def balanced_accuracy(scores: Any, labels: Any, weights: Any = None) -> float:
 
 
 def best_threshold(scores: Any, labels: Any) -> float:
-    """Where to cut scores so that balanced accuracy is best; for dev."""
+    """Find the threshold on scores with the best balanced accuracy; for dev."""
     import numpy as np
 
     scores = np.asarray(scores, dtype=float)
@@ -166,9 +166,9 @@ def difference(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """How much better one's scores are than another's of the same cases, on the mean over sets of cases.
+    """Estimate how much better one set of scores is than another on the same cases, averaged over sets of cases.
 
-    A set is the one's scores, the other's, the labels and the problems' ids; a problem weighs the same in both.
+    A set is (scores, other scores, labels, problem ids); a problem weighs the same in both.
     """
 
     def apart(both: Any, labels: Any, weights: Any = None) -> float:

@@ -41,18 +41,18 @@ class Try:
 
     @property
     def right(self) -> bool:
-        """Whether its answer is right."""
+        """Tell whether its answer is right."""
         return self.score.same is True
 
     @property
     def messages(self) -> Messages:
-        """The conversation up to the last token of the plan."""
+        """Return the conversation up to the last token of the plan."""
         return begun(modes.ASK[self.score.mode](self.problem), self.plan)
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What says of a plan whether it is good: a probe on one layer, and the log-odds below which a plan is weak."""
+    """Plan judge: a probe on one layer, and the log-odds below which a plan is weak."""
 
     layer: int
     probe: Probe
@@ -105,9 +105,9 @@ def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
 def knows(
     student: Loaded, tries: Sequence[Try], out: Path, *, seed: int = 0, spared: Collection[str] = ()
 ) -> tuple[dict[str, Any], Judge]:
-    """How well each layer tells plans that come out right, beside what else tells it; and the best layer's probe.
+    """Measure how well each layer, and each control, predicts which plans come out right; fit the best layer's judge.
 
-    `spared` are ids of problems that the judge should rather be measured on than fitted.
+    `spared` are ids of problems to measure the judge on rather than fit it on.
     """
     import numpy as np
 
@@ -162,7 +162,7 @@ def knows(
 
 
 def _pass_rates(tries: Sequence[Try]) -> Any:
-    """How often the other tries of a try's problem are right; a half where there is no other."""
+    """Compute the pass rate of the other tries at each try's problem; a half where there is no other."""
     import numpy as np
 
     of: dict[str, list[int]] = {}
@@ -183,9 +183,9 @@ def _reported(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]
 
 
 def _within(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]) -> dict[str, Any] | None:
-    """The mean AUROC among the tries of one problem: what only tells hard problems from easy ones has a half.
+    """Average the AUROC among the tries of one problem: what only tells hard problems from easy ones gets a half.
 
-    None where no problem has a right and a wrong one.
+    Return None where no problem has a right and a wrong one.
     """
     of: dict[str, list[int]] = {}
     for place in places:

@@ -55,7 +55,7 @@ def resampling(
 
 @dataclass
 class _Drawn:
-    """What was drawn for one prompt so far."""
+    """Replies drawn for one prompt so far, and the best plan among them."""
 
     first: Reply | None = None  # where nothing that is drawn is a plan, this is the reply
     plan: str | None = None  # the best
@@ -92,7 +92,7 @@ def _drawn(student: Loaded, judge: Judge, prompts: Sequence[Messages], sampling:
 
 
 def _plan_alone(one: _Drawn) -> Reply:
-    """The best plan as the whole reply."""
+    """Return the best plan as the whole reply, or the first reply where none is a plan."""
     best = present(one.first)
     best = replace(best, text=one.plan, finish="stop") if one.plan else best
     return replace(best, tokens_out=one.tokens)
@@ -101,7 +101,7 @@ def _plan_alone(one: _Drawn) -> Reply:
 def _carried_out(
     student: Loaded, prompts: Sequence[Messages], drawn: Sequence[_Drawn], sampling: Sampling
 ) -> list[Reply]:
-    """The whole replies, each no longer than a reply may be; thrown away plans count among its tokens."""
+    """Complete the plans to whole replies within the length limit; discarded plans count in their tokens."""
     planned = [place for place, one in enumerate(drawn) if one.plan]
     going_on = [begun(prompts[place], f"{drawn[place].plan}\n") for place in planned]
     rests = dict(zip(planned, student.generate(going_on, sampling), strict=True))
@@ -117,7 +117,7 @@ def _carried_out(
 
 
 def _cut(student: Loaded, rest: Reply, most: int) -> Reply:
-    """What a reply of limited length would have had room for."""
+    """Cut a reply to what the length limit leaves room for."""
     if rest.tokens_out <= most:
         return rest
     text = student.tokenizer.decode(rest.token_ids[:most], skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -125,7 +125,7 @@ def _cut(student: Loaded, rest: Reply, most: int) -> Reply:
 
 
 def _closed(reply: Reply) -> str | None:
-    """The plan that a reply is, with its closing tag, which stopping there leaves out; None where it is none."""
+    """Extract the plan of a reply and add the closing tag, which stopping there leaves out; None where it has none."""
     if reply.finish != "stop" or OPEN not in reply.text:
         return None
     return f"{reply.text.partition(CLOSE)[0].rstrip()}\n{CLOSE}"
@@ -135,7 +135,7 @@ def _closed(reply: Reply) -> str | None:
 
 
 def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
-    """The shares of problems solved by judged plans, by a majority, and by a plain draw, at equal tokens a problem."""
+    """Compare shares of problems solved: judged plans, a majority at equal tokens a problem, and a plain draw."""
     of: dict[str, list[tuple[Try, float]]] = {}
     for one, score in zip(tries, scores, strict=True):
         of.setdefault(one.problem.id, []).append((one, score))
@@ -161,7 +161,7 @@ def compare(tries: Sequence[Try], scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _judged(some: Sequence[tuple[Try, float]]) -> tuple[float, int]:
-    """Whether the first good plan, or else the best, comes out right; and the tokens of all plans that were drawn."""
+    """Return whether the first good plan, or else the best, comes out right; and the tokens spent on the problem."""
     spent, best = 0, some[0]
     for one, score in some:
         spent += one.plan_tokens

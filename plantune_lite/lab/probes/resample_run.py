@@ -1,11 +1,11 @@
-"""What `plantune evaluate RUN --resample N` does: is it worth while to draw weak plans again? On a run's test problems.
+"""Measure whether redrawing weak plans pays off on a run's test problems (`plantune evaluate RUN --resample N`).
 
     resample_run(Path("runs/mine"), tries=4) -> {"line": "own: judged 41.2 % ...", "suites": {"own": {...}}, ...}
 
-Four ways, of the same model and on the same problems, none of which the judge was fitted on: `judged` draws up to N
-plans until the judge likes one; `one` is a single reply, as evaluation asks for it; `plain` is a reply drawn with the
-chance that plans are drawn again with, the mean of N; `majority` is the vote of as many of these as cost what `judged`
-costs. Answers lie in probe/resampled/, a file for each way, and the same call goes on where it was cut off.
+Compares four ways with the same model and problems, none of which the judge was fitted on: `judged` draws up to N plans
+until the judge accepts one; `one` is a single reply, as evaluation asks for it; `plain` is the mean of N replies drawn
+at the temperature at which plans are redrawn; `majority` is the vote of as many of these as cost what `judged` costs.
+Answers are kept in probe/resampled/, one file per suite and kind of reply; the same call resumes an interrupted one.
 """
 
 import json
@@ -98,7 +98,7 @@ def _answered(
     out: Path,
     show: Show,
 ) -> dict[str, list[Score]]:
-    """The judged replies, the single ones, and several drawn ones of each problem."""
+    """Score the judged replies, the single ones, and several drawn ones of each problem."""
     part, seed = recipe.evaluate, recipe.seed
     mode = modes.mode_of(recipe, read_manifest(run).summaries)
     as_asked = Sampling(temperature=part.temperature, max_tokens=part.max_tokens, seed=seed)
@@ -168,7 +168,7 @@ _WAYS = {
 
 
 def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """The table: a line a suite and way."""
+    """Yield the rows of the table, one per suite and way."""
     for suite, one in found["suites"].items():
         for name, way in one["ways"].items():
             many = f" of {one['votes']:.1f}" if name == "majority" else ""
@@ -180,7 +180,7 @@ def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The table for a terminal."""
+    """Format the table for a terminal."""
     return table(f"up to {found['tries']} plans", COLUMNS, list(rows(found)))
 
 

@@ -1,11 +1,11 @@
-"""What a model holds at one token, every layer: read in batches, kept on the disk, one layer in memory at a time.
+"""Read the residuals of every layer at one token: in batches, kept on disk, one layer in memory at a time.
 
     with room(Path("probe")) as folder:
         kept = read(student, [[1, 9690, ...], ...], folder / "residuals.f32", learned=[4, 5, ...])
     kept.layer(0)           N x H: the embeddings;   kept.layer(kept.layers - 1): what the output layer reads
     kept.logprobs[3]        the log-probabilities of the last 5 tokens of the text 3, as the model would write them
 
-The token is the last one of each text. Memory is bounded by the batch: nothing is kept of all other tokens.
+The token is the last one of each text. Memory is bounded by the batch: nothing is kept of the other tokens.
 """
 
 import shutil
@@ -35,7 +35,7 @@ def room(out: Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Residuals:
-    """The residual stream at the last token of each text."""
+    """Residual stream at the last token of each text."""
 
     file: Path
     layers: int  # with the embeddings

@@ -1,11 +1,11 @@
-"""What `plantune probe RECIPE` does with a run: probes of its final model, as JSON, charts and a section of the report.
+"""Probe a run's final model (`plantune probe RECIPE`): figures as JSON, charts, and a section of the report.
 
     probe_run(Path("runs/mine")) -> {"line": "it knows its plans: AUROC 71.3 % (62.0 to 79.9) on layer 17", ...}
 
-writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (what tells weak plans from good
-ones, for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables,
-names of charts. A run on worlds is asked what it knows of its worlds too; any other run is asked only whether it knows
-which of its plans will come out right.
+Writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (tells weak plans from good ones,
+for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables, chart
+names. A run on worlds is also probed for what it knows of its worlds; any other run only for whether it knows which of
+its plans will come out right.
 """
 
 import json
@@ -91,7 +91,7 @@ def probe_once(run: Path, **how: Any) -> dict[str, Any]:
 
 
 def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """What a probe that was cut off found of worlds; nothing where one of these weights came to its end."""
+    """Load what an interrupted probe with the same weights and settings found of worlds, else start from `wanted`."""
     file = out / "probe.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     cut_off = "plans" not in before and "plans_left_out" not in before
@@ -129,9 +129,9 @@ def _of_plans(
     say: Say,
     show: Show,
 ) -> tuple[dict[str, Any], Callable[[], None]]:
-    """Whether the model knows its plans, and what comes of drawing weak ones again, on problems of the third part.
+    """Probe whether the model knows its plans; measure redrawing weak ones on problems of the third part.
 
-    Beside the figures, what keeps the judge.
+    Return the figures, and a function that saves the judge.
     """
     say(f"{samples} replies to each of {len(asked)} problems")
     tries = tried(
@@ -180,7 +180,7 @@ def figures(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def section(found: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report says of it."""
+    """Assemble the report section: sentences, tables and charts."""
     sentences, tables = [], []
     if worlds := found.get("worlds"):
         tuned = worlds["validity"]["tuned"]

@@ -1,12 +1,12 @@
-"""The judge of a run's plans: kept beside its probes, found again, and refused where it is of other weights.
+"""Save and load the judge of a run's plans, next to its probes; refuse one that belongs to other weights.
 
     keep(Path("runs/mine"), judge, fitted_on=problems, plan_is_all=False)
                                                              writes probe/judge.json: plain numbers, no code
     kept = judge_of(Path("runs/mine"))                       kept.judge, kept.identity, kept.knows(problem)
     generate = judged(Path("runs/mine"), tries=4)(student)   the run's model with weak plans drawn again
 
-A judge reads what one model holds. Of weights that have changed since, even a little, it would say something all the
-same, and nobody would notice: so it is told which weights it belongs to.
+A judge reads the residuals of one model. On weights that have changed since, even a little, it would still give scores,
+and nobody would notice: so it records which weights it belongs to.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ class Kept:
     identity: str  # what tells its judgements from those of another
 
     def knows(self, problem: Problem) -> bool:
-        """Whether it was fitted on this question, under whatever name: such a problem proves nothing of it."""
+        """Tell whether it was fitted on this question, under whatever id: such a problem proves nothing of it."""
         return _question(problem) in self.fitted_on
 
 
@@ -55,7 +55,7 @@ def keep(run: Path, judge: Judge, *, fitted_on: Iterable[Problem], plan_is_all: 
 
 
 def judge_of(run: Path) -> Kept:
-    """The judge that `plantune probe` left, if the run's model is still the one that it is of."""
+    """Load the judge that `plantune probe` saved; refuse it where the run's model has changed since."""
     ours, file = weights_of(run), run / FOLDER / _FILE
     if not file.is_file():
         raise RunError(f"{run} has no judge of plans; plantune probe {run} makes one")
@@ -75,9 +75,9 @@ def judge_of(run: Path) -> Kept:
 
 
 def judged(run: Path, *, tries: int, tell: resample.Tell = lambda scores: None) -> Callable[[Loaded], Generate]:
-    """What makes of a run's model one that draws again what its judge calls weak: a Generate like any other.
+    """Return a function that makes a Generate of a run's model, redrawing the plans that its judge calls weak.
 
-    Whether there is a judge is known before the model is loaded.
+    A missing judge is an error here, before the model is loaded.
     """
     kept = judge_of(run)
     return lambda student: resample.resampling(
@@ -86,7 +86,7 @@ def judged(run: Path, *, tries: int, tell: resample.Tell = lambda scores: None) 
 
 
 def weights_of(run: Path) -> str:
-    """The run's final model in a line: its base, the stage that trained it last, and a hash of what that left."""
+    """Identify the run's final model in a line: base, the stage that trained it last, and its adapter's hash."""
     trained = read_manifest(run).final
     if trained is None or not (adapter := run / trained / "adapter_model.safetensors").is_file():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")

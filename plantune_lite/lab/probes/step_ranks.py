@@ -1,11 +1,11 @@
-"""How probable a step is to a model among all steps of its kind: what it says, without a threshold to be chosen.
+"""Rank a step by its probability among all steps of its kind: what the model says, with no threshold to choose.
 
     ranked(student, cases, worlds, seed=0)
         -> {"cases": 60, "auroc": {...}, "possible": {"value": 0.81, ...}, "impossible": {"value": 0.62, ...}}
 
-Of `stack a b`, the other steps of its kind are all of `stack ?x ?y` with the objects that there are, most of which
+For `stack a b`, the other steps of its kind are all of `stack ?x ?y` with the objects that there are, most of which
 cannot be done. A step's figure is the share of them that is less probable: 1 for the most probable one. The text before
-the step is read once for all of them.
+the step is read once for all of them (with Unsloth, for each).
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ _MOST = 64  # steps of a kind; of more, these are drawn
 
 
 def ranked(student: Loaded, cases: Sequence[Case], worlds: Mapping[str, World], *, seed: int) -> dict[str, Any]:
-    """The figure of each case, and whether it tells steps that can be done from those that cannot."""
+    """Rank each case, and measure whether its rank tells steps that can be done from those that cannot."""
     shares = [_share(student, case, worlds[case.problem_id], seed) for case in cases]
     valid = [case.valid for case in cases]
     ids = [case.problem_id for case in cases]
@@ -45,7 +45,7 @@ def _mean(shares: Sequence[float], ids: Sequence[str], wanted: Sequence[bool]) -
 
 
 def _share(student: Loaded, case: Case, world: World, seed: int) -> float:
-    """The share of the other steps of its kind that are less probable than a case's; ties count half."""
+    """Compute the share of the other steps of its kind that are less probable than a case's; ties count half."""
     kind = case.step.partition(" ")[0]
     others = [step for step in world.actions if step.partition(" ")[0] == kind and step != case.step]
     if len(others) >= _MOST:
@@ -57,7 +57,7 @@ def _share(student: Loaded, case: Case, world: World, seed: int) -> float:
 
 
 def logprobs(student: Loaded, before: Sequence[int], endings: Sequence[Sequence[int]]) -> list[list[float]]:
-    """The log-probabilities of the tokens of several ways that one text may go on."""
+    """Compute the token log-probabilities of several continuations of one text."""
     import torch
     from transformers import DynamicCache
 

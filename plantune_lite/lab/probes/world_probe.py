@@ -33,7 +33,7 @@ _LEAST = 10  # problems: of fewer no third is worth the name
 
 @dataclass(frozen=True)
 class Parts:
-    """Which cases are fitted on, chosen on and reported: places in the list, no problem in two of them."""
+    """Indices of the cases to fit on, to choose on and to report; no problem is in two of them."""
 
     fit: list[int]
     choose: list[int]
@@ -148,7 +148,7 @@ def _reported(
 
 
 def controls(read: Residuals, layer: int, asked: Sequence[Case], parts: Parts, *, seed: int) -> dict[str, Any]:
-    """What the same probes find where there is nothing to be known; the shuffled labels are learned on `layer`."""
+    """Fit the same probes where there is nothing to be known; the shuffled labels are learned on `layer`."""
     valid = [float(one.valid) for one in asked]
     shuffled = Random(f"shuffled {seed}").sample(valid, len(valid))
     learned = {
@@ -164,7 +164,7 @@ def controls(read: Residuals, layer: int, asked: Sequence[Case], parts: Parts, *
 
 
 class _Words:
-    """What the words of each step, and their places, tell: read as a model is, in one layer."""
+    """Words of each step with their positions as features, read like the residuals of a one-layer model."""
 
     layers = 1
 
@@ -176,12 +176,12 @@ class _Words:
         self._features = np.array([[float(word in one) for word in words] for one in said], dtype=np.float32)
 
     def layer(self, number: int) -> Any:
-        """The words, whatever the number."""
+        """Return the word features, whatever the number."""
         return self._features
 
 
 def _bags(asked: Sequence[Case]) -> Any:
-    """Which words each step has, at any place."""
+    """Count the words of each step, at any position."""
     import numpy as np
 
     words = sorted({word for one in asked for word in one.step.split()})
@@ -215,7 +215,7 @@ def _some(asked: Sequence[Case], parts: Parts, count: int, seed: int) -> list[Ca
 def _ranks(
     student: Loaded, problems: Sequence[Problem], asked: Sequence[Case], untuned: bool, seed: int
 ) -> dict[str, Any]:
-    """The ranks of some steps among all others of their kind, by the model and by what it was."""
+    """Rank some steps among all others of their kind, by the model and, if `untuned`, without its adapter."""
     worlds = {one.id: world_in(one) for one in problems}
     found = {"tuned": step_ranks.ranked(student, asked, worlds, seed=seed)}
     if untuned:

@@ -28,7 +28,7 @@ _TRIES = 20  # walks of one problem that may end where they began
 
 @dataclass(frozen=True)
 class Coverage:
-    """How much of its worlds a corpus shows."""
+    """Counts of what a corpus shows of its worlds."""
 
     states: int  # different ones
     pairs: int  # of a state and what is done in it
@@ -46,7 +46,7 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Drawn:
-    """The worlds of one study: no problem stands on two sides."""
+    """Worlds of one study: no problem is in two of its parts."""
 
     train: tuple[World, ...]
     test: tuple[World, ...]  # of the sizes that are trained on
@@ -70,7 +70,7 @@ def drawn(name: str, *, sizes: Sequence[int], larger: Sequence[int], seed: int, 
 
 
 def _last_of_each_size(worlds: Sequence[World], count: int) -> set[int]:
-    """The places of so many worlds, of each size its share: the small sizes are used up first."""
+    """Pick the indices of `count` worlds, the last of each size in proportion: the small sizes are used up first."""
     of: dict[int, list[int]] = {}
     for place, world in enumerate(worlds):
         of.setdefault(len(world.task.objects), []).append(place)
@@ -84,7 +84,7 @@ def words(text: str) -> int:
 
 
 def learned(problem: Problem, count: Count) -> int:
-    """The tokens that a problem's plan teaches."""
+    """Count the tokens that a problem's plan teaches."""
     return count(plan.render(problem.steps).rstrip())
 
 
@@ -100,9 +100,9 @@ def corpora(
     count: Count = words,
     tokens: int | None = None,
 ) -> dict[Kind, Corpus]:
-    """The three, each of `tokens` learned tokens to within one plan; None: as many as the planner's plans have.
+    """Build the three, each of `tokens` learned tokens to within one plan; None: as many as the planner's plans have.
 
-    `solved` is each world's plan, as a planner made it; `apart` is what is tested on, which no walk may happen to be.
+    `solved` maps each world to its plan by a planner; `apart` is what is tested on, which no walk may happen to be.
     """
     planned = [
         problem_of(world, solved[world], id=f"{world.task.domain.name}/planner/{number}", teacher="planner")
@@ -189,14 +189,14 @@ def _walked(world: World, lengths: Sequence[int], rng: Random, seen: set[What]) 
 
 
 def toward(world: World, goal: Iterable[pddl.Atom]) -> World:
-    """The same world with another goal."""
+    """Rebuild a world with another goal."""
     task = world.task
     wanted = map(pddl.Literal, goal)
     return world_of(task.domain.text, pddl.write_task(task.domain, task.name, task.objects, task.start, wanted))
 
 
 def coverage(problems: Iterable[Problem]) -> Coverage:
-    """The different states, and pairs of a state and an action, that plans go through; names of objects count."""
+    """Count the distinct states and state-action pairs that plans go through; renamed objects count as distinct."""
     states: set[frozenset[pddl.Atom]] = set()
     pairs: set[tuple[frozenset[pddl.Atom], str]] = set()
     for problem in problems:

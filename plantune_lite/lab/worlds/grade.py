@@ -69,7 +69,7 @@ def _facts(facts: frozenset[Atom]) -> str:
 
 
 def world_in(problem: Problem) -> World:
-    """The world that a problem is about."""
+    """Build the world that a problem is about."""
     pddl = problem.extra.get("world")
     if not isinstance(pddl, Sequence) or isinstance(pddl, str) or len(pddl) != 2:
         raise WorldError(
@@ -85,7 +85,7 @@ _STEP = re.compile(r"^\W*(?:\d+\s*[.):]\s*)?\(?\s*([a-z][\w-]*)\b", re.IGNORECAS
 
 
 def steps_in(world: World, text: str) -> tuple[str, ...]:
-    """The plan in a reply: between its tags where actions stand there, else every line that begins with one."""
+    """Extract the plan from a reply: between its tags where actions stand there, else lines that begin with one."""
     names = {schema.name for schema in world.task.domain.schemas}
 
     def names_one(line: str) -> bool:

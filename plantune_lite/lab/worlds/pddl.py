@@ -46,7 +46,7 @@ class Schema:
 
 @dataclass(frozen=True)
 class Domain:
-    """What there can be, and what can be done."""
+    """PDDL domain: types, constants, predicates and actions."""
 
     name: str
     parents: Mapping[str, str]  # type -> the type it is a kind of
@@ -56,7 +56,7 @@ class Domain:
     text: str
 
     def is_a(self, type: str, wanted: str) -> bool:
-        """Whether a type is another or a kind of it."""
+        """Tell whether a type is another or a subtype of it."""
         while type not in (wanted, OBJECT):
             type = self.parents[type]
         return type == wanted
@@ -78,7 +78,7 @@ class Task:
 
 
 def read_domain(text: str, *, file: str = "the domain") -> Domain:
-    """The domain in a PDDL text."""
+    """Parse the domain in a PDDL text."""
     source = Source(file)
     name, sections, actions = _sections(source, source.read(text), "domain", repeated=":action")
     for word in sections.pop(":requirements", [])[1:]:
@@ -109,7 +109,7 @@ def read_domain(text: str, *, file: str = "the domain") -> Domain:
 
 
 def _sections(source: Source, form: Form, kind: str, repeated: str = "") -> tuple[str, dict[str, Form], list[Form]]:
-    """The name of a (define (KIND NAME) ...), its sections by their keyword, and those that may be repeated."""
+    """Split (define (KIND NAME) ...) into its name, its sections by keyword, and those that may be repeated."""
     if source.head(form, "(define ...)") != "define" or len(form) < 2:
         raise source.error(form, f"(define ({kind} NAME) ...) is expected")
     named = source.form(form[1], f"({kind} NAME)")
@@ -181,7 +181,7 @@ def _literals(
     equality: bool = False,
     costs: bool = False,
 ) -> Iterator[Literal]:
-    """The literals of `(and ...)`, of a single one, or of `()`."""
+    """Yield the literals of `(and ...)`, of a single one, or of `()`."""
     if not form:
         return
     head = source.head(form, "a condition")
@@ -224,7 +224,7 @@ def _atom(source: Source, form: Word | Form, domain: Domain, terms: Mapping[str,
 
 
 def read_task(text: str, domain: Domain, *, file: str = "the problem") -> Task:
-    """The problem in a PDDL text, which must be of this domain."""
+    """Parse the problem in a PDDL text, which must be of this domain."""
     source = Source(file)
     form = source.read(text)
     name, sections, _ = _sections(source, form, "problem")
@@ -252,7 +252,7 @@ def read_task(text: str, domain: Domain, *, file: str = "the problem") -> Task:
 
 
 def _start(source: Source, init: Form, domain: Domain, objects: Mapping[str, str]) -> frozenset[Atom]:
-    """What holds at the start: what is not named there does not hold, and may be named as that."""
+    """Parse the facts that hold at the start: what is not listed does not hold, and may be listed as `(not ...)`."""
     facts: dict[bool, set[Atom]] = {True: set(), False: set()}
     for fact in init[1:]:
         form = source.form(fact, "an atom")

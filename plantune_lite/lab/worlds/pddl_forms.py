@@ -38,16 +38,16 @@ class Form(list["Word | Form"]):
 
 @dataclass(frozen=True)
 class Source:
-    """Where a text comes from."""
+    """Parser of one PDDL text; its errors name the file and line."""
 
     file: str
 
     def error(self, at: "Word | Form | int", what: str) -> PddlError:
-        """What is wrong, with file and line."""
+        """Build an error with file and line."""
         return PddlError(f"{self.file} line {at if isinstance(at, int) else at.line}: {what}")
 
     def read(self, text: str) -> Form:
-        """The one form of a text."""
+        """Parse the one form of a text."""
         forms = list(self._forms(text))
         if len(forms) != 1:
             raise self.error(forms[1] if forms else 1, f"one (define ...) is expected, and there are {len(forms)}")
@@ -83,13 +83,13 @@ class Source:
             raise self.error(inside[-1], "this parenthesis is never closed")
 
     def form(self, form: "Word | Form", what: str) -> Form:
-        """What must be a form that begins with a word."""
+        """Require a form that begins with a word."""
         if not isinstance(form, Form) or not form or not isinstance(form[0], Word):
             raise self.error(form, f"{what} is expected in parentheses, not {shown(form)}")
         return form
 
     def head(self, form: "Word | Form", what: str) -> Word:
-        """The word that a form begins with."""
+        """Return the word that a form begins with."""
         first = self.form(form, what)[0]
         assert isinstance(first, Word)
         return first
@@ -105,7 +105,7 @@ class Source:
         return self._typed(words, types, _NAME, "a name")
 
     def variables(self, words: Sequence["Word | Form"], types: Mapping[str, str]) -> dict[str, str]:
-        """The same of parameters: `?x ?y - block`."""
+        """Parse parameters like `names`: `?x ?y - block`."""
         return self._typed(words, types, _VARIABLE, "a parameter such as ?x")
 
     def _typed(

@@ -55,7 +55,7 @@ class Library:
         return steps
 
     def is_valid(self, steps: Sequence[str]) -> bool:
-        """What the library's own validator says of steps that name existing actions and objects."""
+        """Validate steps, which name existing actions and objects, by the library's own validator."""
         from unified_planning.engines import SequentialPlanValidator
         from unified_planning.plans import SequentialPlan
 
@@ -64,7 +64,7 @@ class Library:
             return bool(SequentialPlanValidator().validate(self.problem, SequentialPlan(instances)))
 
     def instance(self, step: str) -> Any:
-        """The library's own object for a step."""
+        """Convert a step to the library's own object."""
         from unified_planning.plans import ActionInstance
 
         name, *objects = step.split()
@@ -72,7 +72,7 @@ class Library:
         return ActionInstance(self.problem.action(name), tuple(as_object(self.problem.object(one)) for one in objects))
 
     def simulator(self) -> Any:
-        """The library's own simulator."""
+        """Create the library's own simulator."""
         from unified_planning.engines import UPSequentialSimulator
 
         with _told(self._world, "unified-planning cannot simulate this world ({reason})"):
@@ -85,7 +85,7 @@ def _told(
     what: str = f"{_PLANNER} cannot plan here ({{reason}}). It takes STRIPS with types: leave out negative conditions "
     "and equality, or learn from random walks",
 ) -> Iterator[None]:
-    """What the libraries do not take, as a sentence; they have as many kinds of errors as they have authors."""
+    """Turn the libraries' errors, which are of many kinds, into a WorldError of one sentence."""
     env = _environment()
     from pyparsing import ParseBaseException
     from unified_planning.exceptions import UPException
@@ -119,7 +119,7 @@ def _told(
 
 
 def _built(world: World) -> Any:
-    """The library's problem."""
+    """Build the library's problem from a world."""
     problem = _domain(world.task.domain.text).clone()
     problem.name = world.task.name
     for name, type in world.task.objects.items():
@@ -160,7 +160,7 @@ def _domain(text: str) -> Any:
 
 
 def _widened(domain: Domain) -> dict[str, tuple[str, ...]]:
-    """The types of each predicate's terms: as wide as the parameters that stand there, which the library insists on."""
+    """Widen the types of each predicate's terms to those of the parameters used there, as the library requires."""
     found = {predicate: list(types) for predicate, types in domain.predicates.items()}
     for schema in domain.schemas:
         types = dict(schema.parameters)
@@ -203,7 +203,7 @@ def _environment() -> Any:
 
 @cache
 def _reader() -> Any:
-    """The library's reader, which takes longer to make than a problem does to read."""
+    """Create the library's reader once: it takes longer to create than a problem takes to read."""
     from unified_planning.io import PDDLReader
 
     return PDDLReader()

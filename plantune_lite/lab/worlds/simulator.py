@@ -40,7 +40,7 @@ class Action:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """The objects it is done with, in order."""
+        """Return the objects it is done with, in order."""
         return tuple(self.text.split()[1:])
 
     @property
@@ -51,7 +51,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Checked:
-    """What came of a plan."""
+    """Result of checking a plan."""
 
     valid: bool
     good_steps: int  # how many could be done before the first wrong one
@@ -125,7 +125,7 @@ class World:
     # --- states -------------------------------------------------------------------------------------------------------
 
     def state(self, atoms: Iterable[Atom]) -> int:
-        """The state in which, of all that can change, just these facts hold."""
+        """Encode the state in which, of all that can change, just these facts hold."""
         state = 0
         for atom in atoms:
             if atom[0] in self._changing:
@@ -133,7 +133,7 @@ class World:
         return state
 
     def facts(self, state: int) -> frozenset[Atom]:
-        """The facts of a state that can change."""
+        """Decode the facts of a state that can change."""
         return frozenset(atom for atom, bit in self._bit_of.items() if state >> bit & 1)
 
     @cached_property
@@ -143,22 +143,22 @@ class World:
 
     @cached_property
     def fixed(self) -> frozenset[Atom]:
-        """The facts that never change."""
+        """Collect the facts that never change."""
         return frozenset(atom for atom in self.task.start if atom[0] not in self._changing)
 
     def is_goal(self, state: int) -> bool:
-        """Whether all that is to be reached holds."""
+        """Tell whether a state satisfies the goal."""
         reached = state & self.goal_needs == self.goal_needs and not state & self.goal_forbids
         return reached and not self._goal_never
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def named(self, step: str) -> Action | None:
-        """The action that a step names, however it is spelled: `stack a b`, `(STACK A B)`, `stack(a, b)`."""
+        """Look up the action that a step names, however it is spelled: `stack a b`, `(STACK A B)`, `stack(a, b)`."""
         return self.actions.get(step) or self.actions.get(" ".join(step.lower().translate(_PUNCTUATION).split()))
 
     def can(self, action: Action, state: int) -> bool:
-        """Whether an action can be done."""
+        """Tell whether an action can be done."""
         return state & action.needs == action.needs and not state & action.forbids and not action.never
 
     def applicable(self, state: int) -> list[Action]:
@@ -166,11 +166,11 @@ class World:
         return [one for one in self._possible if state & one.needs == one.needs and not state & one.forbids]
 
     def step(self, action: Action, state: int) -> int:
-        """The state after an action that can be done."""
+        """Apply an action that can be done, and return the state after it."""
         return state & ~action.deletes | action.adds
 
     def lacks(self, action: Action, state: int) -> list[Literal]:
-        """What an action needs, and has not."""
+        """List the preconditions of an action that do not hold."""
         missing, present = action.needs & ~state, action.forbids & state
         found = [
             Literal(atom, holds=bool(missing >> bit & 1))
@@ -180,7 +180,7 @@ class World:
         return sorted([*action.never, *found], key=str)
 
     def check(self, steps: Sequence[str]) -> Checked:
-        """Whether a plan can be carried out and reaches the goal; if not, the first step that is wrong, and why."""
+        """Check that a plan can be carried out and reaches the goal; if not, report the first wrong step and why."""
         state = self.start
         for number, step in enumerate(steps):
             action = self.named(step)
@@ -196,7 +196,7 @@ class World:
         return Checked(False, len(steps), state, None, f"after {len(steps)} steps the goal still needs {open_goals}")
 
     def after(self, steps: Sequence[str]) -> int:
-        """The state after steps that can all be done."""
+        """Return the state after steps that can all be done."""
         checked = self.check(steps)
         if checked.wrong is not None:
             raise WorldError(f"{self.task.name}: {checked.sentence()}")
@@ -225,7 +225,7 @@ class World:
         return steps
 
     def near_misses(self, state: int) -> list[tuple[Action, Literal]]:
-        """The actions that cannot be done for exactly one reason, and that reason; none repeats an object."""
+        """List the actions that cannot be done for exactly one reason, and that reason; none repeats an object."""
         found = []
         for action in self.actions.values():
             missing = (action.needs & ~state).bit_count() + (action.forbids & state).bit_count() + len(action.never)
@@ -262,18 +262,18 @@ _PUNCTUATION = str.maketrans("(),.;:`*", "        ")
 
 @lru_cache(maxsize=64)
 def domain_of(text: str, file: str = "the domain") -> Domain:
-    """The domain in a text, read once."""
+    """Parse the domain in a text, once."""
     return read_domain(text, file=file)
 
 
 @lru_cache(maxsize=512)  # GRPO grades many completions of few problems
 def world_of(domain_text: str, problem_text: str) -> World:
-    """The world of two PDDL texts."""
+    """Build the world of two PDDL texts."""
     return World(read_task(problem_text, domain_of(domain_text)))
 
 
 def from_files(domain: Path, problem: Path) -> World:
-    """The world of a user's domain file and problem file."""
+    """Load the world of a user's domain file and problem file."""
     return World(read_task(_text(problem), domain_of(_text(domain), domain.name), file=problem.name))
 
 

@@ -32,7 +32,7 @@ SIZES: dict[str, tuple[Sequence[int], Sequence[int]]] = {
 
 
 def problems(name: str, kind: Kind, *, seed: int, limit: int | None) -> Iterator[Problem]:
-    """The problems for tests, whose split says so, the same for all three kinds; then those of one kind of corpus."""
+    """Yield the problems for tests (split="test"), the same for all three kinds; then those of one kind of corpus."""
     sizes, larger = SIZES[name]
     drawn = corpora.drawn(name, sizes=sizes, larger=larger, seed=seed, train=limit or LIMIT, test=TESTS // 2)
     for which, worlds in (("test", drawn.test), ("larger", drawn.larger)):
@@ -126,7 +126,7 @@ def _no_two_alike(named: dict[Path, World]) -> None:
 
 
 def _parted(worlds: list[World], seed: int) -> Drawn:
-    """Which worlds are learned from, which are tested on, and which are tested on because they are larger."""
+    """Split worlds into those to learn from, those to test on, and larger ones for tests only."""
     sizes = sorted(len(world.task.objects) for world in worlds)
     shares = {size: sum(one >= size for one in sizes) / len(sizes) for size in sorted(set(sizes))[1:]}
     few = [size for size, share in shares.items() if share <= _SHARE]

@@ -43,7 +43,7 @@ _TEST_SHARE = 5  # one fingerprint in so many is for tests
 
 
 class Kind(NamedTuple):
-    """Who has what, and how that is said."""
+    """Holders, their things, and the phrases for who has what."""
 
     name: str
     holders: tuple[str, ...]
@@ -97,7 +97,7 @@ KINDS = (
 
 
 class Relation(NamedTuple):
-    """How a quantity follows from another, as it is told in training and as it never is there."""
+    """Rule by which a quantity follows from another, with its wordings in training and those never used there."""
 
     sign: str
     level: int  # the first that has it
@@ -149,7 +149,7 @@ PLANS = ("{fact}", "{fact}, so find {a}", "{fact}: next {a}")
 
 
 class Quantity(NamedTuple):
-    """What somebody has: given, or following from one or two others."""
+    """Amount that somebody has: given, or following from one or two others."""
 
     holder: str
     value: int
@@ -185,7 +185,7 @@ def _given(holder: str, value: int) -> Quantity:
 
 
 def _value(sign: str, value: int, by: int) -> int | None:
-    """What a relation makes of a value, where it is small and whole."""
+    """Apply a relation to a value; None unless the result is small and whole."""
     if sign in "x/" and by not in _PARTS or sign == "/" and value % by:
         return None
     found = {"+": value + by, "and": value + by, "-": value - by, "x": value * by, "/": value // by}[sign]
@@ -193,7 +193,7 @@ def _value(sign: str, value: int, by: int) -> int | None:
 
 
 def _quantities(rng: Random, kind: Kind, level: int) -> tuple[Quantity, list[Quantity]]:
-    """The asked quantity, so many hops from a given one, and all that are told of, in a shuffled order."""
+    """Draw the asked quantity, `level` hops from a given one, and all quantities of the problem in a shuffled order."""
     holders = iter(rng.sample(kind.holders, len(kind.holders)))
     asked = _chain(rng, holders, _given(next(holders), rng.randint(3, 9)), level, level)
     told = {one.holder: one for one in asked}
@@ -310,10 +310,10 @@ _NAMES = re.compile(
 
 
 def fingerprint(question: str) -> str:
-    """What is told of whom, whoever it is and in whatever order: "_ has 3 more than _ | _ has 6 _ | ..."."""
+    """Reduce a question to its facts, without names and sorted: "_ has 3 more than _ | _ has 6 _ | ..."."""
     return " | ".join(sorted(_NAMES.sub("_", question).rstrip(".").split(". ")))
 
 
 def is_for_tests(alike: str) -> bool:
-    """Whether problems of this fingerprint are tested on; all others may be trained on."""
+    """Tell whether problems of this fingerprint are tested on; all others may be trained on."""
     return zlib.crc32(alike.encode()) % _TEST_SHARE == 0

@@ -88,7 +88,7 @@ def over(number: int, parts: int) -> Found:
 
 
 def spare(total: int, parts: int) -> int:
-    """What to take from a total, two at least, so that the rest divides by the parts."""
+    """Compute what to take from a total, at least two, so that the rest divides by the parts."""
     return (total - 2) % parts + 2
 
 
@@ -146,7 +146,7 @@ def shopping(rng: Random, level: int) -> Story:
 
 
 def legs(rng: Random, level: int) -> Story:
-    """The legs of one, two or three kinds of animals."""
+    """Ask for the legs of one, two or three kinds of animals."""
     who, kinds = rng.choice(NAMES), rng.sample(sorted(ANIMALS), level)
     counts = draw(rng, *[(2, 6)] * level)
     found = [times(count, ANIMALS[kind]) for count, kind in zip(counts, kinds, strict=True)]
