@@ -3,7 +3,6 @@
 RECIPE = Recipe(name="mine", problems=Problems("practice"), ..., sft=SFT(target="plan+solution"), grpo=None)
 """
 
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, Literal, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 from plantune_lite.recipe import user_code
-from plantune_lite.recipe.fields import describe, fits, knob, nearest
+from plantune_lite.recipe.fields import describe, fits, is_json, knob, nearest
 from plantune_lite.types import RecipeError
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
@@ -322,16 +321,9 @@ def _field_error(name: str, value: Any) -> str | None:
         return f"{name} is {value}, but must be at least {low}"
     if high is not None and value is not None and value > high:
         return f"{name} is {value}, but must be at most {high}"
-    if isinstance(value, dict) and not _is_json(value):
+    if isinstance(value, dict) and not is_json(value):
         return f"{name} is {value!r}, but must hold only text, numbers, lists and the like: a recipe is stored as JSON"
     return None
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        return json.loads(json.dumps(value)) == value
-    except (TypeError, ValueError):
-        return False
 
 
 def _cross_errors(recipe: Recipe) -> Iterator[str]:
