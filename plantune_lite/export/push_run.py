@@ -71,6 +71,7 @@ def push_corpus(
     """Push a run's corpus to a data set; what the push did."""
     recipe = _recipe(run)
     also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
+    _refuse_changed(run, read_manifest(run), "corpus", "corpus")
     corpus = push.Push(RunFolder(run).corpus, repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
     return push.bring([corpus], public)
 
@@ -114,6 +115,7 @@ def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
                 f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
                 "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
             )
+        _refuse_changed(run, manifest, present(manifest.final), present(manifest.final))
         return
     verified = manifest.summaries.export.verified
     if not manifest.is_done("export") or verified is not True:
@@ -122,9 +124,18 @@ def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
             f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
             f"alone, and `plantune run {run} --again export` merges anew"
         )
-    of_form = {name: known for name, known in manifest.stages["export"].outputs.items() if name.startswith(f"{form}/")}
-    missing, different = changed_outputs(run, of_form)
+    _refuse_changed(run, manifest, "export", form)
+
+
+def _refuse_changed(run: Path, manifest: Manifest, stage: str, folder: str) -> None:
+    """Stop at files that are not, byte for byte, what a stage wrote."""
+    entry = manifest.stages.get(stage)
+    outputs = entry.outputs if entry else {}
+    missing, different = changed_outputs(
+        run, {name: known for name, known in outputs.items() if name.startswith(f"{folder}/")}, every_byte=True
+    )
     if changed := [*missing, *different]:
         raise PlantuneError(
-            f"{changed[0]} is not what export wrote and compared: `plantune run {run} --again export` makes it anew"
+            f"{changed[0]} is not what {stage} wrote. `plantune run {run} --mirror FOLDER` restores it from a mirror; "
+            f"`plantune run {run} --again {stage}` makes it again"
         )

@@ -206,10 +206,10 @@ def _restore(source: Path, run: Path) -> int:
 def _repair(source: Path, run: Path) -> int:
     """Fetch what finished stages left, is missing or damaged here, and is sound in the mirror."""
     done = (entry for entry in read_manifest(run).stages.values() if entry.status == "done")
-    outputs = {name: identity for entry in done for name, identity in entry.outputs.items()}
-    missing, damaged = changed_outputs(run, outputs)
+    outputs = {name: known for entry in done for name, known in entry.outputs.items() if (source / name).is_file()}
+    missing, damaged = changed_outputs(run, outputs, every_byte=True)
     lost = {name: outputs[name] for name in (*missing, *damaged)}
-    unsound = {name for names in changed_outputs(source, lost) for name in names}
+    unsound = {name for names in changed_outputs(source, lost, every_byte=True) for name in names}
     sound = sorted(set(lost) - unsound)
     move_away(run, sound, place_in_old(run))
     return _fetch(source, run, sound)

@@ -176,11 +176,16 @@ def with_teacher(
 
 
 def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> None:
-    """Stop where the folder holds another run than the one asked for: nothing is overwritten."""
+    """Stop where the folder holds another run than the one asked for, or a damaged one: nothing is overwritten."""
     active = [stage for stage, _, _ in found]
     for stage, state, why in found:
+        stale = ", ".join([stage.name, *stale_after(stage.name, active)])
+        if state == "damaged":
+            raise RunError(
+                f"{folder / why}: it was changed or damaged since. --mirror FOLDER restores it if the run has one; "
+                f"otherwise --again {stage.name} moves {stale} to {folder / 'old'} and makes them again"
+            )
         if state == "differs":
-            stale = ", ".join([stage.name, *stale_after(stage.name, active)])
             raise RunError(
                 f"{folder} holds another run: {why}, so {stage.name} would not be the same.\n"
                 f"Three ways on: {folder} as the RECIPE, without settings, goes on with it as it was made; name=OTHER "

@@ -70,7 +70,7 @@ def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-State = Literal["to do", "goes on", "done", "differs"]
+State = Literal["to do", "goes on", "done", "differs", "damaged"]
 
 
 def states(
@@ -100,7 +100,7 @@ def states(
         else:
             missing, different = changed_outputs(folder, entry.outputs)
             if different:
-                yield stage, "differs", f"{different[0]} is not what {stage.name} wrote"
+                yield stage, "damaged", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again
                 yield stage, "goes on" if missing else "done", ""
 

@@ -25,7 +25,7 @@ LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
 # RUN/ablate/STUDY/VARIANT is a run as well.
 STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain", "world")
-_HASHED_BELOW = 64 << 20  # larger outputs (weights) are known by their size
+_HASHED_BELOW = 64 << 20  # of larger outputs (weights) mostly the size alone is compared: to hash them takes minutes
 
 
 def home(run: Path) -> Path:
@@ -117,7 +117,7 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 
 def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
-    """Return what a stage left: file -> sha256, or its size where it is large. Checkpoints come and go."""
+    """Return what a stage left: file -> sha256, after its size where it is large. Checkpoints come and go."""
     found: dict[str, str | int] = {}
     for file in _files(run, paths):
         inside = file.relative_to(run)
@@ -157,17 +157,31 @@ def move_away(run: Path, names: Iterable[str], old: Path) -> bool:
     return bool(there)
 
 
-def _identity(file: Path) -> str | int:
-    count = file.stat().st_size
-    if count >= _HASHED_BELOW:
-        return count
-    return "sha256:" + hashlib.sha256(file.read_bytes()).hexdigest()
+def _identity(file: Path) -> str:
+    size = file.stat().st_size
+    return f"{size} {_sha256(file)}" if size >= _HASHED_BELOW else _sha256(file)
 
 
-def changed_outputs(run: Path, outputs: dict[str, str | int]) -> tuple[list[str], list[str]]:
-    """Of the outputs in a manifest: those that are missing, and those that are there but different."""
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def changed_outputs(
+    run: Path, outputs: dict[str, str | int], *, every_byte: bool = False
+) -> tuple[list[str], list[str]]:
+    """List the outputs in a manifest that are missing, and those that are there but different.
+
+    Of large files only the sizes are compared, unless `every_byte` is asked for.
+    """
     missing = [name for name in outputs if not (run / name).is_file()]
-    different = [
-        name for name, identity in outputs.items() if name not in missing and _identity(run / name) != identity
-    ]
-    return missing, different
+    there = {name: str(identity) for name, identity in outputs.items() if name not in missing}
+    return missing, [name for name, identity in there.items() if _differs(run / name, identity, every_byte)]
+
+
+def _differs(file: Path, identity: str, every_byte: bool) -> bool:
+    size, _, digest = identity.partition(" ") if identity[0].isdecimal() else ("", "", identity)
+    if size and int(size) != file.stat().st_size:
+        return True
+    # A run made by an earlier version knows a large file by its size alone.
+    return bool(digest) and (every_byte or not size) and _sha256(file) != digest

@@ -269,7 +269,7 @@ class Entry(_Row):
     anew: bool = False  # what is here was made of a part, and is to be put away when it is made again
     taken_from: str | None = None  # the run that made it
     summary: Summary | None = None
-    outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, or its size where it is large
+    outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, after its size where it is large
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()

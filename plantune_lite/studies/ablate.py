@@ -147,7 +147,7 @@ def _planned(
     done, shared, to_do = [], {}, []
     for stage, state, why in runner.plan(folder, recipe, manifest, None, stages)[0]:
         key = (stage.name, made[stage.name])
-        if state == "differs":
+        if state in ("differs", "damaged"):
             raise RunError(
                 f"{folder} holds a variant of another recipe: {why}.\n"
                 f"Two ways on: name=OTHER begins the study anew under another name; or move {folder.parent} away."

@@ -21,8 +21,8 @@ from loopback_hub import BOBS_TOKEN, GITATTRIBUTES, READ_TOKEN, TOKEN, Lfs, Loop
 
 from plantune_lite.export.push import Push, bring
 from plantune_lite.export.push_run import push_corpus, push_model
-from plantune_lite.runs.folder import outputs_of
-from plantune_lite.runs.manifest import Manifest, read_manifest, write_manifest
+from plantune_lite.runs.folder import changed_outputs, outputs_of
+from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.types import PlantuneError
 
 CARD = "---\nlicense: mit\n---\n# x\n"
@@ -428,7 +428,23 @@ def test_a_merged_model_that_is_not_known_to_be_its_adapters_equal_is_never_push
 
 def test_a_merged_model_that_was_changed_after_its_check_is_not_pushed(hub, run):
     (run / "merged" / "config.json").write_text("[]")
-    assert "merged/config.json is not what export wrote and compared" in run_refused(hub, run)
+    assert "merged/config.json is not what export wrote" in run_refused(hub, run)
+
+
+def test_an_adapter_that_is_not_what_training_wrote_is_not_pushed(hub, run):
+    manifest = read_manifest(run)
+    manifest.stages["sft"] = Entry(status="done", outputs=outputs_of(run, ("sft",)))
+    write_manifest(run, manifest)
+    (run / "sft" / "adapter_model.safetensors").write_text("adapte")
+    assert "sft/adapter_model.safetensors is not what sft wrote" in run_refused(hub, run, what="adapter")
+
+
+def test_one_flipped_byte_of_a_large_file_keeps_it_here(hub, run, monkeypatch):
+    monkeypatch.setattr("plantune_lite.runs.folder._HASHED_BELOW", 4)
+    write_manifest(run, exported_anew(run))
+    (run / "merged" / "model.safetensors").write_text("merqed")
+    assert changed_outputs(run, read_manifest(run).stages["export"].outputs) == ([], [])  # what every command looks at
+    assert "merged/model.safetensors is not what export wrote" in run_refused(hub, run)
 
 
 @pytest.mark.parametrize("base", ["/home/ada/models/tiny", "unsloth/gemma-3-1b-it-bnb-4bit", None])

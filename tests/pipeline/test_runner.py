@@ -281,7 +281,7 @@ def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(t
     run_toy(tmp_path / "r")
     rows = tmp_path / "r" / "corpus" / "train.jsonl"
     rows.write_text("edited\n")
-    with pytest.raises(RunError, match="corpus/train.jsonl is not what corpus wrote"):
+    with pytest.raises(RunError, match=r"corpus/train.jsonl is not what corpus wrote.*--mirror FOLDER.*--again corpus"):
         run_toy(tmp_path / "r")
     rows.unlink()
     assert "[4/6] corpus    goes on" in run_toy(tmp_path / "r")
