@@ -15,7 +15,7 @@ from typing import TextIO
 
 from plantune_lite import files
 from plantune_lite._version import __version__
-from plantune_lite.estimate import devices
+from plantune_lite.estimate import devices, shapes
 from plantune_lite.files import write_whole
 from plantune_lite.pipeline.mirror import INTERVAL_SECONDS, Mirror, bring_back
 from plantune_lite.pipeline.process import processes_asked, run_stage
@@ -37,6 +37,7 @@ from plantune_lite.runs.manifest import Entry, Manifest, now, read_manifest, wri
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
+from plantune_lite.train import trl_args
 from plantune_lite.types import RunError
 
 
@@ -76,7 +77,7 @@ def run(
         only = with_what_is_moved(again, only, active) if only and again else only
         _refuse_other(folder, found)
         _refuse_unmade(folder, found, only)
-        _refuse_without_gpu(wanted, found, only)
+        _refuse_what_training_would(wanted, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
             tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
@@ -202,14 +203,24 @@ def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only
             raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
 
 
-def _refuse_without_gpu(wanted: Recipe, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
-    """Stop before anything is spent where a training is to be done that would take days without a GPU."""
+def _refuse_what_training_would(
+    wanted: Recipe, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None
+) -> None:
+    """Stop before anything is spent where training would fail later, or take days without a GPU."""
+    trainings = [stage.name for stage, state, _ in found if stage.trains and stage.work is None and state != "done"]
+    if not trainings:
+        return
+    # A verb that only distils pays for plans that are trained on later.
+    if wanted.sft is not None and "sft" in trainings:
+        trl_args.refuse_extra(wanted.sft, "sft")
+    if wanted.grpo is not None and "grpo" in trainings:
+        trl_args.refuse_extra(wanted.grpo, "grpo")
     preset = presets.find(wanted.student.model)
-    trains = any(
-        stage.trains and stage.work is None and state != "done" and (only is None or stage.name in only)
-        for stage, state, _ in found
-    )
-    if trains and preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
+    if preset is None:
+        return
+    shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # knows its layers' names
+    here = only is None or not set(only).isdisjoint(trainings)
+    if here and preset.wants_gpu and (why := devices.why_no_gpu()):
         raise RunError(
             f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill {wanted.name} "
             "(a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"

@@ -226,7 +226,7 @@ class Recipe(_WithFloats):
     """Everything about a run; its parts run in this order, None leaves one out."""
 
     name: str
-    seed: int = 0
+    seed: int = knob(0, low=0, high=2**32 - 1)
     problems: Problems
     distill: Distill = Distill()
     corpus: Corpus = Corpus()
@@ -238,7 +238,7 @@ class Recipe(_WithFloats):
     export: Export = Export()
     headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
     # Of the whole run: each stage ends within its share of what is left, and the next goes on with what there is.
-    max_hours: float | None = knob(None, low=0, pace=True)  # None = no limit
+    max_hours: float | None = knob(None, low=0.01, pace=True)  # None = no limit
 
     @property
     def has_baseline(self) -> bool:

@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plantune_lite.recipe.fields import nearest
-from plantune_lite.recipe.schema import GRPO, GRPO_ROWS
+from plantune_lite.recipe.schema import GRPO, GRPO_ROWS, SFT
 from plantune_lite.runs.job import Training
 from plantune_lite.types import MissingError, RecipeError
 
@@ -93,6 +93,21 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
         if not extra:
             raise
         raise RecipeError(f"{part}.extra is {dict(extra)}, which TRL refuses: {error}") from error
+
+
+def refuse_extra(part: SFT | GRPO, name: Literal["sft", "grpo"]) -> None:
+    """Stop at an `extra` that TRL would refuse, by a config built for no model; without TRL, training says it."""
+    if not part.extra or find_spec("trl") is None:
+        return
+    import trl
+
+    dry: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": []}
+    if isinstance(part, GRPO):
+        rows = {"per_device_train_batch_size": part.group, "num_generations": part.group}
+        config(trl.GRPOConfig, {**dry, **rows}, {k: v for k, v in part.extra.items() if k not in rows}, name)
+        _at_once(part, part.prompts_per_step * part.group)
+    else:
+        config(trl.SFTConfig, dry, part.extra, name)
 
 
 # --- more than one process --------------------------------------------------------------------------------------------

@@ -617,6 +617,22 @@ def test_a_recipe_that_wants_a_gpu_stops_before_anything_is_done_where_there_is_
     run_toy(tmp_path / "small")  # SmolLM2 wants none
 
 
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', which TRL's SFTConfig has not"),
+        ('grpo.extra={"optim":"adamm"}', "grpo.extra is .*, which TRL refuses"),
+        ("student.lora_targets=nope", "student.lora_targets names 'nope'"),
+    ],
+)
+@pytest.mark.parametrize("only", [None, ["problems", "suites", "headroom", "distill", "corpus"]])
+def test_what_a_training_would_refuse_is_refused_before_the_teacher_is_asked(tmp_path, setting, words, only):
+    wanted = override(load_recipe("smollm2_135m_grpo"), [setting])
+    with pytest.raises(PlantuneError, match=words):
+        run(wanted, to=tmp_path / "r", only=only, say=print)
+    assert not (tmp_path / "r" / "problems").exists()
+
+
 def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(monkeypatch):
     monkeypatch.setattr(process, "SILENCE_SECONDS", 0.05)
     stream = io.StringIO()

@@ -34,7 +34,7 @@ from plantune_lite.train import curriculum, rewards, stage
 from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-SCORED = override(RECIPE, ["distill.teacher=self", "corpus.filter=both", "distill.execute=all"])
+SCORED = override(RECIPE, ["distill.teacher=gemini", "corpus.filter=both", "distill.execute=all"])
 MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
 
 
@@ -179,10 +179,10 @@ def test_a_world_is_learned_from_plans_from_walks_and_from_both_and_each_is_prob
     ("what", "settings", "sentence"),
     [
         ("world", [], "problems.source is 'practice', which is no world: set problems.source=world:blocksworld"),
-        ("filter", ["distill.teacher=self"], "Set distill.execute=all"),
+        ("filter", ["distill.teacher=gemini"], "Set distill.execute=all"),
         ("threshold", [], "set distill.teacher to one that scores"),
-        ("threshold", ["distill.teacher=self"], "set corpus.filter=both"),
-        ("threshold", ["distill.teacher=self", "corpus.filter=both", "distill.min_score=95"], "distill.min_score=80"),
+        ("threshold", ["distill.teacher=gemini"], "set corpus.filter=both"),
+        ("threshold", ["distill.teacher=gemini", "corpus.filter=both", "distill.min_score=95"], "distill.min_score=80"),
         ("reward", [], "add grpo=default"),
         ("reward", ["grpo=default", "sft.target=solution"], "set sft.target=plan[+]solution"),
         ("preference", [], "add cpl=default"),
