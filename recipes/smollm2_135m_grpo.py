@@ -2,7 +2,7 @@
 
 The problems of smollm2_135m. A short SFT on plans makes a student that finds the way back from the question at times;
 GRPO samples plans and solutions of its own and rewards right answers, which only right plans reach. The first lines say
-what GRPO added to the SFT on the same fresh problems. Minutes and gain: unmeasured.
+what GRPO added to the SFT on the same fresh problems. In one seed it added nothing, in 38 minutes.
 grpo.reward=answer+plan adds nothing here: likeness by words leaves out the question's own words, of which these plans
 are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
 """

@@ -86,6 +86,10 @@ def test_the_figures_are_those_of_the_benchmarks():
     before, *after = (f"{100 * one['value']:.1f} %" for one in studied["arms"].values())
     assert f"{before} before; {', '.join(after)} after: no reward is shown" in RESULTS
     assert all(one["p_holm"] > 0.05 for one in studied["compared"].values())
+    today = studied["runs"]["answer0"]
+    added = " ".join(f"{100 * today['added'][bound]:+.1f}" for bound in ("value", "low", "high")).split()
+    shares = ", ".join(f"{100 * today['right'][model]['value']:.1f} %" for model in ("m1", "grpo"))
+    assert f"{shares}: {added[0]} points ({added[1]} to {added[2]})" in RESULTS
     area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in RESULTS
     cpl = figures("cpl")
