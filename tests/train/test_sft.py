@@ -466,7 +466,7 @@ def test_two_processes_train_as_one(base, tmp_path):
         ours, theirs = ([row[name] for row in found if name in row] for found in (alone_figures, shared_figures))
         assert len(ours) >= 4 and ours == pytest.approx(theirs, abs=atol)
     assert_close(adapter(tmp_path / "one/sft"), adapter(tmp_path / "two/sft"), atol=1e-3)
-    assert (shared["steps"], shared["rows"]) == (alone["steps"], alone["rows"])
+    assert (shared.steps, shared.rows) == (alone.steps, alone.rows)
     assert not list((tmp_path / "two/sft").glob("checkpoint-*"))
 
 
