@@ -1,11 +1,11 @@
 """Compare our generator with fixed batches and with transformers' continuous batching: tokens a second, peak memory.
 
-    PLANTUNE_DATA=FOLDER python -m benchmarks.generate            # CPU, about twenty minutes; the machine must be idle
+    PLANTUNE_DATA=FOLDER python -m benchmarks.generate            # CPU, the machine must be idle
     PLANTUNE_DATA=FOLDER python -m benchmarks.generate --quick    # to try it; writes nothing
 
 FOLDER holds gsm8k_test.jsonl. SmolLM2-135M-Instruct answers greedily in float32, each side in a process of its own. In
-the suite `steps` every question is asked for its steps, and most replies are long; in `varied` three of four are asked
-for a number alone, and the longest replies are ten times as long as most. A fixed batch takes the problems as they
+the suite `steps` every question is asked for its steps; in `varied` three of four are asked for a number alone, so that
+lengths differ more: the page says how much. A fixed batch takes the problems as they
 come, as transformers' documentation has it; what counts is ours beside the best size. The other sides are asked some
 problems drawn from all, which is enough where batches have nothing to do with each other. Peak memory is VmHWM.
 """

@@ -47,7 +47,7 @@ def merge_adapter(
     planned = {name: _planned(part) for name, part in opened.parts.items()}
     split = split_torch_state_dict_into_shards(planned, max_shard_size=shard_bytes)
     shards = split.filename_to_tensors
-    progress = _Progress(out, _fingerprint(opened, adapter, {"dtype": None, "shards": shards}))
+    progress = _Progress(out, _fingerprint(opened, adapter, {"shards": shards}))
     todo = [file for file in shards if not progress.has(file)]
     needed = sum(planned[name].nbytes for file in todo for name in shards[file])
     check_free_space(out, needed, "merging", say)

@@ -103,8 +103,8 @@ def refuse_extra(part: SFT | GRPO, name: Literal["sft", "grpo"]) -> None:
 
     dry: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": []}
     if isinstance(part, GRPO):
-        rows = {"per_device_train_batch_size": part.group, "num_generations": part.group}
-        config(trl.GRPOConfig, {**dry, **rows}, {k: v for k, v in part.extra.items() if k not in rows}, name)
+        at_once = {"per_device_train_batch_size": part.group}  # _at_once looks at a recipe's own number
+        config(trl.GRPOConfig, {**dry, "num_generations": part.group}, {**part.extra, **at_once}, name)
         _at_once(part, part.prompts_per_step * part.group)
     else:
         config(trl.SFTConfig, dry, part.extra, name)
