@@ -63,7 +63,10 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 @json_option
 @click.option("--gpu", type=float, metavar="GB", help="For a card of so many gigabytes, in place of what is here.")
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
-    """Say what a run will cost: minutes, money, memory and disk a stage; exit status 1 where it cannot fit."""
+    """Say what each stage will cost: minutes, money, memory and disk.
+
+    Exit status 1 where it cannot fit.
+    """
     from plantune_lite.distill import cost
     from plantune_lite.pipeline import runner
     from plantune_lite.problems.load import load_problems

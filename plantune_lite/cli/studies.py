@@ -48,7 +48,10 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 def ablate(
     what: str, recipe: str, settings: tuple[str, ...], to: Path | None, dry_run: bool, as_json: bool, **options: Any
 ) -> None:
-    """Variants of a recipe side by side: filter, threshold, target, reward, preference, mixture, domain, world."""
+    """Compare variants of a recipe, each trained with several seeds.
+
+    WHAT is filter, threshold, target, reward, preference, mixture, domain or world.
+    """
     from plantune_lite.studies.ablate import plan_study, run_study, study_cost
     from plantune_lite.studies.page import study_json, study_text
 
@@ -72,7 +75,7 @@ def ablate(
 @click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
 @json_option
 def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
-    """Does the trained model know which steps are possible, and which of its plans will come out right?"""
+    """Probe whether a trained model knows which of its plans will succeed."""
     from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
     from plantune_lite.report import page

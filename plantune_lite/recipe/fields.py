@@ -94,12 +94,14 @@ def written(value: Any) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or the list of names where none is near."""
+    """Return `; did you mean 'x'?`; where no name is near, the list of them, unless it is too long to read."""
     import difflib
 
     names = list(names)
     close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(names)}"
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; there are {', '.join(names)}" if len(names) <= 40 else ""
 
 
 def is_json(value: Any) -> bool:

@@ -620,7 +620,7 @@ def test_a_recipe_that_wants_a_gpu_stops_before_anything_is_done_where_there_is_
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', which TRL's SFTConfig has not"),
+        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', which TRL's SFTConfig has not$"),
         ('grpo.extra={"optim":"adamm"}', "grpo.extra is .*, which TRL refuses"),
         ('grpo.extra={"num_generations":4}', "grpo.extra has 'num_generations', which the recipe's own fields decide"),
         ("student.lora_targets=nope", "student.lora_targets names 'nope'"),
