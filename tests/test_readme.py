@@ -177,6 +177,16 @@ def test_every_link_leads_to_a_file():
             assert link.startswith("http") or (folder / link).exists(), link
 
 
+def test_every_file_and_folder_that_contributing_names_is_there():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(
+        r"`((?:teacher|problems|train|student|estimate|export|studies|tests|examples|recipes)/[\w/.]*)`", page
+    )
+    assert len(named) > 15
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "plantune_lite" / path).exists(), path
+
+
 def test_every_verb_in_the_table_exists_and_every_verb_is_in_it():
     from plantune_lite.cli.main import cli
 
