@@ -227,16 +227,9 @@ def _found(
     asked = planned[0].recipe
     arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in arms}
-    figures, learning, remarks = columns.trained(runs), {}, list(columns.same_rows(runs))
+    figures, remarks = columns.trained(runs), list(columns.same_rows(runs))
     if asked_for.what in ("filter", "threshold"):
         _add(figures, columns.diversity(runs))
-    if asked_for.what == "reward" and (learning := columns.learning(runs)):
-        level, steps = columns.reached(learning)
-        _add(figures, {name: {"at step": str(step)} for name, step in steps.items()})
-        remarks.append(
-            f"at step: the first at which {100 * level:.0f} % of the answers sampled in training are right, where the "
-            "lowest arm ends; each a mean of a tenth of the steps, at least five."
-        )
     if asked_for.probed:
         remarks += columns.probe_all(runs, asked.evaluate.limit, say)
         _add(figures, columns.knowledge(runs))
@@ -250,7 +243,6 @@ def _found(
         beside=replace(beside, notes=(*asked_for.notes, *beside.notes, *remarks)),
         failed=failed,
         figures=figures,
-        learning=learning,
     )
 
 

@@ -3,8 +3,6 @@
     trained({"m1": (Path("runs/mine/ablate/target/m1"),)})        -> {"m1": {"rows": "256", "steps": "64"}}
     diversity({"unfiltered": (...,)}) -> {"unfiltered": {"distinct plans": "412", "steps a plan": "4", ...}}
     knowledge({"walks": (...,)})      -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}}
-    curves = learning({"answer": (...,), "guided": (...,)})           the right answers during GRPO, step by step
-    reached(curves)                   -> (0.31, {"answer": 120, "guided": 85})
 
 An arm has one run per seed, None where one failed. Corpus statistics are means over the seeds. The similarity of two
 plans is the share of word trigrams they have in common. What a model knows is measured by AUROCs: of a linear probe,
@@ -13,13 +11,11 @@ and of the probability that the model itself gives a step.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from plantune_lite.evaluate.results import UNTUNED, Runs
 from plantune_lite.evaluate.stats import Estimate, of_trainings
-from plantune_lite.files import read_jsonl
 from plantune_lite.recipe import user_code
 from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.job import TRAININGS, Progress
@@ -28,8 +24,6 @@ from plantune_lite.types import PlantuneError
 
 Arms = Mapping[str, Runs]
 Cells = dict[str, dict[str, str]]
-Curve = list[tuple[float, float]]
-_RIGHT = 2.0  # what the reward right_answer gives
 
 
 # --- how each arm was trained -----------------------------------------------------------------------------------------
@@ -137,48 +131,3 @@ def _over_seeds(measured: Sequence[Mapping[str, float]]) -> str:
     if len(values) == 1:
         return Estimate(values[0], measured[0]["low"], measured[0]["high"]).percent()
     return of_trainings(values, Estimate(*[fmean(values)] * 3)).percent()
-
-
-# --- how soon a reinforcement learns ----------------------------------------------------------------------------------
-
-
-def learning(arms: Arms) -> dict[str, Curve]:
-    """Draw each arm's share of right answers among the sampled ones, step by step: the mean of its seeds, smoothed."""
-    found = {}
-    for name, runs in arms.items():
-        curves = [dict(_right(run)) for run in runs if run]
-        if curves and all(curves):
-            steps = sorted(set.intersection(*map(set, curves)))
-            found[name] = _smoothed([(step, fmean(curve[step] for curve in curves)) for step in steps])
-    return found
-
-
-def reached(curves: Mapping[str, Curve]) -> tuple[float, dict[str, int]]:
-    """Find the level that the lowest arm ends at, and the first step at which each arm has it."""
-    level = min(points[-1][1] for points in curves.values())
-    firsts = {}
-    for name, points in curves.items():
-        whole = points[min(_window(points), len(points)) - 1 :]  # a mean of fewer steps is luck
-        firsts[name] = next(int(step) for step, value in whole if value >= level)
-    return level, firsts
-
-
-def _right(run: Path) -> Iterator[tuple[int, float]]:
-    """Yield the share of right answers at each step, which every reward notes; of two lines of a step the later."""
-    path = run / "metrics.jsonl"
-    for row in read_jsonl(path) if path.is_file() else ():
-        if row["stage"] == "grpo" and "guided_outcome" in row:
-            yield row["step"], row["guided_outcome"]
-        elif row["stage"] == "grpo" and "right_answer" in row:
-            yield row["step"], row["right_answer"] / _RIGHT
-
-
-def _smoothed(points: Sequence[tuple[int, float]]) -> Curve:
-    few = _window(points)
-    values = [value for _, value in points]
-    return [(step, fmean(values[max(0, at + 1 - few) : at + 1])) for at, (step, _) in enumerate(points)]
-
-
-def _window(points: Sequence[Any]) -> int:
-    """Steps whose mean is a point of a curve: a tenth of them, at least five."""
-    return max(5, len(points) // 10)

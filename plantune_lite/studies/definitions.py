@@ -288,7 +288,7 @@ STUDIES: dict[str, _Row] = {
     "filter": _Row("Which plans are worth learning from?", _filter),
     "threshold": _Row("How many points must a plan have?", _threshold),
     "target": _Row("Do plans help, and in which form?", _target),
-    "reward": _Row("Which reward teaches most, and which soonest?", _reward),
+    "reward": _Row("Which reward teaches most?", _reward),
     "preference": _Row("What is to be learned from a search over steps?", _preference),
     "mixture": _Row("One source of problems or several, and in which order?", _mixture),
     "domain": _Row("Does it work beyond the recipe's own domain?", _domain),

@@ -1,6 +1,6 @@
 """Write the results of a study for a terminal, as Markdown, as JSON, and as figures.
 
-write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites, learning.svg for GRPO
+write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites
 """
 
 import json
@@ -13,7 +13,6 @@ from typing import Any
 from plantune_lite.evaluate.compare import Row, Standing, named, standing_markdown, standing_text
 from plantune_lite.files import write_whole
 from plantune_lite.report import charts
-from plantune_lite.studies.columns import Curve
 from plantune_lite.studies.definitions import Study
 from plantune_lite.terminal import markdown_table, printable
 
@@ -29,7 +28,6 @@ class Found:
     beside: Standing  # its notes are the study's as well
     failed: Mapping[str, str]  # run -> why
     figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # arm -> more columns of its line
-    learning: Mapping[str, Curve] = field(default_factory=dict)  # arm -> right answers, step by step
 
 
 def study_text(found: Found, *, width: int | None = None) -> str:
@@ -83,8 +81,6 @@ def _figures(found: Found) -> Iterator[tuple[str, str]]:
         named_rows = [(named(row.model, row.mode), row.accuracy) for row in rows]
         title = f"{found.study.what} of {found.recipe}: {suite}"
         yield "figure.svg" if place == 0 else f"figure_{suite}.svg", charts.shares(title, named_rows)
-    if found.learning:
-        yield "learning.svg", charts.curves("share of right answers while it learns", found.learning)
 
 
 def _lines(found: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:

@@ -496,6 +496,14 @@ def test_the_ledger_of_a_variant_is_mirrored_beside_the_runs_and_restored_there(
     assert bring_back(kept, variant) == 1 and (tmp_path / "runs" / LEDGER).is_file()
 
 
+def test_a_reward_study_shows_the_steps_of_each_training_and_makes_its_sft_once(whole, tmp_path):
+    found = toy("reward", copied(whole, tmp_path), REINFORCED)
+    page = (found.folder / "table.md").read_text()
+    assert "| guided | 27 |" in page and "| 12 + 20 |" in page
+    parts = [read_manifest(found.folder / one.name).stages for one in found.study.variants]
+    assert [bool(one["sft"].taken_from) and not one["grpo"].taken_from for one in parts] == [True] * 3
+
+
 # --- arms side by side ------------------------------------------------------------------------------------------------
 
 
@@ -686,26 +694,6 @@ def test_another_domain_is_trained_and_tested_on_its_own_problems(whole, tmp_pat
         ("strategyqa", "strategyqa"): 8,
     }
     assert (found.folder / "figure_strategyqa.svg").is_file()
-
-
-# --- how soon ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_reward_study_says_how_soon_each_arm_is_where_the_lowest_ends(whole, tmp_path):
-    found = toy("reward", copied(whole, tmp_path), REINFORCED)
-    level, steps = columns.reached(found.learning)
-    assert level == pytest.approx(0.9) and steps == {"answer": 20, "alignment": 20, "guided": 12}
-    page = (found.folder / "table.md").read_text()
-    assert "| guided | 27 |" in page and "| 12 + 20 | 12 |" in page and "the first at which 90 % of" in page
-    assert (found.folder / "learning.svg").is_file()
-    parts = [read_manifest(found.folder / name).stages for name in found.learning]
-    assert [bool(one["sft"].taken_from) and not one["grpo"].taken_from for one in parts] == [True] * 3
-
-
-def test_a_step_that_was_made_again_counts_as_it_was_then(tmp_path):
-    rows = [{"stage": "grpo", "step": step, "right_answer": worth} for step, worth in ((1, 0.0), (2, 0.0), (2, 2.0))]
-    write_records(tmp_path / "metrics.jsonl", rows)
-    assert columns.learning({"answer": (tmp_path,)}) == {"answer": [(1, 0.0), (2, 0.5)]}
 
 
 # --- curricula --------------------------------------------------------------------------------------------------------

@@ -46,11 +46,6 @@ def breaks(job):
 
 
 def reinforce(job):
-    """Guided gets there in half the steps."""
-    for step in range(1, 21):
-        right = min(1.0, step / (10 if job.recipe.grpo.reward == "guided" else 20))
-        name, value = ("guided_outcome", right) if job.recipe.grpo.reward == "guided" else ("right_answer", 2 * right)
-        job.metric(step, **{name: value})
     write_whole(job.out / "adapter.txt", job.recipe.grpo.reward)
     return GRPOSummary(line="reinforced", steps=20)
 
