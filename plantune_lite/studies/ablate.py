@@ -228,11 +228,10 @@ def _found(
     arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in arms}
     figures, remarks = columns.trained(runs), list(columns.same_rows(runs))
-    if asked_for.what in ("filter", "threshold"):
-        _add(figures, columns.diversity(runs))
     if asked_for.probed:
         remarks += columns.probe_all(runs, asked.evaluate.limit, say)
-        _add(figures, columns.knowledge(runs))
+        for arm, cells in columns.knowledge(runs).items():
+            figures.setdefault(arm, {}).update(cells)
     remarks += (f"{run} failed, and is not in the table: {why}" for run, why in failed.items())
     beside = compare.beside(arms, seed=asked.seed)
     return page.Found(
@@ -244,11 +243,6 @@ def _found(
         failed=failed,
         figures=figures,
     )
-
-
-def _add(figures: columns.Cells, more: columns.Cells) -> None:
-    for name, cells in more.items():
-        figures.setdefault(name, {}).update(cells)
 
 
 def _arms(asked_for: Study, planned: Sequence[Planned], failed: Mapping[str, str]) -> Iterator[Arm]:

@@ -1,12 +1,10 @@
 """Compute what a study's table shows besides right answers, arm by arm: arm -> column -> cell.
 
     trained({"m1": (Path("runs/mine/ablate/target/m1"),)})        -> {"m1": {"rows": "256", "steps": "64"}}
-    diversity({"unfiltered": (...,)}) -> {"unfiltered": {"distinct plans": "412", "steps a plan": "4", ...}}
     knowledge({"walks": (...,)})      -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}}
 
-An arm has one run per seed, None where one failed. Corpus statistics are means over the seeds. The similarity of two
-plans is the share of word trigrams they have in common. What a model knows is measured by AUROCs: of a linear probe,
-and of the probability that the model itself gives a step.
+An arm has one run per seed, None where one failed. What a model knows is measured by AUROCs: of a linear probe, and
+of the probability that the model itself gives a step.
 """
 
 import json
@@ -63,32 +61,6 @@ def _learned(entries: Mapping[str, Entry]) -> list[Any]:
     return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
 
 
-# --- how different its plans are --------------------------------------------------------------------------------------
-
-
-def diversity(arms: Arms) -> Cells:
-    """Read the corpora of each arm: what a filter lets through may be many plans, or one plan many times."""
-    return {name: _diverse(found) for name, runs in arms.items() if (found := _read(runs, "corpus/stats.json"))}
-
-
-def _read(runs: Runs, name: str) -> list[dict[str, Any]]:
-    files = [run / name for run in runs if run and (run / name).is_file()]
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
-def _diverse(found: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    def mean(figure: Callable[[Mapping[str, Any]], float | None], digits: int) -> str:
-        measured = [value for stats in found if (value := figure(stats)) is not None]
-        return f"{fmean(measured):.{digits}f}" if measured else ""
-
-    return {
-        "distinct plans": mean(lambda stats: stats["distinct_plans"], 0),
-        "steps a plan": mean(lambda stats: stats["steps"]["median"], 0),
-        "alike, one problem": mean(lambda stats: stats["self_similarity"]["same_problem"], 2),
-        "alike, across": mean(lambda stats: stats["self_similarity"]["across_problems"], 2),
-    }
-
-
 # --- what it knows of its world ---------------------------------------------------------------------------------------
 
 
@@ -110,13 +82,17 @@ def probe_all(arms: Arms, limit: int | None, say: Callable[[str], object]) -> It
 
 def knowledge(arms: Arms) -> Cells:
     """Read what the probes found; of the untuned model what the first arm's say."""
-    probed = {name: _read(runs, "probe/probe.json") for name, runs in arms.items()}
-    found = {name: [one["worlds"] for one in these if "worlds" in one] for name, these in probed.items()}
+    found = {name: [one["worlds"] for one in _probes(runs) if "worlds" in one] for name, runs in arms.items()}
     cells = {name: _known(worlds, "tuned") for name, worlds in found.items() if worlds}
     first = next(filter(None, found.values()), [])
     if first and "untuned" in first[0]["validity"]:
         cells[UNTUNED] = _known(first, "untuned")
     return cells
+
+
+def _probes(runs: Runs) -> list[dict[str, Any]]:
+    files = [run / "probe/probe.json" for run in runs if run]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
 
 
 def _known(worlds: Sequence[Mapping[str, Any]], model: str) -> dict[str, str]:

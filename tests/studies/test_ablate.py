@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import toy_cpl
-from finished_run import finished_run
 from toy_variants import HERE, RECIPE, REINFORCED, stages
 
 from plantune_lite.distill import prompts
@@ -532,16 +531,6 @@ def page_of(what, recipe, arms, figures):
         figures=figures,
     )
     return page.study_markdown(found)
-
-
-def test_a_filter_study_says_how_different_the_plans_of_each_arm_are(tmp_path):
-    run = finished_run(answered(tmp_path / "r", 5, questions=[f"What is {n}?" for n in range(10)]))
-    cells = columns.diversity({"answer": (run, None), "failed": (None,)})
-    stats = json.loads((run / "corpus" / "stats.json").read_text())
-    assert cells["answer"]["distinct plans"] == str(stats["distinct_plans"]) and "failed" not in cells
-    shown = page_of("filter", RECIPE, [Arm("answer", (run,))], cells)
-    assert "| distinct plans | steps a plan | alike, one problem | alike, across |" in shown
-    assert f"| {' | '.join(cells['answer'].values())} |" in shown
 
 
 def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_path):
