@@ -34,54 +34,36 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    """Describe in words what a field accepts."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return " or ".join(describe(option) for option in get_args(hint))
-    if origin is Literal:
+    """Spell a type as the schema does; a closed set of words as those words."""
+    if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, get_args(hint)))
-    if origin is tuple:
-        return f"a comma-separated list, each {describe(get_args(hint)[0])}"
-    if origin is dict:
-        return "a JSON object"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "none"}
-    return words.get(hint, getattr(hint, "__name__", str(hint)))
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
 
 
 def parse(text: str, hint: Any) -> Any:
     """Parse a text as a value of the hinted type; raises ValueError where it is none."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        options = sorted(get_args(hint), key=lambda option: option is not NoneType)  # "none" is None before it is text
-        for option in options:
-            try:
-                return parse(text, option)
-            except ValueError:
-                continue
-        raise ValueError(text)
-    if origin is Literal:
-        for option in get_args(hint):
-            if text == str(option):
-                return option
-        raise ValueError(text)
-    if origin is tuple:
+    if get_origin(hint) is tuple:
         items = "" if text.strip() == "()" else text  # as a recipe's file has it
         return tuple(parse(item.strip(), get_args(hint)[0]) for item in items.split(",") if item.strip())
-    if origin is dict:
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise ValueError(text)
-        return value
-    if hint is NoneType:
-        if text.lower() not in ("none", "null"):
-            raise ValueError(text)
-        return None
-    if hint is bool:
-        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() not in words:
-            raise ValueError(text)
-        return words[text.lower()]
-    return hint(text)  # 1_000 is a whole number in Python too
+    for value in (_literal(text), text):  # "none" is None before it is text
+        if fits(value, hint):
+            return float(value) if hint is float else value
+    raise ValueError(text)
+
+
+_WORDS = {"none": None, "null": None, "true": True, "yes": True, "false": False, "no": False}
+
+
+def _literal(text: str) -> Any:
+    """Return the value that a text spells, or the text itself."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for read in (int, float, json.loads):  # 1_000 is a whole number in Python too
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
 
 
 def written(value: Any) -> str:

@@ -15,7 +15,7 @@ from plantune_lite.files import runs_folder
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.fields import describe, nearest, parse
 from plantune_lite.recipe.schema import OPTIONAL, PARTS, Recipe
-from plantune_lite.types import PlantuneError, RecipeError
+from plantune_lite.types import RecipeError
 
 # --- overriding -------------------------------------------------------------------------------------------------------
 
@@ -141,10 +141,6 @@ def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
 def _from_python(path: Path) -> Recipe:
     try:
         recipe = user_code.load_module(path).__dict__.get("RECIPE")
-    except SyntaxError as error:
-        raise RecipeError(f"{path} line {error.lineno}: {error.msg}") from None
-    except PlantuneError as error:
-        raise RecipeError(f"{path}: {error}") from None
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" line {frame.lineno}" for frame in frames if frame.filename == str(path.resolve())]
