@@ -1,6 +1,6 @@
 """Set up the plantune command: VERB RECIPE [part.field=value ...], its groups, options and error messages.
 
-Imports only click at the top: `plantune --help` must not wait for torch to load.
+Imports at the top are light ones: `plantune --help` must not wait for torch to load.
 """
 
 import os
@@ -13,8 +13,11 @@ import click
 
 from plantune_lite._version import __version__
 from plantune_lite.cli.show import print_json, show_ending, show_states
+from plantune_lite.files import runs_folder
+from plantune_lite.recipe.load import load_recipe, override, run_folder
+from plantune_lite.recipe.schema import Recipe
 from plantune_lite.terminal import printable
-from plantune_lite.types import PlantuneError
+from plantune_lite.types import PlantuneError, RunError
 
 _GROUPS = ("start", "stages", "studies")  # the modules of the verbs
 
@@ -50,16 +53,11 @@ recipe_argument = click.argument("recipe", metavar="RECIPE")
 settings_argument = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
 
 
-class _Path(click.Path):
-    """A path; `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        path = super().convert(value, param, ctx)
-        assert isinstance(path, Path)  # its path_type
-        return path.expanduser()
+def as_path(text: str) -> Path:
+    """A path; of `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
+    return Path(text).expanduser()
 
 
-PATH = _Path(path_type=Path)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
@@ -70,8 +68,8 @@ def going_on(function: Any) -> Any:
         click.option(
             "--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/."
         ),
-        click.option("--mirror", type=PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive)."),
-        click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME)."),
+        click.option("--mirror", type=as_path, metavar="DIR", help="Keep a second copy here (a mounted Drive)."),
+        click.option("--to", type=as_path, metavar="DIR", help="The run folder (default: runs/NAME)."),
         settings_argument,
         recipe_argument,
     ):
@@ -80,7 +78,7 @@ def going_on(function: Any) -> Any:
 
 
 def do_stages(
-    wanted: Any, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
+    wanted: Recipe, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
 ) -> Path:
     """Do the stages that a verb is for, and say where the run is."""
     from plantune_lite.pipeline import runner
@@ -104,10 +102,8 @@ def do_stages(
     return folder
 
 
-def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Any, Path | None]:
+def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Recipe, Path | None]:
     """Load the recipe with its overrides, and find its run folder where that is not runs/NAME."""
-    from plantune_lite.recipe.load import load_recipe, override, run_folder
-
     original = load_recipe(recipe)
     wanted = override(original, settings)
     if to is None and wanted.name == original.name:
@@ -117,9 +113,7 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
 
 def folder_of_run(run: Path) -> Path:
     """Return a run's folder, named by its path or, under the folder of runs, by its name."""
-    from plantune_lite.files import runs_folder
     from plantune_lite.runs.folder import RunFolder
-    from plantune_lite.types import RunError
 
     folder = run if RunFolder(run).recipe.is_file() else runs_folder() / run
     if not RunFolder(folder).recipe.is_file():

@@ -6,6 +6,8 @@ from typing import Any
 
 from plantune_lite.cli import stages, start, studies  # noqa: F401 - each adds its verbs
 from plantune_lite.cli.frame import cli, do_stages, reporting
+from plantune_lite.recipe.load import override
+from plantune_lite.recipe.schema import Recipe
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,9 +15,8 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False)))
 
 
-def run_script(recipe: Any, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
+def run_script(recipe: Recipe, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
     """`python my_recipe.py ARGUMENTS`: as `plantune run`, for the recipe the script holds."""
-    from plantune_lite.recipe.load import override
 
     def go() -> Path:
         given = start.run.make_context("run", [recipe.name, *arguments]).params

@@ -1,18 +1,26 @@
 """Print a recipe, a run folder or a problem file, for `plantune show` and --dry-run."""
 
 import functools
+import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from plantune_lite.files import runs_folder
+from plantune_lite.recipe.fields import written
+from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.recipe.schema import Problems, Recipe, leaves
+from plantune_lite.terminal import duration, printable, size, table
+from plantune_lite.types import PlantuneError
+
 
 def print_json(value: Any) -> None:
     """For programs."""
-    import json
-
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -24,13 +32,8 @@ def print_result(as_json: bool, value: Any, text: str) -> None:
         click.echo(text)
 
 
-def show_recipe(wanted: Any, as_json: bool) -> None:
+def show_recipe(wanted: Recipe, as_json: bool) -> None:
     """Every field of a recipe, as an override would write it."""
-    from plantune_lite.recipe.fields import written
-    from plantune_lite.recipe.load import to_json
-    from plantune_lite.recipe.schema import leaves
-    from plantune_lite.terminal import printable
-
     if as_json:
         click.echo(to_json(wanted), nl=False)
         return
@@ -38,14 +41,12 @@ def show_recipe(wanted: Any, as_json: bool) -> None:
         click.echo(f"{name}={printable(written(value))}")
 
 
-def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
+def show_states(wanted: Recipe, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:
     """Print what a run would do with each stage."""
-    from plantune_lite import files
     from plantune_lite.pipeline import runner
     from plantune_lite.runs.manifest import read_manifest
-    from plantune_lite.terminal import duration, table
 
-    folder = folder or files.runs_folder() / wanted.name
+    folder = folder or runs_folder() / wanted.name
     manifest = read_manifest(folder)
     rows = []
     for stage, state, why in runner.plan(folder, wanted, manifest, options.get("again"))[0]:
@@ -57,14 +58,11 @@ def show_states(wanted: Any, folder: Path | None, as_json: bool, options: Mappin
     print_result(as_json, found, table(f"{folder}", ("stage", "state", "time", ""), rows))
 
 
-def show_ending(wanted: Any, folder: Path) -> None:
+def show_ending(wanted: Recipe, folder: Path) -> None:
     """Print what a run came to: who answered how much, and what to do next."""
-    import shlex
-
     from plantune_lite.evaluate.compare import standing, standing_text
     from plantune_lite.runs.folder import RunFolder
     from plantune_lite.runs.manifest import read_manifest
-    from plantune_lite.types import PlantuneError
 
     try:
         click.echo("\n" + standing_text(standing([folder])))
@@ -89,17 +87,12 @@ def show_ending(wanted: Any, folder: Path) -> None:
     click.echo("  plantune recipes        what there is for a GPU of 8, 12 or 16 GB")
 
 
-def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json: bool) -> bool:
+def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_json: bool) -> bool:
     """One table for the whole run, the teacher's bill below it, the judge's where it has one; whether the run fits."""
-    from dataclasses import asdict
-
     from plantune_lite.distill import cost
     from plantune_lite.estimate import devices, memory, minutes
     from plantune_lite.estimate.fit import fit_to_gpu
-    from plantune_lite.estimate.minutes import in_words, stage_minutes
     from plantune_lite.student import presets
-    from plantune_lite.terminal import printable, size, table
-    from plantune_lite.types import PlantuneError
 
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
@@ -108,24 +101,26 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
     why, needs, spans, verdict = "", [], {}, None
     try:
         needs = memory.needs(wanted, on=machine.on, bf16=machine.bf16)
-        spans = stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
+        spans = minutes.stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
         verdict = fit_to_gpu(wanted, machine.free, on=machine.on, bf16=machine.bf16)
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
     judge = cost.judging(wanted, os.environ)
+    fits = verdict is None or verdict.fits
     if as_json:
-        found: dict[str, Any] = {
+        found = {
             "machine": asdict(machine),
             "stages": [asdict(need) for need in needs],
             "minutes": spans,
             "why_not": why,
+            "fit": asdict(verdict) if verdict else None,
+            "teacher": asdict(bill),
+            "judge": asdict(judge) if judge else None,
         }
-        fit = asdict(verdict) if verdict else None
-        found["judge"] = asdict(judge) if judge else None
-        print_json({**found, "fit": fit, "teacher": asdict(bill)})
-        return verdict is None or verdict.fits
+        print_json(found)
+        return fits
     if verdict is not None:
-        words = {stage: in_words(span) for stage, span in spans.items()}
+        words = {stage: minutes.in_words(span) for stage, span in spans.items()}
         click.echo(
             table(
                 f"{wanted.name} on {machine.name}, {size(machine.free)} free",
@@ -134,8 +129,10 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
             )
         )
         click.echo(verdict.sentence)
-        for line in _time_lines(wanted, spans):
-            click.echo(line)
+        if spans:
+            click.echo(f"all stages that hold a model: {minutes.in_words(sum(spans.values()))}")
+            for line in minutes.left_out(wanted, spans):
+                click.echo(line)
     else:
         click.echo(why)
     click.echo(printable(f"teacher of {pool} problems: {bill}"))
@@ -145,25 +142,12 @@ def show_estimate(wanted: Any, pool: int, bill: Any, gpu: float | None, as_json:
         click.echo(over)
     for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
         click.echo(assumed)
-    return verdict is None or verdict.fits
-
-
-def _time_lines(wanted: Any, minutes: Mapping[str, float]) -> Iterator[str]:
-    """Say how long all of it takes, and what max_hours leaves out."""
-    from plantune_lite.estimate.minutes import in_words, left_out
-
-    if minutes:
-        yield f"all stages that hold a model: {in_words(sum(minutes.values()))}"
-        yield from left_out(wanted, minutes)
+    return fits
 
 
 def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Print what a problem file contains."""
-    from dataclasses import asdict, replace
-
     from plantune_lite.problems.survey import survey_problems
-    from plantune_lite.recipe.load import load_recipe, override
-    from plantune_lite.recipe.schema import Problems
 
     # Any recipe: only its problems count, and of those what is said here.
     asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
@@ -172,8 +156,6 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
 
 
 def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
-    from plantune_lite.terminal import printable, table
-
     shown = functools.partial(printable, limit=300)
     yield f"{found.file}: {found.rows} rows, {found.problems} problems"
     for role, column in found.roles.items():
@@ -188,15 +170,15 @@ def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
     if found.untried:
         yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
     yield from _listed(
-        f"{_count(found.uncheckable, 'answer')} cannot be checked",
+        f"answers that cannot be checked: {found.uncheckable}",
         [f"{where}: {shown(answer)}" for where, answer in found.unchecked],
         found.uncheckable,
     )
     if found.duplicates:
-        yield f"{_count(found.duplicates, 'duplicate')}: an earlier row asks the same question"
-    yield from _listed("the same question with two answers", [f"{one} and {other}" for one, other in found.conflicts])
+        yield f"duplicates, whose question an earlier row asks: {found.duplicates}"
+    yield from _listed("the same question with two answers:", [f"{one} and {other}" for one, other in found.conflicts])
     yield from _listed(
-        f"{_count(found.bad, 'bad row')}; a run stops at them, or with problems.bad_rows=skip leaves them out",
+        f"bad rows, at which a run stops unless problems.bad_rows=skip leaves them out: {found.bad}",
         [f"{where}: {why}" for where, why in found.bad_rows],
         found.bad,
     )
@@ -204,13 +186,9 @@ def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
     yield " ".join((f"to use it: plantune run RECIPE problems.path={found.file}", *settings))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:
     if lines:
-        yield f"{title}:"
+        yield title
         yield from (f"  {line}" for line in lines)
         if count and count > len(lines):
             yield f"  ... and {count - len(lines)} more"

@@ -9,17 +9,11 @@ from typing import Any
 
 import click
 
-from plantune_lite.cli.frame import (
-    PATH,
-    cli,
-    do_stages,
-    folder_of_run,
-    going_on,
-    json_option,
-    load_asked,
-    teller,
-)
+from plantune_lite.cli.frame import as_path, cli, do_stages, folder_of_run, going_on, json_option, load_asked, teller
 from plantune_lite.cli.show import print_result
+from plantune_lite.recipe import user_code
+from plantune_lite.recipe.schema import Recipe
+from plantune_lite.terminal import printable
 
 
 @cli.command()
@@ -31,7 +25,7 @@ def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     do_stages(wanted, only=("problems", "suites", *first, "distill", "corpus"), **options)
 
 
-def _looks_first(wanted: Any) -> bool:
+def _looks_first(wanted: Recipe) -> bool:
     """Tell whether to measure headroom before distillation: plans cost money or hours, and the student has a GPU.
 
     Not with a teacher server on this machine, which may be using that GPU itself.
@@ -72,7 +66,7 @@ def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample
         do_stages(wanted, only=("suites", "evaluate"), **options)
 
 
-def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options: Any) -> None:
+def _evaluate_other(wanted: Recipe, model: str, *, as_json: bool = False, **options: Any) -> None:
     """Another model on the same test problems, beside what was answered before."""
     from plantune_lite.evaluate import compare, other_models
 
@@ -81,9 +75,8 @@ def _evaluate_other(wanted: Any, model: str, *, as_json: bool = False, **options
     print_result(as_json, compare.standing_json(found), compare.standing_text(found))
 
 
-def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **options: Any) -> None:
+def _evaluate_resampled(wanted: Recipe, tries: int, *, as_json: bool = False, **options: Any) -> None:
     """Evaluate the run's model with weak plans resampled, next to itself and a majority vote at as many tokens."""
-    from plantune_lite.recipe import user_code
     from plantune_lite.report import page
     from plantune_lite.runs.folder import RunFolder, locked
 
@@ -95,7 +88,7 @@ def _evaluate_resampled(wanted: Any, tries: int, *, as_json: bool = False, **opt
 
 
 @contextmanager
-def _ready_to_answer(wanted: Any, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _ready_to_answer(wanted: Recipe, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A run's folder with its test problems in it, mirrored meanwhile, and how what is asked there is told."""
     from plantune_lite.pipeline import runner
     from plantune_lite.pipeline.mirror import Mirror
@@ -120,7 +113,7 @@ def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("run", type=as_path, metavar="RUN")
 def report(run: Path) -> None:
     """One page, report.html, of what a run has come to, however far that is."""
     from plantune_lite.report import page
@@ -133,17 +126,16 @@ def report(run: Path) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("run", type=as_path, metavar="RUN")
 @click.argument("repo", metavar="USER/NAME")
 @click.option("--data", is_flag=True, help="The corpus, as a data set.")
 @click.option("--what", type=click.Choice(["adapter", "merged", "gguf"]), help="One form (default: all there are).")
 @click.option("--public", is_flag=True, help="Public, once the Hub lists what is here (default: private).")
-@click.option("--dry-run", type=PATH, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
+@click.option("--dry-run", type=as_path, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
 @json_option
 def push(run: Path, repo: str, as_json: bool, data: bool, what: Any, **options: Any) -> None:
     """Bring a run's model, or its corpus, to the Hugging Face Hub."""
     from plantune_lite.export import push_run
-    from plantune_lite.terminal import printable
 
     options["say"] = teller(as_json)
     if data:

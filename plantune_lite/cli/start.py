@@ -1,14 +1,16 @@
 """Define the verbs to start with: run, doctor, estimate, recipes, copy, show, ask."""
 
+import ast
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from plantune_lite.cli.frame import (
-    PATH,
+    as_path,
     cli,
     do_stages,
     folder_of_run,
@@ -20,6 +22,10 @@ from plantune_lite.cli.frame import (
     teller,
 )
 from plantune_lite.cli.show import print_json, print_result, show_estimate, show_problem_file, show_recipe, show_states
+from plantune_lite.recipe.fields import nearest
+from plantune_lite.recipe.load import shipped
+from plantune_lite.terminal import printable
+from plantune_lite.types import RecipeError
 
 
 @cli.command()
@@ -37,10 +43,7 @@ def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @json_option
 def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     """Say what is wrong here, one fix a line; the exit status says whether RECIPE can run."""
-    from dataclasses import asdict
-
     from plantune_lite.cli.doctor import examine
-    from plantune_lite.terminal import printable
 
     wanted, _ = load_asked(recipe, settings, None)
     checks = examine(wanted)
@@ -84,10 +87,6 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
 @json_option
 def recipes(as_json: bool) -> None:
     """List the recipes that come with plantune."""
-    import ast
-
-    from plantune_lite.recipe.load import shipped
-
     about = {}
     for name, path in shipped().items():
         words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -100,10 +99,6 @@ def recipes(as_json: bool) -> None:
 @click.argument("dest", required=False, type=click.Path(path_type=Path))
 def copy(name: str, dest: Path | None) -> None:
     """Copy a shipped recipe to a file of your own."""
-    from plantune_lite.recipe.fields import nearest
-    from plantune_lite.recipe.load import shipped
-    from plantune_lite.types import RecipeError
-
     files = shipped()
     if name not in files:
         raise RecipeError(f"no shipped recipe {name!r}{nearest(name, files)}")
@@ -136,15 +131,13 @@ def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("run", type=PATH, metavar="RUN")
+@click.argument("run", type=as_path, metavar="RUN")
 @click.argument("question")
 @click.option("--beside-base", is_flag=True, help="What the untuned model says, below it.")
 @click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
 @json_option
 def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_json: bool) -> None:
     """Ask a run's model one QUESTION: its plan, its working, its answer."""
-    from dataclasses import asdict
-
     from plantune_lite.evaluate.ask import ask_student, lines
 
     found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=teller(True))

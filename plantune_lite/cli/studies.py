@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from plantune_lite.cli.frame import (
-    PATH,
+    as_path,
     cli,
     folder_of_run,
     json_option,
@@ -18,7 +18,8 @@ from plantune_lite.cli.frame import (
     teller,
 )
 from plantune_lite.cli.show import print_result
-from plantune_lite.studies.definitions import SEEDS
+from plantune_lite.files import runs_folder
+from plantune_lite.recipe import user_code
 
 
 @cli.command()
@@ -27,7 +28,6 @@ from plantune_lite.studies.definitions import SEEDS
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
     from plantune_lite.evaluate.compare import standing, standing_json, standing_text
-    from plantune_lite.files import runs_folder
 
     folders = [run if run.is_dir() else runs_folder() / run for run in runs]
     found = standing(folders)
@@ -38,11 +38,10 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 @click.argument("what", metavar="WHAT")
 @recipe_argument
 @settings_argument
-@click.option(
-    "--seeds", type=click.IntRange(1), default=SEEDS, show_default=True, help="Train each variant this often."
-)
-@click.option("--to", type=PATH, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
-@click.option("--mirror", type=PATH, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
+# of 3 trainings the t interval is half as wide again
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Train each variant this often.")
+@click.option("--to", type=as_path, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
+@click.option("--mirror", type=as_path, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
 @json_option
 def ablate(
@@ -71,13 +70,12 @@ def ablate(
 
 @cli.command()
 @recipe_argument
-@click.option("--to", type=PATH, metavar="DIR", help="The run folder (default: runs/NAME).")
+@click.option("--to", type=as_path, metavar="DIR", help="The run folder (default: runs/NAME).")
 @click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
 @json_option
 def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     """Probe whether a trained model knows which of its plans will succeed."""
     from plantune_lite.pipeline import runner
-    from plantune_lite.recipe import user_code
     from plantune_lite.report import page
     from plantune_lite.runs.folder import RunFolder, locked
     from plantune_lite.runs.job import Progress

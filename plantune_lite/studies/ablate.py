@@ -25,7 +25,7 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies import columns, page, reuse
-from plantune_lite.studies.definitions import SEEDS, Study, Variant, study
+from plantune_lite.studies.definitions import Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import printable, table
 from plantune_lite.types import PlantuneError, RunError
@@ -66,7 +66,7 @@ def run_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = SEEDS,
+    seeds: int,
     to: Path | None = None,
     mirror: Path | None = None,
     command: str = "",
@@ -116,7 +116,7 @@ def plan_study(
     what: str,
     asked: Recipe,
     *,
-    seeds: int = SEEDS,
+    seeds: int,
     to: Path | None = None,
     stages: Sequence[Stage] = OF_A_VARIANT,
     say: Callable[[str], None] = print,

@@ -20,7 +20,6 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError, present
 
 Sources = Mapping[str, str]  # of problems -> the variant that answers them
-SEEDS = 5  # trainings of each variant: of 3 the t interval is half as wide again
 _THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # distill's prompt SCORE, as the paper's, asks for 95 at most
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from plantune_lite.cli import stages
-from plantune_lite.cli.frame import PATH, load_asked, reporting
+from plantune_lite.cli.frame import as_path, load_asked, reporting
 from plantune_lite.files import runs_folder
 from plantune_lite.pipeline.runner import folder_of
 from plantune_lite.recipe.load import load_recipe, override, to_json
@@ -40,8 +40,8 @@ def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_RUNS", "~/pt")
     run_of(tmp_path / "pt" / "mine", "name=mine")
     assert runs_folder() == tmp_path / "pt" and load_recipe("mine").name == "mine"
-    assert PATH.convert("~/drive", None, None) == tmp_path / "drive"
-    assert PATH.convert("drive", None, None) == Path("drive")
+    assert as_path("~/drive") == tmp_path / "drive"
+    assert as_path("drive") == Path("drive")
 
 
 def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
