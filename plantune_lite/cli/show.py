@@ -5,6 +5,7 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -64,11 +65,8 @@ def show_ending(wanted: Recipe, folder: Path) -> None:
     from plantune_lite.runs.folder import RunFolder
     from plantune_lite.runs.manifest import read_manifest
 
-    try:
+    with suppress(PlantuneError):  # nothing was evaluated
         click.echo("\n" + standing_text(standing([folder])))
-        evaluated = True
-    except PlantuneError:  # nothing was
-        evaluated = False
     run = shlex.quote(str(folder))
     click.echo("next:")
     if RunFolder(folder).report.is_file():
@@ -76,10 +74,6 @@ def show_ending(wanted: Recipe, folder: Path) -> None:
     if read_manifest(folder).final:
         click.echo(f'  plantune ask {run} "..." --beside-base        a question of your own')
         click.echo(f"  plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub")
-        if evaluated and not wanted.evaluate.interventions:
-            click.echo(
-                f"  plantune evaluate {run} evaluate.interventions=true --again evaluate        do plans do the work?"
-            )
     if wanted.problems.source == "practice":
         own = "problems.path=my.csv evaluate.suites=own evaluate.baseline=false distill.teacher=self name=mine"
         click.echo("  plantune show my.csv        your own questions and answers, then:")
