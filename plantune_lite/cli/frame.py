@@ -5,6 +5,7 @@ Imports at the top are light ones: `plantune --help` must not wait for torch to 
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,17 +122,6 @@ def folder_of_run(run: Path) -> Path:
     return folder
 
 
-def _written_down() -> Path:
-    """Write the error that is being handled to a file, and return which."""
-    import traceback
-
-    from plantune_lite.files import cache_folder, write_whole
-
-    file = cache_folder().parent / "error.log"
-    write_whole(file, traceback.format_exc())
-    return file
-
-
 def teller(to_stderr: bool) -> Callable[[str], None]:
     """Return what shows a line to the person who waits; standard output may be for a program."""
     return lambda line: click.echo(printable(line), err=to_stderr)
@@ -161,8 +151,7 @@ def reporting(work: Callable[[], Any]) -> Any:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; the same command goes on", err=True)
         code = 130
-    except Exception as error:  # what nobody has thought of: a sentence, and all of it for whoever mends it
-        said = printable(f"{type(error).__name__}: {error}", limit=300)
-        click.echo(f"error: {said}. This is our mistake: all of it is in {_written_down()}", err=True)
+    except Exception:  # a mistake of ours
+        click.echo(printable(traceback.format_exc()), err=True)
         code = 1
     sys.exit(code)

@@ -53,10 +53,12 @@ def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
     assert (tmp_path / "drive" / "r" / "eval" / "own.other.jsonl").is_file()
 
 
-def test_a_mistake_of_ours_is_a_sentence_that_says_where_the_traceback_is(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
+def test_a_mistake_of_ours_shows_its_traceback_which_cannot_steer_the_terminal(capsys):
+    def work():
+        raise ValueError("what nobody has \x1b[2Jthought of")
+
     with pytest.raises(SystemExit) as ended:
-        reporting(lambda: {}["what nobody has thought of"])
+        reporting(work)
     said = capsys.readouterr().err
-    assert ended.value.code == 1 and "KeyError" in said and "Traceback" not in said
-    assert "what nobody has thought of" in (tmp_path / "error.log").read_text() and str(tmp_path / "error.log") in said
+    assert ended.value.code == 1 and "Traceback" in said and "ValueError: what nobody has" in said
+    assert "\x1b[2J" not in said
