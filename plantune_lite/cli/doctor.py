@@ -30,8 +30,6 @@ from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
 from plantune_lite.types import ProblemError, RecipeError
 
-_KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "HF_TOKEN")  # only whether one is set is ever said
-
 
 @dataclass(frozen=True)
 class Check:
@@ -55,7 +53,6 @@ def examine(recipe: Recipe) -> list[Check]:
         *_student(recipe, has_gpu=has_gpu),
         *_problems(recipe),
         _teacher(recipe),
-        *_keys(),
         _llama_cpp(recipe),
         *_sandbox(recipe),
     ]
@@ -84,16 +81,13 @@ def _gpu() -> Iterator[Check]:
 
 
 def _compiler() -> Iterator[Check]:
-    """Check what Triton needs to build its first kernel, and what is different under WSL."""
+    """Check what Triton needs to build its first kernel."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
-    missing = [*([] if shutil.which("gcc") or shutil.which("cc") else ["a C compiler"])]
+    missing = [] if shutil.which("gcc") or shutil.which("cc") else ["a C compiler"]
     missing += [] if header.is_file() else [f"Python's headers ({header})"]
     if missing and platform.system() == "Linux":
         fix = "sudo apt install build-essential python3-dev"
         yield Check("compiler", "bad", f"Triton needs {' and '.join(missing)}", fix)
-    if "microsoft" in platform.release().lower():
-        fix = "keep runs in your Linux home, not under /mnt/c; what does not fit the GPU spills into RAM, slowly"
-        yield Check("wsl", "note", platform.release(), fix)
 
 
 def _disk() -> Check:
@@ -202,12 +196,6 @@ def _teacher(recipe: Recipe) -> Check:
         except TeacherError as error:
             return Check("teacher", "bad", str(error), "or set distill.teacher=self: the untuned student")
     return Check("teacher", "ok", teacher)
-
-
-def _keys() -> Iterator[Check]:
-    for name in _KEYS:
-        is_set = bool(os.environ.get(name))
-        yield Check(name, "ok" if is_set else "note", "set" if is_set else "not set")
 
 
 def _llama_cpp(recipe: Recipe) -> Check:

@@ -58,10 +58,8 @@ def test_what_triton_needs_is_looked_for_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nowhere")
     monkeypatch.setattr(doctor.platform, "system", lambda: "Linux")
-    monkeypatch.setattr(doctor.platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
     found = check(DEMO, "compiler")
     assert found.state == "bad" and "a C compiler and Python's headers" in found.found and "python3-dev" in found.fix
-    assert "/mnt/c" in check(DEMO, "wsl").fix
 
 
 @pytest.mark.parametrize(
@@ -145,10 +143,11 @@ def test_versions_are_held_against_the_windows_of_our_own_metadata(monkeypatch):
     assert found.state == "bad" and "outside" in found.found and found.fix.startswith("pip install 'click")
 
 
-def test_a_key_is_said_to_be_set_and_never_shown(monkeypatch):
+def test_a_key_that_is_set_will_do_and_is_never_shown(monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", "secret-value")
-    assert check(DEMO, "GEMINI_API_KEY").state == "ok"
-    assert "secret-value" not in repr(doctor.examine(DEMO))
+    recipe = replace(DEMO, distill=replace(DEMO.distill, teacher="gemini"))
+    assert check(recipe, "teacher").state == "ok"
+    assert "secret-value" not in repr(doctor.examine(recipe))
 
 
 def test_gemini_without_a_key_is_a_note_and_not_an_obstacle():
