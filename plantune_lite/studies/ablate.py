@@ -227,12 +227,12 @@ def _found(
     asked = planned[0].recipe
     arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in arms}
-    figures, remarks = columns.trained(runs), list(columns.same_rows(runs))
+    figures = columns.trained(runs)
+    remarks = [f"{run} failed, and is not in the table: {why}" for run, why in failed.items()]
     if asked_for.probed:
         remarks += columns.probe_all(runs, asked.evaluate.limit, say)
         for arm, cells in columns.knowledge(runs).items():
             figures.setdefault(arm, {}).update(cells)
-    remarks += (f"{run} failed, and is not in the table: {why}" for run, why in failed.items())
     beside = compare.beside(arms, seed=asked.seed)
     return page.Found(
         study=asked_for,

@@ -17,7 +17,7 @@ from plantune_lite.evaluate.stats import Estimate, of_trainings
 from plantune_lite.recipe import user_code
 from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.job import TRAININGS, Progress
-from plantune_lite.runs.manifest import Entry, read_manifest
+from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.types import PlantuneError
 
 Arms = Mapping[str, Runs]
@@ -40,25 +40,6 @@ def trained(arms: Arms) -> Cells:
 
 def _span(counts: Sequence[int]) -> str:
     return " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else ""
-
-
-def same_rows(arms: Arms) -> Iterator[str]:
-    """Name the arms whose corpora came out the same and that learned from them in the same way."""
-    groups: dict[str, list[str]] = {}
-    for name, runs in arms.items():
-        entries = [read_manifest(run).stages for run in runs if run]
-        if learned := [_learned(entry) for entry in entries if "corpus" in entry]:
-            groups.setdefault(json.dumps(learned, sort_keys=True), []).append(name)
-    for names in groups.values():
-        if len(names) > 1:
-            yield f"{' and '.join(names)} learned from the same rows in the same way: they differ by chance."
-
-
-def _learned(entries: Mapping[str, Entry]) -> list[Any]:
-    """Return what was learned from, and how; whose the solutions are says no more than the rows do."""
-    rows = entries["corpus"].outputs.get("corpus/train.jsonl")
-    inputs = [entries[stage].inputs for stage in TRAININGS if stage in entries]
-    return [rows, *({name: value for name, value in one.items() if name != "sft.solutions"} for one in inputs)]
 
 
 # --- what it knows of its world ---------------------------------------------------------------------------------------
