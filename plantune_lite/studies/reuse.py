@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from plantune_lite.files import copy_whole, write_records
 from plantune_lite.pipeline.stages import Stage, active_stages
@@ -123,9 +122,12 @@ def _take_first_round(
 # --- the untuned model's answers --------------------------------------------------------------------------------------
 
 
-_ASKING = Stage(name="evaluate", reads=("seed", "student", "evaluate"), outputs=())
-_OF_THE_STUDENT = ("student.model", "student.revision", "student.bits", "student.max_length")
-_OF_THE_TUNED = ("evaluate.baseline", "evaluate.interventions", "evaluate.plan_use", "evaluate.before_grpo")
+# What decides an untuned answer, apart from the problems.
+_STUDENT = tuple(f"student.{name}" for name in ("model", "revision", "bits", "max_length"))
+_ASKED = tuple(
+    f"evaluate.{name}" for name in ("samples", "temperature", "top_p", "max_tokens", "prompts", "allow_code")
+)
+_ASKING = Stage(name="evaluate", reads=("seed", *_STUDENT, *_ASKED))
 
 
 def _take_untuned(
@@ -134,24 +136,15 @@ def _take_untuned(
     """Copy the untuned model's answers: it answers the same problems the same way in every variant."""
     if any(RunFolder(folder).eval.glob("*.untuned.jsonl")):
         return
-    asking = _asked(inputs_of(wanted, _ASKING))
+    asking = inputs_of(wanted, _ASKING)
     for donor in donors:
         manifest = read_manifest(donor)
         theirs = {name: entry.fingerprint for name, entry in manifest.stages.items()}
         same = all(theirs.get(name) == made.get(name) for name in ("problems", "suites"))
         same &= manifest.is_done("evaluate") and manifest.versions == versions
-        if same and _asked(manifest.stages["evaluate"].inputs) == asking:
+        if same and asking.items() <= manifest.stages["evaluate"].inputs.items():
             for path in sorted(RunFolder(donor).eval.glob("**/*.untuned.jsonl")):
                 if (settings := path.with_suffix(".json")).is_file():
                     copy_whole(settings, folder / settings.relative_to(donor))
                     copy_whole(path, folder / path.relative_to(donor))
             return
-
-
-def _asked(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what decides an untuned answer."""
-    return {
-        name: value
-        for name, value in inputs.items()
-        if name in _OF_THE_STUDENT or (name not in _OF_THE_TUNED and not name.startswith("student."))
-    }
