@@ -229,7 +229,7 @@ def _found(
     runs = {arm.name: arm.runs for arm in arms}
     figures = columns.trained(runs)
     remarks = [f"{run} failed, and is not in the table: {why}" for run, why in failed.items()]
-    if asked_for.probed:
+    if asked_for.what == "world":
         remarks += columns.probe_all(runs, asked.evaluate.limit, say)
         for arm, cells in columns.knowledge(runs).items():
             figures.setdefault(arm, {}).update(cells)

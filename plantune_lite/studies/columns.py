@@ -45,13 +45,10 @@ def _span(counts: Sequence[int]) -> str:
 # --- what it knows of its world ---------------------------------------------------------------------------------------
 
 
-_PROBED = (10, 100)  # problems that a probe asks about, at least and at most: between them as many as are evaluated
-
-
 def probe_all(arms: Arms, limit: int | None, say: Callable[[str], object]) -> Iterator[str]:
     """Probe each run that has not been probed; name those that cannot be, with the reason."""
-    probe, (least, most) = user_code.load_from_lab("probe_once"), _PROBED
-    problems = max(least, min(most, limit or most))
+    probe = user_code.load_from_lab("probe_once")
+    problems = max(10, min(100, limit or 100))  # as many as are evaluated, within these
     for run in (run for runs in arms.values() for run in runs if run):
         say(f"\nprobe of {run.name}")
         try:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from plantune_lite import files
 from plantune_lite.recipe.fields import nearest
@@ -41,24 +40,20 @@ class Study:
     asks: str
     variants: tuple[Variant, ...]
     notes: tuple[str, ...] = ()
-    probed: bool = False  # each variant is asked what it knows, as `plantune probe` does
 
 
-class _Row(NamedTuple):
-    asks: str
-    of: Callable[[Recipe], tuple[list[Variant], list[str]]]  # the variants of a recipe, and the notes
-    probed: bool = False
+Make = Callable[[Recipe], tuple[list[Variant], list[str]]]  # the variants of a recipe, and the notes
 
 
 def study(what: str, recipe: Recipe) -> Study:
     """Make the study of that name for this recipe."""
     if what not in STUDIES:
         raise RecipeError(f"no study {what!r}{nearest(what, STUDIES)}")
-    row = STUDIES[what]
+    asks, make = STUDIES[what]
     if recipe.sft is None and what not in ("reward", "preference"):
         raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
-    variants, notes = row.of(recipe)
-    return Study(what=what, asks=row.asks, variants=tuple(variants), notes=tuple(notes), probed=row.probed)
+    variants, notes = make(recipe)
+    return Study(what=what, asks=asks, variants=tuple(variants), notes=tuple(notes))
 
 
 # --- filter and threshold ---------------------------------------------------------------------------------------------
@@ -71,10 +66,8 @@ _BY_BOTH = Variant("both", ("corpus.filter=both",), "plans with enough points th
 
 
 def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.distill.teacher in ("self", "worked"):
-        return [_UNFILTERED, _BY_ANSWER], [f"Nobody scored these plans (distill.teacher={recipe.distill.teacher!r})."]
-    if recipe.distill.min_score is None:
-        return [_UNFILTERED, _BY_ANSWER], _first_notes(recipe)
+    if not recipe.plans_are_scored:
+        return [_UNFILTERED, _BY_ANSWER], ["Nobody scored these plans."]
     if not _has_low_scores(recipe):
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
@@ -85,13 +78,11 @@ def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 
 def _threshold(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.distill.teacher in ("self", "worked"):
+    if not recipe.plans_are_scored or recipe.corpus.filter not in ("plan", "both"):
         raise RecipeError(
-            f"distill.teacher is {recipe.distill.teacher!r}, whose plans nobody scored: set distill.teacher to one "
-            "that scores (gemini, or a server's address) and corpus.filter=both"
+            f"distill.teacher is {recipe.distill.teacher!r} and corpus.filter {recipe.corpus.filter!r}: set "
+            "distill.teacher to one that scores plans (gemini, or a server's address), and set corpus.filter=both"
         )
-    if recipe.corpus.filter not in ("plan", "both"):
-        raise RecipeError(f"corpus.filter is {recipe.corpus.filter!r}, which looks at no score: set corpus.filter=both")
     least = recipe.distill.min_score if recipe.corpus.min_score is None else recipe.corpus.min_score
     assert least is not None  # the filter needs scores
     if least >= _THRESHOLDS[-1]:
@@ -283,13 +274,13 @@ def _world(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     ], ["All three teach equally many words and are tested, and probed, on the same problems."]
 
 
-STUDIES: dict[str, _Row] = {
-    "filter": _Row("Which plans are worth learning from?", _filter),
-    "threshold": _Row("How many points must a plan have?", _threshold),
-    "target": _Row("Do plans help, and in which form?", _target),
-    "reward": _Row("Which reward teaches most?", _reward),
-    "preference": _Row("What is to be learned from a search over steps?", _preference),
-    "mixture": _Row("One source of problems or several, and in which order?", _mixture),
-    "domain": _Row("Does it work beyond the recipe's own domain?", _domain),
-    "world": _Row("Which plans teach a model its world?", _world, probed=True),
+STUDIES: dict[str, tuple[str, Make]] = {
+    "filter": ("Which plans are worth learning from?", _filter),
+    "threshold": ("How many points must a plan have?", _threshold),
+    "target": ("Do plans help, and in which form?", _target),
+    "reward": ("Which reward teaches most?", _reward),
+    "preference": ("What is to be learned from a search over steps?", _preference),
+    "mixture": ("One source of problems or several, and in which order?", _mixture),
+    "domain": ("Does it work beyond the recipe's own domain?", _domain),
+    "world": ("Which plans teach a model its world?", _world),
 }
