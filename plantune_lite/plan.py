@@ -53,21 +53,12 @@ def render(plan: Sequence[str], execution: str = "") -> str:
 
 def parse(text: str) -> Planned | None:
     """Parse the plan and execution that `render` joined; None for anything else."""
-    if not text.startswith(OPEN + "\n"):
-        return None
-    body, close, execution = text[len(OPEN) + 1 :].partition(f"\n{CLOSE}\n")
-    if not close:  # generation that stops at the tag leaves no newline after it
-        if not body.endswith("\n" + CLOSE):
-            return None
-        body, execution = body[: -len(CLOSE) - 1], ""
-    steps = []
-    for number, line in enumerate(body.split("\n"), 1):
-        start = f"{number}. "
-        step = line[len(start) :]
-        if not line.startswith(start) or not step or clean_step(step) != step:
-            return None
-        steps.append(step)
-    return Planned(tuple(steps), execution)
+    body, _, execution = text.removeprefix(OPEN + "\n").partition(f"\n{CLOSE}")
+    steps = tuple(line.partition(". ")[2] for line in body.split("\n"))
+    planned = Planned(steps, execution.removeprefix("\n"))
+    # Generation that stops at the tag leaves no newline after it.
+    is_ours = text in (render(steps, planned.execution), render(steps).rstrip("\n"))
+    return planned if is_ours and all(step and clean_step(step) == step for step in steps) else None
 
 
 def split_steps(text: str) -> tuple[str, ...]:

@@ -56,11 +56,10 @@ def duration(seconds: float) -> str:
 
 def size(count: float) -> str:
     """640 B, 1.2 MB, 14.9 GB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError("unreachable")
+    for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= bytes_each:
+            return f"{count / bytes_each:.1f} {unit}"
+    return f"{count:.0f} B"
 
 
 def fence(text: str, language: str = "") -> str:
