@@ -50,8 +50,9 @@ def study(what: str, recipe: Recipe) -> Study:
     if what not in STUDIES:
         raise RecipeError(f"no study {what!r}{nearest(what, STUDIES)}")
     asks, make = STUDIES[what]
-    if recipe.sft is None and what not in ("reward", "preference"):
-        raise RecipeError(f"the study {what} compares what an SFT learns, and this recipe has none: add sft=default")
+    part = {"reward": "grpo", "preference": "cpl"}.get(what, "sft")
+    if getattr(recipe, part) is None:
+        raise RecipeError(f"the study {what} compares variants of {part}, and this recipe has none: add {part}=default")
     variants, notes = make(recipe)
     return Study(what=what, asks=asks, variants=tuple(variants), notes=tuple(notes))
 
@@ -70,9 +71,8 @@ def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
         return [_UNFILTERED, _BY_ANSWER], ["Nobody scored these plans."]
     if not _has_low_scores(recipe):
         raise RecipeError(
-            f"distill.execute is {recipe.distill.execute!r}: plans with a low score are never carried out, so a filter "
-            "that lets them through has nothing to let through. Set distill.execute=all (what the ledger holds is not "
-            "asked again)"
+            f"distill.execute is {recipe.distill.execute!r}, so plans with a low score were never carried out. "
+            "Set distill.execute=all (what the ledger holds is not asked again)"
         )
     return [_UNFILTERED, _BY_SCORE, _BY_ANSWER, _BY_BOTH], _first_notes(recipe)
 
@@ -107,9 +107,8 @@ def _has_low_scores(recipe: Recipe) -> bool:
 
 
 def _first_notes(recipe: Recipe) -> list[str]:
-    if recipe.distill.keep != "first":
-        return []
-    return ["distill.keep='first' leaves little to choose from; distill.keep=best makes all distill.plans of them."]
+    note = "distill.keep='first' leaves little to choose from; distill.keep=best makes all distill.plans of them."
+    return [note] if recipe.distill.keep == "first" else []
 
 
 # --- target and reward ------------------------------------------------------------------------------------------------
@@ -127,17 +126,16 @@ def _target(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 
 def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.grpo is None:
-        raise RecipeError("this recipe has no grpo, whose rewards the study compares: add grpo=default")
+    grpo = present(recipe.grpo)
     if recipe.sft and recipe.sft.target != "plan+solution":
         raise RecipeError(
             f"sft.target is {recipe.sft.target!r}, so there are no plans to reward: set sft.target=plan+solution"
         )
     # All arms pay 2 for a right answer and at most 1 for a plan; whatever else a reward would add is left out of each.
-    weights = recipe.grpo.weights | {"plan_shape": 0, "spoiler_penalty": 0, "guided": 2}
+    weights = grpo.weights | {"plan_shape": 0, "spoiler_penalty": 0, "guided": 2}
     alike = f"grpo.weights={json.dumps(weights)}"
     words = (alike, "grpo.judge=alignment")
-    plans, continuations = _guided_shape(recipe.grpo.group, recipe.grpo.plans, recipe.grpo.continuations)
+    plans, continuations = _guided_shape(grpo.group, grpo.plans, grpo.continuations)
     guided: tuple[str, ...] = (f"grpo.plans={plans}", f"grpo.continuations={continuations}", "grpo.plan_weight=0.5")
     guided += ("grpo.structure_weight=0", "grpo.length_weight=0", "grpo.reward=guided")
     variants = [
@@ -166,13 +164,8 @@ def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]
 
 
 def _preference(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    if recipe.cpl is None:
-        raise RecipeError(
-            "this recipe has no cpl, whose search the study learns from: add cpl=default, and say cpl.questions=24 "
-            "cpl.iterations=8 to keep it short"
-        )
     once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
-    dpo, apo = (*once, "cpl.alpha=0"), (*once, f"cpl.alpha={recipe.cpl.alpha or 1.0:g}")
+    dpo, apo = (*once, "cpl.alpha=0"), (*once, f"cpl.alpha={present(recipe.cpl).alpha or 1.0:g}")
     variants = [
         Variant("sft", (*dpo, "cpl.pairs=none"), "right paths alone, imitated"),
         Variant("instance-dpo", (*dpo, "cpl.pairs=answers"), "then whole answers, right ones preferred"),
