@@ -100,43 +100,32 @@ def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_js
     except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
         why = str(error)
     judge = cost.judging(wanted, os.environ)
-    fits = verdict is None or verdict.fits
-    if as_json:
-        found = {
-            "machine": asdict(machine),
-            "stages": [asdict(need) for need in needs],
-            "minutes": spans,
-            "why_not": why,
-            "fit": asdict(verdict) if verdict else None,
-            "teacher": asdict(bill),
-            "judge": asdict(judge) if judge else None,
-        }
-        print_json(found)
-        return fits
-    if verdict is not None:
+    found = {
+        "machine": asdict(machine),
+        "stages": [asdict(need) for need in needs],
+        "minutes": spans,
+        "why_not": why,
+        "fit": asdict(verdict) if verdict else None,
+        "teacher": asdict(bill),
+        "judge": asdict(judge) if judge else None,
+    }
+    lines, assumed = [why], [cost.ASSUMED]
+    if verdict:
         words = {stage: minutes.in_words(span) for stage, span in spans.items()}
-        click.echo(
-            table(
-                f"{wanted.name} on {machine.name}, {size(machine.free)} free",
-                ("stage", "time", "money", "memory", "most of it", "disk"),
-                memory.rows(needs, words, bill.money),
-            )
-        )
-        click.echo(verdict.sentence)
-        if spans:
-            click.echo(f"all stages that hold a model: {minutes.in_words(sum(spans.values()))}")
-            for line in minutes.left_out(wanted, spans):
-                click.echo(line)
-    else:
-        click.echo(why)
-    click.echo(printable(f"teacher of {pool} problems: {bill}"))
+        rows = memory.rows(needs, words, bill.money)
+        columns = ("stage", "time", "money", "memory", "most of it", "disk")
+        lines = [table(f"{wanted.name} on {machine.name}, {size(machine.free)} free", columns, rows), verdict.sentence]
+        assumed += [memory.ASSUMED, minutes.ASSUMED]
+    if verdict and spans:
+        lines.append(f"all stages that hold a model: {minutes.in_words(sum(spans.values()))}")
+        lines += minutes.left_out(wanted, spans)
+    lines.append(printable(f"teacher of {pool} problems: {bill}"))
     if judge:
-        click.echo(cost.judged(judge))
+        lines.append(cost.judged(judge))
     if over := cost.over_budget(bill, judge, wanted.distill.max_usd):
-        click.echo(over)
-    for assumed in (cost.ASSUMED, *((memory.ASSUMED, minutes.ASSUMED) if verdict else ())):
-        click.echo(assumed)
-    return fits
+        lines.append(over)
+    print_result(as_json, found, "\n".join([*lines, *assumed]))
+    return verdict is None or verdict.fits
 
 
 def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> None:

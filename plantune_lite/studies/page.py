@@ -30,9 +30,9 @@ class Found:
     figures: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # arm -> more columns of its line
 
 
-def study_text(found: Found, *, width: int | None = None) -> str:
+def study_text(found: Found) -> str:
     """Render for a terminal."""
-    tables = standing_text(found.beside, lines=partial(_lines, found), width=width)
+    tables = standing_text(found.beside, lines=partial(_lines, found))
     return printable(f"{found.study.asks}\n{tables}")
 
 
