@@ -3,9 +3,13 @@
 reference(make_problems) -> "own_problems.py:make_problems"      load("own_problems.py:make_problems") -> the function
 """
 
+import ast
+import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -24,8 +28,6 @@ def is_reference(text: str) -> bool:
 
 def reference(function: Callable[..., Any]) -> str:
     """Format a function as the text that a recipe stores."""
-    import inspect
-
     name = getattr(function, "__qualname__", repr(function))
     try:
         home = Path(inspect.getsourcefile(function) or "")
@@ -35,18 +37,20 @@ def reference(function: Callable[..., Any]) -> str:
         raise RecipeError(
             f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"
         )
-    installed = "site-packages" in home.parts or "dist-packages" in home.parts  # found by name on any machine
-    return f"{function.__module__ if installed else home}:{name}"
+    return f"{home}:{name}"
+
+
+def _taken_apart(text: str) -> tuple[str, str]:
+    """Return the file or module that a reference names, and the function."""
+    match = _REFERENCE.fullmatch(function_path(text))
+    if match is None:
+        raise RecipeError(f"{text!r} names no function: write module_or_path.py:function")
+    return match["home"], match["name"]
 
 
 def load(text: str) -> Callable[..., Any]:
     """Load the function that a reference names; this runs its file."""
-    import importlib
-
-    match = _REFERENCE.fullmatch(function_path(text))
-    if match is None:
-        raise RecipeError(f"{text!r} names no function: write module_or_path.py:function")
-    home, name = match["home"], match["name"]
+    home, name = _taken_apart(text)
     try:
         module = load_module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
     except (FileNotFoundError, ImportError, SyntaxError) as error:
@@ -64,32 +68,26 @@ def load_from_lab(name: str) -> Callable[..., Any]:
 
 def source_hash(text: str) -> str:
     """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
-    import ast
     import hashlib
 
-    match = _REFERENCE.fullmatch(function_path(text))
-    home = match["home"] if match else ""
+    home, name = _taken_apart(text)
     try:
         source = (Path(home).expanduser() if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError) as error:
         raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
     for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and match and node.name == match["name"]:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
             return hashlib.sha256((ast.get_source_segment(source, node) or "").encode()).hexdigest()
     raise RecipeError(f"{text}: {home} has no function of that name at its top level")
 
 
 def _file_of(module: str) -> Path:
     """A module's file, without importing the packages it lies in as importlib would."""
-    from importlib.machinery import PathFinder
-
     path, spec = None, None
     for part in module.split("."):
         spec = PathFinder.find_spec(part, path)
-        if spec is None:
-            break
-        path = spec.submodule_search_locations
+        path = spec.submodule_search_locations if spec else []
     if spec is None or not spec.origin:
         raise RecipeError(f"no module {module!r} is installed; write module_or_path.py:function")
     return Path(spec.origin)
@@ -109,7 +107,6 @@ def is_loading() -> bool:
 def load_module(path: Path) -> ModuleType:
     """Run a .py file as a module of its own, once a process and content; it may import its neighbours."""
     import hashlib
-    import importlib.util
 
     global _loading
     path = path.expanduser().resolve()
