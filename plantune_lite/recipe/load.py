@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from plantune_lite.files import runs_folder
 from plantune_lite.recipe import user_code
@@ -86,8 +86,6 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
     try:
         return parse(text, hint)
     except ValueError:
-        if get_origin(hint) is Literal:
-            raise RecipeError(f"{name} is {text!r}{nearest(text, map(str, get_args(hint)))}") from None
         raise RecipeError(f"{name} is {text!r}, but must be {describe(hint)}") from None
 
 
@@ -116,16 +114,11 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     path = folder / "recipe.json" if folder else Path(name).expanduser()
     if path.is_file() and path.suffix == ".json":
         return from_json(path.read_text(encoding="utf-8"), str(path))
-    if path.is_file() and path.suffix == ".py":
-        return _from_python(path)
     names = shipped()
-    if name in names:
-        return _from_python(names[name])
-    if path.suffix:
-        raise RecipeError(f"no file {path}")
-    if path.is_dir():
-        raise RecipeError(f"{path} is a folder without a recipe.json: no run was started there")
-    raise RecipeError(f"no recipe {name!r}{nearest(name, names)}")
+    file = path if path.is_file() and path.suffix == ".py" else names.get(name)
+    if file is None:
+        raise RecipeError(f"no recipe, file or run {name!r}{nearest(name, names)}")
+    return _from_python(file)
 
 
 def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:

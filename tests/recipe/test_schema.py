@@ -70,7 +70,7 @@ def test_a_setting_is_read_by_the_type_of_its_field(setting, field, value):
     [
         ("sft.epoch=2", "did you mean 'epochs'?"),
         ("stf.epochs=2", "did you mean 'sft'?"),
-        ("sft.target=plan+solutions", "did you mean 'plan+solution'?"),
+        ("sft.target=plan+solutions", "must be one of solution, plan+solution, plan"),
         ("sft.epochs=many", "must be float"),
         ("sft.epochs=nan", "must be finite"),
         ("sft.epochs=inf", "must be finite"),
