@@ -6,7 +6,7 @@ parse("1e-4", float) -> 0.0001    parse("none", int | None) -> None    parse("a,
 import json
 from collections.abc import Iterable
 from dataclasses import field
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 
@@ -26,11 +26,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, tuple) and all(fits(item, get_args(hint)[0]) for item in value)
     if origin is dict:
         return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, NoneType if hint is None else hint)
+    return type(value) in (int, float) if hint is float else type(value) is hint
 
 
 def describe(hint: Any) -> str:

@@ -27,7 +27,7 @@ from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies import columns, page, reuse
 from plantune_lite.studies.definitions import Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
-from plantune_lite.terminal import printable, table
+from plantune_lite.terminal import table
 from plantune_lite.types import PlantuneError, RunError
 
 # A variant is measured and no more: what the run's headroom, export and report say, its own run says.
@@ -71,13 +71,10 @@ def run_study(
     mirror: Path | None = None,
     command: str = "",
     stages: Sequence[Stage] = OF_A_VARIANT,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None],
     stream: TextIO | None = None,
 ) -> page.Found:
     """Bring a study to its end, or go on with it; its tables lie in RUN/ablate/WHAT."""
-
-    def tell(line: str) -> None:
-        say(printable(line))
 
     parent = runner.folder_of(asked, to)
     folder = parent / "ablate" / what
@@ -86,29 +83,29 @@ def run_study(
     planning(say=lambda line: None)  # what cannot be is refused before anything is written
     with locked(RunFolder(folder).lock):
         if mirror and kept and (count := bring_back(mirror.resolve(), parent) + _bring_back_variants(kept, folder)):
-            tell(f"restored {count} files from {mirror}")
-        asked_for, planned = planning(say=tell)
+            say(f"restored {count} files from {mirror}")
+        asked_for, planned = planning(say=say)
         _refuse_without_key(planned)
-        tell(study_cost(asked_for, planned))
+        say(study_cost(asked_for, planned))
         failed = {}
         for place, one in enumerate(planned, 1):
             if not (one.to_do or one.shared or mirror):
-                tell(f"({place} of {len(planned)}) {one.name}: done before")
+                say(f"({place} of {len(planned)}) {one.name}: done before")
                 continue
-            tell(f"\n({place} of {len(planned)}) {one.name}: {one.variant.tests}")
+            say(f"\n({place} of {len(planned)}) {one.name}: {one.variant.tests}")
             try:
-                _take_over(one, parent, stages, tell)
-                runner.run(one.recipe, to=one.folder, mirror=kept, stages=stages, say=tell, stream=stream)
+                _take_over(one, parent, stages, say)
+                runner.run(one.recipe, to=one.folder, mirror=kept, stages=stages, say=say, stream=stream)
             except PlantuneError as error:
                 failed[one.name] = str(error)
-                tell(f"{one.name} failed: {error}")
+                say(f"{one.name} failed: {error}")
         if len(failed) == len(planned):
             reasons = "\n".join(f"  {name}: {why}" for name, why in failed.items())
             raise RunError(f"no variant of the study {what} came to its end:\n{reasons}")
-        found = _found(asked_for, planned, failed, folder, command, tell)
+        found = _found(asked_for, planned, failed, folder, command, say)
         for file in page.write(found):
             if kept:
-                _copy(file, kept, tell)
+                _copy(file, kept, say)
     return found
 
 
@@ -119,7 +116,7 @@ def plan_study(
     seeds: int,
     to: Path | None = None,
     stages: Sequence[Stage] = OF_A_VARIANT,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None],
 ) -> tuple[Study, list[Planned]]:
     """Plan a study: what each of its runs still has to do; refused where a folder holds another run."""
     parent = runner.folder_of(asked, to)

@@ -293,7 +293,7 @@ def test_a_study_that_is_done_does_nothing_and_says_the_same(whole):
 
 
 def test_the_cost_is_said_before_anything_is_done(tmp_path):
-    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=stages())
+    asked, planned = plan_study("target", RECIPE, seeds=1, to=tmp_path / "r", stages=stages(), say=print)
     assert planned[0].to_do == ("problems", "suites", "distill", "corpus", "sft", "evaluate")
     assert planned[1].shared == dict.fromkeys(("problems", "suites", "distill"), "baseline")
     assert planned[1].to_do == ("corpus", "sft", "evaluate") and not (tmp_path / "r").exists()
