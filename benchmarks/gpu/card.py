@@ -118,17 +118,17 @@ def _machine() -> dict[str, Any]:
 
 
 def _doctor() -> list[dict[str, str]]:
-    """Its report without this machine's paths and keys."""
+    """Its report without this machine's paths."""
     from importlib.metadata import PackageNotFoundError
 
     from plantune_lite.cli import doctor
     from plantune_lite.recipe.load import load_recipe
 
     try:
-        found = doctor.examine(load_recipe("qwen3_4b_grpo"))
+        found = list(doctor.examine(load_recipe("qwen3_4b_grpo")))
     except PackageNotFoundError:  # it reads the versions it wants from our package's own metadata
         return [{"name": "doctor", "state": "note", "found": "plantune-lite is not installed as a package", "fix": ""}]
-    return [asdict(check) for check in found if "/" not in check.found and not check.name.isupper()]
+    return [asdict(check) for check in found if "/" not in check.found]
 
 
 def write_down(

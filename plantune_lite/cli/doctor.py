@@ -17,18 +17,14 @@ from plantune_lite import files
 from plantune_lite.estimate import devices
 from plantune_lite.export import llama_cpp
 from plantune_lite.grading import sandbox
-from plantune_lite.problems.benchmarks import BENCHMARKS
-from plantune_lite.problems.load import suite_names
-from plantune_lite.recipe import user_code
-from plantune_lite.recipe.fields import nearest
-from plantune_lite.recipe.lab import PREFIX, canonical
+from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
-from plantune_lite.types import ProblemError, RecipeError
+from plantune_lite.types import PlantuneError
 
 
 @dataclass(frozen=True)
@@ -41,21 +37,19 @@ class Check:
     fix: str = ""
 
 
-def examine(recipe: Recipe) -> list[Check]:
-    """Check everything the recipe needs of this machine."""
+def examine(recipe: Recipe) -> Iterator[Check]:
+    """Check everything the recipe needs of this machine, what takes longest last."""
     gpu = list(_gpu())
     has_gpu = any(check.state == "ok" for check in gpu)
-    return [
-        Check("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
-        *gpu,
-        _disk(),
-        *_libraries(recipe, has_gpu=has_gpu),
-        *_student(recipe, has_gpu=has_gpu),
-        *_problems(recipe),
-        _teacher(recipe),
-        _llama_cpp(recipe),
-        *_sandbox(recipe),
-    ]
+    yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield from gpu
+    yield _disk()
+    yield from _libraries(recipe, has_gpu=has_gpu)
+    yield from _student(recipe, has_gpu=has_gpu)
+    yield _teacher(recipe)
+    yield _llama_cpp(recipe)
+    yield from _sandbox(recipe)
+    yield _problems(recipe)
 
 
 def _gpu() -> Iterator[Check]:
@@ -150,38 +144,14 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         yield Check("licence", "note", f"{preset.repo} is gated", fix)
 
 
-def _problems(recipe: Recipe) -> Iterator[Check]:
-    part = recipe.problems
-    for name in [part.path] if part.path else part.source.split("+"):
-        yield _source(name.strip())
+def _problems(recipe: Recipe) -> Check:
+    """Load the problems and look up the suites as a run does first, which spends nothing."""
     try:
+        loaded = load_problems(recipe.problems, seed=recipe.seed, checked=recipe.wants_checked_answers)
         suites = suite_names(recipe.evaluate.suites)
-        yield Check("suites", "ok", ", ".join(suites))
-    except ProblemError as error:
-        yield Check("suites", "bad", str(error), "set evaluate.suites")
-
-
-def _source(name: str) -> Check:
-    """Check that a source can be read, as far as nothing has to be run or fetched for that."""
-    is_file, is_function = files.is_data_file(name), user_code.is_reference(name)
-    if is_file and not Path(name).expanduser().is_file():
-        return Check("problems", "bad", f"no file {name}", _FIX)
-    if is_function:
-        try:
-            user_code.source_hash(name)
-        except RecipeError as error:
-            return Check("problems", "bad", str(error), _FIX)
-    extra = "gym" if name.startswith("gym:") else "lab" if canonical(name).startswith(PREFIX) else ""
-    if not all(find_spec(module) for module in _MODULES.get(extra, ())):
-        return Check("problems", "bad", f"{name} needs more libraries", f"pip install 'plantune-lite[{extra}]'")
-    known = (*BENCHMARKS, "practice", "practice_stories")
-    if not (is_file or is_function or extra or name in known):
-        return Check("problems", "bad", f"no source {name!r}{nearest(name, known)}", _FIX)
-    return Check("problems", "ok", name)
-
-
-_MODULES = {"gym": ("reasoning_gym",), "lab": ("unified_planning", "up_pyperplan")}
-_FIX = "set problems.source or problems.path"
+    except PlantuneError as error:
+        return Check("problems", "bad", str(error), "set problems.source, problems.path or evaluate.suites")
+    return Check("problems", "ok", f"{len(loaded.pool)} to learn from, tested on {', '.join(suites)}")
 
 
 def _teacher(recipe: Recipe) -> Check:

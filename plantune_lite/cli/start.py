@@ -46,7 +46,7 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     from plantune_lite.cli.doctor import examine
 
     wanted, _ = load_asked(recipe, settings, None)
-    checks = examine(wanted)
+    checks = list(examine(wanted))
     bad = [check for check in checks if check.state == "bad"]
     if as_json:
         print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
