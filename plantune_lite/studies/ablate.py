@@ -151,7 +151,7 @@ def _planned(
             )
         if state == "done":
             done.append(stage.name)
-        elif key in there and not manifest.is_done(stage.name):
+        elif key in there and stage.name not in manifest.stages:
             shared[stage.name] = there[key]
         else:
             to_do.append(stage.name)

@@ -7,12 +7,11 @@ copied, not linked: a folder stays complete when it moves, when a mirror restore
 """
 
 import os
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from plantune_lite.files import copy_whole, write_records
+from plantune_lite.files import copy_whole
 from plantune_lite.pipeline.stages import Stage, active_stages
 from plantune_lite.pipeline.state import fingerprint, inputs_of
 from plantune_lite.recipe import user_code
@@ -32,18 +31,14 @@ def take(
     made = prints(wanted, stages)
     taken: dict[str, Path] = {}
     for stage in active_stages(wanted, stages):
-        if manifest.is_done(stage.name):
+        if stage.name in manifest.stages:  # done, or begun and able to go on
             continue
         for donor in donors:
             entry = finished(donor).get((stage.name, made[stage.name]))
             if entry is None or not _whole(donor, entry):
                 continue
-            if manifest.stages.pop(stage.name, None):  # it was begun here too, and has come less far
-                write_manifest(folder, manifest)
-                _remove(folder, stage.outputs)
             for name in entry.outputs:
                 copy_whole(donor / name, folder / name)
-            _copy_metrics(donor, folder, stage.name)
             manifest.stages[stage.name] = replace(entry, taken_from=os.path.relpath(donor, folder))
             write_manifest(folder, manifest)  # last: a kill before it leaves a stage that is to do
             taken[stage.name] = donor
@@ -79,21 +74,6 @@ def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
 
 def _whole(run: Path, entry: Entry) -> bool:
     return not any(changed_outputs(run, entry.outputs))
-
-
-def _remove(folder: Path, outputs: Iterable[str]) -> None:
-    for output in outputs:
-        if (folder / output).is_dir():
-            shutil.rmtree(folder / output)
-        (folder / output).unlink(missing_ok=True)
-
-
-def _copy_metrics(donor: Path, folder: Path, stage: str) -> None:
-    """Copy the metrics of that stage, so that its curves can be drawn here."""
-    ours = RunFolder(folder)
-    mine = [row for row in ours.metric_rows() if row["stage"] != stage]  # a kill may have left some
-    if theirs := [row for row in RunFolder(donor).metric_rows() if row["stage"] == stage]:
-        write_records(ours.metrics, [*mine, *theirs])
 
 
 # --- the first round of CPL -------------------------------------------------------------------------------------------
