@@ -56,7 +56,7 @@ def show_states(wanted: Recipe, folder: Path | None, as_json: bool, options: Map
     names = ("stage", "state", "time", "line")
     stages = [dict(zip(names, row, strict=True)) for row in rows]
     found = {"run": str(folder), "stages": stages, "manifest": manifest.to_row()}
-    print_result(as_json, found, table(f"{folder}", ("stage", "state", "time", ""), rows))
+    print_result(as_json, found, table(str(folder), names, rows))
 
 
 def show_ending(wanted: Recipe, folder: Path) -> None:

@@ -96,7 +96,7 @@ def recipes(as_json: bool) -> None:
 
 @cli.command()
 @click.argument("name")
-@click.argument("dest", required=False, type=click.Path(path_type=Path))
+@click.argument("dest", required=False, type=as_path)
 def copy(name: str, dest: Path | None) -> None:
     """Copy a shipped recipe to a file of your own."""
     files = shipped()

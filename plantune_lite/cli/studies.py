@@ -18,19 +18,17 @@ from plantune_lite.cli.frame import (
     teller,
 )
 from plantune_lite.cli.show import print_result
-from plantune_lite.files import runs_folder
 from plantune_lite.recipe import user_code
 
 
 @cli.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=as_path)
 @json_option
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
     """Models of one run or several on the same problems: who is better, and how sure that is."""
     from plantune_lite.evaluate.compare import standing, standing_json, standing_text
 
-    folders = [run if run.is_dir() else runs_folder() / run for run in runs]
-    found = standing(folders)
+    found = standing([folder_of_run(run) for run in runs])
     print_result(as_json, standing_json(found), standing_text(found))
 
 

@@ -5,7 +5,6 @@ reference(make_problems) -> "own_problems.py:make_problems"      load("own_probl
 
 import ast
 import importlib.util
-import inspect
 import re
 import sys
 from collections.abc import Callable
@@ -28,11 +27,8 @@ def is_reference(text: str) -> bool:
 
 def reference(function: Callable[..., Any]) -> str:
     """Format a function as the text that a recipe stores."""
-    name = getattr(function, "__qualname__", repr(function))
-    try:
-        home = Path(inspect.getsourcefile(function) or "")
-    except TypeError:  # a built-in
-        home = Path()
+    name, code = getattr(function, "__qualname__", repr(function)), getattr(function, "__code__", None)
+    home = Path(code.co_filename) if code else Path()  # a built-in has no code
     if not name.isidentifier() or not home.is_file():
         raise RecipeError(
             f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"
