@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from plantune_lite._version import __version__
-from plantune_lite.cli.show import print_json, show_ending, show_states
+from plantune_lite.cli.show import print_result, show_ending, show_states
 from plantune_lite.files import runs_folder
 from plantune_lite.recipe.load import load_recipe, override, run_folder
 from plantune_lite.recipe.schema import Recipe
@@ -66,9 +66,7 @@ def going_on(function: Any) -> Any:
     """Add the arguments and options that every verb which runs stages has."""
     for option in (
         json_option,
-        click.option(
-            "--again", metavar="STAGE", help="Make this stage and what follows from it anew; the old moves to old/."
-        ),
+        click.option("--again", metavar="STAGE", help="Redo this stage and what follows; the old moves to old/."),
         click.option("--mirror", type=as_path, metavar="DIR", help="Keep a second copy here (a mounted Drive)."),
         click.option("--to", type=as_path, metavar="DIR", help="The run folder (default: runs/NAME)."),
         settings_argument,
@@ -94,12 +92,9 @@ def do_stages(
         return folder
     stream = sys.stderr if as_json else None
     folder = runner.run(wanted, to=to, say=say, stream=stream, **options)
-    if as_json:
-        print_json(read_manifest(folder).to_row())
-    else:
-        if options.get("only") is None:
-            show_ending(wanted, folder)
-        click.echo(f"done: {folder}")
+    if options.get("only") is None and not as_json:
+        show_ending(wanted, folder)
+    print_result(as_json, read_manifest(folder).to_row(), f"done: {folder}")
     return folder
 
 

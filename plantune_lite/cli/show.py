@@ -20,26 +20,15 @@ from plantune_lite.terminal import duration, printable, size, table
 from plantune_lite.types import PlantuneError
 
 
-def print_json(value: Any) -> None:
-    """For programs."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
-
-
 def print_result(as_json: bool, value: Any, text: str) -> None:
     """Print what a verb found: JSON for programs, else text."""
-    if as_json:
-        print_json(value)
-    else:
-        click.echo(text)
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)
 
 
 def show_recipe(wanted: Recipe, as_json: bool) -> None:
     """Every field of a recipe, as an override would write it."""
-    if as_json:
-        click.echo(to_json(wanted), nl=False)
-        return
-    for name, value in leaves(wanted):
-        click.echo(f"{name}={printable(written(value))}")
+    lines = [f"{name}={printable(written(value))}" for name, value in leaves(wanted)]
+    print_result(as_json, json.loads(to_json(wanted)), "\n".join(lines))
 
 
 def show_states(wanted: Recipe, folder: Path | None, as_json: bool, options: Mapping[str, Any] = {}) -> None:

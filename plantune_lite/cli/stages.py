@@ -47,12 +47,7 @@ def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @cli.command()
 @going_on
 @click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
-@click.option(
-    "--resample",
-    type=click.IntRange(2),
-    metavar="N",
-    help="Is it worth it to draw weak plans again, N at most? (probe first)",
-)
+@click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
 def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
     """Evaluate the untuned model at its best prompt, then the tuned one, with intervals."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from plantune_lite.cli.frame import (
     settings_argument,
     teller,
 )
-from plantune_lite.cli.show import print_json, print_result, show_estimate, show_problem_file, show_recipe, show_states
+from plantune_lite.cli.show import print_result, show_estimate, show_problem_file, show_recipe, show_states
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.load import shipped
 from plantune_lite.terminal import printable
@@ -48,15 +49,15 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     wanted, _ = load_asked(recipe, settings, None)
     checks = list(examine(wanted))
     bad = [check for check in checks if check.state == "bad"]
-    if as_json:
-        print_json({"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]})
-    else:
-        colours = {"ok": "green", "note": "yellow", "bad": "red"}
-        for check in checks:
-            mark = click.style(f"{check.state:<4}", fg=colours[check.state])
-            fix = f"  -> {check.fix}" if check.fix else ""
-            click.echo(f"{mark}  {check.name:<16} {printable(check.found)}{fix}")
-        click.echo(f"{wanted.name} cannot run here: {len(bad)} to fix" if bad else f"{wanted.name} can run here")
+    colours = {"ok": "green", "note": "yellow", "bad": "red"}
+    lines = []
+    for check in checks:
+        mark = click.style(f"{check.state:<4}", fg=colours[check.state])
+        fix = f"  -> {check.fix}" if check.fix else ""
+        lines.append(f"{mark}  {check.name:<16} {printable(check.found)}{fix}")
+    lines.append(f"{wanted.name} cannot run here: {len(bad)} to fix" if bad else f"{wanted.name} can run here")
+    found = {"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]}
+    print_result(as_json, found, "\n".join(lines))
     sys.exit(1 if bad else 0)
 
 
@@ -106,11 +107,9 @@ def copy(name: str, dest: Path | None) -> None:
     if target.is_dir():
         target = target / name
     target = target.with_suffix(".py")  # else no verb would take it for a recipe
-    try:
-        with open(target, "x", encoding="utf-8", newline="\n") as file:
-            file.write(files[name].read_text(encoding="utf-8"))
-    except FileExistsError:
-        raise RecipeError(f"{target} is there already and stays as it is; give another DEST") from None
+    if target.exists():
+        raise RecipeError(f"{target} is there already and stays as it is; give another DEST")
+    shutil.copyfile(files[name], target)
     click.echo(f"wrote {target}; edit it, then: plantune run {target}")
 
 
