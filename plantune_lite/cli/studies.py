@@ -56,7 +56,8 @@ def ablate(
     say = teller(as_json)
     if dry_run:
         asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
-        print_result(as_json, [one.as_row() for one in planned], study_cost(asked, planned))
+        rows = [{"run": one.name, "to_do": one.to_do, "done": one.done, "shared": one.shared} for one in planned]
+        print_result(as_json, rows, study_cost(asked, planned))
         return
     command = shlex.join(["plantune", *sys.argv[1:]])
     stream = sys.stderr if as_json else None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from plantune_lite.evaluate import compare
 from plantune_lite.evaluate.results import Arm, Runs
@@ -49,17 +49,6 @@ class Planned:
     def name(self) -> str:
         """Return the name of its folder."""
         return self.folder.name
-
-    def as_row(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "run": self.name,
-            "folder": str(self.folder),
-            "to_do": self.to_do,
-            "done": self.done,
-            "shared": dict(self.shared),
-            "tests": self.variant.tests,
-        }
 
 
 def run_study(
