@@ -1,6 +1,6 @@
 """A study: variants of one recipe, each a run of its own, side by side in the end.
 
-    ablate("target", RECIPE) -> Found(...), and runs/mine/ablate/target/ with table.md, figure.svg, baseline/, m1/ ...
+    ablate("target", RECIPE) -> Found(...), and runs/mine/ablate/target/ with table.md, baseline/, m1/ ...
 
 What a variant shares with the run it is of, or with another variant, is taken over and not made again. Each variant is
 a run folder, so whatever is cut off goes on with the same command; one that fails is named, and the others go on.

@@ -1,10 +1,7 @@
-"""Write the results of a study for a terminal, as Markdown, as JSON, and as figures.
-
-write(found) -> table.md, table.json, figure.svg, figure_SUITE.svg of other suites
-"""
+"""Write the results of a study for a terminal, as Markdown (table.md) and as JSON (table.json)."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +9,6 @@ from typing import Any
 
 from plantune_lite.evaluate.compare import Row, Standing, named, standing_markdown, standing_text
 from plantune_lite.files import write_whole
-from plantune_lite.report import charts
 from plantune_lite.studies.definitions import Study
 from plantune_lite.terminal import markdown_table, printable
 
@@ -69,18 +65,10 @@ def write(found: Found) -> list[Path]:
     texts = {
         "table.md": study_markdown(found),
         "table.json": json.dumps(study_json(found), indent=1, ensure_ascii=False) + "\n",
-        **dict(_figures(found)),
     }
     for name, text in texts.items():
         write_whole(found.folder / name, text)
     return [found.folder / name for name in texts]
-
-
-def _figures(found: Found) -> Iterator[tuple[str, str]]:
-    for place, (suite, rows, _) in enumerate(found.beside.suites()):
-        named_rows = [(named(row.model, row.mode), row.accuracy) for row in rows]
-        title = f"{found.study.what} of {found.recipe}: {suite}"
-        yield "figure.svg" if place == 0 else f"figure_{suite}.svg", charts.shares(title, named_rows)
 
 
 def _lines(found: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
