@@ -152,16 +152,13 @@ def from_json(text: str, where: str = "recipe.json") -> Recipe:
     """Return the recipe that `to_json` wrote; nothing in it is run."""
     try:
         data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise RecipeError(f"{where} line {error.lineno}: not JSON ({error.msg})") from None
-    if not isinstance(data, dict) or data.pop("format", None) != 1:
-        raise RecipeError(f"{where} is not a recipe of this version (format 1)")
-    try:
+        if data.pop("format", None) != 1:
+            raise RecipeError("not a recipe of this version (format 1)")
         parts = {name: _part(PARTS[name], part) for name, part in data.items() if name in PARTS and part is not None}
         for name in data:
             _type_of(Recipe, name)
         return Recipe(**{**data, **parts})
-    except (RecipeError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:  # no JSON, or JSON that is no recipe
         raise RecipeError(f"{where}: {error}") from None
 
 
