@@ -24,7 +24,7 @@ from plantune_lite.recipe.load import override
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.manifest import read_manifest
-from plantune_lite.studies import columns, page, reuse
+from plantune_lite.studies import page, reuse
 from plantune_lite.studies.definitions import Study, Variant, study
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import table
@@ -213,11 +213,11 @@ def _found(
     asked = planned[0].recipe
     arms = list(_arms(asked_for, planned, failed))
     runs = {arm.name: arm.runs for arm in arms}
-    figures = columns.trained(runs)
+    figures = page.trained(runs)
     remarks = [f"{run} failed, and is not in the table: {why}" for run, why in failed.items()]
     if asked_for.what == "world":
-        remarks += columns.probe_all(runs, asked.evaluate.limit, say)
-        for arm, cells in columns.knowledge(runs).items():
+        remarks += page.probe_all(runs, asked.evaluate.limit, say)
+        for arm, cells in page.knowledge(runs).items():
             figures.setdefault(arm, {}).update(cells)
     beside = compare.beside(arms, seed=asked.seed)
     return page.Found(

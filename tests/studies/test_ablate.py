@@ -25,7 +25,7 @@ from plantune_lite.runs.folder import LEDGER, STUDIES, RunFolder, home
 from plantune_lite.runs.job import Job
 from plantune_lite.runs.manifest import Summaries, read_manifest, write_manifest
 from plantune_lite.student import chat
-from plantune_lite.studies import columns, definitions, page, reuse
+from plantune_lite.studies import definitions, page, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import curriculum, rewards, stage
@@ -533,7 +533,7 @@ def test_a_world_study_shows_what_a_probe_reads_beside_what_the_model_says(tmp_p
         return run
 
     arms = [Arm("planner", (probed("a", 0.8), probed("b", 0.82))), Arm("walks", (probed("c", 0.6), None))]
-    cells = columns.knowledge({arm.name: arm.runs for arm in arms})
+    cells = page.knowledge({arm.name: arm.runs for arm in arms})
     recipe = load_recipe("smollm2_135m_worlds")
     shown = page_of("world", recipe, arms, cells)
     assert "| can a step be done? probe | its own probability |" in shown
@@ -547,8 +547,8 @@ def test_a_probe_that_fails_leaves_the_study_its_table(tmp_path, monkeypatch):
         if run.name == "b":
             raise RunError("too few problems")
 
-    monkeypatch.setattr(columns.user_code, "load_from_lab", {"probe_once": probe}.get)
-    failed = columns.probe_all({"arm": (tmp_path / "a", None, tmp_path / "b")}, 16, lambda line: None)
+    monkeypatch.setattr(page.user_code, "load_from_lab", {"probe_once": probe}.get)
+    failed = page.probe_all({"arm": (tmp_path / "a", None, tmp_path / "b")}, 16, lambda line: None)
     assert list(failed) == ["b could not be probed: too few problems"]
 
 
