@@ -242,10 +242,6 @@ def _domain(recipe: Recipe) -> tuple[list[Variant], list[str]]:
             settings.append("distill.teacher=self")
             notes.append("strategyqa has no worked steps: there the untuned student plans (distill.teacher='self').")
         variants.append(Variant("strategyqa", tuple(settings), "questions of general knowledge, answered yes or no"))
-    if recipe.evaluate.allow_code:
-        variants.append(Variant("code", ("evaluate.suites=humaneval",), "what the recipe teaches, tested on programs"))
-    else:
-        notes.append("code is left out: evaluate.allow_code=true allows to run the programs a model writes.")
     return variants, notes
 
 
