@@ -265,17 +265,8 @@ class Recipe(_WithFloats):
             raise RecipeError(count + "\n  ".join(errors))
 
 
-PARTS: dict[str, type] = {
-    "problems": Problems,
-    "distill": Distill,
-    "corpus": Corpus,
-    "student": Student,
-    "sft": SFT,
-    "cpl": CPL,
-    "grpo": GRPO,
-    "evaluate": Evaluate,
-    "export": Export,
-}
+_PARTS = (Problems, Distill, Corpus, Student, SFT, CPL, GRPO, Evaluate, Export)
+PARTS: dict[str, type] = {part.__name__.lower(): part for part in _PARTS}  # by the name of their field
 TEACHERS = ("gemini", "self", "worked")  # or the base URL of a server
 OPTIONAL = ("sft", "cpl", "grpo")
 REWARDS = ("right_answer", "plan_similarity", "plan_shape", "spoiler_penalty", "soft_overlong", "guided")  # of ours

@@ -18,7 +18,6 @@ from plantune_lite.recipe.lab import PREFIX, canonical
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.types import RecipeError, present
 
-Sources = Mapping[str, str]  # of problems -> the variant that answers them
 _THRESHOLDS = (0, 40, 60, 70, 80, 85, 90, 95)  # distill's prompt SCORE, as the paper's, asks for 95 at most
 
 
@@ -29,7 +28,7 @@ class Variant:
     name: str
     settings: tuple[str, ...]
     tests: str
-    routes: Sources = field(default_factory=dict)  # nothing is run: the answers are other variants', by source
+    routes: Mapping[str, str] = field(default_factory=dict)  # source -> the variant that answers it; nothing is run
 
 
 @dataclass(frozen=True, kw_only=True)

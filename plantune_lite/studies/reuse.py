@@ -35,7 +35,7 @@ def take(
             continue
         for donor in donors:
             entry = finished(donor).get((stage.name, made[stage.name]))
-            if entry is None or not _whole(donor, entry):
+            if entry is None or any(changed_outputs(donor, entry.outputs)):
                 continue
             for name in entry.outputs:
                 copy_whole(donor / name, folder / name)
@@ -72,10 +72,6 @@ def donors(parent: Path, apart_from: Path | None = None) -> list[Path]:
     return [run for run in found if run != apart_from and RunFolder(run).manifest.is_file()]
 
 
-def _whole(run: Path, entry: Entry) -> bool:
-    return not any(changed_outputs(run, entry.outputs))
-
-
 # --- the first round of CPL -------------------------------------------------------------------------------------------
 
 
@@ -89,7 +85,7 @@ def _take_first_round(
     inputs = inputs_of(wanted, stage)
     for donor in donors:
         theirs = read_manifest(donor).stages.get("cpl")
-        if theirs is None or theirs.format != stage.format or not _whole(donor, theirs):
+        if theirs is None or theirs.format != stage.format or any(changed_outputs(donor, theirs.outputs)):
             continue
         known = finished(donor)
         if any((name, made[name]) not in known for name in stage.after):
