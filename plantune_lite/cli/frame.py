@@ -90,8 +90,7 @@ def do_stages(
         wanted = runner.with_teacher(wanted, os.environ, manifest, say, again)
         show_states(wanted, folder, as_json, options)
         return folder
-    stream = sys.stderr if as_json else None
-    folder = runner.run(wanted, to=to, say=say, stream=stream, **options)
+    folder = runner.run(wanted, to=to, say=say, stream=sys.stderr if as_json else None, **options)
     if options.get("only") is None and not as_json:
         show_ending(wanted, folder)
     print_result(as_json, read_manifest(folder).to_row(), f"done: {folder}")

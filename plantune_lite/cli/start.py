@@ -80,8 +80,7 @@ def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float |
     wanted = runner.with_teacher(asked, os.environ, Manifest.new(asked.name), teller(True))
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     bill = cost.distillation(pool, wanted.distill, os.environ)
-    fits = show_estimate(wanted, len(pool), bill, gpu, as_json)
-    sys.exit(0 if fits else 1)
+    sys.exit(0 if show_estimate(wanted, len(pool), bill, gpu, as_json) else 1)
 
 
 @cli.command()
