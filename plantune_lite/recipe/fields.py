@@ -56,9 +56,10 @@ def _literal(text: str) -> Any:
         return _WORDS[text.lower()]
     for read in (int, float, json.loads):  # 1_000 is a whole number in Python too
         try:
-            return read(text)
+            value = read(text)
         except ValueError:
             continue
+        return text if isinstance(value, str) else value  # quotes are part of a text
     return text
 
 

@@ -64,7 +64,6 @@ def run_study(
     stream: TextIO | None = None,
 ) -> page.Found:
     """Bring a study to its end, or go on with it; its tables lie in RUN/ablate/WHAT."""
-
     parent = runner.folder_of(asked, to)
     folder = parent / "ablate" / what
     kept = mirror and mirror.resolve() / parent.name / "ablate" / what

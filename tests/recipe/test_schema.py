@@ -194,6 +194,7 @@ _VALUES = {
     int: st.integers(-(10**9), 10**9),
     float: st.floats(allow_nan=False, allow_infinity=False),
     bool: st.booleans(),
+    str: st.text() | st.sampled_from(["none", "true", "3", '"x"', "{}", "()"]),
     int | None: st.none() | st.integers(-(10**9), 10**9),
     tuple[int, ...]: st.lists(st.integers(0, 9)).map(tuple),
     dict[str, object]: st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4)),
