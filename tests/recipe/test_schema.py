@@ -162,7 +162,7 @@ def test_a_run_folder_is_data_and_none_of_it_is_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.replace('"epochs"', '"epoch"'), "did you mean 'epochs'"),
+        (lambda text: text.replace('"epochs"', '"epoch"'), "unexpected keyword argument 'epoch'"),
         (lambda text: text.replace('"format": 1', '"format": 2'), "format 1"),
         (lambda text: text[:-20], r"recipe.json: .*: line \d+ column"),
         (lambda text: text.replace('"name": "mine",', ""), "'name'"),
