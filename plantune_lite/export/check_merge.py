@@ -13,12 +13,12 @@ The models run with their weights on the disk: each layer is read when its turn 
 model of any size is compared in the memory of its largest layer.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.export.adapter import ADAPTER, PREFIX, WEIGHTS, inject, read_config, skeleton, ties_of
-from plantune_lite.export.safetensors_io import FLOATS, Tensor, tensors_in, tensors_of, torch_dtype
+from plantune_lite.export.adapter import Part, open_adapter, skeleton, stored_in, with_ties
+from plantune_lite.export.safetensors_io import Tensor
 from plantune_lite.types import PlantuneError
 
 PROMPTS = 32
@@ -31,10 +31,13 @@ _POSITIONS = 16  # a prompt's last ones are compared
 def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Run both on the prompts and say how far they agree, and whether the merged model may go out."""
     ids = _ids(prompts)
-    whole = _logits(merged, ids)
-    exact = _logits(base, ids, adapter)
+    opened = open_adapter(adapter, base)
+    like_merged = skeleton(merged)
+    parts = with_ties(like_merged, opened.parts)
+    exact = _logits(opened.model, opened.stored, ids)
+    whole = _logits_of(merged, ids)
     top1, largest = _apart(whole, exact)
-    rounded_top1, rounded_largest = _apart(whole, _logits(base, ids, adapter, rounded_as=merged))
+    rounded_top1, rounded_largest = _apart(whole, _logits(like_merged, parts, ids))
     # A NaN makes every comparison false.
     verified = rounded_top1 >= MIN_TOP1 and rounded_largest <= MAX_SHARE * exact.std().item()
     return {
@@ -54,7 +57,7 @@ def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[
 def likeliest(folder: Path, prompts: Sequence[Sequence[int]]) -> tuple[list[list[int]], list[list[int]]]:
     """Return the prompts as they are compared, and a model's likeliest token after each of their last ones."""
     ids = _ids(prompts)
-    return ids.tolist(), _logits(folder, ids).argmax(-1).tolist()
+    return ids.tolist(), _logits_of(folder, ids).argmax(-1).tolist()
 
 
 def _ids(prompts: Sequence[Sequence[int]]) -> Any:
@@ -76,85 +79,28 @@ def _apart(one: Any, other: Any) -> tuple[float, float]:
 # --- a model whose weights stay on the disk ---------------------------------------------------------------------------
 
 
-def _logits(folder: Path, ids: Any, adapter: Path | None = None, *, rounded_as: Path | None = None) -> Any:
-    """Compute the logits of the last positions; `rounded_as`: with sums of base and adapter rounded as there."""
-    import torch
+class _Lazy:
+    """Numbers of a model's parameters by name, read when they are asked for."""
 
-    model = skeleton(folder).eval()
-    found, layers = _stored(model, folder), {}
-    rounding = {name: tensor.dtype for name, tensor in _stored(model, rounded_as).items()} if rounded_as else {}
-    if adapter is not None:
-        layers = inject(model, read_config(adapter))
-        found = _with_adapter(found, model, adapter)
-    for path, module in model.named_modules():
-        for name, values in module.named_buffers(recurse=False):
-            setattr(module, name, values.to(ids.device))
-        if path in layers or not any(path.startswith(f"{layer}.") for layer in layers):
-            _read_when_used(module, path, path in layers, found, rounding, ids.device)
+    def __init__(self, stored: Mapping[str, Tensor | Part]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Any:
+        return self._stored[name].read()
+
+
+def _logits_of(folder: Path, ids: Any) -> Any:
+    model = skeleton(folder)
+    return _logits(model, stored_in(folder, model), ids)
+
+
+def _logits(model: Any, stored: Mapping[str, Tensor | Part], ids: Any) -> Any:
+    """Compute the logits of the last positions with a model without weights, which are stored there."""
+    import torch
+    from accelerate.hooks import attach_align_device_hook
+
+    # PEFT's layers, by the names of their classes, look into the layers within them: those are filled together.
+    together = ["Linear", "Embedding"]
+    attach_align_device_hook(model.eval(), ids.device, True, _Lazy(stored), preload_module_classes=together)
     with torch.inference_mode():
         return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits
-
-
-def _stored(model: Any, folder: Path) -> dict[str, Tensor]:
-    """Map each parameter of the model to its stored tensor; a tied one to its partner's."""
-    found = tensors_in(folder)
-    for tie in ties_of(model):
-        kept = next(found[name] for name in tie if name in found)
-        found |= dict.fromkeys(tie, kept)
-    return found
-
-
-def _with_adapter(found: dict[str, Tensor], model: Any, adapter: Path) -> dict[str, Tensor]:
-    """Map each parameter, by its name after PEFT's layers are injected, to its tensor in the adapter or the base."""
-    trained = {tensor.name: tensor for tensor in tensors_of(adapter / WEIGHTS)}
-    placed = {}
-    for name, _ in model.named_parameters(remove_duplicate=False):
-        stored = name.replace(f"modules_to_save.{ADAPTER}.", "").replace(f".{ADAPTER}", "")
-        stored = stored.replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
-        placed[name] = trained.get(PREFIX + stored) or found[_in_base(name)]
-    return placed
-
-
-def _in_base(name: str) -> str:
-    """Return the name that a parameter had before PEFT wrapped it."""
-    for wrapping in ("base_layer.", "original_module.", f"modules_to_save.{ADAPTER}."):
-        name = name.replace(f".{wrapping}", ".")
-    return name
-
-
-def _read_when_used(
-    module: Any, path: str, layer: bool, found: dict[str, Tensor], rounding: dict[str, str], device: Any
-) -> None:
-    """Give a module its weights when it is called and take them away after; a layer of PEFT's, with all within it."""
-    from torch.nn import Parameter
-
-    empty = dict(module.named_parameters(path, recurse=layer))
-    merges = layer and bool(rounding)
-    weight = f"{path}.base_layer.weight"
-
-    def kept(name: str, values: Any) -> Any:
-        word = rounding.get(_in_base(name))
-        return values.to(torch_dtype(word)).float() if word in FLOATS else values
-
-    def fill(values: Iterable[tuple[str, Any]]) -> None:
-        for name, value in values:
-            owner, _, last = name.removeprefix(f"{path}.").rpartition(".")
-            setattr(module.get_submodule(owner), last, value)
-
-    def read(*_: Any) -> None:
-        for name in empty:
-            values = found[name].read().float().to(device)
-            values = values if merges and name == weight else kept(name, values)
-            fill([(name, Parameter(values, requires_grad=False))])
-        if merges:
-            module.merge()
-            module.get_base_layer().weight.data = kept(weight, module.get_base_layer().weight.data)
-
-    def forget(*_: Any) -> None:
-        fill(empty.items())
-        if merges:
-            module.merged_adapters.clear()
-
-    if empty:
-        module.register_forward_pre_hook(read)
-        module.register_forward_hook(forget)

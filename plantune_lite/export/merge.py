@@ -40,11 +40,12 @@ def merge_adapter(
     say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
     """Write the adapter merged into its base as a model's folder; the same call goes on after an interruption."""
+    import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
     began = time.monotonic()
     opened = open_adapter(adapter, base)
-    planned = {name: _planned(part) for name, part in opened.parts.items()}
+    planned = {name: torch.empty_like(part.source.read(), device="meta") for name, part in opened.parts.items()}
     split = split_torch_state_dict_into_shards(planned, max_shard_size=shard_bytes)
     shards = split.filename_to_tensors
     progress = _Progress(out, _fingerprint(opened, adapter, {"shards": shards}))
@@ -52,7 +53,7 @@ def merge_adapter(
     needed = sum(planned[name].nbytes for file in todo for name in shards[file])
     check_free_space(out, needed, "merging", say)
     for file in todo:
-        tensors = {name: _merged(name, opened.parts[name], planned[name].dtype) for name in shards[file]}
+        tensors = {name: _merged(name, opened.parts[name]) for name in shards[file]}
         progress.write(file, tensors, f"{len(progress.done)} of {len(shards)} files")
         del tensors  # before the next ones are there
     if split.is_sharded:
@@ -80,24 +81,14 @@ def merge_adapter(
     }
 
 
-# --- the tensors ------------------------------------------------------------------------------------------------------
-
-
-def _planned(part: Part) -> Any:
-    """Return a tensor of the output without its numbers; it has the type that the base has."""
-    import torch
-
-    return torch.empty_like(part.source.read(), device="meta")
-
-
-def _merged(name: str, part: Part, dtype: Any) -> Any:
-    """Return a tensor of the output: float32 in between, rounded once."""
-    import torch
-
-    given = part.source.read()
-    result = part.layer.merged(given, dtype) if part.layer else given.to(dtype)
-    if dtype == torch.float16 and not result.isfinite().all():
-        raise ExportError(f"{name} does not fit into float16, the base's type, whose largest number is 65504")
+def _merged(name: str, part: Part) -> Any:
+    """Return a tensor of the output; refuse one that the adapter filled with what is no number."""
+    result = part.read()
+    if part.layer is not None and not all(bound.isfinite() for bound in result.aminmax()):
+        raise ExportError(
+            f"{name} does not hold finite numbers once merged: the training went wrong, or they do not fit into "
+            f"{result.dtype}. Export an earlier checkpoint, or train again with a lower learning rate."
+        )
     return result
 
 
