@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -59,12 +58,7 @@ def merge_adapter(
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": dict(sorted(split.tensor_to_filename.items()))}
         write_whole(out / INDEX, json.dumps(index, indent=2) + "\n")
-    sizes: Counter[str] = Counter()
-    for tensor in planned.values():
-        if tensor.is_floating_point():
-            sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.nbytes
-    most = max(sizes, key=sizes.__getitem__)
-    write_companions(base, adapter, out, dtype=most, untied=opened.untied, preset=preset)
+    write_companions(base, adapter, out, untied=opened.untied, preset=preset)
     if opened.untied:
         say("embedding and output layer were one tensor and are two now, because the adapter changes one of them")
     total = split.metadata["total_size"]
@@ -73,7 +67,6 @@ def merge_adapter(
         "line": f"merged {opened.layers} layers: {size(total)} in {len(shards)} files, {duration(seconds)}",
         "files": {file: state["bytes"] for file, state in progress.done.items()},
         "bytes": total,
-        "dtype": most,
         "layers": opened.layers,
         "untied": opened.untied,
         "kept": len(shards) - len(todo),

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from finished_run import finished_run
 from huggingface_hub import ModelCard
 from manifests import mark
+from tiny import tiny_tokenizer
 
 from plantune_lite.cli.main import cli
 from plantune_lite.distill.stage import run_corpus as corpus_stage
@@ -246,7 +247,9 @@ def test_a_merged_models_files_do_not_say_where_its_base_lay(tmp_path):
         folder.mkdir()
     lay = {"name_or_path": "/home/alice/base", "tokenizer_file": "/home/alice/base/tokenizer.json"}
     (base / "config.json").write_text(json.dumps({"_name_or_path": "/home/alice/base", "model_type": "qwen2"}))
-    (base / "tokenizer_config.json").write_text(json.dumps({**lay, "model_max_length": 8}))
-    model_files.write_companions(base, adapter, out, dtype="bfloat16", untied=False, preset=None)
-    assert json.loads((out / "config.json").read_text()) == {"model_type": "qwen2", "dtype": "bfloat16"}
-    assert json.loads((out / "tokenizer_config.json").read_text()) == {"model_max_length": 8}
+    tiny_tokenizer().save_pretrained(base)
+    saved = json.loads((base / "tokenizer_config.json").read_text())
+    (base / "tokenizer_config.json").write_text(json.dumps(saved | lay))
+    model_files.write_companions(base, adapter, out, untied=False, preset=None)
+    assert json.loads((out / "config.json").read_text()) == {"model_type": "qwen2"}
+    assert not [file.name for file in out.iterdir() if b"alice" in file.read_bytes()]
