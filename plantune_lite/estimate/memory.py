@@ -137,7 +137,7 @@ class _Estimate:
         if recipe.sft or recipe.cpl or recipe.grpo:
             answering["adapter"] = 4 * self.lora
         yield self._need("evaluate", answering)
-        if any(format not in ("adapter", "lora_gguf") for format in recipe.export.formats):
+        if any(format != "adapter" for format in recipe.export.formats):
             merging = {"merging": min(MERGING, 3 * self.shape.weights(16)), "overhead": CPU_BYTES}
             yield Need("export", merging, self._exported(), "RAM")
 
@@ -209,5 +209,4 @@ class _Estimate:
         if set(quantised) - {"q8_0"} and whole == 1:
             whole += 1  # they are made from a 16-bit file
         whole += self.own_4bit  # the 16-bit weights to merge into are not downloaded yet
-        adapter = 2 * self.lora if "lora_gguf" in formats else 0
-        return whole * merged + round(len(quantised) * GGUF_BITS / 8 * self.shape.parameters) + adapter
+        return whole * merged + round(len(quantised) * GGUF_BITS / 8 * self.shape.parameters)

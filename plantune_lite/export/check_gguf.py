@@ -20,7 +20,7 @@ from typing import Any
 from plantune_lite.export import check_merge
 from plantune_lite.export.llama_cpp import GGUFError
 
-LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9, "lora_gguf": 0.75}  # positions with the same likeliest token
+LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9}  # positions with the same likeliest token
 LEAST_OF_A_K_QUANT = 0.5
 _CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -54,20 +54,19 @@ def read_expected(merged: Path, prompts: Sequence[Sequence[int]]) -> Expected:
     return Expected(rows, likeliest, template, text, tokens, tokenizer.eos_token_id)
 
 
-def check_file(kind: str, file: Path, expected: Expected, lora: Path | None = None) -> dict[str, Any]:
-    """Run a file, or a LoRA's over the file of its base, and refuse what is not the merged model."""
-    name = (lora or file).name.removeprefix(".").removesuffix(".part")
-    found = _run(file, expected, lora, name)
-    if lora is None:
-        if found["template"] != expected.template:
-            raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
-        if found["tokens"] != expected.tokens:
-            raise GGUFError(
-                f"{name} cuts a conversation into {found['tokens']}, transformers into {expected.tokens}. It was not "
-                "kept: llama.cpp does not know this model's tokenizer; export.formats=merged does without."
-            )
-        if not found["stops"]:
-            raise GGUFError(f"{name} does not stop where the merged model ends its turn. It was not kept.")
+def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
+    """Run a file and refuse what is not the merged model."""
+    name = file.name.removeprefix(".").removesuffix(".part")
+    found = _run(file, expected, name)
+    if found["template"] != expected.template:
+        raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
+    if found["tokens"] != expected.tokens:
+        raise GGUFError(
+            f"{name} cuts a conversation into {found['tokens']}, transformers into {expected.tokens}. It was not "
+            "kept: llama.cpp does not know this model's tokenizer; export.formats=merged does without."
+        )
+    if not found["stops"]:
+        raise GGUFError(f"{name} does not stop where the merged model ends its turn. It was not kept.")
     pairs = [
         (one, other)
         for row in zip(found["likeliest"], expected.likeliest, strict=True)
@@ -84,10 +83,10 @@ def check_file(kind: str, file: Path, expected: Expected, lora: Path | None = No
     return {"ran": True, "agreement": agreement}
 
 
-def _run(file: Path, expected: Expected, lora: Path | None, name: str) -> dict[str, Any]:
+def _run(file: Path, expected: Expected, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
-        asked = {**asdict(expected), "file": str(file), "lora": str(lora) if lora else None}
+        asked = {**asdict(expected), "file": str(file)}
         job.write_text(json.dumps(asked), encoding="utf-8")
         done = subprocess.run(
             [sys.executable, "-m", "plantune_lite.export.llama_child", "run", str(job)],

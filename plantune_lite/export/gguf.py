@@ -27,12 +27,11 @@ from plantune_lite.export.safetensors_io import FLOATS, tensors_in
 from plantune_lite.files import write_whole
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
-from plantune_lite.types import present
 
 PROGRESS = ".gguf.json"
 FORMAT = 1  # counts up when the same model gives other files
 CONTEXT = 4096
-_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7, "lora_gguf": 0.1}
+_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7}
 _ORDER = tuple(_BYTES)  # the 16-bit files first: the k-quants are made of one
 
 
@@ -44,8 +43,6 @@ class Model:
     name: str
     preset: Preset | None
     prompts: Sequence[Sequence[int]]  # token ids
-    adapter: Path | None = None  # these two for lora_gguf
-    base: Path | None = None
 
 
 def export_gguf(
@@ -91,8 +88,7 @@ class _Work:
 
     def file(self, kind: str) -> Path:
         """Name a format's file."""
-        # A LoRA's file does not say its type: the Hub would offer it as a quantised model.
-        return self.out / f"{self.name}-{'lora' if kind == 'lora_gguf' else kind.upper()}.gguf"
+        return self.out / f"{self.name}-{kind.upper()}.gguf"
 
     def has(self, kind: str) -> bool:
         """Check that the file is there, and was run if it can be."""
@@ -117,7 +113,7 @@ class _Work:
         else:
             self.say(f"writing {target.name}")
             self._write(kind, part)
-        found = self._check(kind, part) if llama_cpp.runs_llama() else {"ran": False}
+        found = check_file(kind, part, self.expected) if llama_cpp.runs_llama() else {"ran": False}
         with open(part, "rb+") as file:
             os.fsync(file.fileno())
         part.replace(target)
@@ -127,9 +123,7 @@ class _Work:
         self.say(f"{target.name}: {size(target.stat().st_size)}, {found.get('agreement', unrun)}")
 
     def _write(self, kind: str, target: Path) -> None:
-        if kind == "lora_gguf":
-            llama_cpp.convert_lora(present(self.model.adapter), present(self.model.base), target, say=self.say)
-        elif kind in ("f16", "bf16", "q8_0"):
+        if kind in ("f16", "bf16", "q8_0"):
             llama_cpp.convert(self.model.merged, target, kind, name=self.name, say=self.say)
         else:
             llama_cpp.quantise(self._whole(), target, kind)
@@ -145,13 +139,6 @@ class _Work:
             part.replace(own)
         return own
 
-    def _check(self, kind: str, file: Path) -> dict[str, Any]:
-        if kind != "lora_gguf":
-            return check_file(kind, file, self.expected)
-        under = self.out / f".{self.name}.base.part"
-        llama_cpp.convert(present(self.model.base), under, "bf16", name=self.name, say=self.say)
-        return check_file(kind, under, self.expected, lora=file)
-
     def sweep(self) -> None:
         """Remove what is for the time being, of this export or of one that was killed."""
         for pattern in (".*.part", ".*.whole.gguf"):
@@ -161,17 +148,15 @@ class _Work:
     def summary(self, kinds: Sequence[str]) -> dict[str, Any]:
         """Return what the manifest keeps, with the lines to run; write what Ollama wants next to the files."""
         files = {self.file(kind).name: self.done[self.file(kind).name] for kind in kinds}
-        models = [self.file(kind).name for kind in kinds if kind != "lora_gguf"]
-        run: list[str] = []
-        if models:
-            run = [f"llama-cli -m {self.out / models[-1]} --jinja -cnv --temp 0"]
-        if models and self.model.preset is not None:
+        smallest = self.file(kinds[-1])
+        run = [f"llama-cli -m {smallest} --jinja -cnv --temp 0"]
+        if self.model.preset is not None:
             config = json.loads((self.model.merged / "config.json").read_text(encoding="utf-8"))
             context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
-            for name, text in ollama.files_for(self.model.preset, models[-1], context=context).items():
+            for name, text in ollama.files_for(self.model.preset, smallest.name, context=context).items():
                 write_whole(self.out / name, text)
             run = [f"ollama create {self.name} -f {self.out / 'Modelfile'}", f"ollama run {self.name}", *run]
-        elif models:
+        else:
             self.say("no Modelfile: this model is no preset, so its template in Ollama's language is not known")
         unrun = [name for name, found in files.items() if not found["ran"]]
         line = f"{len(files)} GGUF files: {size(sum(found['bytes'] for found in files.values()))}"
@@ -193,10 +178,9 @@ def _dtype_of(merged: Path) -> tuple[str, int]:
 def _fingerprint(model: Model) -> str:
     """Return what the files are made from; the weights' dates stand for their content, too long to be read again."""
     digest = hashlib.sha256(f"{FORMAT} {llama_cpp.VERSION}".encode())
-    for folder in filter(None, (model.merged, model.adapter)):
-        for file in sorted(folder.iterdir()):
-            if file.suffix == ".safetensors":
-                digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
-            elif file.suffix in (".json", ".jinja", ".model", ".txt") and not file.name.startswith("."):
-                digest.update(file.name.encode() + file.read_bytes())
+    for file in sorted(model.merged.iterdir()):
+        if file.suffix == ".safetensors":
+            digest.update(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}".encode())
+        elif file.suffix in (".json", ".jinja", ".model", ".txt") and not file.name.startswith("."):
+            digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
