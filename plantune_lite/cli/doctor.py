@@ -165,9 +165,8 @@ def _teacher(recipe: Recipe) -> Check:
 
 
 def _llama_cpp(recipe: Recipe) -> Check:
-    found = llama_cpp.quantiser() or ("the llama-cpp-python package" if llama_cpp.runs_llama() else None)
-    if found:
-        return Check("llama.cpp", "ok", str(found))
+    if llama_cpp.runs_llama():
+        return Check("llama.cpp", "ok", "the llama-cpp-python package")
     if any(name in ("q6_k", "q5_k_m", "q4_k_m") for name in recipe.export.formats):
         fix = "pip install 'plantune-lite[gguf]' builds it (C++ compiler, a few minutes); q8_0 needs none"
         return Check("llama.cpp", "bad", "not found", fix)

@@ -9,8 +9,6 @@ hold the same tokens for the likeliest as the merged model does in float32; else
 """
 
 import json
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export import check_merge
-from plantune_lite.export.llama_cpp import GGUFError
+from plantune_lite.export.llama_cpp import GGUFError, run_child
 
 LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9}  # positions with the same likeliest token
 LEAST_OF_A_K_QUANT = 0.5
@@ -86,17 +84,6 @@ def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
 def _run(file: Path, expected: Expected, name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
-        asked = {**asdict(expected), "file": str(file)}
-        job.write_text(json.dumps(asked), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "plantune_lite.export.llama_child", "run", str(job)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        if done.returncode != 0:
-            why = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"])[-1][-300:]
-            raise GGUFError(f"llama.cpp cannot run {name}: {why}. It was not kept.")
+        job.write_text(json.dumps({**asdict(expected), "file": str(file)}), encoding="utf-8")
+        run_child("run", job, failed=f"llama.cpp cannot run {name}, which was not kept")
         return json.loads(job.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""llama.cpp's own tools: its Python converter, found here or fetched once, and its quantiser, where one was built.
+"""llama.cpp's own tools: its Python converter, fetched once, and its quantiser, where one was built.
 
     convert(Path("runs/mine/merged"), Path("mine-BF16.gguf"), "bf16", name="mine", say=print)
     quantise(Path("mine-BF16.gguf"), Path("mine-Q4_K_M.gguf"), "q4_k_m")
@@ -10,7 +10,6 @@ and quantiser each run in a process of their own and are never imported.
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -46,14 +45,12 @@ def convert(model: Path, target: Path, kind: str, *, name: str, say: Callable[[s
 
 def quantise(source: Path, target: Path, kind: str) -> None:
     """Write a 16-bit GGUF file as a k-quant."""
-    binary = quantiser()
-    if binary is None and not runs_llama():
+    if not runs_llama():
         raise GGUFError(
             f"{kind} needs a built llama.cpp, and there is none: pip install 'plantune-lite[gguf]' builds it (a C++ "
             "compiler, a few minutes), or ask for q8_0 in export.formats, which needs none"
         )
-    child = [sys.executable, "-m", "plantune_lite.export.llama_child", "quantise", source, target, kind]
-    _run(child if runs_llama() else [binary, source, target, kind.upper()], f"llama.cpp could not make {kind}")
+    run_child("quantise", source, target, kind, failed=f"llama.cpp could not make {kind}")
 
 
 def runs_llama() -> bool:
@@ -61,15 +58,9 @@ def runs_llama() -> bool:
     return importlib.util.find_spec("llama_cpp") is not None
 
 
-def quantiser() -> Path | None:
-    """Find the llama-quantize program, where there is one."""
-    tool = "llama-quantize.exe" if os.name == "nt" else "llama-quantize"
-    for folder in _places():
-        for place in (folder / tool, folder / "build" / "bin" / tool):
-            if place.is_file():
-                return place
-    on_path = shutil.which(tool)
-    return Path(on_path) if on_path else None
+def run_child(*words: object, failed: str) -> None:
+    """Run llama.cpp in a process of its own, by llama_child."""
+    _run([sys.executable, "-m", "plantune_lite.export.llama_child", *words], failed)
 
 
 def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None = None) -> None:
@@ -89,36 +80,25 @@ def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None 
         raise GGUFError(f"{failed}: {why}. The merged model is whole; export.formats=merged needs no GGUF.")
 
 
-# --- the converter, found or fetched ----------------------------------------------------------------------------------
+# --- the converter, fetched -------------------------------------------------------------------------------------------
 
 
 def scripts(say: Callable[[str], object]) -> Path:
-    """Find the folder with llama.cpp's converter, or fetch it."""
-    fetched = files.cache_folder().parent / f"llama.cpp-{VERSION}"
-    for folder in (*_places(), fetched):
-        if (folder / SCRIPT).is_file() and (folder / "gguf-py" / "gguf").is_dir():
-            return folder.absolute()
-    say(f"fetching llama.cpp's converter (source of llama-cpp-python {VERSION}, 77 MB; 2 MB are kept) to {fetched}")
-    fetched.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=fetched.parent) as temporary:
+    """Return the folder with llama.cpp's converter, fetched once."""
+    folder = files.cache_folder().parent.absolute() / f"llama.cpp-{VERSION}"
+    if folder.is_dir():
+        return folder
+    say(f"fetching llama.cpp's converter (source of llama-cpp-python {VERSION}, 77 MB; 2 MB are kept) to {folder}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as temporary:
         made = Path(temporary) / "made"
         with tarfile.open(_download(Path(temporary))) as tar:
             for member in tar:
                 name = member.name.partition("/vendor/llama.cpp/")[2]
                 if member.isfile() and name.startswith(_NEEDED):
                     tar.extract(member.replace(name=name, deep=False), made, filter="data")
-        try:
-            made.replace(fetched)
-        except OSError:
-            if not (fetched / SCRIPT).is_file():  # else another process was faster
-                raise
-    return fetched
-
-
-def _places() -> list[Path]:
-    """List where a llama.cpp of the user's own, or Unsloth's, would be."""
-    unsloth = os.environ.get("UNSLOTH_LLAMA_CPP_PATH") or Path.home() / ".unsloth" / "llama.cpp"
-    return [Path("llama.cpp"), Path(unsloth)]
+        made.replace(folder)
+    return folder
 
 
 def _download(folder: Path) -> Path:
@@ -128,8 +108,7 @@ def _download(folder: Path) -> Path:
     options = ["--no-deps", "--no-binary=llama-cpp-python", "--no-input", "--disable-pip-version-check", "--quiet"]
     _run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", folder, "--requirement", pinned],
-        "pip could not bring llama.cpp's converter (`pip config list` says from where; a llama.cpp folder next to your "
-        "runs, or where UNSLOTH_LLAMA_CPP_PATH says, does as well)",
+        "pip could not bring llama.cpp's converter (`pip config list` says from where)",
         {"TMPDIR": str(folder)},
     )
     return next(folder.glob("*.tar.gz"))

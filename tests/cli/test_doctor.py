@@ -158,17 +158,7 @@ def test_gemini_without_a_key_is_a_note_and_not_an_obstacle():
     assert found.state == "note" and "plan for itself" in found.found
 
 
-def test_llama_cpp_is_found_where_unsloth_keeps_it(monkeypatch, tmp_path):
-    tool = tmp_path / "build" / "bin" / ("llama-quantize.exe" if sys.platform == "win32" else "llama-quantize")
-    tool.parent.mkdir(parents=True)
-    tool.touch()
-    monkeypatch.setenv("UNSLOTH_LLAMA_CPP_PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    assert check(DEMO, "llama.cpp").found == str(tool)
-
-
 def test_a_k_quant_that_nothing_here_can_make_is_bad_before_anything_is_trained(monkeypatch):
-    monkeypatch.setattr(doctor.llama_cpp, "quantiser", lambda: None)
     monkeypatch.setattr(doctor.llama_cpp, "runs_llama", lambda: False)
     found = check(replace(DEMO, export=Export(("merged", "q4_k_m"))), "llama.cpp")
     assert found.state == "bad" and "plantune-lite[gguf]" in found.fix

@@ -81,7 +81,6 @@ def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_ther
     (copy / ".tiny-Q8_0.gguf.part").write_bytes(b"half of one")
     with monkeypatch.context() as here:
         here.setattr(llama_cpp, "runs_llama", lambda: False)
-        here.setattr(llama_cpp, "quantiser", lambda: None)
         unrun = gguf.export_gguf(model, copy, ("q8_0", "q4_k_m"), say=first.append)
         with pytest.raises(GGUFError, match="q5_k_m needs a built llama.cpp"):
             llama_cpp.quantise(copy / "tiny-BF16.gguf", copy / "x.gguf", "q5_k_m")
@@ -173,8 +172,6 @@ def test_smollm2_goes_through_llama_cpp_and_back(tmp_path):
 @pytest.mark.slow
 def test_the_converter_comes_from_the_users_own_package_index(tmp_path, monkeypatch):
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
-    monkeypatch.setattr(llama_cpp, "_places", list)
-    monkeypatch.setenv("PATH", "")
     said = []
     folder = llama_cpp.scripts(said.append)
     assert folder.parent == tmp_path and (folder / llama_cpp.SCRIPT).is_file() and "77 MB" in said[0]
