@@ -54,8 +54,7 @@ def read_expected(merged: Path, prompts: Sequence[Sequence[int]]) -> Expected:
 
 def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
     """Run a file and refuse what is not the merged model."""
-    name = file.name.removeprefix(".").removesuffix(".part")
-    found = _run(file, expected, name)
+    name, found = file.name, _run(file, expected)
     if found["template"] != expected.template:
         raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
     if found["tokens"] != expected.tokens:
@@ -81,9 +80,9 @@ def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
     return {"ran": True, "agreement": agreement}
 
 
-def _run(file: Path, expected: Expected, name: str) -> dict[str, Any]:
+def _run(file: Path, expected: Expected) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         job.write_text(json.dumps({**asdict(expected), "file": str(file)}), encoding="utf-8")
-        run_child("run", job, failed=f"llama.cpp cannot run {name}, which was not kept")
+        run_child("run", job, failed=f"llama.cpp cannot run {file.name}, which was not kept")
         return json.loads(job.read_text(encoding="utf-8"))

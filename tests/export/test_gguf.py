@@ -69,35 +69,21 @@ def test_what_is_smaller_is_smaller_and_nothing_temporary_stays(six):
     sizes = [summary["gguf"][f"tiny-{kind.upper()}.gguf"]["bytes"] for kind in SIX]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 2
     names = {path.name for path in out.iterdir()}
-    assert names == {*summary["gguf"], "Modelfile", "template", "system", "params", gguf.PROGRESS}
+    assert names == {*summary["gguf"], "Modelfile", "template", "system", "params"}
 
 
 @pytest.mark.slow
-def test_what_is_finished_is_kept_and_what_no_llama_cpp_has_run_is_run_once_there_is_one(six, tmp_path, monkeypatch):
-    out, _, _, model = six
-    copy, first, second = tmp_path / "out", [], []
-    shutil.copytree(out, copy)
-    (copy / "tiny-Q8_0.gguf").unlink()
-    (copy / ".tiny-Q8_0.gguf.part").write_bytes(b"half of one")
-    with monkeypatch.context() as here:
-        here.setattr(llama_cpp, "runs_llama", lambda: False)
-        unrun = gguf.export_gguf(model, copy, ("q8_0", "q4_k_m"), say=first.append)
-        with pytest.raises(GGUFError, match="q5_k_m needs a built llama.cpp"):
-            llama_cpp.quantise(copy / "tiny-BF16.gguf", copy / "x.gguf", "q5_k_m")
-    assert [line for line in first if line.startswith("writing")] == ["writing tiny-Q8_0.gguf"]
-    assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and unrun["gguf"]["tiny-Q4_K_M.gguf"]["ran"] is True
-    assert "no llama.cpp has run tiny-Q8_0.gguf" in unrun["line"]
-    ran = gguf.export_gguf(model, copy, ("q8_0", "q4_k_m"), say=second.append)
-    assert ran["gguf"]["tiny-Q8_0.gguf"]["ran"] is True and not any(line.startswith("writing") for line in second)
-
-
-@pytest.mark.slow
-def test_another_template_makes_other_files(merged, tmp_path):
-    other = tmp_path / "other"
-    shutil.copytree(merged, other)
-    (other / "chat_template.jinja").write_text("{{ messages[0].content }}")
-    model = gguf.Model(merged=merged, name="tiny", preset=CHATML, prompts=[])
-    assert gguf._fingerprint(replace(model, merged=other)) != gguf._fingerprint(model)
+def test_an_export_starts_again_after_a_kill_and_says_what_no_llama_cpp_has_run(six, tmp_path, monkeypatch):
+    *_, model = six
+    (tmp_path / ".work").mkdir()
+    (tmp_path / ".work" / "whole.gguf").write_bytes(b"half of one")
+    (tmp_path / "older-Q4_K_M.gguf").write_bytes(b"of another model")
+    monkeypatch.setattr(llama_cpp, "runs_llama", lambda: False)
+    unrun = gguf.export_gguf(model, tmp_path, ("q8_0",))
+    assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and "no llama.cpp has run tiny-Q8_0.gguf" in unrun["line"]
+    assert {path.name for path in tmp_path.iterdir()} == {"tiny-Q8_0.gguf", "Modelfile", "template", "system", "params"}
+    with pytest.raises(GGUFError, match="q5_k_m needs a built llama.cpp"):
+        llama_cpp.quantise(tmp_path / "tiny-Q8_0.gguf", tmp_path / "x.gguf", "q5_k_m")
 
 
 @pytest.mark.slow
