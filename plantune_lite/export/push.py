@@ -19,7 +19,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
@@ -60,15 +60,11 @@ def refuse_name(repo: str) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     try:
+        if repo.count("/") != 1:
+            raise HFValidationError("a user and a name")
         validate_repo_id(repo)
-        right = repo.count("/") == 1
-    except HFValidationError:
-        right = False
-    if not right:
-        raise PlantuneError(
-            f"{printable(repo)!r} is no name for the Hub: write USER/NAME, of letters, digits and '-_.', with no "
-            "'-' or '.' at an end and none twice, at most 96 characters, say 'you/my-planner'"
-        )
+    except HFValidationError as error:
+        raise PlantuneError(f"{printable(repo)!r} is no name for the Hub: write USER/NAME ({error})") from None
 
 
 def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
@@ -105,9 +101,7 @@ def refuse_keys(files: "Sequence[CommitOperationAdd]", token: str | None) -> Non
 
 def _marker(files: "Sequence[CommitOperationAdd]", about: Mapping[str, str]) -> bytes:
     """Write down what we push, and no time in it: the same push twice is the same file."""
-    brought = {
-        add.path_in_repo: {"size": add.upload_info.size, "sha256": add.upload_info.sha256.hex()} for add in files
-    }
+    brought = [add.path_in_repo for add in files]
     content = {"made_by": "plantune-lite", "version": version("plantune-lite"), **about, "files": brought}
     return (json.dumps(content, indent=1) + "\n").encode()
 
@@ -216,7 +210,7 @@ class Push:
         info = self._info()
         listed, commit = self._listed(info.sha), info.sha
         filled = bool(listed.keys() - {".gitattributes"})
-        earlier = self._refuse_others(listed, commit) if filled else {}
+        earlier = self._brought_earlier(listed, commit) if filled else set()
         if filled and not info.private and not public:
             raise PlantuneError(
                 f"{self.repo} is public, and a push without --public stays private: give --public to replace what is "
@@ -224,8 +218,8 @@ class Push:
             )
         if not filled and not info.private:
             self.api.update_repo_settings(self.repo, repo_type=self.kind, private=True)
-        wanted = [add for add in self.files if _difference(add, listed.get(add.path_in_repo))]
-        stale = sorted((earlier.keys() & listed.keys()) - {add.path_in_repo for add in self.files})
+        wanted = [add for add in self.files if not _is_listed(add, listed)]
+        stale = sorted((earlier & listed.keys()) - {add.path_in_repo for add in self.files})
         if wanted or stale:
             self.say(f"{len(wanted)} of {len(self.files)} files to send, {size(_bytes(wanted))}")
             commit = self.api.create_commit(
@@ -235,7 +229,12 @@ class Push:
                 repo_type=self.kind,
                 parent_commit=commit,  # refused where somebody else has changed it meanwhile
             ).oid
-            self._compare(self._listed(commit))
+            listed = self._listed(commit)
+            if wrong := [add.path_in_repo for add in self.files if not _is_listed(add, listed)]:
+                raise PlantuneError(
+                    f"the Hub does not list what was sent as {', '.join(wrong[:3])}. It was not made public by this "
+                    "push. Push again."
+                )
         else:
             self.say("all of it is on the Hub already")
         url = f"{self.api.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
@@ -255,10 +254,16 @@ class Push:
         tree = self.api.list_repo_tree(self.repo, repo_type=self.kind, revision=revision, recursive=True)
         return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}  # folders have none
 
-    def _refuse_others(self, listed: Mapping[str, Any], revision: str) -> Mapping[str, Any]:
-        """Stop at a repository that holds anything but an earlier push of the same; the files which that brought."""
-        theirs = self._their_marker(listed, revision)
-        if theirs is None:
+    def _brought_earlier(self, listed: Mapping[str, Any], revision: str) -> set[str]:
+        """Name the files of an earlier push of the same; stop at a repository that holds anything else."""
+        theirs: Any = None
+        if MARKER in listed:
+            kept = {"repo_type": self.kind, "revision": revision}
+            with tempfile.TemporaryDirectory() as to:
+                marker = Path(self.api.hf_hub_download(self.repo, MARKER, local_dir=to, **kept)).read_bytes()
+            with suppress(ValueError):
+                theirs = json.loads(marker)
+        if not isinstance(theirs, dict) or theirs.get("made_by") != "plantune-lite":
             held = ", ".join(sorted(listed.keys() - {".gitattributes"})[:4])
             raise PlantuneError(
                 f"{self.repo} is there already and was not pushed by plantune (it holds {printable(held, limit=200)}): "
@@ -269,31 +274,7 @@ class Push:
                 f"{self.repo} holds {printable(str(theirs.get('what')))!r}, and this is {self.about.get('what')!r}: "
                 "choose another name for it"
             )
-        if theirs.get("run") != self.about.get("run"):
-            self.say(f"{self.repo} holds run {theirs.get('run')!r}, which this replaces; its history keeps it")
-        return theirs["files"]
-
-    def _their_marker(self, listed: Mapping[str, Any], revision: str) -> dict[str, Any] | None:
-        """Read plantune.json of the repository; None where there is none of ours."""
-        if MARKER not in listed:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            path = self.api.hf_hub_download(self.repo, MARKER, repo_type=self.kind, revision=revision, local_dir=folder)
-            try:
-                marker = json.loads(Path(path).read_bytes())
-            except ValueError:
-                return None
-        return marker if isinstance(marker, dict) and marker.get("made_by") == "plantune-lite" else None
-
-    def _compare(self, listed: Mapping[str, Any]) -> None:
-        """Compare names, sizes and hashes with those that the Hub itself lists."""
-        differences = [(add.path_in_repo, _difference(add, listed.get(add.path_in_repo))) for add in self.files]
-        wrong = [f"{path} {difference}" for path, difference in differences if difference]
-        if wrong:
-            raise PlantuneError(
-                f"the Hub does not list what was sent: {'; '.join(wrong[:3])}. It was not made public by this push. "
-                "Push again."
-            )
+        return set(theirs["files"])
 
     def _summary(self, said: str, **did: Any) -> dict[str, Any]:
         total = _bytes(self.files)
@@ -306,16 +287,13 @@ def _bytes(files: "Sequence[CommitOperationAdd]") -> int:
     return sum(add.upload_info.size for add in files)
 
 
-def _difference(add: "CommitOperationAdd", there: Any) -> str | None:
-    """Say how what the Hub lists under this path is not this file; None where it is."""
-    if there is None:
-        return "is not there"
-    if there.size != add.upload_info.size:
-        return f"has {there.size} bytes there and {add.upload_info.size} here"
+def _is_listed(add: "CommitOperationAdd", listed: Mapping[str, Any]) -> bool:
+    """Check that the Hub lists this file with its size and hash."""
+    there = listed.get(add.path_in_repo)
+    if there is None or there.size != add.upload_info.size:
+        return False
     if there.lfs:
-        same = there.lfs.sha256 == add.upload_info.sha256.hex()
-    else:
-        with add.as_file() as file:
-            data = file.read()
-        same = there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # what git calls a small file
-    return None if same else "has another hash there than here"
+        return there.lfs.sha256 == add.upload_info.sha256.hex()
+    with add.as_file() as file:
+        data = file.read()
+    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # what git calls a small file

@@ -67,10 +67,3 @@ def tensors_of(file: Path) -> list[Tensor]:
         ) from None
     except SafetensorError as error:
         raise ExportError(f"{file} is not a whole safetensors file ({error}): fetch it again") from None
-
-
-def torch_dtype(dtype: str) -> Any:
-    """Return torch's type for one of the safetensors words that stand in FLOATS."""
-    import torch
-
-    return getattr(torch, FLOATS[dtype])

@@ -296,8 +296,7 @@ def test_no_room_on_the_hub_is_a_sentence(hub, folder):
 def test_what_the_hub_lists_otherwise_is_not_made_public(hub, folder):
     hub.fail("POST /api/models/alice/mine/commit", "damage")
     said = refused(hub, folder, public=True)
-    for name in ("README.md", "model.safetensors"):  # one that git holds, one that LFS holds
-        assert f"{name} has another hash there than here" in said
+    assert "README.md" in said and "model.safetensors" in said  # one that git holds, one that LFS holds
     assert hub.repositories["models/alice/mine"].private
 
 
