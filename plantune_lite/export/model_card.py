@@ -54,8 +54,6 @@ def card(facts: Facts) -> str:
         fence("\n".join(f"{name} {version}" for name, version in facts.versions.items()) or "not kept"),
         "## Licence",
         _licence(facts),
-        "## Citation",
-        fence(_CITATION, "bibtex"),
     ]
     return page(_metadata(facts), facts.name, sections)
 
@@ -319,17 +317,3 @@ def _licence(facts: Facts) -> str:
     link = f" ([terms]({facts.licence_url}))" if facts.licence_url else ""
     revision = f" The base's revision: {code_span(facts.revision)}." if facts.revision else ""
     return f"That of the base model: {code_span(facts.licence)}{link}.{revision}"
-
-
-_CITATION = """@inproceedings{plantuning2025,
-  title     = {{PLAN-TUNING}},
-  author    = {Parmar and others},
-  booktitle = {Proceedings of EMNLP},
-  year      = {2025},
-  note      = {arXiv:2507.07495}
-}
-
-@software{plantune_lite,
-  title  = {plantune-lite: small language models that plan before they solve},
-  year   = {2026}
-}"""
