@@ -161,12 +161,7 @@ def _what(facts: Facts) -> str:
         " Also as " + ", ".join(f"{form}: [{repo}](/{repo})" for form, repo in others.items()) + "." if others else ""
     )
     compared = f" Beside its adapter: {facts.agreement}." if facts.form == "merged" and facts.agreement else ""
-    dequantised = (
-        " It was trained over weights out of a 4-bit release (Q4_1), so over the Hub's 16-bit weights it is not quite "
-        "the model that was measured."
-        if facts.form == "adapter" and facts.recipe["student"]["model"] == EMBEDDED
-        else ""
-    )
+    dequantised = f" {DEQUANTISED}" if facts.recipe["student"]["model"] == EMBEDDED else ""
     what = f"{base}, trained {_WRITES[facts.target]}. {forms[facts.form]}"
     return what + compared + dequantised + also
 
@@ -181,8 +176,6 @@ def _scores(facts: Facts) -> list[str]:
         tables.append(markdown_table((code_span(suite), "right", "share", "95 % interval"), rows))
         caveats = dict.fromkeys(caveat for row in scores.rows for caveat in row.caveats)
         tables += [f"But {' and '.join(caveats)}."] if caveats else []
-    if tables and facts.recipe["student"]["model"] == EMBEDDED:
-        tables.append(DEQUANTISED)
     plot = [f"![Right answers, with 95 % intervals]({facts.plot.name})"] if facts.plot else []
     if tables and facts.form != "adapter":
         tables.append("Measured with the adapter over its base, before merging and quantising.")

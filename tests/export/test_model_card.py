@@ -169,21 +169,15 @@ def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
     assert "with the adapter over its base" not in card(facts(run, "adapter", scores=scores))
 
 
-def test_scores_of_the_embedded_student_say_that_its_weights_are_dequantised(run, tmp_path):
-    scores = {"own": (UNTUNED, BETTER)}
-    assert DEQUANTISED in card(facts(run, scores=scores))
+@pytest.mark.parametrize("form", FORMS)
+def test_a_model_of_the_embedded_student_says_that_its_weights_are_dequantised(run, tmp_path, form):
+    assert DEQUANTISED in card(facts(run, form))
     of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
-    assert DEQUANTISED not in card(facts(of_the_hub, scores=scores))
+    assert DEQUANTISED not in card(facts(of_the_hub, form))
 
 
 def test_a_merged_model_says_how_alike_it_is_to_its_adapter(run):
     assert "the same likeliest token on 99.4% of 512 positions, largest logit difference 0.125." in card(facts(run))
-
-
-def test_an_adapter_of_the_embedded_student_says_that_the_hubs_weights_are_others(run, tmp_path):
-    assert "4-bit release (Q4_1)" in card(facts(run, "adapter")) and "Q4_1" not in card(facts(run))
-    of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
-    assert "Q4_1" not in card(facts(of_the_hub, "adapter"))
 
 
 def test_a_file_that_nobody_ran_is_called_so(run):
