@@ -213,10 +213,6 @@ def _prompting(facts: Facts) -> list[str]:
         lines += ["It was trained with this behind the question, and plans where it is asked to:", fence(asked)]
     if facts.target == "plan":
         lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
-    if facts.example and "sft" in facts.trained and "cpl" not in facts.trained:  # a search brings rows of its own
-        asked = facts.example["prompt"][-1]["content"]
-        lines += ["One row it learnt from, the question:", fence(asked), "and the reply:"]
-        lines.append(fence(facts.example["completion"]))
     return lines
 
 

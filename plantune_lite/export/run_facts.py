@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plantune_lite.evaluate.compare import BASELINE, UNTUNED, Row, standing
-from plantune_lite.files import read_jsonl
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import TRAININGS, trained_by
@@ -52,7 +51,6 @@ class Facts:
     trained: Sequence[str] = ()  # the stages that its adapter has been through
     asks_for_plans: bool = False  # whether its prompt in training asked for a plan
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
-    example: Mapping[str, Any] | None = None  # a row of corpus/train.jsonl
     scores: Mapping[str, Scores] = field(default_factory=dict)  # by suite
     checks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # GGUF file -> bytes, ran, agreement
     agreement: str | None = None  # of the merged model with its adapter
@@ -79,7 +77,7 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
     scores = _scores(run, manifest)
     preset = find(recipe["student"]["model"])
     base, revision = base_of(adapter_folder(run, manifest), preset)
-    stats, rows = folder.stats, folder.corpus / "train.jsonl"
+    stats = folder.stats
     return Facts(
         name=recipe["name"],
         form=form,
@@ -92,7 +90,6 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
         trained=_trained(recipe, manifest.final),
         asks_for_plans=summaries.grpo.asks_for_plans,
         stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
-        example=next(read_jsonl(rows), None) if rows.is_file() else None,
         scores=scores,
         checks={
             file.name: {"bytes": file.stat().st_size, **summaries.export.gguf.get(file.name, {})}

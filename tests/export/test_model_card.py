@@ -243,7 +243,7 @@ def trained_as(run, *settings) -> str:
 def test_reinforcement_that_leaves_the_runs_own_adapter_aside_learned_nothing_of_it(run, start, said):
     text = trained_as(run, "grpo=default", f"grpo.start={start}")
     assert f"1. reinforcement (GRPO), rewarded for the right answer and for a plan like the reference, {said}" in text
-    assert "supervised" not in text and "One row it learnt from" not in text and "rows to learn from" not in text
+    assert "supervised" not in text and "rows to learn from" not in text
     assert "questions for reinforcement." in text
 
 
@@ -287,12 +287,6 @@ def test_where_a_user_keeps_files_is_not_said(tmp_path):
     (run / "recipe.json").write_text(json.dumps(recipe))
     text = card(facts(run))
     assert "/home" not in text and '"path": "mine.csv"' in text and '"model": "tiny"' in text
-
-
-def test_an_example_that_looks_like_markdown_stays_in_its_fence(run):
-    example = {"prompt": [{"role": "user", "content": "# big\n```\nout"}], "completion": "````\n<script>"}
-    text = card(replace(facts(run), example=example))
-    assert "`" * 5 + "\n````\n<script>\n" + "`" * 5 in text and "````\n# big\n```\nout\n````" in text
 
 
 def test_the_lines_to_run_it_name_what_was_pushed(run):
