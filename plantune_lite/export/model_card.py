@@ -270,18 +270,14 @@ def _method(facts: Facts) -> str:
         elif stage == "cpl":
             ways.append("a search over plan steps (CPL): supervised learning, from the base anew, on its right paths")
             if part["pairs"] != "none":
-                ways.append(
-                    f"preferences between its {part['pairs']}, by the gap of their values times {part['alpha']}"
-                )
+                ways.append(f"preferences between its {part['pairs']}")
         else:
             ways.append(f"reinforcement (GRPO), {_REWARDS[part['reward']]}")
         if part.get("start") not in (None, "sft"):
             ways[-1] += f", begun with {code_span(last_part(part['start']))}"
-    rank = recipe["student"].get("lora_rank")
-    lines = [
-        f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank {rank} trained by\n"
-    ]
-    return "\n".join([*lines, *(f"{number}. {way}" for number, way in enumerate(ways, 1))])
+    rank = recipe["student"]["lora_rank"]
+    after = f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank {rank} trained by\n"
+    return "\n".join([after, *(f"{number}. {way}" for number, way in enumerate(ways, 1))])
 
 
 def _data(facts: Facts) -> list[str]:
