@@ -21,7 +21,7 @@ from plantune_lite.export.adapter import Part, open_adapter, skeleton, stored_in
 from plantune_lite.export.safetensors_io import Tensor
 from plantune_lite.types import PlantuneError
 
-PROMPTS = 32
+PROMPTS = 32  # on which a merged model and its adapter are to agree
 MIN_TOP1 = 0.99  # of positions, beside the rounded adapter
 MAX_SHARE = 0.003  # of the logits' spread, by which one of them may be off there: sums in another order, rounded apart
 _TOKENS = 24  # a prompt is cut to: its first and its last ones
@@ -66,7 +66,7 @@ def _ids(prompts: Sequence[Sequence[int]]) -> Any:
     if not prompts or not all(prompts):
         raise PlantuneError("an exported model is compared on prompts, and there are none, or empty ones")
     length = min(_TOKENS, *(len(prompt) for prompt in prompts))
-    rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts[:PROMPTS]]
+    rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts]
     return torch.tensor(rows, device="cuda" if torch.cuda.is_available() else "cpu")
 
 

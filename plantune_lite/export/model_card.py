@@ -191,7 +191,7 @@ def _files(facts: Facts) -> list[str]:
         return []
     rows = []
     for name, check in facts.checks.items():
-        ran = {True: "yes", False: "**no: nobody has run this file**", None: "not said"}[check.get("ran")]
+        ran = "yes" if check.get("ran") else "**no: nobody has run this file**"
         rows.append((code_span(name), size(check["bytes"]), ran, check.get("agreement", "unmeasured")))
     return ["## Files", markdown_table(("file", "size", "run by llama.cpp", "beside the merged model"), rows)]
 

@@ -6,8 +6,6 @@ from plantune_lite.runs.job import Job, last_trained
 from plantune_lite.runs.manifest import ExportSummary
 from plantune_lite.student import chat, presets, weights
 
-_COMPARED = 32  # prompts on which a merged model and its adapter are to agree
-
 
 def run_export(job: Job) -> ExportSummary:
     """Merge the adapter into its 16-bit base, check it, and write GGUF files; the adapter alone needs nothing done."""
@@ -25,7 +23,7 @@ def run_export(job: Job) -> ExportSummary:
     preset = presets.find(job.recipe.student.model)
     done = merge_adapter(adapter, place, merged, preset=preset, say=job.say)
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
-    rows = job.run.rows("train")[:_COMPARED]
+    rows = job.run.rows("train")[: check_merge.PROMPTS]
     prompts = [chat.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = check_merge.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
