@@ -10,6 +10,7 @@ them. Interrupted, it starts again.
 """
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from typing import Any
 from plantune_lite.export import llama_cpp, ollama
 from plantune_lite.export.check_gguf import check_file, read_expected
 from plantune_lite.export.model_files import check_free_space
-from plantune_lite.export.safetensors_io import FLOATS, tensors_in
+from plantune_lite.export.safetensors_io import tensors_in
 from plantune_lite.files import write_whole
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
@@ -111,7 +112,7 @@ def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Cal
 
 def _dtype_of(merged: Path) -> tuple[str, int]:
     """Return the type that loses nothing of a model, and how many numbers it has."""
-    tensors = list(tensors_in(merged).values())
-    kinds = {FLOATS.get(tensor.dtype) for tensor in tensors}
-    whole = {"bfloat16": "bf16", "float16": "f16"}.get((kinds.pop() if len(kinds) == 1 else None) or "", "f32")
-    return whole, sum(tensor.values for tensor in tensors)
+    tensors = tensors_in(merged).values()
+    dtypes = {tensor.dtype for tensor in tensors}
+    whole = "bf16" if dtypes == {"BF16"} else "f16" if dtypes == {"F16"} else "f32"
+    return whole, sum(math.prod(tensor.shape) for tensor in tensors)

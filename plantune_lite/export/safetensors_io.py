@@ -4,14 +4,13 @@ tensors = tensors_in(base)   # {"lm_head.weight": Tensor(dtype="BF16", shape=(15
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from plantune_lite.types import PlantuneError
 
-FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # safetensors' words and torch's
+FLOATS = {"BF16", "F16", "F32"}  # safetensors' words
 
 
 class ExportError(PlantuneError, RuntimeError):
@@ -26,11 +25,6 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     file: Path
-
-    @property
-    def values(self) -> int:
-        """Count its numbers."""
-        return math.prod(self.shape)
 
     def read(self) -> Any:
         """Map the tensor into memory; the map is closed when nothing uses the tensor any more."""
