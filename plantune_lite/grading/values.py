@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from plantune_lite.grading import units
-from plantune_lite.grading.arithmetic import MAX_DIGITS, TooLargeError, evaluate
+from plantune_lite.grading.arithmetic import evaluate
 from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, clean, closing, outside_brackets
 
 MAX_CHARACTERS = 2_000  # of an answer; a longer one is read only where it is one plain number
+_MAX_DIGITS = 4_000  # of a number; Python refuses to read more than 4,300
 _MAX_NESTING = 20
 
 
@@ -111,12 +112,10 @@ def read(text: str, *, thousands: bool = True) -> Value:
     if len(text) > MAX_CHARACTERS:
         return _read_long(text)
     cleaned = clean(text)
-    if not cleaned:
-        return Unreadable("", "empty")
     try:
-        return _read(cleaned, 0, thousands)
-    except TooLargeError as error:
-        return Unreadable(cleaned, str(error))
+        return _read(cleaned, 0, thousands) if cleaned else Unreadable("", "empty")
+    except OverflowError:
+        return Unreadable(cleaned, "a number too large to compute")
 
 
 _OUTER = " .,;:!?'\"`()[]{}*_~"  # but no signs: -1 is not 1
@@ -161,7 +160,7 @@ def _read_long(text: str) -> Value:
         return Unreadable("", f"{len(text):,} characters are too long for an answer")
     whole, decimals = whole.lstrip("0") or "0", decimals[:1000].rstrip("0")
     digits = sign + whole + (decimals and "." + decimals)
-    if len(digits) > MAX_DIGITS:
+    if len(digits) > _MAX_DIGITS:
         return LongNumber(digits)
     return Number(digits, Fraction(digits), "decimal" if decimals else "whole number")
 
