@@ -17,11 +17,11 @@ import atexit
 import contextlib
 import json
 import os
-import queue
 import re
 import subprocess
 import sys
 import threading
+from multiprocessing import connection
 from typing import Any, NamedTuple
 
 from plantune_lite.grading.compare import shortened
@@ -30,6 +30,7 @@ from plantune_lite.types import MissingError, Verdict, present
 
 START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
 MEMORY_BYTES = 2 << 30  # of the worker's address space, where the platform can limit it
+_COMMAND = (sys.executable, "-m", "plantune_lite.grading.sympy_worker")
 _LAST_RESORT_SECONDS = 20  # the worker ends itself if nobody is left to kill it
 
 
@@ -79,8 +80,6 @@ class _Worker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
-        self._reader: threading.Thread | None = None
-        self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._ready = False
 
     def ask(self, given: str, gold: str, seconds: float) -> Judged:
@@ -88,18 +87,17 @@ class _Worker:
         from time import monotonic
 
         with self._lock:
-            try:
-                for _ in range(2):
-                    try:
-                        self._wait_until_ready()
-                        started = monotonic()
-                        verdict = self._exchange({"given": given, "gold": gold}, seconds)
-                        return Judged(verdict, monotonic() - started)
-                    except (_WorkerGone, OSError):
-                        self._stop()
-            except BaseException:
-                self._stop()  # a Ctrl-C before the reply: the next caller must not take it for its own
-                raise
+            for _ in range(2):
+                try:
+                    self._wait_until_ready()
+                    started = monotonic()
+                    verdict = self._exchange({"given": given, "gold": gold}, seconds)
+                    return Judged(verdict, monotonic() - started)
+                except (_WorkerGone, OSError):
+                    self._stop()
+                except BaseException:
+                    self._stop()  # a Ctrl-C before the reply: the next caller must not take it for its own
+                    raise
             return Judged(
                 Verdict(same=None, how="the mathematics worker ended twice; it may have run out of memory"), seconds
             )
@@ -118,15 +116,10 @@ class _Worker:
         if self._process is None:
             self._start()
         if not self._ready:
-            hello = json.loads(self._line(START_SECONDS) or "{}")
-            if "missing" in hello:
-                self._stop()
-                raise MissingError(
-                    f"Checking mathematics needs math-verify ({hello['missing']}): pip install plantune-lite"
-                )
-            if not hello.get("ready"):
-                raise _WorkerGone
-            self._ready = True
+            with contextlib.suppress(_WorkerGone):
+                self._ready = self._line(START_SECONDS) is not None
+        if not self._ready:
+            raise MissingError(f"Checking mathematics needs math-verify, which does not start: {' '.join(_COMMAND)}")
 
     def _exchange(self, question: dict[str, str], seconds: float) -> Verdict:
         stdin = present(present(self._process).stdin)
@@ -141,42 +134,24 @@ class _Worker:
 
     def _line(self, seconds: float) -> bytes | None:
         """Read the next line; None when none came in time."""
-        try:
-            line = self._lines.get(timeout=seconds)
-        except queue.Empty:
+        stdout = present(present(self._process).stdout)
+        if not connection.wait([stdout], seconds):
             return None
-        if not line:
+        if not (line := stdout.readline()):
             raise _WorkerGone
         return line
 
     def _start(self) -> None:
-        self._ready = False
-        self._lines = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "plantune_lite.grading.sympy_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            _COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        self._reader = threading.Thread(target=_read_lines, args=(self._process.stdout, self._lines), daemon=True)
-        self._reader.start()
 
     def _stop(self) -> None:
         process, self._process, self._ready = self._process, None, False
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        present(self._reader).join()  # its pipe has ended with the process
-        for pipe in filter(None, (process.stdin, process.stdout)):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-def _read_lines(pipe: Any, lines: queue.SimpleQueue[bytes]) -> None:
-    for line in pipe:
-        lines.put(line)
-    lines.put(b"")
+        if process is not None:
+            process.kill()
+            with contextlib.suppress(OSError), process:  # closes its pipes and waits for it
+                pass
 
 
 _worker = _Worker()
@@ -211,11 +186,7 @@ def serve() -> None:
     replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the caller
     _limit_memory()
-    try:
-        judge = _Judge()
-    except ImportError as error:
-        print(json.dumps({"missing": str(error)}), file=replies, flush=True)
-        return
+    judge = _Judge()
     print(json.dumps({"ready": True}), file=replies, flush=True)
     for line in sys.stdin:
         faulthandler.dump_traceback_later(_LAST_RESORT_SECONDS, exit=True)
@@ -225,12 +196,10 @@ def serve() -> None:
 
 
 def _limit_memory() -> None:
-    try:
+    with contextlib.suppress(ImportError, OSError, ValueError):  # where it cannot be, the deadline alone has to do
         import resource
-    except ImportError:
-        return  # not on this platform: the deadline alone has to do
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    with contextlib.suppress(OSError, ValueError):
+
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
         limit = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
 
