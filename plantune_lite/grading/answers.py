@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from plantune_lite.grading import sympy_worker
 from plantune_lite.grading.compare import Ask, compare_answers, decided, shortened, unsure, yes
 from plantune_lite.grading.normalize import clean
-from plantune_lite.grading.values import Expression, Group, Letter, Number, Text, fold, read
+from plantune_lite.grading.values import Expression, Letter, Number, Text, fold, read
 from plantune_lite.types import Verdict
 
 DEADLINE_SECONDS = 1.0  # the worker's, for one pair of answers
@@ -173,7 +173,7 @@ _PROSE_WORDS = 8
 
 
 def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
-    """Classify a gold answer: "whole number", "interval" ... or "unchecked" where the grader cannot check it."""
+    """Classify a gold answer: "whole number", "several values" ... or "unchecked" where the grader cannot check it."""
     if choices:
         return "choice" if len(_gold_choice(gold, choices, _within_deadline())) == 1 else "unchecked"
     value = read(gold)
@@ -182,8 +182,6 @@ def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
             return "percent" if "%" in unit else "money" if {"$", "€", "£", "¥", "₹", "¢"} & set(unit) else form
         case Letter(rest=""):
             return "choice"
-        case Group():
-            return _group_kind(value)
         case Expression(latex=latex):
             readable = sympy_worker.same(latex, latex, seconds=DEADLINE_SECONDS).verdict.same
             return "expression" if readable else "unchecked"
@@ -191,14 +189,3 @@ def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
             return "text"
         case _:
             return value.kind
-
-
-def _group_kind(group: Group) -> str:
-    of_rows = all(isinstance(row, Group) and row.opening == "[" for row in group.items)
-    if group.opening == "[" and group.items and of_rows:
-        return "matrix"
-    if group.opening == "∪" or "[" in group.opening + group.closing.replace("]", "[") and len(group.items) == 2:
-        return "interval"
-    if group.opening == "(" and any(r"\infty" in item.latex for item in group.items):
-        return "interval"
-    return "tuple" if group.opening in ("(", "[") else "set"

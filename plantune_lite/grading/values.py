@@ -91,6 +91,7 @@ class Group(Value):
     opening: str
     items: tuple[Value, ...]
     closing: str = ""
+    kind = "several values"
 
 
 @dataclass(frozen=True)
