@@ -59,8 +59,8 @@ def decided(same: bool, how_same: str, how_not: str) -> Verdict:
 def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
     """Decide whether the given value is the gold one, and say on what grounds."""
     match given, gold:
-        case (Unreadable(), _) | (_, Unreadable()):
-            return _unreadable(given, gold)
+        case (Unreadable(why=why), _) | (_, Unreadable(why=why)):
+            return yes("same text") if given.latex and given.latex == gold.latex else unsure(f"cannot be read: {why}")
         case Equation(), Equation():
             return _equations(given, gold, ask)
         case (Equation(), Expression()) | (Expression(), Equation()) if "=" in given.latex and "=" in gold.latex:
@@ -105,15 +105,6 @@ def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
 def shortened(text: str) -> str:
     """A text for a message."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
-
-
-def _unreadable(given: Value, gold: Value) -> Verdict:
-    if given.latex and given.latex == gold.latex:
-        return yes("same text")
-    if isinstance(gold, Unreadable):
-        return unsure(f"the gold answer cannot be read: {gold.why}")
-    assert isinstance(given, Unreadable)
-    return unsure(f"the answer cannot be read: {given.why}")
 
 
 def _numbers(given: Number, gold: Number) -> Verdict:

@@ -135,6 +135,7 @@ def fold(text: str) -> str:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 _PLAIN = re.compile(r"\s*(-?)(\$?)([0-9]{1,3}(?:,[0-9]{3}){1,100}|[0-9]{1,400})(\.[0-9]{1,400})?(%?)\.?\s*")
+_LONG = re.compile(r"\s*(-?)([0-9][0-9,]*)(?:\.([0-9]*))?\.?\s*")
 _THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _ONE_WITH_THOUSANDS = re.compile(r"[-+$€£¥₹ ]*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?[^0-9,;]*")
 _RATIO = re.compile(r"([0-9]{1,9})\s*(?::|out of|to)\s*([0-9]{1,9})")
@@ -154,13 +155,10 @@ def _plain_number(match: re.Match[str]) -> Number:
 
 
 def _read_long(text: str) -> Value:
-    plain = text.strip().removesuffix(".").replace(",", "")
-    sign = "-" if plain.startswith("-") else ""
-    whole, _, decimals = plain.removeprefix("-").partition(".")
-    if not plain.isascii() or not (whole + decimals).isdigit():
+    if not (match := _LONG.fullmatch(text)):
         return Unreadable("", f"{len(text):,} characters are too long for an answer")
-    whole, decimals = whole.lstrip("0") or "0", decimals[:1000].rstrip("0")
-    digits = sign + whole + (decimals and "." + decimals)
+    whole, decimals = match[2].replace(",", "").lstrip("0") or "0", (match[3] or "")[:1000].rstrip("0")
+    digits = match[1] + whole + (decimals and "." + decimals)
     if len(digits) > _MAX_DIGITS:
         return LongNumber(digits)
     return Number(digits, Fraction(digits), "decimal" if decimals else "whole number")
