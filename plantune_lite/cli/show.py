@@ -138,17 +138,12 @@ def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
     yield table("", ("question", "answer"), [(shown(one.question), shown(one.answer)) for one in found.samples])
     checkable = sum(found.checkable.values())
     kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
-    yield f"{checkable} of {found.problems} answers can be checked" + (f": {kinds}" if kinds else "")
-    if found.untried:
-        yield f"  {found.untried} more are formulas that were not tried, a seeded sample of the rest was"
+    yield f"{checkable} of the {found.tried} answers tried can be checked" + (f": {kinds}" if kinds else "")
     yield from _listed(
         f"answers that cannot be checked: {found.uncheckable}",
         [f"{where}: {shown(answer)}" for where, answer in found.unchecked],
         found.uncheckable,
     )
-    if found.duplicates:
-        yield f"duplicates, whose question an earlier row asks: {found.duplicates}"
-    yield from _listed("the same question with two answers:", [f"{one} and {other}" for one, other in found.conflicts])
     yield from _listed(
         f"bad rows, at which a run stops unless problems.bad_rows=skip leaves them out: {found.bad}",
         [f"{where}: {why}" for where, why in found.bad_rows],
@@ -158,9 +153,9 @@ def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
     yield " ".join((f"to use it: plantune run RECIPE problems.path={found.file}", *settings))
 
 
-def _listed(title: str, lines: list[str], count: int | None = None) -> Iterator[str]:
+def _listed(title: str, lines: list[str], count: int) -> Iterator[str]:
     if lines:
         yield title
         yield from (f"  {line}" for line in lines)
-        if count and count > len(lines):
+        if count > len(lines):
             yield f"  ... and {count - len(lines)} more"

@@ -12,9 +12,11 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from plantune_lite.types import Problem
 
+T = TypeVar("T")
 MOST = 300  # held out of one recipe: more would cost time, and a score of 300 is sure to 6 points at worst
 
 
@@ -73,13 +75,13 @@ def _number(seed: int, text: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def sample(problems: Sequence[Problem], limit: int | None, *, seed: int) -> tuple[Problem, ...]:
-    """A seeded sample in the order of the source; a larger limit contains a smaller one's problems."""
-    if limit is None or limit >= len(problems):
-        return tuple(problems)
-    order = list(range(len(problems)))
+def sample(items: Sequence[T], limit: int | None, *, seed: int) -> tuple[T, ...]:
+    """A seeded sample in the order of the source; a larger limit contains a smaller one's items."""
+    if limit is None or limit >= len(items):
+        return tuple(items)
+    order = list(range(len(items)))
     random.Random(seed).shuffle(order)  # random.sample(range(n), k) would not nest
-    return tuple(problems[index] for index in sorted(order[:limit]))
+    return tuple(items[index] for index in sorted(order[:limit]))
 
 
 def shares(limit: int | None, parts: int) -> list[int | None]:

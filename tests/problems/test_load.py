@@ -557,25 +557,18 @@ def test_the_suite_own_is_what_was_held_out_and_never_empty():
 
 
 def test_a_survey_says_what_is_in_a_file_before_anything_is_spent(tmp_path):
-    rows = [
-        *sums(20),
-        {"question": "what is 3  plus 3", "answer": "7"},
-        {"question": "What is 4 plus 4?", "answer": "8.0"},
-    ]
-    rows += [{"question": "Who?", "answer": ""}]
+    rows = [*sums(20), {"question": "Who?", "answer": ""}]
     found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
-    assert (found.rows, found.problems, found.bad, len(found.samples)) == (23, 22, 1, 5)
+    assert (found.rows, found.problems, found.bad, len(found.samples)) == (21, 20, 1, 5)
     assert found.roles == {"question": "question", "answer": "answer"}
-    assert found.bad_rows == (("my.jsonl line 23", "answer is empty"),)
-    assert found.duplicates == 2 and found.conflicts == (("my.jsonl line 4", "my.jsonl line 21"),)
-    assert found.checkable["whole number"] == 21 and found.uncheckable == 0
+    assert found.bad_rows == (("my.jsonl line 21", "answer is empty"),)
+    assert found.checkable["whole number"] == found.tried == 20 and found.uncheckable == 0
     assert found.held_out == len(load_problems(Problems(found.file, bad_rows="skip"), seed=0).own)
 
 
-def test_a_survey_tries_a_sample_of_very_many_formulas_and_says_so(tmp_path):
-    rows = [{"question": f"Expand {n}?", "answer": f"x^{n}+{n}"} for n in range(330)]
-    found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", rows)), seed=0)
-    assert found.checkable == {"expression": 300} and found.untried == 30
+def test_a_survey_tries_a_sample_of_very_many_answers_and_says_so(tmp_path):
+    found = survey_problems(Problems(write_rows(tmp_path / "my.jsonl", sums(1_030))), seed=0)
+    assert found.checkable == {"whole number": 1_000} and (found.tried, found.problems) == (1_000, 1_030)
 
 
 def test_a_survey_names_the_answers_that_the_grader_cannot_check(tmp_path):
