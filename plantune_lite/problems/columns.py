@@ -1,13 +1,12 @@
-"""Tell which column of a user's file is what: as the recipe says, by its name, or by its content.
+"""Tell which column of a user's file is what: as the recipe says, or by its name.
 
     columns Frage, Antwort, Kapitel    guess(table, part) -> {"question": "Frage", "answer": "Antwort"}
 
-By content a column is taken only where no other could be meant; else the user is told what there is and what to write.
+Where no name is known, the user is told what there is and what to write.
 """
 
-import statistics
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from plantune_lite.problems.files import BadRow, Draft, Row, Table
@@ -26,7 +25,6 @@ _NAMES = {
     "choices": "choices options alternatives candidates answer_choices answer_options",
     "id": "id uid uuid unique_id question_id problem_id task_id qid nr no number index key",
 }
-REQUIRED = ("question", "answer")
 
 
 def guess(table: Table, part: Problems) -> dict[str, str]:
@@ -50,11 +48,7 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
             names[role] = column
     if "answer" not in names and "solution" in names and part.solution is None:
         names["answer"] = names.pop("solution")  # "Lösung: 42", or a worked one that ends with the answer
-    for role in REQUIRED:
-        others = [column for column in table.columns if column not in names.values()]
-        if role not in names and (column := _by_content(table, role, others)):
-            names[role] = column
-    if missing := [role for role in REQUIRED if role not in names]:
+    if missing := [role for role in ("question", "answer") if role not in names]:
         there = ", ".join(table.columns)
         ways = " ".join(f"problems.{role}=COLUMN" for role in missing)
         raise ProblemError(
@@ -75,21 +69,6 @@ def _tells_apart(table: Table, column: str) -> bool:
 
 def _folded(name: str) -> str:
     return "".join(char for char in unicodedata.normalize("NFKC", name).casefold() if char.isalnum())
-
-
-def _by_content(table: Table, role: str, columns: Sequence[str]) -> str | None:
-    """Find the only column whose cells look like questions (sentences) or answers (short), if there is exactly one."""
-    fitting = []
-    for column in columns:
-        cells = [str(row.cells.get(column) or "").strip() for row in table.rows[:1000] if not row.fault]
-        cells = [cell for cell in cells if cell]
-        if not cells:
-            continue
-        spaced = sum(" " in cell for cell in cells) / len(cells)
-        long = statistics.median(map(len, cells)) >= 20 and spaced > 0.9
-        if long if role == "question" else not long and max(map(len, cells)) <= 80:
-            fitting.append(column)
-    return fitting[0] if len(fitting) == 1 else None
 
 
 def drafts(table: Table, names: Mapping[str, str]) -> Iterator[Draft]:

@@ -160,11 +160,11 @@ def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
     assert "no file" in refused(str(tmp_path / "gone.csv"))
 
 
-def test_columns_are_guessed_by_content_only_where_one_can_be_meant(tmp_path):
+def test_a_file_whose_columns_have_no_known_names_is_told_what_to_write(tmp_path):
     text = "foo,bar\nHow many apples does Ann have?,3\nHow many pears does Ben have?,4\n"
-    assert everything(write(tmp_path / "a.csv", text))[1].answer == "4"
-    text = "foo,bar,baz\nHow many apples does Ann have?,3,1\nHow many pears does Ben have?,4,2\n"
-    assert "There are foo, bar, baz. Write problems.answer=COLUMN" in refused(write(tmp_path / "b.csv", text))
+    path = write(tmp_path / "a.csv", text)
+    assert "There are foo, bar. Write problems.question=COLUMN problems.answer=COLUMN" in refused(path)
+    assert everything(path, question="foo", answer="bar")[1].answer == "4"
 
 
 def test_a_column_that_a_recipe_names_is_taken_or_missed_by_name(tmp_path):
