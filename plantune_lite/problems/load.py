@@ -1,7 +1,7 @@
 """Problems from everywhere: what a recipe names goes in, problems to learn from and problems held out come out.
 
     load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
-    load_suite("math500", limit=300, seed=0, own=())  -> Suite("math500", 300 problems, origin, notes)
+    load_suite("math500", limit=300, seed=0, own=())  -> Source("math500", 300 problems, origin, notes)
 
 A source is a benchmark, "practice" or "practice_stories" (made here), "gym:NAME" (reasoning-gym), a data file, or a
 function of the user's.
@@ -10,8 +10,8 @@ function of the user's.
 import inspect
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,10 @@ GROUPS = {
     "cpl": ("gsm8k", "math500", "arc_challenge", "bbh", "mmlu", "mmlu_stem", "humaneval"),
     "pta": ("math500", "aime24", "aime25", "amc23"),
 }
-_SMOKE_SEED, _SMOKE_SIZE = 60, 60  # the same sixty for everybody, so that two people may compare
-_Generator = Callable[..., Iterator[Problem]]
-_GENERATORS: dict[str, _Generator] = {"practice": practice_problems, "practice_stories": stories.generate}
+_GENERATORS: dict[str, Callable[..., Iterator[Problem]]] = {
+    "practice": practice_problems,
+    "practice_stories": stories.generate,
+}
 # Suites beside `own`: fresh problems, one hop more than in training, relations worded anew, no need of plans at all.
 PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 
@@ -50,34 +51,23 @@ class Loaded:
     origin: dict[str, dict[str, Any]]  # source -> id, config, split, revision, or file and sha256; rows, skipped
     notes: tuple[str, ...] = ()
 
-    @property
-    def revisions(self) -> dict[str, str]:
-        """Hub id -> the commit that was loaded: given back to `load`, the same rows come again."""
-        return {entry["id"]: entry["revision"] for entry in self.origin.values() if "revision" in entry}
-
 
 @dataclass(frozen=True)
-class Suite:
-    """A set of test problems."""
+class Source:
+    """Problems of one source or suite; a generator may have made its own test problems, which training never sees."""
 
     name: str
     problems: tuple[Problem, ...]
-    origin: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, Any]
     notes: tuple[str, ...] = ()
-
-    @property
-    def revisions(self) -> dict[str, str]:
-        """Hub id -> the commit that was loaded."""
-        return {self.origin["id"]: self.origin["revision"]} if "revision" in self.origin else {}
-
-
-@dataclass(frozen=True)
-class _Source(Suite):
-    """Problems of one source; a generator may have made its own test problems, which training never sees."""
-
     own: tuple[Problem, ...] = ()
     generated: bool = False
     measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
+
+
+def revisions_of(origins: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return Hub id -> the commit that was loaded: given back to `load_problems`, the same rows come again."""
+    return {origin["id"]: origin["revision"] for origin in origins if "revision" in origin}
 
 
 def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
@@ -134,7 +124,7 @@ def _source_names(part: Problems) -> list[str]:
 
 def _source(
     name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
-) -> _Source:
+) -> Source:
     if part.path is not None or files.is_data_file(name):
         return _file(Path(name).expanduser(), part)
     if user_code.is_reference(name):
@@ -157,21 +147,21 @@ def _source(
 # --- the sources ------------------------------------------------------------------------------------------------------
 
 
-def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> _Source:
+def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> Source:
     benchmark = BENCHMARKS[name]
     rows, origin = hub.load_rows(name, split, revision=revisions.get(benchmark.hub))
     # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
     return _made(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
 
 
-def _file(path: Path, part: Problems) -> _Source:
+def _file(path: Path, part: Problems) -> Source:
     table = read_table(path)
     names = columns.guess(table, part)
     checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split, labels=names)
     return _made(str(path), checked, {"file": str(path), "sha256": table.sha256, "columns": names}, part.bad_rows)
 
 
-def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> _Source:
+def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
     drafts, origin = function_drafts(name, seed=seed, limit=wanted)
     told = limit is not None and "limit" in inspect.signature(user_code.load(name)).parameters
@@ -199,16 +189,16 @@ def _is_for_tests(draft: Draft) -> bool:
     return isinstance(draft[2], Mapping) and draft[2].get("split") == "test"
 
 
-def _practice(name: str, part: Problems, *, seed: int, limit: int, most: int) -> _Source:
+def _practice(name: str, part: Problems, *, seed: int, limit: int, most: int) -> Source:
     own = 0 if part.held_out == 0 else min(most, max(1, round(limit * part.held_out)))
     generate = _GENERATORS[name]
     pool = tuple(generate("train", seed=seed, limit=limit, levels=part.levels))
     tests = tuple(generate("test", seed=seed, limit=own, levels=part.levels)) if own else ()
     origin = {"generator": name, "seed": seed, "rows": len(pool)}
-    return _Source(name, pool, origin, own=tests, generated=True)
+    return Source(name, pool, origin, own=tests, generated=True)
 
 
-def _gym(name: str, part: Problems, *, seed: int, limit: int) -> _Source:
+def _gym(name: str, part: Problems, *, seed: int, limit: int) -> Source:
     # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
     drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
@@ -220,26 +210,25 @@ def _before_holding_out(limit: int, share: float) -> int:
     return math.ceil(limit / (1 - share)) + 1
 
 
-def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> _Source:
+def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> Source:
     """Return the problems of a source; its bad rows stop everything or are left out, counted and named."""
     good, bad = checked
-    named = [f"{where}: {reason}" for where, reason in bad[:10]]
-    more = [f"... and {len(bad) - 10} more"] if len(bad) > 10 else []
     rows = len(good) + len(bad)
+    named = [f"  {where}: {reason}" for where, reason in bad[:10]]
+    if len(bad) > 10:
+        named.append(f"  ... and {len(bad) - 10} more")
     if bad and bad_rows == "stop":
-        title = f"{len(bad)} of {rows} rows of {name} are no problems; mend them, or set problems.bad_rows=skip:"
-        raise ProblemError("\n  ".join([title, *named, *more]))
-    notes = []
-    if bad:
-        notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *(f"  {line}" for line in (*named, *more))]
+        title = f"{len(bad)} of {rows} rows of {name} are no problems; fix them, or set problems.bad_rows=skip:"
+        raise ProblemError("\n".join([title, *named]))
+    notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *named] if bad else []
     if not good:
         raise ProblemError("\n".join([f"{name} has no problems", *notes]))
     skipped = dict(Counter(reason for _, reason in bad))
     problems = tuple(problem for _, problem in good)
-    return _Source(name, problems, {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+    return Source(name, problems, {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
 
 
-def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
+def _of_levels(source: Source, levels: tuple[int, ...]) -> Source:
     """Keep the problems of these levels."""
     there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
     said = ",".join(map(str, levels))
@@ -251,7 +240,7 @@ def _of_levels(source: _Source, levels: tuple[int, ...]) -> _Source:
     return _of(source, kept, none, f"only those of level {said}")
 
 
-def _without_prose(source: _Source) -> _Source:
+def _without_prose(source: Source) -> Source:
     """Keep the problems whose answer is no explanation."""
     kept = [problem for problem in source.problems if not is_prose(problem)]
     none = (
@@ -262,7 +251,7 @@ def _without_prose(source: _Source) -> _Source:
     return _of(source, kept, none, some)
 
 
-def _of(source: _Source, kept: list[Problem], none: str, why: str) -> _Source:
+def _of(source: Source, kept: list[Problem], none: str, why: str) -> Source:
     if not kept:
         raise ProblemError(none)
     if len(kept) == len(source.problems):
@@ -271,19 +260,17 @@ def _of(source: _Source, kept: list[Problem], none: str, why: str) -> _Source:
     return replace(source, problems=tuple(kept), notes=(*source.notes, note))
 
 
-def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
-    """Make ids unique: of two files that both count from 1, the second one's ids get its name as a prefix."""
-    owner: dict[str, str] = {}
+def _with_ids_once(sources: Sequence[Source]) -> list[Source]:
+    """Make ids unique: of two files that both count from 1, the second one's ids begin with 2/."""
+    seen: set[str] = set()
     made = []
-    for source in sources:
-        while clash := next((one.id for one in (*source.problems, *source.own) if one.id in owner), None):
-            if "file" not in source.origin:
-                raise ProblemError(f"{owner[clash]} and {source.name} both have a problem with the id {clash!r}")
-            name = Path(source.name).stem
-            note = f"the ids of {source.name} begin with {name}/, for {owner[clash]} has a problem {clash!r} too"
-            named = tuple(replace(one, id=f"{name}/{one.id}") for one in source.problems)
-            source = replace(source, problems=named, notes=(*source.notes, note))
-        owner.update((one.id, source.name) for one in (*source.problems, *source.own))
+    for number, source in enumerate(sources, 1):
+        while seen & {one.id for one in (*source.problems, *source.own)}:
+            renamed = [
+                tuple(replace(one, id=f"{number}/{one.id}") for one in side) for side in (source.problems, source.own)
+            ]
+            source = replace(source, problems=renamed[0], own=renamed[1])
+        seen |= {one.id for one in (*source.problems, *source.own)}
         made.append(source)
     return made
 
@@ -293,7 +280,7 @@ def _with_ids_once(sources: Sequence[_Source]) -> list[_Source]:
 
 def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
     """Expand suite names and groups to the suites they stand for, each once."""
-    known = ("own", "smoke", *PRACTICE, *BENCHMARKS)
+    known = ("own", *PRACTICE, *BENCHMARKS)
     names: dict[str, None] = {}
     for suite in suites:
         if suite not in known and suite not in GROUPS:
@@ -310,30 +297,25 @@ def load_suite(
     own: Sequence[Problem],
     pool: Sequence[Problem] = (),
     revisions: Mapping[str, str] = {},
-) -> Suite:
+) -> Source:
     """Load the test problems of one suite; `pool`, the training problems, sets the levels of the practice suites."""
-    suite_names((name,))
-    if name in GROUPS:
-        raise ProblemError(f"{name} is a group of suites: {', '.join(GROUPS[name])}")
     if name == "own":
         if not own:
             raise ProblemError("nothing is held out for the suite 'own': set problems.held_out=0.2, or leave 'own' out")
         sources = ", ".join(dict.fromkeys(problem.source for problem in own))
-        source = _Source("own", tuple(own), {"held out of": sources})
+        source = Source("own", tuple(own), {"held out of": sources})
     elif name in BENCHMARKS:
         source = _benchmark(name, "test", revisions)
     else:
         source = _made_here(name, limit or MOST, seed, pool)
     taken = sample(source.problems, limit, seed=seed)
-    return Suite(name, taken, {**source.origin, "taken": len(taken)}, source.notes)
+    return replace(source, problems=taken, origin={**source.origin, "taken": len(taken)})
 
 
-def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Source:
+def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> Source:
     """A suite that is generated; its ids are apart from those of `own`."""
     levels = tuple(sorted({problem.extra["level"] for problem in pool if problem.source == "practice"}))
-    if name == "smoke":
-        size, seed, levels = _SMOKE_SIZE, _SMOKE_SEED, ()
-    elif name == "practice_longer":
+    if name == "practice_longer":
         levels = (max(levels or LEVELS) + 1,)
     elif name == "practice_stories":
         levels = ()
@@ -343,4 +325,4 @@ def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> _Sou
         replace(problem, id=f"{name}/{number}")
         for number, problem in enumerate(generate(split, seed=seed, limit=size, levels=levels))
     )
-    return _Source(name, problems, {"generator": name, "seed": seed, "rows": size})
+    return Source(name, problems, {"generator": name, "seed": seed, "rows": size})

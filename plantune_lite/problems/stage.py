@@ -1,7 +1,7 @@
 """Run the stages that load problems and test suites."""
 
 from plantune_lite.files import write_records
-from plantune_lite.problems.load import load_problems, load_suite, suite_names
+from plantune_lite.problems.load import load_problems, load_suite, revisions_of, suite_names
 from plantune_lite.runs.job import Job
 from plantune_lite.runs.manifest import ProblemsSummary, SuitesSummary
 from plantune_lite.types import ProblemError
@@ -29,7 +29,7 @@ def run_problems(job: Job) -> ProblemsSummary:
         pool=len(loaded.pool),
         own=len(loaded.own),
         origin=loaded.origin,
-        revisions=loaded.revisions,
+        revisions=revisions_of(loaded.origin.values()),
     )
 
 
@@ -37,7 +37,7 @@ def run_suites(job: Job) -> SuitesSummary:
     """Load what the recipe evaluates on, before anything is spent."""
     own, pool, part = job.run.own(), job.run.problems(), job.recipe.evaluate
     known = job.earlier.suites.revisions
-    counts, origins, revisions, suite_holds_programs = {}, {}, {}, []
+    counts, origins, suite_holds_programs = {}, {}, []
     for name in suite_names(part.suites):
         suite = load_suite(name, limit=part.limit, seed=job.recipe.seed, own=own, pool=pool, revisions=known)
         write_records(job.out / f"{name}.jsonl", suite.problems)
@@ -45,11 +45,11 @@ def run_suites(job: Job) -> SuitesSummary:
             job.say(note)
         counts[name], origins[name] = len(suite.problems), suite.origin
         suite_holds_programs.append(any(one.kind == "code" for one in suite.problems))
-        revisions.update(suite.revisions)
     if all(suite_holds_programs) and not part.allow_code:
         raise ProblemError(
             f"all answers of {', '.join(counts)} are programs, which are only run with evaluate.allow_code=true: "
             "set it, or add a suite with other answers"
         )
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
+    revisions = revisions_of(origins.values())
     return SuitesSummary(line=f"test problems: {line}", suites=counts, origin=origins, revisions=revisions)

@@ -199,7 +199,7 @@ class GRPO(_WithFloats):
 class Evaluate(_WithFloats):
     """Test suites, and how to measure on them."""
 
-    suites: tuple[str, ...] = ("own",)  # benchmarks, or the groups own, smoke, paper, cpl, pta
+    suites: tuple[str, ...] = ("own",)  # benchmarks, own, practice, or the groups paper, cpl, pta
     _: KW_ONLY
     limit: int | None = knob(300, low=1)  # problems a suite, seeded; None = all
     samples: int = knob(1, low=1)  # more than 1: pass@k and maj@k

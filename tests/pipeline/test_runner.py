@@ -139,7 +139,7 @@ def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
 
 def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(tmp_path):
     run_toy(tmp_path / "r")
-    lines = run_toy(tmp_path / "r", "evaluate.suites=own,smoke", again="suites")
+    lines = run_toy(tmp_path / "r", "evaluate.suites=own,practice", again="suites")
     assert "[5/6] sft       done before: 12 steps" in lines
     assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"suites", "eval"}
 

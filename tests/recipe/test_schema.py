@@ -50,7 +50,7 @@ def test_a_recipe_cannot_be_changed_in_place():
         ("sft.learning_rate=1e-5", "sft.learning_rate", 1e-5),
         ("sft.max_steps=none", "sft.max_steps", None),
         ("problems.limit=1_000", "problems.limit", 1000),
-        ("evaluate.suites=own,smoke", "evaluate.suites", ("own", "smoke")),
+        ("evaluate.suites=own,practice", "evaluate.suites", ("own", "practice")),
         ("problems.levels=3,4,5", "problems.levels", (3, 4, 5)),
         ("problems.path=my file.csv", "problems.path", "my file.csv"),
         ("student.bits=16", "student.bits", 16),
