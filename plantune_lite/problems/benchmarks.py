@@ -14,6 +14,11 @@ from plantune_lite.types import Kind
 Cells = dict[str, Any]  # of one row of a Hub data set, and of what we make of it
 
 
+def _columns(**ours: str) -> Callable[[Cells], Cells]:
+    """Take each of our fields from the column that is named for it."""
+    return lambda row: {name: row[column] for name, column in ours.items()}
+
+
 def _gsm8k(row: Cells) -> Cells:
     """`How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` a line, then `#### 13`."""
     lines = re.sub(r"<<[^>]*>>", "", row["answer"]).strip().split("\n")
@@ -26,17 +31,6 @@ def _gsm8k(row: Cells) -> Cells:
         "solution": "\n".join(steps),
         "steps": steps,
         "subquestions": questions if len(questions) == len(steps) else [],
-    }
-
-
-def _math(row: Cells) -> Cells:
-    """Map a row of MATH; its gold answer is the last \\boxed of the solution."""
-    return {
-        "question": row["problem"],
-        "answer": row["solution"],
-        "solution": row["solution"],
-        "level": row["level"],
-        "subject": row["type"],
     }
 
 
@@ -87,10 +81,6 @@ def _mmlu(row: Cells) -> Cells:
     return {**row, "answer": "ABCD"[row["answer"]]}
 
 
-def _bbh(row: Cells) -> Cells:
-    return {"question": row["input"], "answer": row["target"]}
-
-
 def _bbh_file(row: Cells) -> Cells:
     """Its questions already list their options, so the answer stays as the release has it: (B)."""
     row = {**row, "answer": row.get("answer_raw") or row.get("answer")}
@@ -106,12 +96,6 @@ def _strategyqa(row: Cells) -> Cells:
     }
 
 
-def _humaneval(row: Cells) -> Cells:
-    solution = row["canonical_solution"]
-    kept = {"entry_point": row["entry_point"], "test": row["test"]}
-    return {"id": row["task_id"], "question": row["prompt"], "answer": solution, "solution": solution, **kept}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """One row of the table."""
@@ -125,7 +109,6 @@ class Benchmark:
     kind: Kind | None = None
     part: str = ""  # what the config is, where there are several: "subject", "task"
     only: frozenset[str] = frozenset()  # of MMLU's subjects; empty = all
-    train_with: str = "math"  # what to name in problems.source instead, where there is no train split
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -160,7 +143,6 @@ _MMLU = Benchmark(
     test="test",
     fields=_mmlu,
     kind="choice",
-    train_with="arc_challenge",
 )
 BENCHMARKS = {
     "gsm8k": Benchmark(
@@ -175,7 +157,7 @@ BENCHMARKS = {
         configs=_MATH_PARTS,
         train="train",
         test="test",
-        fields=_math,
+        fields=_columns(question="problem", answer="solution", solution="solution", level="level", subject="type"),
     ),
     "math500": Benchmark(
         hub="HuggingFaceH4/MATH-500",
@@ -210,10 +192,9 @@ BENCHMARKS = {
         hub="SaylorTwift/bbh",  # lukaemon/bbh is a loading script, which datasets 4 no longer runs
         configs=_BBH_TASKS,
         test="test",
-        fields=_bbh,
+        fields=_columns(question="input", answer="target"),
         of_file=_bbh_file,
         part="task",
-        train_with="practice",
     ),
     "strategyqa": Benchmark(
         hub="ChilleD/StrategyQA",
@@ -225,8 +206,14 @@ BENCHMARKS = {
         hub="openai/openai_humaneval",
         configs=("openai_humaneval",),
         test="test",
-        fields=_humaneval,
+        fields=_columns(
+            id="task_id",
+            question="prompt",
+            answer="canonical_solution",
+            solution="canonical_solution",
+            entry_point="entry_point",
+            test="test",
+        ),
         kind="code",
-        train_with="practice",
     ),
 }

@@ -26,8 +26,8 @@ def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
     benchmark = BENCHMARKS[name]
     if split == "train" and benchmark.train is None:
         raise ProblemError(
-            f"{name} has only a test split, and test sets are for evaluation: train on problems={benchmark.train_with} "
-            f"and name {name} in evaluate.suites"
+            f"{name} has only a test split, which is not trained on: name it in evaluate.suites and another in "
+            "problems.source"
         )
     if path := _local_file(name, split, benchmark):
         return _from_file(name, split, benchmark, path)
