@@ -22,20 +22,15 @@ from itertools import islice
 from random import Random
 from typing import Literal
 
+from plantune_lite.problems.practice.generate import LIMIT
 from plantune_lite.types import Problem, ProblemError
 
 LEVELS = (1, 2, 3)
-LIMIT = 1_000  # problems, where nobody says how many
 _TEST_SHARE = 5  # one question in so many is for tests
 _TRIES = 500  # drawings in a row that bring nothing new: a story is used up
 
 
-@dataclass(frozen=True)
-class Step:
-    """One step of a solution, as a plan says it and as it is worked out."""
-
-    plan: str  # what to find and how: no number, no result
-    work: str  # the sentence that computes it
+Step = tuple[str, str]  # what a plan says, without a number or a result, and the sentence that computes it
 
 
 @dataclass(frozen=True)
@@ -100,13 +95,9 @@ def draw(rng: Random, *bounds: tuple[int, int]) -> list[int]:
     return [rng.randint(low, high) for low, high in bounds]
 
 
-def either(rng: Random, *wordings: str) -> str:
-    return rng.choice(wordings)
-
-
 def worked(*lines: str) -> tuple[Step, ...]:
     """Lines that are by turns a step's plan and its work."""
-    return tuple(Step(plan, work) for plan, work in zip(lines[::2], lines[1::2], strict=True))
+    return tuple(zip(lines[::2], lines[1::2], strict=True))
 
 
 def listed(parts: list[str]) -> str:
@@ -134,14 +125,14 @@ def shopping(rng: Random, level: int) -> Story:
         "Subtract the total cost from the note to find the change.",
         f"{who} gets back {change.work} dollars.",
     )
-    basket = f"{who} {either(rng, 'buys', 'orders', 'pays for')} {n} {a} for {price} dollars each"
-    ask = either(rng, f"How many dollars does {who} pay?", "How many dollars is that in all?")
+    basket = f"{who} {rng.choice(['buys', 'orders', 'pays for'])} {n} {a} for {price} dollars each"
+    ask = rng.choice([f"How many dollars does {who} pay?", "How many dollars is that in all?"])
     if level == 1:
         return Story(f"{basket}. {ask}", first, steps[:1])
     basket = f"{basket} and {m} {b} for {other_price} dollars each."
     if level == 2:
         return Story(f"{basket} {ask}", total, steps[:3])
-    ask = either(rng, f"How many dollars does {who} get back?", "How many dollars is the change?")
+    ask = rng.choice([f"How many dollars does {who} get back?", "How many dollars is the change?"])
     return Story(f"{basket} {who} pays with a note of {note} dollars. {ask}", change, steps)
 
 
@@ -159,11 +150,12 @@ def legs(rng: Random, level: int) -> Story:
         answer = plus(*found)
         lines += ["Add the legs of all kinds to find all the legs.", f"Together they have {answer.work} legs."]
     herd = listed([f"{count} {kind}" for count, kind in zip(counts, kinds, strict=True)])
-    question = either(
-        rng,
-        f"{who} draws {herd}. How many legs does {who} draw?",
-        f"In a picture there are {herd}. How many legs are in the picture?",
-        f"{who} sees {herd}. How many legs is that in all?",
+    question = rng.choice(
+        [
+            f"{who} draws {herd}. How many legs does {who} draw?",
+            f"In a picture there are {herd}. How many legs are in the picture?",
+            f"{who} sees {herd}. How many legs is that in all?",
+        ]
     )
     return Story(question, answer, worked(*lines))
 
@@ -185,9 +177,9 @@ def sharing(rng: Random, level: int) -> Story:
         f"Divide the {what} by the number of friends to find the share of each.",
         f"Each friend gets {each.work} {what}.",
     )
-    ask = either(rng, f"How many {what} does each friend get?", f"How many {what} does each of them get?")
+    ask = rng.choice([f"How many {what} does each friend get?", f"How many {what} does each of them get?"])
     if level == 1:
-        verb = either(rng, "shares them equally among", "divides them equally among")
+        verb = rng.choice(["shares them equally among", "divides them equally among"])
         return Story(f"{who} has {start} {what} and {verb} {friends} friends. {ask}", each, steps[2:])
     has = f"{who} has {start} {what}" if level == 2 else f"{who} buys {packs} packs of {size} {what}"
     question = f"{has}, loses {lost} of them and shares the rest equally among {friends} friends. {ask}"
@@ -213,12 +205,12 @@ def selling(rng: Random, level: int) -> Story:
         f"Add the new {what} to what is left to find all the {what}.",
         f"Then there are {now.work} {what}.",
     )
-    known = either(rng, f"A shop has {start} {what}.", f"There are {start} {what} in a shop.")
+    known = rng.choice([f"A shop has {start} {what}.", f"There are {start} {what} in a shop."])
     known = f"{known} It sells {monday} of them on Monday and {tuesday} on Tuesday."
     if level == 1:
-        ask = either(rng, f"How many {what} are left?", f"How many {what} does the shop still have?")
+        ask = rng.choice([f"How many {what} are left?", f"How many {what} does the shop still have?"])
         return Story(f"{known} {ask}", after_tuesday, steps[:2])
-    ask = either(rng, f"How many {what} are there then?", f"How many {what} does the shop have then?")
+    ask = rng.choice([f"How many {what} are there then?", f"How many {what} does the shop have then?"])
     if level == 2:
         return Story(f"{known} On Wednesday {new} new {what} arrive. {ask}", now, (*steps[:2], steps[3]))
     return Story(f"{known} On Wednesday {crates} crates of {size} {what} arrive. {ask}", now, steps)
@@ -245,9 +237,9 @@ def reading(rng: Random, level: int) -> Story:
     )
     known = f"A {text} has {whole} pages. {who} reads {pages} pages a day for {days} days"
     if level == 1:
-        ask = either(rng, "How many pages are left?", f"How many pages does {who} still have to read?")
+        ask = rng.choice(["How many pages are left?", f"How many pages does {who} still have to read?"])
         return Story(f"{known}. {ask}", left, (multiply, subtract))
-    ask = either(rng, "How many days does the rest take?", f"How many days does {who} need for the rest?")
+    ask = rng.choice(["How many days does the rest take?", f"How many days does {who} need for the rest?"])
     if level == 2:
         return Story(f"{known} and then {pace} pages a day. {ask}", last_days, (multiply, subtract, divide))
     question = f"{known}, another {bonus} pages on Sunday and then {pace} pages a day. {ask}"
@@ -277,16 +269,17 @@ def _problems(split: str, kinds: list, rng: Random) -> Iterator[Problem]:
     while True:
         for tell, level in rng.sample(kinds, len(kinds)):  # in rounds, so that any stretch is balanced
             story = _new_story(split, tell, level, rng, seen)
+            plan, work = zip(*story.steps, strict=True)
             seen.add(story.question)
             yield Problem(
                 id=f"practice_stories/{split}/{len(seen) - 1}",
                 question=story.question,
                 answer=str(story.answer),
-                solution="\n".join([*(step.work for step in story.steps), f"The answer is \\boxed{{{story.answer}}}."]),
-                steps=tuple(step.work for step in story.steps),
+                solution="\n".join([*work, f"The answer is \\boxed{{{story.answer}}}."]),
+                steps=work,
                 source="practice_stories",
                 split=split,
-                extra={"template": tell.__name__, "level": level, "plan": [step.plan for step in story.steps]},
+                extra={"template": tell.__name__, "level": level, "plan": list(plan)},
             )
 
 
@@ -296,7 +289,7 @@ _ONE_OR_NONE = re.compile(r"\b[01]\b")
 def _new_story(split: str, tell: Callable[[Random, int], Story], level: int, rng: Random, seen: set[str]) -> Story:
     for _ in range(_TRIES):
         story = tell(rng, level)
-        texts = (story.question, *(step.work for step in story.steps))
+        texts = (story.question, *(work for _, work in story.steps))
         is_for_tests = zlib.crc32(story.question.encode()) % _TEST_SHARE == 0
         # One of a thing would need the singular, and none of it teaches nothing.
         if (
