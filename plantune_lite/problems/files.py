@@ -87,37 +87,31 @@ def _text(name: str, data: bytes) -> str:
 
 
 def _csv(name: str, text: str, delimiter: str | None) -> tuple[tuple[str, ...], list[Row]]:
+    """Read every record and the line it begins on; blank lines are none."""
     delimiter = delimiter or _delimiter(text)
-    records = _records(name, text, delimiter)
-    if not records:
-        return (), []
-    header_line, header = records[0]
-    columns = tuple(cell.strip() or f"column {number}" for number, cell in enumerate(header, 1))
-    if twice := [column for column, count in Counter(columns).items() if count > 1]:
-        raise ProblemError(f"{name} line {header_line}: two columns are named {twice[0]!r}; rename one")
-    rows = []
-    for line, cells in records[1:]:
-        fault = ""
-        if len(cells) != len(columns):
-            fault = f"{len(cells)} cells under {len(columns)} column names; quote a cell with {delimiter!r} in it"
-        rows.append(Row(f"{name} line {line}", line, dict(zip(columns, cells, strict=False)), fault))
-    return columns, rows
-
-
-def _records(name: str, text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Every record with the line it begins on; blank lines are none."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    records, begins = [], 1
+    columns: tuple[str, ...] = ()
+    rows: list[Row] = []
+    begins = 1
     try:
         for cells in reader:
-            if any(cell.strip() for cell in cells):
-                records.append((begins, cells))
-            begins = reader.line_num + 1
+            line, begins = begins, reader.line_num + 1
+            if not any(cell.strip() for cell in cells):
+                continue
+            if not columns:
+                columns = tuple(cell.strip() or f"column {number}" for number, cell in enumerate(cells, 1))
+                continue
+            fault = ""
+            if len(cells) != len(columns):
+                fault = f"{len(cells)} cells under {len(columns)} column names; quote a cell with {delimiter!r} in it"
+            rows.append(Row(f"{name} line {line}", line, dict(zip(columns, cells, strict=False)), fault))
     except csv.Error as error:
         raise ProblemError(
             f"{name} line {begins}: {error}; look for a quote that is not closed or not doubled"
         ) from None
-    return records
+    if twice := [column for column, count in Counter(columns).items() if count > 1]:
+        raise ProblemError(f"{name}: two columns are named {twice[0]!r}; rename one")
+    return columns, rows
 
 
 def _delimiter(text: str) -> str:

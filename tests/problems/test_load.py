@@ -143,7 +143,7 @@ def test_a_file_that_is_not_utf_8_is_told_by_the_line_of_its_first_bad_byte(tmp_
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("a.csv", "question,answer,answer\nq?,1,2\n", "line 1: two columns are named 'answer'"),
+        ("a.csv", "question,answer,answer\nq?,1,2\n", "a.csv: two columns are named 'answer'"),
         ("a.csv", 'question,answer\n"q?,1\n', "a.csv line 2: unexpected end of data"),
         ("a.jsonl", '{"question": "q?", "answer": 1}\n{"question": \n', "a.jsonl line 2: not JSON"),
         ("a.json", '{"rows": []}', 'a list of problems or {"data": [...]} is expected, not an object'),
