@@ -65,11 +65,10 @@ def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
 
 
 def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None) -> Rows:
-    revision = revision or _newest(name, benchmark.hub)
     theirs = present(benchmark.train) if split == "train" else benchmark.test
+    revision, parts = _parts(name, benchmark, theirs, revision)
     found: list[files.Draft] = []
-    for config in benchmark.configs:
-        part = _part(name, benchmark.hub, config, theirs, revision)
+    for config, part in zip(benchmark.configs, parts, strict=True):
         place = f"{benchmark.hub}{f' ({config})' if config else ''} {theirs}"
         stem = "/".join([name, *([present(config)] if len(benchmark.configs) > 1 else []), split])
         for number, row in enumerate(part):
@@ -87,37 +86,27 @@ def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None)
     return found, {"id": benchmark.hub, "config": config, "split": theirs, "revision": revision}
 
 
-def _newest(name: str, hub: str) -> str:
+def _parts(name: str, benchmark: Benchmark, split: str, revision: str | None) -> tuple[str, list[Any]]:
+    """Load the configs of a split at one revision, the newest where none is given."""
+    import datasets
     import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    try:
-        return HfApi().dataset_info(hub, timeout=30).sha
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise _unavailable(name, hub, str(error)) from None
-
-
-def _part(name: str, hub: str, config: str | None, split: str, revision: str) -> Any:
-    import datasets
-    import httpx
-    from huggingface_hub.errors import HfHubHTTPError
-
     refusals = (datasets.exceptions.DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError)
+    what = benchmark.hub
     try:
-        part = datasets.load_dataset(hub, config, split=split, revision=revision)
+        revision = present(revision or HfApi().dataset_info(benchmark.hub, timeout=30).sha)
+        what = f"{benchmark.hub} at revision {revision[:12]}"
+        parts = [datasets.load_dataset(benchmark.hub, one, split=split, revision=revision) for one in benchmark.configs]
+        # Out of the Hub's reach, datasets takes what its cache has; the folder there is named by the commit.
+        if any(part.cache_files and revision not in part.cache_files[0]["filename"] for part in parts):
+            raise ValueError(f"the cache has another revision of it than {revision[:12]}")
+        return revision, parts
     except refusals as error:
-        raise _unavailable(name, f"{hub} at revision {revision[:12]}", str(error)) from None
-    # Out of the Hub's reach, datasets takes whatever revision its cache has; its folder there is named by the commit.
-    if part.cache_files and revision not in part.cache_files[0]["filename"]:
-        raise _unavailable(name, hub, f"the cache has another revision of it than {revision[:12]}")
-    return part
-
-
-def _unavailable(name: str, what: str, why: str) -> ProblemError:
-    first, _, _ = why.strip().partition("\n")
-    return ProblemError(
-        f"{what} could not be had from the Hub ({first}): try again when it can be reached; "
-        "if it is gated or private, accept its terms on its page and set HF_TOKEN; "
-        f"or put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
-    )
+        first, _, _ = str(error).strip().partition("\n")
+        raise ProblemError(
+            f"{what} could not be had from the Hub ({first}): try again when it can be reached; "
+            "if it is gated or private, accept its terms on its page and set HF_TOKEN; "
+            f"or put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
+        ) from None
