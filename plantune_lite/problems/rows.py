@@ -177,15 +177,10 @@ def _cut(cell: str, name: str) -> Any:
         try:
             return json.loads(cell)
         except json.JSONDecodeError:
-            raise BadRow(f'{name} begins like JSON but is none; write ["red", "blue"]') from None
-    pieces = re.split(r"(?:^|(?<=[\s,;|]))\(?([A-Z])[).:]\s*", cell)
-    letters, texts = pieces[1::2], pieces[2::2]
-    if len(letters) > 1 and letters == [chr(ord("A") + number) for number in range(len(letters))]:
-        return [text.strip(" \n\t,;|") for text in texts]
-    mark = next((mark for mark in ("|", "\n", ";") if mark in cell), None)
-    if mark is None:
-        raise BadRow(f"{name} cannot be cut into choices; write A) red B) blue, red | blue, or a JSON list")
-    return [text.strip() for text in cell.split(mark)]
+            raise BadRow(f"{name} begins like JSON but is none") from None
+    if "|" not in cell:
+        raise BadRow(f"{name} cannot be cut into choices; write red | blue, or a JSON list")
+    return [text.strip() for text in cell.split("|")]
 
 
 def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:

@@ -242,8 +242,6 @@ def test_a_file_of_explanations_alone_is_refused_before_anything_is_asked(tmp_pa
     [
         ["red", "blue"],
         '["red", "blue"]',
-        "A) red B) blue",
-        "(A) red, (B) blue",
         "red | blue",
         {"A": "red", "B": "blue"},
     ],
@@ -338,7 +336,7 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
     assert "there are 1, 2, 3" in refused(path, levels=(5,))
     own = load_problems(Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0)
-    assert len(own.pool) == 3 and any("has no levels: problems.levels=5" in note for note in own.notes)
+    assert len(own.pool) == 3, "a source without levels is taken whole"
 
 
 @pytest.mark.parametrize("source", ["practice", "practice_stories"])
