@@ -231,13 +231,11 @@ def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) ->
 def _of_levels(source: Source, levels: tuple[int, ...]) -> Source:
     """Keep the problems of these levels."""
     there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
-    said = ",".join(map(str, levels))
-    if levels and not there:  # a recipe's levels are of its own source, which the user has replaced
-        note = f"{source.name} has no levels: problems.levels={said} leaves nothing out of it"
-        return replace(source, notes=(*source.notes, note))
-    kept = [problem for problem in source.problems if not levels or problem.extra.get("level") in levels]
-    none = f"{source.name} has no problem of problems.levels={said}: there are {', '.join(map(str, there))}"
-    return _of(source, kept, none, f"only those of level {said}")
+    if not levels or not there:  # a recipe's levels are of its own source, which the user may have replaced
+        return source
+    kept = [problem for problem in source.problems if problem.extra.get("level") in levels]
+    none = f"{source.name} has no problem of these problems.levels: there are {', '.join(map(str, there))}"
+    return _of(source, kept, none, f"only those of level {','.join(map(str, levels))}")
 
 
 def _without_prose(source: Source) -> Source:
