@@ -78,14 +78,11 @@ def drafts(table: Table, names: Mapping[str, str]) -> Iterator[Draft]:
 
 
 def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
-    """Map a row's cells to our field names; other columns stay apart in `extra`: their names may clash with ours."""
-    taken = set(names.values())
-    rest = {name: value for name, value in row.cells.items() if name not in taken}
-    ours: dict[str, Any] = {name: rest.pop(name) for name in ("steps", "kind") if name in rest}
-    if isinstance(rest.get("extra"), Mapping):
-        rest |= rest.pop("extra")
-    fields: dict[str, Any] = {**ours, "extra": rest, **{role: row.cells.get(column) for role, column in names.items()}}
-    question, given = fields.get("question"), fields.pop("input", None)
+    """Map a row's cells to our field names; a column that is only called like one of ours is left out."""
+    taken = {*names.values(), *_NAMES}
+    fields: dict[str, Any] = {name: value for name, value in row.cells.items() if name not in taken}
+    fields |= {role: row.cells.get(column) for role, column in names.items()}
+    question, given = fields.get("question"), fields.pop("input") if "input" in names else None
     if isinstance(given, str | int | float) and str(given).strip() not in ("", "nan") and isinstance(question, str):
         fields["question"] = f"{question}\n\n{given}"
     return fields

@@ -257,11 +257,11 @@ def test_a_letter_beyond_the_choices_is_a_bad_row(tmp_path):
     assert "a.jsonl line 1: answer is 'E', but the choices are A to B" in refused(path)
 
 
-def test_other_columns_are_kept_even_where_they_are_called_like_ours(tmp_path):
+def test_other_columns_are_kept_and_one_that_is_only_called_like_ours_is_not_taken_for_it(tmp_path):
     rows = [{"question": "q?", "final_answer": 3, "answer": "long", "kind": "algebra", "extra": {"level": "Level 2"}}]
     (problem,) = everything(write_rows(tmp_path / "a.jsonl", rows))
     assert (problem.answer, problem.kind) == ("3", "text")
-    assert problem.extra == {"answer": "long", "kind": "algebra", "level": 2}
+    assert problem.extra == {"kind": "algebra", "level": 2}
 
 
 def test_half_a_character_is_a_bad_row_and_not_a_crash_when_the_pool_is_written(tmp_path):
