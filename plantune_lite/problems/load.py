@@ -157,7 +157,7 @@ def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> Source:
 def _file(path: Path, part: Problems) -> Source:
     table = read_table(path)
     names = columns.guess(table, part)
-    checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split, labels=names)
+    checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split)
     return _made(str(path), checked, {"file": str(path), "sha256": table.sha256, "columns": names}, part.bad_rows)
 
 

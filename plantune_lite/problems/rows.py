@@ -31,7 +31,6 @@ def checked_problems(
     source: str,
     split: str,
     kind: Kind | None = None,
-    labels: Mapping[str, str] = {},
 ) -> Checked:
     """Make each draft (where it stands, default id, fields) a problem or the reason why not; ids are given once."""
     good: list[tuple[str, Problem]] = []
@@ -41,9 +40,9 @@ def checked_problems(
         try:
             if isinstance(fields, BadRow):
                 raise fields
-            made = problem(fields, id=id, source=source, split=split, kind=kind, labels=labels)
+            made = problem(fields, id=id, source=source, split=split, kind=kind)
             if made.id in seen:
-                raise BadRow(f"{labels.get('id', 'id')} {made.id!r} is also that of {seen[made.id]}")
+                raise BadRow(f"id {made.id!r} is also that of {seen[made.id]}")
             seen[made.id] = where
             good.append((where, made))
         except BadRow as fault:
@@ -58,24 +57,22 @@ def problem(
     source: str,
     split: str,
     kind: Kind | None = None,
-    labels: Mapping[str, str] = {},
 ) -> Problem:
-    """Build the Problem from fields with our names; BadRow if they are none. `labels` are the user's names for them."""
-    said = {role: labels.get(role, role) for role in ("question", "answer", "solution", "choices", "id")}
+    """Build the Problem from fields with our names; BadRow if they are none."""
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
-    question = _text(fields.get("question"), said["question"], required=True, as_is=as_is)
+    question = _text(fields.get("question"), "question", required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
-        raise BadRow(f"{said['question']} is {kind_of(fields['question'])}, not text")
-    answer = _text(fields.get("answer"), said["answer"], required=True, as_is=as_is)
-    solution = _text(fields.get("solution"), said["solution"], as_is=as_is)
-    choices = _choices(fields.get("choices"), said["choices"])
+        raise BadRow(f"question is {kind_of(fields['question'])}, not text")
+    answer = _text(fields.get("answer"), "answer", required=True, as_is=as_is)
+    solution = _text(fields.get("solution"), "solution", as_is=as_is)
+    choices = _choices(fields.get("choices"))
     if not as_is and _is_worked(answer) and answer not in choices:
         solution = solution or _working(answer)
         if not (found := final_answer(answer)):
-            raise BadRow(f"{said['answer']} holds a worked solution whose final answer cannot be found")
+            raise BadRow("answer holds a worked solution whose final answer cannot be found")
         answer = found
     if choices:
-        answer = _letter(answer, choices, said["answer"])
+        answer = _letter(answer, choices)
     extra = _rest(fields)
     if "level" in extra and (
         level := re.fullmatch(r"(?:level\s*)?(\d+)(?:\.0)?", str(extra["level"]).strip(), re.IGNORECASE)
@@ -83,7 +80,7 @@ def problem(
         extra["level"] = int(level[1])
     steps = fields.get("steps")
     return Problem(
-        id=_text(fields.get("id"), said["id"]) or id,
+        id=_text(fields.get("id"), "id") or id,
         question=question,
         answer=answer,
         solution=solution or None,
@@ -154,42 +151,42 @@ def _empty(value: Any) -> bool:
     return value is None or value in ("", [], ()) or isinstance(value, float) and math.isnan(value)
 
 
-def _choices(value: Any, name: str) -> tuple[str, ...]:
+def _choices(value: Any) -> tuple[str, ...]:
     """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
     if isinstance(value, str):
-        value = _cut(value.strip(), name)
+        value = _cut(value.strip())
     if isinstance(value, Mapping):
         value = value["text"] if "text" in value else [value[key] for key in sorted(value)]
     if _empty(value):
         return ()
     if not isinstance(value, list | tuple):
-        raise BadRow(f"{name} is {kind_of(value)}, not a list of choices")
-    choices = tuple(_text(item, name) for item in value)
+        raise BadRow(f"choices is {kind_of(value)}, not a list of choices")
+    choices = tuple(_text(item, "choices") for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
-        raise BadRow(f"{name} must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
+        raise BadRow(f"choices must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
     return choices
 
 
-def _cut(cell: str, name: str) -> Any:
+def _cut(cell: str) -> Any:
     if not cell:
         return None
     if cell.startswith(("[", "{")):
         try:
             return json.loads(cell)
         except json.JSONDecodeError:
-            raise BadRow(f"{name} begins like JSON but is none") from None
+            raise BadRow("choices begins like JSON but is none") from None
     if "|" not in cell:
-        raise BadRow(f"{name} cannot be cut into choices; write red | blue, or a JSON list")
+        raise BadRow("choices cannot be cut at |; write red | blue, or a JSON list")
     return [text.strip() for text in cell.split("|")]
 
 
-def _letter(answer: str, choices: tuple[str, ...], name: str) -> str:
+def _letter(answer: str, choices: tuple[str, ...]) -> str:
     last = chr(ord("A") + len(choices) - 1)
     if (letter := re.fullmatch(r"\(?([A-Za-z])[).:]?", answer)) and letter[1].upper() <= last:
         return letter[1].upper()
     same = [number for number, choice in enumerate(choices) if choice.casefold() == answer.casefold()]
     if len(same) != 1:
-        raise BadRow(f"{name} is {shortened(answer)}, but the choices are A to {last}")
+        raise BadRow(f"answer is {shortened(answer)}, but the choices are A to {last}")
     return chr(ord("A") + same[0])
 
 

@@ -46,7 +46,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     table = files.read_table(path)
     names = columns.guess(table, part)
     drafts = columns.drafts(table, names)
-    good, bad = checked_problems(drafts, source=path.name, split=part.split, labels=names)
+    good, bad = checked_problems(drafts, source=path.name, split=part.split)
     problems = [problem for _, problem in good]
     answers = [(where, problem) for where, problem in good if problem.kind != "code"]
     tried = sample(answers, TRIED, seed=seed)

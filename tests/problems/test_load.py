@@ -108,7 +108,7 @@ def test_bad_rows_are_named_by_line_and_field_and_stop_the_run(tmp_path):
     path = write(tmp_path / "my.csv", "Frage,Antwort\nWie viele?,3\nWie alt?,\n,4\nWo, genau,5\n")
     message = refused(path)
     assert "3 of 4 rows" in message and "problems.bad_rows=skip" in message
-    assert "my.csv line 3: Antwort is empty" in message and "my.csv line 4: Frage is empty" in message
+    assert "my.csv line 3: answer is empty" in message and "my.csv line 4: question is empty" in message
     assert "my.csv line 5: 3 cells under 2 column names" in message
 
 
