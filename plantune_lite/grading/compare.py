@@ -228,24 +228,20 @@ def _found_in(mine: list[Value], wanted: Value, ask: Ask) -> Verdict:
 
 
 def _all(verdicts: list[Verdict]) -> Verdict:
-    for same in (False, None):
-        for verdict in verdicts:
-            if verdict.same is same:
-                return verdict
-    return yes("equal one by one")
+    return min(verdicts, key=lambda verdict: (False, None, True).index(verdict.same), default=yes("both are empty"))
 
 
 def _group_and_one(given: Value, gold: Value, ask: Ask) -> Verdict:
     group, one = (given, gold) if isinstance(given, Group) else (gold, given)
     assert isinstance(group, Group)
     if len(group.items) == 1 and group.opening in ("[", "{"):
-        [item] = group.items
-        return compare_answers(item, one, ask) if given is group else compare_answers(one, item, ask)
-    if isinstance(one, Number) and group.opening == "" and "," in one.written:  # 100,200 beside 100, 200
-        one = read(one.written, thousands=False)
-        return compare_answers(group, one, ask) if given is group else compare_answers(one, group, ask)
-    if isinstance(one, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", one.latex):
+        [several] = group.items
+    elif isinstance(one, Number) and group.opening == "" and "," in one.written:  # 100,200 beside 100, 200
+        several, one = group, read(one.written, thousands=False)
+    elif isinstance(one, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", one.latex):
         return ask(given.latex, gold.latex)
-    if group.opening == "or" or (one is given and isinstance(one, Text | YesNo | Letter)):
+    elif group.opening == "or" or (one is given and isinstance(one, Text | YesNo | Letter)):
         return unsure(f"ambiguous: {shortened(group.latex)} and {shortened(one.latex)}")
-    return no(f"{len(group.items)} answers against one")
+    else:
+        return no(f"{len(group.items)} answers against one")
+    return compare_answers(several, one, ask) if given is group else compare_answers(one, several, ask)

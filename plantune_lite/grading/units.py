@@ -60,15 +60,12 @@ def _unit(tail: str) -> tuple[str, ...]:
     if len(tokens) > _MAX_WORDS or "".join(tokens) != re.sub(r"\s+", "", tail).rstrip(".") and "." not in tail:
         return ()
     words = [_fold(token) for token in tokens]
-    if not all(map(_is_unit, words, tokens)):
-        return ()
+    for word, token in zip(words, tokens, strict=True):
+        known = word in _CANONICAL or word in _FILLERS or token.startswith("°")
+        if word in _FUNCTIONS or not (known or len(word) >= 3):
+            return ()
     kept = [word for word in words if word not in _FILLERS] or [word for word in words if word in _CANONICAL]
     return tuple(part for word in kept for part in _CANONICAL.get(word.lower(), word).split("/"))
-
-
-def _is_unit(word: str, token: str) -> bool:
-    known = word in _CANONICAL or word in _FILLERS or token.startswith("°")
-    return word not in _FUNCTIONS and (known or len(word) >= 3)
 
 
 def _fold(token: str) -> str:
