@@ -107,11 +107,6 @@ class _Worker:
         with self._lock:
             self._stop()
 
-    @property
-    def pid(self) -> int | None:
-        """Return the worker's process id, if there is a worker."""
-        return self._process.pid if self._process else None
-
     def _wait_until_ready(self) -> None:
         if self._process is None:
             self._start()

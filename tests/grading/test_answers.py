@@ -348,10 +348,10 @@ def test_two_long_lists_are_compared_quickly():
 
 def test_a_pair_that_takes_too_long_is_undecided_and_the_next_is_not(monkeypatch):
     assert sympy_worker.same("x+x", "2x", seconds=5).verdict.same is True
-    before = sympy_worker._worker.pid
+    before = sympy_worker._worker._process.pid
     slow = sympy_worker.same(r"\sum_{k=1}^{99999} \frac{k^{k}}{k!} x^k", "x+1", seconds=0.2)
     assert slow.verdict.same is None and slow.verdict.how == "timed out after 0.2 s"
-    assert sympy_worker._worker.pid != before
+    assert sympy_worker._worker._process.pid != before
     assert sympy_worker.same("x+x", "2x", seconds=5).verdict.same is True
 
 
@@ -396,10 +396,10 @@ for text in ("__import__('os').getpid()", "x+1", "[].append(1)"):
 
 
 def test_a_worker_killed_from_outside_is_replaced(warm_worker):
-    before = sympy_worker._worker.pid
+    before = sympy_worker._worker._process.pid
     os.kill(before, signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
     assert same_answer("3x", "x+2x").same is True
-    assert sympy_worker._worker.pid != before
+    assert sympy_worker._worker._process.pid != before
 
 
 def test_threads_and_an_event_loop_may_ask_at_once():
@@ -420,7 +420,7 @@ def test_threads_and_an_event_loop_may_ask_at_once():
 
 def test_an_interpreter_ends_with_its_worker_and_without_a_word():
     code = "from plantune_lite.grading import sympy_worker, answers; "
-    code += "print(answers.same_answer('x+x', '2x').same, sympy_worker._worker.pid)"
+    code += "print(answers.same_answer('x+x', '2x').same, sympy_worker._worker._process.pid)"
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=60)
     same, pid = done.stdout.split()
     assert same == "True" and done.stderr == "" and done.returncode == 0
@@ -441,7 +441,7 @@ def test_the_worker_ends_with_its_stdin_and_writes_nothing_but_json():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the address space is limited only where the platform can")
 def test_the_worker_has_an_address_space_limit(warm_worker):
-    with open(f"/proc/{sympy_worker._worker.pid}/limits", encoding="utf-8") as file:
+    with open(f"/proc/{sympy_worker._worker._process.pid}/limits", encoding="utf-8") as file:
         limit = next(line for line in file if line.startswith("Max address space")).split()[3]
     assert int(limit) == sympy_worker.MEMORY_BYTES
 
@@ -451,7 +451,7 @@ def test_numbers_and_words_never_start_the_worker():
 from plantune_lite.grading import sympy_worker, answers
 for pair in [("18", "18.0"), ("(1,2)", "1,2"), ("Paris", "paris"), ("1/2", "0.5"), ("x=5", "5"), ("yes", "no")]:
     answers.same_answer(*pair)
-assert sympy_worker._worker.pid is None
+assert sympy_worker._worker._process is None
 import sys
 assert "sympy" not in sys.modules
 """
