@@ -24,10 +24,8 @@ _ENDLESS = 1_000_000
 def function_drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterator[Draft], dict[str, Any]]:
     """Call a reference's function, with `seed` and `limit` if it takes them; return its drafts and their origin."""
     function = user_code.load(name)
-    accepts = inspect.signature(function).parameters.values()
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in accepts)
-    told = {"seed": seed, "limit": limit}
-    items = function(**{key: value for key, value in told.items() if anything or any(p.name == key for p in accepts)})
+    accepts = inspect.signature(function).parameters
+    items = function(**{name: value for name, value in (("seed", seed), ("limit", limit)) if name in accepts})
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
         raise ProblemError(f"{name} gave one {type(items).__name__}; it must return or yield Problems or dicts")
     return _drafts(name, items), {"function": name, "sha256": user_code.source_hash(name)}
