@@ -24,7 +24,6 @@ import threading
 from multiprocessing import connection
 from typing import Any, NamedTuple
 
-from plantune_lite.grading.compare import shortened
 from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, closing
 from plantune_lite.types import MissingError, Verdict, present
 
@@ -226,27 +225,19 @@ class _Judge:
 
     def __call__(self, given: str, gold: str) -> Verdict:
         try:
-            readings = []
-            for name, text in (("gold answer", gold), ("answer", given)):
-                readings.append(self._read(text))
-                if readings[-1] is None:
-                    return Verdict(same=None, how=f"the {name} cannot be read as mathematics: {shortened(text)}")
+            readings = [self._read(gold), self._read(given)]
             same = self._verify(*readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
             return Verdict(same=bool(same), how="equal as expressions" if same else "different expressions")
-        except MemoryError:
-            return Verdict(same=None, how="ran out of memory")
-        except Exception as error:  # sympy raises whatever it meets; the pair is undecided, the worker goes on
-            return Verdict(same=None, how=f"cannot be compared ({type(error).__name__})")
+        except Exception as error:  # ANTLR and sympy raise whatever they meet: undecided, and the worker goes on
+            return Verdict(same=None, how=f"cannot be read or compared as mathematics ({type(error).__name__})")
 
     def _read(self, text: str) -> Any:
-        try:
-            return self._latex2sympy(
-                text, is_real=not self._is_complex(text), normalization_config=None, conversion_config=self._config
-            )
-        except MemoryError:
-            raise
-        except Exception:  # ANTLR's listener raises bare Exceptions
-            return None
+        reading = self._latex2sympy(
+            text, is_real=not self._is_complex(text), normalization_config=None, conversion_config=self._config
+        )
+        if reading is None:
+            raise ValueError("it has no reading")
+        return reading
 
 
 def _read_literal(text: str, *_: Any, **__: Any) -> Any:
