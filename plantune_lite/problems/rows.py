@@ -25,13 +25,7 @@ _SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
 Checked = tuple[list[tuple[str, Problem]], list[tuple[str, str]]]  # where a problem stands; where none does, and why
 
 
-def checked_problems(
-    drafts: Iterable[Draft],
-    *,
-    source: str,
-    split: str,
-    kind: Kind | None = None,
-) -> Checked:
+def checked_problems(drafts: Iterable[Draft], *, source: str, split: str, kind: Kind | None = None) -> Checked:
     """Make each draft (where it stands, default id, fields) a problem or the reason why not; ids are given once."""
     good: list[tuple[str, Problem]] = []
     bad: list[tuple[str, str]] = []
@@ -50,14 +44,7 @@ def checked_problems(
     return good, bad
 
 
-def problem(
-    fields: Mapping[str, Any],
-    *,
-    id: str,
-    source: str,
-    split: str,
-    kind: Kind | None = None,
-) -> Problem:
+def problem(fields: Mapping[str, Any], *, id: str, source: str, split: str, kind: Kind | None = None) -> Problem:
     """Build the Problem from fields with our names; BadRow if they are none."""
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), "question", required=True, as_is=as_is)
