@@ -51,43 +51,12 @@ ANIMALS = {"cats": 4, "dogs": 4, "cows": 4, "sheep": 4, "hens": 2, "ducks": 2, "
 TEXTS = ("book", "comic", "magazine")
 
 
-# --- arithmetic -------------------------------------------------------------------------------------------------------
-
-
-class Found(int):
-    """A result that knows its computation: `times(3, 4)` is 12, and its `work` is "3 x 4 = 12"."""
-
-    work: str
-
-
-def _found(value: int, work: str) -> Found:
-    found = Found(value)
-    found.work = f"{work} = {value}"
-    return found
-
-
-def plus(*numbers: int) -> Found:
-    return _found(sum(numbers), " + ".join(map(str, numbers)))
-
-
-def minus(number: int, less: int) -> Found:
-    return _found(number - less, f"{number} - {less}")
-
-
-def times(number: int, factor: int) -> Found:
-    return _found(number * factor, f"{number} x {factor}")
-
-
-def over(number: int, parts: int) -> Found:
-    return _found(number // parts, f"{number} / {parts}")
+# --- telling ----------------------------------------------------------------------------------------------------------
 
 
 def spare(total: int, parts: int) -> int:
     """Compute what to take from a total, at least two, so that the rest divides by the parts."""
     return (total - 2) % parts + 2
-
-
-# --- telling ----------------------------------------------------------------------------------------------------------
 
 
 def draw(rng: Random, *bounds: tuple[int, int]) -> list[int]:
@@ -111,19 +80,19 @@ def shopping(rng: Random, level: int) -> Story:
     """Things at a price each; things of two kinds; what is left of a note."""
     who, (a, b) = rng.choice(NAMES), rng.sample(GOODS, 2)
     n, price, m, other_price = draw(rng, (2, 5), (2, 6), (2, 4), (2, 5))
-    first, second = times(n, price), times(m, other_price)
-    total = plus(first, second)
+    first, second = n * price, m * other_price
+    total = first + second
     note = 20 if total <= 16 else 50
-    change = minus(note, total)
+    change = note - total
     steps = worked(
         f"Multiply the number of {a} by their price to find the cost of the {a}.",
-        f"The {a} cost {first.work} dollars.",
+        f"The {a} cost {n} x {price} = {first} dollars.",
         f"Multiply the number of {b} by their price to find the cost of the {b}.",
-        f"The {b} cost {second.work} dollars.",
+        f"The {b} cost {m} x {other_price} = {second} dollars.",
         "Add both costs to find the total cost.",
-        f"Together they cost {total.work} dollars.",
+        f"Together they cost {first} + {second} = {total} dollars.",
         "Subtract the total cost from the note to find the change.",
-        f"{who} gets back {change.work} dollars.",
+        f"{who} gets back {note} - {total} = {change} dollars.",
     )
     basket = f"{who} {rng.choice(['buys', 'orders', 'pays for'])} {n} {a} for {price} dollars each"
     ask = rng.choice([f"How many dollars does {who} pay?", "How many dollars is that in all?"])
@@ -140,15 +109,15 @@ def legs(rng: Random, level: int) -> Story:
     """Ask for the legs of one, two or three kinds of animals."""
     who, kinds = rng.choice(NAMES), rng.sample(sorted(ANIMALS), level)
     counts = draw(rng, *[(2, 6)] * level)
-    found = [times(count, ANIMALS[kind]) for count, kind in zip(counts, kinds, strict=True)]
+    found = [count * ANIMALS[kind] for count, kind in zip(counts, kinds, strict=True)]
     lines = []
-    for kind, part in zip(kinds, found, strict=True):
+    for count, kind, part in zip(counts, kinds, found, strict=True):
         lines.append(f"Multiply the number of {kind} by the legs of each to find the legs of the {kind}.")
-        lines.append(f"The {kind} have {part.work} legs.")
-    answer = found[0]
+        lines.append(f"The {kind} have {count} x {ANIMALS[kind]} = {part} legs.")
+    answer = sum(found)
     if level > 1:
-        answer = plus(*found)
-        lines += ["Add the legs of all kinds to find all the legs.", f"Together they have {answer.work} legs."]
+        lines.append("Add the legs of all kinds to find all the legs.")
+        lines.append(f"Together they have {' + '.join(map(str, found))} = {answer} legs.")
     herd = listed([f"{count} {kind}" for count, kind in zip(counts, kinds, strict=True)])
     question = rng.choice(
         [
@@ -164,18 +133,19 @@ def sharing(rng: Random, level: int) -> Story:
     """Dividing a heap; dividing it after a loss; dividing it after it was bought in packs."""
     who, what = rng.choice(NAMES), rng.choice(TREASURES)
     friends, share, packs, size = draw(rng, (2, 5), (2, 6), (2, 5), (3, 6))
-    bought = times(packs, size)
+    bought = packs * size
     start = friends * share if level == 1 else bought
     lost = spare(bought, friends)
-    rest = minus(start, lost)
-    each = over(start if level == 1 else rest, friends)
+    rest = start - lost
+    shared = start if level == 1 else rest
+    each = shared // friends
     steps = worked(
         f"Multiply the number of packs by the {what} in each to find all the {what}.",
-        f"There are {bought.work} {what}.",
+        f"There are {packs} x {size} = {bought} {what}.",
         f"Subtract the lost {what} from all the {what} to find the {what} left.",
-        f"There are {rest.work} {what} left.",
+        f"There are {start} - {lost} = {rest} {what} left.",
         f"Divide the {what} by the number of friends to find the share of each.",
-        f"Each friend gets {each.work} {what}.",
+        f"Each friend gets {shared} / {friends} = {each} {what}.",
     )
     ask = rng.choice([f"How many {what} does each friend get?", f"How many {what} does each of them get?"])
     if level == 1:
@@ -191,19 +161,19 @@ def selling(rng: Random, level: int) -> Story:
     what = rng.choice(WARES)
     monday, tuesday, rest, new, crates, size = draw(rng, (2, 6), (2, 6), (3, 15), (3, 10), (2, 4), (2, 5))
     start = monday + tuesday + rest
-    after_monday = minus(start, monday)
-    after_tuesday = minus(after_monday, tuesday)
-    brought = times(crates, size)
-    now = plus(after_tuesday, new if level == 2 else brought)
+    after_monday = start - monday
+    after_tuesday = after_monday - tuesday
+    brought = new if level == 2 else crates * size
+    now = after_tuesday + brought
     steps = worked(
         f"Subtract the {what} sold on Monday from the {what} at the start to find what is left.",
-        f"After Monday there are {after_monday.work} {what}.",
+        f"After Monday there are {start} - {monday} = {after_monday} {what}.",
         f"Subtract the {what} sold on Tuesday from what is left to find what is still left.",
-        f"After Tuesday there are {after_tuesday.work} {what}.",
+        f"After Tuesday there are {after_monday} - {tuesday} = {after_tuesday} {what}.",
         f"Multiply the number of crates by the {what} in each to find the new {what}.",
-        f"The crates bring {brought.work} {what}.",
+        f"The crates bring {crates} x {size} = {brought} {what}.",
         f"Add the new {what} to what is left to find all the {what}.",
-        f"Then there are {now.work} {what}.",
+        f"Then there are {after_tuesday} + {brought} = {now} {what}.",
     )
     known = rng.choice([f"A shop has {start} {what}.", f"There are {start} {what} in a shop."])
     known = f"{known} It sells {monday} of them on Monday and {tuesday} on Tuesday."
@@ -220,20 +190,20 @@ def reading(rng: Random, level: int) -> Story:
     """Pages read; how many days the rest takes; the same with a few pages more."""
     who, text = rng.choice(NAMES), rng.choice(TEXTS)
     pages, days, bonus, pace, more_days = draw(rng, (3, 8), (2, 5), (2, 6), (2, 6), (2, 5))
-    in_days = times(pages, days)
-    read = plus(in_days, bonus) if level == 3 else in_days
+    in_days = pages * days
+    read = in_days + bonus if level == 3 else in_days
     whole = read + pace * more_days
-    left = minus(whole, read)
-    last_days = over(left, pace)
+    left = whole - read
+    last_days = left // pace
     multiply, add, subtract, divide = worked(
         "Multiply the pages a day by the number of days to find the pages read.",
-        f"{who} reads {in_days.work} pages.",
+        f"{who} reads {pages} x {days} = {in_days} pages.",
         "Add the pages of Sunday to the pages read to find all the pages read.",
-        f"With Sunday it is {read.work} pages.",
+        f"With Sunday it is {in_days} + {bonus} = {read} pages.",
         f"Subtract the pages read from the pages of the {text} to find the pages left.",
-        f"There are {left.work} pages left.",
+        f"There are {whole} - {read} = {left} pages left.",
         "Divide the pages left by the new pages a day to find the days.",
-        f"They take {last_days.work} days.",
+        f"They take {left} / {pace} = {last_days} days.",
     )
     known = f"A {text} has {whole} pages. {who} reads {pages} pages a day for {days} days"
     if level == 1:
