@@ -59,7 +59,7 @@ def test_a_semicolon_csv_with_umlauts_and_a_byte_order_mark_is_read_as_a_spreads
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
-def test_the_delimiter_of_a_csv_is_seen_from_its_rows(tmp_path, delimiter):
+def test_the_delimiter_of_a_csv_is_seen_from_its_header(tmp_path, delimiter):
     lines = [["pregunta", "respuesta"], ["How many, in all?", "7"], ["And then, who knows?", "8"]]
     quoted = [delimiter.join(f'"{cell}"' if delimiter in cell else cell for cell in line) for line in lines]
     assert [problem.answer for problem in everything(write(tmp_path / "a.csv", "\n".join(quoted)))] == ["7", "8"]
