@@ -49,12 +49,10 @@ def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int 
     with the lowest numbers are: a growing file can lower that bar, which hands a test problem to training, but it can
     never raise it, so no problem that was once trained on becomes a test problem.
     """
-    if share <= 0 or most <= 0:
-        return Split(tuple(problems), ())
     groups: dict[str, list[Problem]] = {}
     for problem in problems:
         groups.setdefault(group_of(problem), []).append(problem)
-    if len(groups) < 2:
+    if share <= 0 or most <= 0 or len(groups) < 2:
         return Split(tuple(problems), ())
     numbers = sorted((_number(seed, name), name) for name in groups)
     held: set[str] = set()
