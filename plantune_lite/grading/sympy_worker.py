@@ -129,7 +129,7 @@ class _Worker:
     def _line(self, seconds: float) -> bytes | None:
         """Read the next line; None when none came in time."""
         stdout = present(present(self._process).stdout)
-        if not connection.wait([stdout], seconds):
+        if not connection.wait([stdout.fileno()], seconds):
             return None
         if not (line := stdout.readline()):
             raise _WorkerGone
