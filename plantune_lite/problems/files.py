@@ -66,12 +66,6 @@ def read_table(path: Path) -> Table:
     return Table(path, columns, tuple(rows), hashlib.sha256(data).hexdigest())
 
 
-def kind_of(value: Any) -> str:
-    """Return what a JSON value is, for a sentence."""
-    names = {dict: "an object", list: "a list", str: "text", bytes: "binary data", bool: "true or false"}
-    return names.get(type(value), "null" if value is None else "a number")
-
-
 def _text(name: str, data: bytes) -> str:
     try:
         return data.decode("utf-8-sig")  # Excel's "CSV UTF-8" begins with a byte order mark
@@ -125,7 +119,7 @@ def _json(name: str, text: str, *, lines: bool) -> tuple[tuple[str, ...], list[R
         data = _parsed(name, text)
         data = data.get("data", data) if isinstance(data, dict) else data
         if not isinstance(data, list):
-            raise ProblemError(f'{name}: a list of problems or {{"data": [...]}} is expected, not {kind_of(data)}')
+            raise ProblemError(f'{name}: a list of problems or {{"data": [...]}} is expected, not {data!r:.40}')
         rows = [_json_row(name, "item", number, item) for number, item in enumerate(data, 1)]
     columns = dict.fromkeys(column for row in rows for column in row.cells)  # in the order they first appear
     return tuple(columns), rows
@@ -141,7 +135,7 @@ def _parsed(where: str, text: str) -> Any:
 def _json_row(name: str, unit: str, number: int, item: Any) -> Row:
     if isinstance(item, dict):
         return Row(f"{name} {unit} {number}", number, item)
-    return Row(f"{name} {unit} {number}", number, {}, f"a JSON object is expected, not {kind_of(item)}")
+    return Row(f"{name} {unit} {number}", number, {}, f"a JSON object is expected, not {item!r:.40}")
 
 
 def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:

@@ -9,7 +9,6 @@ function of the user's.
 
 import inspect
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,9 +222,8 @@ def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) ->
     notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *named] if bad else []
     if not good:
         raise ProblemError("\n".join([f"{name} has no problems", *notes]))
-    skipped = dict(Counter(reason for _, reason in bad))
     problems = tuple(problem for _, problem in good)
-    return Source(name, problems, {**origin, "rows": rows, "skipped": skipped}, tuple(notes))
+    return Source(name, problems, {**origin, "rows": rows, "skipped": len(bad)}, tuple(notes))
 
 
 def _of_levels(source: Source, levels: tuple[int, ...]) -> Source:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from plantune_lite.files import encodable
 from plantune_lite.grading.answers import answer_kind, final_answer
 from plantune_lite.grading.compare import shortened
-from plantune_lite.problems.files import BadRow, Draft, kind_of
+from plantune_lite.problems.files import BadRow, Draft
 from plantune_lite.types import Kind, Problem
 
 _PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
@@ -49,7 +49,7 @@ def problem(fields: Mapping[str, Any], *, id: str, source: str, split: str, kind
     as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
     question = _text(fields.get("question"), "question", required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
-        raise BadRow(f"question is {kind_of(fields['question'])}, not text")
+        raise BadRow(f"question is {fields['question']!r:.40}, not text")
     answer = _text(fields.get("answer"), "answer", required=True, as_is=as_is)
     solution = _text(fields.get("solution"), "solution", as_is=as_is)
     choices = _choices(fields.get("choices"))
@@ -120,7 +120,7 @@ def _working(worked: str) -> str:
 
 def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False) -> str:
     if isinstance(value, list | tuple | Mapping | bytes):
-        raise BadRow(f"{name} is {kind_of(value)}, not text or a number")
+        raise BadRow(f"{name} is {value!r:.40}, not text or a number")
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float) and not math.isnan(value):
@@ -147,7 +147,7 @@ def _choices(value: Any) -> tuple[str, ...]:
     if _empty(value):
         return ()
     if not isinstance(value, list | tuple):
-        raise BadRow(f"choices is {kind_of(value)}, not a list of choices")
+        raise BadRow(f"choices is {value!r:.40}, not a list of choices")
     choices = tuple(_text(item, "choices") for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
         raise BadRow(f"choices must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
