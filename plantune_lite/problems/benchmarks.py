@@ -35,7 +35,7 @@ def _gsm8k(row: Cells) -> Cells:
 
 
 def _math500(row: Cells) -> Cells:
-    kept = {name: row[name] for name in ("answer", "solution", "level", "subject")}
+    kept = {name: row[name] for name in ("answer", "solution", "level")}
     return {"id": f"math500/{row['unique_id']}", "question": row["problem"], **kept}
 
 
@@ -48,7 +48,6 @@ def _olympiadbench(row: Cells) -> Cells:
         "question": question,
         "answer": answer,
         "solution": (row["solution"] or [None])[0],
-        "subject": row.get("subfield"),
     }
 
 
@@ -107,7 +106,6 @@ class Benchmark:
     fields: Callable[[Cells], Cells]  # ours, from a row of the Hub; a KeyError where it has not the columns
     of_file: Callable[[Cells], Cells] = dict  # ours, from a row of a file in $PLANTUNE_DATA
     kind: Kind | None = None
-    part: str = ""  # what the config is, where there are several: "subject", "task"
     only: frozenset[str] = frozenset()  # of MMLU's subjects; empty = all
 
 
@@ -157,7 +155,7 @@ BENCHMARKS = {
         configs=_MATH_PARTS,
         train="train",
         test="test",
-        fields=_columns(question="problem", answer="solution", solution="solution", level="level", subject="type"),
+        fields=_columns(question="problem", answer="solution", solution="solution", level="level"),
     ),
     "math500": Benchmark(
         hub="HuggingFaceH4/MATH-500",
@@ -194,7 +192,6 @@ BENCHMARKS = {
         test="test",
         fields=_columns(question="input", answer="target"),
         of_file=_bbh_file,
-        part="task",
     ),
     "strategyqa": Benchmark(
         hub="ChilleD/StrategyQA",

@@ -75,7 +75,7 @@ def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None)
             if benchmark.only and row["subject"] not in benchmark.only:
                 continue
             try:
-                cells = benchmark.fields(row) | ({benchmark.part: config} if benchmark.part else {})
+                cells = benchmark.fields(row)
             except KeyError as missing:
                 raise ProblemError(
                     f"{place} on the Hub has no column {missing}; it has {', '.join(part.column_names)}. It is not the "

@@ -475,7 +475,7 @@ def test_sub_questions_steps_and_levels_come_with_the_rows():
     gsm8k = problem(BENCHMARKS["gsm8k"].fields(ROWS["gsm8k"]), id="x", source="", split="")
     assert gsm8k.steps == ("2*3=6.",) and gsm8k.extra == {"subquestions": ["How many?"]}
     math = problem(BENCHMARKS["math"].fields(ROWS["math"]), id="x", source="", split="")
-    assert math.extra == {"level": 5, "subject": "Algebra"} and math.solution == r"So \boxed{\frac12}."
+    assert math.extra == {"level": 5} and math.solution == r"So \boxed{\frac12}."
 
 
 @pytest.fixture
