@@ -120,7 +120,7 @@ class SFT(_WithFloats):
     solutions: Literal["dataset", "teacher"] = "teacher"  # "solution" from "teacher" is the control
     start: str | None = None  # another run whose adapter this one goes on from
     same_rows: bool = False  # only problems that baseline, control, M1 and M2 all have a row of within max_length
-    order: Literal["mixed", "easy_first", "by_source"] = "mixed"  # easy by level, or by untuned tries
+    order: Literal["mixed", "easy_first", "by_source"] = "mixed"  # easy by level, or short rows
     epochs: float = knob(1.0, low=0)
     max_steps: int | None = knob(None, low=1)  # None = all epochs
     learning_rate: float = knob(2e-4, low=0, high=1)

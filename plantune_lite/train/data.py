@@ -12,10 +12,10 @@ import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from plantune_lite.student import chat
-from plantune_lite.types import LoadedStudent, PlantuneError
+from plantune_lite.types import LoadedStudent, PlantuneError, Problem
 
 NOT_LEARNED = -100  # what cross entropy leaves out
 _SORTED_TOGETHER = 32  # batches whose rows are sorted by length; more would make the order less random
@@ -69,6 +69,25 @@ def labels_of(lesson: Lesson) -> list[int]:
     """Label each position with the token to learn, NOT_LEARNED for the prompt."""
     asked = len(lesson.ids) - lesson.learned
     return [NOT_LEARNED] * asked + list(lesson.ids[asked:])
+
+
+def ranks(
+    order: Literal["easy_first", "by_source"], rows: Sequence[Mapping[str, Any]], problems: Sequence[Problem]
+) -> list[float]:
+    """Rank the rows of a curriculum, lower ones first.
+
+    Easy is a low level or, if a problem has none or all have the same, a short completion.
+    """
+    by_id = {problem.id: problem for problem in problems}
+    asked = [by_id[row["problem_id"]] for row in rows]
+    if order == "by_source":
+        sources = list(dict.fromkeys(problem.source for problem in problems))
+        return [sources.index(problem.source) for problem in asked]
+    levels = [problem.extra.get("level") for problem in asked]
+    numbers: list[float] = [level for level in levels if isinstance(level, int | float)]
+    if len(set(levels)) > 1 and len(numbers) == len(levels):
+        return numbers
+    return [len(row["completion"]) for row in rows]
 
 
 def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:

@@ -23,7 +23,7 @@ from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import teacher_judge
 from plantune_lite.teacher.ledger import of_ledger
-from plantune_lite.train import curriculum, data, grpo, rewards, sft, trl_args
+from plantune_lite.train import data, grpo, rewards, sft
 from plantune_lite.types import Problem, RunError, present
 
 
@@ -66,7 +66,8 @@ def _trained(
     loaded = _loaded(job, adapter, pinned or _pinned(job, adapter))
     if part.same_rows or job.recipe.has_baseline:
         rows = _rows_of_all_arms(job, part, loaded, rows)
-    if ranks := _ranks(job, part, loaded, rows):
+    if part.order != "mixed":
+        ranks = data.ranks(part.order, rows, job.run.problems())
         rows = [{**row, "rank": rank} for row, rank in zip(rows, ranks, strict=True)]
     summary = sft.train(loaded, rows, part, job.out, job.training(_hours(job)), validation=validation)
     return SFTSummary(**summary, base=asdict(loaded.source))
@@ -87,23 +88,6 @@ def _rows_of_all_arms(
     if len(left) < len(rows):
         job.say(f"{len(rows) - len(left)} of {len(rows)} rows left out: another arm cannot learn from these problems")
     return left
-
-
-def _ranks(job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """Rank the rows if the recipe orders them; ranking by difficulty may need answers from the untuned student."""
-    if part.order == "mixed":
-        return None
-    pool = job.run.problems()
-
-    def rates(problems: Sequence[Problem]) -> Mapping[str, float]:
-        if trl_args.processes() > 1:
-            raise RunError("sft.order=easy_first asks the untuned student in one process: unset PLANTUNE_PROCESSES")
-        most, file = job.recipe.evaluate.max_tokens, job.out / "pass_rates.jsonl"
-        return curriculum.pass_rates(
-            loaded.generate_untuned, problems, file, max_tokens=most, seed=job.recipe.seed, show=job.progress()
-        )
-
-    return curriculum.ranks(part.order, rows, pool, rates)
 
 
 def run_grpo(job: Job) -> GRPOSummary:

@@ -28,8 +28,8 @@ from plantune_lite.student import chat
 from plantune_lite.studies import definitions, page, reuse
 from plantune_lite.studies.ablate import plan_study, run_study, study_cost
 from plantune_lite.teacher.ledger import Ledger
-from plantune_lite.train import curriculum, rewards, stage
-from plantune_lite.types import Problem, RecipeError, Reply, RunError, Score
+from plantune_lite.train import data, rewards, sft, stage
+from plantune_lite.types import Problem, RecipeError, RunError, Score
 
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 SCORED = override(RECIPE, ["distill.teacher=gemini", "corpus.filter=both", "distill.execute=all"])
@@ -681,32 +681,15 @@ POOL = [
 ROWS = [{"problem_id": one.id} for one in POOL]
 
 
-def refused(problems):
-    raise AssertionError("the student was asked")
+def test_rows_come_by_level_or_by_source():
+    assert data.ranks("easy_first", ROWS, POOL) == [n % 3 for n in range(40)]
+    assert data.ranks("by_source", ROWS, POOL) == [n % 2 for n in range(40)]
 
 
-def test_rows_come_by_level_or_by_source_and_nobody_is_asked():
-    assert curriculum.ranks("easy_first", ROWS, POOL, refused) == [n % 3 for n in range(40)]
-    assert curriculum.ranks("by_source", ROWS, POOL, refused) == [n % 2 for n in range(40)]
-    assert curriculum.ranks("mixed", ROWS, POOL, refused) is None
-
-
-def test_without_levels_what_the_untuned_student_solves_more_often_comes_first(tmp_path):
-    alike = [replace(one, extra={}) for one in POOL]
-    asked = []
-
-    def generate_untuned(prompts, sampling):
-        asked.extend(prompts)
-        right = {one.question: one.answer for one in alike[:20]}
-        texts = [right.get(messages[-1]["content"].partition("\n\n")[0], "no idea") for messages in prompts]
-        return [[Reply(text=f"\\boxed{{{text}}}")] * sampling.n for text in texts]
-
-    def rates(problems):
-        return curriculum.pass_rates(generate_untuned, problems, tmp_path / "rates.jsonl", max_tokens=16, seed=0)
-
-    found = curriculum.ranks("easy_first", ROWS, alike, rates)
-    assert found == [-1.0] * 20 + [0.0] * 20 and len(asked) == 40
-    assert curriculum.ranks("easy_first", ROWS, alike, rates) == found and len(asked) == 40, "nobody is asked twice"
+def test_without_levels_the_shortest_completions_come_first():
+    alike, rows = [replace(one, extra={}) for one in POOL], [{**row, "completion": "Add."} for row in ROWS]
+    rows[0]["completion"] = "Add, then halve."
+    assert data.ranks("easy_first", rows, alike) == [16] + [4] * 39
 
 
 def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(tmp_path):
@@ -714,7 +697,6 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
 
     from plantune_lite.recipe.schema import SFT
     from plantune_lite.runs.job import Training
-    from plantune_lite.train import sft
 
     base, found = make_base(tmp_path / "base", "llama"), rows(16)
 
@@ -743,8 +725,7 @@ def test_a_training_takes_rows_of_a_lower_rank_first_and_no_others_than_without(
     assert [row_of(ids) for step in ranked for ids in step] == list(range(15, -1, -1))
 
 
-@pytest.mark.slow
-def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_easy(tmp_path):
+def test_a_recipe_s_order_reaches_the_training(tmp_path, monkeypatch):
     from sft_child import make_base
 
     base = make_base(tmp_path / "base", "llama")
@@ -757,10 +738,17 @@ def test_a_recipe_s_order_reaches_the_training_and_the_student_is_asked_what_is_
     write_records(tmp_path / "corpus" / "train.jsonl", rows)
     write_records(tmp_path / "corpus" / "validation.jsonl", [])
     (tmp_path / "sft").mkdir()
+    ranked, train = [], sft.train
+
+    def noted(loaded, rows, *rest, **named):
+        ranked.extend(rows)
+        return train(loaded, rows, *rest, **named)
+
+    monkeypatch.setattr(sft, "train", noted)
     folder, nothing = RunFolder(tmp_path), Summaries()
     job = Job(run=folder, stage="sft", out=tmp_path / "sft", recipe=wanted, earlier=nothing, hours_left=None)
     assert stage.run_sft(job).steps == 2
-    assert [row["asked"] for row in read_jsonl(tmp_path / "sft" / "pass_rates.jsonl")] == [4] * 8
+    assert [row["rank"] for row in ranked] == [len(row["completion"]) for row in rows]
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
