@@ -149,7 +149,6 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
         "gradient_accumulation_steps": trl_args.accumulated_by_each(part.accumulate),
         "loss_type": loss_type(),
         "max_length": training.max_length,
-        "packing": False,
         "padding_free": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
         "train_sampling_strategy": "sequential",  # the order is lessons.order's

@@ -1,4 +1,4 @@
-"""Set TRL's arguments: every option that differs between backends or versions is set, by us or by a recipe's `extra`.
+"""Set TRL's arguments: every option whose default is not ours, or that Unsloth changes; a recipe's `extra` comes last.
 
 common(model, out, Training(seed=1), steps=60)        {"max_steps": 60, "optim": "adamw_8bit", ...}
 config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or an error that says why not
@@ -28,19 +28,13 @@ def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, A
         "output_dir": str(out),
         "max_steps": steps,
         "optim": "adamw_8bit" if on_gpu else "adamw_torch_fused",
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "adam_epsilon": 1e-8,
-        "max_grad_norm": 1.0,
         # On a T4 Unsloth keeps Gemma in bf16, which a T4 cannot compute, and trains it in float32 by itself.
         "bf16": on_gpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False),
         "fp16": on_gpu and model.dtype == torch.float16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": training.checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if training.checkpointing else None,
-        "dataloader_num_workers": 0,
         "dataloader_pin_memory": on_gpu,
-        "average_tokens_across_devices": True,
         "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
         "seed": training.seed,
@@ -48,14 +42,11 @@ def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, A
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide what we stop at
         "disable_tqdm": True,
-        "log_level_replica": "error",
         "report_to": [] if logger == "none" else [logger],
         "run_name": out.parent.name,
         "project": "plantune",
         "trackio_space_id": None,  # older versions make a Space on the Hub of it
-        "save_strategy": "steps",
         "save_total_limit": 2,
-        "push_to_hub": False,
     }
 
 
@@ -192,26 +183,14 @@ def grpo_config(
         "gradient_accumulation_steps": completions // at_once,
         "steps_per_generation": completions // at_once,
         "num_generations": part.group,
-        "num_iterations": 1,
         "max_completion_length": part.max_completion,
         "temperature": part.temperature,
-        "top_p": 1.0,
         "top_k": 0,
-        "min_p": None,
-        "repetition_penalty": 1.0,
         "generation_kwargs": {"use_cache": True},
         "reward_weights": None if weights is None else list(weights),
-        "multi_objective_aggregation": "sum_then_normalize",
-        "importance_sampling_level": "token",
         "use_bias_correction_kl": False,
-        "top_entropy_quantile": 1.0,
         "disable_dropout": True,  # else an answer is scored by another model than the one that gave it
         "shuffle_dataset": False,  # the order is ours
-        "sync_ref_model": False,
-        "use_liger_kernel": False,
-        "log_completions": False,
-        "use_vllm": False,  # the student answers for itself
-        "eval_strategy": "no",
     }
     made = config(GRPOConfig, settings, part.extra, "grpo")
     if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
