@@ -103,7 +103,6 @@ def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> 
     ended: list[float] = []
     settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, save_steps=10 * STEPS)
     reporter = Reporter(metric=lambda step, **figures: ended.append(time.perf_counter()), say=lambda line: None)
-    sft._stops = lambda *given: None  # random weights have nothing to say
     sft.train(
         loaded,
         data,

@@ -16,10 +16,9 @@ from plantune_lite.runs.job import Training
 from plantune_lite.terminal import printable
 from plantune_lite.train import callbacks, data, trl_args
 from plantune_lite.train.data import Lesson, LessonError
-from plantune_lite.types import LoadedStudent, Sampling
+from plantune_lite.types import LoadedStudent
 
 VALIDATED = 64  # rows at most: a validation is a pause in the training
-SAMPLED = 8  # replies looked at in the end
 _NAMES = {
     "loss": "loss",
     "mean_token_accuracy": "token_accuracy",
@@ -78,7 +77,6 @@ def train(
     summary = _summary(trainer, taught, schedule)
     trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
     if trainer.is_world_process_zero():
-        _stops(student, [rows[one.row] for one in taught.kept[:SAMPLED]], taught.kept, summary, say)
         callbacks.keep(student, out)
     return summary
 
@@ -190,22 +188,3 @@ def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule) ->
         "validation_loss": min(checked) if checked else None,
         "best_step": callbacks.step_of(best) if (best := trainer.state.best_model_checkpoint) else None,
     }
-
-
-def _stops(
-    student: LoadedStudent,
-    rows: Sequence[Mapping[str, Any]],
-    taught: Sequence[Lesson],
-    summary: dict[str, Any],
-    say: Callable[[str], object],
-) -> None:
-    """Note whether the tuned student ends its turns: a few replies to what it was trained on."""
-    most = max(one.learned for one in taught) * 5 // 4
-    replies = [reply for [reply] in student.generate([tuple(row["prompt"]) for row in rows], Sampling(max_tokens=most))]
-    ended = sum(reply.finish == "stop" for reply in replies)
-    summary.update(ended=ended, sample=replies[0].text)
-    if ended * 2 < len(replies):
-        say(
-            f"warning: {len(replies) - ended} of {len(replies)} sampled replies did not end within {most} tokens, "
-            "a quarter more than the longest row: too few steps, or too low an sft.learning_rate"
-        )

@@ -134,10 +134,8 @@ def _there_is_no_cuda(torch):
 def main(kind, folder, work):
     if kind == "card":
         as_if_on_an_h200()
-    from plantune_lite.train import sft
 
     # Short rows and few: the interpreter takes its time.
-    sft._stops = lambda *given: None
     backend.ROWS = [
         {
             "prompt": [{"role": "system", "content": "P"}, {"role": "user", "content": f"{price}?" * (1 + price % 3)}],
