@@ -119,27 +119,6 @@ def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]
     return placed + waiting
 
 
-def collate(pad: int) -> Any:
-    """Rows as one padded batch, on the right: the causal mask alone keeps padding out of what comes before it."""
-
-    def together(rows: Sequence[Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-        import torch
-
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(name: str, value: int) -> Any:
-            return torch.tensor([[*row[name], *[value] * (width - len(row[name]))] for row in rows])
-
-        mask = torch.tensor([[1] * len(row["input_ids"]) + [0] * (width - len(row["input_ids"])) for row in rows])
-        return {
-            "input_ids": padded("input_ids", pad),
-            "attention_mask": mask,
-            "labels": padded("labels", NOT_LEARNED),
-        }
-
-    return together
-
-
 def shown(tokenizer: Any, lesson: Lesson) -> str:
     """One row for a person, what is learned between ⟦ and ⟧."""
     asked = len(lesson.ids) - lesson.learned

@@ -49,6 +49,9 @@ def train(
 
     Rows of a lower `rank`, where they have one, come earlier.
     """
+    from trl import SFTTrainer
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
     say = training.reporter.say
     taught = data.lessons(student, rows, training.max_length)
     _say_dropped(taught, len(rows), say)
@@ -66,7 +69,16 @@ def train(
     places = data.order([len(one.ids) for one in taught.kept], part.batch_size, count, training.seed)
     places.sort(key=lambda place: taught.kept[place].rank)
     dataset = _dataset(taught.kept).select(places[: schedule.steps * a_step])
-    trainer = _trainer(student, dataset, _dataset(validated) if validated else None, settings, schedule)
+    trainer = callbacks.build(
+        SFTTrainer,
+        student,
+        schedule,
+        args=settings,
+        train_dataset=dataset,
+        eval_dataset=_dataset(validated) if validated else None,
+        # On the right: the causal mask alone keeps padding out of what comes before it.
+        data_collator=DataCollatorForLanguageModeling(student.tokenizer.pad_token_id),
+    )
     clock = callbacks.Clock(
         schedule, training.hours, say, validation=len(validated) / a_step, agree=trl_args.first_says
     )
@@ -108,21 +120,6 @@ def planned(part: SFT, rows: int) -> tuple[int, int]:
 
 
 # --- the trainer ------------------------------------------------------------------------------------------------------
-
-
-def _trainer(student: LoadedStudent, dataset: Any, validated: Any, settings: Any, schedule: callbacks.Schedule) -> Any:
-    """Build TRL's trainer over our rows in our order."""
-    from trl import SFTTrainer
-
-    return callbacks.build(
-        SFTTrainer,
-        student,
-        schedule,
-        args=settings,
-        train_dataset=dataset,
-        eval_dataset=validated,
-        data_collator=data.collate(student.tokenizer.pad_token_id),
-    )
 
 
 def _dataset(taught: Sequence[Lesson]) -> Any:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sft_child import PRESET
 from tiny import FAMILIES, tiny_tokenizer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from plantune_lite import plan
 from plantune_lite.student import chat
@@ -120,7 +121,7 @@ def test_an_empty_completion_teaches_nothing_and_is_counted():
 @given(lengths=st.lists(st.lists(st.integers(3, 40), min_size=1, max_size=30), min_size=1, max_size=6))
 def test_padding_is_never_learned_nor_looked_at(lengths):
     rows = [{"input_ids": one, "labels": [data.NOT_LEARNED, *one[1:]]} for one in lengths]
-    batch = data.collate(pad=0)(rows)
+    batch = DataCollatorForLanguageModeling(0)(rows)
     assert (batch["labels"][batch["attention_mask"] == 0] == data.NOT_LEARNED).all()
     assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
     assert batch["attention_mask"].sum(1).tolist() == [len(one) for one in lengths]
