@@ -168,16 +168,6 @@ def build(
     return trainer
 
 
-def or_float32(model: Any) -> str:
-    """Advise float32 where the GPU has no bf16 and room for the weights; say nothing elsewhere."""
-    import torch
-
-    if not torch.cuda.is_available() or torch.cuda.is_bf16_supported(including_emulation=False):
-        return ""
-    _, total = torch.cuda.mem_get_info()
-    return " and student.bits=32" if 4 * model.num_parameters() < total / 2 else ""
-
-
 def train(
     trainer: Any,
     watchers: Sequence[Any],

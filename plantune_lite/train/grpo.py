@@ -42,7 +42,10 @@ _NAMES = {
     "num_tokens": "tokens",
 }
 _REFERENCE = "ref"  # what TRL calls the adapter that the policy is kept near
-_ADVICE = "Try a lower grpo.learning_rate (a third of it) with --again grpo{}"
+_ADVICE = (
+    "Try a lower grpo.learning_rate (a third of it) with --again grpo, or on a GPU without bf16 student.bits=32 with "
+    "--again on the first training stage"
+)
 _LESS_MEMORY = (
     "set grpo.extra.per_device_train_batch_size=1, or a smaller grpo.max_completion or grpo.prompts_per_step, together "
     "with --again grpo; or student.checkpointing=true with --again on the first training stage"
@@ -103,18 +106,13 @@ def train(
     names.update(_NAMES)
     parts = [name for name in names.values() if name not in _NAMES.values()]
     shown = ("reward", *parts, "spread", "clipped", "entropy", "length", "kl")
-    figures = callbacks.Figures(schedule, training.reporter, names, _ADVICE.format(_or_float32(student.model)), shown)
+    figures = callbacks.Figures(schedule, training.reporter, names, _ADVICE, shown)
     callbacks.train(trainer, (callbacks.Clock(schedule, left, say), figures, signs), checkpoint, _LESS_MEMORY, say)
     summary = _summary(trainer, watched, schedule, len(kept), signs.stopped)
     if _REFERENCE in student.model.peft_config:
         student.model.delete_adapter(_REFERENCE)
     callbacks.keep(student, out)
     return {**summary, "max_completion": part.max_completion}
-
-
-def _or_float32(model: Any) -> str:
-    advice = callbacks.or_float32(model)
-    return f", or{advice.removeprefix(' and')} with --again on the first training stage" if advice else ""
 
 
 def _refuse_names(names: Sequence[str]) -> None:

@@ -29,7 +29,7 @@ _NAMES = {
     "eval_loss": "validation_loss",
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
-_ADVICE = "Try a lower sft.learning_rate (a third of it){}, with --again sft."
+_ADVICE = "Try a lower sft.learning_rate (a third of it), on a GPU without bf16 student.bits=32, with --again sft."
 _LESS_MEMORY = (
     "set student.checkpointing=true, half the sft.batch_size with twice the sft.accumulate (the same steps), or a "
     "smaller student.max_length (longer rows are left out and counted), together with --again sft"
@@ -82,9 +82,7 @@ def train(
     clock = callbacks.Clock(
         schedule, training.hours, say, validation=len(validated) / a_step, agree=trl_args.first_says
     )
-    figures = callbacks.Figures(
-        schedule, training.reporter, _NAMES, _ADVICE.format(callbacks.or_float32(student.model))
-    )
+    figures = callbacks.Figures(schedule, training.reporter, _NAMES, _ADVICE)
     callbacks.train(trainer, (clock, figures), checkpoint, _LESS_MEMORY, say)
     summary = _summary(trainer, taught, schedule)
     trainer.accelerator.wait_for_everyone()  # another process may still read the best checkpoint
