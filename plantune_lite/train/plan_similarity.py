@@ -149,7 +149,6 @@ def lexical(texts: Iterable[str]) -> Alike:
 
 # --- how alike two steps are to an embedding model --------------------------------------------------------------------
 
-_AT_ONCE = 64  # texts
 _LONGEST = 256  # tokens of a step
 
 
@@ -169,24 +168,18 @@ def embedding_similarity(name: str) -> Callable[[Sequence[str], Sequence[str]], 
             f"grpo.embedder is {name}, which cannot be loaded: {reason} "
             "Set a sentence encoder's Hub id or folder, or none to compare words"
         ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    vectors: dict[str, Any] = {"": torch.zeros(model.config.hidden_size)}  # no words are like nothing
 
-    def read(texts: Sequence[str]) -> None:
-        new = sorted({text for text in texts if text not in vectors}, key=len)
-        for start in range(0, len(new), _AT_ONCE):
-            some = new[start : start + _AT_ONCE]
-            asked = tokenizer(some, padding=True, truncation=True, max_length=_LONGEST, return_tensors="pt")
-            with torch.no_grad():
-                hidden_B_L_D = model(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
-            seen_B_L_1 = asked.attention_mask.unsqueeze(-1)
-            means_B_D = (hidden_B_L_D * seen_B_L_1).sum(1) / seen_B_L_1.sum(1).clamp(min=1)
-            vectors.update(zip(some, torch.nn.functional.normalize(means_B_D, dim=-1), strict=True))
+    @lru_cache(maxsize=10_000)
+    def vector(text: str) -> Any:
+        if not text:
+            return torch.zeros(model.config.hidden_size)  # no words are like nothing
+        asked = tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")
+        with torch.no_grad():
+            hidden_1_L_D = model(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
+        return torch.nn.functional.normalize(hidden_1_L_D.mean(1)[0], dim=-1)
 
     def alike(these: Sequence[str], those: Sequence[str]) -> list[list[float]]:
-        read([*these, *those])
-        cosines = torch.stack([vectors[text] for text in these]) @ torch.stack([vectors[text] for text in those]).T
-        return cosines.clamp(0, 1).tolist()
+        ours, theirs = (torch.stack([vector(text) for text in texts]) for texts in (these, those))
+        return (ours @ theirs.T).clamp(0, 1).tolist()
 
     return alike
