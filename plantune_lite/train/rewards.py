@@ -23,6 +23,7 @@ from plantune_lite.recipe import schema, user_code
 from plantune_lite.teacher.judge import Judge
 from plantune_lite.train.plan_similarity import Alignment, embedding_similarity
 from plantune_lite.train.reward_log import Weighed
+from plantune_lite.train.rollouts import groups
 from plantune_lite.types import Kind, PlantuneError, Problem, Reward
 
 Chat = Sequence[Mapping[str, Any]]
@@ -183,19 +184,6 @@ def guided(part: schema.GRPO) -> Reward:
         return [o + part.plan_weight * a + s + n for o, a, s, n in zip(outcome, analytic, shape, length, strict=True)]
 
     return guided
-
-
-def groups(prompts: Column, size: int) -> list[slice]:
-    """Split a batch into its groups: blocks of one prompt. Raise if the batch is made of anything else."""
-    found = [slice(start, start + size) for start in range(0, len(prompts), size)]
-    for group in found:
-        block = prompts[group]
-        if len(block) < size or any(prompt != block[0] for prompt in block):
-            raise PlantuneError(
-                f"a batch of {len(prompts)} completions is not made of whole groups, {size} of the same prompt one "
-                f"after another: set num_generations={size} and a batch per process that is a multiple of it"
-            )
-    return found
 
 
 # --- judges that fail -------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class Guided:
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
         """Completions of the prompts of one step, in their order."""
         size = self._plans * self._continuations
-        each = one_of_each(prompts, size, trainer.num_generations)
+        each = [prompts[group.start] for group in groups(prompts, size)]
         asked = [self._student.encode_chat(tuple(prompt), for_reply=True) for prompt in each]
         settings = {"temperature": trainer.temperature, "ends": set(trainer.eos_token_ids)}
         most = trainer.max_completion_length
@@ -154,7 +154,7 @@ class Sampled:
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
         """Completions of the prompts of one step, in their order."""
-        asked = [tuple(prompt) for prompt in one_of_each(prompts, self._group, trainer.num_generations)]
+        asked = [tuple(prompts[group.start]) for group in groups(prompts, self._group)]
         sampling = Sampling(
             temperature=trainer.temperature,
             n=self._group,
@@ -186,12 +186,14 @@ class Sampled:
             settings.eos_token_id = ends
 
 
-def one_of_each(prompts: Sequence[Any], group: int, generations: int) -> list[Any]:
-    """One prompt of every group; an error where a changed TRL hands them out in another way."""
-    blocks = [prompts[start : start + group] for start in range(0, len(prompts), group)]
-    if generations != group or any(len(one) < group or any(other != one[0] for other in one) for one in blocks):
-        raise TrainingError(
-            f"TRL hands out {len(prompts)} prompts in another way than whole groups, each {group} times one after "
-            "another: the installed TRL is not one we know. Install the versions that plantune doctor names."
-        )
-    return [one[0] for one in blocks]
+def groups(prompts: Sequence[Any], size: int) -> list[slice]:
+    """Split a batch into its groups: blocks of one prompt. Raise if the batch is made of anything else."""
+    found = [slice(start, start + size) for start in range(0, len(prompts), size)]
+    for group in found:
+        block = prompts[group]
+        if len(block) < size or any(prompt != block[0] for prompt in block):
+            raise TrainingError(
+                f"a batch of {len(prompts)} completions is not made of whole groups, {size} of the same prompt one "
+                f"after another: set num_generations={size} and a batch per process that is a multiple of it"
+            )
+    return found

@@ -27,11 +27,9 @@ def planner(tmp_path_factory):
     gc.unfreeze()
 
 
-def trainer(size, most=48, temperature=0.8):
+def trainer(most=48, temperature=0.8):
     """What a rollout reads of TRL's trainer."""
-    return SimpleNamespace(
-        num_generations=size, max_completion_length=most, temperature=temperature, eos_token_ids=[END]
-    )
+    return SimpleNamespace(max_completion_length=most, temperature=temperature, eos_token_ids=[END])
 
 
 def batched(items, size):
@@ -70,14 +68,14 @@ def assert_groups(learns, rows, found, plans, continuations, most):
 @pytest.mark.parametrize(("plans", "continuations"), [(4, 3), (2, 1), (3, 2)])
 def test_every_plans_continuations_share_that_plan_token_for_token(planner, plans, continuations):
     learns, rows = load(*planner), asked(3)
-    found = Guided(learns, plans, continuations)(in_blocks(rows, plans * continuations), trainer(plans * continuations))
+    found = Guided(learns, plans, continuations)(in_blocks(rows, plans * continuations), trainer())
     assert_groups(learns, rows, found, plans, continuations, 48)
     assert any(found["plan_closed"]) and found["logprobs"] is None
 
 
 def test_plans_of_a_group_differ_and_so_do_continuations(planner):
     learns = load(*planner)
-    found = Guided(learns, 4, 3)(in_blocks(asked(4), 12), trainer(12))
+    found = Guided(learns, 4, 3)(in_blocks(asked(4), 12), trainer())
     said = [tuple(ids) for ids in found["completion_ids"]]
     plans = {ids[:tokens] for ids, tokens in zip(said, found["plan_tokens"], strict=True)}
     assert 4 < len(plans) < len(set(said))
@@ -85,7 +83,7 @@ def test_plans_of_a_group_differ_and_so_do_continuations(planner):
 
 def test_a_plan_that_never_closes_is_the_completion(planner):
     learns, rows = load(planner[0]), asked(2)  # untrained: it plans nothing
-    found = Guided(learns, 2, 2)(in_blocks(rows, 4), trainer(4))
+    found = Guided(learns, 2, 2)(in_blocks(rows, 4), trainer())
     assert not any(found["plan_closed"])
     assert_groups(learns, rows, found, 2, 2, 48)
 
@@ -94,7 +92,7 @@ def test_a_plan_that_leaves_no_room_is_the_completion(planner):
     learns, rows = load(*planner), asked(4)
     plan = PLANNED.partition("</plan>")[0] + "</plan>"
     closed_at = len(learns.tokenizer(plan, add_special_tokens=False)["input_ids"])
-    found = Guided(learns, 4, 2)(in_blocks(rows, 8), trainer(8, most=closed_at, temperature=0.5))
+    found = Guided(learns, 4, 2)(in_blocks(rows, 8), trainer(most=closed_at, temperature=0.5))
     assert_groups(learns, rows, found, 4, 2, closed_at)
     texts = [learns.tokenizer.decode(ids) for ids in found["completion_ids"]]
     assert any("</plan>" in text for text in texts)  # closed by the last token there is
@@ -102,13 +100,8 @@ def test_a_plan_that_leaves_no_room_is_the_completion(planner):
 
 @pytest.mark.parametrize("prompts", [["a"] * 5 + ["b"] * 7, ["a", "b"] * 6, ["a"] * 13, ["a", "b"]])
 def test_a_trl_that_hands_prompts_out_in_another_way_is_noticed(prompts):
-    with pytest.raises(TrainingError, match="in another way than whole groups, each 6 times"):
-        Guided(None, 3, 2)(prompts, trainer(6))
-
-
-def test_a_trl_that_groups_by_another_number_is_noticed():
-    with pytest.raises(TrainingError, match="hands out 6 prompts in another way than whole groups"):
-        Guided(None, 3, 2)(["a"] * 6, trainer(3))
+    with pytest.raises(TrainingError, match="not made of whole groups, 6 of the same prompt"):
+        Guided(None, 3, 2)(prompts, trainer())
 
 
 # --- where a plan ends ------------------------------------------------------------------------------------------------
