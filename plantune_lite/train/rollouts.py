@@ -13,8 +13,7 @@ would be trained on what it never said.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from plantune_lite.plan import CLOSE
@@ -49,22 +48,12 @@ class Guided:
         with self._student.answering():
             said = self._sampled(before, [most] * len(before), closing=True, **settings)
             plans = [cut(self._student.tokenizer, ids, most) for ids in said]
-            begun = [
-                (place, ids + plan.ids)
-                for place, (ids, plan) in enumerate(zip(before, plans, strict=True))
-                if plan.closed
-                for _ in range(self._continuations)
-            ]
-            room = [most - len(plans[place].ids) for place, _ in begun]
-            endings = self._sampled([ids for _, ids in begun], room, closing=False, **settings)
-
-        follow: dict[int, list[list[int]]] = {}
-        for (place, _), ending in zip(begun, endings, strict=True):
-            follow.setdefault(place, []).append(ending)
+            pairs = zip(before, plans, strict=True)
+            begun = [(ids, plan.ids) for ids, plan in pairs if plan.closed for _ in range(self._continuations)]
+            room = [most - len(plan) for _, plan in begun]
+            endings = iter(self._sampled([ids + plan for ids, plan in begun], room, closing=False, **settings))
         completions = [
-            plan.ids + ending
-            for place, plan in enumerate(plans)
-            for ending in follow.get(place, [[]] * self._continuations)
+            plan.ids + (next(endings) if plan.closed else []) for plan in plans for _ in range(self._continuations)
         ]
         return {
             "prompt_ids": [ids for ids in asked for _ in range(size)],
@@ -162,8 +151,12 @@ class Sampled:
             seed=self._seed * _STEPS + trainer.state.global_step,
         )
         end = self._student.tokenizer.convert_tokens_to_ids(self._student.preset.turn_end)
-        with self._ending_with(end):
+        settings = self._student.model.generation_config
+        ends, settings.eos_token_id = settings.eos_token_id, [end]  # a reply does not say which of several ended it
+        try:
             replies_P_G = self._student.generate(asked, sampling)
+        finally:
+            settings.eos_token_id = ends
         prompt_ids = [self._student.encode_chat(messages, for_reply=True) for messages in asked]
         return {
             "prompt_ids": [ids for ids in prompt_ids for _ in range(self._group)],
@@ -174,16 +167,6 @@ class Sampled:
             ],
             "logprobs": None,  # the policy that samples is the one that is trained: TRL computes its own
         }
-
-    @contextmanager
-    def _ending_with(self, end: int) -> Iterator[None]:
-        """Only the end of a turn ends an answer: a reply does not say which of several tokens ended it."""
-        settings = self._student.model.generation_config
-        ends, settings.eos_token_id = settings.eos_token_id, [end]
-        try:
-            yield
-        finally:
-            settings.eos_token_id = ends
 
 
 def groups(prompts: Sequence[Any], size: int) -> list[slice]:
