@@ -13,7 +13,6 @@ import math
 import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from statistics import fmean
 from typing import Any
 
@@ -44,7 +43,7 @@ def _right(
     *,
     answer: Sequence[str],
     choices: Sequence[Sequence[str]] | None = None,
-    kind: Sequence[str] | None = None,
+    kind: Sequence[Kind] | None = None,
     world: Sequence[Sequence[str] | None] | None = None,  # what a plan is carried out in
     **_: Any,
 ) -> list[bool]:
@@ -53,17 +52,15 @@ def _right(
             "a program cannot be rewarded here, since nothing runs it: leave problems of kind 'code' out of the prompts"
         )
     nothing = [()] * len(completions)
-    columns = (map(_text, completions), answer, choices or nothing, kind or ["text"] * len(completions))
-    return [
-        _is_right(text, gold, tuple(some or ()), sort, tuple(one or ()))
-        for text, gold, some, sort, one in zip(*columns, world or nothing, strict=True)
-    ]
-
-
-@lru_cache(maxsize=4096)  # a group repeats itself, and two rewards may ask the same
-def _is_right(text: str, answer: str, choices: tuple[str, ...], kind: Kind, world: tuple[str, ...]) -> bool:
-    problem = Problem(id="", question="", answer=answer, choices=choices, kind=kind, extra={"world": world})
-    return grade.grade_reply(problem, text).verdict.same is True
+    kinds: Sequence[Kind] = kind or ["text"] * len(completions)
+    right = []
+    for completion, gold, some, sort, one in zip(
+        completions, answer, choices or nothing, kinds, world or nothing, strict=True
+    ):
+        extra = {"world": tuple(one or ())}
+        problem = Problem(id="", question="", answer=gold, choices=tuple(some or ()), kind=sort, extra=extra)
+        right.append(grade.grade_reply(problem, _text(completion)).verdict.same is True)
+    return right
 
 
 # --- the plan ---------------------------------------------------------------------------------------------------------
@@ -98,15 +95,12 @@ def plan_similarity(judge: Judge) -> Reward:
         if not all(plan):
             raise PlantuneError("a row has no reference plan to compare with: column `plan` needs one in every row")
         written = [written_plan(_text(completion)) for completion in completions]
-        rewards: list[float | None] = [0.0] * len(written)
+        questions = question or list(map(_question, prompts))
         judged = [place for place, steps in enumerate(written) if steps]
-        if judged:
-            questions = question or list(map(_question, prompts))
-            of_judged = [questions[place] for place in judged]
-            scores = judge(of_judged, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
-            for place, score in zip(judged, scores, strict=True):
-                rewards[place] = score
-        return rewards
+        of_judged = [questions[place] for place in judged]
+        scores = judge(of_judged, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
+        by_place = dict(zip(judged, scores, strict=True))
+        return [by_place.get(place, 0.0) for place in range(len(written))]
 
     return plan_similarity
 
