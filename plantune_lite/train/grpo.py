@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
-from plantune_lite.train import callbacks, prompt_selection, rollouts, trl_args
+from plantune_lite.train import callbacks, prompt_selection, rollouts
 from plantune_lite.train.reward_log import Rewarded, Signs, Weighed
 from plantune_lite.train.rollouts import Sampled
 from plantune_lite.train.trl_args import grpo_config
@@ -71,10 +71,6 @@ def train(
 
     `rows` have a problem_id, a prompt, and the columns that rewards ask for.
     """
-    if trl_args.processes() > 1:
-        raise RecipeError(
-            f"{trl_args.processes()} processes were asked for, but grpo works in one: unset PLANTUNE_PROCESSES"
-        )
     grpo_config(student.model, part, out, training, part.steps)  # what cannot be is refused before anything is sampled
     began, say = time.monotonic(), training.reporter.say
     checkpoint = callbacks.last_checkpoint(out)

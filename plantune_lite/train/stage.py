@@ -42,14 +42,10 @@ def run_baseline(job: Job) -> SFTSummary:
             "problems.solution, or set evaluate.baseline=false"
         )
     learned = {row["problem_id"] for row in job.run.rows("train")}
-    if len(rows) < len(learned):
-        job.say(f"warning: only {len(rows)} of the {len(learned)} problems have a solution that a baseline learns from")
     steps = job.earlier.sft.steps
     # From the base, wherever the SFT goes on from: that run may have learned plans.
     part = replace(present(job.recipe.sft), target="solution", solutions="dataset", start=None, max_steps=steps)
     summary = _trained(job, part, rows, validation, pinned=job.earlier.sft.revision)
-    if summary.steps < steps:
-        job.say(f"warning: the baseline had time for {summary.steps} steps, of the {steps} of sft")
     return replace(summary, problems=len(rows), of=len(learned), sft_steps=steps)
 
 

@@ -489,12 +489,6 @@ def test_settings_that_cannot_be_are_a_sentence(base, start, tmp_path, part, sen
     assert not (tmp_path / "grpo").exists()  # before anything was sampled
 
 
-def test_several_processes_are_refused(base, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RecipeError, match="2 processes were asked for, but grpo works in one"):
-        train(load(base), GRPO(**SMALL), tmp_path / "grpo")
-
-
 def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     learns = load(base, start)
     layer = learns.model.get_base_model().model.layers[1]
