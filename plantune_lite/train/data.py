@@ -10,7 +10,7 @@ that nothing masks this one.
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -63,6 +63,21 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
         else:
             kept.append(Lesson((*prompt, *completion, end), len(completion) + 1, place, row.get("rank", 0)))
     return Taught(tuple(kept), dict(dropped))
+
+
+def check_left(
+    how: str, kept: Sequence[Any], dropped: Mapping[str, int], file: str, say: Callable[[str], object]
+) -> None:
+    """Say how many rows are left out, and why; raise where none is left."""
+    count = len(kept) + sum(dropped.values())
+    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
+    if not kept:
+        raise LessonError(
+            f"none of the {count} rows can be {how}: {reasons or 'there are none'}. Look at {file}, or raise "
+            "student.max_length"
+        )
+    if dropped:
+        say(f"{count - len(kept)} of {count} rows left out: {reasons}")
 
 
 def labels_of(lesson: Lesson) -> list[int]:

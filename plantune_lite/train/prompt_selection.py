@@ -22,7 +22,8 @@ from plantune_lite.files import JsonlWriter, read_jsonl
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
-from plantune_lite.types import LoadedStudent, PlantuneError, Reply, Reward, Sampling, present
+from plantune_lite.train.data import LessonError, check_left
+from plantune_lite.types import LoadedStudent, Reply, Reward, Sampling, present
 
 Row = Mapping[str, Any]
 
@@ -31,10 +32,6 @@ OUTLIER = 1.25  # times as long as 95 % of the prompts: left out
 SHARE = 0.25  # of the run's own answers may be spent on pass rates, at most
 SHARE_OF_TIME = 0.15  # and of its time
 _AT_ONCE = 8  # prompts between two lines of pass_rates.jsonl
-
-
-class PromptError(PlantuneError, ValueError):
-    """Prompts that nothing can be learned from."""
 
 
 # --- what can be asked ------------------------------------------------------------------------------------------------
@@ -60,14 +57,7 @@ def askable(
         else:
             kept.append(row)
             longest = max(longest, len(ids))
-    reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items())
-    if not kept:
-        raise PromptError(
-            f"none of the {len(rows)} prompts can be asked: {reasons or 'there are none'}. Look at "
-            "corpus/prompts.jsonl, or raise student.max_length"
-        )
-    if dropped:
-        say(f"{dropped.total()} of {len(rows)} prompts left out: {reasons}")
+    check_left("asked", kept, dropped, "corpus/prompts.jsonl", say)
     return kept, max_length - longest
 
 
@@ -130,7 +120,7 @@ def _kept(rates: Sequence[tuple[Row, Row]], training: Training) -> list[Row]:
     kept = [row for row, rate in rates if 0 < rate["passed"] < rate["asked"]]
     counts = f"{len(rates)} prompts the student solves {never} never and {always} always"
     if not kept:
-        raise PromptError(
+        raise LessonError(
             f"nothing to reinforce: of {counts}. Where it solves none, let it learn more before (sft.max_steps or "
             "sft.epochs, grpo.start=sft) or try more (grpo.group, grpo.temperature); where all, take harder problems "
             "(problems.levels, problems.source) or leave it there (grpo=none)."

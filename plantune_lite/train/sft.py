@@ -6,7 +6,7 @@ Which arm this is (baseline, control, M1, M2) is what the rows say, not the trai
 is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +15,7 @@ from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.job import Training
 from plantune_lite.terminal import printable
 from plantune_lite.train import callbacks, data, trl_args
-from plantune_lite.train.data import Lesson, LessonError
+from plantune_lite.train.data import Lesson
 from plantune_lite.types import LoadedStudent
 
 VALIDATED = 64  # rows at most: a validation is a pause in the training
@@ -54,7 +54,7 @@ def train(
 
     say = training.reporter.say
     taught = data.lessons(student, rows, training.max_length)
-    _say_dropped(taught, len(rows), say)
+    data.check_left("learned from", taught.kept, taught.dropped, "corpus/train.jsonl", say)
     validated = _validated(data.lessons(student, validation, training.max_length).kept, part.batch_size, training.seed)
     example = min(taught.kept, key=lambda one: len(one.ids))
     say("one row, what is learned in ⟦ ⟧:\n" + printable(data.shown(student.tokenizer, example), limit=2000))
@@ -97,17 +97,6 @@ def _validated(kept: Sequence[Lesson], batch: int, seed: int) -> list[Lesson]:
     if (processes := trl_args.processes()) > 1:
         count -= count % (batch * processes)
     return Random(seed).sample(kept, count)
-
-
-def _say_dropped(taught: data.Taught, count: int, say: Callable[[str], object]) -> None:
-    reasons = ", ".join(f"{number} {reason}" for reason, number in taught.dropped.items())
-    if not taught.kept:
-        raise LessonError(
-            f"none of the {count} rows can be learned from: {reasons or 'there are none'}. Look at "
-            "corpus/train.jsonl, or raise student.max_length"
-        )
-    if taught.dropped:
-        say(f"{sum(taught.dropped.values())} of {count} rows left out: {reasons}")
 
 
 def planned(part: SFT, rows: int) -> tuple[int, int]:

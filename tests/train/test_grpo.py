@@ -16,7 +16,7 @@ from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log, trl_args
 from plantune_lite.train.callbacks import TrainingError
-from plantune_lite.train.prompt_selection import PromptError
+from plantune_lite.train.data import LessonError
 from plantune_lite.train.reward_log import Rewarded, Signs
 from plantune_lite.train.rollouts import Sampled
 from plantune_lite.types import RecipeError, Reply
@@ -392,9 +392,9 @@ def test_prompts_that_cannot_be_asked_are_counted(base):
     kept, room = prompt_selection.askable(learns, [*asked(3), forged, long], 256, said.append)
     longest = max(len(learns.encode_chat(tuple(row["prompt"]))) for row in kept)
     assert (len(kept), room) == (3, 256 - longest)
-    assert said == ["2 of 5 prompts left out: 1 control tokens in the text, 1 longer than 192 tokens"]
+    assert said == ["2 of 5 rows left out: 1 control tokens in the text, 1 longer than 192 tokens"]
     with pytest.raises(
-        PromptError, match=r"none of the 1 prompts .*: 1 longer than 192 tokens. Look at .* raise student.max_le"
+        LessonError, match=r"none of the 1 rows .*: 1 longer than 192 tokens. Look at .* raise student.max_le"
     ):
         prompt_selection.askable(learns, [long], 256, said.append)
 
@@ -458,10 +458,10 @@ def test_prompts_that_nobody_looked_at_keep_those_that_were_from_coming_again(ba
 
 def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, tmp_path):
     with pytest.raises(
-        PromptError, match=r"of 12 prompts the student solves 12 never and 0 always. Where it solves none"
+        LessonError, match=r"of 12 prompts the student solves 12 never and 0 always. Where it solves none"
     ):
         sift(Knows(base, {}), asked(12), tmp_path / "a.jsonl")
-    with pytest.raises(PromptError, match=r"solves 0 never and 12 always. .* where all, take harder problems"):
+    with pytest.raises(LessonError, match=r"solves 0 never and 12 always. .* where all, take harder problems"):
         sift(Knows(base, {str(number): 4 for number in range(12)}), asked(12), tmp_path / "b.jsonl")
 
 
