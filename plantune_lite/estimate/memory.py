@@ -123,14 +123,16 @@ class _Estimate:
         if recipe.distill.teacher == "self":
             yield self._need("distill", self._answering(1, recipe.distill.max_tokens))
         if recipe.sft:
-            training = self._sft(recipe.sft)
+            training = self._training(recipe.sft.batch_size, self.student.max_length, chunked=True)
             disk = self._checkpoints(3 if recipe.corpus.validation else 2)  # the last two, and the best
             yield self._need("sft", training, disk)
             if recipe.has_baseline:
                 yield self._need("baseline", training, disk)
         if recipe.cpl:
             adapters = 2 * recipe.cpl.rounds * 4 * self.lora  # one of each training
-            yield self._need("cpl", self._cpl(recipe.sft or SFT()), self._checkpoints(2) + adapters)
+            pairs = max(2, (recipe.sft or SFT()).batch_size)  # one at least; the search takes what is free
+            preferring = self._training(pairs, self.student.max_length, chunked=self.on == "cuda")
+            yield self._need("cpl", preferring, self._checkpoints(2) + adapters)
         if recipe.grpo:
             yield self._need("grpo", self._grpo(recipe.grpo), self._checkpoints(2))
         answering = self._answering(evaluate.samples, evaluate.max_tokens)
@@ -171,14 +173,6 @@ class _Estimate:
             "activations": round(SAFETY * step),
         }
 
-    def _sft(self, part: SFT) -> dict[str, int]:
-        chunked = self.on == "cuda" or part.extra.get("loss_type", "chunked_nll") == "chunked_nll"
-        return self._training(part.batch_size, self.student.max_length, chunked=chunked)
-
-    def _cpl(self, part: SFT) -> dict[str, int]:
-        """Count its training, on one pair of rows at least; the search takes what is free."""
-        return self._training(max(2, part.batch_size), self.student.max_length, chunked=self.on == "cuda")
-
     def _grpo(self, part: GRPO) -> dict[str, int]:
         """Count whichever takes more: training on the completions, or sampling them."""
         rows = part.extra.get("per_device_train_batch_size")
@@ -203,10 +197,8 @@ class _Estimate:
         return copies * (adapter + self.optimiser) + adapter
 
     def _exported(self) -> int:
-        formats, merged = self.recipe.export.formats, self.shape.weights(16)
-        quantised = [format for format in formats if format.startswith("q")]
-        whole = 1 + sum(format in ("f16", "bf16") for format in formats)
-        if set(quantised) - {"q8_0"} and whole == 1:
-            whole += 1  # they are made from a 16-bit file
-        whole += self.own_4bit  # the 16-bit weights to merge into are not downloaded yet
-        return whole * merged + round(len(quantised) * GGUF_BITS / 8 * self.shape.parameters)
+        formats = self.recipe.export.formats
+        whole = 1 + self.own_4bit  # merged, and the weights to merge into where those are not downloaded yet
+        whole += not {"adapter", "lora_gguf", "merged", "q8_0"}.issuperset(formats)  # others start as a 16-bit file
+        quantised = sum(format.startswith("q") for format in formats)
+        return whole * self.shape.weights(16) + round(quantised * GGUF_BITS / 8 * self.shape.parameters)

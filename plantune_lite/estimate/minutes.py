@@ -56,11 +56,9 @@ def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: fl
     return on.factors.vllm * traffic if vllm else traffic + shape.layers * on.factors.layer
 
 
-def stage_minutes(
-    recipe: Recipe, on: Device, *, problems: int, shape: Shape | None = None, vllm: bool = False
-) -> dict[str, float]:
+def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, float]:
     """Estimate the minutes of each stage that holds a model."""
-    model = shape or shapes.of(recipe.student.model)
+    model = shapes.of(recipe.student.model)
     part = recipe.student
     passes = 3 if part.checkpointing else 2
 
@@ -70,9 +68,8 @@ def stage_minutes(
     def answering(replies: float, most: int) -> float:
         written = WRITTEN * most
         rows = min(replies, on.rows)
-        steps = replies / rows * (written if vllm or on.name == "CPU" else most)
-        a_step = step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm)
-        return steps * a_step
+        steps = replies / rows * (written if on.name == "CPU" else most)
+        return steps * step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2)
 
     seconds: dict[str, float] = {}
     evaluate = recipe.evaluate
@@ -117,10 +114,8 @@ def left_out(recipe: Recipe, minutes: Mapping[str, float]) -> Iterator[str]:
         left -= min(took, share)
 
 
-def in_words(minutes: float | None) -> str:
-    """`about 40 min`, `about 2.5 h`; a device that nobody described is unmeasured."""
-    if minutes is None:
-        return "unmeasured"
+def in_words(minutes: float) -> str:
+    """`about 40 min`, `about 2.5 h`."""
     if minutes < 1:
         return "under a minute"
     return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

@@ -63,10 +63,10 @@ def test_what_max_hours_ends_early_is_said_stage_by_stage():
     assert list(minutes.left_out(replace(wanted, max_hours=None), took)) == []
 
 
-def test_minutes_are_said_in_words_and_unmeasured_where_nobody_described_the_device():
+def test_minutes_are_said_in_words_where_somebody_described_the_device():
     found = minutes.stage_minutes(recipe(grpo=GRPO()), T4, problems=1000)
     assert list(found) == ["sft", "grpo", "evaluate"] and all(took > 0 for took in found.values())
-    assert devices.device("NVIDIA Q9000") is None and minutes.in_words(None) == "unmeasured"
+    assert devices.device("NVIDIA Q9000") is None
     assert [minutes.in_words(one) for one in (0.4, 27.3, 150)] == ["under a minute", "about 27 min", "about 2.5 h"]
 
 
