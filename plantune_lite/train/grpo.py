@@ -31,12 +31,10 @@ WARMUP = 0.1  # share of the steps
 _NAMES = {
     "loss": "loss",
     "reward": "reward",
-    "reward_std": "reward_std",
     "completions/clipped_ratio": "clipped",
     "entropy": "entropy",
     "completions/mean_length": "length",
     "kl": "kl",
-    "clip_ratio/region_mean": "clip_ratio",
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "num_tokens": "tokens",

@@ -25,7 +25,6 @@ _NAMES = {
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "num_tokens": "tokens",
-    "entropy": "entropy",
     "eval_loss": "validation_loss",
     "eval_mean_token_accuracy": "validation_token_accuracy",
 }
@@ -135,10 +134,8 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
         "train_sampling_strategy": "sequential",  # the order is lessons.order's
         "eval_strategy": "steps" if validates else "no",
-        "eval_steps": part.save_steps if validates else None,
+        "eval_steps": part.save_steps,
         "load_best_model_at_end": validates,
-        "metric_for_best_model": "eval_loss" if validates else None,
-        "greater_is_better": False if validates else None,
     }
     return trl_args.config(SFTConfig, settings, part.extra, "sft")
 

@@ -38,7 +38,6 @@ def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, A
         "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
         "seed": training.seed,
-        "data_seed": training.seed,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it would hide what we stop at
         "disable_tqdm": True,
@@ -63,7 +62,7 @@ _OURS_TOO = {
     },
     "grpo": {
         *("num_generations", "temperature", "max_completion_length", "reward_weights", "shuffle_dataset"),
-        *("steps_per_generation", "generation_batch_size", "chat_template_kwargs"),
+        *("steps_per_generation", "generation_batch_size", "chat_template_kwargs", "use_vllm"),
     },
 }
 
@@ -72,8 +71,6 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
     """Return TRL's config of our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
-        if name.startswith(("use_vllm", "vllm_")):
-            raise RecipeError(f"{part}.extra has {name!r}, but vLLM is no engine here yet: leave it out")
         if name in _OURS | _OURS_TOO[part]:
             raise RecipeError(f"{part}.extra has {name!r}, which the recipe's own fields decide")
         if name not in known:
@@ -132,26 +129,19 @@ def first_says(number: int) -> int:
 
 # --- GRPO -------------------------------------------------------------------------------------------------------------
 
+# TRL 0.16.1's, which the paper used, where the paper says nothing: the loss, and nothing masked.
+_PAPER = {
+    "loss_type": "bnpo",
+    "beta": 0.04,
+    "scale_rewards": "group",
+    "epsilon": 0.2,
+    "epsilon_high": 0.2,
+    "mask_truncated_completions": False,
+}
 _SETTINGS: dict[str, dict[str, Any]] = {
-    # TRL 0.16.1's, which the paper used, where the paper says nothing: the loss, and nothing masked.
-    "paper": {
-        "loss_type": "bnpo",
-        "beta": 0.04,
-        "scale_rewards": "group",
-        "epsilon": 0.2,
-        "epsilon_high": 0.2,
-        "mask_truncated_completions": False,
-    },
+    "paper": _PAPER,
     # PTA-GRPO's: the standard loss, a mean of means, with clip and KL; how much of each it does not say.
-    "pta": {
-        "loss_type": "grpo",
-        "beta": 0.001,
-        "scale_rewards": "group",
-        "epsilon": 0.2,
-        "epsilon_high": 0.2,
-        "mask_truncated_completions": False,
-        "weight_decay": 0.01,
-    },
+    "pta": {**_PAPER, "loss_type": "grpo", "beta": 0.001, "weight_decay": 0.01},
     # No division by a group's spread, which makes much of groups that are nearly alike, nor by an answer's length;
     # room for what is unlikely to become likely; what was cut off teaches nothing; no second pass for a reference.
     "stable": {
@@ -181,7 +171,6 @@ def grpo_config(
         **_SETTINGS[part.settings],
         "per_device_train_batch_size": at_once,
         "gradient_accumulation_steps": completions // at_once,
-        "steps_per_generation": completions // at_once,
         "num_generations": part.group,
         "max_completion_length": part.max_completion,
         "temperature": part.temperature,

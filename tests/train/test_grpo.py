@@ -479,6 +479,7 @@ def test_every_prompt_comes_once_before_any_comes_again():
     [
         ({"extra": {"bete": 0.1}}, "grpo.extra has 'bete', .* did you mean 'beta'"),
         ({"extra": {"num_generations": 5}}, "grpo.extra has 'num_generations', which the recipe's own fields decide"),
+        ({"extra": {"use_vllm": True}}, "grpo.extra has 'use_vllm', which the recipe's own fields decide"),
         ({"extra": {"per_device_train_batch_size": 3}}, "=3, but a step has .* = 8 completions: take a number that"),
         ({"extra": {"loss_type": 5, "optim": "sgdd"}}, "which TRL refuses"),
     ],

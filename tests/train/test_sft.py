@@ -337,7 +337,7 @@ def test_nothing_left_to_learn_is_an_error(base, tmp_path):
     [
         ({"neftune_noise_alpa": 5}, "sft.extra has 'neftune_noise_alpa', .* did you mean 'neftune_noise_alpha'"),
         ({"max_steps": 5}, "sft.extra has 'max_steps', which the recipe's own fields decide"),
-        ({"use_vllm": True}, "sft.extra has 'use_vllm', but vLLM is no engine here yet"),
+        ({"use_vllm": True}, "sft.extra has 'use_vllm', which TRL's SFTConfig has not"),
         ({"packing": True}, "sft.extra has 'packing', which the recipe's own fields decide"),
         ({"optim": "adamm"}, "sft.extra is {'optim': 'adamm'}, which TRL refuses: .*adamm"),
     ],
