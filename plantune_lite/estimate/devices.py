@@ -57,7 +57,6 @@ DEVICES = (
     Device("H100", 989, 3350, rows=64),
     Device("H200", 989, 4800, rows=64),
 )
-_A_CORE = (0.4, 10.0)  # teraflops and gigabytes a second
 
 
 @dataclass(frozen=True)
@@ -86,8 +85,7 @@ def card(gigabytes: float) -> Machine:
 
 def processor(cores: int) -> Device:
     """So many cores of a processor."""
-    teraflops, traffic = _A_CORE
-    return Device("CPU", teraflops * cores, traffic * min(cores, 4), rows=4, factors=CPU)
+    return Device("CPU", 0.4 * cores, 10.0 * min(cores, 4), rows=4, factors=CPU)
 
 
 def here(gpu: float | None = None) -> Machine:

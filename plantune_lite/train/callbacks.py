@@ -77,16 +77,14 @@ class Clock:
             fits = self._agree(max(0, int((self._deadline - self._now()) / max(pace, 1e-9) - self._reserve)))
             if self._steps == self._planning or not fits:
                 self._planning *= 2  # again later: a pace may change
-                self._keep_to(state.global_step + fits)
+                steps, planned = state.global_step + fits, self._schedule.steps
+                if steps < planned:
+                    self._say(f"max_hours leaves time for {steps} of {planned} steps: the schedule ends there")
+                    self._schedule.shorten(steps)
         state.max_steps = self._schedule.steps  # a checkpoint keeps it, so that who goes on knows
         if state.global_step >= self._schedule.steps:  # the last step is looked at and kept, wherever it falls
             control.should_training_stop = control.should_save = True
             control.should_evaluate = args.eval_strategy != "no"
-
-    def _keep_to(self, steps: int) -> None:
-        if steps < self._schedule.steps:
-            self._say(f"max_hours leaves time for {steps} of {self._schedule.steps} steps: the schedule ends there")
-            self._schedule.shorten(steps)
 
 
 class Figures:
@@ -131,8 +129,7 @@ class Figures:
 
     def _line(self, step: int, figures: Mapping[str, float]) -> str:
         pace = (time.monotonic() - self._began) / max(1, step - self._first)
-        said = (f"{name.replace('_', ' ')} {figures[name]:.3g}" for name in self._shown if name in figures)
-        shown = ", ".join(said)
+        shown = ", ".join(f"{name.replace('_', ' ')} {figures[name]:.3g}" for name in self._shown if name in figures)
         return f"step {step} of {self._schedule.steps}: {shown}, {duration(pace * (self._schedule.steps - step))} left"
 
 

@@ -71,7 +71,7 @@ def solved_at_times(
     draws = part.steps * part.prompts_per_step
     shuffled = Random(training.seed).sample(rows, len(rows))
     looked = shuffled[: max(2 * _AT_ONCE, round(SHARE * draws))]
-    known = {row["problem_id"]: row for row in read_jsonl(file)} if file.is_file() else {}
+    known = {row["problem_id"]: row["passed"] for row in read_jsonl(file)} if file.is_file() else {}
     ends = None if training.hours is None else time.monotonic() + SHARE_OF_TIME * training.hours * 3600
     left = [row for row in looked if row["problem_id"] not in known]
     sampling = Sampling(
@@ -84,11 +84,12 @@ def solved_at_times(
             some = left[start : start + _AT_ONCE]
             replies_P_n = student.generate([tuple(row["prompt"]) for row in some], sampling)
             for row, count in zip(some, _passes(passed, student, some, replies_P_n), strict=True):
-                known[row["problem_id"]] = {"problem_id": row["problem_id"], "passed": count, "asked": part.group}
-                writer.write(known[row["problem_id"]])
+                known[row["problem_id"]] = count
+                writer.write({"problem_id": row["problem_id"], "passed": count, "asked": part.group})
             line = f"which prompts are solved at times: {len(known)} of {len(looked)} looked at"
             training.reporter.show(line, start + _AT_ONCE >= len(left))
-    kept = _kept([(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known], training)
+    passes = [(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known]
+    kept = _kept(passes, part.group, training)
     others = [row for row in shuffled if row["problem_id"] not in known][: max(0, draws - len(kept))]
     if others:
         training.reporter.say(f"{len(others)} more, not looked at, so that none comes more often than it must")
@@ -113,12 +114,11 @@ def _passes(
     return [sum(right[start : start + each]) for start in range(0, len(right), each)]
 
 
-def _kept(rates: Sequence[tuple[Row, Row]], training: Training) -> list[Row]:
+def _kept(passed: Sequence[tuple[Row, int]], group: int, training: Training) -> list[Row]:
     """Keep what is solved at times; an error where there is nothing of the kind."""
-    never = sum(rate["passed"] == 0 for _, rate in rates)
-    always = sum(rate["passed"] == rate["asked"] for _, rate in rates)
-    kept = [row for row, rate in rates if 0 < rate["passed"] < rate["asked"]]
-    counts = f"{len(rates)} prompts the student solves {never} never and {always} always"
+    kept = [row for row, count in passed if 0 < count < group]
+    never = sum(count == 0 for _, count in passed)
+    counts = f"{len(passed)} prompts the student solves {never} never and {len(passed) - len(kept) - never} always"
     if not kept:
         raise LessonError(
             f"nothing to reinforce: of {counts}. Where it solves none, let it learn more before (sft.max_steps or "

@@ -66,7 +66,6 @@ class Rewarded:
         groups = [worth[start : start + self._group] for start in range(0, len(worth), self._group)]
         note("spread", sum(max(group) - min(group) > _SAME for group in groups) / len(groups))
         note("planned", sum(bool(written_plan(one[-1]["content"])) for one in completions) / len(completions))
-        ids = columns.get("completion_ids") or [[]] * len(completions)
         with JsonlWriter(self._file) as writer:
             for place in range(min(KEPT, self._group)):
                 writer.write(
@@ -74,7 +73,7 @@ class Rewarded:
                         "step": columns["trainer_state"].global_step + 1,
                         "problem_id": columns["problem_id"][place],
                         "text": completions[place][-1]["content"],
-                        "tokens": len(ids[place]),
+                        "tokens": len(columns["completion_ids"][place]),
                         "reward": worth[place],
                         "rewards": dict(zip(self._all, given[place], strict=True)),
                     }

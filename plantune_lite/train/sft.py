@@ -6,6 +6,7 @@ Which arm this is (baseline, control, M1, M2) is what the rows say, not the trai
 is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -128,7 +129,8 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
         "per_device_train_batch_size": part.batch_size,
         "per_device_eval_batch_size": part.batch_size,
         "gradient_accumulation_steps": trl_args.accumulated_by_each(part.accumulate),
-        "loss_type": loss_type(),
+        # The same loss either way: TRL's chunks skip the prompt's logits, Unsloth has nll kernels.
+        "loss_type": "nll" if "unsloth" in sys.modules else "chunked_nll",
         "max_length": training.max_length,
         "padding_free": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
@@ -138,13 +140,6 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
         "load_best_model_at_end": validates,
     }
     return trl_args.config(SFTConfig, settings, part.extra, "sft")
-
-
-def loss_type() -> str:
-    """Name the loss, the same either way: TRL's chunks skip the prompt's logits, Unsloth has nll kernels."""
-    import sys
-
-    return "nll" if "unsloth" in sys.modules else "chunked_nll"
 
 
 # --- what came of it --------------------------------------------------------------------------------------------------

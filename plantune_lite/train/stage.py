@@ -168,8 +168,7 @@ def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
 
 def _pinned(job: Job, adapter: Path | None) -> str | None:
     """Find the base's revision that this stage began with, if it began before, or that the adapter was trained on."""
-    begun = job.out / "base.json"
-    for file in (begun, *([adapter / "adapter_config.json"] if adapter else [])):
+    for file in (job.out / "base.json", *([adapter / "adapter_config.json"] if adapter else [])):
         if file.is_file():
             return json.loads(file.read_text(encoding="utf-8")).get("revision")
     return None
