@@ -44,8 +44,6 @@ class Device:
 
 DEVICES = (
     Device("T4", 65, 320, bf16=False),
-    Device("P100", 19, 732, bf16=False),
-    Device("V100", 112, 900, bf16=False),
     Device("L4", 121, 300),
     Device("A10G", 70, 600),
     Device("RTX 3060", 25, 360),
