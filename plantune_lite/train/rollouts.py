@@ -77,6 +77,12 @@ class Guided:
         width = max(map(len, prefixes))
         padded = [[tokenizer.pad_token_id] * (width - len(ids)) + ids for ids in prefixes]
         seen = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prefixes]
+
+        def closes(ids_B_L: Any, scores: Any, **_: Any) -> Any:
+            """Stop each row at the token that closes its plan."""
+            tails = ids_B_L[:, max(width, ids_B_L.shape[1] - _TAIL) :].tolist()
+            return torch.tensor([closed(tokenizer, tail) for tail in tails], device=ids_B_L.device)
+
         settings = GenerationConfig(
             max_new_tokens=max(room),
             do_sample=True,
@@ -93,22 +99,9 @@ class Guided:
                 input_ids=torch.tensor(padded, device=model.device),
                 attention_mask=torch.tensor(seen, device=model.device),
                 generation_config=settings,
-                stopping_criteria=StoppingCriteriaList([_Closed(tokenizer, width)] if closing else []),
+                stopping_criteria=StoppingCriteriaList([closes] if closing else []),
             )
         return [to_end(ids, ends)[:most] for ids, most in zip(out_B_L[:, width:].tolist(), room, strict=True)]
-
-
-class _Closed:
-    """Stops each row at the token that closes its plan."""
-
-    def __init__(self, tokenizer: Any, width: int) -> None:
-        self._tokenizer, self._width = tokenizer, width
-
-    def __call__(self, ids_B_L: Any, scores: Any, **_: Any) -> Any:
-        import torch
-
-        tails = ids_B_L[:, max(self._width, ids_B_L.shape[1] - _TAIL) :].tolist()
-        return torch.tensor([closed(self._tokenizer, tail) for tail in tails], device=ids_B_L.device)
 
 
 def closed(tokenizer: Any, ids: Sequence[int]) -> bool:

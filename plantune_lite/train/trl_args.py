@@ -119,12 +119,9 @@ def accumulated_by_each(accumulate: int) -> int:
 
 def first_says(number: int) -> int:
     """Broadcast the first process's number to all, so that they end at the same step."""
-    import torch
+    from accelerate.utils import broadcast_object_list
 
-    told = [number]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(told)
-    return told[0]
+    return broadcast_object_list([number])[0]
 
 
 # --- GRPO -------------------------------------------------------------------------------------------------------------
