@@ -46,8 +46,6 @@ class Taught:
 def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_length: int) -> Taught:
     """Encode rows {prompt, completion}; leave out the over-long and those that carry the chat's own control tokens."""
     tokenizer, end = student.tokenizer, student.tokenizer.convert_tokens_to_ids(student.preset.turn_end)
-    if end == tokenizer.pad_token_id:
-        raise LessonError(f"{student.preset.turn_end!r} both ends a turn and pads: stopping would not be learned")
     control = set(tokenizer.convert_tokens_to_ids(chat.control_tokens(tokenizer)))
     kept, dropped = [], Counter[str]()
     for place, row in enumerate(rows):

@@ -11,7 +11,6 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from plantune_lite import plan
 from plantune_lite.student import chat
 from plantune_lite.train import data
-from plantune_lite.train.data import LessonError
 from plantune_lite.types import Problem
 
 COMPLETION = "<plan>\n1. Multiply.\n</plan>\nThe answer is \\boxed{36}."
@@ -80,13 +79,6 @@ def test_white_space_behind_a_completion_is_not_learned():
     student = speaker()
     (lesson,) = data.lessons(student, [row(completion=COMPLETION + " \n\n")], 1024).kept
     assert learned_text(student, lesson) == COMPLETION + "<|im_end|>"
-
-
-def test_a_student_that_pads_with_its_end_of_turn_is_refused():
-    student = speaker()
-    student.tokenizer.pad_token = "<|im_end|>"
-    with pytest.raises(LessonError, match="both ends a turn and pads"):
-        data.lessons(student, [row()], 1024)
 
 
 # --- what is left out -------------------------------------------------------------------------------------------------
