@@ -153,7 +153,6 @@ class SFTSummary(TrainingSummary):
     loss_first: float | None = None
     loss_last: float | None = None
     validation_loss: float | None = None
-    best_step: int | None = None
     problems: int = 0  # a baseline's: those that have a solution ...
     of: int = 0  # ... of those that the tuned model learned from
     sft_steps: int = 0  # a baseline's: the steps it should have had

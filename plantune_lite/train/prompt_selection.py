@@ -47,8 +47,7 @@ def askable(
     # What the longest prompt leaves is all that any answer may have: a few outliers must not shorten them all.
     usual = sorted(map(len, encoded))[95 * (len(rows) - 1) // 100] if rows else 0
     for row, ids in zip(rows, encoded, strict=True):
-        messages = tuple(row["prompt"])
-        if any(token in message["content"] for message in messages for token in control):
+        if any(token in message["content"] for message in row["prompt"] for token in control):
             dropped["control tokens in the text"] += 1  # we would leave them out, TRL would not
         elif len(ids) + LEAST > max_length:
             dropped[f"longer than {max_length - LEAST} tokens"] += 1

@@ -23,7 +23,7 @@ from plantune_lite.teacher.judge import Judge
 from plantune_lite.train.plan_similarity import Alignment, embedding_similarity
 from plantune_lite.train.reward_log import Weighed
 from plantune_lite.train.rollouts import groups
-from plantune_lite.types import Kind, PlantuneError, Problem, Reward
+from plantune_lite.types import Kind, PlantuneError, Problem, Reward, present
 
 Chat = Sequence[Mapping[str, Any]]
 Column = Sequence[Any]
@@ -239,9 +239,7 @@ def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Jud
         alike = embedding_similarity(part.embedder) if part.embedder else None
         known = [(row.get("question") or _question(row["prompt"]), row["plan"]) for row in rows]
         return plan_similarity(Alignment(known, alike=alike))
-    if judge is None:
-        raise PlantuneError("grpo.judge is 'teacher', but no teacher was opened: set grpo.judge=alignment")
-    return Filled(plan_similarity(judge), part.group)
+    return Filled(plan_similarity(present(judge)), part.group)  # a teacher's, which the stage has opened
 
 
 # --- chats and texts --------------------------------------------------------------------------------------------------

@@ -162,5 +162,4 @@ def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule) ->
         "loss_first": first,
         "loss_last": last,
         "validation_loss": min(checked) if checked else None,
-        "best_step": callbacks.step_of(best) if (best := trainer.state.best_model_checkpoint) else None,
     }

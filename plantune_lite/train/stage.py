@@ -113,15 +113,14 @@ def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
     """Tell whether the prompt must ask for a plan: asked the bare question, what this starts from writes none."""
     if adapter is None:
         return True
-    recipe = job.recipe
-    if present(job.recipe.grpo).start != "sft":
+    recipe, part = job.recipe, present(job.recipe.grpo)
+    if part.start != "sft":
         if not RunFolder(adapter.parent).recipe.is_file():
             return False  # an adapter from elsewhere: nobody knows
         if adapter.name == "grpo" and read_manifest(adapter.parent).summaries.grpo.asks_for_plans:
             return True
         recipe = load_recipe(adapter.parent)
-    solves_alone = recipe.sft is not None and recipe.sft.target == "solution"
-    return solves_alone and present(job.recipe.grpo).reward != "answer"
+    return recipe.sft is not None and recipe.sft.target == "solution" and part.reward != "answer"
 
 
 def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]) -> list[dict[str, Any]]:
