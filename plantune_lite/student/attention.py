@@ -8,6 +8,7 @@ heads that share them are so many queries of one head, which is the same sum wit
 what is remembered without copying the rest.
 """
 
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -26,21 +27,22 @@ def register() -> str:
 
 
 def memory_of(config: Any) -> Any:
-    """Return an empty memory for a model; layers that are no attention are transformers' own.
+    """Return an empty memory for a model.
 
     A layer that looks back only so far remembers all the same: its mask leaves out the rest.
     """
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+    from transformers.cache_utils import DynamicCache
 
     memory = DynamicCache(config=config)
-    ours = (DynamicLayer, DynamicSlidingWindowLayer)
-    memory.layers = [_roomy_layer()() if type(layer) in ours else layer for layer in memory.layers]
+    memory.layers = [_roomy_layer()() for _ in memory.layers]
     return memory
 
 
-def can_join(memory: Any) -> bool:
-    """Tell whether rows of two memories can become rows of one."""
-    return all(isinstance(layer, _roomy_layer()) for layer in memory.layers)
+def can_join(config: Any) -> bool:
+    """Tell whether rows of two memories can become rows of one: all layers of the model are attention."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
 
 
 def has_window(config: Any) -> bool:
@@ -50,12 +52,7 @@ def has_window(config: Any) -> bool:
 
 def chosen(memory: Any, rows: list[int], start: int = 0) -> Any:
     """Return the memory of these rows, from a column on."""
-    import torch
-
-    if not can_join(memory):
-        memory.reorder_cache(torch.tensor(rows))
-        return memory
-    return _made_of(memory, lambda layer: [known[rows, :, start:] for known in (layer.keys, layer.values)])
+    return _of((layer.keys[rows, :, start:], layer.values[rows, :, start:]) for layer in memory.layers)
 
 
 def joined(one: Any, other: Any) -> Any:
@@ -63,28 +60,25 @@ def joined(one: Any, other: Any) -> Any:
     import torch
 
     width = max(one.get_seq_length(), other.get_seq_length())
-    others = iter(other.layers)
 
-    def both(layer: Any) -> list[Any]:
-        beside = next(others)
-        pairs = ((layer.keys, beside.keys), (layer.values, beside.values))
+    def both(*known: Any) -> Any:
         pad = torch.nn.functional.pad
-        return [torch.cat([pad(known, (0, 0, width - known.shape[-2], 0)) for known in pair]) for pair in pairs]
+        return torch.cat([pad(tensor, (0, 0, width - tensor.shape[-2], 0)) for tensor in known])
 
-    return _made_of(one, both)
+    pairs = zip(one.layers, other.layers, strict=True)
+    return _of((both(layer.keys, beside.keys), both(layer.values, beside.values)) for layer, beside in pairs)
 
 
-def _made_of(memory: Any, known: Any) -> Any:
-    """Return a memory with what `known` makes of each layer."""
+def _of(known: Iterable[tuple[Any, Any]]) -> Any:
+    """Return a memory of the keys and values of each layer."""
     from transformers.cache_utils import DynamicCache
 
-    made = DynamicCache()
-    for layer in memory.layers:
-        new = _roomy_layer()()
-        new.keys, new.values = known(layer)
-        new.is_initialized = True
-        made.layers.append(new)
-    return made
+    memory = DynamicCache()
+    for keys, values in known:
+        layer = _roomy_layer()()
+        layer.keys, layer.values, layer.is_initialized = keys, values, True
+        memory.layers.append(layer)
+    return memory
 
 
 def _attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **settings: Any) -> tuple[Any, None]:
@@ -117,17 +111,14 @@ def _roomy_layer() -> Any:
         def update(self, key_states: Any, value_states: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
             before = self.get_seq_length()
             end = before + key_states.shape[-2]
+            states = (key_states, value_states)
             # Rows that were left out made new tensors of the others.
             in_place = before and self.room and self.keys.data_ptr() == self.room[0].data_ptr()
             if not in_place or end > self.room[0].shape[-2]:
-                known = (self.keys, self.values) if before else None
-                self.room = tuple(
-                    torch.empty((*new.shape[:2], end + ROOM, new.shape[-1]), dtype=new.dtype, device=new.device)
-                    for new in (key_states, value_states)
-                )
-                for room, old in zip(self.room, known or (), strict=bool(known)):
-                    room[:, :, :before] = old
-            for room, new in zip(self.room, (key_states, value_states), strict=True):
+                known = (self.keys, self.values) if before else (new[:, :, :0] for new in states)
+                pad = torch.nn.functional.pad
+                self.room = tuple(pad(old, (0, 0, 0, end - before + ROOM)) for old in known)
+            for room, new in zip(self.room, states, strict=True):
                 room[:, :, before:end] = new
             self.is_initialized = True
             self.keys, self.values = (room[:, :, :end] for room in self.room)
@@ -157,13 +148,6 @@ def forget_last_batch(model: Any) -> None:
         if "paged_attention" in vars(module):
             for name in _REMEMBERED:
                 vars(module).pop(name, None)
-
-
-def is_ampere() -> bool:
-    """Tell whether the GPU is of capability 8 or more."""
-    import torch
-
-    return torch.cuda.get_device_capability()[0] >= 8
 
 
 def free_on_gpu() -> int:

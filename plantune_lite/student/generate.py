@@ -8,13 +8,13 @@ and so is a prompt sampled several times. Each reply has its own RNG, seeded by 
 prompts, earlier or in the same batch, and the amount of free memory change nothing.
 
 The plain backend generates one token for all rows at a time and joins the KV cache of new rows to that of the others.
-Unsloth generates in ways of its own, which accept no KV cache from outside: there its generate() makes at most PART
-tokens, and unfinished replies are prefilled again together with new rows.
+Where no KV cache can be given from outside (Unsloth, and models with other layers than attention), the model's own
+generate() makes at most PART tokens, and unfinished replies are prefilled again together with new rows.
 """
 
 import os
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,22 +27,21 @@ AT_ONCE = 128  # rows: the more there are, the fewer times all weights are read 
 LOOK_EVERY = 16  # tokens between two looks at which rows have ended: to leave some out copies the memory of the others
 LOOK_FOR_STOP_EVERY = 4  # a line ends soon
 T4_ROWS = 16  # of a model in 4 bits: over more, Unsloth unpacks all weights at every token
-PART = 256  # tokens that Unsloth makes before ended rows are replaced
+PART = 256  # tokens that generate() makes before ended rows are replaced
 _SHORT = 300  # tokens, prompt and reply
 _SHARE = 0.6  # of the free memory for what a batch remembers
 
 
-@dataclass
+@dataclass(eq=False)
 class Row:
     """One reply that is being made."""
 
     place: int  # of its prompt among those asked
     draw: int  # which of the replies to that prompt
     ids: list[int]  # of the prompt
-    seed: int
+    throws: Any  # a random number for each token
     said: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
-    throws: Any = None  # a random number for each token
 
     @property
     def read(self) -> list[int]:
@@ -63,53 +62,54 @@ class Replies:
 
     def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
-        found: dict[int, dict[int, Reply]] = {}
+        draws = sampling.n if sampling.temperature > 0 else 1  # greedy: the same reply n times
+        found: dict[int, dict[int, Reply]] = defaultdict(dict)
         with self._state():
-            for row in self._ended(prompts, sampling):
-                replies = found.setdefault(row.place, {})
-                reply = self._reply(row, sampling.stop)
-                replies |= dict.fromkeys(range(sampling.n) if sampling.temperature == 0 else [row.draw], reply)
-                if len(replies) == sampling.n:
-                    yield row.place, [replies[draw] for draw in range(sampling.n)]
+            for row in self._ended(self._rows(prompts, sampling, draws), sampling):
+                replies = found[row.place]
+                replies[row.draw] = self._reply(row, sampling.stop)
+                if len(replies) == draws:
+                    yield row.place, [replies[draw % draws] for draw in range(sampling.n)]
 
-    def _ended(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[Row]:
-        """Yield each reply as soon as it has ended."""
-        made = _Plain if self._student.source.backend == "plain" else _Unsloth
-        waiting = self._rows(prompts, sampling)
-        while waiting:
-            most = self._rows_at_once(len(waiting[0].read) + sampling.max_tokens)
-            batch = made(self._student, sampling, most, waiting)
-            yield from self._until_memory_ends(batch, waiting, sampling)
-
-    def _until_memory_ends(self, batch: "_Batch", waiting: list[Row], sampling: Sampling) -> Iterator[Row]:
-        """Yield the rows that end; where memory runs out, the others wait again, for fewer at once."""
+    def _rows(self, prompts: Sequence[Messages], sampling: Sampling, draws: int) -> list[Row]:
+        """List the replies to be made, the longest prompt first."""
         import torch
 
-        try:
-            yield from batch.ended()
-            return
-        except torch.OutOfMemoryError:
-            rows = batch.going
-        # No longer in the handler, whose traceback holds on to what the batch took.
-        if len(rows) == 1:
-            raise PlantuneError(
-                f"memory ran out over one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} of "
-                "reply: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
-            )
-        self._most = len(rows) // 2
-        waiting[:0] = rows
-        torch.cuda.empty_cache()
-
-    def _rows(self, prompts: Sequence[Messages], sampling: Sampling) -> list[Row]:
-        """Every reply to be made, the longest prompt first."""
         rows, asked = [], Counter[tuple[int, ...]]()
         for place, messages in enumerate(prompts):
             ids = self._student.encode_chat(messages)
-            for draw in range(1 if sampling.temperature == 0 else sampling.n):  # greedy: the same reply n times
-                again = asked[tuple(ids)]  # a prompt that is asked twice is drawn for twice
-                asked[tuple(ids)] += 1
-                rows.append(Row(place, draw, ids, zlib.crc32(repr((sampling.seed, again, ids)).encode())))
+            for draw in range(draws):
+                seed = zlib.crc32(repr((sampling.seed, asked[tuple(ids)], ids)).encode())
+                asked[tuple(ids)] += 1  # a prompt that is asked twice is drawn for twice
+                dice = torch.Generator().manual_seed(seed)
+                # In double precision a throw never comes out as one, behind the last token that has a chance.
+                throws = torch.rand(sampling.max_tokens, generator=dice, dtype=torch.double)
+                rows.append(Row(place, draw, ids, throws))
         return sorted(rows, key=lambda row: -len(row.ids))
+
+    def _ended(self, waiting: list[Row], sampling: Sampling) -> Iterator[Row]:
+        """Yield each row as soon as it has ended; where memory runs out, resume the others, half as many at once."""
+        import torch
+
+        plain = self._student.source.backend == "plain" and attention.can_join(self._student.model.config)
+        while waiting:
+            most = self._rows_at_once(len(waiting[0].read) + sampling.max_tokens)
+            batch = (_Plain if plain else _InParts)(self._student, sampling, most, waiting)
+            try:
+                yield from batch.ended()
+                return
+            except torch.OutOfMemoryError:
+                rows = batch.going
+            # No longer in the handler, whose traceback holds on to what the batch took.
+            if len(rows) == 1:
+                raise PlantuneError(
+                    f"memory ran out over one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} of "
+                    "reply: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
+                )
+            self._most = len(rows) // 2
+            waiting[:0] = rows
+            del batch
+            torch.cuda.empty_cache()
 
     def _reply(self, row: Row, stop: Sequence[str]) -> Reply:
         tokenizer, ends = self._student.tokenizer, self._student.model.generation_config.eos_token_id
@@ -127,20 +127,18 @@ class Replies:
             tokens_out=drawn,
         )
 
-    # --- memory -------------------------------------------------------------------------------------------------------
-
     def _rows_at_once(self, length: int) -> int:
         """Estimate how many rows of this length fit into memory."""
         import torch
 
-        on_gpu = torch.cuda.is_available()
-        if on_gpu:
-            attention.forget_last_batch(self._student.model)
+        model, on_gpu = self._student.model, torch.cuda.is_available()
         most = self._most or (AT_ONCE if on_gpu else at_once_on_cpu(length))
-        if on_gpu and getattr(self._student.model, "is_loaded_in_4bit", False) and not attention.is_ampere():
-            most = min(most, T4_ROWS)
+        if on_gpu:
+            attention.forget_last_batch(model)
+            if getattr(model, "is_loaded_in_4bit", False) and torch.cuda.get_device_capability() < (8, 0):
+                most = min(most, T4_ROWS)
         room = _SHARE * (attention.free_on_gpu() if on_gpu else attention.free_here())
-        return max(1, min(most, int(room // (length * attention.bytes_a_token(self._student.model)))))
+        return max(1, min(most, int(room // (length * attention.bytes_a_token(model)))))
 
 
 def at_once_on_cpu(length: int) -> int:
@@ -153,30 +151,22 @@ class _Batch:
 
     def __init__(self, student: Any, sampling: Sampling, most: int, waiting: list[Row]) -> None:
         self._student, self._sampling, self._most, self._waiting = student, sampling, most, waiting
-        self._ends = set(student.model.generation_config.eos_token_id)
         self.going: list[Row] = []
 
     def ended(self) -> Iterator[Row]:
         """Yield the rows that end, until none is left."""
         while self.going or self._waiting:
-            new = self._next()
-            if new:
+            room = self._most - len(self.going)
+            if self._waiting and room >= max(1, self._most // 4):  # few at a time would be read one by one
+                new = self._waiting[:room]
+                del self._waiting[:room]
+                self.going += new
                 self._begin(new)
             self._advance()
             done = [row for row in self.going if self._has_ended(row)]
             if done:
-                self._leave_out(done)
+                self._keep([number for number, row in enumerate(self.going) if row not in done])
             yield from done
-
-    def _next(self) -> list[Row]:
-        """Take rows that wait into the batch: few at a time would be read one by one."""
-        room = self._most - len(self.going)
-        if room < max(1, self._most // 4):
-            return []
-        new = self._waiting[:room]
-        del self._waiting[:room]
-        self.going = [*self.going, *new]
-        return new
 
     def _begin(self, new: Sequence[Row]) -> None:
         """Read new rows, which are the last of those going."""
@@ -185,20 +175,18 @@ class _Batch:
         """Make some more tokens for every row."""
         raise NotImplementedError
 
-    def _leave_out(self, done: Sequence[Row]) -> None:
-        """Go on without the rows that have ended."""
-        self.going = [row for row in self.going if row not in done]
+    def _keep(self, kept: list[int]) -> None:
+        """Go on with these rows alone."""
+        self.going = [self.going[number] for number in kept]
 
     def _has_ended(self, row: Row) -> bool:
         """Tell whether a reply is at its end, and cut off what was made behind that. Control tokens count as text."""
-        del row.said[self._sampling.max_tokens :]
-        ends = (number for number, id in enumerate(row.said, 1) if id in self._ends)
-        end = next(ends, len(row.said))
-        is_over = row.said[end - 1] in self._ends or end == self._sampling.max_tokens
-        if self._stops(row.said[:end]):
-            end, is_over = next(number for number in range(1, end + 1) if self._stops(row.said[:number])), True
-        del row.said[end:], row.logprobs[end:]
-        return is_over
+        ends, stopped = self._student.model.generation_config.eos_token_id, self._stops(row.said)
+        for number, id in enumerate(row.said, 1):
+            if id in ends or number == self._sampling.max_tokens or (stopped and self._stops(row.said[:number])):
+                del row.said[number:], row.logprobs[number:]
+                return True
+        return False
 
     def _stops(self, ids: Sequence[int]) -> bool:
         """Tell whether a stop string is complete; half of a character, which is shown as one, is none yet."""
@@ -209,12 +197,10 @@ class _Batch:
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, Any]:
         """Return token ids padded on the left, and a mask of what is none."""
-        import torch
-
-        pad, width, device = self._student.tokenizer.pad_token_id, max(map(len, prompts)), self._student.model.device
-        ids = [[pad] * (width - len(prompt)) + list(prompt) for prompt in prompts]
-        mask = [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-        return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        rows = {"input_ids": [list(prompt) for prompt in prompts]}
+        padded = self._student.tokenizer.pad(rows, padding_side="left", return_tensors="pt")
+        device = self._student.model.device
+        return padded["input_ids"].to(device), padded["attention_mask"].to(device)
 
 
 class _Plain(_Batch):
@@ -222,48 +208,40 @@ class _Plain(_Batch):
 
     def __init__(self, student: Any, sampling: Sampling, most: int, waiting: list[Row]) -> None:
         super().__init__(student, sampling, most, waiting)
-        self._memory = attention.memory_of(student.model.config)
-        self._joins = attention.can_join(self._memory)
+        self._memory: Any = None
         self._mask_B_L: Any = None
-        self._shared = self._read_shared() if self._joins and not attention.has_window(student.model.config) else None
+        self._shared, self._shared_length = self._read_shared()
 
-    def _next(self) -> list[Row]:
-        return super()._next() if self._joins or not self.going else []
-
-    def _read_shared(self) -> tuple[Any, int] | None:
+    def _read_shared(self) -> tuple[Any, int]:
         """Read what all prompts begin with: our system turn, and worked examples that all are shown."""
-        prompts = [row.read for row in self._waiting]
-        length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1) if len(prompts) > 1 else 0
-        if not length:
-            return None
-        ids_1_L, mask_1_L = self._padded([prompts[0][:length]])
-        memory = attention.memory_of(self._student.model.config)
-        self._scores(ids_1_L, mask_1_L, memory)
+        prompts, config = [row.read for row in self._waiting], self._student.model.config
+        memory = attention.memory_of(config)
+        if len(prompts) == 1 or attention.has_window(config):
+            return memory, 0
+        length = min(len(os.path.commonprefix(prompts)), min(map(len, prompts)) - 1)
+        if length:
+            self._scores(*self._padded([prompts[0][:length]]), memory)
         return memory, length
 
     def _begin(self, new: Sequence[Row]) -> None:
         """Read each prompt once, however often it is drawn for, and make the first token of its replies."""
         import torch
 
+        pad = torch.nn.functional.pad
         prompts = list(dict.fromkeys(tuple(row.read) for row in new))
-        memory, length = attention.memory_of(self._student.model.config), 0
-        ids_P_L, mask_P_L = self._padded(prompts)
-        if self._shared is not None:
-            shared, length = self._shared
-            memory = attention.chosen(shared, [0] * len(prompts))
-            ids_P_L, mask_P_L = self._padded([prompt[length:] for prompt in prompts])
-            mask_P_L = torch.nn.functional.pad(mask_P_L, (length, 0), value=1)
+        ids_P_L, mask_P_L = self._padded([prompt[self._shared_length :] for prompt in prompts])
+        mask_P_L = pad(mask_P_L, (self._shared_length, 0), value=1)
+        memory = attention.memory_of(self._student.model.config)
+        if self._shared_length:
+            memory = attention.chosen(self._shared, [0] * len(prompts))
         scores_P_V = self._scores(ids_P_L, mask_P_L, memory)
         prompt_of = [prompts.index(tuple(row.read)) for row in new]
         if len(prompts) < len(new):
-            memory = attention.chosen(memory, prompt_of)
-            mask_P_L = mask_P_L[prompt_of]
+            memory, mask_P_L = attention.chosen(memory, prompt_of), mask_P_L[prompt_of]
         if len(self.going) > len(new):
             memory = attention.joined(self._memory, memory)
             width = max(self._mask_B_L.shape[1], mask_P_L.shape[1])
-            pad = torch.nn.functional.pad
-            both = [pad(mask, (width - mask.shape[1], 0)) for mask in (self._mask_B_L, mask_P_L)]
-            mask_P_L = torch.cat(both)
+            mask_P_L = torch.cat([pad(mask, (width - mask.shape[1], 0)) for mask in (self._mask_B_L, mask_P_L)])
         self._memory, self._mask_B_L = memory, mask_P_L
         self._say(new, scores_P_V[prompt_of])
 
@@ -276,15 +254,10 @@ class _Plain(_Batch):
             self._mask_B_L = torch.nn.functional.pad(self._mask_B_L, (0, 1), value=1)
             self._say(self.going, self._scores(last_B_1, self._mask_B_L, self._memory))
 
-    def _leave_out(self, done: Sequence[Row]) -> None:
-        kept = [number for number, row in enumerate(self.going) if row not in done]
-        super()._leave_out(done)
-        if not kept:
-            self._memory, self._mask_B_L = attention.memory_of(self._student.model.config), None
-            return
-        self._mask_B_L = self._mask_B_L[kept]
-        start = int(self._mask_B_L.any(0).int().argmax()) if self._joins else 0  # columns that are padding for all
-        self._mask_B_L = self._mask_B_L[:, start:]
+    def _keep(self, kept: list[int]) -> None:
+        super()._keep(kept)
+        start = int(self._mask_B_L[kept].any(0).int().argmax())  # columns before it are padding for all
+        self._mask_B_L = self._mask_B_L[kept, start:]
         self._memory = attention.chosen(self._memory, kept, start)
 
     def _scores(self, ids_B_L: Any, mask_B_L: Any, memory: Any) -> Any:
@@ -306,71 +279,49 @@ class _Plain(_Batch):
     def _say(self, rows: Sequence[Row], scores_B_V: Any) -> None:
         """Add to each row its next token: the likeliest, or one that is drawn."""
         if self._sampling.temperature == 0:
-            chosen, logprobs = scores_B_V.argmax(-1).tolist(), None
-        else:
-            drawn_B, logs_B = _drawn(scores_B_V, _throws(rows, self._sampling, 1)[:, 0], self._sampling)
-            chosen, logprobs = drawn_B.tolist(), logs_B.tolist()
-        for number, row in enumerate(rows):
-            row.said.append(chosen[number])
-            if logprobs:
-                row.logprobs.append(logprobs[number])
+            for row, id in zip(rows, scores_B_V.argmax(-1).tolist(), strict=True):
+                row.said.append(id)
+            return
+        drawn_B, logs_B = _drawn(scores_B_V, rows, self._sampling)
+        for row, id, log in zip(rows, drawn_B.tolist(), logs_B.tolist(), strict=True):
+            row.said.append(id)
+            row.logprobs.append(log)
 
 
-class _Unsloth(_Batch):
-    """Some hundred tokens at a time by Unsloth's own generate()."""
+class _InParts(_Batch):
+    """Some hundred tokens at a time by the model's own generate()."""
 
     def _advance(self) -> None:
-        sampling, tokenizer, model = self._sampling, self._student.tokenizer, self._student.model
+        from transformers import GenerationConfig
+
+        sampling, stop = self._sampling, list(self._sampling.stop) or None
         most = min(PART, max(sampling.max_tokens - len(row.said) for row in self.going))
         ids_B_L, mask_B_L = self._padded([row.read for row in self.going])
-        dice = _Dice(self.going, ids_B_L.shape[1], most, sampling) if sampling.temperature > 0 else None
-        made_B_L = model.generate(
+        dice = _Dice(self.going, ids_B_L.shape[1], sampling) if sampling.temperature > 0 else None
+        made_B_L = self._student.model.generate(
             input_ids=ids_B_L,
             attention_mask=mask_B_L,
-            generation_config=self._settings(most),
+            # The drawing is done by _Dice; what is left out comes from the model's own, which chat.settle has reset.
+            generation_config=GenerationConfig(max_new_tokens=most, do_sample=False, use_cache=True, stop_strings=stop),
             logits_processor=[dice] if dice else None,
-            tokenizer=tokenizer if sampling.stop else None,
+            tokenizer=self._student.tokenizer if stop else None,
         )
         for number, row in enumerate(self.going):
             row.said += made_B_L[number, ids_B_L.shape[1] :].tolist()
-            row.logprobs += dice.logprobs(number) if dice else []
-
-    def _settings(self, most: int) -> Any:
-        """Build the settings; what they leave out comes from the model's own, which chat.settle has reset."""
-        from transformers import GenerationConfig
-
-        tokenizer = self._student.tokenizer
-        return GenerationConfig(
-            max_new_tokens=most,
-            do_sample=False,  # the drawing is done by _Dice
-            use_cache=True,
-            stop_strings=list(self._sampling.stop) or None,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=self._student.model.generation_config.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+            row.logprobs += [logs[number] for logs in dice.logs] if dice else []
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def _throws(rows: Sequence[Row], sampling: Sampling, count: int) -> Any:
-    """Return the next random numbers of each row; behind its last token there are zeros, for what nobody reads."""
+def _drawn(scores_B_V: Any, rows: Sequence[Row], sampling: Sampling, ahead: int = 0) -> tuple[Any, Any]:
+    """Return the token that each row's next throw draws, or the one so far ahead, and how likely that was."""
     import torch
+    from transformers import TopPLogitsWarper
 
-    for row in (row for row in rows if row.throws is None):
-        # In double precision a throw never comes out as one, behind the last token that has a chance.
-        made = torch.rand(sampling.max_tokens, generator=torch.Generator().manual_seed(row.seed), dtype=torch.double)
-        row.throws = torch.nn.functional.pad(made, (0, PART))
-    return torch.stack([row.throws[len(row.said) : len(row.said) + count] for row in rows])
-
-
-def _drawn(scores_B_V: Any, throws_B: Any, sampling: Sampling) -> tuple[Any, Any]:
-    """Return the token that each throw draws, and how likely that was."""
-    import torch
-    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
-
-    scores_B_V = TemperatureLogitsWarper(float(sampling.temperature))(None, scores_B_V)
+    # At its end, behind its last token, a row throws for what nobody reads.
+    throws_B = torch.stack([row.throws[min(len(row.said) + ahead, sampling.max_tokens - 1)] for row in rows])
+    scores_B_V = scores_B_V / sampling.temperature
     if sampling.top_p < 1:
         scores_B_V = TopPLogitsWarper(float(sampling.top_p))(None, scores_B_V)
     chances_B_V = scores_B_V.softmax(-1, dtype=torch.double)
@@ -382,18 +333,13 @@ def _drawn(scores_B_V: Any, throws_B: Any, sampling: Sampling) -> tuple[Any, Any
 class _Dice:
     """For a generate() that takes the highest score: leaves of each row's the one that is drawn."""
 
-    def __init__(self, rows: Sequence[Row], width: int, most: int, sampling: Sampling) -> None:
-        self._throws_B_T, self._width, self._sampling = _throws(rows, sampling, most), width, sampling
-        self._logs: list[list[float]] = []
+    def __init__(self, rows: Sequence[Row], width: int, sampling: Sampling) -> None:
+        self._rows, self._width, self._sampling = rows, width, sampling
+        self.logs: list[list[float]] = []  # of each token drawn, row by row
 
     def __call__(self, ids_B_L: Any, scores_B_V: Any) -> Any:
         import torch
 
-        throws_B = self._throws_B_T[:, ids_B_L.shape[1] - self._width]
-        drawn_B, logs_B = _drawn(scores_B_V, throws_B, self._sampling)
-        self._logs.append(logs_B.tolist())
+        drawn_B, logs_B = _drawn(scores_B_V, self._rows, self._sampling, ids_B_L.shape[1] - self._width)
+        self.logs.append(logs_B.tolist())
         return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B[:, None], 0)
-
-    def logprobs(self, row: int) -> list[float]:
-        """Return the log-probabilities of a row's tokens when they were drawn."""
-        return [logs[row] for logs in self._logs]

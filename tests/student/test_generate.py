@@ -277,7 +277,7 @@ def test_in_parts_by_the_models_own_generate_the_replies_are_the_same(folders, s
     """As under Unsloth, which knows no memory from outside."""
     tiny = loaded(folders["qwen2"])
     told = tiny.generate(PROMPTS, sampling)
-    monkeypatch.setattr(generate, "_Plain", generate._Unsloth)
+    monkeypatch.setattr(generate, "_Plain", generate._InParts)
     monkeypatch.setattr(generate, "at_once_on_cpu", lambda length: 4)
     for part in (7, 256):
         monkeypatch.setattr(generate, "PART", part)
