@@ -4,13 +4,12 @@
     copies = Mirror(drive, run, say)    from here on DRIVE/NAME/ and DRIVE/calls.sqlite follow the run, every minute
     copies.start()
 
-Copied are recipe, manifest, JSONL, adapters, the newest checkpoint and the report; never merged/ or gguf/, which are
+Copied are recipe, manifest, JSONL, adapters, whole checkpoints and the report; never merged/ or gguf/, which are
 made again. A mirror that is full, slow or gone is a warning, never a stop. One machine works on a run at a time.
 """
 
 import json
 import os
-import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from plantune_lite.types import RunError
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
+_WRITTEN_LAST = "trainer_state.json"  # of a checkpoint, and copied last
 _NOT_COPIED = ("merged", "gguf", "old", "ablate")  # made again; of another time; mirrored by a study, run by run
 
 
@@ -89,7 +89,7 @@ class Mirror:
         manifest = (self._run / "manifest.json").read_text(encoding="utf-8")
         index = _read_index(self._target)
         small = {file.relative_to(self._run).as_posix(): file for file in _small_files(self._run)}
-        for name in sorted(small, key=_checkpoint_mark_last):
+        for name in sorted(small, key=lambda name: (name.endswith(_WRITTEN_LAST), name)):
             try:
                 state = small[name].stat()
                 identity = [state.st_size, state.st_mtime_ns]
@@ -113,41 +113,16 @@ class Mirror:
 
 
 def _small_files(run: Path) -> Iterator[Path]:
-    for folder, _, names in os.walk(run):  # which passes over what is rotated away meanwhile
-        for name in names:
-            file = Path(folder, name)
-            parts = file.relative_to(run).parts
-            if parts[0] in (*_NOT_COPIED, "manifest.json") or any(part.startswith(".") for part in parts):
-                continue
-            checkpoint = _checkpoint_of(file)
-            if checkpoint is None or checkpoint in _needed_checkpoints(checkpoint.parent):
-                yield file
+    for folder, inner, names in os.walk(run):  # which passes over what is rotated away meanwhile
+        place = Path(folder)
+        left_out = (*_NOT_COPIED, "manifest.json") if place == run else ()
+        inner[:] = [name for name in inner if name not in left_out and name[0] != "." and _is_whole(place / name)]
+        yield from (place / name for name in names if name not in left_out and name[0] != ".")
 
 
-_CHECKPOINT = re.compile(r"checkpoint-([0-9]+)")
-
-
-def _checkpoint_of(file: Path) -> Path | None:
-    return next((folder for folder in file.parents if _CHECKPOINT.fullmatch(folder.name)), None)
-
-
-def _checkpoint_mark_last(name: str) -> tuple[bool, str]:
-    return name.endswith("/trainer_state.json"), name
-
-
-def _needed_checkpoints(folder: Path) -> list[Path]:
-    """Return the newest, and the best so far: the training ends with that one's weights."""
-    names = {path: _CHECKPOINT.fullmatch(path.name) for path in folder.glob("checkpoint-*")}
-    # The trainer's state is written last, and copied last.
-    steps = {path: int(name[1]) for path, name in names.items() if name and (path / "trainer_state.json").is_file()}
-    if not steps:
-        return []
-    newest = max(steps, key=steps.__getitem__)
-    try:
-        best = json.loads((newest / "trainer_state.json").read_text(encoding="utf-8")).get("best_global_step")
-    except (OSError, ValueError):
-        best = None
-    return [newest, *([folder / f"checkpoint-{best}"] if best else [])]
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder is no checkpoint that is still being written."""
+    return not folder.name.startswith("checkpoint-") or (folder / _WRITTEN_LAST).is_file()
 
 
 def _read_index(target: Path) -> dict[str, list[int]]:
@@ -185,15 +160,9 @@ def bring_back(folder: Path, run: Path) -> int:
 def _check_same_run(source: Path, run: Path) -> None:
     theirs, ours = read_manifest(source), read_manifest(run)
     if theirs.id != ours.id:
-        raise RunError(
-            f"{source} mirrors another run of this name, created {theirs.created}. Two ways on: name=OTHER; "
-            f"or move {run} away, and the mirrored run is restored"
-        )
+        raise RunError(f"{source} mirrors another run of this name: take name=OTHER, or move {run} away to restore it")
     if theirs.resumed > ours.resumed:
-        raise RunError(
-            f"{source} is ahead of {run}. Two ways on: move {run} away, and the mirrored run is restored; or mirror to "
-            "another folder"
-        )
+        raise RunError(f"{source} is ahead of {run}: move {run} away to restore it, or mirror to another folder")
 
 
 def _restore(source: Path, run: Path) -> int:

@@ -49,13 +49,15 @@ def names(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_small_things_and_the_newest_whole_checkpoint_are_copied(run, tmp_path):
+def test_the_small_things_and_the_whole_checkpoints_are_copied(run, tmp_path):
     mirrored(run, tmp_path / "m")
     assert names(tmp_path / "m" / "r") - {".mirror.json"} == {
         "manifest.json",
         "recipe.json",
         "trajectories.jsonl",
         "sft/adapter.safetensors",
+        "sft/checkpoint-10/optimizer.pt",
+        "sft/checkpoint-10/trainer_state.json",
         "sft/checkpoint-20/optimizer.pt",
         "sft/checkpoint-20/trainer_state.json",
     }
@@ -67,7 +69,7 @@ def test_what_is_gone_here_goes_there_and_only_what_changed_is_copied(run, tmp_p
     write_whole(run / "trajectories.jsonl", "more")
     copied = []
     mirrored(run, tmp_path / "m", copy=lambda a, b: (copied.append(a.name), shutil.copyfile(a, b)))
-    assert sorted(copied) == ["optimizer.pt", "trainer_state.json", "trajectories.jsonl"]
+    assert copied == ["trajectories.jsonl"]
     assert not (tmp_path / "m/r/sft/checkpoint-20/optimizer.pt").exists()
 
 
@@ -75,7 +77,7 @@ def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path
     mirrored(run, tmp_path / "m")
     assert bring_back(tmp_path / "m", run) == 0
     shutil.rmtree(run)
-    assert bring_back(tmp_path / "m", run) == 6
+    assert bring_back(tmp_path / "m", run) == 8
     assert (run / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors"
 
 
