@@ -33,7 +33,7 @@ from plantune_lite.runs.folder import (
     outputs_of,
     place_in_old,
 )
-from plantune_lite.runs.manifest import Entry, Manifest, now, read_manifest, write_manifest
+from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
 from plantune_lite.terminal import duration, printable
@@ -292,13 +292,7 @@ def _do(stage: Stage, run: _Run) -> None:
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
         earlier = {name: entries[name].fingerprint for name in stage.after}
-        entries[stage.name] = Entry(
-            fingerprint=fingerprint(stage, inputs, earlier),
-            inputs=inputs,
-            after=list(stage.after),
-            format=stage.format,
-            started=now(),
-        )
+        entries[stage.name] = Entry(fingerprint=fingerprint(stage, inputs, earlier), inputs=inputs)
     entry = entries[stage.name]
     entry.status, entry.began = "running", time.time()
     run.save()
@@ -315,7 +309,7 @@ def _do(stage: Stage, run: _Run) -> None:
         entry.summary = run_stage(
             folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=run.stream
         )
-        entry.status, entry.ended, entry.outputs = "done", now(), outputs_of(folder, stage.outputs)
+        entry.status, entry.outputs = "done", outputs_of(folder, stage.outputs)
     except BaseException as error:
         entry.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         raise

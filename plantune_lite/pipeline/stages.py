@@ -24,7 +24,6 @@ class Stage:
     shared: bool = False  # several processes may share it, one a card
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     may_fail: bool = False  # what comes after it is made all the same; the run ends with its error
-    format: int = 1  # raised when the same inputs would give other files
     work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
 
     def __post_init__(self) -> None:

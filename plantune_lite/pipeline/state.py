@@ -64,9 +64,9 @@ def _is_gone(text: str) -> bool:
 
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
-    """Hash what identifies a stage: its inputs, the stages it comes after, its format."""
+    """Hash what identifies a stage: its inputs, and the stages it comes after."""
     after = {name: earlier[name] for name in stage.after}
-    text = json.dumps({"format": stage.format, "inputs": inputs, "after": after}, sort_keys=True)
+    text = json.dumps({"format": 1, "inputs": inputs, "after": after}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

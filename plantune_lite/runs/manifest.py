@@ -5,7 +5,7 @@
     manifest.summaries.sft.steps, manifest.summaries.grpo.asks_for_plans -> 60, False
 
 manifest.json: {"format": 1, "name": ..., "versions": {...}, "device": ..., "final": "sft", "stages": {"sft": {
-"fingerprint": ..., "status": "done", "started": ..., "seconds": ..., "summary": {...}, "outputs": {...}}}}
+"fingerprint": ..., "status": "done", "seconds": ..., "summary": {...}, "outputs": {...}}}}
 
 Fields at their defaults are not written, and fields that this version does not know are ignored: a run made by another
 version still loads.
@@ -256,13 +256,9 @@ class Entry(_Row):
 
     fingerprint: str = ""
     inputs: dict[str, Any] = field(default_factory=dict)  # fields of the recipe, and hashes of files and functions
-    after: Sequence[str] = ()
-    format: int = 1
     status: Status | None = None
-    started: str = ""
     began: float | None = None  # when it was last started, in seconds since 1970
     seconds: float = 0.0
-    ended: str | None = None
     anew: bool = False  # what is here was made of a part, and is to be put away when it is made again
     taken_from: str | None = None  # the run that made it
     summary: Summary | None = None

@@ -85,7 +85,7 @@ def _take_first_round(
     inputs = inputs_of(wanted, stage)
     for donor in donors:
         theirs = read_manifest(donor).stages.get("cpl")
-        if theirs is None or theirs.format != stage.format or any(changed_outputs(donor, theirs.outputs)):
+        if theirs is None or any(changed_outputs(donor, theirs.outputs)):
             continue
         known = finished(donor)
         if any((name, made[name]) not in known for name in stage.after):

@@ -102,7 +102,7 @@ def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing
     for stage in stages(*ALL):  # as a version wrote it that had no sft.order
         entry = manifest.stages[stage.name]
         entry.inputs.pop("sft.order", None)
-        alone = replace(stage, after=tuple(entry.after))
+        alone = replace(stage, after=tuple(name for name in stage.after if name in ALL))
         entry.fingerprint = earlier[stage.name] = fingerprint(alone, entry.inputs, earlier)
     write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r"))
