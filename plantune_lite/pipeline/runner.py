@@ -5,11 +5,14 @@ What comes in: a recipe. What goes out: a run folder, and a copy of its small th
 
 import json
 import os
+import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TextIO
 
@@ -24,15 +27,7 @@ from plantune_lite.pipeline.state import State, fingerprint, inputs_of, states
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import (
-    RunFolder,
-    home,
-    last_written,
-    locked,
-    move_away,
-    outputs_of,
-    place_in_old,
-)
+from plantune_lite.runs.folder import RunFolder, home, last_written, locked, move_away, outputs_of, place_in_old
 from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
@@ -259,8 +254,6 @@ def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage])
     elif run.manifest.stages[stage.name].anew:
         _put_away(run.folder, run.manifest, [stage], [stage.name], run.say)
     _put_stale_away(run.folder, run.manifest, stage, stages)
-    if stage.trains and not stage.shared and processes_asked() > 1:
-        run.say(f"{stage.name} works in one process, on one card")
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------
@@ -342,25 +335,17 @@ def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
 
 def versions() -> dict[str, str]:
     """Collect the versions that decide what a run makes."""
-    from importlib.metadata import PackageNotFoundError, version
-
     found = {"python": sys.version.split()[0], "plantune-lite": __version__}
     for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "google-genai", "math-verify"):
-        try:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def _device() -> str:
-    import platform
-    import subprocess
-
-    cards = ""
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        cards = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout
+        cards = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        pass
-    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *cards.split("\n")[:-1]])
+        cards = []
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *cards])

@@ -10,10 +10,9 @@ import hashlib
 import json
 import os
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import chain, count
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +141,8 @@ def _files(run: Path, paths: tuple[str, ...]) -> list[Path]:
 
 
 def place_in_old(run: Path) -> Path:
-    """Return a folder under old/ in which nothing is yet, however soon after the one before."""
-    now = run / "old" / time.strftime("%Y%m%d-%H%M%S")
-    others = (now.with_name(f"{now.name}-{number}") for number in count(2))
-    return next(place for place in chain([now], others) if not place.exists())
+    """Name a folder under old/ in which nothing is yet."""
+    return run / "old" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def move_away(run: Path, names: Iterable[str], old: Path) -> bool:

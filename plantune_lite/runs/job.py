@@ -113,9 +113,7 @@ def trained_by(recipe: Mapping[str, Any], done: Collection[str]) -> list[str]:
 
 def last_trained(job: Job) -> str | None:
     """Name the stage whose adapter is the run's model; each training stage's folder has its name."""
-    return next(
-        (name for name in ("grpo", "cpl", "sft") if getattr(job.recipe, name) and name in job.earlier.made), None
-    )
+    return next((name for name in reversed(TRAININGS) if getattr(job.recipe, name) and name in job.earlier.made), None)
 
 
 def share_of(recipe: Recipe, stage: str) -> float:
