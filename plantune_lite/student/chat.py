@@ -68,14 +68,7 @@ def _rendered(tokenizer: Any, messages: Messages, **how: Any) -> str:
 
 
 def prepare(tokenizer: Any, preset: Preset) -> Preset:
-    """Give the tokenizer the preset's template and pad token; refuse one that lacks the preset's tokens."""
-    known = tokenizer.get_vocab()
-    for name, token in (("turn end", preset.turn_end), ("pad", preset.pad), ("BOS", preset.bos)):
-        if token is not None and token not in known:
-            raise PlantuneError(
-                f"{preset.title}: its tokenizer has no {token!r}, the {name} token of this preset. Is this the model "
-                "it says it is? A model of your own is given by its folder or Hub id."
-            )
+    """Give the tokenizer the preset's template, and its tokens for the end of a turn and for padding."""
     tokenizer.chat_template = preset.chat_template
     tokenizer.pad_token = preset.pad
     tokenizer.eos_token = preset.turn_end
@@ -178,10 +171,8 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read one of a model folder's JSON files."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise PlantuneError(f"{path} is missing: fetch the model again") from None
-    except ValueError as error:
-        raise PlantuneError(f"{path} is not JSON ({error}): fetch the model again") from None
+    except (FileNotFoundError, ValueError) as error:
+        raise PlantuneError(f"{path} is missing or no JSON ({error}): fetch the model again") from None
 
 
 def write_config(path: Path, content: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded as its own tokenizer says.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -81,21 +81,14 @@ def _copies(repo: str) -> tuple[str, ...]:
     return (repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
 
-_SMOLLM2 = _with_chatml(
-    name="smollm2_135m",
-    title="SmolLM2-135M-Instruct (embedded default, from the package index)",
-    repo="HuggingFaceTB/SmolLM2-135M-Instruct",
-    family="llama",
-    parameters=0.135,
-    licence="apache-2.0",
-)
 PRESETS = (
-    _SMOLLM2,
-    replace(
-        _SMOLLM2,
-        name="smollm2_135m_hub",
-        title="SmolLM2-135M-Instruct (the Hub's bf16 original)",
-        aliases=("HuggingFaceTB/SmolLM2-135M-Instruct", "unsloth/SmolLM2-135M-Instruct"),
+    _with_chatml(
+        name="smollm2_135m",
+        title="SmolLM2-135M-Instruct (embedded default, from the package index)",
+        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
+        family="llama",
+        parameters=0.135,
+        licence="apache-2.0",
     ),
     Preset(
         name="gemma3_1b",
@@ -137,7 +130,5 @@ PRESETS = (
 def find(model: str) -> Preset | None:
     """Find the preset of that name, repository or alias; None for an unknown model."""
     wanted = model.casefold()
-    for preset in PRESETS:
-        if wanted in {name.casefold() for name in (preset.name, *preset.aliases)}:
-            return preset
-    return None
+    named = (preset for preset in PRESETS if wanted in {name.casefold() for name in (preset.name, *preset.aliases)})
+    return next(named, None)

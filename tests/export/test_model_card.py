@@ -172,7 +172,7 @@ def test_what_was_measured_on_the_adapter_is_not_said_of_a_quantised_file(run):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_model_of_the_embedded_student_says_that_its_weights_are_dequantised(run, tmp_path, form):
     assert DEQUANTISED in card(facts(run, form))
-    of_the_hub = finished_run(tmp_path, "student.model=smollm2_135m_hub")
+    of_the_hub = finished_run(tmp_path, "student.model=qwen3_4b")
     assert DEQUANTISED not in card(facts(of_the_hub, form))
 
 

@@ -74,11 +74,6 @@ def test_ends_and_padding_are_the_presets_and_never_the_same(tokenizer, family):
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
 
 
-def test_a_tokenizer_without_the_presets_tokens_is_refused(tokenizer):
-    with pytest.raises(PlantuneError, match=r"Gemma-3-1B-It: its tokenizer has no '<end_of_turn>', the turn end"):
-        prepare(added([]), presets.find("gemma3_1b"))
-
-
 # --- templates of others ----------------------------------------------------------------------------------------------
 
 TURNS = "{%- for m in messages -%}"

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import FAMILIES, tiny_student, tiny_tokenizer
+from tiny import FAMILIES, tiny_student
 from transformers import AutoTokenizer
 
 from plantune_lite.plan import chat
@@ -304,23 +304,6 @@ def test_layers_that_are_not_there_are_named_with_those_that_are(folders):
 
 def test_a_model_without_a_chat_template_is_refused(tmp_path):
     refused("has no chat template: use an instruct model", tiny_student(tmp_path, "llama"))
-
-
-def test_a_base_that_is_not_the_presets_model_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
-    place = tmp_path / "smollm2" / f"{smollm2.NAME}-{smollm2._fingerprint()}"
-    folder_of("llama", place)
-    tokenizer = tiny_tokenizer("gemma3_text")
-    text = (place / "tokenizer.json").read_text(encoding="utf-8").replace("<|im_end|>", "<|other|>")
-    (place / "tokenizer.json").write_text(text, encoding="utf-8")
-    config = {
-        "eos_token": tokenizer.eos_token,
-        "pad_token": tokenizer.pad_token,
-        "tokenizer_class": "TokenizersBackend",
-    }
-    (place / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(PlantuneError, match=r"no '<\|im_end\|>', the turn end token of this preset"):
-        load("smollm2_135m")
 
 
 def test_what_is_no_whole_16_bit_model_of_transformers_is_refused(folders, tmp_path):

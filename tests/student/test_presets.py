@@ -66,7 +66,6 @@ def test_gemma_and_chatml_are_written_as_their_families_write_them():
         ("unsloth/gemma-3-1b-it", "gemma3_1b"),
         ("qwen/qwen2.5-7b-instruct", "qwen2_5_7b"),
         ("unsloth/Qwen3-4B-Instruct-2507-unsloth-bnb-4bit", "qwen3_4b"),
-        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2_135m_hub"),
     ],
 )
 def test_a_preset_is_found_by_name_repository_and_alias(model, name):
