@@ -70,8 +70,7 @@ def run(
         found, anew = plan(folder, wanted, manifest, again, stages)
         active = [stage for stage, _, _ in found]
         only = with_what_is_moved(again, only, active) if only and again else only
-        _refuse_other(folder, found)
-        _refuse_unmade(folder, found, only)
+        _refuse(folder, found, only)
         _refuse_what_training_would(wanted, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
@@ -171,8 +170,8 @@ def with_teacher(
     return replace(asked, distill=replace(asked.distill, teacher="self"))
 
 
-def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> None:
-    """Stop where the folder holds another run than the one asked for, or a damaged one: nothing is overwritten."""
+def _refuse(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
+    """Stop where the folder holds another run, a damaged one or not what a verb needs: nothing is overwritten."""
     active = [stage for stage, _, _ in found]
     for stage, state, why in found:
         stale = ", ".join([stage.name, *stale_after(stage.name, active)])
@@ -183,16 +182,10 @@ def _refuse_other(folder: Path, found: Sequence[tuple[Stage, State, str]]) -> No
             )
         if state == "differs":
             raise RunError(
-                f"{folder} holds another run: {why}, so {stage.name} would not be the same.\n"
-                f"Three ways on: {folder} as the RECIPE, without settings, goes on with it as it was made; name=OTHER "
-                f"(or another --to, where you said one) starts a run of its own; --again {stage.name} moves what there "
-                f"is of {stale} to {folder / 'old'} and makes it anew."
+                f"{folder} holds another run: {why}. Three ways on: {folder} as the RECIPE, without settings, goes on "
+                f"with it as it was made; name=OTHER (or another --to) starts a run of its own; --again {stage.name} "
+                f"moves what there is of {stale} to {folder / 'old'} and makes it anew"
             )
-
-
-def _refuse_unmade(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
-    """Stop where a verb needs what another makes, before anything is moved away."""
-    active = [stage for stage, _, _ in found]
     for stage, state, _ in found:
         if only and stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
             raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
@@ -236,24 +229,23 @@ def _put_away(
                 say(f"moved {stage.name} to {old}")
 
 
-def _put_stale_away(folder: Path, manifest: Manifest, stage: Stage, stages: Sequence[Stage]) -> None:
-    """Mark what was made of a part of a stage, to be made anew when that goes on, even after a kill: a training must
-    not go on from a checkpoint that learned from fewer plans. What was found out about a model goes with the model."""
-    if stage.trains:
-        move_away(folder, ["probe"], place_in_old(folder))
-    entry = manifest.stages.get(stage.name)
-    if entry and entry.summary and entry.summary.partial:
-        for name in set(stale_after(stage.name, stages)) & set(manifest.stages):
-            manifest.stages[name].status, manifest.stages[name].anew = "stopped", True
-
-
 def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage]) -> None:
-    """Put away what is in the way of a stage that starts or goes on."""
+    """Put away what is in the way of a stage that starts or goes on.
+
+    What was made of a part of it is marked, to be made anew even after a kill: a training must not go on from a
+    checkpoint that learned from fewer plans. What was found out about a model goes with the model.
+    """
+    entries = run.manifest.stages
     if state == "to do":
-        run.manifest.stages.pop(stage.name, None)
-    elif run.manifest.stages[stage.name].anew:
+        entries.pop(stage.name, None)
+    elif entries[stage.name].anew:
         _put_away(run.folder, run.manifest, [stage], [stage.name], run.say)
-    _put_stale_away(run.folder, run.manifest, stage, stages)
+    if stage.trains:
+        move_away(run.folder, ["probe"], place_in_old(run.folder))
+    entry = entries.get(stage.name)
+    if entry and entry.summary and entry.summary.partial:
+        for name in set(stale_after(stage.name, stages)) & set(entries):
+            entries[name].status, entries[name].anew = "stopped", True
 
 
 # --- doing a stage ----------------------------------------------------------------------------------------------------

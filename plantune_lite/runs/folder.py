@@ -121,7 +121,8 @@ def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
     for file in _files(run, paths):
         inside = file.relative_to(run)
         if not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
-            found[inside.as_posix()] = _identity(file)
+            size = file.stat().st_size
+            found[inside.as_posix()] = f"{size} {_sha256(file)}" if size >= _HASHED_BELOW else _sha256(file)
     return found
 
 
@@ -152,11 +153,6 @@ def move_away(run: Path, names: Iterable[str], old: Path) -> bool:
         (old / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(run / name, old / name)
     return bool(there)
-
-
-def _identity(file: Path) -> str:
-    size = file.stat().st_size
-    return f"{size} {_sha256(file)}" if size >= _HASHED_BELOW else _sha256(file)
 
 
 def _sha256(file: Path) -> str:
