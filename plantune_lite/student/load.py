@@ -265,8 +265,6 @@ def _plain(part: Student, source: Source) -> Any:
             f"student.model is {part.model}, whose weights are quantised already: give the 16-bit original, which "
             "student.bits=4 makes small and a merge needs"
         )
-    if part.bits == 4 and find_spec("bitsandbytes") is None:
-        raise MissingError("student.bits is 4, which needs bitsandbytes: pip install 'plantune-lite[cpu]', or take 16")
     dtype = compute_dtype(part.bits)
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
@@ -361,9 +359,10 @@ def _fill(model: Any, adapter: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    file = adapter / "adapter_model.safetensors"
-    if not file.is_file():
-        raise StudentError(f"{adapter} holds no adapter (no {file.name}): name the folder of a training stage")
+    try:
+        weights = load_file(adapter / "adapter_model.safetensors")
+    except (FileNotFoundError, SafetensorError) as error:
+        raise StudentError(f"{adapter} holds no whole adapter ({error}): name the folder of a training stage") from None
     config, mine = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")), model.active_peft_config
     for field, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("rslora", "use_rslora")):
         theirs, ours = config.get(name, False), getattr(mine, name)
@@ -371,10 +370,6 @@ def _fill(model: Any, adapter: Path) -> None:
             raise StudentError(
                 f"{adapter} was trained with student.{field}={theirs}, and the recipe says {ours}: set it alike"
             )
-    try:
-        weights = load_file(file)
-    except SafetensorError as error:
-        raise StudentError(f"{file} cannot be read: {error}. Train it again, or fetch it again.") from None
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     if {name: one.shape for name, one in weights.items()} != {name: one.shape for name, one in own.items()}:
         raise StudentError(

@@ -65,13 +65,11 @@ def resolve_source(
         return Source(repo=str(folder.resolve()), revision=None, place=str(folder.resolve()), backend=backend)
     repo = _original(part.model, preset)
     revision = pinned or part.revision
-    commit = _commit(repo, revision)
     # Unsloth keeps 4-bit copies of the well-known models, a quarter of the download, under names of their own; a
     # revision that the user asks for is one of the original's.
-    copied = preset is not None and any("4bit" in alias for alias in preset.aliases)
-    if backend == "unsloth" and part.bits == 4 and part.revision is None and copied:
-        return Source(repo=repo, revision=commit or revision, place=repo, backend=backend)
-    place = _fetched(repo, revision, commit, say) if commit else _kept(repo, revision)
+    if backend == "unsloth" and part.bits == 4 and part.revision is None and preset is not None:
+        return Source(repo=repo, revision=_commit(repo, revision) or revision, place=repo, backend=backend)
+    place = _folder(repo, revision, say)
     return Source(repo=repo, revision=place.name, place=str(place), backend=backend)
 
 
@@ -84,17 +82,13 @@ def _original(model: str, preset: Preset | None) -> str:
                 f"student.model is {model!r}, which is no preset, no folder here and no Hub id{nearest(model, known)}"
             )
         return model
-    named = next((alias for alias in preset.aliases if alias.casefold() == model.casefold()), preset.repo)
-    return preset.repo if "4bit" in named else named
+    return model if model in preset.aliases and "4bit" not in model else preset.repo
 
 
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
     """Return the folder of the 16-bit weights that a merge starts from; download them if only a 4-bit copy was."""
     place = Path(source.place)
-    if place.is_dir():
-        return place
-    commit = _commit(source.repo, source.revision)
-    return _fetched(source.repo, commit, commit, say) if commit else _kept(source.repo, source.revision)
+    return place if place.is_dir() else _folder(source.repo, source.revision, say)
 
 
 def _commit(repo: str, revision: str | None) -> str | None:
@@ -134,11 +128,14 @@ def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
         )
 
 
-def _fetched(repo: str, revision: str | None, commit: str, say: Callable[[str], object]) -> Path:
-    """Download a revision unless it is in the cache, and return its folder."""
+def _folder(repo: str, revision: str | None, say: Callable[[str], object]) -> Path:
+    """Return the folder of a revision: downloaded, or from the cache where it is whole or the Hub out of reach."""
     import httpx
     from huggingface_hub import errors, snapshot_download
 
+    commit = _commit(repo, revision)
+    if commit is None:
+        return _kept(repo, revision)
     try:
         try:
             _kept(repo, commit)

@@ -287,11 +287,11 @@ def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
 
 
 def test_a_folder_without_an_adapter_and_half_a_one_are_refused(folders, tmp_path):
-    refused("holds no adapter", folders["llama"], adapter=tmp_path)
+    refused("holds no whole adapter", folders["llama"], adapter=tmp_path)
     load(folders["llama"]).save(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    refused("cannot be read", folders["llama"], adapter=tmp_path)
+    refused("holds no whole adapter", folders["llama"], adapter=tmp_path)
 
 
 def test_layers_that_are_not_there_are_named_with_those_that_are(folders):
@@ -327,12 +327,6 @@ def test_what_is_no_whole_16_bit_model_of_transformers_is_refused(folders, tmp_p
         file.unlink()
     refused("cannot be loaded", mute)
     refused("cannot be loaded", altered("stranger", model_type="never_heard_of"))
-
-
-def test_without_bitsandbytes_four_bits_are_one_sentence(folders, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(MissingError, match=r"student.bits is 4, which needs bitsandbytes: pip install"):
-        load(folders["llama"], bits=4)
 
 
 # --- which backend ----------------------------------------------------------------------------------------------------
