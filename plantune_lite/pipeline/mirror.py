@@ -30,20 +30,8 @@ _NOT_COPIED = ("merged", "gguf", "old", "ablate")  # made again; of another time
 class Mirror:
     """Copies in a thread of its own, so that a slow folder holds nothing up."""
 
-    def __init__(
-        self,
-        folder: Path,
-        run: Path,
-        say: Callable[[str], None],
-        *,
-        interval_seconds: float = INTERVAL_SECONDS,
-        copy: Callable[[Path, Path], object] = shutil.copyfile,
-    ) -> None:
-        self._target = folder / run.name
-        self._run = run
-        self._say = say
-        self._copy = copy
-        self._interval = interval_seconds
+    def __init__(self, folder: Path, run: Path, say: Callable[[str], None]) -> None:
+        self._target, self._run, self._say = folder / run.name, run, say
         self._wanted = threading.Event()
         self._ending = False
         self._warned = ""
@@ -68,7 +56,7 @@ class Mirror:
     def _work(self) -> None:
         last = False
         while not last:
-            self._wanted.wait(self._interval)
+            self._wanted.wait(INTERVAL_SECONDS)
             self._wanted.clear()
             last = self._ending
             try:
@@ -95,7 +83,7 @@ class Mirror:
                 identity = [state.st_size, state.st_mtime_ns]
                 if index.get(name) == identity and (self._target / name).exists():
                     continue
-                copy_whole(small[name], self._target / name, self._copy)
+                copy_whole(small[name], self._target / name)
             except FileNotFoundError:
                 if self._target.is_dir():
                     continue  # a checkpoint was rotated away while we copied

@@ -20,7 +20,7 @@ from plantune_lite import files
 from plantune_lite._version import __version__
 from plantune_lite.estimate import devices, shapes
 from plantune_lite.files import write_whole
-from plantune_lite.pipeline.mirror import INTERVAL_SECONDS, Mirror, bring_back
+from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.pipeline.process import processes_asked, run_stage
 from plantune_lite.pipeline.stages import STAGES, Stage, active_stages, readers_of, stale_after, with_what_is_moved
 from plantune_lite.pipeline.state import State, fingerprint, inputs_of, states
@@ -46,7 +46,6 @@ def run(
     stages: Sequence[Stage] = STAGES,
     say: Callable[[str], None] = print,
     stream: TextIO | None = None,
-    mirror_seconds: float = INTERVAL_SECONDS,
 ) -> Path:
     """Bring a run to its end, or go on with it; its folder. `only` names the stages to do, given those before.
 
@@ -85,7 +84,7 @@ def run(
         work.save()  # a variant may have taken over all there is to do
         copies, failed = None, None
         if mirror is not None:
-            copies = Mirror(mirror, folder, tell, interval_seconds=mirror_seconds)
+            copies = Mirror(mirror, folder, tell)
             copies.start()
             stack.callback(copies.close)
         for number, (stage, state, _) in enumerate(found, 1):

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from manifests import mark
 
-from plantune_lite.files import write_whole
+from plantune_lite.files import copy_whole, write_whole
+from plantune_lite.pipeline import mirror as mirroring
 from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.runs.folder import outputs_of
 from plantune_lite.runs.manifest import read_manifest
@@ -39,10 +40,15 @@ def run(tmp_path):
     return folder
 
 
-def mirrored(run, target, say=print, **options):
-    mirror = Mirror(target, run, say, interval_seconds=60, **options)
+def mirrored(run, target, say=print):
+    mirror = Mirror(target, run, say)
     mirror.start()
     mirror.close(20)
+
+
+def copy_by(copy, monkeypatch):
+    """Let the mirror copy in another way."""
+    monkeypatch.setattr(mirroring, "copy_whole", lambda source, target: copy_whole(source, target, copy))
 
 
 def names(folder):
@@ -63,12 +69,13 @@ def test_the_small_things_and_the_whole_checkpoints_are_copied(run, tmp_path):
     }
 
 
-def test_what_is_gone_here_goes_there_and_only_what_changed_is_copied(run, tmp_path):
+def test_what_is_gone_here_goes_there_and_only_what_changed_is_copied(run, tmp_path, monkeypatch):
     mirrored(run, tmp_path / "m")
     shutil.rmtree(run / "sft" / "checkpoint-20")
     write_whole(run / "trajectories.jsonl", "more")
     copied = []
-    mirrored(run, tmp_path / "m", copy=lambda a, b: (copied.append(a.name), shutil.copyfile(a, b)))
+    copy_by(lambda a, b: (copied.append(a.name), shutil.copyfile(a, b)), monkeypatch)
+    mirrored(run, tmp_path / "m")
     assert copied == ["trajectories.jsonl"]
     assert not (tmp_path / "m/r/sft/checkpoint-20/optimizer.pt").exists()
 
@@ -81,14 +88,14 @@ def test_an_empty_machine_is_restored_and_a_full_one_is_left_alone(run, tmp_path
     assert (run / "sft" / "adapter.safetensors").read_text() == "sft/adapter.safetensors"
 
 
-def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path):
+def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path, monkeypatch):
     def finish_meanwhile(source, target):
         write_whole(run / "corpus.jsonl", "all of it")
         mark(run, {"corpus": {"status": "done"}})
         shutil.copyfile(source, target)
 
-    mirror = Mirror(tmp_path / "m", run, print, interval_seconds=60, copy=finish_meanwhile)
-    mirror._copy_all()
+    copy_by(finish_meanwhile, monkeypatch)
+    Mirror(tmp_path / "m", run, print)._copy_all()
     assert read_manifest(tmp_path / "m" / "r").stages == {}
 
 
@@ -282,7 +289,7 @@ def test_a_folder_that_is_no_numbered_checkpoint_stops_nothing(run, tmp_path):
     assert said == [] and (tmp_path / "m" / "r" / "sft" / "checkpoint-best" / "trainer_state.json").exists()
 
 
-def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_path):
+def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_path, monkeypatch):
     mirrored(run, tmp_path / "m")
     write_whole(run / "trajectories.jsonl", "more")
 
@@ -291,7 +298,9 @@ def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_pat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     said = []
-    mirror = Mirror(tmp_path / "m", run, said.append, interval_seconds=0.01, copy=full)
+    copy_by(full, monkeypatch)
+    monkeypatch.setattr(mirroring, "INTERVAL_SECONDS", 0.01)
+    mirror = Mirror(tmp_path / "m", run, said.append)
     mirror.start()
     time.sleep(0.2)
     mirror.close(20)
@@ -322,9 +331,10 @@ def test_a_mirror_that_is_gone_is_a_warning(run, tmp_path):
     assert len(said) == 1 and "the run goes on without it" in said[0]
 
 
-def test_a_slow_mirror_holds_nothing_up(run, tmp_path):
+def test_a_slow_mirror_holds_nothing_up(run, tmp_path, monkeypatch):
     said = []
-    mirror = Mirror(tmp_path / "m", run, said.append, interval_seconds=60, copy=lambda a, b: time.sleep(1))
+    copy_by(lambda a, b: time.sleep(1), monkeypatch)
+    mirror = Mirror(tmp_path / "m", run, said.append)
     mirror.start()
     began = time.monotonic()
     mirror.sync()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
 from plantune_lite.files import JsonlWriter, read_jsonl, write_records, write_whole
+from plantune_lite.pipeline import mirror
 from plantune_lite.pipeline.runner import run
 from plantune_lite.pipeline.stages import STAGES
 from plantune_lite.runs.manifest import Summary
@@ -105,4 +106,5 @@ def die(job):
 
 
 if __name__ == "__main__":
-    run(RECIPE, to=Path(sys.argv[1]), mirror=Path(sys.argv[2]), stages=stages(*ALL), mirror_seconds=0.05)
+    mirror.INTERVAL_SECONDS = 0.05
+    run(RECIPE, to=Path(sys.argv[1]), mirror=Path(sys.argv[2]), stages=stages(*ALL))
