@@ -164,9 +164,11 @@ class _Batch:
                 self._begin(new)
             self._advance()
             done = [row for row in self.going if self._has_ended(row)]
-            if done:
-                self._keep([number for number, row in enumerate(self.going) if row not in done])
+            kept = [number for number, row in enumerate(self.going) if row not in done]
+            self.going = [self.going[number] for number in kept]
             yield from done
+            if done:
+                self._keep(kept)
 
     def _begin(self, new: Sequence[Row]) -> None:
         """Read new rows, which are the last of those going."""
@@ -176,8 +178,7 @@ class _Batch:
         raise NotImplementedError
 
     def _keep(self, kept: list[int]) -> None:
-        """Go on with these rows alone."""
-        self.going = [self.going[number] for number in kept]
+        """Forget what is remembered of other rows than these."""
 
     def _has_ended(self, row: Row) -> bool:
         """Tell whether a reply is at its end, and cut off what was made behind that. Control tokens count as text."""
@@ -255,7 +256,6 @@ class _Plain(_Batch):
             self._say(self.going, self._scores(last_B_1, self._mask_B_L, self._memory))
 
     def _keep(self, kept: list[int]) -> None:
-        super()._keep(kept)
         start = int(self._mask_B_L[kept].any(0).int().argmax())  # columns before it are padding for all
         self._mask_B_L = self._mask_B_L[kept, start:]
         self._memory = attention.chosen(self._memory, kept, start)
