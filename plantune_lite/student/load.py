@@ -79,7 +79,6 @@ class Loaded:
             yield self
         finally:
             set_peft_model_state_dict(self.model, own)
-            _forget_copies(self.model)
 
     def save(self, folder: Path) -> None:
         """Write the adapter, which plain PEFT loads anywhere, and the tokenizer."""
@@ -377,10 +376,3 @@ def _fill(model: Any, adapter: Path) -> None:
             "recipe"
         )
     set_peft_model_state_dict(model, weights)
-    _forget_copies(model)
-
-
-def _forget_copies(model: Any) -> None:
-    """Drop the 16-bit copies of adapter weights that Unsloth before 2026.10.9 answers with, however these change."""
-    for parameter in model.parameters():
-        vars(parameter).pop("_fast_lora", None)
