@@ -18,7 +18,7 @@ class Stage:
     reads: tuple[str, ...]  # parts or fields of the recipe that decide what it makes
     after: tuple[str, ...] = ()  # stages whose output decides what it makes
     also: tuple[str, ...] = ()  # stages whose output it reads without being another stage when that changes
-    home: str | None = None  # its folder; None = its name, "" = the run folder itself
+    home: str | None = None  # its folder; None = its name, or the run folder itself where it has outputs there
     outputs: tuple[str, ...] = ()  # under the run folder; empty = its folder
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
     shared: bool = False  # several processes may share it, one a card
@@ -27,7 +27,7 @@ class Stage:
     work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
 
     def __post_init__(self) -> None:
-        home = self.name if self.home is None else self.home
+        home = self.home or ("" if self.outputs else self.name)
         object.__setattr__(self, "home", home)
         object.__setattr__(self, "outputs", self.outputs or (home,))
 
@@ -46,7 +46,6 @@ STAGES = (
         name="distill",
         reads=("seed", "distill", "student.model", "student.revision", "student.bits"),
         after=("problems",),
-        home="",
         outputs=(TRAJECTORIES, REJECTED, "distilled.jsonl"),
     ),
     # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
@@ -77,7 +76,6 @@ STAGES = (
         name="export",
         reads=("student", "export"),
         after=("sft", "cpl", "grpo"),
-        home="",
         outputs=("merged", "gguf"),
         may_fail=True,
     ),
@@ -85,7 +83,6 @@ STAGES = (
         name="report",
         reads=("name",),
         after=("distill", "corpus", "evaluate", "export"),
-        home="",
         outputs=("report.html", "figures"),
     ),
 )
