@@ -56,8 +56,13 @@ class Preset:
     bos: str | None  # None: the family has none; else the template writes exactly one
     pad: str  # never the turn's end, or it would not be learned
     stops: tuple[str, ...] = ()  # further tokens that end a reply
-    aliases: tuple[str, ...] = ()  # Hub ids of the same weights, 4-bit ones among them
     float16: bool = True  # False: activations overflow in fp16, so a T4 computes in float32
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """Name the Hub ids of the same weights, Unsloth's 4-bit copies among them; the embedded student has none."""
+        copy = "unsloth/" + self.repo.partition("/")[2]
+        return () if self.name == "smollm2_135m" else (self.repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
     @property
     def wants_gpu(self) -> bool:
@@ -73,12 +78,6 @@ _with_chatml = partial(
     pad="<|endoftext|>",
     stops=("<|endoftext|>",),
 )
-
-
-def _copies(repo: str) -> tuple[str, ...]:
-    """Name the Hub ids of a repository's weights, Unsloth's 4-bit copies among them."""
-    copy = "unsloth/" + repo.partition("/")[2]
-    return (repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
 
 PRESETS = (
@@ -103,7 +102,6 @@ PRESETS = (
         bos="<bos>",
         pad="<pad>",
         stops=("<eos>",),
-        aliases=_copies("google/gemma-3-1b-it"),
         float16=False,
     ),
     _with_chatml(
@@ -113,7 +111,6 @@ PRESETS = (
         family="qwen3",
         parameters=4.0,
         licence="apache-2.0",
-        aliases=_copies("Qwen/Qwen3-4B-Instruct-2507"),
     ),
     _with_chatml(
         name="qwen2_5_7b",
@@ -122,7 +119,6 @@ PRESETS = (
         family="qwen2",
         parameters=7.6,
         licence="apache-2.0",
-        aliases=_copies("Qwen/Qwen2.5-7B-Instruct"),
     ),
 )
 
