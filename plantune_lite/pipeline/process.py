@@ -8,14 +8,12 @@ stage is two such processes under `accelerate launch`, one per GPU, which share 
 import codecs
 import json
 import os
+import select
 import shutil
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from io import BufferedReader
+from collections.abc import Mapping
 from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import TextIO
@@ -53,8 +51,7 @@ def run_stage(
     # A session of its own: a Ctrl-C reaches the stage once, from us.
     with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:
-            with _pulse(stage, stream or sys.stdout) as heard:
-                _stream(process, run.log, stream or sys.stdout, heard)
+            _stream(process, stage, run.log, stream or sys.stdout)
             code = process.wait()
         except KeyboardInterrupt:
             _interrupt(process)
@@ -87,42 +84,23 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
 SILENCE_SECONDS = 30.0
 
 
-@contextmanager
-def _pulse(stage: str, stream: TextIO) -> Iterator[Callable[[], object]]:
-    """Report each half minute of silence that the stage is at work, except on a terminal; yield the timer's reset."""
-    if stream.isatty():
-        yield lambda: None
-        return
-    heard, ended, began = threading.Event(), threading.Event(), time.monotonic()
-
-    def watch() -> None:
-        while not ended.is_set():
-            if not heard.wait(SILENCE_SECONDS):
-                stream.write(f"{stage} is at work, {duration(time.monotonic() - began)} so far\n")
-                stream.flush()
-            heard.clear()
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield heard.set
-    finally:
-        ended.set()
-        heard.set()
-        watcher.join()
-
-
-def _stream(process: Popen[bytes], log: Path, stream: TextIO, heard: Callable[[], object]) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    assert isinstance(process.stdout, BufferedReader)
+def _stream(process: Popen[bytes], stage: str, log: Path, stream: TextIO) -> None:
+    """Pass on what the stage prints; report each half minute of silence that it is at work, except on a terminal."""
+    decoder, began = codecs.getincrementaldecoder("utf-8")(errors="replace"), time.monotonic()
+    patience = None if stream.isatty() else SILENCE_SECONDS
+    assert process.stdout is not None
     with open(log, "ab") as file:
-        # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
-        while chunk := process.stdout.read1(65536):
-            file.write(chunk)
-            file.flush()
-            stream.write(decoder.decode(chunk))
+        while True:
+            if not select.select([process.stdout], [], [], patience)[0]:
+                stream.write(f"{stage} is at work, {duration(time.monotonic() - began)} so far\n")
+            # Whatever has come, not whole lines: a progress bar redraws its line without ending it.
+            elif chunk := os.read(process.stdout.fileno(), 65536):
+                file.write(chunk)
+                file.flush()
+                stream.write(decoder.decode(chunk))
+            else:
+                return
             stream.flush()
-            heard()
 
 
 def _interrupt(process: Popen[bytes]) -> None:

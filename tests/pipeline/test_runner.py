@@ -632,10 +632,11 @@ def test_what_a_training_would_refuse_is_refused_before_the_teacher_is_asked(tmp
     assert not (tmp_path / "r" / "problems").exists()
 
 
-def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(monkeypatch):
+def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "SILENCE_SECONDS", 0.05)
     stream = io.StringIO()
-    with process._pulse("sft", stream) as heard:
-        heard()
-        time.sleep(0.3)
-    assert stream.getvalue().startswith("sft is at work, 0.")
+    silent = [sys.executable, "-c", "import time; time.sleep(0.5); print('done')"]
+    with subprocess.Popen(silent, stdout=subprocess.PIPE) as stage:
+        process._stream(stage, "sft", tmp_path / "log.txt", stream)
+    assert stream.getvalue().startswith("sft is at work, 0.") and stream.getvalue().endswith("so far\ndone\n")
+    assert (tmp_path / "log.txt").read_text() == "done\n"
