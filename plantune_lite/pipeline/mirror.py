@@ -32,8 +32,7 @@ class Mirror:
 
     def __init__(self, folder: Path, run: Path, say: Callable[[str], None]) -> None:
         self._target, self._run, self._say = folder / run.name, run, say
-        self._wanted = threading.Event()
-        self._ending = False
+        self._ending = threading.Event()
         self._warned = ""
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
@@ -41,14 +40,9 @@ class Mirror:
         """Begin to copy at every interval."""
         self._thread.start()
 
-    def sync(self) -> None:
-        """Ask for a copy now."""
-        self._wanted.set()
-
     def close(self, wait_seconds: float = 60.0) -> None:
         """Copy once more; a mirror that does not answer in time is left behind with a warning."""
-        self._ending = True
-        self._wanted.set()
+        self._ending.set()
         self._thread.join(wait_seconds)
         if self._thread.is_alive():
             self._warn(f"the mirror {self._target} lags behind {self._run}: not done within {wait_seconds:.0f} s")
@@ -56,9 +50,7 @@ class Mirror:
     def _work(self) -> None:
         last = False
         while not last:
-            self._wanted.wait(INTERVAL_SECONDS)
-            self._wanted.clear()
-            last = self._ending
+            last = self._ending.wait(INTERVAL_SECONDS)
             try:
                 self._copy_all()
                 self._warned = ""

@@ -82,7 +82,7 @@ def run(
         manifest.versions, manifest.device = versions(), _device()
         work = _Run(folder, wanted, manifest, active, mirror, stream, tell)
         work.save()  # a variant may have taken over all there is to do
-        copies, failed = None, None
+        failed = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell)
             copies.start()
@@ -93,21 +93,19 @@ def run(
                 continue
             if state == "done":
                 tell(f"{label} done before: {manifest.line(stage.name)}")
+                continue
+            _make_room(work, stage, state, stages)
+            tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
+            try:
+                _do(stage, work)
+            except RunError as error:
+                if not stage.may_fail:
+                    raise
+                failed = error
+                tell(f"{label} failed: {error}")
             else:
-                _make_room(work, stage, state, stages)
-                tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
-                try:
-                    _do(stage, work)
-                except RunError as error:
-                    if not stage.may_fail:
-                        raise
-                    failed = error
-                    tell(f"{label} failed: {error}")
-                    continue
                 took = duration(manifest.stages[stage.name].seconds)
                 tell(f"{label} done in {took}: {manifest.line(stage.name)}")
-            if copies is not None:
-                copies.sync()
         if failed is not None:
             raise failed
         if manifest.again and (only is None or manifest.again in only):
