@@ -26,7 +26,7 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.report.stage import run_report
 from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.job import Job, is_first
-from plantune_lite.runs.manifest import Summaries, Summary
+from plantune_lite.runs.manifest import Summary, read_manifest
 from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError
 
@@ -94,7 +94,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> Summary:
         stage=stage,
         out=out,
         recipe=load_recipe(folder),
-        earlier=Summaries.read(plan["earlier"]),
+        earlier=read_manifest(folder).summaries,
         hours_left=plan["hours_left"],
     )
     work = user_code.load(rest[0]) if rest else _WORK[stage]

@@ -77,9 +77,7 @@ class Mirror:
                     continue
                 copy_whole(small[name], self._target / name)
             except FileNotFoundError:
-                if self._target.is_dir():
-                    continue  # a checkpoint was rotated away while we copied
-                raise
+                continue  # a checkpoint was rotated away while we copied
             index[name] = identity
             write_whole(self._target / _INDEX, json.dumps(index))
         gone = set(index) - set(small)  # rotated or moved away since it was copied

@@ -278,11 +278,7 @@ def _do(stage: Stage, run: _Run) -> None:
     entry = entries[stage.name]
     entry.status, entry.began = "running", time.time()
     run.save()
-    job = {
-        "home": stage.home,
-        "earlier": {name: other.summary.to_row() for name, other in entries.items() if other.summary},
-        "hours_left": _hours_left(wanted, run.manifest),
-    }
+    job = {"home": stage.home, "hours_left": _hours_left(wanted, run.manifest)}
     write_whole(RunFolder(folder).job, json.dumps(job, ensure_ascii=False))
     began = time.monotonic()
     try:

@@ -440,7 +440,7 @@ def put_stage(run, base):
     write_whole(run / "recipe.json", to_json(recipe_for(base)))
     write_records(run / "corpus/train.jsonl", rows(32))
     write_records(run / "corpus/validation.jsonl", rows(8, start=900))
-    job = {"stage": "sft", "home": "sft", "earlier": {}, "hours_left": None}
+    job = {"stage": "sft", "home": "sft", "hours_left": None}
     write_whole(run / ".stage/job.json", json.dumps(job))
     return run
 
