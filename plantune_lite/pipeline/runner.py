@@ -219,11 +219,10 @@ def _put_away(
     old = place_in_old(folder)
     for stage in stages:
         if stage.name in anew:
-            moved = move_away(folder, stage.outputs, old)
+            if move_away(folder, stage.outputs, old):
+                say(f"moved {stage.name} to {old}")
             manifest.stages.pop(stage.name, None)
             write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
-            if moved:
-                say(f"moved {stage.name} to {old}")
 
 
 def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage]) -> None:
