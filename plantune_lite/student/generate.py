@@ -15,8 +15,8 @@ generate() makes at most PART tokens, and unfinished replies are prefilled again
 import os
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,10 +50,10 @@ class Row:
 
 
 class Replies:
-    """A Generate over the student's model in a state, such as its adapter off, which lasts while it answers."""
+    """A Generate over the student's model, with its adapter or without."""
 
-    def __init__(self, student: Any, state: Callable[[], AbstractContextManager[None]]) -> None:
-        self._student, self._state = student, state
+    def __init__(self, student: Any, *, untuned: bool = False) -> None:
+        self._student, self._untuned = student, untuned
         self._most: int | None = None  # rows at once, learned from running out of memory
 
     def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
@@ -64,7 +64,7 @@ class Replies:
         """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
         draws = sampling.n if sampling.temperature > 0 else 1  # greedy: the same reply n times
         found: dict[int, dict[int, Reply]] = defaultdict(dict)
-        with self._state():
+        with self._student.untuned() if self._untuned else nullcontext(), self._student.answering():
             for row in self._ended(self._rows(prompts, sampling, draws), sampling):
                 replies = found[row.place]
                 replies[row.draw] = self._reply(row, sampling.stop)
@@ -146,8 +146,8 @@ def at_once_on_cpu(length: int) -> int:
     return 64 if length <= _SHORT else 32
 
 
-class _Batch:
-    """Rows being generated, and those that wait for room."""
+class _InParts:
+    """Rows being generated, some hundred tokens at a time by the model's own generate(), and those that wait."""
 
     def __init__(self, student: Any, sampling: Sampling, most: int, waiting: list[Row]) -> None:
         self._student, self._sampling, self._most, self._waiting = student, sampling, most, waiting
@@ -173,12 +173,37 @@ class _Batch:
     def _begin(self, new: Sequence[Row]) -> None:
         """Read new rows, which are the last of those going."""
 
-    def _advance(self) -> None:
-        """Make some more tokens for every row."""
-        raise NotImplementedError
-
     def _keep(self, kept: list[int]) -> None:
         """Forget what is remembered of other rows than these."""
+
+    def _advance(self) -> None:
+        """Make some more tokens for every row."""
+        import torch
+        from transformers import GenerationConfig
+
+        sampling, stop = self._sampling, list(self._sampling.stop) or None
+        most = min(PART, max(sampling.max_tokens - len(row.said) for row in self.going))
+        ids_B_L, mask_B_L = self._padded([row.read for row in self.going])
+        width = ids_B_L.shape[1]
+        logs: list[list[float]] = []  # of each token drawn, row by row
+
+        def draw(ids_B_L: Any, scores_B_V: Any) -> Any:
+            """Leave of each row's scores the one that is drawn, since generate() takes the highest."""
+            drawn_B, logs_B = _drawn(scores_B_V, self.going, sampling, ids_B_L.shape[1] - width)
+            logs.append(logs_B.tolist())
+            return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B[:, None], 0)
+
+        made_B_L = self._student.model.generate(
+            input_ids=ids_B_L,
+            attention_mask=mask_B_L,
+            # What is left out comes from the model's own settings, which chat.settle has reset.
+            generation_config=GenerationConfig(max_new_tokens=most, do_sample=False, use_cache=True, stop_strings=stop),
+            logits_processor=[draw] if sampling.temperature > 0 else None,
+            tokenizer=self._student.tokenizer if stop else None,
+        )
+        for number, row in enumerate(self.going):
+            row.said += made_B_L[number, width:].tolist()
+            row.logprobs += [of_a_token[number] for of_a_token in logs]
 
     def _has_ended(self, row: Row) -> bool:
         """Tell whether a reply is at its end, and cut off what was made behind that. Control tokens count as text."""
@@ -204,7 +229,7 @@ class _Batch:
         return padded["input_ids"].to(device), padded["attention_mask"].to(device)
 
 
-class _Plain(_Batch):
+class _Plain(_InParts):
     """A token for all rows at a time, over a memory that new rows are joined to."""
 
     def __init__(self, student: Any, sampling: Sampling, most: int, waiting: list[Row]) -> None:
@@ -288,29 +313,6 @@ class _Plain(_Batch):
             row.logprobs.append(log)
 
 
-class _InParts(_Batch):
-    """Some hundred tokens at a time by the model's own generate()."""
-
-    def _advance(self) -> None:
-        from transformers import GenerationConfig
-
-        sampling, stop = self._sampling, list(self._sampling.stop) or None
-        most = min(PART, max(sampling.max_tokens - len(row.said) for row in self.going))
-        ids_B_L, mask_B_L = self._padded([row.read for row in self.going])
-        dice = _Dice(self.going, ids_B_L.shape[1], sampling) if sampling.temperature > 0 else None
-        made_B_L = self._student.model.generate(
-            input_ids=ids_B_L,
-            attention_mask=mask_B_L,
-            # The drawing is done by _Dice; what is left out comes from the model's own, which chat.settle has reset.
-            generation_config=GenerationConfig(max_new_tokens=most, do_sample=False, use_cache=True, stop_strings=stop),
-            logits_processor=[dice] if dice else None,
-            tokenizer=self._student.tokenizer if stop else None,
-        )
-        for number, row in enumerate(self.going):
-            row.said += made_B_L[number, ids_B_L.shape[1] :].tolist()
-            row.logprobs += [logs[number] for logs in dice.logs] if dice else []
-
-
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
@@ -328,18 +330,3 @@ def _drawn(scores_B_V: Any, rows: Sequence[Row], sampling: Sampling, ahead: int 
     sums_B_V = chances_B_V.cumsum(-1)
     drawn_B_1 = torch.searchsorted(sums_B_V, throws_B[:, None].to(sums_B_V.device) * sums_B_V[:, -1:], right=True)
     return drawn_B_1[:, 0], chances_B_V.gather(-1, drawn_B_1)[:, 0].log()
-
-
-class _Dice:
-    """For a generate() that takes the highest score: leaves of each row's the one that is drawn."""
-
-    def __init__(self, rows: Sequence[Row], width: int, sampling: Sampling) -> None:
-        self._rows, self._width, self._sampling = rows, width, sampling
-        self.logs: list[list[float]] = []  # of each token drawn, row by row
-
-    def __call__(self, ids_B_L: Any, scores_B_V: Any) -> Any:
-        import torch
-
-        drawn_B, logs_B = _drawn(scores_B_V, self._rows, self._sampling, ids_B_L.shape[1] - self._width)
-        self.logs.append(logs_B.tolist())
-        return torch.full_like(scores_B_V, -torch.inf).scatter(-1, drawn_B[:, None], 0)

@@ -44,17 +44,12 @@ class Loaded:
     @cached_property
     def generate(self) -> Replies:
         """Replies to a batch of conversations."""
-        return Replies(self, self.answering)
+        return Replies(self)
 
     @cached_property
     def generate_untuned(self) -> Replies:
         """Replies of the model as it was before any training."""
-        return Replies(self, self._answering_untuned)
-
-    @contextmanager
-    def _answering_untuned(self) -> Iterator[None]:
-        with self.untuned(), self.answering():
-            yield
+        return Replies(self, untuned=True)
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
         """Token ids of a conversation; up to where the reply begins, or whole."""
