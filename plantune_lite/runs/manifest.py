@@ -223,17 +223,6 @@ class Summaries:
     report: ReportSummary = field(default_factory=ReportSummary)
     made: frozenset[str] = frozenset()  # the stages that have one
 
-    @classmethod
-    def read(cls, rows: Mapping[str, Mapping[str, Any]]) -> Self:
-        """Read the summaries of stages, by name."""
-        return cls.of({name: read_summary(name, row) for name, row in rows.items()})
-
-    @classmethod
-    def of(cls, summaries: Mapping[str, Any]) -> Self:
-        """Put the summaries of stages in their places."""
-        known = {name: summary for name, summary in summaries.items() if name in _KINDS}
-        return cls(**known, made=frozenset(summaries))
-
     def training(self, stage: str | None) -> TrainingSummary:
         """Return what a training says, by the name of its stage; an empty one where there was none."""
         return getattr(self, stage) if stage in self.made else TrainingSummary()
@@ -306,7 +295,8 @@ class Manifest(_Row):
     @property
     def summaries(self) -> Summaries:
         """Return what the stages say of themselves."""
-        return Summaries.of({name: one.summary for name, one in self.stages.items() if one.summary is not None})
+        said: dict[str, Any] = {name: one.summary for name, one in self.stages.items() if one.summary is not None}
+        return Summaries(**{name: said[name] for name in said if name in _KINDS}, made=frozenset(said))
 
     def line(self, stage: str) -> str:
         """Return what a stage says to a person; nothing before it is done."""

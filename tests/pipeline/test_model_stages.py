@@ -3,6 +3,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from manifests import manifest_of
 
 from plantune_lite.distill.stage import run_corpus, run_distill
 from plantune_lite.evaluate import compare, headroom
@@ -16,7 +17,6 @@ from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import Job, last_trained
-from plantune_lite.runs.manifest import Summaries
 from plantune_lite.student import presets, weights
 from plantune_lite.train import data, sft
 from plantune_lite.train.stage import _hours, adapter_of, run_baseline, run_sft
@@ -31,7 +31,7 @@ def job(folder, *settings, stage="headroom", **earlier):
     recipe = override(load_recipe("smollm2_135m"), [*alone, *settings])
     (folder / stage).mkdir(parents=True, exist_ok=True)
     write_records(folder / "problems" / "pool.jsonl", POOL)
-    done = Summaries.read(earlier)
+    done = manifest_of({name: {"summary": row} for name, row in earlier.items()}).summaries
     return Job(run=RunFolder(folder), stage=stage, out=folder / stage, recipe=recipe, earlier=done, hours_left=None)
 
 
@@ -318,7 +318,8 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
 
 def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evaluation(tmp_path, learned):
     grpo = {"base": {"revision": None}, "asks_for_plans": True}
-    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier=Summaries.read({"grpo": grpo}))
+    earlier = manifest_of({"grpo": {"summary": grpo}}).summaries
+    made = to_evaluate(tmp_path, "sft=none", "grpo=default", "grpo.start=base", earlier=earlier)
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"weights")
     run_evaluate(made)

@@ -6,12 +6,12 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 from hypothesis import given
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import GRPO, Distill
 from plantune_lite.runs.folder import LEDGER, RunFolder
 from plantune_lite.runs.job import Job
-from plantune_lite.runs.manifest import Summaries
 from plantune_lite.teacher.judge import COMPARE, score_in, teacher_judge
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.teacher import open_teacher
@@ -111,7 +111,7 @@ def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path
         stage="grpo",
         out=tmp_path / "judged" / "grpo",
         recipe=replace(load_recipe("smollm2_135m"), name="judged", distill=Distill("gemini"), grpo=part),
-        earlier=Summaries.read({"distill": {"usd": 0.5}}),
+        earlier=manifest_of({"distill": {"summary": {"usd": 0.5}}}).summaries,
         hours_left=None,
     )
 
