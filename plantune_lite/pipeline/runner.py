@@ -78,7 +78,7 @@ def run(
             manifest.again = again  # until it is made: the same command goes on with it
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(RunFolder(folder).recipe, to_json(wanted))
-        manifest.name, manifest.seed, manifest.resumed = wanted.name, wanted.seed, time.time()
+        manifest.name, manifest.resumed = wanted.name, time.time()
         manifest.versions, manifest.device = versions(), _device()
         work = _Run(folder, wanted, manifest, active, mirror, stream, tell)
         work.save()  # a variant may have taken over all there is to do

@@ -55,11 +55,10 @@ class Job:
 
     def metric(self, step: int, **values: float) -> None:
         """One line for the report: loss, reward, seconds ..."""
-        if not is_first():
-            return
         row = {"stage": self.stage, "step": step, "seconds": round(time.time(), 3), **values}
-        with open(self.run.metrics, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(row) + "\n")
+        if is_first():
+            with open(self.run.metrics, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
 
     def progress(self) -> "Progress":
         """A line that says where the stage stands, again and again."""
@@ -118,11 +117,10 @@ def last_trained(job: Job) -> str | None:
 
 def share_of(recipe: Recipe, stage: str) -> float:
     """Return how much of the time that is left a stage may take; what comes after it needs some too."""
-    after_sft = 1 + sum(map(bool, (recipe.has_baseline, recipe.cpl, recipe.grpo)))
     after_baseline = 1 + sum(map(bool, (recipe.cpl, recipe.grpo)))
     shares = {
         "distill": 0.4,
-        "sft": 0.7 / after_sft,
+        "sft": 0.7 / (after_baseline + recipe.has_baseline),
         "baseline": 0.7 / after_baseline,
         "cpl": 0.4 if recipe.grpo else 0.7,
         "grpo": 0.7,

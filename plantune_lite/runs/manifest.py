@@ -266,7 +266,6 @@ class Manifest(_Row):
     name: str = ""
     id: str | None = None  # the same on every machine that the run is brought to
     created: str | None = None
-    seed: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     final: str | None = None  # the folder of the adapter that is the run's model

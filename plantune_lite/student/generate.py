@@ -57,8 +57,7 @@ class Replies:
         self._most: int | None = None  # rows at once, learned from running out of memory
 
     def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        replies = dict(self.each(prompts, sampling))
-        return [replies[place] for place in range(len(prompts))]
+        return [replies for _, replies in sorted(self.each(prompts, sampling))]
 
     def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the replies to each prompt, with its place, as soon as all of them have ended."""
