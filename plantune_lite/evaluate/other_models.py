@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite.evaluate import compare, harness_json
+from plantune_lite.evaluate import compare
 from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.modes import Mode, evaluate_problems, examples_of, mode_of, prompts_with_examples
 from plantune_lite.evaluate.results import OF_A_RUN
@@ -66,7 +66,6 @@ def evaluate_model(
                     out=out,
                     how=replace(how, model=model),
                 )
-            harness_json.write(out, model=where)
     return compare.standing([run], seed=recipe.seed)
 
 

@@ -16,7 +16,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from plantune_lite.distill import filters
-from plantune_lite.evaluate import compare, harness_json, interventions, results
+from plantune_lite.evaluate import compare, interventions, results
 from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import (
     ASK,
@@ -264,9 +264,6 @@ def _answer_suite(
             _answer(student, model, suite[:count], job.run.answers(name, model.name))
     if done < len(suite):
         job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
-    for model in models if done else ():
-        source = student.loaded.source.repo + (f"+{job.recipe.name}/{model.stage}" if model.stage else "")
-        harness_json.write(job.run.answers(name, model.name), model=source)
     tuned, part = models[-1], job.recipe.evaluate
     if done == len(suite) and tuned.stage and tuned.mode != "plain" and (part.interventions or part.plan_use):
         left = None if seconds is None else began + seconds - time.monotonic()
