@@ -12,7 +12,6 @@ them here; any other prompt is for the untuned model, whose best one is the firs
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +49,6 @@ ASK: Mapping[str, Callable[[Problem], Messages]] = {
     "m2": ask_plainly,  # plans; what it goes on to write is not read
 }
 SHOTS = 3
-STEP = 128  # problems that all models answer before any goes on
 
 
 def evaluate_problems(
@@ -105,27 +103,6 @@ def prompts_with_examples(
         return modes
     say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {solved}")
     return tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
-
-
-def in_time(
-    problems: int, seconds: float | None, *, done: int = 0, clock: Callable[[], float] = time.monotonic
-) -> Iterator[int]:
-    """Yield how many problems to have answered next: all without a time limit, else 128 more while time is left.
-
-    The caller lets all models answer that many before it asks for the next count, so that when time is up they have
-    answered the same problems. A step begins if one as long as the last would end in time. `done` were answered before.
-    """
-    if seconds is None:
-        yield problems
-        return
-    ends = clock() + seconds
-    for end in (*range(max(done, STEP), problems, STEP), problems):
-        began = clock()
-        if began >= ends and not done:
-            return
-        yield end
-        if 2 * clock() - began >= ends:
-            return
 
 
 def mode_of(recipe: Recipe, earlier: Summaries) -> Mode:

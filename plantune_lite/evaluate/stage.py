@@ -7,8 +7,9 @@ A stage is a function of a Job that returns its summary: "line" is the part for 
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,9 @@ from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import (
     ASK,
     OF_TARGET,
-    STEP,
     Mode,
     evaluate_problems,
     examples_of,
-    in_time,
     mode_of,
     prompts_by_merit,
     prompts_with_examples,
@@ -40,6 +39,7 @@ from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError, Sampling, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
+STEP = 128  # problems of a suite that all models answer before the next suite's turn, where time is limited
 
 
 class Asked(NamedTuple):
@@ -86,7 +86,7 @@ class Student(NamedTuple):
 
 def run_evaluate(job: Job) -> EvaluateSummary:
     """Ask the untuned student at its best prompt, then the tuned one, on every suite, as far as max_hours goes."""
-    ends = None
+    ends = math.inf
     if job.hours_left is not None:
         ends = time.monotonic() + 3600 * share_of(job.recipe, "evaluate") * job.hours_left
     trained = last_trained(job)
@@ -199,23 +199,45 @@ def _of_the_baseline(job: Job) -> str:
 
 
 def _answer_suites(
-    student: Student, suites: dict[str, list[Problem]], known: dict[str, dict[str, Any]], ends: float | None
+    student: Student, suites: dict[str, list[Problem]], known: dict[str, dict[str, Any]], ends: float
 ) -> None:
-    """Let all models answer suite after suite; what is left of the time is shared by the suites that are left."""
-    job = student.job
+    """Let all models answer all suites, or as much of each as there is time for, then exchange plans."""
+    job, models = student.job, {}
     prompts = _prompts_by_merit(student)
-    pace = 0.0  # seconds a problem, for all models
-    _keep(job, known)  # before the first answers, which a kill may leave here
-    for number, (name, suite) in enumerate(suites.items()):
-        began, done = time.monotonic(), known[name]["answered"]
-        if ends is not None and began + pace * min(STEP, len(suite)) > ends:
-            continue
+    for name, suite in suites.items():
         fit = (mode for mode in prompts if mode != "few_shot" or not _holds_programs(suite))
-        models = _models(job, student.trained, next(fit, "zero_shot_cot"))
-        seconds = None if ends is None else (ends - began) / (len(suites) - number)
-        known[name]["answered"] = _answer_suite(student, name, suite, models, done, seconds)
-        pace = max(pace, (time.monotonic() - began) / max(1, known[name]["answered"] - done))
+        models[name] = _models(job, student.trained, next(fit, "zero_shot_cot"))
+    if ends < math.inf:  # the first of a file may be its easiest
+        suites = {name: Random(job.recipe.seed).sample(suite, len(suite)) for name, suite in suites.items()}
+    _keep(job, known)  # before the first answers, which a kill may leave here
+    for name, count in in_turns({name: len(suite) for name, suite in suites.items()}, ends):
+        for model in models[name]:
+            _answer(student, model, suites[name][:count], job.run.answers(name, model.name))
+        known[name]["answered"] = max(count, known[name]["answered"])
         _keep(job, known)
+    for name, suite in suites.items():
+        if known[name]["answered"] < len(suite):
+            job.say(f"{name}: max_hours is up; with a larger one it goes on")
+        else:
+            _intervene(student, models[name][-1], suite, job.run.answers(name, models[name][-1].name), ends)
+
+
+def in_turns(
+    sizes: Mapping[str, int], ends: float, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[str, int]]:
+    """Yield which suite to answer next and how much of it: all of it, or with a time limit 128 more of each in turn.
+
+    A step begins if one as long as the longest so far would end in time.
+    """
+    step = STEP if ends < math.inf else max(sizes.values())
+    longest = 0.0
+    for end in range(step, max(sizes.values()) + step, step):
+        for name in (name for name, size in sizes.items() if end - step < size):
+            began = clock()
+            if began + longest >= ends:
+                return
+            yield name, min(end, sizes[name])
+            longest = max(longest, clock() - began)
 
 
 def _prompts_by_merit(student: Student) -> Sequence[Mode]:
@@ -251,26 +273,6 @@ def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
     return models
 
 
-def _answer_suite(
-    student: Student, name: str, suite: list[Problem], models: Sequence[Asked], done: int, seconds: float | None
-) -> int:
-    """Let all models answer one suite; return how many of its problems each has answered when time is up."""
-    job, began = student.job, time.monotonic()
-    if seconds is not None:  # the first of a file may be its easiest
-        suite = Random(job.recipe.seed).sample(suite, len(suite))
-    for count in in_time(len(suite), seconds, done=done):
-        done = max(done, count)
-        for model in models:
-            _answer(student, model, suite[:count], job.run.answers(name, model.name))
-    if done < len(suite):
-        job.say(f"{name}: max_hours is up after {done} of {len(suite)} problems; with a larger one it goes on")
-    tuned, part = models[-1], job.recipe.evaluate
-    if done == len(suite) and tuned.stage and tuned.mode != "plain" and (part.interventions or part.plan_use):
-        left = None if seconds is None else began + seconds - time.monotonic()
-        _intervene(student, tuned, suite, job.run.answers(name, tuned.name), left)
-    return done
-
-
 def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) -> None:
     """Let one model answer these problems."""
     loaded = student.loaded
@@ -280,19 +282,21 @@ def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) 
         evaluate_problems(generate, problems, mode=model.mode, out=out, how=student.asking(model.stage))
 
 
-def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Path, seconds: float | None) -> None:
-    """Ask whether the tuned model's plans do its work, where there is time to ask as often as that takes."""
-    job, loaded = student.job, student.loaded
+def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Path, ends: float) -> None:
+    """Ask whether the tuned model's plans do its work, where that is wanted and there is time to ask that often."""
+    job, loaded, part = student.job, student.loaded, student.job.recipe.evaluate
+    if not tuned.stage or tuned.mode == "plain" or not (part.interventions or part.plan_use):
+        return
     scores = read_records(Score, answers)
-    conditions = interventions.CONDITIONS if job.recipe.evaluate.interventions else interventions.PLAN_USE
-    if seconds is not None and len(conditions) * sum(one.seconds for one in scores) > seconds:
+    conditions = interventions.CONDITIONS if part.interventions else interventions.PLAN_USE
+    if time.monotonic() + len(conditions) * sum(one.seconds for one in scores) > ends:
         job.say(f"{answers.stem}: max_hours leaves no time for interventions")
         return
     follow = interventions.as_beginning(loaded.generate, ASK[tuned.mode])
     if tuned.mode == "m2":
         follow = interventions.as_order(loaded.generate_untuned)
     out = job.run.interventions / answers.name
-    greedy = Sampling(max_tokens=job.recipe.evaluate.max_tokens, seed=job.recipe.seed)
+    greedy = Sampling(max_tokens=part.max_tokens, seed=job.recipe.seed)
     how = replace(student.asking(tuned.stage), sampling=greedy)
     found = interventions.intervene(follow, suite, scores, out=out, conditions=conditions, how=how)
     write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")

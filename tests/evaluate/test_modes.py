@@ -7,7 +7,7 @@ import pytest
 
 from plantune_lite import plan
 from plantune_lite.evaluate.answers import Asking
-from plantune_lite.evaluate.modes import evaluate_problems, in_time, prompts_by_merit
+from plantune_lite.evaluate.modes import evaluate_problems, prompts_by_merit
 from plantune_lite.files import read_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import Graded, PlantuneError, Problem, Reply, Sampling, Score, Verdict
@@ -340,40 +340,6 @@ def test_another_problem_of_the_same_id_is_found_out(tmp_path):
     evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
     with pytest.raises(PlantuneError, match=f"answers another {PROBLEMS[4].id}"):
         evaluate_problems(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
-
-
-# --- in time ----------------------------------------------------------------------------------------------------------
-
-
-def answered_in(seconds, problems=600, done=0):
-    """How far models get that together take a second a problem."""
-    found = [done]
-    found.extend(in_time(problems, seconds, done=done, clock=lambda: found[-1] - done))
-    return found[1:]
-
-
-def test_without_a_limit_all_problems_are_answered_at_once():
-    assert answered_in(None) == [600]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "answered"),
-    [
-        (999, [128, 256, 384, 512, 600]),
-        (513, [128, 256, 384, 512]),
-        (512, [128, 256, 384]),
-        (1, [128]),
-        (0, []),
-        (-5, []),
-    ],
-)
-def test_a_step_is_begun_where_one_as_long_as_the_last_would_end_in_time(seconds, answered):
-    assert answered_in(seconds) == answered
-
-
-def test_what_was_answered_before_takes_no_time_and_is_not_lost():
-    assert answered_in(260, done=256) == [256, 384, 512]
-    assert answered_in(0, done=256) == [256] and answered_in(0, done=600) == [600]
 
 
 # --- programs ---------------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
+from math import inf
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +9,7 @@ from manifests import manifest_of
 
 from plantune_lite.distill.stage import run_corpus, run_distill
 from plantune_lite.evaluate import compare, headroom
-from plantune_lite.evaluate.modes import in_time
-from plantune_lite.evaluate.stage import _arm, run_evaluate
+from plantune_lite.evaluate.stage import _arm, in_turns, run_evaluate
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
 from plantune_lite.pipeline.stages import active_stages
@@ -338,9 +339,50 @@ def test_the_untuned_models_prompt_is_chosen_on_problems_of_the_pool_and_asked_a
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"zero_shot_cot"}
 
 
-def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, monkeypatch):
-    every = in_time
-    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [max(done, 4)])
+@pytest.fixture
+def slow(monkeypatch):
+    """A clock by which an hour is enough for one step of four problems."""
+    monkeypatch.setattr("plantune_lite.evaluate.stage.STEP", 4)
+    clock = count(0, 1000)
+    monkeypatch.setattr("plantune_lite.evaluate.stage.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(in_turns, "__defaults__", (lambda: next(clock),))
+
+
+def answered_in(seconds, **sizes):
+    """How far models get that together take a second a problem."""
+    done = dict.fromkeys(sizes, 0)
+    steps = []
+    for name, end in in_turns(sizes, seconds, clock=lambda: sum(done.values())):
+        done[name] = end
+        steps.append((name, end))
+    return steps
+
+
+def test_without_a_limit_each_suite_is_answered_at_once():
+    assert answered_in(inf, own=600, math=128) == [("own", 600), ("math", 128)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answered"),
+    [
+        (999, [128, 256, 384, 512, 600]),
+        (513, [128, 256, 384, 512]),
+        (512, [128, 256, 384]),
+        (1, [128]),
+        (0, []),
+        (-5, []),
+    ],
+)
+def test_a_step_is_begun_where_one_as_long_as_the_longest_would_end_in_time(seconds, answered):
+    assert answered_in(seconds, own=600) == [("own", end) for end in answered]
+
+
+def test_suites_share_the_time_that_there_is():
+    turns = [("own", 128), ("math", 100), ("own", 256), ("own", 300)]
+    assert answered_in(999, own=300, math=100) == turns and answered_in(300, own=300, math=100) == turns[:2]
+
+
+def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_on(tmp_path, learned, slow):
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true", hours_left=1.0))
     assert found.partial is True and "but only 4 of 9" in found.line.replace(" and ", " but ")
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("untuned", "m1")}
@@ -348,7 +390,6 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
     assert len(asked) == 4 and asked != [problem.id for problem in SUITE[:4]]  # drawn, not the first of the file
     assert {row["problem_id"] for row in rows["untuned"]} == set(asked)
 
-    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", every)
     learned.heard.clear()
     found = run_evaluate(to_evaluate(tmp_path, "evaluate.interventions=true"))
     assert (found.partial, found.arm) == (False, "m1") and "only" not in found.line
@@ -356,7 +397,7 @@ def test_when_time_is_up_all_models_have_answered_the_same_problems_and_it_goes_
 
 
 def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tmp_path, learned, monkeypatch):
-    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [4, 9])
+    monkeypatch.setattr("plantune_lite.evaluate.stage.STEP", 5)
     answer = learned.generate
 
     def killed(prompts, sampling):
@@ -366,17 +407,16 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 
     learned.generate = killed
     with pytest.raises(KeyboardInterrupt):
-        run_evaluate(to_evaluate(tmp_path))
+        run_evaluate(to_evaluate(tmp_path, hours_left=1.0))
     [sentence] = compare.standing([tmp_path]).sentences
     assert "1 of 9 problems of other share 13 words in a row with the training rows" in sentence
-    assert sentence.endswith(" and only 4 of 9 problems of other have been asked so far")
+    assert sentence.endswith(" and only 5 of 9 problems of other have been asked so far")
 
 
-def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, monkeypatch):
+def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, slow, monkeypatch):
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
     with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
         run_evaluate(limited)
-    monkeypatch.setattr("plantune_lite.evaluate.stage.in_time", lambda problems, seconds, *, done: [4])
     first = run_evaluate(replace(limited, hours_left=1.0))
     instead_of_loading(monkeypatch, lambda *arguments, **settings: pytest.fail("loaded for nothing"))
     assert run_evaluate(limited) == first
