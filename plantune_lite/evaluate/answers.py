@@ -20,9 +20,9 @@ from typing import Any
 
 from plantune_lite.evaluate import metrics
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
-from plantune_lite.grading.grade import grade_answer
+from plantune_lite.grading.grade import grade_reply
 from plantune_lite.terminal import duration
-from plantune_lite.types import Generate, Grade, Graded, Messages, PlantuneError, Problem, Reply, Sampling, Score
+from plantune_lite.types import Generate, Graded, Messages, PlantuneError, Problem, Reply, Sampling, Score
 
 # The replies to each problem, each the whole text, as soon as they are there: (place of the problem, its replies).
 Answer = Callable[[Sequence[Problem], Sampling], Iterable[tuple[int, list[Reply]]]]
@@ -33,13 +33,12 @@ Show = Callable[[str, bool], object]  # a line of progress, and whether it is th
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """Settings for asking a model and for grading its replies."""
+    """Settings for asking a model."""
 
     sampling: Sampling = Sampling()
     model: str = ""  # says which weights answer, so that the answers of two are never mixed
     executor: Generate | None = None  # follows the plans of m2
     examples: Sequence[Problem] = ()  # solved problems, for few_shot
-    grade: Grade = grade_answer
     allow_code: bool = False  # a program is graded by running what a model wrote
     chunk: int = 128  # problems that are asked together, and then written down
     show: Show = lambda line, last: None
@@ -85,7 +84,7 @@ def answered(
                 problem, seconds = some[place], round((time.monotonic() - last) / sampling.n, 4)
                 for sample, reply in enumerate(texts):
                     if (problem.id, sample) not in done:
-                        scores.append(_score(problem, sample, mode, reply, how.grade(problem, reply.text), seconds))
+                        scores.append(_score(problem, sample, mode, reply, grade_reply(problem, reply.text), seconds))
                         file.write(scores[-1])
                 last = time.monotonic()
             answered_now = start + len(some)

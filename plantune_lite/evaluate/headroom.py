@@ -4,7 +4,6 @@ from random import Random
 
 from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import evaluate_problems
-from plantune_lite.grading.grade import grade_reply
 from plantune_lite.runs.job import Job
 from plantune_lite.runs.manifest import HeadroomSummary
 from plantune_lite.student import presets
@@ -12,7 +11,6 @@ from plantune_lite.student.load import load_student
 from plantune_lite.types import Sampling
 
 ENOUGH = 0.85  # solved untuned: above it there is little to learn
-_AT_ONCE = 32  # problems between two lines of progress
 
 
 def run_headroom(job: Job) -> HeadroomSummary:
@@ -32,12 +30,7 @@ def run_headroom(job: Job) -> HeadroomSummary:
         asked,
         mode="zero_shot_cot",
         out=out,
-        how=Asking(
-            sampling=Sampling(max_tokens=most, seed=job.recipe.seed),
-            grade=grade_reply,
-            chunk=_AT_ONCE,
-            show=job.progress(),
-        ),
+        how=Asking(sampling=Sampling(max_tokens=most, seed=job.recipe.seed), show=job.progress()),
     )
     solved = round(found["accuracy"]["value"] * len(asked))
     line = f"untuned, the student solves {solved} of {len(asked)} problems like these"

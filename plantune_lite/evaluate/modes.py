@@ -105,6 +105,14 @@ def prompts_with_examples(
     return tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
 
 
+def sampling_of(recipe: Recipe) -> Sampling:
+    """Return how replies are sampled in a recipe's evaluation."""
+    part = recipe.evaluate
+    return Sampling(
+        temperature=part.temperature, top_p=part.top_p, n=part.samples, max_tokens=part.max_tokens, seed=recipe.seed
+    )
+
+
 def mode_of(recipe: Recipe, earlier: Summaries) -> Mode:
     """Return how a run's model is asked: as in training, of which `earlier` has the summaries."""
     if earlier.grpo.asks_for_plans:
@@ -121,7 +129,7 @@ def way_to_answer(mode: Mode, generate: Generate, problems: Sequence[Problem], h
     shown = [ask(Problem(id="", question="?", answer=""))]
     if mode == "m2":
         if how.executor is None:
-            raise PlantuneError("mode m2 needs an executor: the untuned model, which follows the student's plans")
+            raise PlantuneError("mode m2 needs an executor, the untuned model: evaluate the run itself, not --model")
         shown.append(ask_to_follow(Problem(id="", question="?", answer=""), ("?",)))
         answer = _plan_then_execute(generate, how.executor)
     else:

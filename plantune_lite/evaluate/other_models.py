@@ -18,11 +18,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from plantune_lite.evaluate import compare
+from plantune_lite.evaluate import compare, modes
 from plantune_lite.evaluate.answers import Asking, Show
-from plantune_lite.evaluate.modes import Mode, evaluate_problems, examples_of, mode_of, prompts_with_examples
 from plantune_lite.evaluate.results import OF_A_RUN
-from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
@@ -38,28 +36,26 @@ def evaluate_model(
 ) -> compare.Standing:
     """Answer every suite of the run with this model, and say where it stands."""
     recipe = load_recipe(run)
-    part = recipe.evaluate
     suites = RunFolder(run).suite_problems()
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {recipe.name} makes them")
     name, server = _name(where), _is_server(where)
     weights = "" if server else _weights(where)
-    modes: Sequence[Mode] = (part.prompts or ("zero_shot_cot", "plan_then_solve")) if server else (_mode(run, recipe),)
-    examples = examples_of(run)
-    modes = prompts_with_examples(modes, examples, say)
-    sampling = Sampling(
-        temperature=part.temperature, top_p=part.top_p, n=part.samples, max_tokens=part.max_tokens, seed=recipe.seed
-    )
-    how = Asking(sampling=sampling, examples=examples, grade=grade_reply, show=show)
+    prompts: Sequence[modes.Mode] = recipe.evaluate.prompts or ("zero_shot_cot", "plan_then_solve")
+    if not server:
+        prompts = (modes.mode_of(recipe, read_manifest(run).summaries),)
+    examples = modes.examples_of(run)
+    prompts = modes.prompts_with_examples(prompts, examples, say)
+    how = Asking(sampling=modes.sampling_of(recipe), examples=examples, show=show)
     with _opened(run, recipe, where, say) as generate:
         for suite, problems in suites.items():
             if any(problem.kind == "code" for problem in problems):
                 say(f"{suite} is left out: programs are only asked of the run's own model")
                 continue
             out = RunFolder(run).answers(suite, name)
-            for mode in modes:
+            for mode in prompts:
                 model = _asked_since(out, mode, where) if server else weights
-                evaluate_problems(
+                modes.evaluate_problems(
                     partial(generate, apart=model) if server else generate,
                     problems,
                     mode=mode,
@@ -102,14 +98,6 @@ def _weights(where: str) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256(repr(files).encode()).hexdigest()
-
-
-def _mode(run: Path, recipe: Recipe) -> Mode:
-    if (mode := mode_of(recipe, read_manifest(run).summaries)) == "m2":
-        raise PlantuneError(
-            "sft.target is 'plan', whose plans the untuned student carries out: evaluate the run itself, not --model"
-        )
-    return mode
 
 
 @contextmanager

@@ -28,10 +28,10 @@ from plantune_lite.evaluate.modes import (
     mode_of,
     prompts_by_merit,
     prompts_with_examples,
+    sampling_of,
 )
 from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading import sandbox
-from plantune_lite.grading.grade import grade_reply
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained, share_of
 from plantune_lite.runs.manifest import EvaluateSummary
@@ -66,20 +66,12 @@ class Student(NamedTuple):
 
     def asking(self, stage: str | None) -> Asking:
         """Ask as the recipe says, with the weights that a stage left; None: untuned."""
-        part = self.job.recipe.evaluate
         return Asking(
-            sampling=Sampling(
-                temperature=part.temperature,
-                top_p=part.top_p,
-                n=part.samples,
-                max_tokens=part.max_tokens,
-                seed=self.job.recipe.seed,
-            ),
+            sampling=sampling_of(self.job.recipe),
             model=self.weights(stage),
             executor=self.loaded.generate_untuned,
             examples=self.examples,
-            grade=grade_reply,
-            allow_code=part.allow_code,
+            allow_code=self.job.recipe.evaluate.allow_code,
             show=self.job.progress(),
         )
 
@@ -156,17 +148,11 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
     overlaps: dict[str, dict[str, str]] = {}
     if trained is not None:
         pool = {one.id: one for one in job.run.problems()}
-        ids = dict.fromkeys(row["problem_id"] for row in job.run.rows("train"))
-        learned = [pool[id] for id in ids if id in pool]
-        overlaps = filters.overlaps(
-            [
-                Trajectory(problem_id=one.id, sample=0, question=one.question, plan=(), execution="", answer=None)
-                for one in learned
-            ],
-            pool,
-            suites,
-            words,
-        )
+        ids = {row["problem_id"] for row in job.run.rows("train")} & set(pool)
+        learned = [
+            Trajectory(problem_id=id, sample=0, question="", plan=(), execution="", answer=None) for id in sorted(ids)
+        ]
+        overlaps = filters.overlaps(learned, pool, suites, words)
     before = results.known_of(job.run.path)
     return {
         name: {

@@ -345,7 +345,7 @@ def test_another_problem_of_the_same_id_is_found_out(tmp_path):
 # --- programs ---------------------------------------------------------------------------------------------------------
 
 
-def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
+def test_programs_are_refused_unless_somebody_may_run_them(tmp_path, monkeypatch):
     problem = Problem(id="he/0", question=PROBLEMS[0].question, answer="assert f(1) == 2", kind="code")
     model = answering(lambda _, sample: "def f(x): return x + 1")
     with pytest.raises(PlantuneError, match="evaluate.allow_code=true"):
@@ -354,8 +354,9 @@ def test_programs_are_refused_unless_somebody_may_run_them(tmp_path):
     def run_code(problem, text):
         return Graded(text, Verdict(same="x + 1" in text, how="ran"))
 
+    monkeypatch.setattr("plantune_lite.evaluate.answers.grade_reply", run_code)
     out = tmp_path / "a.b.jsonl"
-    found = evaluate_problems(model, [problem], mode="plain", out=out, how=Asking(grade=run_code, allow_code=True))
+    found = evaluate_problems(model, [problem], mode="plain", out=out, how=Asking(allow_code=True))
     assert found["accuracy"]["value"] == 1
 
 

@@ -92,7 +92,7 @@ def test_programs_are_evaluated_where_somebody_may_run_them(tmp_path):
         return [[Reply(text=f"```python\n{PROGRAM}```"), Reply(text="    return x\n")] for _ in prompts]
 
     out = tmp_path / "own.model.jsonl"
-    how = Asking(sampling=Sampling(n=2, temperature=1.0), grade=grade_code, allow_code=True)
+    how = Asking(sampling=Sampling(n=2, temperature=1.0), allow_code=True)
     found = evaluate_problems(generate, [ROOF], mode="plain", out=out, how=how)
     assert found["accuracy"]["value"] == 0.5 and found["passed"]["value"] == 1.0
     assert [one.how for one in read_records(Score, out)] == ["passed the tests", "failed: AssertionError"]

@@ -20,7 +20,6 @@ from plantune_lite.evaluate.answers import Asking, Show, answered
 from plantune_lite.evaluate.ask import final_student
 from plantune_lite.evaluate.stats import Estimate, p_text
 from plantune_lite.files import write_whole
-from plantune_lite.grading.grade import grade_reply
 from plantune_lite.lab.probes import resample, saved_judge
 from plantune_lite.lab.probes.run import add
 from plantune_lite.lab.probes.saved_judge import Kept
@@ -112,7 +111,7 @@ def _answered(
     }
     weights, scores = saved_judge.weights_of(run), {}
     for name, (generate, sampling, file) in ways.items():
-        how = Asking(sampling=sampling, model=weights, executor=loaded.generate_untuned, grade=grade_reply, show=show)
+        how = Asking(sampling=sampling, model=weights, executor=loaded.generate_untuned, show=show)
         answer, prompt = modes.way_to_answer(mode, generate, problems, how)
         written = out / f"{suite}.{file}.jsonl"
         scores[name] = answered(problems, answer, mode=name, out=written, how=how, settings={"prompt": prompt})

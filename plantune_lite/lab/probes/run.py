@@ -19,7 +19,6 @@ from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.ask import final_student
 from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.files import write_whole
-from plantune_lite.grading import grade
 from plantune_lite.lab.probes import resample, saved_judge
 from plantune_lite.lab.probes.plan_probe import knows, tried
 from plantune_lite.lab.probes.saved_judge import FOLDER
@@ -144,7 +143,6 @@ def _of_plans(
                 temperature=TEMPERATURE, n=samples, max_tokens=recipe.evaluate.max_tokens, seed=recipe.seed
             ),
             model=saved_judge.weights_of(run),
-            grade=grade.grade_reply,
             show=show,
         ),
     )
