@@ -10,25 +10,23 @@ evaluated, and step by step where that is not known. `resample=4` draws a plan t
 to four in all; `plantune probe RUN` makes the judge.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
-from plantune_lite.evaluate import metrics, results
+from plantune_lite.evaluate import results
 from plantune_lite.evaluate.answers import Asking
 from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, way_to_answer
-from plantune_lite.files import read_records
 from plantune_lite.grading.answers import final_answer
 from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
-from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
+from plantune_lite.types import Generate, PlantuneError, Problem, Reply, RunError, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +43,9 @@ class Answered:
     drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: it was no plan
 
 
-def recipe_of(run: Path) -> Recipe:
-    """Load the recipe that a run was made with."""
-    if not RunFolder(run).recipe.is_file():
-        raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
-    return load_recipe(run)
-
-
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
     """A run's recipe, the stage that was the last to train, and the model that it left."""
-    recipe, manifest = recipe_of(run), read_manifest(run)
+    recipe, manifest = load_recipe(run), read_manifest(run)
     trained = manifest.final
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
@@ -85,35 +76,33 @@ def ask_student(
         user_code.load_from_lab("judge_plan")(run, tries=resample, tell=drawn.extend) if resample is not None else None
     )
     recipe, trained, loaded = final_student(run, say)
-    most = recipe.evaluate.max_tokens
     problem = Problem(id="asked", question=question.strip(), answer="")
-    sampling = Sampling(max_tokens=most, seed=recipe.seed)
-    mode = mode_of(recipe, read_manifest(run).summaries)
-    generate = judged(loaded) if judged else loaded.generate
-    how = Asking(sampling=sampling, executor=loaded.generate_untuned)
-    answer, _ = way_to_answer(mode, generate, [problem], how)
-    [(_, [reply])] = answer([problem], sampling)
-    found = [taken_apart(f"{trained} of {recipe.name}", mode, reply, drawn)]
-    if beside_base:
-        mode = best_prompt(run)
-        answer, _ = way_to_answer(mode, loaded.generate_untuned, [problem], replace(how, examples=examples_of(run)))
+    sampling = Sampling(max_tokens=recipe.evaluate.max_tokens, seed=recipe.seed)
+    how = Asking(sampling=sampling, executor=loaded.generate_untuned, examples=examples_of(run))
+
+    def answered(model: str, mode: Mode, generate: Generate) -> Answered:
+        answer, _ = way_to_answer(mode, generate, [problem], how)
         [(_, [reply])] = answer([problem], sampling)
-        found.append(taken_apart(results.UNTUNED, mode, reply))
+        return taken_apart(model, mode, reply)
+
+    mode = mode_of(recipe, read_manifest(run).summaries)
+    tuned = answered(f"{trained} of {recipe.name}", mode, judged(loaded) if judged else loaded.generate)
+    found = [replace(tuned, drawn=tuple(drawn))]
+    if beside_base:
+        found.append(answered(results.UNTUNED, best_prompt(run), loaded.generate_untuned))
     return found
 
 
 def best_prompt(run: Path) -> Mode:
     """Find what the untuned model was best at on the run's own problems, or else its first suite."""
-    files = RunFolder(run).eval.glob(f"*.{results.UNTUNED}.jsonl")
-    first = min(files, key=lambda path: (not path.name.startswith("own."), path.name), default=None)
-    modes = metrics.by_mode(read_records(Score, first) if first else ())
-    if not modes:
-        return "zero_shot_cot"
-    return metrics.best_mode({cast(Mode, mode): metrics.shares(scores) for mode, scores in modes.items()})
+    untuned = [one for one in results.answers([run]) if one.model == results.UNTUNED]
+    suite = min((one.suite for one in untuned), key=lambda name: (name != "own", name), default=None)
+    best = results.best_untuned(one for one in untuned if one.suite == suite)
+    return cast(Mode, best.mode) if best else "zero_shot_cot"
 
 
-def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | None] = ()) -> Answered:
-    """Split a reply into plan, working and answer; `drawn` are the scores of the plans drawn for it."""
+def taken_apart(model: str, mode: Mode, reply: Reply) -> Answered:
+    """Split a reply into plan, working and answer."""
     plan = written_plan(reply.text)  # near enough: the untuned model never learned our format
     working = reply.text.rpartition(CLOSE)[2] if plan else reply.text
     return Answered(
@@ -124,7 +113,6 @@ def taken_apart(model: str, mode: Mode, reply: Reply, drawn: Sequence[float | No
         answer=final_answer(working),
         cut_off=reply.finish == "length",
         tokens=reply.tokens_out,
-        drawn=tuple(drawn),
     )
 
 

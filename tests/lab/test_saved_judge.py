@@ -4,6 +4,7 @@ The student is a tiny one that writes one of two plans, of which only one comes 
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -140,9 +141,8 @@ def test_ask_draws_weak_plans_again_and_says_how_many_and_how_they_were_judged(p
 def test_the_command_shows_the_scores(probed):
     done = CliRunner().invoke(cli, ["ask", str(probed[0]), "What is 3?", "--resample", "4"], catch_exceptions=False)
     assert done.exit_code == 0 and " drawn, judged " in done.stdout and "(below 0 is weak)" in done.stdout
-    assert "\n".join(ask.lines(ask.taken_apart("m", "m1", Reply(text="x"), (-0.5, None, 1.25)))).splitlines()[1] == (
-        "3 plans drawn, judged -0.50, no plan, +1.25 (below 0 is weak)"
-    )
+    found = replace(ask.taken_apart("m", "m1", Reply(text="x")), drawn=(-0.5, None, 1.25))
+    assert list(ask.lines(found))[1] == ("3 plans drawn, judged -0.50, no plan, +1.25 (below 0 is weak)")
 
 
 # --- drawing ----------------------------------------------------------------------------------------------------------
