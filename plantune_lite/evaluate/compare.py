@@ -185,7 +185,7 @@ def _row(model: Model, seed: int) -> Row:
         samples=fewest,
         accuracy=accuracy,
         by_seed=by_seed,
-        passed=metrics.passed(fewest, samples, seed=seed) if several else None,
+        passed=metrics.passed(fewest, samples) if several else None,
         majority=metrics.majority(samples, choices) if several else None,
         truncated=fmean(score.finish == "length" for score in scores),
         unparsable=fmean(score.same is None for score in scores),

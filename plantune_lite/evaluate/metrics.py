@@ -66,15 +66,15 @@ def tally(scores: Sequence[Score], problems: Sequence[Problem], *, seed: int = 0
         "unparsable": fmean(one.same is None for one in scores),
     }
     if fewest > 1:
-        found["passed"] = asdict(passed(fewest, samples, seed=seed))
+        found["passed"] = asdict(passed(fewest, samples))
         found["majority"] = asdict(majority(samples, {problem.id: problem.choices for problem in problems}))
     return found
 
 
-def passed(k: int, samples: Mapping[str, Sequence[Score]], *, seed: int = 0) -> stats.Estimate:
-    """pass@k: how often at least one of k samples of a problem is right."""
-    right = [(sum(one.same is True for one in these), len(these)) for these in samples.values()]
-    return stats.of_problems([stats.pass_at(k, c, n) for c, n in right], seed=seed)
+def passed(k: int, samples: Mapping[str, Sequence[Score]]) -> stats.Estimate:
+    """pass@k: how often at least one of the first k samples of a problem is right."""
+    right = sum(any(one.same is True for one in these[:k]) for these in samples.values())
+    return stats.wilson(right, len(samples))
 
 
 def majority(samples: Mapping[str, Sequence[Score]], choices: Mapping[str, Sequence[str]]) -> stats.Estimate:
@@ -92,15 +92,8 @@ def majority_is_right(samples: Sequence[Score], choices: Sequence[str] = ()) -> 
 
 
 def line(figures: Mapping[str, Any]) -> str:
-    """22 of 60 right, 36.7 % (25.6 to 49.3), 5 % cut off, 2 % without a readable answer."""
-    estimate = stats.Estimate(**figures["accuracy"])
-    right = f"{round(estimate.value * figures['problems'])} of {figures['problems']} right, "
-    many = f" of {figures['samples']} samples right"
-    parts = [right + estimate.percent() if figures["samples"] == 1 else estimate.percent() + many]
-    if "majority" in figures:
-        parts.append(f"pass@{figures['samples']} {stats.Estimate(**figures['passed']).percent()}")
-        parts.append(f"maj@{figures['samples']} {stats.Estimate(**figures['majority']).percent()}")
-    for name, words in (("truncated", "cut off"), ("unparsable", "without a readable answer")):
-        if figures[name]:
-            parts.append(f"{100 * figures[name]:.0f} % {words}")
-    return ", ".join(parts)
+    """22 of 60 right, 36.7 % (25.6 to 49.3)."""
+    right = stats.Estimate(**figures["accuracy"]).percent()
+    if figures["samples"] > 1:
+        return f"{right} of {figures['samples']} samples right"
+    return f"{round(figures['accuracy']['value'] * figures['problems'])} of {figures['problems']} right, {right}"

@@ -55,18 +55,12 @@ def evaluate_problems(
     generate: Generate, problems: Sequence[Problem], *, mode: Mode, out: Path, how: Asking = AS_IT_COMES
 ) -> dict[str, Any]:
     """Evaluate in one mode, going on with what `out` holds."""
-    samples = how.sampling.n
     if not problems:
         raise PlantuneError("there are no problems to evaluate on: raise problems.held_out, or name another suite")
     if not how.allow_code and (programs := [problem.id for problem in problems if problem.kind == "code"]):
         raise PlantuneError(
             f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0]}): allow to run what a "
             "model wrote with evaluate.allow_code=true, or leave the suite out"
-        )
-    if samples > 1 and how.sampling.temperature == 0:
-        raise PlantuneError(
-            f"evaluate.samples is {samples}, but evaluate.temperature is 0, which makes all of them the same: "
-            "set evaluate.temperature=0.7, or evaluate.samples=1"
         )
     answer, prompt = way_to_answer(mode, generate, problems, how)
     settings = {"shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt}

@@ -48,11 +48,11 @@ def p_text(p: float) -> str:
 # --- one model --------------------------------------------------------------------------------------------------------
 
 
-def wilson(right: int, of: int, level: float = LEVEL) -> Estimate:
+def wilson(right: int, of: int) -> Estimate:
     """Compute the Wilson interval of a share: valid even where nearly all or nearly none are right."""
     if of == 0:
         return Estimate(math.nan, 0.0, 1.0)
-    z = NormalDist().inv_cdf(0.5 + level / 2)
+    z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     share, spread = right / of, z * z / of
     middle = (share + spread / 2) / (1 + spread)
     half = z * math.sqrt(share * (1 - share) / of + spread / (4 * of)) / (1 + spread)
@@ -64,7 +64,6 @@ def mean(
     *,
     seed: int = 0,
     bounds: tuple[float, float] | None = (0.0, 1.0),
-    level: float = LEVEL,
     draws: int = _DRAWS,
 ) -> Estimate:
     """Estimate the mean of one value per problem, by Rubin's Bayesian bootstrap: each draw reweights the problems.
@@ -84,7 +83,7 @@ def mean(
         total = sum(weights)
         means.append(sum(weight * value for weight, (value, _) in zip(weights, weighted, strict=True)) / total)
     means.sort()
-    cut = round((1 - level) / 2 * draws)
+    cut = round((1 - LEVEL) / 2 * draws)
     centre = fmean(values)
     return Estimate(centre, min(centre, means[cut]), max(centre, means[-cut - 1]))
 
@@ -108,7 +107,6 @@ class Paired:
     won: int  # problems on which the first is better
     lost: int
     p: float  # of a difference this large where there is none
-    test: str
     trainings: int = 1  # of each model
 
 
@@ -116,11 +114,9 @@ def paired(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> 
     """Compare two models problem by problem; `ours[i]` and `theirs[i]` are of the same problem."""
     differences = [our - their for our, their in zip(ours, theirs, strict=True)]
     won, lost = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
-    if all(value in (0, 1) for value in (*ours, *theirs)):
-        p, test = mcnemar(won, lost), "exact McNemar"
-    else:
-        p, test = sign_flips(differences, seed=seed), "sign flips"
-    return Paired(len(differences), mean(differences, seed=seed, bounds=(-1.0, 1.0)), won, lost, p, test)
+    right_or_wrong = all(value in (0, 1) for value in (*ours, *theirs))
+    p = mcnemar(won, lost) if right_or_wrong else sign_flips(differences, seed=seed)
+    return Paired(len(differences), mean(differences, seed=seed, bounds=(-1.0, 1.0)), won, lost, p)
 
 
 def mcnemar(won: int, lost: int) -> float:
@@ -154,7 +150,7 @@ def over_trainings(found: Paired, differences: Sequence[float]) -> Paired:
     half = t_quantile(count - 1) * spread
     difference = Estimate(centre, max(-1.0, centre - half), min(1.0, centre + half))
     p = t_tails(centre / spread, count - 1)
-    return replace(found, difference=difference, p=p, test="t over trainings", trainings=count)
+    return replace(found, difference=difference, p=p, trainings=count)
 
 
 def of_trainings(shares: Sequence[float], over_problems: Estimate) -> Estimate:
@@ -177,14 +173,14 @@ def t_tails(t: float, df: int) -> float:
     return min(1.0, max(0.0, 1 - inside))
 
 
-def t_quantile(df: int, level: float = LEVEL) -> float:
-    """Find the t for which +-t holds this share of Student's t: 12.71 for 1 degree of freedom, 2.78 for 4."""
+def t_quantile(df: int) -> float:
+    """Find the t for which +-t holds 95 % of Student's t: 12.71 for 1 degree of freedom, 2.78 for 4."""
     low, high = 0.0, 1.0
-    while t_tails(high, df) > 1 - level:
+    while t_tails(high, df) > 1 - LEVEL:
         high *= 2
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if t_tails(middle, df) > 1 - level else (low, middle)
+        low, high = (middle, high) if t_tails(middle, df) > 1 - LEVEL else (low, middle)
     return high
 
 
@@ -199,13 +195,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 # --- several samples a problem ----------------------------------------------------------------------------------------
-
-
-def pass_at(k: int, right: int, of: int) -> float:
-    """Estimate, unbiased, the chance that one of k samples is right, from `right` of `of` samples of a problem."""
-    if not 0 < k <= of:
-        raise ValueError(f"pass@{k} needs at least {k} samples, and there are {of}")
-    return 1.0 - math.comb(of - right, k) / math.comb(of, k)
 
 
 Answer = TypeVar("Answer", bound=Hashable)

@@ -85,7 +85,6 @@ def test_cut_off_and_unreadable_answers_are_wrong_and_counted(tmp_path):
     model = answering(lambda problem, sample: "let me think", finish="length")
     found = evaluate_problems(model, PROBLEMS[:10], mode="m1", out=tmp_path / "own.sft.jsonl")
     assert (found["accuracy"]["value"], found["truncated"], found["unparsable"]) == (0, 1, 1)
-    assert found["line"].endswith("100 % cut off, 100 % without a readable answer")
 
 
 def test_progress_is_told_on_the_way(tmp_path):
@@ -197,7 +196,7 @@ def test_samples_give_pass_at_k_and_a_majority(tmp_path):
     )
     assert (found["samples"], found["accuracy"]["value"]) == (4, 0.25)
     assert (found["passed"]["value"], found["majority"]["value"]) == (1, 0)
-    assert "25.0 % (" in found["line"] and "pass@4 100.0 %" in found["line"] and "maj@4 0.0 %" in found["line"]
+    assert found["line"].startswith("own sft m1: 25.0 % (") and found["line"].endswith(") of 4 samples right")
 
 
 def test_answers_that_nobody_can_read_have_no_vote(tmp_path):
@@ -209,13 +208,6 @@ def test_answers_that_nobody_can_read_have_no_vote(tmp_path):
         answering(text), PROBLEMS[:5], mode="m1", out=out, how=Asking(sampling=Sampling(n=4, temperature=0.7))
     )
     assert (found["unparsable"], found["majority"]["value"]) == (0.75, 1)
-
-
-def test_samples_without_temperature_are_refused(tmp_path):
-    with pytest.raises(PlantuneError, match=r"evaluate\.samples is 4, but evaluate\.temperature is 0"):
-        evaluate_problems(
-            right_on(bool), PROBLEMS, mode="m1", out=tmp_path / "a.b.jsonl", how=Asking(sampling=Sampling(n=4))
-        )
 
 
 def test_chunks_have_seeds_of_their_own_that_a_second_run_has_too(tmp_path):
