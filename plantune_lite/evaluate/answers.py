@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.evaluate import metrics
+from plantune_lite.evaluate import metrics, stats
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.terminal import duration
@@ -90,7 +90,7 @@ def answered(
             answered_now = start + len(some)
             if left := len(todo) - answered_now:  # else the last line is the caller's
                 time_left = duration((time.monotonic() - began) / answered_now * left)
-                right = metrics.accuracy(scores).percent()
+                right = stats.of_problems(list(metrics.shares(scores).values())).percent()
                 show(
                     f"{what}: {len(problems) - left} of {len(problems)} problems, {right} right, {time_left} left",
                     False,

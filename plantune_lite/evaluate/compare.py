@@ -100,7 +100,7 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
         here = [one for one in answers if one.suite == suite]
         best = {one.run: results.best_untuned(other for other in here if other.run == one.run) for one in here}
         here.sort(key=lambda one: (one not in best.values(), results.place(one)))
-        rows += [_row(results.alone(one), seed) for one in here]
+        rows += [row_of(results.alone(one), seed) for one in here]
         for one in here:
             for reference in _references(one, here, best):
                 comparisons += _compared(results.alone(one), results.alone(reference), seed)
@@ -124,7 +124,7 @@ def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
         here = {name: [[one for one in run if one.suite == suite] for run in runs] for name, runs in answers.items()}
         untuned = results.untuned_over_seeds(here.values())
         tuned = [one for one in results.tuned_over_seeds(arms, here) if one.answers]
-        rows += [_row(one, seed) for one in (*untuned, *tuned)]
+        rows += [row_of(one, seed) for one in (*untuned, *tuned)]
         for place, one in enumerate(tuned):
             for reference in (*untuned, *tuned[: min(place, 1)]):
                 comparisons += _compared(one, reference, seed)
@@ -152,21 +152,17 @@ def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Ans
 
 def _by_problem(shares: Shares) -> dict[Key, float]:
     """Return one value a problem: the mean over the seeds that have it."""
-    found: dict[Key, list[float]] = {}
-    for (_, key), share in shares.items():
-        found.setdefault(key, []).append(share)
+    found = metrics.grouped((key, share) for (_, key), share in shares.items())
     return {key: fmean(values) for key, values in found.items()}
 
 
 def _by_seed(shares: Shares) -> tuple[float, ...]:
     """Return one value a seed: the mean over the problems that it has."""
-    found: dict[int, list[float]] = {}
-    for (seed, _), share in shares.items():
-        found.setdefault(seed, []).append(share)
-    return tuple(map(fmean, found.values()))
+    return tuple(map(fmean, metrics.grouped((seed, share) for (seed, _), share in shares.items()).values()))
 
 
-def _row(model: Model, seed: int) -> Row:
+def row_of(model: Model, seed: int) -> Row:
+    """Count what a model has answered, seed by seed."""
     of_seeds = list(model.answers.values())
     scores = [score for one in of_seeds for score in one.scores]
     samples = metrics.by_problem(of_seeds[0].scores)

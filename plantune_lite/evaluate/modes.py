@@ -13,13 +13,14 @@ them here; any other prompt is for the untuned model, whose best one is the firs
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
-from plantune_lite.evaluate import metrics
 from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered, each
+from plantune_lite.evaluate.compare import row_of
+from plantune_lite.evaluate.results import Answers, alone
 from plantune_lite.plan import (
     CLOSE,
     OPEN,
@@ -65,10 +66,16 @@ def evaluate_problems(
     answer, prompt = way_to_answer(mode, generate, problems, how)
     settings = {"shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt}
     scores = answered(problems, answer, mode=mode, out=out, how=how, settings=settings)
-    figures = metrics.tally(scores, problems, seed=how.sampling.seed)
-    line = f"{out.stem.replace('.', ' ', 1)} {mode}: {metrics.line(figures)}"
+    suite, _, model = out.stem.partition(".")
+    by_id = {problem.id: problem for problem in problems}
+    answers = Answers(suite=suite, run="", model=model, mode=mode, name=model, scores=scores, problems=by_id)
+    row = row_of(alone(answers), how.sampling.seed)
+    right = row.accuracy.percent()
+    if row.samples == 1:
+        right = f"{round(row.accuracy.value * row.problems)} of {row.problems} right, {right}"
+    line = f"{out.stem.replace('.', ' ', 1)} {mode}: {right}"
     how.show(line, True)
-    return {"line": line, "mode": mode, **figures}
+    return {"line": line, **asdict(row)}
 
 
 def prompts_by_merit(

@@ -39,8 +39,8 @@ class Answers:
     name: str  # the model's, with its run's before it where there are several
     scores: list[Score]
     problems: Mapping[str, Problem]  # the suite's, by id; none where the run has no suites/
-    settings: Mapping[str, Any]  # how it was asked
-    caveats: tuple[str, ...]  # what no figure of this model on this suite must be read without
+    settings: Mapping[str, Any] = field(default_factory=dict)  # how it was asked
+    caveats: tuple[str, ...] = ()  # what no figure of this model on this suite must be read without
 
     @cached_property
     def shares(self) -> dict[Key, float]:
@@ -64,7 +64,7 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
         for path in sorted(RunFolder(run).eval.glob("*.jsonl")):
             suite, _, model = path.stem.partition(".")
             settings, problems = _json_of(path.with_suffix(".json")), _problems_of(run, suite)
-            for mode, scores in metrics.by_mode(read_records(Score, path)).items():
+            for mode, scores in metrics.grouped((one.mode, one) for one in read_records(Score, path)).items():
                 yield Answers(
                     suite=suite,
                     run=str(run),
