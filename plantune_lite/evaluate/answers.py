@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.evaluate import metrics, stats
 from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.terminal import duration
@@ -65,16 +64,14 @@ def answered(
     settings: Mapping[str, Any] = {},
 ) -> list[Score]:
     """Return the graded answers of one mode to all problems: those in the file, and the others as they come."""
-    sampling, show = how.sampling, how.show
+    sampling = how.sampling
     wanted = {problem.id: problem for problem in problems}
-    scores = _done_before(out, mode, wanted, {**_settings(sampling), "model": how.model, **settings})
+    said = asdict(sampling)
+    scores = _done_before(out, mode, wanted, {"samples": said.pop("n"), **said, "model": how.model, **settings})
     done = {(one.problem_id, one.sample) for one in scores}
     samples = range(sampling.n)
     todo = [problem for problem in problems if any((problem.id, sample) not in done for sample in samples)]
     what, began = f"{out.stem.replace('.', ' ', 1)} {mode}", time.monotonic()
-    if 0 < len(todo) < len(problems):
-        before = len(problems) - len(todo)
-        show(f"{what}: {before} of {len(problems)} problems are answered, going on", True)
     with JsonlWriter(out) as file:
         for start in range(0, len(todo), how.chunk):
             some = todo[start : start + how.chunk]
@@ -90,17 +87,8 @@ def answered(
             answered_now = start + len(some)
             if left := len(todo) - answered_now:  # else the last line is the caller's
                 time_left = duration((time.monotonic() - began) / answered_now * left)
-                right = stats.of_problems(list(metrics.shares(scores).values())).percent()
-                show(
-                    f"{what}: {len(problems) - left} of {len(problems)} problems, {right} right, {time_left} left",
-                    False,
-                )
+                how.show(f"{what}: {len(problems) - left} of {len(problems)} problems, {time_left} left", False)
     return scores
-
-
-def _settings(sampling: Sampling) -> dict[str, Any]:
-    said = asdict(sampling)
-    return {"samples": said.pop("n"), **said}
 
 
 def _seed(seed: int, mode: str, first: str) -> int:
