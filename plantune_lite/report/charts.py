@@ -19,7 +19,6 @@ _WIDTH, _LEFT, _RIGHT = 640, 64, 16
 _HIGH, _TOP, _BOTTOM = 260, 34, 36
 _A_LINE = 3  # names of curves
 _ROW = 30  # of a chart of shares
-_MOST_POINTS = 400  # of one curve: more are no clearer
 _COLOURS = 6
 _STYLE = (
     "<style>.c{font:12px system-ui,sans-serif}.c text{fill:#333}.c .g{stroke:#ddd}.c .t{font-weight:600;font-size:13px}"
@@ -32,8 +31,8 @@ _STYLE = (
 
 def curves(title: str, series: Mapping[str, Points], *, across: str = "step") -> str:
     """One line a series, over the same axes; what is no finite number is left out."""
-    drawn = {name: _thinned([p for p in points if math.isfinite(p[1])]) for name, points in series.items()}
-    drawn = {name: points for name, points in drawn.items() if points}
+    finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
+    drawn = {name: points for name, points in finite.items() if points}
     if not drawn:
         return ""
     legend = 6 + 14 * math.ceil(len(drawn) / _A_LINE)
@@ -107,13 +106,6 @@ def _text(x: float, y: float, words: str, kind: str = "", *, anchor: str = "star
 
 def _safe(words: str) -> str:
     return escape(printable(words, limit=60))
-
-
-def _thinned(points: Points) -> list[tuple[float, float]]:
-    """At most so many, each the mean of its neighbours: a long curve keeps its course and loses its noise."""
-    size = math.ceil(len(points) / _MOST_POINTS) or 1
-    groups = [points[start : start + size] for start in range(0, len(points), size)]
-    return [(group[-1][0], math.fsum(value for _, value in group) / len(group)) for group in groups]
 
 
 def _span(values: Sequence[float]) -> tuple[float, float]:

@@ -29,13 +29,6 @@ def test_any_curve_is_well_formed_and_within_its_frame(points):
         assert all(0 <= x <= 640 and 0 <= y <= 260 for x, y in places)
 
 
-def test_a_thousand_steps_become_at_most_four_hundred_points_and_keep_their_course():
-    svg = curves("loss", {"training": [(step, 1000 - step) for step in range(1000)]})
-    path = next(ElementTree.fromstring(svg).iter(f"{SVG}path")).get("d")[1:].split("L")
-    heights = [float(pair.split()[1]) for pair in path]
-    assert len(path) <= 400 and heights == sorted(heights)  # down the page is down the loss
-
-
 def test_a_share_stands_between_the_ends_of_its_interval_and_says_its_figure():
     svg = shares("own", [("untuned", Estimate(0.03, 0.01, 0.06)), ("m1", Estimate(0.4, 0.33, 0.47))])
     root = ElementTree.fromstring(svg)
