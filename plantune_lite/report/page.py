@@ -100,40 +100,30 @@ def _first_screen(run: Path, stood: compare.Standing, figures: Mapping[str, str]
         return
     suite = stood.rows[0].suite
     yield figures[f"scores_{suite}"]
-    for one in stood.comparisons:
-        if one.suite == suite and one.reference == compare.BASELINE:
-            if pair := next((pair for pair in _pairs(run, one) if pair.gain > 0), None):
-                yield html.section("One problem, without a plan and with one", *pair.shown())
-            return
+    beside = (one for one in stood.comparisons if one.suite == suite and one.reference == compare.BASELINE)
+    won = (pair for one in beside for pair in _pairs(run, one) if pair.gain > 0)
+    if pair := next(won, None):
+        yield html.section("One problem, without a plan and with one", pair.shown)
 
 
 class _Pair(NamedTuple):
-    """Answers of two compared models to one problem, sample by sample."""
+    """What two compared models wrote on one problem."""
 
-    compared: compare.Comparison
     question: str
-    ours: Sequence[Score]
-    theirs: Sequence[Score]
-
-    @property
-    def gain(self) -> float:
-        return _right(self.ours) - _right(self.theirs)
-
-    def shown(self) -> tuple[str, str]:
-        """Show the problem, and of each model a sample that says who is right more often."""
-        ours = _said(self.compared.model, self.ours, right=self.gain > 0)
-        theirs = _said(self.compared.reference, self.theirs, right=self.gain < 0)
-        problem = html.block(f"{self.question}\n\nright: {self.ours[0].gold}", "the problem")
-        return problem, html.beside(theirs, ours)
+    gain: float  # by how much the first is right more often
+    shown: str
 
 
 def _pairs(run: Path, one: compare.Comparison) -> Iterator[_Pair]:
-    """Yield the problems of the suite that both models of a comparison answered."""
+    """Yield the problems on which one of two compared models is right more often than the other."""
     ours = _answers(run, one.suite, one.model, one.mode)
     theirs = _answers(run, one.suite, one.reference, one.reference_mode)
     for row in read_jsonl(RunFolder(run).suites / f"{one.suite}.jsonl"):
-        if row["id"] in ours and row["id"] in theirs:
-            yield _Pair(one, row["question"], ours[row["id"]], theirs[row["id"]])
+        mine, other = ours.get(row["id"]), theirs.get(row["id"])
+        if mine and other and (gain := _right(mine) - _right(other)):
+            problem = html.block(f"{row['question']}\n\nright: {mine[0].gold}", "the problem")
+            said = _said(one.reference, other, right=gain < 0), _said(one.model, mine, right=gain > 0)
+            yield _Pair(row["question"], gain, problem + html.beside(*said))
 
 
 def _stood(run: Path, seed: int) -> compare.Standing:
@@ -231,11 +221,10 @@ def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
     parts = []
     for one in (one for one in stood.comparisons if one.beside_untuned):
         pairs = list(_pairs(run, one))
-        won, lost = [pair for pair in pairs if pair.gain > 0], [pair for pair in pairs if pair.gain < 0]
-        for title, found in (("Won", won), ("Lost", lost)):
-            if found:
+        for title, sign in (("Won", 1), ("Lost", -1)):
+            if found := [pair for pair in pairs if sign * pair.gain > 0]:
                 parts.append(f"<h3>{html.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>")
-                parts += [html.folded(pair.question, *pair.shown()) for pair in found[:SHOWN_ANSWERS]]
+                parts += [html.folded(pair.question, pair.shown) for pair in found[:SHOWN_ANSWERS]]
     return html.section("Won and lost", *parts)
 
 
