@@ -165,10 +165,10 @@ def _alike(one: Plan, other: Plan) -> float:
 
 def _own_minus(shares: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, dict[str, Any]]:
     """Own beside every other condition on their common problems, p values corrected for the family."""
-    found = {}
-    for name, right in shares.items():
-        if name != "own":
-            mine = [shares["own"][id] for id in right]
-            found[name] = stats.paired(mine, list(right.values()), seed=seed)
+    found = {
+        name: stats.paired([shares["own"][id] for id in right], list(right.values()), seed=seed)
+        for name, right in shares.items()
+        if name != "own"
+    }
     corrected = stats.holm([compared.p for compared in found.values()])
     return {name: {**asdict(compared), "p": p} for (name, compared), p in zip(found.items(), corrected, strict=True)}

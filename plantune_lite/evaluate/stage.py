@@ -62,7 +62,10 @@ class Student(NamedTuple):
         """Tell the answers of these weights from those of others."""
         source = self.loaded.source
         base = f"{source.repo}@{source.revision}:{self.job.recipe.student.bits}bit:{source.backend}"
-        return f"{base}+{_identity(self.job.run.adapter(stage))}" if stage else base
+        if stage is None:
+            return base
+        weights = (self.job.run.adapter(stage) / "adapter_model.safetensors").read_bytes()
+        return f"{base}+{hashlib.sha256(weights).hexdigest()[:16]}"
 
     def asking(self, stage: str | None) -> Asking:
         """Ask as the recipe says, with the weights that a stage left; None: untuned."""
@@ -95,8 +98,6 @@ def run_evaluate(job: Job) -> EvaluateSummary:
     if not spent:
         _answer_suites(_student(job, trained), suites, known, ends)
     found = compare.standing([job.run.path], seed=job.recipe.seed)
-    written = json.dumps(compare.standing_json(found), indent=1, ensure_ascii=False)
-    write_whole(job.out / "standing.json", written + "\n")
     write_whole(job.out / "standing.md", compare.standing_markdown(found))
     job.say(compare.standing_text(found))
     return EvaluateSummary(
@@ -295,7 +296,3 @@ def _arm(job: Job, trained: str) -> str:
     part = present(job.recipe.sft)
     solved = "baseline" if part.solutions == "dataset" else "control"
     return {"solution": solved, "plan+solution": "m1", "plan": "m2"}[part.target]
-
-
-def _identity(adapter: Path) -> str:
-    return hashlib.sha256((adapter / "adapter_model.safetensors").read_bytes()).hexdigest()[:16]
