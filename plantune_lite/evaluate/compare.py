@@ -93,46 +93,39 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     answers = list(results.answers(runs))
     if not answers:
         raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
-    rows: list[Row] = []
-    comparisons: list[Comparison] = []
+    models: list[tuple[Model, list[Model]]] = []
     suites = dict.fromkeys(one.suite for one in answers)
     for suite in suites:
         here = [one for one in answers if one.suite == suite]
         best = {one.run: results.best_untuned(other for other in here if other.run == one.run) for one in here}
         here.sort(key=lambda one: (one not in best.values(), results.place(one)))
-        rows += [row_of(results.alone(one), seed) for one in here]
-        for one in here:
-            for reference in _references(one, here, best):
-                comparisons += _compared(results.alone(one), results.alone(reference), seed)
-    family = _corrected(comparisons)
+        models += [(results.alone(one), list(map(results.alone, _references(one, here, best)))) for one in here]
+    rows, family = _compared(models, seed)
     headlines = [one for one in family if one.beside_untuned or _is(BASELINE, one.reference) or _is(GRPO, one.model)]
     unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in suites)
     sentences = (
         *_sentences(rows, headlines, list(results.plan_uses(runs))),
         *(f"{suite}: not asked so far" for suite in unasked),
     )
-    return Standing(sentences, tuple(rows), family, tuple(_notes(answers, rows, family)))
+    return Standing(sentences, rows, family, tuple(_notes(rows, family)))
 
 
 def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
     """Compare the arms of a study, suite by suite; the first is the one that the others are compared with."""
     answers = {arm.name: [list(results.answers([run])) if run else [] for run in arm.runs] for arm in arms}
     every = [one for runs in answers.values() for run in runs for one in run]
-    rows: list[Row] = []
-    comparisons: list[Comparison] = []
+    models: list[tuple[Model, list[Model]]] = []
     for suite in dict.fromkeys(one.suite for one in every):
         here = {name: [[one for one in run if one.suite == suite] for run in runs] for name, runs in answers.items()}
         untuned = results.untuned_over_seeds(here.values())
         tuned = [one for one in results.tuned_over_seeds(arms, here) if one.answers]
-        rows += [row_of(one, seed) for one in (*untuned, *tuned)]
-        for place, one in enumerate(tuned):
-            for reference in (*untuned, *tuned[: min(place, 1)]):
-                comparisons += _compared(one, reference, seed)
+        models += [(one, []) for one in untuned]
+        models += [(one, [*untuned, *tuned[: min(place, 1)]]) for place, one in enumerate(tuned)]
+    rows, family = _compared(models, seed)
     family = tuple(
-        replace(one, caveats=(*one.caveats, ONE_TRAINING)) if one.paired.trainings == 1 else one
-        for one in _corrected(comparisons)
+        replace(one, caveats=(*one.caveats, ONE_TRAINING)) if one.paired.trainings == 1 else one for one in family
     )
-    return Standing(tuple(_sentences(rows, family, [])), tuple(rows), family, tuple(_notes(every, rows, family)))
+    return Standing(tuple(_sentences(rows, family, [])), rows, family, tuple(_notes(rows, family)))
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -189,19 +182,30 @@ def row_of(model: Model, seed: int) -> Row:
     )
 
 
-def _compared(one: Model, reference: Model, seed: int) -> Iterator[Comparison]:
-    """Compare two models on the problems, seed by seed, that both answered; nothing where there are none."""
+def _compared(
+    models: Sequence[tuple[Model, Sequence[Model]]], seed: int
+) -> tuple[tuple[Row, ...], tuple[Comparison, ...]]:
+    """Count each model and compare it with its references; p values are corrected for the whole table (Holm)."""
+    pairs = ((one, reference) for one, references in models for reference in references)
+    found = [compared for pair in pairs if (compared := _comparison(*pair, seed))]
+    p_values = stats.holm([one.paired.p for one in found])
+    family = tuple(replace(one, p=p) for one, p in zip(found, p_values, strict=True))
+    return tuple(row_of(one, seed) for one, _ in models), family
+
+
+def _comparison(one: Model, reference: Model, seed: int) -> Comparison | None:
+    """Compare two models on the problems, seed by seed, that both answered; None where there are none."""
     ours, theirs = one.shares(), reference.shares()
     common = [key for key in ours if key in theirs]  # a run that failed may have left nothing in common
     if not common:
-        return
+        return None
     asked = len({key for _, key in (*ours, *theirs)})
     ours, theirs = {key: ours[key] for key in common}, {key: theirs[key] for key in common}
     paired = stats.paired(list(_by_problem(ours).values()), list(_by_problem(theirs).values()), seed=seed)
     differences = [our - their for our, their in zip(_by_seed(ours), _by_seed(theirs), strict=True)]
     if len(differences) > 1:
         paired = stats.over_trainings(paired, differences)
-    yield Comparison(
+    return Comparison(
         suite=next(iter(one.answers.values())).suite,
         model=one.name,
         mode=one.mode,
@@ -222,12 +226,6 @@ def _asked_otherwise(one: Model, reference: Model) -> Iterator[str]:
         if name not in _THEIR_OWN and theirs.get(name, value) != value:
             yield f"{one.name} was asked with {name}={value} and {reference.name} with {name}={theirs[name]}"
             return
-
-
-def _corrected(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:
-    """Correct the p values of one table (Holm)."""
-    p_values = stats.holm([one.p for one in comparisons])
-    return tuple(replace(one, p=p) for one, p in zip(comparisons, p_values, strict=True))
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -283,8 +281,8 @@ def named(model: str, mode: str) -> str:
     return model if not mode or _is(mode, model) else f"{model} ({mode})"
 
 
-def _notes(answers: Sequence[Answers], rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    untuned = [(one.suite, one.run) for one in answers if one.model == UNTUNED]
+def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
+    untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
     if len(set(untuned)) < len(untuned) and comparisons:
         yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
     if any(len(row.by_seed) > 1 for row in rows):
@@ -302,11 +300,6 @@ def _notes(answers: Sequence[Answers], rows: Sequence[Row], comparisons: Sequenc
     names = {row.model.rpartition("/")[2] for row in rows}
     if BASELINE in names and names & {"grpo", "cpl"}:
         yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
-    if several := sorted({row.samples for row in rows if row.passed}):
-        yield (
-            f"k = {', '.join(map(str, several))}: right is the mean over the samples, pass@k one right among k, maj@k "
-            "the answer that most of them gave."
-        )
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for one in comparisons:

@@ -98,7 +98,6 @@ def test_of_several_samples_pass_at_k_and_the_majority_stand_beside_the_mean(tmp
     [row] = found.rows
     assert (row.accuracy.value, row.passed.value, row.majority.value) == (0.5, 0.75, 0.5)
     assert "75.0 % (" in standing_text(found, width=200) and "| pass@k | maj@k |" in standing_markdown(found)
-    assert "k = 3: right is the mean over the samples" in standing_text(found, width=200)
     assert "pass@k" not in standing_text(standing([with_untuned(tmp_path / "one")]))
 
 
