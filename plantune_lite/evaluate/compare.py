@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from plantune_lite.evaluate import metrics, results, stats
-from plantune_lite.evaluate.results import BASELINE, GRPO, UNTUNED, Answers, Arm, Key, Model, Shares
+from plantune_lite.evaluate.results import BASELINE, GRPO, UNTUNED, Answers, Arm, Model, Shares
 from plantune_lite.evaluate.stats import Estimate, Paired, p_text
 from plantune_lite.terminal import markdown_table, table
 from plantune_lite.types import PlantuneError
@@ -81,11 +81,9 @@ class Standing:
     comparisons: tuple[Comparison, ...]
     notes: tuple[str, ...]
 
-    def suites(self) -> Iterator[tuple[str, list[Row], list[Comparison]]]:
-        """Yield each suite with its rows and its comparisons."""
-        for suite in dict.fromkeys(row.suite for row in self.rows):
-            rows = [row for row in self.rows if row.suite == suite]
-            yield suite, rows, [one for one in self.comparisons if one.suite == suite]
+    def suites(self) -> Iterable[tuple[str, list[Row]]]:
+        """Group the rows by suite."""
+        return metrics.grouped((row.suite, row) for row in self.rows).items()
 
 
 def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
@@ -105,6 +103,7 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in suites)
     sentences = (
         *_sentences(rows, headlines, list(results.plan_uses(runs))),
+        *(_in_words(one) for one in family if one not in headlines),
         *(f"{suite}: not asked so far" for suite in unasked),
     )
     return Standing(sentences, rows, family, tuple(_notes(rows, family)))
@@ -143,10 +142,9 @@ def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Ans
     return [reference for reference in references if reference and reference is not one]
 
 
-def _by_problem(shares: Shares) -> dict[Key, float]:
+def _by_problem(shares: Shares) -> tuple[float, ...]:
     """Return one value a problem: the mean over the seeds that have it."""
-    found = metrics.grouped((key, share) for (_, key), share in shares.items())
-    return {key: fmean(values) for key, values in found.items()}
+    return tuple(map(fmean, metrics.grouped((key, share) for (_, key), share in shares.items()).values()))
 
 
 def _by_seed(shares: Shares) -> tuple[float, ...]:
@@ -161,7 +159,7 @@ def row_of(model: Model, seed: int) -> Row:
     samples = metrics.by_problem(of_seeds[0].scores)
     fewest = min(map(len, samples.values()))
     by_problem, by_seed = _by_problem(model.shares()), _by_seed(model.shares())
-    accuracy = stats.of_problems(list(by_problem.values()), seed=seed)
+    accuracy = stats.of_problems(by_problem, seed=seed)
     if len(by_seed) > 1 and model.name != UNTUNED:
         accuracy = stats.of_trainings(by_seed, accuracy)
     several = fewest > 1 and len(by_seed) == 1
@@ -201,7 +199,7 @@ def _comparison(one: Model, reference: Model, seed: int) -> Comparison | None:
         return None
     asked = len({key for _, key in (*ours, *theirs)})
     ours, theirs = {key: ours[key] for key in common}, {key: theirs[key] for key in common}
-    paired = stats.paired(list(_by_problem(ours).values()), list(_by_problem(theirs).values()), seed=seed)
+    paired = stats.paired(_by_problem(ours), _by_problem(theirs), seed=seed)
     differences = [our - their for our, their in zip(_by_seed(ours), _by_seed(theirs), strict=True)]
     if len(differences) > 1:
         paired = stats.over_trainings(paired, differences)
@@ -312,7 +310,6 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
 
 
 Lines = Callable[[Sequence[Any]], tuple[list[str], list[list[str]]]]  # rows -> columns and cells
-COMPARISONS = ("model", "beside", "points", "p", "won", "lost")
 
 
 def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -334,38 +331,18 @@ def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return columns, lines
 
 
-def comparison_cells(comparisons: Iterable[Comparison]) -> list[tuple[str, ...]]:
-    """Format the comparisons as table cells, for the columns COMPARISONS."""
-    return [
-        (
-            named(one.model, one.mode),
-            named(one.reference, one.reference_mode),
-            one.paired.difference.points().replace(" points", ""),
-            p_text(one.p),
-            str(one.paired.won),
-            str(one.paired.lost),
-        )
-        for one in comparisons
-    ]
-
-
 def standing_text(found: Standing, *, lines: Lines = row_table, width: int | None = None) -> str:
     """Render for a terminal; `lines` makes a table of the rows of a suite."""
     parts = ["\n".join(found.sentences)] if found.sentences else []
-    for suite, rows, comparisons in found.suites():
-        parts.append(table(suite, *lines(rows), width=width))
-        if comparisons:
-            parts.append(table("", COMPARISONS, comparison_cells(comparisons), width=width))
+    parts += [table(suite, *lines(rows), width=width) for suite, rows in found.suites()]
     return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
 
 
 def standing_markdown(found: Standing, *, lines: Lines = row_table) -> str:
     """Render for a card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
-    for suite, rows, comparisons in found.suites():
+    for suite, rows in found.suites():
         parts += [f"## {suite}", markdown_table(*lines(rows))]
-        if comparisons:
-            parts.append(markdown_table(COMPARISONS, comparison_cells(comparisons)))
     return "\n\n".join([*parts, *found.notes]) + "\n"
 
 

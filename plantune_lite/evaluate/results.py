@@ -60,10 +60,11 @@ class Answers:
 def answers(runs: Sequence[Path]) -> Iterator[Answers]:
     """Read all that lies in the eval/ of these runs."""
     for run, where in zip(runs, _places(runs), strict=True):
-        suites = known_of(run)
+        suites, questions = known_of(run), RunFolder(run).suite_problems()
         for path in sorted(RunFolder(run).eval.glob("*.jsonl")):
             suite, _, model = path.stem.partition(".")
-            settings, problems = _json_of(path.with_suffix(".json")), _problems_of(run, suite)
+            settings = _json_of(path.with_suffix(".json"))
+            problems = {one.id: one for one in questions.get(suite, ())}
             for mode, scores in metrics.grouped((one.mode, one) for one in read_records(Score, path)).items():
                 yield Answers(
                     suite=suite,
@@ -90,11 +91,6 @@ def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]
 def known_of(run: Path) -> dict[str, dict[str, Any]]:
     """Read what evaluation has found out about the suites of a run, beside their answers."""
     return _json_of(RunFolder(run).eval / SUITES)
-
-
-def _problems_of(run: Path, suite: str) -> dict[str, Problem]:
-    path = RunFolder(run).suites / f"{suite}.jsonl"
-    return {one.id: one for one in read_records(Problem, path)} if path.is_file() else {}
 
 
 def _json_of(path: Path) -> dict[str, Any]:

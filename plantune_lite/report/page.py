@@ -134,7 +134,7 @@ def _stood(run: Path, seed: int) -> compare.Standing:
 
 
 def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator[tuple[str, str]]:
-    for suite, rows, _ in stood.suites():
+    for suite, rows in stood.suites():
         named = [(compare.named(row.model, row.mode), row.accuracy) for row in rows]
         yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", named)
     for stage, mine in _metrics(RunFolder(run)).items():
@@ -163,12 +163,11 @@ def _metrics(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
 
 
 def _scores(stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
-    for number, (suite, rows, comparisons) in enumerate(stood.suites()):
+    for number, (suite, rows) in enumerate(stood.suites()):
         yield html.section(
             f"Right answers on {suite}",
             figures[f"scores_{suite}"] if number else "",  # the first is above
             html.table(*compare.row_table(rows)),
-            html.table(compare.COMPARISONS, compare.comparison_cells(comparisons)),
         )
     yield "".join(html.paragraph(note, "soft") for note in stood.notes)
 
