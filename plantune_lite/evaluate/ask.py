@@ -17,14 +17,14 @@ from typing import cast
 
 from plantune_lite.evaluate import results
 from plantune_lite.evaluate.answers import Asking
-from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, way_to_answer
+from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, student_to_ask, way_to_answer
 from plantune_lite.grading.answers import final_answer
 from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.manifest import read_manifest
-from plantune_lite.student.load import Loaded, load_student
+from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import printable
 from plantune_lite.types import Generate, PlantuneError, Problem, Reply, RunError, Sampling
 
@@ -49,14 +49,8 @@ def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str,
     trained = manifest.final
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
-    loaded = load_student(
-        recipe.student,
-        adapter=run / trained,
-        pinned=manifest.summaries.training(trained).revision,
-        room=recipe.student.max_length + recipe.evaluate.max_tokens,
-        seed=recipe.seed,
-        say=say,
-    )
+    pinned = manifest.summaries.training(trained).revision
+    loaded = student_to_ask(recipe, say, adapter=run / trained, pinned=pinned)
     return recipe, trained, loaded
 
 

@@ -3,11 +3,10 @@
 from random import Random
 
 from plantune_lite.evaluate.answers import Asking
-from plantune_lite.evaluate.modes import evaluate_problems
+from plantune_lite.evaluate.modes import evaluate_problems, student_to_ask
 from plantune_lite.runs.job import Job
 from plantune_lite.runs.manifest import HeadroomSummary
 from plantune_lite.student import presets
-from plantune_lite.student.load import load_student
 from plantune_lite.types import Sampling
 
 ENOUGH = 0.85  # solved untuned: above it there is little to learn
@@ -21,17 +20,13 @@ def run_headroom(job: Job) -> HeadroomSummary:
         return HeadroomSummary(line="not looked at", looked=job.recipe.headroom == 0)
     if why := _cannot_ask(job):
         return HeadroomSummary(line=f"not looked at: {why}", looked=False)
-    part, most = job.recipe.student, job.recipe.evaluate.max_tokens
-    loaded = load_student(part, room=part.max_length + most, seed=job.recipe.seed, say=job.say)
+    loaded = student_to_ask(job.recipe, job.say)
     out = job.out / "untuned.jsonl"
     out.unlink(missing_ok=True)  # it may be another model's
-    found = evaluate_problems(
-        loaded.generate,
-        asked,
-        mode="zero_shot_cot",
-        out=out,
-        how=Asking(sampling=Sampling(max_tokens=most, seed=job.recipe.seed), show=job.progress()),
+    how = Asking(
+        sampling=Sampling(max_tokens=job.recipe.evaluate.max_tokens, seed=job.recipe.seed), show=job.progress()
     )
+    found = evaluate_problems(loaded.generate, asked, mode="zero_shot_cot", out=out, how=how)
     solved = round(found["accuracy"]["value"] * len(asked))
     line = f"untuned, the student solves {solved} of {len(asked)} problems like these"
     if solved > ENOUGH * len(asked):

@@ -36,6 +36,7 @@ from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Prompt, Recipe
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import Summaries
+from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
@@ -104,6 +105,14 @@ def prompts_with_examples(
         return modes
     say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {solved}")
     return tuple(mode for mode in modes if mode != "few_shot") or ("zero_shot_cot",)
+
+
+def student_to_ask(
+    recipe: Recipe, say: Callable[[str], object], *, adapter: Path | None = None, pinned: str | None = None
+) -> Loaded:
+    """Load a recipe's student with room for the replies of its evaluation."""
+    room = recipe.student.max_length + recipe.evaluate.max_tokens
+    return load_student(recipe.student, adapter=adapter, pinned=pinned, room=room, seed=recipe.seed, say=say)
 
 
 def sampling_of(recipe: Recipe) -> Sampling:

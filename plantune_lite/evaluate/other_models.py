@@ -120,7 +120,7 @@ def _opened(
         yield of_gguf(path, room=room)
     elif (path / "adapter_config.json").is_file():
         pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
-        yield load_student(recipe.student, adapter=path, pinned=pinned, room=room, seed=recipe.seed, say=say).generate
+        yield modes.student_to_ask(recipe, say, adapter=path, pinned=pinned).generate
     elif (path / "config.json").is_file():
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
         yield load_student(wanted, room=room, seed=recipe.seed, say=say).generate

@@ -29,13 +29,13 @@ from plantune_lite.evaluate.modes import (
     prompts_by_merit,
     prompts_with_examples,
     sampling_of,
+    student_to_ask,
 )
 from plantune_lite.files import read_records, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained, share_of
 from plantune_lite.runs.manifest import EvaluateSummary
-from plantune_lite.student.load import load_student
 from plantune_lite.types import Problem, RunError, Sampling, Score, Trajectory, present
 
 PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
@@ -96,7 +96,10 @@ def run_evaluate(job: Job) -> EvaluateSummary:
             "the same command with a larger max_hours goes on"
         )
     if not spent:
-        _answer_suites(_student(job, trained), suites, known, ends)
+        adapter = job.run.adapter(trained) if trained else None
+        loaded = student_to_ask(job.recipe, job.say, adapter=adapter, pinned=job.earlier.training(trained).revision)
+        student = Student(job, loaded, trained, examples_of(job.run.path))
+        _answer_suites(student, suites, known, ends)
     found = compare.standing([job.run.path], seed=job.recipe.seed)
     write_whole(job.out / "standing.md", compare.standing_markdown(found))
     job.say(compare.standing_text(found))
@@ -106,19 +109,6 @@ def run_evaluate(job: Job) -> EvaluateSummary:
         partial=any(one["answered"] < one["problems"] for one in known.values()),
         arm=_arm(job, trained) if trained else None,
     )
-
-
-def _student(job: Job, trained: str | None) -> Student:
-    wanted = job.recipe.student
-    loaded = load_student(
-        wanted,
-        adapter=job.run.adapter(trained) if trained else None,
-        pinned=job.earlier.training(trained).revision,
-        room=wanted.max_length + job.recipe.evaluate.max_tokens,
-        seed=job.recipe.seed,
-        say=job.say,
-    )
-    return Student(job, loaded, trained, examples_of(job.run.path))
 
 
 # --- what is asked ----------------------------------------------------------------------------------------------------
