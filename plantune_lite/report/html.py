@@ -31,7 +31,6 @@ details{border:1px solid var(--line);border-radius:6px;padding:.5em .8em;margin:
 summary{cursor:pointer;overflow-wrap:anywhere}
 .beside{display:grid;grid-template-columns:1fr 1fr;gap:12px}@media(max-width:640px){.beside{grid-template-columns:1fr}}
 svg{width:100%;height:auto;max-width:680px;display:block;margin:.6em 0}
-code{overflow-wrap:anywhere}
 """.strip()
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

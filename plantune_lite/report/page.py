@@ -58,8 +58,8 @@ def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
         _plan_use(run),
         _of_the_lab(folder.probe),
         _wins_and_losses(run, stood),
-        _data(folder, manifest),
-        _training(manifest, figures),
+        _data(folder),
+        _training(figures),
         _of_the_lab(folder.adapter("cpl")),
         _trajectories(folder, seed),
         _cost(manifest),
@@ -247,28 +247,22 @@ def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
 # --- what it was made from --------------------------------------------------------------------------------------------
 
 
-def _data(run: RunFolder, manifest: Manifest) -> str:
+def _data(run: RunFolder) -> str:
     """Problems to plans to rows, and what was left out for which reason."""
     if not run.stats.is_file():
         return ""
     stats = json.loads(run.stats.read_text(encoding="utf-8"))
-    distilled = manifest.line("distill")
     counts = {**stats["funnel"], **{f"rows to {name}": stats[name] for name in ("train", "validation", "prompts")}}
     return html.section(
         "From problems to rows",
         html.table(("", "how many"), [(name.replace("_", " "), count) for name, count in counts.items()]),
         html.table(("left out for", "plans"), stats["rejected"].items()),
-        html.paragraph(distilled, "soft") if distilled else "",
     )
 
 
-def _training(manifest: Manifest, figures: Mapping[str, str]) -> str:
-    parts = []
-    for stage in ("sft", "cpl", "grpo"):
-        if line := manifest.line(stage):
-            parts.append(html.paragraph(f"{stage}: {line}"))
-            parts += [svg for name, svg in figures.items() if name.startswith(f"{stage}_")]
-    return html.section("Training", *parts)
+def _training(figures: Mapping[str, str]) -> str:
+    drawn = (svg for stage in job.TRAININGS for name, svg in figures.items() if name.startswith(f"{stage}_"))
+    return html.section("Training", *drawn)
 
 
 def _trajectories(run: RunFolder, seed: int) -> str:
