@@ -73,6 +73,9 @@ def write_down(
     for name in ("use m1 0", "use m2 0"):
         if name in done:
             text += f"\n\nPlans of {name.split()[1]}, seed 0: {done[name]['line']}."
+            if use := done[name].get("own_minus", {}).get("swapped"):
+                points = stats.Estimate(**use["difference"]).points()
+                text += f" Own minus swapped {points}, p {stats.p_text(use['p'])}."
     control = json.loads((work / "rows" / "control.json").read_text(encoding="utf-8"))
     filters = work / "rows" / "filters.json"
     filtered = json.loads(filters.read_text(encoding="utf-8")) if filters.is_file() else None

@@ -1,10 +1,11 @@
 """Test whether a plan does the work: accuracy when a student must follow its own plan, none, another problem's ...
 
 Input: problems and the student's answers to them (mode m1 or m2), which supply the plans. Output:
-eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the figures. Own minus swapped is *plan use*:
+eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the figures:
 
-    own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %;
-    plan use (own minus swapped) +25.0 points (+13.1 to +36.9), p < 0.001, 18 won, 3 lost of 60
+    own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %
+
+Own minus swapped is *plan use*, of which comparisons say whether the plan does the work (compare.py).
 
 In m1 the plan is forced as the beginning of the student's own reply; in m2 the executor is told to follow it.
 Each condition covers the problems for which the student wrote a plan; `reference` those with a reference plan,
@@ -70,9 +71,7 @@ def intervene(
     written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
     if len(own) < 2:
-        why = (
-            f"no interventions: the student wrote {len(own)} plans in {len(written)} answers, so none can be exchanged"
-        )
+        why = f"no interventions: the student wrote {len(own)} plans in {len(written)} answers"
         how.show(why, True)
         return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
     given: dict[str, Mapping[str, Plan]] = {
@@ -105,16 +104,11 @@ def intervene(
 
 
 def line(found: Mapping[str, Any]) -> str:
-    """Format the conditions and plan use as one line."""
+    """Format the conditions as one line."""
     listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
     if found.get("planned_anyway"):
         listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"
-    use = found["own_minus"]["swapped"]
-    difference = stats.Estimate(**use["difference"])
-    return (
-        f"{listed}; plan use (own minus swapped) {difference.points()}, "
-        f"p {stats.p_text(use['p'])}, {use['won']} won, {use['lost']} lost of {use['problems']}"
-    )
+    return listed
 
 
 _STEPS = re.compile(r"\s*(?:[^\n]*:\n+\s*)?1[.)] [^\n=]*\n+\s*2[.)] [^\n=]*(?:\n|$)")  # with "=" they are the working

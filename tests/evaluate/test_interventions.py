@@ -49,7 +49,7 @@ def test_a_student_that_follows_plans_needs_its_own(tmp_path):
     assert shares == {"own": 1, "none": 0, "swapped": 0, "reference": 1, "dropped": 0}
     use = found["own_minus"]["swapped"]
     assert (use["difference"]["value"], use["won"], use["lost"]) == (1, 60, 0) and use["p"] < 1e-6
-    assert "plan use (own minus swapped) +100.0 points (" in found["line"]
+    assert found["line"] == "own 100.0 %, none 0.0 %, swapped 0.0 %, reference 100.0 %, dropped 0.0 %"
 
 
 def test_where_plans_are_only_swapped_its_own_replies_stand_for_its_own_plan(tmp_path):
@@ -135,7 +135,7 @@ def test_a_student_that_plans_again_after_an_empty_plan_is_told_apart(tmp_path):
         return [[Reply(text="<plan>\n1. My own.\n</plan>\nso \\boxed{1}")] for _ in prompts]
 
     found = intervened(stubborn, tmp_path)
-    assert found["planned_anyway"] == 1 and "; without a plan 100.0 % wrote one themselves; plan use" in found["line"]
+    assert found["planned_anyway"] == 1 and "; without a plan 100.0 % wrote one themselves" in found["line"]
     found = intervened(deaf, tmp_path / "other")
     assert found["planned_anyway"] == 0 and "wrote one themselves" not in found["line"]
 
