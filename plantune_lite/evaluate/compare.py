@@ -284,10 +284,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
     if len(set(untuned)) < len(untuned) and comparisons:
         yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
     if any(len(row.by_seed) > 1 for row in rows):
-        yield (
-            "Intervals and p values are over trainings, one a seed (t); an arm's own interval is over problems where "
-            "that is wider."
-        )
+        yield "Intervals and p values are over trainings (t); an arm's own interval over problems where that is wider."
     elif comparisons:
         yield f"This is {ONE_TRAINING}: plantune ablate --seeds 5 trains five."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)

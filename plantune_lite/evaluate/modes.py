@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from plantune_lite.evaluate.answers import AS_IT_COMES, Answer, Asking, answered, each
 from plantune_lite.evaluate.compare import row_of
@@ -33,14 +33,13 @@ from plantune_lite.plan import (
     written_plan,
 )
 from plantune_lite.problems.split import normalised
-from plantune_lite.recipe.schema import Prompt, Recipe
+from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import Summaries
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
-PROMPTS: tuple[Mode, ...] = get_args(Prompt)
 # How a student answers the bare question: by sft.target.
 OF_TARGET: Mapping[str, Mode] = {"plan+solution": "m1", "plan": "m2", "solution": "plain"}
 ASK: Mapping[str, Callable[[Problem], Messages]] = {
@@ -80,7 +79,7 @@ def evaluate_problems(
 
 
 def prompts_by_merit(
-    generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode] = PROMPTS
+    generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode]
 ) -> list[Mode]:
     """Rank an untuned model's prompts, best first, by its accuracy on validation problems, none of which is a test."""
     if len(modes) == 1:

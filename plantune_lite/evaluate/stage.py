@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -199,9 +199,7 @@ def _answer_suites(
             _intervene(student, models[name][-1], suite, job.run.answers(name, models[name][-1].name), ends)
 
 
-def in_turns(
-    sizes: Mapping[str, int], ends: float, clock: Callable[[], float] = time.monotonic
-) -> Iterator[tuple[str, int]]:
+def in_turns(sizes: Mapping[str, int], ends: float) -> Iterator[tuple[str, int]]:
     """Yield which suite to answer next and how much of it: all of it, or with a time limit 128 more of each in turn.
 
     A step begins if one as long as the longest so far would end in time.
@@ -210,11 +208,11 @@ def in_turns(
     longest = 0.0
     for end in range(step, max(sizes.values()) + step, step):
         for name in (name for name, size in sizes.items() if end - step < size):
-            began = clock()
+            began = time.monotonic()
             if began + longest >= ends:
                 return
             yield name, min(end, sizes[name])
-            longest = max(longest, clock() - began)
+            longest = max(longest, time.monotonic() - began)
 
 
 def _prompts_by_merit(student: Student) -> Sequence[Mode]:

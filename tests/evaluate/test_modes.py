@@ -176,7 +176,8 @@ def test_the_prompts_of_an_untuned_model_are_tried_on_problems_that_are_no_tests
         ]
 
     out = tmp_path / "validation.untuned.jsonl"
-    found = prompts_by_merit(generate, PROBLEMS, out=out, how=Asking(examples=EXAMPLES))
+    modes = ("zero_shot_cot", "plan_then_solve", "few_shot")
+    found = prompts_by_merit(generate, PROBLEMS, modes=modes, out=out, how=Asking(examples=EXAMPLES))
     assert found == ["few_shot", "zero_shot_cot", "plan_then_solve"]
     assert len(read_records(Score, out)) == 180
     nothing = prompts_by_merit(None, PROBLEMS, modes=("plan_then_solve",), out=tmp_path / "none.jsonl", how=Asking())

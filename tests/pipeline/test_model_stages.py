@@ -345,20 +345,25 @@ def slow(monkeypatch):
     monkeypatch.setattr("plantune_lite.evaluate.stage.STEP", 4)
     clock = count(0, 1000)
     monkeypatch.setattr("plantune_lite.evaluate.stage.time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(in_turns, "__defaults__", (lambda: next(clock),))
 
 
-def answered_in(seconds, **sizes):
-    """How far models get that together take a second a problem."""
-    done = dict.fromkeys(sizes, 0)
-    steps = []
-    for name, end in in_turns(sizes, seconds, clock=lambda: sum(done.values())):
-        done[name] = end
-        steps.append((name, end))
-    return steps
+@pytest.fixture
+def answered_in(monkeypatch):
+    """How far models get in a time that together take a second a problem."""
+
+    def answer(seconds, **sizes):
+        done, steps = dict.fromkeys(sizes, 0), []
+        clock = SimpleNamespace(monotonic=lambda: sum(done.values()))
+        monkeypatch.setattr("plantune_lite.evaluate.stage.time", clock)
+        for name, end in in_turns(sizes, seconds):
+            done[name] = end
+            steps.append((name, end))
+        return steps
+
+    return answer
 
 
-def test_without_a_limit_each_suite_is_answered_at_once():
+def test_without_a_limit_each_suite_is_answered_at_once(answered_in):
     assert answered_in(inf, own=600, math=128) == [("own", 600), ("math", 128)]
 
 
@@ -373,11 +378,11 @@ def test_without_a_limit_each_suite_is_answered_at_once():
         (-5, []),
     ],
 )
-def test_a_step_is_begun_where_one_as_long_as_the_longest_would_end_in_time(seconds, answered):
+def test_a_step_is_begun_where_one_as_long_as_the_longest_would_end_in_time(answered_in, seconds, answered):
     assert answered_in(seconds, own=600) == [("own", end) for end in answered]
 
 
-def test_suites_share_the_time_that_there_is():
+def test_suites_share_the_time_that_there_is(answered_in):
     turns = [("own", 128), ("math", 100), ("own", 256), ("own", 300)]
     assert answered_in(999, own=300, math=100) == turns and answered_in(300, own=300, math=100) == turns[:2]
 
