@@ -58,8 +58,6 @@ def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[st
         return Cost("worked", (0, 0), (0, 0), (0.0, 0.0))
     free = part.teacher == "self" or is_loopback(part.teacher)
     price = FREE if free else price_of(_model(part), environ=environ)
-    if part.batch:
-        price = price.half
     sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
     scale = len(problems) / max(1, len(sample))
     least, most = (_counted(sample, part, kept, scale) for kept in (True, False))

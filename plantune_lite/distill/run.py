@@ -32,7 +32,6 @@ from plantune_lite.terminal import duration
 from plantune_lite.types import Ask, PlantuneError, Problem, Rejected, Trajectory
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
-_AT_ONCE_IN_BATCHES = 10_000  # a batch holds what is asked together, and none of it comes back before all of it
 _HOPELESS = 20  # problems one after another that the teacher could not answer
 _LOOK_SECONDS = 0.3  # between two looks at how far it is
 _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
@@ -40,12 +39,11 @@ _DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here
 
 @dataclass(frozen=True)
 class Teaching:
-    """Teacher to ask, its name in saved rows, and about how many problems at once; `status` returns its status line."""
+    """Teacher to ask, and its name in saved rows; `status` returns its status line."""
 
     ask: Ask
     name: str
     status: Callable[[], str] = lambda: ""
-    at_once: int = AT_ONCE
 
 
 async def distill_all(
@@ -95,8 +93,7 @@ class _Distillation:
 
     async def run(self) -> dict[str, Any]:
         """Work on many at once; sum up what the folder holds then."""
-        at_once = self.teaching.at_once if self.teaching else AT_ONCE
-        workers = min(at_once, len(self.problems) - self.done)
+        workers = min(AT_ONCE, len(self.problems) - self.done)
         out = self.out
         with (
             JsonlWriter(out / TRAJECTORIES) as kept,
@@ -195,14 +192,6 @@ class _Distillation:
             pace = (time.monotonic() - self.began) / made
             parts.append(f"{duration(pace * (len(self.problems) - self.done))} left")
         return "; ".join(part for part in parts if part)
-
-
-def at_once_in_batches(problems: int, most_usd: float, left_usd: float) -> int:
-    """Return all problems, where the most that they can cost is there; else as many as that money can bring to their
-    end: it must not all be spent on beginnings."""
-    if most_usd <= left_usd:
-        return _AT_ONCE_IN_BATCHES
-    return min(_AT_ONCE_IN_BATCHES, max(AT_ONCE, int(problems * left_usd / most_usd)))
 
 
 def _done_before(out: Path) -> set[str]:

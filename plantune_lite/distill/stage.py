@@ -5,7 +5,6 @@ A stage is a function of a Job that returns its summary: "line" is what a person
 
 import asyncio
 import json
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 from plantune_lite.distill import cost
 from plantune_lite.distill.corpus import Wanted, build_corpus
-from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
+from plantune_lite.distill.run import Teaching, distill_all
 from plantune_lite.files import from_row, read_jsonl
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
@@ -36,7 +35,7 @@ def run_distill(job: Job) -> DistillSummary:
         part = replace(part, min_score=None)
     if part.teacher == "worked":
         return DistillSummary(**asyncio.run(distill_all(pool, None, part, job.out, check)))
-    hours = None if job.hours_left is None or part.batch else share_of(job.recipe, "distill") * job.hours_left
+    hours = None if job.hours_left is None else share_of(job.recipe, "distill") * job.hours_left
     bill = cost.distillation(pool, part, os.environ)
     limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
     job.say(f"{bill} for all of it; {limit}")
@@ -46,13 +45,8 @@ def run_distill(job: Job) -> DistillSummary:
         path = home(job.run.path) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
             opened = teacher.open_teacher(part, calls, own=own, say=job.say)
-            at_once = AT_ONCE
-            if part.batch:
-                left = math.inf if part.max_usd is None else part.max_usd - calls.spent_usd
-                at_once = at_once_in_batches(len(pool), bill.usd[1], left)
             async with opened as ask:
-                teaching = Teaching(ask, ask.model, ask.status, at_once)
-                found = await distill_all(pool, teaching, part, job.out, check, hours)
+                found = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)
             return {**found, **calls.totals()}
 
     found = DistillSummary(**asyncio.run(ask_for_all()))

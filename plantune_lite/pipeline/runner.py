@@ -306,11 +306,10 @@ def _settle(folder: Path, manifest: Manifest, stages: Sequence[Stage]) -> None:
 
 
 def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
-    """Compute what is left of max_hours; distillation in batch mode only waits, and does not count."""
+    """Compute what is left of max_hours."""
     if wanted.max_hours is None:
         return None
-    waited = {"distill"} if wanted.distill.batch else set()
-    spent = sum(one.seconds for name, one in manifest.stages.items() if name not in waited) / 3600
+    spent = sum(one.seconds for one in manifest.stages.values()) / 3600
     return max(0.0, wanted.max_hours - spent)
 
 

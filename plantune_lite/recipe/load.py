@@ -160,6 +160,10 @@ def from_json(text: str, where: str = "recipe.json") -> Recipe:
         raise RecipeError(f"{where}: {error}") from None
 
 
+_GONE = ("batch",)  # fields that earlier versions wrote, of settings that decide nothing a run makes
+
+
 def _part(kind: type, row: Mapping[str, Any]) -> Any:
     """Return a part; JSON has lists where it has tuples."""
+    row = {name: value for name, value in row.items() if name not in _GONE}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})

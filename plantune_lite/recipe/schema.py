@@ -76,7 +76,6 @@ class Distill(_WithFloats):
     max_usd: float | None = knob(None, low=0, pace=True)  # None = no limit
     requests_per_minute: int | None = knob(None, low=1, pace=True)
     tokens_per_minute: int | None = knob(None, low=1, pace=True)
-    batch: bool = knob(False, pace=True)  # the provider's overnight batch mode
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from plantune_lite.types import Problem, RunError
 
 TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and all else
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
-BATCHES = "batches.jsonl"  # beside the ledger: batches of calls that are under way
 # RUN/ablate/STUDY/VARIANT is a run as well.
 STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain", "world")
 _HASHED_BELOW = 64 << 20  # of larger outputs (weights) mostly the size alone is compared: to hash them takes minutes

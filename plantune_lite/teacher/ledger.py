@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from plantune_lite.files import from_row, write_whole
-from plantune_lite.runs.folder import BATCHES, LEDGER
+from plantune_lite.runs.folder import LEDGER
 from plantune_lite.teacher.provider import shape_of
 from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
@@ -37,10 +37,7 @@ CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL);
 CREATE TABLE IF NOT EXISTS troubles (key TEXT, what TEXT, PRIMARY KEY (key, what))
 """  # troubles: what has come of a call that is worth one more attempt, each kind once, whatever is killed in between
 # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
-_LOSE = """
-INSERT INTO lost SELECT :id, run, usd FROM calls
-WHERE key = :key AND usd > 0 AND NOT (:under_way AND outcome = 'sent')
-"""
+_LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
 _RESERVE = """
 INSERT INTO calls (key, run, model, outcome, usd) VALUES (:key, :run, :model, 'sent', :usd)
 ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', usd = :usd
@@ -85,8 +82,6 @@ class Ledger:
                 self._db.execute(table)
             self._db.execute("COMMIT")
             (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
-            # What a kill left: calls that may have cost, or that are still under way in a batch.
-            self._left = dict(self._db.execute("SELECT key, usd FROM calls WHERE run = ? AND outcome = 'sent'", (run,)))
         except sqlite3.OperationalError as error:
             self._db.close()
             raise RunError(f"the ledger {path} is in use by another plantune, or not writable ({error})") from None
@@ -112,20 +107,16 @@ class Ledger:
             row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
         return None if row is None else from_row(Reply, json.loads(row[0]))
 
-    async def reserve(self, key: str, *, model: str, worst_usd: float, under_way: bool = False) -> None:
-        """Put a call's worst case on disk before it is sent; refuses where that could pass the budget. A call that is
-        under way since an earlier process takes over what was reserved for it there."""
-        left = self._left.get(key, 0.0) if under_way else 0.0
-        if self.max_usd is not None and self._spent - left + worst_usd > self.max_usd:
+    async def reserve(self, key: str, *, model: str, worst_usd: float) -> None:
+        """Put a call's worst case on disk before it is sent; refuses where that could pass the budget."""
+        if self.max_usd is not None and self._spent + worst_usd > self.max_usd:
             raise BudgetError(
                 f"the next call may cost ${worst_usd:.4f}, which with ${self._spent:.4f} spent or reserved could pass "
                 f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
             )
-        self._left.pop(key, None)
-        self._spent += worst_usd - left
+        self._spent += worst_usd
         self._open[key] = self._open.get(key, 0.0) + worst_usd
         values = {"key": key, "run": self.run, "model": model, "usd": worst_usd, "id": uuid.uuid4().hex}
-        values["under_way"] = under_way
         await self._written((_LOSE, _RESERVE), values)
 
     def troubles(self, key: str) -> list[str]:
@@ -268,9 +259,6 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
     The ledger is one for all runs, so there may be one here already, of other runs.
     """
     try:
-        batches, ours = copy.with_name(BATCHES), ledger.with_name(BATCHES)
-        if batches.is_file() and not ours.exists():
-            write_whole(ours, batches.read_bytes())
         image = copy.read_bytes()
         _check(image)
         if not ledger.exists():
@@ -312,7 +300,6 @@ def of_ledger(calls: Ledger, every_seconds: float = 55.0) -> Iterator[None]:
             last = ended.wait(every_seconds)
             try:
                 calls.backup(Path(mirror) / LEDGER)
-                _copy_batches(calls.path.with_name(BATCHES), Path(mirror) / BATCHES)
             except (OSError, sqlite3.Error) as error:
                 print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
 
@@ -325,10 +312,3 @@ def of_ledger(calls: Ledger, every_seconds: float = 55.0) -> Iterator[None]:
         copying.join(_PATIENCE_SECONDS)
         if copying.is_alive():
             print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)
-
-
-def _copy_batches(batches: Path, target: Path) -> None:
-    if batches.is_file():
-        write_whole(target, batches.read_bytes())
-    else:
-        target.unlink(missing_ok=True)

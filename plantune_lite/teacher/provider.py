@@ -102,11 +102,6 @@ class Price:
         """Return what these tokens cost."""
         return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
 
-    @property
-    def half(self) -> "Price":
-        """Batch mode."""
-        return Price(self.tokens_in / 2, self.tokens_out / 2)
-
 
 FREE = Price(0.0, 0.0)
 

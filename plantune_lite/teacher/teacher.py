@@ -20,9 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from plantune_lite.recipe.schema import Distill
-from plantune_lite.runs.folder import BATCHES
 from plantune_lite.teacher.gemini import Gemini
-from plantune_lite.teacher.gemini_batch import IN_BATCHES, GeminiBatch
 from plantune_lite.teacher.ledger import Ledger, call_key
 from plantune_lite.teacher.local import IN_FLIGHT, Batched
 from plantune_lite.teacher.openai import OpenAICompatible
@@ -58,18 +56,8 @@ def open_teacher(
     pace: Pace | None = None,
 ) -> "Teacher":
     """Return the teacher that a recipe names; `own` is the untuned student and its name."""
-    if part.batch and part.teacher != "gemini":
-        raise TeacherError(
-            f"distill.batch is true, but only Gemini has a batch mode, and distill.teacher is {part.teacher!r}: "
-            "set distill.batch=false, or distill.teacher=gemini"
-        )
     provider: Provider
-    under_way = _never
-    if part.batch:
-        provider = GeminiBatch(part.model, ledger.path.with_name(BATCHES), environ=environ, say=say)
-        pace = pace or Pace(start=IN_BATCHES, most=IN_BATCHES)  # a minute's limits are not a batch's
-        under_way = provider.under_way
-    elif part.teacher == "gemini":
+    if part.teacher == "gemini":
         provider = Gemini(part.model, environ=environ)
     elif part.teacher == "self" and own is not None:
         provider = Batched(f"self:{own[0]}", own[1])
@@ -79,11 +67,7 @@ def open_teacher(
     else:
         provider = OpenAICompatible(part.teacher, part.model, environ=environ)
     pace = pace or Pace(requests_per_minute=part.requests_per_minute, tokens_per_minute=part.tokens_per_minute)
-    return Teacher(provider, ledger, pace, thinking=part.thinking, say=say, under_way=under_way)
-
-
-def _never(request: Request) -> bool:
-    return False
+    return Teacher(provider, ledger, pace, thinking=part.thinking, say=say)
 
 
 @dataclass
@@ -117,12 +101,11 @@ class Teacher:
         *,
         thinking: int | None,
         say: Callable[[str], object] = print,
-        under_way: Callable[[Request], bool] = _never,  # whether an earlier process sent it already
     ) -> None:
         self.stats = Stats()
         self.model = provider.model
         self._provider, self._ledger, self._pace = provider, ledger, pace
-        self._thinking, self._say, self._under_way = thinking, say, under_way
+        self._thinking, self._say = thinking, say
         self._asking: dict[str, asyncio.Task[Reply]] = {}  # key -> who is at it: a key is never asked twice
         self._reserved: set[str] = set()
         self._settled = asyncio.Event()
@@ -252,7 +235,7 @@ class Teacher:
         used = 0.0
         try:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
-            await self._reserve(key, worst, under_way=self._under_way(request))
+            await self._reserve(key, worst)
             self.stats.sent += 1
             begun = time.monotonic()
             try:
@@ -298,17 +281,17 @@ class Teacher:
 
     # --- money
 
-    async def _reserve(self, key: str, worst_usd: float, *, under_way: bool) -> None:
+    async def _reserve(self, key: str, worst_usd: float) -> None:
         """Reserve a call's worst case; what does not fit waits for what the calls in flight give back."""
         ledger = self._ledger
         while True:
             if self._pace.stopped:
                 raise self._pace.stopped
-            settled, wanted = self._settled, 0.0 if under_way else worst_usd
-            if ledger.max_usd is None or ledger.spent_usd + wanted <= ledger.max_usd or not self._reserved:
+            settled = self._settled
+            if ledger.max_usd is None or ledger.spent_usd + worst_usd <= ledger.max_usd or not self._reserved:
                 self._reserved.add(key)
                 try:
-                    await ledger.reserve(key, model=self.model, worst_usd=worst_usd, under_way=under_way)
+                    await ledger.reserve(key, model=self.model, worst_usd=worst_usd)
                 except Exception:
                     self._reserved.discard(key)
                     self._announce()

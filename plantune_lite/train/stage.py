@@ -142,7 +142,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
         return
     from anyio.from_thread import start_blocking_portal  # anyio comes with google-genai
 
-    asked = replace(job.recipe.distill, batch=False)  # a step cannot wait overnight
+    asked = job.recipe.distill
     path = home(job.run.path) / LEDGER
     with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
         before = job.earlier.distill.usd  # a session that was cut off has spent something too

@@ -27,11 +27,10 @@ def test_plans_and_scores_in_one_call_are_fewer_calls():
     assert distillation(PROBLEMS, Distill("gemini", plans_per_call=5), {}).calls == (20 * 4, 20 * 8)
 
 
-def test_the_bill_is_proportional_to_the_problems_and_halved_in_batch_mode():
+def test_the_bill_is_proportional_to_the_problems():
     some, many = PROBLEMS[:10], list(practice_problems("train", seed=0, limit=1000))
     one, hundred = (distillation(problems, Distill("gemini"), {}).usd[1] for problems in (some, many))
     assert 90 < hundred / one < 110
-    assert distillation(some, Distill("gemini", batch=True), {}).usd[1] == one / 2
 
 
 def test_the_untuned_student_and_worked_solutions_cost_nothing():

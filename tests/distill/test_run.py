@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from plantune_lite import Distill
+from plantune_lite.distill import run as run_module
 from plantune_lite.distill import stage
-from plantune_lite.distill.run import AT_ONCE, Teaching, at_once_in_batches, distill_all
+from plantune_lite.distill.run import AT_ONCE, Teaching, distill_all
 from plantune_lite.files import read_records
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.teacher.ledger import BudgetError
@@ -235,15 +236,17 @@ def test_a_spent_budget_leaves_what_was_kept_and_more_money_goes_on_from_there(t
     assert set(rich.asked.values()) == {1} and len(rich.asked) == 24 - 23, "a call was asked twice"
 
 
-def test_when_time_is_up_no_further_problem_is_begun_and_more_time_goes_on_from_there(tmp_path):
+def test_when_time_is_up_no_further_problem_is_begun_and_more_time_goes_on_from_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "AT_ONCE", 1)
+
     class Slow(Teacher):
         async def __call__(self, messages, sampling, schema):
             await asyncio.sleep(0.02)
             return await super().__call__(messages, sampling, schema)
 
     def summary(teacher, hours):
-        teaching = Teaching(teacher, "toy", at_once=1)
-        return asyncio.run(distill_all(PROBLEMS, teaching, Distill(min_score=None), tmp_path, hours=hours))
+        part = Distill(min_score=None)
+        return asyncio.run(distill_all(PROBLEMS, Teaching(teacher, "toy"), part, tmp_path, hours=hours))
 
     first = summary(Slow(), 0.05 / 3600)
     assert first["out_of_time"] and first["partial"] and 0 < first["problems_done"] < 6
@@ -292,14 +295,7 @@ def test_a_teacher_that_answers_nobody_is_the_end_before_all_are_asked(tmp_path)
         run(tmp_path / "few", teacher, problems[:2])
 
 
-def test_in_batches_so_many_are_worked_on_at_once_as_the_money_brings_to_their_end():
-    assert at_once_in_batches(1000, most_usd=5, left_usd=5) >= 1000
-    assert at_once_in_batches(1000, most_usd=10, left_usd=5) == 500
-    assert at_once_in_batches(1000, most_usd=10, left_usd=0) == AT_ONCE
-
-
-@pytest.mark.parametrize("at_once", [AT_ONCE, 300])
-def test_as_many_problems_are_worked_on_at_once_as_are_asked_for(tmp_path, at_once):
+def test_many_problems_are_worked_on_at_once(tmp_path):
     asking = most = 0
 
     async def ask(messages, sampling, schema):
@@ -311,8 +307,8 @@ def test_as_many_problems_are_worked_on_at_once_as_are_asked_for(tmp_path, at_on
         return [Reply(text="")] * sampling.n
 
     problems = [Problem(id=str(n), question=f"What is {n}?", answer=str(n)) for n in range(300)]
-    asyncio.run(distill_all(problems, Teaching(ask, "toy", at_once=at_once), Distill(plans=1), tmp_path))
-    assert most == at_once
+    asyncio.run(distill_all(problems, Teaching(ask, "toy"), Distill(plans=1), tmp_path))
+    assert most == AT_ONCE
 
 
 def test_rows_of_a_half_written_problem_are_made_again_once(tmp_path):

@@ -66,7 +66,7 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
     assert SECRET not in done.stdout + done.stderr
 
 
-def test_while_it_works_the_mirror_gets_the_ledger_and_the_batches(tmp_path):
+def test_while_it_works_the_mirror_gets_the_ledger(tmp_path):
     with gemini() as server:
         done = distil(tmp_path / "runs", server.url, "problems.limit=3", "--mirror", str(tmp_path / "m"))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -162,14 +162,6 @@ def test_a_teacher_that_may_be_on_the_card_itself_keeps_it(monkeypatch, card, te
     assert not _looks_first(load_recipe("smollm2_135m"))  # from worked solutions: nothing is spent
     monkeypatch.setenv("PATH", "")
     assert not _looks_first(wanted)
-
-
-@pytest.mark.slow
-def test_in_batches_each_step_of_all_problems_is_one_batch(tmp_path):
-    with gemini(acceptance=1.0) as server:
-        done = distil(tmp_path, server.url, "problems.limit=150", "distill.batch=true")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert server.stats()["outcomes"]["batch"] == 4, "constraints, plans, scores, executions"
 
 
 @pytest.mark.slow

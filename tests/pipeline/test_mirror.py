@@ -222,16 +222,6 @@ def test_a_machine_that_is_new_to_a_mirror_takes_its_calls_over_and_loses_none(r
         assert ledger.spent_usd == 1.0
 
 
-def test_a_machine_that_is_new_to_a_mirror_knows_which_batches_are_under_way(run, tmp_path):
-    ledger_with(tmp_path / "m" / "calls.sqlite", "a")
-    (tmp_path / "m" / "batches.jsonl").write_text("theirs\n")
-    bring_back(tmp_path / "m", run)
-    assert (run.parent / "batches.jsonl").read_text() == "theirs\n"
-    (run.parent / "batches.jsonl").write_text("ours\n")
-    bring_back(tmp_path / "m", run)
-    assert (run.parent / "batches.jsonl").read_text() == "ours\n"
-
-
 def test_a_ledger_that_a_kill_left_within_a_write_is_copied_as_it_was_before(run, tmp_path):
     path = run.parent / "calls.sqlite"
     ledger_with(path, "a")

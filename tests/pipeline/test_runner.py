@@ -370,11 +370,10 @@ def test_a_key_that_comes_later_is_another_teacher_whom_again_asks(tmp_path, mon
     assert read_manifest(tmp_path / "r").stages["distill"].inputs["distill.teacher"] == "gemini"
 
 
-def test_waiting_for_batches_is_not_counted_against_the_deadline():
-    manifest = manifest_of({"distill": {"seconds": 36_000.0}, "sft": {"seconds": 3600.0}})
-    assert runner._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 0.0
-    in_batches = override(RECIPE, ["max_hours=4", "distill.teacher=gemini", "distill.batch=true"])
-    assert runner._hours_left(in_batches, manifest) == 3.0
+def test_the_hours_of_all_stages_are_counted_against_the_deadline():
+    manifest = manifest_of({"distill": {"seconds": 7200.0}, "sft": {"seconds": 3600.0}})
+    assert runner._hours_left(override(RECIPE, ["max_hours=4"]), manifest) == 1.0
+    assert runner._hours_left(override(RECIPE, ["max_hours=2"]), manifest) == 0.0
 
 
 def test_the_deadline_counts_what_earlier_stages_took(tmp_path):

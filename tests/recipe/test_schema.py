@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, replace
@@ -171,6 +172,12 @@ def test_a_run_folder_is_data_and_none_of_it_is_run(tmp_path):
 def test_a_damaged_recipe_json_says_where(change, words):
     with pytest.raises(RecipeError, match=words):
         from_json(change(to_json(RECIPE)))
+
+
+def test_a_recipe_that_an_earlier_version_stored_is_read_without_its_settings_that_are_gone():
+    stored = json.loads(to_json(RECIPE))
+    stored["distill"]["batch"] = True
+    assert from_json(json.dumps(stored)) == RECIPE
 
 
 def test_a_function_in_a_recipe_is_stored_by_file_and_name(tmp_path):

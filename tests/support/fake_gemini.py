@@ -75,15 +75,6 @@ def too_many(quota: str, value: str, retry_seconds: float | None) -> Refusal:
 class FakeGemini(Loopback):
     """The server."""
 
-    batch_seconds = 0.2
-    batch_reads = True  # False: GET of a batch answers 503
-    most_in_batch = 1000  # calls
-    batch_failures = 0  # of the next batches, how many end as failed
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.batches: dict[str, dict[str, Any]] = {}
-
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: Any) -> Any:
         if headers.get("x-goog-api-key") != self.key:
             self.note("wrong key")
@@ -99,15 +90,9 @@ class FakeGemini(Loopback):
             return self._about(self._known(rest.removeprefix("models/")))
         if call := re.fullmatch(r"models/([^:]+):(\w+)", rest):
             model = self._known(call[1])
-            verbs = {
-                "generateContent": self._generate,
-                "countTokens": self._count,
-                "batchGenerateContent": self._make_batch,
-            }
+            verbs = {"generateContent": self._generate, "countTokens": self._count}
             if method == "POST" and call[2] in verbs:
                 return verbs[call[2]](model, body)
-        if rest.startswith("batches/"):
-            return self._batch(method, rest)
         raise refusal(404, "NOT_FOUND", "Not found.")
 
     # --- what is refused
@@ -125,7 +110,7 @@ class FakeGemini(Loopback):
 
     def _about(self, model: str) -> dict[str, Any]:
         limits = {"inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536, "thinking": True}
-        methods = ["generateContent", "countTokens", "batchGenerateContent"]
+        methods = ["generateContent", "countTokens"]
         return {"name": f"models/{model}", "displayName": model, "supportedGenerationMethods": methods, **limits}
 
     def _checked(self, model: str, body: Any) -> dict[str, Any]:
@@ -273,55 +258,6 @@ class FakeGemini(Loopback):
 
     def _count(self, model: str, body: Any) -> Any:
         return {"totalTokens": len(_prompt(body)) // 4 + 1}
-
-    def _make_batch(self, model: str, body: Any) -> Any:
-        batch = body["batch"]
-        requests = batch["inputConfig"]["requests"]["requests"]
-        if len(requests) > self.most_in_batch:
-            raise invalid("The input token count exceeds the maximum number of tokens allowed.")
-        name = f"batches/b{len(self.batches)}"
-        self.batches[name] = {
-            "model": model,
-            "requests": requests,
-            "at": time.monotonic(),
-            "title": batch.get("displayName", ""),
-        }
-        if self.batch_failures > 0:
-            self.batch_failures -= 1
-            self.batches[name]["fails"] = True
-        self.note("batch")
-        return self._about_batch(name)
-
-    def _batch(self, method: str, name: str) -> Any:
-        batch = self.batches.get(name.partition(":")[0])
-        if batch is None:
-            raise refusal(404, "NOT_FOUND", f"{name} is not found.")
-        if not self.batch_reads:
-            raise refusal(503, "UNAVAILABLE", "The service is currently unavailable.")
-        return self._about_batch(name)
-
-    def _about_batch(self, name: str) -> Any:
-        batch = self.batches[name]
-        about = {"model": f"models/{batch['model']}", "displayName": batch["title"]}
-        if time.monotonic() - batch["at"] < self.batch_seconds:
-            return {"name": name, "metadata": {**about, "state": "BATCH_STATE_PENDING"}}
-        if batch.get("fails"):
-            return {"name": name, "metadata": {**about, "state": "BATCH_STATE_FAILED"}, "done": True}
-        if "responses" not in batch:
-            # Backwards on purpose: order is no promise of the real one either.
-            batch["responses"] = [self._batched(batch["model"], one) for one in reversed(batch["requests"])]
-        output = {"inlinedResponses": {"inlinedResponses": batch["responses"]}}
-        return {"name": name, "metadata": {**about, "state": "BATCH_STATE_SUCCEEDED", "output": output}, "done": True}
-
-    def _batched(self, model: str, one: Any) -> Any:
-        try:
-            return {"response": self._generate(model, one["request"]), "metadata": one.get("metadata", {})}
-        except Refusal as refused:
-            code = {400: 3, 404: 5, 429: 8, 500: 13, 503: 14}[refused.status]  # google.rpc.Code, not HTTP's
-            return {
-                "error": {"code": code, "message": refused.body["error"]["message"]},
-                "metadata": one.get("metadata", {}),
-            }
 
 
 def _known_fields(given: Mapping[str, Any], known: set[str], where: str) -> None:
