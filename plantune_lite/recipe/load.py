@@ -160,7 +160,7 @@ def from_json(text: str, where: str = "recipe.json") -> Recipe:
         raise RecipeError(f"{where}: {error}") from None
 
 
-_GONE = ("batch",)  # fields that earlier versions wrote, of settings that decide nothing a run makes
+_GONE = ("batch", "tokens_per_minute")  # fields of earlier versions that decide nothing a run makes
 
 
 def _part(kind: type, row: Mapping[str, Any]) -> Any:

@@ -75,7 +75,6 @@ class Distill(_WithFloats):
     max_tokens: int = knob(2048, low=16)
     max_usd: float | None = knob(None, low=0, pace=True)  # None = no limit
     requests_per_minute: int | None = knob(None, low=1, pace=True)
-    tokens_per_minute: int | None = knob(None, low=1, pace=True)
 
 
 @dataclass(frozen=True)

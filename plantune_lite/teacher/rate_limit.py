@@ -1,6 +1,6 @@
-"""Pace the requests to a teacher: requests and tokens per minute, calls in flight, and when to stop trying.
+"""Pace the requests to a teacher: requests per minute, calls in flight, and when to stop trying.
 
-    started = await pace.enter(tokens=900)      waits for a free slot, both limits, and the end of any pause
+    started = await pace.enter()      waits for a free slot, the limit a minute, and the end of any pause
     ...  send one request
     pace.leave(); pace.went_well(), or pace.went_wrong(Failed("down", "503 ..."), started)
 
@@ -23,31 +23,6 @@ _STREAK = 4  # failures in a row that halve the width; a quarter of it where tha
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 30.0  # seconds
 
 
-class Bucket:
-    """A limit a minute that no 60 seconds pass: a small burst, then a steady flow."""
-
-    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float]) -> None:
-        self._burst, self._clock = min(burst, per_minute), clock
-        self._rate = (per_minute - self._burst) / 60
-        self._level, self._at = self._burst, clock()
-
-    def wait_seconds(self, amount: float) -> float:
-        """Return how long until this much may be taken; more than a burst is let through when the bucket is full."""
-        self._fill()
-        short = min(amount, self._burst) - self._level
-        return max(0.0, short / self._rate) if short > 1e-9 else 0.0
-
-    def take(self, amount: float) -> None:
-        """Take it, or give some back where it is negative; the level may go below zero."""
-        self._fill()
-        self._level = min(self._burst, self._level - amount)
-
-    def _fill(self) -> None:
-        now = self._clock()
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
-        self._at = now
-
-
 class Pace:
     """Single gate that all requests to a teacher go through."""
 
@@ -55,7 +30,6 @@ class Pace:
         self,
         *,
         requests_per_minute: int | None = None,
-        tokens_per_minute: int | None = None,
         start: int = START,
         most: int = MOST,
         clock: Callable[[], float] = time.monotonic,
@@ -65,11 +39,8 @@ class Pace:
         self._limit, self._most = float(min(start, most)), most
         self._clock, self._sleep = clock, sleep
         self._random = random.Random()
-        self._requests = self._tokens = None
-        if requests_per_minute:  # the request that empties a bucket of size b is its b-th, so one more a minute fits
-            self._requests = Bucket(requests_per_minute + 1, 1 + requests_per_minute // 50, clock)
-        if tokens_per_minute:
-            self._tokens = Bucket(tokens_per_minute, tokens_per_minute / 20, clock)
+        self._interval = 60 / requests_per_minute if requests_per_minute else 0.0  # seconds between two requests
+        self._next_at = float("-inf")
         self._gate = asyncio.Lock()  # first come, first served: only the first in the queue looks at the limits
         self._room: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -84,7 +55,7 @@ class Pace:
         """Return how many calls may be in flight now."""
         return max(1, int(self._limit))
 
-    async def enter(self, tokens: float = 0.0) -> float:
+    async def enter(self) -> float:
         """Wait for a place among the calls in flight; when it was taken, which `went_wrong` wants back."""
         async with self._gate:
             while True:
@@ -92,22 +63,18 @@ class Pace:
                 if self.in_flight >= self.in_flight_limit:
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room
-                elif (delay := self._delay(tokens)) > 0:
+                elif (delay := max(self._next_at, self._paused_until) - self._clock()) > 0:
                     await self.rest(delay)
                 else:
                     break
-            if self._requests:
-                self._requests.take(1)
-            if self._tokens:
-                self._tokens.take(tokens)
             self.in_flight += 1
-            return self._clock()
+            now = self._clock()
+            self._next_at = now + self._interval
+            return now
 
-    def leave(self, more_tokens: float = 0.0) -> None:
-        """Give the place back; `more_tokens` is what the call used beyond what it entered with."""
+    def leave(self) -> None:
+        """Give the place back."""
         self.in_flight -= 1
-        if self._tokens and more_tokens:
-            self._tokens.take(more_tokens)
         self._wake()
 
     def went_well(self) -> None:
@@ -178,14 +145,6 @@ class Pace:
     def _raise_if_over(self) -> None:
         if self._error is not None:
             raise self._error
-
-    def _delay(self, tokens: float) -> float:
-        delays = [self._paused_until - self._clock()]
-        if self._requests:
-            delays.append(self._requests.wait_seconds(1))
-        if self._tokens:
-            delays.append(self._tokens.wait_seconds(tokens))
-        return max(delays)
 
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():

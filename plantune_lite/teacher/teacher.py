@@ -66,7 +66,7 @@ def open_teacher(
         raise TeacherError(f"distill.teacher is {part.teacher!r}: there is nobody to ask")
     else:
         provider = OpenAICompatible(part.teacher, part.model, environ=environ)
-    pace = pace or Pace(requests_per_minute=part.requests_per_minute, tokens_per_minute=part.tokens_per_minute)
+    pace = pace or Pace(requests_per_minute=part.requests_per_minute)
     return Teacher(provider, ledger, pace, thinking=part.thinking, say=say)
 
 
@@ -109,7 +109,6 @@ class Teacher:
         self._asking: dict[str, asyncio.Task[Reply]] = {}  # key -> who is at it: a key is never asked twice
         self._reserved: set[str] = set()
         self._settled = asyncio.Event()
-        self._mean_tokens = 0.0  # of a request, as seen lately
 
     def status(self) -> str:
         """Return the figures on one line."""
@@ -230,9 +229,7 @@ class Teacher:
     async def _once(self, key: str, request: Request) -> _Got:
         """Send a request when its turn comes, and tell the pace how it went. Its worst case is reserved only then, and
         until it fails: a kill makes nobody pay for what only waited."""
-        expected = max(most_in(request) / 4, self._mean_tokens)
-        started = await self._pace.enter(expected)
-        used = 0.0
+        started = await self._pace.enter()
         try:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
             await self._reserve(key, worst)
@@ -241,25 +238,20 @@ class Teacher:
             try:
                 outcome = await self._attempt(request)
             except Failed as failed:
-                lost = failed.what == "lost"
-                used = expected if lost else 0.0
                 if failed.what in _ATTEMPTS:
                     self._pace.went_wrong(failed, started)
                     if not self.stats.samples and not self.stats.retries:
                         self._say(f"no reply so far ({failed.why}); it is asked again, slower and slower")
                 self.stats.retries[failed.what] += 1
-                await self._settle(key, None, failed.what, worst if lost else 0.0)
+                await self._settle(key, None, failed.what, worst if failed.what == "lost" else 0.0)
                 raise
             except Exception:
                 await self._settle(key, None, "crashed", worst)
                 raise
-            tokens = outcome.usage.total if outcome.usage else 0
-            self.stats.tokens += tokens
-            used = tokens or expected
-            self._mean_tokens += (used - self._mean_tokens) / 32
+            self.stats.tokens += outcome.usage.total if outcome.usage else 0
             self._pace.went_well()
         finally:
-            self._pace.leave(used - expected)
+            self._pace.leave()
         return _Got(outcome, self._cost(outcome.usage, worst), time.monotonic() - begun)
 
     async def _attempt(self, request: Request) -> Outcome:

@@ -176,7 +176,7 @@ def test_a_damaged_recipe_json_says_where(change, words):
 
 def test_a_recipe_that_an_earlier_version_stored_is_read_without_its_settings_that_are_gone():
     stored = json.loads(to_json(RECIPE))
-    stored["distill"]["batch"] = True
+    stored["distill"] |= {"batch": True, "tokens_per_minute": 9000}
     assert from_json(json.dumps(stored)) == RECIPE
 
 

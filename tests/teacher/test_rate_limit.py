@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plantune_lite.teacher.provider import Failed, TeacherError, seconds_in
-from plantune_lite.teacher.rate_limit import LONGEST_WAIT, PAUSES, Bucket, Pace
+from plantune_lite.teacher.rate_limit import LONGEST_WAIT, PAUSES, Pace
 
 
 class Clock:
@@ -26,14 +26,14 @@ def paced(**settings):
     return Pace(clock=clock, sleep=clock.sleep, **settings), clock
 
 
-def sends(count, *, tokens=0.0, seconds=0.0, **limits):
+def sends(count, *, seconds=0.0, **limits):
     """The times at which that many requests were let in."""
 
     async def main():
         pace, clock = paced(**limits)
         times = []
         for _ in range(count):
-            times.append(await pace.enter(tokens))
+            times.append(await pace.enter())
             clock.now += seconds
             pace.leave()
         return times
@@ -51,29 +51,6 @@ def test_no_sixty_seconds_hold_more_requests_than_the_limit(per_minute, seconds)
 def test_a_limit_a_minute_is_used_to_the_full():
     times = sends(1000, requests_per_minute=300)
     assert len(times) / (times[-1] - times[0]) * 60 > 0.97 * 300
-
-
-def test_tokens_a_minute_hold_back_too():
-    times = sends(100, tokens=1000, tokens_per_minute=10_000)
-    assert max(sum(start <= time < start + 59.999 for time in times) for start in times) <= 10
-
-
-def test_tokens_beyond_the_estimate_are_paid_back_by_waiting():
-    async def main():
-        pace, clock = paced(tokens_per_minute=6000)
-        await pace.enter(100)
-        pace.leave(more_tokens=900)
-        return await pace.enter(100) - 100.0
-
-    assert asyncio.run(main()) > 8  # 1000 tokens at 95 a second, less the burst of 300
-
-
-def test_a_request_larger_than_a_burst_is_let_through_when_nothing_else_is():
-    clock = Clock()
-    bucket = Bucket(100, 5, clock)
-    assert bucket.wait_seconds(80) == 0
-    bucket.take(80)
-    assert bucket.wait_seconds(1) > 40
 
 
 def test_width_starts_full_grows_slowly_and_halves_once_a_round_trip():
