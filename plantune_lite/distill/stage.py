@@ -21,7 +21,6 @@ from plantune_lite.runs.job import Job, share_of
 from plantune_lite.runs.manifest import CorpusSummary, DistillSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
-from plantune_lite.teacher.ledger import of_ledger
 from plantune_lite.types import Generate, MissingError, Problem, Reason, RunError, Trajectory, Verdict
 
 _UNSCORED: dict[str, Literal["none", "answer"]] = {"plan": "none", "both": "answer"}
@@ -43,7 +42,7 @@ def run_distill(job: Job) -> DistillSummary:
 
     async def ask_for_all() -> dict[str, Any]:
         path = home(job.run.path) / LEDGER
-        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls, of_ledger(calls):
+        with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls:
             opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             async with opened as ask:
                 found = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)

@@ -30,7 +30,6 @@ def run_stage(
     *,
     work: str | None = None,
     processes: int = 1,
-    mirror: Path | None = None,
     stream: TextIO | None = None,
 ) -> Summary:
     """Run the stage in its own process and stream what it prints, to here and to log.txt; its summary."""
@@ -46,8 +45,6 @@ def run_stage(
         environ["PLANTUNE_COLUMNS"] = str(shutil.get_terminal_size().columns)
     if processes == 1:  # a trainer spreads over all the cards it sees, and 4-bit weights cannot be spread
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
-    if mirror is not None:
-        environ["PLANTUNE_MIRROR"] = str(mirror.absolute())
     # A session of its own: a Ctrl-C reaches the stage once, from us.
     with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
         try:

@@ -27,7 +27,7 @@ from plantune_lite.pipeline.state import State, fingerprint, inputs_of, states
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import RunFolder, home, last_written, locked, move_away, outputs_of, place_in_old
+from plantune_lite.runs.folder import RunFolder, last_written, locked, move_away, outputs_of, place_in_old
 from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS
@@ -80,7 +80,7 @@ def run(
         write_whole(RunFolder(folder).recipe, to_json(wanted))
         manifest.name, manifest.resumed = wanted.name, time.time()
         manifest.versions, manifest.device = versions(), _device()
-        work = _Run(folder, wanted, manifest, active, mirror, stream, tell)
+        work = _Run(folder, wanted, manifest, active, stream, tell)
         work.save()  # a variant may have taken over all there is to do
         failed = None
         if mirror is not None:
@@ -255,7 +255,6 @@ class _Run:
     recipe: Recipe
     manifest: Manifest
     active: Sequence[Stage]
-    mirror: Path | None
     stream: TextIO | None
     say: Callable[[str], None]
 
@@ -282,10 +281,7 @@ def _do(stage: Stage, run: _Run) -> None:
     began = time.monotonic()
     try:
         processes = processes_asked() if stage.shared else 1
-        kept = None if run.mirror is None else home(run.mirror / folder.name)  # where the ledger's copy goes
-        entry.summary = run_stage(
-            folder, stage.name, work=stage.work, processes=processes, mirror=kept, stream=run.stream
-        )
+        entry.summary = run_stage(folder, stage.name, work=stage.work, processes=processes, stream=run.stream)
         entry.status, entry.outputs = "done", outputs_of(folder, stage.outputs)
     except BaseException as error:
         entry.status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"

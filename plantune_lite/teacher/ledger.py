@@ -11,18 +11,17 @@ import asyncio
 import dataclasses
 import hashlib
 import json
-import os
 import queue
 import sqlite3
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
 
 from plantune_lite.files import from_row, write_whole
-from plantune_lite.runs.folder import LEDGER
+from plantune_lite.runs.folder import locked
 from plantune_lite.teacher.provider import shape_of
 from plantune_lite.types import Messages, PlantuneError, Reply, RunError, Sampling
 
@@ -49,7 +48,7 @@ tokens_thought = :tokens_thought, seconds = :seconds, at = CURRENT_TIMESTAMP WHE
 _TROUBLE = "INSERT OR IGNORE INTO troubles VALUES (:key, :trouble)"
 _UNANSWERED = "(SELECT total(usd) FROM calls WHERE run = :run AND outcome IN ('sent', 'lost', 'crashed'))"
 _SPENT = "(SELECT total(usd) FROM calls WHERE run = :run) + (SELECT total(usd) FROM lost WHERE run = :run)"
-_BUSY_SECONDS = 5.0  # the mirror's copy holds the file for a moment
+_BUSY_SECONDS = 60.0  # the mirror's copy holds the file for a moment
 
 
 class BudgetError(PlantuneError, RuntimeError):
@@ -72,22 +71,22 @@ class Ledger:
     def __init__(self, path: Path, *, run: str, max_usd: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.run, self.max_usd = path, run, max_usd
+        self._held = ExitStack()
+        try:  # by one process: two could pay for the same call
+            self._held.enter_context(locked(path.with_name(".calls.lock")))
+        except RunError:
+            raise RunError(f"the ledger {path} is in use by another plantune, or not writable") from None
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            # One process, no shared-memory file, every commit on disk: safe on odd mounts, and fast enough.
-            for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = TRUNCATE", "synchronous = FULL"):
-                self._db.execute(f"PRAGMA {pragma}").fetchall()
-            self._db.execute("BEGIN EXCLUSIVE")
-            for table in _TABLES.split(";"):
-                self._db.execute(table)
-            self._db.execute("COMMIT")
+            # No shared-memory file, every commit on disk: safe on odd mounts, and fast enough.
+            for statement in ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL", *_TABLES.split(";")):
+                self._db.execute(statement).fetchall()
             (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
-        except sqlite3.OperationalError as error:
-            self._db.close()
-            raise RunError(f"the ledger {path} is in use by another plantune, or not writable ({error})") from None
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise RunError(f"{path} is no ledger ({error}); move it away, or restore it from the mirror") from None
+            self._held.close()
+            why = f"{path} is no ledger, or used elsewhere ({error})"
+            raise RunError(f"{why}; if it is damaged, move it away, or restore it from the mirror") from None
         self._open: dict[str, float] = {}  # key -> reserved, in this process
         self._lock = threading.Lock()
         self._writes: queue.SimpleQueue[tuple[tuple[str, ...], Mapping[str, Any], asyncio.Future[None]] | None]
@@ -151,12 +150,6 @@ class Ledger:
             ).fetchone()
         return {name: value if name.startswith("usd") else int(value) for name, value in zip(names, row, strict=True)}
 
-    def backup(self, target: Path) -> None:
-        """Copy the ledger to a folder that may be slow; calls wait only while it is read."""
-        with self._lock:
-            image = self._db.serialize()
-        write_whole(target, image)
-
     def take_from(self, image: bytes) -> None:
         """Take the calls of a ledger's copy: its replies where we have none, the money also of what both paid."""
         with self._lock:
@@ -183,6 +176,7 @@ class Ledger:
         self._writes.put(None)
         self._writer.join()
         self._db.close()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -240,14 +234,12 @@ def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
 
 
 def copy_ledger(ledger: Path, target: Path) -> None:
-    """Copy a ledger that nobody holds; the stage that holds one copies it itself."""
-    with closing(sqlite3.connect(ledger, timeout=0, isolation_level=None)) as db:
+    """Copy a ledger to a folder that may be slow; a stage that holds it waits only while it is read."""
+    with closing(sqlite3.connect(ledger, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
         try:
             db.execute("BEGIN")
-            db.execute("SELECT count(*) FROM calls")  # takes the read lock, or fails
+            db.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock, or fails
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
-                return
             raise OSError(f"{ledger} is no ledger: {error}") from None
         image = db.serialize()
     write_whole(target, image)
@@ -280,35 +272,3 @@ def _check(image: bytes) -> None:
         if found != "ok":
             raise sqlite3.DatabaseError(found)
         db.execute("SELECT key, reply FROM calls LIMIT 1")
-
-
-_PATIENCE_SECONDS = 60.0  # with a slow mirror, at the end of a stage
-
-
-@contextmanager
-def of_ledger(calls: Ledger, every_seconds: float = 55.0) -> Iterator[None]:
-    """Copy the ledger that a stage holds to $PLANTUNE_MIRROR: about every minute, and at the end."""
-    mirror = os.environ.get("PLANTUNE_MIRROR")
-    if mirror is None:
-        yield
-        return
-    ended = threading.Event()
-
-    def copy_now_and_then() -> None:
-        last = False
-        while not last:
-            last = ended.wait(every_seconds)
-            try:
-                calls.backup(Path(mirror) / LEDGER)
-            except (OSError, sqlite3.Error) as error:
-                print(f"warning: the ledger cannot be copied to {mirror} ({error}); the run goes on", flush=True)
-
-    copying = threading.Thread(target=copy_now_and_then, name="ledger-mirror", daemon=True)
-    copying.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        copying.join(_PATIENCE_SECONDS)
-        if copying.is_alive():
-            print(f"warning: the ledger's copy in {mirror} lags behind", flush=True)

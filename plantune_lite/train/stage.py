@@ -22,7 +22,6 @@ from plantune_lite.runs.manifest import GRPOSummary, SFTSummary, read_manifest
 from plantune_lite.student.load import load_student
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import teacher_judge
-from plantune_lite.teacher.ledger import of_ledger
 from plantune_lite.train import data, grpo, rewards, sft
 from plantune_lite.types import Problem, RunError, present
 
@@ -144,7 +143,7 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
 
     asked = job.recipe.distill
     path = home(job.run.path) / LEDGER
-    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls, of_ledger(calls):
+    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls:
         before = job.earlier.distill.usd  # a session that was cut off has spent something too
         opened = teacher.open_teacher(asked, calls, say=job.say)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plantune_lite.teacher.ledger import BudgetError, Ledger, call_key, merge_ledger
+from plantune_lite.teacher.ledger import BudgetError, Ledger, call_key, copy_ledger, merge_ledger
 from plantune_lite.types import Reply, RunError, Sampling
 
 MESSAGES = ({"role": "user", "content": "2 + 2?"},)
@@ -110,7 +110,7 @@ def test_a_write_that_fails_is_a_sentence_and_ends_the_asking(tmp_path):
 def test_a_copy_made_while_calls_go_on_is_a_whole_ledger(tmp_path):
     with Ledger(tmp_path / "calls.sqlite", run="a") as ledger:
         spend(ledger, "k", 0.5, 0.25, Reply(text="4"))
-        ledger.backup(tmp_path / "copy.sqlite")
+        copy_ledger(tmp_path / "calls.sqlite", tmp_path / "copy.sqlite")
     with Ledger(tmp_path / "copy.sqlite", run="a") as copy:
         assert copy.reply("k") == Reply(text="4") and copy.spent_usd == 0.25
 
@@ -167,10 +167,11 @@ def test_a_reply_that_was_used_survives_sigkill(tmp_path):
         assert len(used) * 0.5 <= ledger.spent_usd <= len(used) * 0.5 + 1.5
 
 
-def test_ledgers_need_no_file_beside_them_but_a_journal(tmp_path):
+def test_ledgers_need_no_file_beside_them_but_a_journal_and_a_lock(tmp_path):
     with Ledger(tmp_path / "calls.sqlite", run="a") as ledger:
         spend(ledger, "k", 0.5, 0.25)
-        assert {path.name for path in tmp_path.iterdir()} <= {"calls.sqlite", "calls.sqlite-journal"}
+        shown = {path.name for path in tmp_path.iterdir() if not path.name.startswith(".calls.lock")}
+        assert shown <= {"calls.sqlite", "calls.sqlite-journal"}
     assert sqlite3.connect(tmp_path / "calls.sqlite").execute("SELECT outcome FROM calls").fetchall() == [("ok",)]
 
 
