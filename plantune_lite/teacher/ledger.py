@@ -16,6 +16,7 @@ import sqlite3
 import threading
 import uuid
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Self
@@ -79,7 +80,8 @@ class Ledger:
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # No shared-memory file, every commit on disk: safe on odd mounts, and fast enough.
-            for statement in ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL", *_TABLES.split(";")):
+            pragmas = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
+            for statement in (*pragmas, "BEGIN", *_TABLES.split(";"), "COMMIT"):
                 self._db.execute(statement).fetchall()
             (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
         except sqlite3.DatabaseError as error:
@@ -89,11 +91,10 @@ class Ledger:
             raise RunError(f"{why}; if it is damaged, move it away, or restore it from the mirror") from None
         self._open: dict[str, float] = {}  # key -> reserved, in this process
         self._lock = threading.Lock()
-        self._writes: queue.SimpleQueue[tuple[tuple[str, ...], Mapping[str, Any], asyncio.Future[None]] | None]
-        self._writes = queue.SimpleQueue()
+        self._writes: queue.SimpleQueue[tuple[tuple[str, ...], Mapping[str, Any]]] = queue.SimpleQueue()
+        self._queued = self._committed = 0  # writes, since this was opened
         self._failure: Exception | None = None
-        self._writer = threading.Thread(target=self._write_all, name="ledger", daemon=True)
-        self._writer.start()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
     @property
     def spent_usd(self) -> float:
@@ -173,8 +174,8 @@ class Ledger:
 
     def close(self) -> None:
         """Write what waits and let go of the file."""
-        self._writes.put(None)
-        self._writer.join()
+        self._writer.submit(self._commit, self._queued)
+        self._writer.shutdown(wait=True)
         self._db.close()
         self._held.close()
 
@@ -185,49 +186,28 @@ class Ledger:
         self.close()
 
     async def _written(self, statements: tuple[str, ...], values: Mapping[str, Any]) -> None:
-        if self._failure is not None:
-            raise RunError(f"the ledger {self.path} cannot be written ({self._failure}); what is in it is kept")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._writes.put((statements, values, done))
-        await done
+        self._writes.put((statements, values))
+        self._queued += 1
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, self._queued)
 
-    def _write_all(self) -> None:
-        ending = False
-        while not ending:
-            batch = [self._writes.get()]
-            while not self._writes.empty():
-                batch.append(self._writes.get())
-            ending = None in batch
-            writes = [write for write in batch if write is not None]
-            failure = self._commit(writes) if writes else None
-            for _, _, done in writes:
-                _resolve(done, failure)
-
-    def _commit(self, writes: list[tuple[tuple[str, ...], Mapping[str, Any], Any]]) -> RunError | None:
+    def _commit(self, number: int) -> None:
+        """Commit the write of this number and all that is queued by now; after one failure no more."""
         with self._lock:
             try:
-                self._db.execute("BEGIN")
-                for statements, values, _ in writes:
-                    for statement in statements:
-                        self._db.execute(statement, values)
-                self._db.execute("COMMIT")
-            except Exception as error:  # whoever waits must hear of it: this thread is the only one that writes
+                if self._failure is None and self._committed < number:
+                    self._db.execute("BEGIN")
+                    while not self._writes.empty():
+                        statements, values = self._writes.get()
+                        for statement in statements:
+                            self._db.execute(statement, values)
+                        self._committed += 1
+                    self._db.execute("COMMIT")
+            except Exception as error:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 self._failure = error
-                return RunError(f"the ledger {self.path} cannot be written ({error}); what is in it is kept")
-        return None
-
-
-def _resolve(done: "asyncio.Future[None]", failure: Exception | None) -> None:
-    def settle() -> None:
-        if not done.done():
-            done.set_result(None) if failure is None else done.set_exception(failure)
-
-    try:
-        done.get_loop().call_soon_threadsafe(settle)
-    except RuntimeError:
-        return  # the loop was closed under a cancelled call; the write itself is done
+        if self._failure is not None:
+            raise RunError(f"the ledger {self.path} cannot be written ({self._failure}); what is in it is kept")
 
 
 # --- the copy in the mirror -------------------------------------------------------------------------------------------
