@@ -152,18 +152,12 @@ class Ledger:
         return {name: value if name.startswith("usd") else int(value) for name, value in zip(names, row, strict=True)}
 
     def take_from(self, image: bytes) -> None:
-        """Take the calls of a ledger's copy: its replies where we have none, the money also of what both paid."""
+        """Take the calls of a ledger's copy where we have none; one machine works on a run at a time."""
         with self._lock:
             self._db.execute("ATTACH ':memory:' AS other")
             self._db.deserialize(image, name="other")
             self._db.execute("BEGIN")
-            # Two that are not copies of each other were paid each on its own; whichever stays here, both count once.
-            paid = "'paid ' || key || ' ' || at || ' ' || seconds"
-            both = "usd > 0 AND reply IS NOT NULL AND key IN (SELECT key FROM calls WHERE reply IS NOT NULL)"
-            ours = f"SELECT {paid} FROM calls"
-            twice = f"SELECT {paid}, run, usd FROM other.calls WHERE {both} AND {paid} NOT IN ({ours})"
-            self._db.execute(f"INSERT OR IGNORE INTO lost {twice}")
-            self._db.execute(f"INSERT OR IGNORE INTO lost SELECT * FROM other.lost WHERE id NOT IN ({ours})")
+            self._db.execute("INSERT OR IGNORE INTO lost SELECT * FROM other.lost")
             # Theirs has the reply that ours waits for: what ours may have cost stays spent.
             gone = "reply IS NULL AND key IN (SELECT key FROM other.calls WHERE reply IS NOT NULL)"
             lost = f"SELECT 'merged ' || key, run, usd FROM calls WHERE usd > 0 AND {gone}"
