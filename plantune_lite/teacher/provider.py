@@ -7,7 +7,6 @@ to do about either is decided once, in teacher.py.
 import json
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -189,18 +188,10 @@ def asking_for(schema: type, messages: Messages) -> Messages:
 
 
 def key_in(names: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the name and value of the first key that is set, in the environment or among Colab's secrets."""
+    """Return the name and value of the first key that is set in the environment."""
     for name in names:
         if environ.get(name, "").strip():
             return name, environ[name].strip()
-    try:
-        from google.colab import userdata
-    except ImportError:
-        return None
-    for name in names:
-        with suppress(Exception):  # Colab's own errors, of classes that differ by its version: not there, not allowed
-            if value := (userdata.get(name) or "").strip():
-                return name, value
     return None
 
 
