@@ -269,7 +269,7 @@ def one_run(out: str, url: str, count: str) -> None:
             async def work() -> None:
                 for number in numbers:
                     await ledger.reserve(str(number), model="m", worst_usd=0)
-                    await ledger.settle(str(number), None, outcome="x" * 500, usd=0, seconds=0)
+                    await ledger.settle(str(number), None, outcome="x" * 500, usd=0)
 
             began = time.monotonic()
             await asyncio.gather(*(work() for _ in range(AT_ONCE)))

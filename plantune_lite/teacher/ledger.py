@@ -36,6 +36,7 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL);
 CREATE TABLE IF NOT EXISTS troubles (key TEXT, what TEXT, PRIMARY KEY (key, what))
 """  # troubles: what has come of a call that is worth one more attempt, each kind once, whatever is killed in between
+# calls.seconds: written by earlier versions alone
 # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
 _LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
 _RESERVE = """
@@ -44,7 +45,7 @@ ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', usd = :usd
 """
 _SETTLE = """
 UPDATE calls SET outcome = :outcome, reply = :reply, usd = :usd, tokens_in = :tokens_in, tokens_out = :tokens_out,
-tokens_thought = :tokens_thought, seconds = :seconds, at = CURRENT_TIMESTAMP WHERE key = :key
+tokens_thought = :tokens_thought, at = CURRENT_TIMESTAMP WHERE key = :key
 """
 _TROUBLE = "INSERT OR IGNORE INTO troubles VALUES (:key, :trouble)"
 _UNANSWERED = "(SELECT total(usd) FROM calls WHERE run = :run AND outcome IN ('sent', 'lost', 'crashed'))"
@@ -125,7 +126,7 @@ class Ledger:
             return [what for (what,) in self._db.execute("SELECT what FROM troubles WHERE key = ?", (key,))]
 
     async def settle(
-        self, key: str, reply: Reply | None, *, outcome: str, usd: float, seconds: float, trouble: str | None = None
+        self, key: str, reply: Reply | None, *, outcome: str, usd: float, trouble: str | None = None
     ) -> None:
         """Put a call's reply, or why there is none, on disk before anybody uses it; a `trouble` is worth one more."""
         self._spent += usd - self._open.pop(key, 0.0)
@@ -134,7 +135,6 @@ class Ledger:
             "outcome": outcome,
             "reply": None if reply is None else json.dumps(dataclasses.asdict(reply)),
             "usd": usd,
-            "seconds": seconds,
             "tokens_in": reply.tokens_in if reply else 0,
             "tokens_out": reply.tokens_out if reply else 0,
             "tokens_thought": reply.tokens_thought if reply else 0,

@@ -12,12 +12,11 @@ cost is "blocked" as well, but not kept: the same model may be served with more 
 import asyncio
 import functools
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.teacher.gemini import Gemini
@@ -80,14 +79,6 @@ class Stats:
     samples: int = 0  # settled
     declined: int = 0  # requests
     tokens: int = 0
-
-
-class _Got(NamedTuple):
-    """An outcome that is sent and paid for, and not settled yet."""
-
-    outcome: Outcome
-    usd: float
-    seconds: float
 
 
 class Teacher:
@@ -177,7 +168,7 @@ class Teacher:
         for number, trouble in enumerate(had, 1):
             request = _again(request, trouble, seed=seed + _NEW_SEED * number)
         while True:
-            outcome, usd, seconds = await self._send(key, request)
+            outcome, usd = await self._send(key, request)
             if outcome.what == "declined" and (cut_off := had.get("length")):
                 outcome = cut_off  # there is no room for more: what was cut off stays so
             trouble, text, reply = str(outcome.what), outcome.text, None
@@ -192,7 +183,7 @@ class Teacher:
             why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
             stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
             worth_another = None if reply else trouble
-            await self._settle(key, stored, why if reply else f"again: {why}", usd, seconds, worth_another)
+            await self._settle(key, stored, why if reply else f"again: {why}", usd, worth_another)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
@@ -202,8 +193,8 @@ class Teacher:
 
     # --- a request, until it comes through
 
-    async def _send(self, key: str, request: Request) -> _Got:
-        """Return what came of the request; its cost stays reserved."""
+    async def _send(self, key: str, request: Request) -> tuple[Outcome, float]:
+        """Return what came of the request and its cost, which stays reserved."""
         failures: Counter[str] = Counter()
         while True:
             try:
@@ -226,7 +217,7 @@ class Teacher:
                 if failed.wait_seconds is None:  # else everybody waits, see Pace
                     await self._pace.rest(self._pace.backoff_seconds(failures[what]))
 
-    async def _once(self, key: str, request: Request) -> _Got:
+    async def _once(self, key: str, request: Request) -> tuple[Outcome, float]:
         """Send a request when its turn comes, and tell the pace how it went. Its worst case is reserved only then, and
         until it fails: a kill makes nobody pay for what only waited."""
         started = await self._pace.enter()
@@ -234,7 +225,6 @@ class Teacher:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
             await self._reserve(key, worst)
             self.stats.sent += 1
-            begun = time.monotonic()
             try:
                 outcome = await self._attempt(request)
             except Failed as failed:
@@ -252,7 +242,7 @@ class Teacher:
             self._pace.went_well()
         finally:
             self._pace.leave()
-        return _Got(outcome, self._cost(outcome.usage, worst), time.monotonic() - begun)
+        return outcome, self._cost(outcome.usage, worst)
 
     async def _attempt(self, request: Request) -> Outcome:
         """Attempt it once; a prompt that is declined is an outcome, for the model works and others are answered."""
@@ -292,15 +282,9 @@ class Teacher:
             await settled.wait()
 
     async def _settle(
-        self,
-        key: str,
-        reply: Reply | None,
-        outcome: str,
-        usd: float,
-        seconds: float = 0.0,
-        trouble: str | None = None,
+        self, key: str, reply: Reply | None, outcome: str, usd: float, trouble: str | None = None
     ) -> None:
-        await self._ledger.settle(key, reply, outcome=outcome, usd=usd, seconds=seconds, trouble=trouble)
+        await self._ledger.settle(key, reply, outcome=outcome, usd=usd, trouble=trouble)
         self._reserved.discard(key)
         self._announce()
 

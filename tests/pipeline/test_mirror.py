@@ -181,7 +181,7 @@ def ledger_with(path, *calls, run="r"):
         with Ledger(path, run=run) as ledger:
             for call in calls:
                 await ledger.reserve(call, model="m", worst_usd=1)
-                await ledger.settle(call, Reply(text=call), outcome="ok", usd=0.5, seconds=0)
+                await ledger.settle(call, Reply(text=call), outcome="ok", usd=0.5)
 
     asyncio.run(ask())
 

@@ -118,7 +118,7 @@ def test_what_the_judge_costs_is_counted_over_the_sessions_that_it_took(tmp_path
     async def pay(key, usd):
         with Ledger(tmp_path / LEDGER, run="judged") as ledger:
             await ledger.reserve(key, model="m", worst_usd=usd)
-            await ledger.settle(key, Reply(text="x"), outcome="ok", usd=usd, seconds=1.0)
+            await ledger.settle(key, Reply(text="x"), outcome="ok", usd=usd)
 
     asyncio.run(pay("a plan", 0.5))
     asyncio.run(pay("a comparison before the kill", 0.25))

@@ -20,7 +20,7 @@ MESSAGES = ({"role": "user", "content": "2 + 2?"},)
 def spend(ledger, key, worst, usd, reply=None):
     async def main():
         await ledger.reserve(key, model="m", worst_usd=worst)
-        await ledger.settle(key, reply, outcome="ok", usd=usd, seconds=0.1)
+        await ledger.settle(key, reply, outcome="ok", usd=usd)
 
     asyncio.run(main())
 
@@ -80,7 +80,7 @@ def test_half_a_character_in_a_reply_is_kept_and_hangs_nobody(tmp_path):
         with Ledger(tmp_path / "l", run="r") as ledger:
             call = call_key("m", ({"role": "user", "content": "\ud83d"},), Sampling(), None, sample=0)
             await ledger.reserve(call, model="m", worst_usd=0)
-            await asyncio.wait_for(ledger.settle(call, Reply(text="\ud83d"), outcome="ok", usd=0, seconds=0), 5)
+            await asyncio.wait_for(ledger.settle(call, Reply(text="\ud83d"), outcome="ok", usd=0), 5)
             return ledger.reply(call).text
 
     assert asyncio.run(both()) == "\ud83d"
@@ -115,11 +115,11 @@ def test_a_copy_made_while_calls_go_on_is_a_whole_ledger(tmp_path):
         assert copy.reply("k") == Reply(text="4") and copy.spent_usd == 0.25
 
 
-def paid(path, key, usd, seconds):
+def paid(path, key, usd):
     async def main():
         with Ledger(path, run="r") as ledger:
             await ledger.reserve(key, model="m", worst_usd=1)
-            await ledger.settle(key, Reply(text=f"{path.stem} {key}"), outcome="ok", usd=usd, seconds=seconds)
+            await ledger.settle(key, Reply(text=f"{path.stem} {key}"), outcome="ok", usd=usd)
 
     asyncio.run(main())
 
@@ -127,8 +127,8 @@ def paid(path, key, usd, seconds):
 def test_a_call_that_two_machines_paid_for_keeps_the_reply_that_is_here(tmp_path):
     a, b = (tmp_path / f"{name}.sqlite" for name in "ab")
     for path in (a, b):
-        paid(path, "both", 0.5, 1.0)
-        paid(path, f"only {path.stem}", 0.25, 1.0)
+        paid(path, "both", 0.5)
+        paid(path, f"only {path.stem}", 0.25)
     for _ in range(2):
         merge_ledger(b, a)
     with Ledger(a, run="r") as ledger:
@@ -146,7 +146,7 @@ async def main():
     with Ledger(Path(sys.argv[1]), run="a") as ledger:
         for number in range(100_000):
             await ledger.reserve(str(number), model="m", worst_usd=1.0)
-            await ledger.settle(str(number), Reply(text=f"reply {number}"), outcome="ok", usd=0.5, seconds=0.0)
+            await ledger.settle(str(number), Reply(text=f"reply {number}"), outcome="ok", usd=0.5)
             print(number, flush=True)
 
 asyncio.run(main())
@@ -185,7 +185,7 @@ def test_no_order_of_calls_passes_the_budget(tmp_path_factory, calls, budget):
             except BudgetError:
                 return
             assert ledger.spent_usd <= budget + 1e-9
-            await ledger.settle(str(number), None, outcome="down", usd=worst * share, seconds=0)
+            await ledger.settle(str(number), None, outcome="down", usd=worst * share)
 
         await asyncio.gather(*(one(number, *call) for number, call in enumerate(calls)))
 
@@ -210,7 +210,7 @@ def test_what_nobody_answered_is_told_apart_from_what_was_spent(tmp_path):
                 await ledger.reserve(key, model="m", worst_usd=0.5)
                 if outcome:
                     reply = Reply(text="x") if outcome == "ok" else None
-                    await ledger.settle(key, reply, outcome=outcome, usd=0.5, seconds=1.0)
+                    await ledger.settle(key, reply, outcome=outcome, usd=0.5)
             return ledger.totals()
 
     totals = asyncio.run(spend())
