@@ -9,8 +9,7 @@ silence is one that no ledger sees. What differs from model to model stands in o
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -99,20 +98,29 @@ class Gemini:
         self._about = _about(self.model)
         self._client: Any = None
 
-    def __repr__(self) -> str:
-        return f"Gemini({self.model!r})"
-
     def most_out(self, request: Request) -> int:
         """Return the cap that is sent: thoughts count against it, so they get room of their own."""
         return min(_MOST_OUT, request.sampling.max_tokens + self._room(request.thinking))
 
     async def attempt(self, request: Request) -> Outcome:
         """Send the request once."""
-        with self._in_our_words():
+        import aiohttp
+        import httpx2
+        from google.genai import errors
+
+        try:
             response = await self._opened().aio.models.generate_content(
-                model=self.model, contents=contents_of(request), config=self._config(request)
+                model=self.model, contents=_contents(request), config=self._config(request)
             )
-            return outcome_of(response)
+            return _outcome(response)
+        except errors.APIError as error:
+            raise self._refused(error.code, error.message or error.status, error.details) from None
+        except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise Failed("down", scrub(error, self._key)) from None
+        except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
+            raise Failed("lost", scrub(error, self._key)) from None
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Failed("down", f"a reply that is no answer ({scrub(error, self._key)})") from None
 
     async def close(self) -> None:
         """Close the client's sessions."""
@@ -181,24 +189,6 @@ class Gemini:
 
     # --- what goes wrong
 
-    @contextmanager
-    def _in_our_words(self) -> Iterator[None]:
-        """Turn the client's errors into Failed."""
-        import aiohttp
-        import httpx2
-        from google.genai import errors
-
-        try:
-            yield
-        except errors.APIError as error:
-            raise self._refused(error.code, error.message or error.status, error.details) from None
-        except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed("down", scrub(error, self._key)) from None
-        except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
-            raise Failed("lost", scrub(error, self._key)) from None
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise Failed("down", f"a reply that is no answer ({scrub(error, self._key)})") from None
-
     def _refused(self, code: int, said: str, body: Any = None) -> Failed:
         """Return what an error status means for the call, and for all calls after it."""
         message = scrub(said, self._key)
@@ -212,12 +202,6 @@ class Gemini:
             return Failed(
                 "over",
                 f"Gemini refuses the key in {self._key_name} for {self.model} ({code}: {message}). Set a valid one.",
-            )
-        if 300 <= code < 400:
-            return Failed(
-                "over",
-                f"{urlsplit(self._address).hostname} sends requests elsewhere ({code}), and a key goes only to the "
-                "host that was named: set GOOGLE_GEMINI_BASE_URL to the address that answers",
             )
         if code == 404:
             return Failed(
@@ -255,7 +239,7 @@ _UNFILTERED = [
 ]
 
 
-def contents_of(request: Request) -> list[dict[str, Any]]:
+def _contents(request: Request) -> list[dict[str, Any]]:
     """Return the turns of a request; its system turn stands in the config."""
     roles = {"user": "user", "assistant": "model"}
     return [
@@ -268,7 +252,7 @@ def contents_of(request: Request) -> list[dict[str, Any]]:
 _REFUSALS = {"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "MODEL_ARMOR", "LANGUAGE"}
 
 
-def outcome_of(response: Any) -> Outcome:
+def _outcome(response: Any) -> Outcome:
     """Read what Gemini said."""
     used, usage = response.usage_metadata, None
     if used is not None and used.prompt_token_count is not None:

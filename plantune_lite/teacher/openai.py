@@ -80,9 +80,6 @@ class OpenAICompatible:
         self._left_out: set[str] = set()  # fields that the server refused
         self._client: Any = None
 
-    def __repr__(self) -> str:
-        return f"OpenAICompatible({self._address!r}, {self.model!r})"
-
     def most_out(self, request: Request) -> int:
         """Return the cap that is sent; thoughts count against it."""
         thinking = request.thinking
@@ -153,7 +150,7 @@ class OpenAICompatible:
 
     def _refused(self, response: Any, body: dict[str, Any]) -> Failed:
         code, error = response.status_code, _error_in(response)
-        message = scrub(error.get("message") or response.reason_phrase or f"status {code}", self._key)
+        message = scrub(error["message"], self._key)
         if code == 429:
             if "insufficient_quota" in (error.get("code"), error.get("type")):
                 return Failed(
@@ -164,13 +161,12 @@ class OpenAICompatible:
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
         if code == 408 or code >= 500:
             return Failed("down", f"{code} {message}")
-        said = " ".join(str(error.get(name) or "") for name in ("code", "type", "message"))
+        said = " ".join(str(error.get(name) or "") for name in ("code", "type", "param", "message"))
         if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
             return Failed("declined", f"{code} {message}")
         if code in (400, 422):
-            named = str(error.get("param") or "")
             for name in _OPTIONAL:
-                if name in body and (named.split(".")[0] == name or re.search(rf"(?<![\w-]){name}(?![\w-])", message)):
+                if name in body and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
                     self._left_out.add(name)
                     return Failed("reworded", message)
         if code in (401, 403):
@@ -194,7 +190,7 @@ def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
         return Outcome(what="empty", why="no choices", usage=usage)
     choice = reply["choices"][0]
     if choice.get("finish_reason") == "error":
-        raise Failed("down", scrub(_said_in(choice.get("error") or {}) or "finish_reason error"))
+        raise Failed("down", scrub(choice.get("error") or "finish_reason error"))
     text = _without_thoughts(encodable(choice["message"].get("content") or ""))
     if request.messages[-1]["role"] == "assistant":
         text = text.removeprefix(request.messages[-1]["content"])  # some repeat what they were to go on from
@@ -215,13 +211,10 @@ def _without_thoughts(text: str) -> str:
 
 
 def _usage(used: Any) -> Usage | None:
-    if not isinstance(used, dict) or used.get("prompt_tokens") is None:
-        return None
-    out = used.get("completion_tokens") or 0
-    thought = (used.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
     try:
-        return usage_of(used["prompt_tokens"], max(0, out - thought), thought)
-    except TypeError:  # text in the place of a number
+        thought = (used.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+        return usage_of(used["prompt_tokens"], max(0, (used.get("completion_tokens") or 0) - thought), thought)
+    except (AttributeError, LookupError, TypeError):  # none, or text in the place of a number
         return None
 
 
@@ -230,21 +223,8 @@ def _error_in(response: Any) -> dict[str, Any]:
     try:
         body = response.json()
     except ValueError:
-        return {"message": response.text[:200]}
+        body = response.text or response.reason_phrase
     error = body.get("error", body) if isinstance(body, dict) else body
-    if not isinstance(error, dict):
-        return {"message": json.dumps(error)}
-    detail = error.get("detail")  # FastAPI's: a sentence, or [{"loc": ["body", "seed"], "msg": ...}]
-    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
-        where = [str(part) for part in detail[0].get("loc") or () if part != "body"]
-        return {"param": ".".join(where), "message": f"{'.'.join(where)}: {detail[0].get('msg')}"}
-    return {"message": detail} if isinstance(detail, str) else {**error, "message": _said_in(error)}
-
-
-def _said_in(error: Any) -> str:
-    """Return an error's message, with what OpenRouter quotes of the server behind it."""
-    if not isinstance(error, dict):
-        return str(error)
-    metadata = error.get("metadata")
-    behind = metadata.get("raw") if isinstance(metadata, dict) else None
-    return ": ".join(str(said) for said in (error.get("message"), behind) if said)
+    if isinstance(error, dict) and error.get("message") and "metadata" not in error:
+        return error
+    return {"message": json.dumps(error)}  # as OpenRouter's, which quotes the server behind it, and FastAPI's
