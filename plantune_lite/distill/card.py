@@ -7,11 +7,9 @@ data set wrote stands in fences that it cannot close; names stand in code spans.
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from random import Random
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from plantune_lite.distill.dedup import alike, shingles
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.terminal import code_span, fence, markdown_table, printable
 from plantune_lite.types import Problem, Trajectory
@@ -21,18 +19,11 @@ if TYPE_CHECKING:
 
 # --- in figures -------------------------------------------------------------------------------------------------------
 
-_PAIRS = 1000  # of plans to compare: the mean of so many is sure to 0.02 at worst
-
 
 def figures(
-    good: Sequence[Trajectory],
-    kept: Sequence[Trajectory],
-    rows: Sequence[Mapping[str, Any]],
-    by_id: Mapping[str, Problem],
-    *,
-    seed: int,
+    kept: Sequence[Trajectory], rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Problem]
 ) -> dict[str, Any]:
-    """Count lengths, differences and teachers; `good` is what passed the filters, copies and surplus among it."""
+    """Count lengths, differences and teachers."""
     return {
         "teachers": dict(Counter(one.teacher for one in kept).most_common()),
         "sources": dict(Counter(by_id[row["problem_id"]].source for row in rows)),
@@ -40,32 +31,12 @@ def figures(
         "score": spread([one.score for one in kept if one.score is not None]),
         "steps": spread([len(one.plan) for one in kept]),
         "distinct_plans": len({one.plan for one in kept}),
-        "self_similarity": _self_similarity(good, seed),
     }
 
 
 def spread(values: Sequence[int]) -> dict[str, float] | None:
     """Return minimum, median and maximum; None of nothing."""
     return {"least": min(values), "median": median(values), "most": max(values)} if values else None
-
-
-def _self_similarity(good: Sequence[Trajectory], seed: int) -> dict[str, float | None]:
-    """Measure how alike two plans are in the mean: 0 = no three words in common, 1 = the same."""
-    random = Random(seed)
-    of: dict[str, list[Trajectory]] = {}
-    for one in good:
-        of.setdefault(one.problem_id, []).append(one)
-    several = [plans for plans in of.values() if len(plans) > 1]
-    within = [random.sample(random.choice(several), 2) for _ in range(_PAIRS)] if several else []
-    ids = list(of)
-    two = [random.sample(ids, 2) for _ in range(_PAIRS)] if len(ids) > 1 else []
-    across = [[random.choice(of[id]) for id in pair] for pair in two]
-
-    def mean(pairs: Sequence[Sequence[Trajectory]]) -> float | None:
-        found = [alike(*(shingles("\n".join(one.plan)) for one in pair)) for pair in pairs]
-        return round(sum(found) / len(found), 4) if found else None
-
-    return {"same_problem": mean(within), "across_problems": mean(across)}
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -109,6 +80,7 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
     from huggingface_hub import DatasetCardData
 
     stats, name = without_paths(stats), str(about.get("name") or "A planning corpus")
+    steps = stats["steps"]
     licences = list(dict.fromkeys(LICENCES.get(source, ("unknown", ""))[0] for source in stats["sources"]))
     data = DatasetCardData(
         pretty_name=" ".join(printable(name).split()),
@@ -125,15 +97,14 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
         f"**What a completion is:** {TARGETS.get((stats['target'], stats['solutions']), stats['target'])}. "
         f"{stats['train']} rows in `train.jsonl` and {stats['validation']} in `validation.jsonl`, no problem in both; "
         f"`prompts.jsonl` has {stats['prompts']} training questions with the answer and a reference plan, for "
-        "reinforcement learning.",
+        f"reinforcement learning. {stats['distinct_plans']} distinct plans of {steps['least']} to {steps['most']} "
+        f"steps, half of them of at most {steps['median']:g}.",
         "## One row",
         "What is asked:",
         fence(row["prompt"][-1]["content"]),
         "What is learnt:",
         fence(row["completion"]),
         *of_data(stats, about.get("origin")),
-        "## How different the plans are",
-        _different(stats),
         *(["## Recipe", as_json(about["recipe"])] if about.get("recipe") else []),
     ]
     return page(data, name, sections)
@@ -197,16 +168,3 @@ def _left_out(stats: Mapping[str, Any]) -> list[str]:
             f"problem (or all of a shorter one) and its numbers. Problems found, by suite: {found}."
         )
     return lines
-
-
-def _different(stats: Mapping[str, Any]) -> str:
-    steps, similar = stats["steps"], stats["self_similarity"]
-    same, across = (
-        "unmeasured" if value is None else f"{value:.2f}"
-        for value in (similar["same_problem"], similar["across_problems"])
-    )
-    return (
-        f"{stats['distinct_plans']} distinct plans of {steps['least']} to {steps['most']} steps, half of them of at "
-        f"most {steps['median']:g}. Mean similarity of two plans (share of three-word runs, before copies were "
-        f"dropped): {same} for the same problem, {across} for two problems."
-    )

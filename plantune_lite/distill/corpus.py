@@ -69,7 +69,7 @@ def build_corpus(
         sieve.drop(filters.spoils)
     least, executed = wanted.min_score, wanted.target != "plan"
     sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
-    good = tuple(sieve.left)
+    good = len(sieve.left)
     filters.drop_copies(sieve, part.dedup)
     filters.drop_all_but_best(sieve, part.per_problem)
     filters.mix(sieve, part.weights, wanted.seed)
@@ -113,10 +113,10 @@ def build_corpus(
             "problems": len(problems),
             "problems_with_trajectories": len({one.problem_id for one in came}),
             "trajectories": len(came),
-            "good": len(good),
+            "good": good,
             "kept": len(kept),
         },
-        **card.figures(good, kept, rows, by_id, seed=wanted.seed),
+        **card.figures(kept, rows, by_id),
     }
     write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "README.md", card.of_corpus(stats, train[0], wanted.about))

@@ -616,10 +616,9 @@ def test_the_example_row_stays_inside_its_fence(tmp_path):
     assert len(inside) == 3 and "# Heading" in inside[1] and "<script>" in inside[1]
 
 
-def test_the_figures_say_how_alike_the_plans_are(tmp_path):
+def test_the_figures_say_how_many_plans_are_distinct_and_how_long(tmp_path):
     one, other = problem(0), problem(1)
     came = [trajectory(one, 0), trajectory(one, 1), trajectory(other, 0, plan=("Entirely other words stand in here.",))]
     built(tmp_path, came, [one, other], dedup="none", per_problem=2)
     stats = json.loads((tmp_path / "corpus" / "stats.json").read_text(encoding="utf-8"))
-    assert stats["self_similarity"] == {"same_problem": 1.0, "across_problems": 0.0}
     assert (stats["distinct_plans"], stats["unscored"], stats["steps"]["most"]) == (2, 0.0, 2)
