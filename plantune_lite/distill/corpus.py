@@ -27,8 +27,6 @@ from plantune_lite.grading.answers import answer_kind
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Trajectory
 
-_NAMED = 10  # problems in a test set that a summary names
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -98,7 +96,6 @@ def build_corpus(
             "words": part.decontaminate,
             "suites": {name: sum(name in found for found in overlaps.values()) for name in suites},
             "problems": len(overlaps),
-            "first": sorted(overlaps, key=place.__getitem__)[:_NAMED],
         },
     }
     stats = {
@@ -249,8 +246,6 @@ def _line(counts: Mapping[str, Any], came: int) -> str:
     if counts["rejected"]:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts["rejected"].items())
         line += f"; of {came} trajectories rejected: {reasons}"
-    tested = counts["in_test_set"]
-    if tested["problems"]:
-        more = ", ..." if tested["problems"] > len(tested["first"]) else ""
-        line += f"; problems in a test set: {tested['problems']} ({', '.join(tested['first'])}{more})"
+    if tested := counts["in_test_set"]["problems"]:
+        line += f"; problems in a test set: {tested}"
     return line

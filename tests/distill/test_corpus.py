@@ -374,7 +374,7 @@ def test_a_number_that_a_template_always_has_makes_no_overlap_of_it():
         assert not found(text.format("tower", "bridge"), *held_out)
 
 
-def test_problems_in_a_test_set_are_dropped_named_and_counted_by_suite(tmp_path):
+def test_problems_in_a_test_set_are_dropped_and_counted_by_suite(tmp_path):
     made = [problem(number) for number in range(3)]
     suites = {
         "gsm8k": [replace(made[1], id="gsm8k/test/17", question="Read well. " + made[1].question)],
@@ -383,13 +383,9 @@ def test_problems_in_a_test_set_are_dropped_named_and_counted_by_suite(tmp_path)
     }
     summary, files = built(tmp_path, [trajectory(one) for one in made], made, suites)
     assert [row["detail"] for row in files["rejected"]] == ["gsm8k test/17"]
-    assert summary["in_test_set"] == {
-        "words": 13,
-        "suites": {"gsm8k": 1, "own": 1, "math500": 0},
-        "problems": 1,
-        "first": ["p/1"],
-    }
-    assert "problems in a test set: 1 (p/1)" in summary["line"]
+    suites_found = {"gsm8k": 1, "own": 1, "math500": 0}
+    assert summary["in_test_set"] == {"words": 13, "suites": suites_found, "problems": 1}
+    assert "problems in a test set: 1" in summary["line"]
     assert built(tmp_path, [trajectory(one) for one in made], made, suites, decontaminate=0)[0]["train"] == 3
 
 
