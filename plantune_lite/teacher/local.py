@@ -3,8 +3,8 @@
     own = Batched("self:smollm2_135m", generate)
     outcome = await own.attempt(Request(messages=..., sampling=Sampling()))      joins what others ask meanwhile
 
-Requests with the same sampling go together, once nobody has asked for a moment or the batch is full. The model works in
-a thread of its own, so the event loop goes on.
+Requests with the same sampling go together, a moment after the first. The model works in a thread of its own, so the
+event loop goes on.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from plantune_lite.types import Generate, Messages, Reply, Sampling
 
 BATCH = 64  # replies at once; the Generate makes smaller batches where memory asks for them
 IN_FLIGHT = 1024  # calls that may wait for the model: those with the same sampling, seed and all, fill a batch
-_QUIET_SECONDS = 0.005
+_GATHERING_SECONDS = 0.02  # in which whoever else asks comes into the same batch
 
 _Waiting = tuple[Messages, "asyncio.Future[Reply]"]
 
@@ -31,7 +31,6 @@ class Batched:
     def __init__(self, model: str, generate: Generate) -> None:
         self.model, self._generate = model, generate
         self._waiting: dict[Sampling, list[_Waiting]] = {}
-        self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
         self._worker: asyncio.Task[None] | None = None
 
@@ -41,12 +40,11 @@ class Batched:
 
     async def attempt(self, request: Request) -> Outcome:
         """Return the reply out of the batch that this request ends up in."""
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
         messages = request.messages if request.schema is None else asking_for(request.schema, request.messages)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(request.sampling, []).append((messages, reply))
-        self._arrived.set()
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
         return _outcome(await reply)
 
     async def close(self) -> None:
@@ -57,8 +55,8 @@ class Batched:
         self._thread.shutdown(wait=True)
 
     async def _work(self) -> None:
-        while True:
-            await self._until_quiet()
+        while self._waiting:
+            await asyncio.sleep(_GATHERING_SECONDS)
             sampling = max(self._waiting, key=lambda one: len(self._waiting[one]))
             taken, left = self._waiting[sampling][:BATCH], self._waiting[sampling][BATCH:]
             if left:
@@ -66,17 +64,6 @@ class Batched:
             else:
                 del self._waiting[sampling]
             await self._run(taken, sampling)
-
-    async def _until_quiet(self) -> None:
-        while not self._waiting:
-            self._arrived.clear()
-            await self._arrived.wait()
-        while max(map(len, self._waiting.values())) < BATCH:
-            self._arrived.clear()
-            try:
-                await asyncio.wait_for(self._arrived.wait(), _QUIET_SECONDS)
-            except TimeoutError:
-                return
 
     async def _run(self, taken: Sequence[_Waiting], sampling: Sampling) -> None:
         prompts = [messages for messages, _ in taken]
