@@ -41,6 +41,7 @@ The student's plan:
 {plan}"""
 
 _SCALE = (0, 0.25, 0.5, 0.75, 1)
+_SAMPLING = Sampling(max_tokens=512)
 
 
 @functools.cache
@@ -64,21 +65,12 @@ def score_in(text: str) -> float | None:
     return score if score in _SCALE else None
 
 
-def teacher_judge(ask: Ask, portal: Any, *, max_tokens: int = 512) -> Judge:
+def teacher_judge(ask: Ask, portal: Any) -> Judge:
     """Return a judge that asks a teacher, all at once, through the portal to the loop where it was opened."""
-    sampling = Sampling(max_tokens=max_tokens)
 
     async def asked(prompts: Sequence[str]) -> list[float | None]:
-        replies = await asyncio.gather(
-            *(ask(chat(prompt), sampling, shape()) for prompt in prompts), return_exceptions=True
-        )  # what is sent is paid for, so none is left alone when another fails
-        scores = []
-        for replied in replies:
-            if isinstance(replied, BaseException):
-                raise replied
-            [reply] = replied
-            scores.append(score_in(reply.text))
-        return scores
+        replies = await asyncio.gather(*(ask(chat(prompt), _SAMPLING, shape()) for prompt in prompts))
+        return [score_in(reply.text) for [reply] in replies]
 
     def judge(
         questions: Sequence[str], plans: Sequence[Sequence[str]], references: Sequence[Sequence[str]]

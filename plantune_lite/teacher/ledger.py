@@ -84,7 +84,8 @@ class Ledger:
             pragmas = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
             for statement in (*pragmas, "BEGIN", *_TABLES.split(";"), "COMMIT"):
                 self._db.execute(statement).fetchall()
-            (self._spent,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
+            # With what is reserved for calls in flight, now or when a kill came.
+            (self.spent_usd,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
         except sqlite3.DatabaseError as error:
             self._db.close()
             self._held.close()
@@ -97,11 +98,6 @@ class Ledger:
         self._failure: Exception | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
-    @property
-    def spent_usd(self) -> float:
-        """Return what this run has spent, with what is reserved for calls in flight, now or when a kill came."""
-        return self._spent
-
     def reply(self, key: str) -> Reply | None:
         """Return the reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
@@ -110,12 +106,12 @@ class Ledger:
 
     async def reserve(self, key: str, *, model: str, worst_usd: float) -> None:
         """Put a call's worst case on disk before it is sent; refuses where that could pass the budget."""
-        if self.max_usd is not None and self._spent + worst_usd > self.max_usd:
+        if self.max_usd is not None and self.spent_usd + worst_usd > self.max_usd:
             raise BudgetError(
-                f"the next call may cost ${worst_usd:.4f}, which with ${self._spent:.4f} spent or reserved could pass "
-                f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
+                f"the next call may cost ${worst_usd:.4f}, which with ${self.spent_usd:.4f} spent or reserved could "
+                f"pass distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
             )
-        self._spent += worst_usd
+        self.spent_usd += worst_usd
         self._open[key] = self._open.get(key, 0.0) + worst_usd
         values = {"key": key, "run": self.run, "model": model, "usd": worst_usd, "id": uuid.uuid4().hex}
         await self._written((_LOSE, _RESERVE), values)
@@ -129,7 +125,7 @@ class Ledger:
         self, key: str, reply: Reply | None, *, outcome: str, usd: float, trouble: str | None = None
     ) -> None:
         """Put a call's reply, or why there is none, on disk before anybody uses it; a `trouble` is worth one more."""
-        self._spent += usd - self._open.pop(key, 0.0)
+        self.spent_usd += usd - self._open.pop(key, 0.0)
         values = {
             "key": key,
             "outcome": outcome,

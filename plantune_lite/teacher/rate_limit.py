@@ -38,13 +38,12 @@ class Pace:
         self.in_flight = 0
         self._limit, self._most = float(min(start, most)), most
         self._clock, self._sleep = clock, sleep
-        self._random = random.Random()
         self._interval = 60 / requests_per_minute if requests_per_minute else 0.0  # seconds between two requests
         self._next_at = float("-inf")
         self._gate = asyncio.Lock()  # first come, first served: only the first in the queue looks at the limits
         self._room: asyncio.Future[None] | None = None
         self._ended: asyncio.Future[None] | None = None
-        self._error: Exception | None = None
+        self.stopped: Exception | None = None  # why nobody is let in any more
         self._paused_until = 0.0
         self._backed_off_at = float("-inf")
         self._streak = 0  # failures since the last reply, or since we last backed off
@@ -59,7 +58,7 @@ class Pace:
         """Wait for a place among the calls in flight; when it was taken, which `went_wrong` wants back."""
         async with self._gate:
             while True:
-                self._raise_if_over()
+                self.raise_if_stopped()
                 if self.in_flight >= self.in_flight_limit:
                     self._room = asyncio.get_running_loop().create_future()
                     await self._room
@@ -94,7 +93,7 @@ class Pace:
                 )
             )
         elif wait_seconds:
-            self._paused_until = max(self._paused_until, now + wait_seconds * self._random.uniform(1.02, 1.1))
+            self._paused_until = max(self._paused_until, now + wait_seconds * random.uniform(1.02, 1.1))
         if started < self._backed_off_at:
             return  # it was under way when we last backed off: the same trouble, not a new one
         self._streak += 1
@@ -116,11 +115,11 @@ class Pace:
     def backoff_seconds(self, failures: int) -> float:
         """Return how long one call waits after so many failures of its own: doubling, with jitter."""
         most = min(_LONGEST_BACKOFF, _FIRST_BACKOFF * 2 ** min(failures - 1, 20))
-        return most * self._random.uniform(0.5, 1.0)
+        return most * random.uniform(0.5, 1.0)
 
     async def rest(self, seconds: float) -> None:
         """Sleep, unless the teacher is stopped meanwhile."""
-        self._raise_if_over()
+        self.raise_if_stopped()
         if self._ended is None:
             self._ended = asyncio.get_running_loop().create_future()
         sleeper = asyncio.ensure_future(self._sleep(seconds))
@@ -128,23 +127,19 @@ class Pace:
             await asyncio.wait((sleeper, self._ended), return_when=asyncio.FIRST_COMPLETED)
         finally:
             sleeper.cancel()
-        self._raise_if_over()
+        self.raise_if_stopped()
 
     def stop(self, error: Exception) -> None:
         """Let nobody in any more; whoever waits gets this error. Calls in flight are not touched."""
-        self._error = self._error or error
+        self.stopped = self.stopped or error
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
         self._wake()
 
-    @property
-    def stopped(self) -> Exception | None:
-        """Return why nobody is let in any more."""
-        return self._error
-
-    def _raise_if_over(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def raise_if_stopped(self) -> None:
+        """Raise what the teacher was stopped with, where it was."""
+        if self.stopped is not None:
+            raise self.stopped
 
     def _wake(self) -> None:
         if self._room is not None and not self._room.done():

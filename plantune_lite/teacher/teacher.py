@@ -267,8 +267,7 @@ class Teacher:
         """Reserve a call's worst case; what does not fit waits for what the calls in flight give back."""
         ledger = self._ledger
         while True:
-            if self._pace.stopped:
-                raise self._pace.stopped
+            self._pace.raise_if_stopped()
             settled = self._settled
             if ledger.max_usd is None or ledger.spent_usd + worst_usd <= ledger.max_usd or not self._reserved:
                 self._reserved.add(key)
