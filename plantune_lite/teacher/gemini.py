@@ -23,9 +23,9 @@ from plantune_lite.teacher.provider import (
     Request,
     TeacherError,
     What,
-    blames_the_prompt,
     is_loopback,
     key_in,
+    refused,
     scrub,
     seconds_in,
     usage_of,
@@ -194,23 +194,8 @@ class Gemini:
         message = scrub(said, self._key)
         if code == 429:
             return self._quota(message, body)
-        if code in (408, 499) or code >= 500:
-            return Failed("down", f"{code} {message}")
-        if code == 400 and blames_the_prompt(message):
-            return Failed("declined", f"{code} {message}")
-        if code in (401, 403) or "API key" in message:
-            return Failed(
-                "over",
-                f"Gemini refuses the key in {self._key_name} for {self.model} ({code}: {message}). Set a valid one.",
-            )
-        if code == 404:
-            return Failed(
-                "over",
-                f"Gemini has no model {self.model!r}, or has retired it ({message}). Set distill.model=... to a "
-                "current one; the default is DEFAULT_MODEL in plantune_lite/teacher/gemini.py.",
-            )
-        why = f"Gemini refuses the request for {self.model} ({code}: {message})"
-        return Failed("refused" if code == 400 else "over", why)
+        key = f"the key in {self._key_name}"
+        return refused(code, message, message, server="Gemini", model=self.model, key=key)
 
     def _quota(self, message: str, body: Any) -> Failed:
         details = _details(body)

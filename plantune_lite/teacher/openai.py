@@ -27,6 +27,7 @@ from plantune_lite.teacher.provider import (
     blames_the_prompt,
     is_loopback,
     key_in,
+    refused,
     scrub,
     seconds_in,
     shape_of,
@@ -159,27 +160,14 @@ class OpenAICompatible:
                     "credit and run the same command.",
                 )
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
-        if code == 408 or code >= 500:
-            return Failed("down", f"{code} {message}")
         said = " ".join(str(error.get(name) or "") for name in ("code", "type", "param", "message"))
-        if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
-            return Failed("declined", f"{code} {message}")
-        if code in (400, 422):
+        if code in (400, 422) and not blames_the_prompt(said):
             for name in _OPTIONAL:
                 if name in body and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
                     self._left_out.add(name)
                     return Failed("reworded", message)
-        if code in (401, 403):
-            has = f"the key in {self._key_name}" if self._key else f"a request without a key (set {self._key_name})"
-            return Failed("over", f"{self._address} refuses {has} ({code}: {message})")
-        if code == 404:
-            return Failed(
-                "over",
-                f"{self._address} has no model {self.model!r}, or is no such server ({message}). Set distill.model=... "
-                "to one of its models, or mend distill.teacher.",
-            )
-        why = f"{self._address} refuses the request for {self.model} ({code}: {message})"
-        return Failed("refused" if code in (400, 422) else "over", why)
+        key = f"the key in {self._key_name}" if self._key else f"a request without a key (set {self._key_name})"
+        return refused(code, message, said, server=self._address, model=self.model, key=key)
 
 
 def _outcome(reply: dict[str, Any], request: Request) -> Outcome:

@@ -154,6 +154,24 @@ def blames_the_prompt(said: str) -> bool:
     return _ITS_PROMPT.search(said) is not None
 
 
+def refused(code: int, message: str, said: str, *, server: str, model: str, key: str) -> Failed:
+    """Return what an error status means for the call, and for all calls after it; `said` has the error's codes too."""
+    if code in (408, 499) or code >= 500:
+        return Failed("down", f"{code} {message}")
+    if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
+        return Failed("declined", f"{code} {message}")
+    if code in (401, 403) or "API key" in message:
+        return Failed("over", f"{server} refuses {key} for {model} ({code}: {message}). Set a valid one.")
+    if code == 404:
+        return Failed(
+            "over",
+            f"{server} has no model {model!r}, or has retired it ({message}). Set distill.model=... to one that is "
+            "served there.",
+        )
+    why = f"{server} refuses the request for {model} ({code}: {message})"
+    return Failed("refused" if code in (400, 422) else "over", why)
+
+
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 
