@@ -234,39 +234,26 @@ def _contents(request: Request) -> list[dict[str, Any]]:
     ]
 
 
-_REFUSALS = {"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "MODEL_ARMOR", "LANGUAGE"}
+_REFUSALS = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "MODEL_ARMOR", "LANGUAGE")
+_ENDS: dict[str, What] = {"MAX_TOKENS": "length", "RECITATION": "recitation", **dict.fromkeys(_REFUSALS, "blocked")}
 
 
 def _outcome(response: Any) -> Outcome:
     """Read what Gemini said."""
     used, usage = response.usage_metadata, None
-    if used is not None and used.prompt_token_count is not None:
-        tokens_in = used.prompt_token_count + (used.tool_use_prompt_token_count or 0)
-        usage = usage_of(tokens_in, used.candidates_token_count or 0, used.thoughts_token_count or 0)
+    if used is not None:
+        usage = usage_of(used.prompt_token_count, used.candidates_token_count or 0, used.thoughts_token_count or 0)
     if not response.candidates:
         if used is None and response.prompt_feedback is None:
             raise Failed("down", "a reply without candidates or usage")  # an outage, and no answer for good
         feedback = response.prompt_feedback
-        reason = _word(feedback.block_reason) if feedback is not None else ""
-        return Outcome(what="blocked" if reason else "empty", why=reason or "no candidates", usage=usage)
+        return Outcome(what="blocked" if feedback is not None and feedback.block_reason else "empty", usage=usage)
     candidate = response.candidates[0]
     parts = (candidate.content.parts if candidate.content else None) or ()
     text = encodable("".join(part.text for part in parts if part.text and not part.thought))
-    reason = _word(candidate.finish_reason) or "STOP"
-    what: What = "empty"  # also OTHER, MALFORMED_RESPONSE, and reasons newer than this file
-    if reason == "MAX_TOKENS":
-        what = "length"
-    elif reason in _REFUSALS:
-        what = "blocked"
-    elif reason == "RECITATION":
-        what = "recitation"
-    elif reason == "STOP" and text.strip():
-        what = "ok"
-    return Outcome(what=what, text=text, why=reason, mean_logprob=candidate.avg_logprobs, usage=usage)
-
-
-def _word(value: Any) -> str:
-    return "" if value is None else str(getattr(value, "value", value)).upper()
+    reason = getattr(candidate.finish_reason, "value", "STOP")
+    said: What = "ok" if reason == "STOP" and text.strip() else "empty"  # by OTHER and reasons newer than this file too
+    return Outcome(what=_ENDS.get(reason, said), text=text, mean_logprob=candidate.avg_logprobs, usage=usage)
 
 
 def _details(body: Any) -> list[dict[str, Any]]:

@@ -83,7 +83,6 @@ def _outcome(reply: Reply) -> Outcome:
     return Outcome(
         what=said if reply.finish == "stop" else reply.finish,
         text=reply.text,
-        why=reply.finish,
         mean_logprob=reply.mean_logprob,
         usage=Usage(reply.tokens_in, reply.tokens_out, reply.tokens_thought),
     )

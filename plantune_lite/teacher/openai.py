@@ -175,7 +175,7 @@ def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
     if not reply["choices"] and usage is None:
         raise Failed("down", "a reply without choices or usage")  # an outage, and no answer for good
     if not reply["choices"]:
-        return Outcome(what="empty", why="no choices", usage=usage)
+        return Outcome(what="empty", usage=usage)
     choice = reply["choices"][0]
     if choice.get("finish_reason") == "error":
         raise Failed("down", scrub(choice.get("error") or "finish_reason error"))
@@ -186,7 +186,7 @@ def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
         text = text.partition(stop)[0]
     reason = choice.get("finish_reason") or "stop"
     known: dict[str, What] = {"length": "length", "content_filter": "blocked"}
-    return Outcome(what=known.get(reason, "ok" if text.strip() else "empty"), text=text, why=reason, usage=usage)
+    return Outcome(what=known.get(reason, "ok" if text.strip() else "empty"), text=text, usage=usage)
 
 
 def _without_thoughts(text: str) -> str:

@@ -71,7 +71,6 @@ class Outcome:
 
     what: What
     text: str = ""
-    why: str = ""  # the provider's own word: SAFETY, content_filter ...
     mean_logprob: float | None = None
     usage: Usage | None = None  # None: the server did not report it
 

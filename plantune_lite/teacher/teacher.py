@@ -180,10 +180,8 @@ class Teacher:
             elif trouble in ("blocked", "declined", *had):
                 kept = text if trouble == "length" and request.schema is None else ""
                 reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
-            why = f"{trouble} {outcome.why}".strip() if trouble != "ok" else "ok"
             stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
-            worth_another = None if reply else trouble
-            await self._settle(key, stored, why if reply else f"again: {why}", usd, worth_another)
+            await self._settle(key, stored, trouble, usd, None if reply else trouble)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
@@ -254,7 +252,7 @@ class Teacher:
             if not self.stats.declined:
                 self._say(f"a prompt is declined, and goes without an answer as others like it will ({failed.why})")
             self.stats.declined += 1
-            return Outcome(what="declined", why=failed.why, usage=Usage(0, 0))
+            return Outcome(what="declined", usage=Usage(0, 0))
 
     def _cost(self, usage: Usage | None, worst: float) -> float:
         if usage is None:
