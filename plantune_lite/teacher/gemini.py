@@ -176,10 +176,8 @@ class Gemini:
             return wanted if wanted < 0 else max(wanted, int(about.least))
         if wanted < 0:
             return None
-        least = str(about.least)
-        if wanted <= _ROOM[least]:
-            return least
-        return next((level for level, room in _ROOM.items() if room >= max(wanted, _ROOM["low"])), "high")
+        wanted = max(wanted, _ROOM[str(about.least)])
+        return next((level for level, room in _ROOM.items() if room >= wanted), "high")
 
     def _room(self, wanted: int | None) -> int:
         thinking = self._thinking(wanted)

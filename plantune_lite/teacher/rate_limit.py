@@ -41,8 +41,7 @@ class Pace:
         self._interval = 60 / requests_per_minute if requests_per_minute else 0.0  # seconds between two requests
         self._next_at = float("-inf")
         self._gate = asyncio.Lock()  # first come, first served: only the first in the queue looks at the limits
-        self._room: asyncio.Future[None] | None = None
-        self._ended: asyncio.Future[None] | None = None
+        self._room, self._ended = asyncio.Event(), asyncio.Event()
         self.stopped: Exception | None = None  # why nobody is let in any more
         self._paused_until = 0.0
         self._backed_off_at = float("-inf")
@@ -60,8 +59,8 @@ class Pace:
             while True:
                 self.raise_if_stopped()
                 if self.in_flight >= self.in_flight_limit:
-                    self._room = asyncio.get_running_loop().create_future()
-                    await self._room
+                    self._room.clear()
+                    await self._room.wait()
                 elif (delay := max(self._next_at, self._paused_until) - self._clock()) > 0:
                     await self.rest(delay)
                 else:
@@ -74,13 +73,13 @@ class Pace:
     def leave(self) -> None:
         """Give the place back."""
         self.in_flight -= 1
-        self._wake()
+        self._room.set()
 
     def went_well(self) -> None:
         """Note that a reply came, of whatever kind: the service works."""
         self._bad_rounds = self._streak = 0
         self._limit = min(self._most, self._limit + 1 / self._limit)
-        self._wake()
+        self._room.set()
 
     def went_wrong(self, failed: Failed, started: float) -> None:
         """Heed a request that came to nothing; a wait that the server asks for is everybody's."""
@@ -120,27 +119,21 @@ class Pace:
     async def rest(self, seconds: float) -> None:
         """Sleep, unless the teacher is stopped meanwhile."""
         self.raise_if_stopped()
-        if self._ended is None:
-            self._ended = asyncio.get_running_loop().create_future()
-        sleeper = asyncio.ensure_future(self._sleep(seconds))
+        waits = (asyncio.ensure_future(self._sleep(seconds)), asyncio.ensure_future(self._ended.wait()))
         try:
-            await asyncio.wait((sleeper, self._ended), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            sleeper.cancel()
+            for wait in waits:
+                wait.cancel()
         self.raise_if_stopped()
 
     def stop(self, error: Exception) -> None:
         """Let nobody in any more; whoever waits gets this error. Calls in flight are not touched."""
         self.stopped = self.stopped or error
-        if self._ended is not None and not self._ended.done():
-            self._ended.set_result(None)
-        self._wake()
+        self._ended.set()
+        self._room.set()
 
     def raise_if_stopped(self) -> None:
         """Raise what the teacher was stopped with, where it was."""
         if self.stopped is not None:
             raise self.stopped
-
-    def _wake(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)

@@ -240,7 +240,9 @@ class Teacher:
             self._pace.went_well()
         finally:
             self._pace.leave()
-        return outcome, self._cost(outcome.usage, worst)
+        if (usage := outcome.usage) is None:
+            return outcome, worst  # not reported: as much as it can have been
+        return outcome, self._provider.price.usd(usage.tokens_in, usage.tokens_out + usage.tokens_thought)
 
     async def _attempt(self, request: Request) -> Outcome:
         """Attempt it once; a prompt that is declined is an outcome, for the model works and others are answered."""
@@ -253,11 +255,6 @@ class Teacher:
                 self._say(f"a prompt is declined, and goes without an answer as others like it will ({failed.why})")
             self.stats.declined += 1
             return Outcome(what="declined", usage=Usage(0, 0))
-
-    def _cost(self, usage: Usage | None, worst: float) -> float:
-        if usage is None:
-            return worst  # not reported: as much as it can have been
-        return self._provider.price.usd(usage.tokens_in, usage.tokens_out + usage.tokens_thought)
 
     # --- money
 
