@@ -36,17 +36,7 @@ from plantune_lite.teacher.provider import (
 
 KEYS = ("OPENAI_API_KEY",)
 _ROOM = 8192  # tokens of thought we make room for where the model decides
-# In the order in which a server that names several at once is taken to mean them.
-_OPTIONAL = (
-    "continue_final_message",
-    "add_generation_prompt",
-    "response_format",
-    "max_tokens",
-    "seed",
-    "top_p",
-    "temperature",
-    "stop",
-)
+_NEEDED = ("model", "messages", "max_completion_tokens")  # whatever else a server refuses is left out
 
 
 class OpenAICompatible:
@@ -128,24 +118,20 @@ class OpenAICompatible:
     # --- the request
 
     def _body(self, request: Request) -> dict[str, Any]:
+        """Write the body, its fields in the order in which a server that names several is taken to mean them."""
         sampling, left_out, messages = request.sampling, self._left_out, request.messages
-        begun = messages[-1]["role"] == "assistant"
         if request.schema is not None and "response_format" in left_out:
             messages = asking_for(request.schema, messages)
-        cap = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
-        body = {"model": self.model, "messages": list(messages), cap: self.most_out(request)}
-        wanted: dict[str, Any] = {
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "seed": sampling.seed % 2**31,
-            "stop": list(sampling.stop) or None,
-        }
-        if begun:  # vLLM begins a new turn unless it is told; others go on, or repeat the beginning
+        wanted: dict[str, Any] = {"model": self.model, "messages": list(messages)}
+        if messages[-1]["role"] == "assistant":  # vLLM begins a new turn unless it is told; others go on or repeat it
             wanted |= {"continue_final_message": True, "add_generation_prompt": False}
         if request.schema is not None:
             shape = {"name": request.schema.__name__, "schema": shape_of(request.schema)}
             wanted["response_format"] = {"type": "json_schema", "json_schema": shape}
-        return body | {name: value for name, value in wanted.items() if value is not None and name not in left_out}
+        cap = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+        wanted |= {cap: self.most_out(request), "seed": sampling.seed % 2**31}
+        wanted |= {"top_p": sampling.top_p, "temperature": sampling.temperature, "stop": list(sampling.stop) or None}
+        return {name: value for name, value in wanted.items() if value is not None and name not in left_out}
 
     # --- the reply
 
@@ -162,8 +148,8 @@ class OpenAICompatible:
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
         said = " ".join(str(error.get(name) or "") for name in ("code", "type", "param", "message"))
         if code in (400, 422) and not blames_the_prompt(said):
-            for name in _OPTIONAL:
-                if name in body and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
+            for name in body:
+                if name not in _NEEDED and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
                     self._left_out.add(name)
                     return Failed("reworded", message)
         key = f"the key in {self._key_name}" if self._key else f"a request without a key (set {self._key_name})"
