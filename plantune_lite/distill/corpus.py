@@ -58,8 +58,8 @@ def build_corpus(
     """
     part = wanted.part
     by_id = {problem.id: problem for problem in problems}
-    by_score = part.filter in ("plan", "both")
-    sieve = filters.Sieve(by_id, filters.best_first(trajectories, by_id, by_score=by_score))
+    best_first = filters.best_first(trajectories, by_id, by_score=part.filter in ("plan", "both"))
+    sieve = filters.Sieve(by_id, best_first)
     came = tuple(sieve.left)
     overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
     sieve.drop(lambda one, _: filters.in_test_set(overlaps.get(one.problem_id)))
@@ -102,9 +102,7 @@ def build_corpus(
         **counts,
         "target": wanted.target,
         "solutions": wanted.solutions,
-        "seed": wanted.seed,
         "min_score": wanted.min_score,
-        "chosen_by": "score" if by_score else "sample",
         "part": asdict(part),
         "funnel": {
             "problems": len(problems),
