@@ -24,7 +24,6 @@ from plantune_lite.teacher.provider import (
     TeacherError,
     What,
     is_loopback,
-    key_in,
     refused,
     scrub,
     seconds_in,
@@ -84,13 +83,13 @@ class Gemini:
     def __init__(self, model: str | None, *, environ: Mapping[str, str] = os.environ) -> None:
         self.model = (model or DEFAULT_MODEL).removeprefix("models/")
         self.price = price_of(self.model, environ=environ)
-        found = key_in(KEYS, environ)
-        if found is None:
+        self._key_name = next((name for name in KEYS if environ.get(name, "").strip()), "")
+        if not self._key_name:
             raise TeacherError(
                 f"distill.teacher is 'gemini', but no key is set: put one in the environment as {KEYS[1]} "
                 "(aistudio.google.com makes them), or set distill.teacher=self"
             )
-        self._key_name, self._key = found
+        self._key = environ[self._key_name].strip()
         self._address = environ.get("GOOGLE_GEMINI_BASE_URL", "").strip() or f"https://{HOST}"
         host = urlsplit(self._address).hostname
         known = host == HOST or is_loopback(self._address)

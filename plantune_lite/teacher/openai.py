@@ -26,7 +26,6 @@ from plantune_lite.teacher.provider import (
     asking_for,
     blames_the_prompt,
     is_loopback,
-    key_in,
     refused,
     scrub,
     seconds_in,
@@ -34,7 +33,7 @@ from plantune_lite.teacher.provider import (
     usage_of,
 )
 
-KEYS = ("OPENAI_API_KEY",)
+KEY = "OPENAI_API_KEY"
 _ROOM = 8192  # tokens of thought we make room for where the model decides
 _NEEDED = ("model", "messages", "max_completion_tokens")  # whatever else a server refuses is left out
 
@@ -54,17 +53,15 @@ class OpenAICompatible:
             )
         self._address = url.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
         self._local = is_loopback(url)
-        found = key_in(KEYS, environ)
-        self._key: str | None
-        self._key_name, self._key = found or (KEYS[0], None)
+        self._key = environ.get(KEY, "").strip() or None
         if self._key is None and not self._local:
             raise TeacherError(
-                f"distill.teacher is {url!r}, but no key is set: put one in the environment as {KEYS[0]} (any text, "
+                f"distill.teacher is {url!r}, but no key is set: put one in the environment as {KEY} (any text, "
                 "where the server wants none)"
             )
         if not model:
             raise TeacherError(f"distill.teacher is {url!r}, but distill.model is not set: name a model that it serves")
-        self.notice = "" if self._local else f"asking {parts.netloc} with the key in {self._key_name}"
+        self.notice = "" if self._local else f"asking {parts.netloc} with the key in {KEY}"
         self.model = model
         paid = not self._local or environ.get(OVERRIDE)
         self.price = price_of(model, environ=environ) if paid else FREE
@@ -142,7 +139,7 @@ class OpenAICompatible:
             if "insufficient_quota" in (error.get("code"), error.get("type")):
                 return Failed(
                     "over",
-                    f"the credit of the key in {self._key_name} is used up ({message}). What is done is kept: add "
+                    f"the credit of the key in {KEY} is used up ({message}). What is done is kept: add "
                     "credit and run the same command.",
                 )
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
@@ -152,7 +149,7 @@ class OpenAICompatible:
                 if name not in _NEEDED and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
                     self._left_out.add(name)
                     return Failed("reworded", message)
-        key = f"the key in {self._key_name}" if self._key else f"a request without a key (set {self._key_name})"
+        key = f"the key in {KEY}" if self._key else f"a request without a key (set {KEY})"
         return refused(code, message, said, server=self._address, model=self.model, key=key)
 
 

@@ -6,7 +6,6 @@ to do about either is decided once, in teacher.py.
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -201,15 +200,7 @@ def asking_for(schema: type, messages: Messages) -> Messages:
     )
 
 
-# --- keys and addresses -----------------------------------------------------------------------------------------------
-
-
-def key_in(names: tuple[str, ...], environ: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the name and value of the first key that is set in the environment."""
-    for name in names:
-        if environ.get(name, "").strip():
-            return name, environ[name].strip()
-    return None
+# --- addresses and delays ---------------------------------------------------------------------------------------------
 
 
 def is_loopback(url: str) -> bool:

@@ -35,7 +35,6 @@ from plantune_lite.teacher.provider import (
     blames_the_prompt,
     fitting,
     is_loopback,
-    key_in,
     most_in,
 )
 from plantune_lite.teacher.rate_limit import Pace
@@ -696,9 +695,9 @@ def test_a_caller_that_is_cancelled_does_not_lose_what_is_paid(tmp_path):
 
 
 def test_keys_are_taken_from_the_environment_in_googles_order(monkeypatch):
-    assert key_in(("A", "B"), {"B": " b ", "A": "a"}) == ("A", "a")
-    assert key_in(("A", "B"), {"B": " b ", "A": " "}) == ("B", "b")
-    assert key_in(("A",), {}) is None
+    for google, name, key in (("a", "GOOGLE_API_KEY", "a"), (" ", "GEMINI_API_KEY", "b")):
+        asked = Gemini(None, environ={"GEMINI_API_KEY": " b ", "GOOGLE_API_KEY": google})
+        assert (asked._key_name, asked._key) == (name, key)
 
 
 def test_json_is_found_in_what_a_chatty_model_wrote():
