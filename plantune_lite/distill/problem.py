@@ -5,11 +5,13 @@ comes of following it is the right answer. `keep="first"` makes plans until one 
 """
 
 import asyncio
+import functools
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from plantune_lite.distill.filters import spoils
 from plantune_lite.distill.prompts import (
     CONSTRAINTS,
     DIRECTION,
@@ -23,7 +25,7 @@ from plantune_lite.distill.prompts import (
 )
 from plantune_lite.distill.worked import plan_of
 from plantune_lite.grading.answers import final_answer, same_answer
-from plantune_lite.plan import as_block, chat, question_text, render, split_steps, spoiler
+from plantune_lite.plan import as_block, chat, question_text, render, split_steps
 from plantune_lite.recipe.schema import Direction, Distill
 from plantune_lite.types import (
     Ask,
@@ -44,12 +46,10 @@ Kind = Literal["constraints", "plan", "score", "execution"]  # what a teacher is
 
 
 @dataclass(frozen=True)
-class _Judged:
-    sample: int
-    plan: tuple[str, ...]
-    tokens: int
-    score: int | None = None
-    critique: str = ""
+class _Planned:
+    """A plan on its way to a trajectory."""
+
+    made: Trajectory  # so far
     fault: Fault | None = None  # why the plan is not worth an execution
 
 
@@ -66,19 +66,16 @@ class Distiller:
         """Return all that the teacher makes of the problem, what is rejected among it."""
         part = self._part
         if part.plan_from == "solution" and not self._solution:
-            nothing = _trajectory(self._problem, _Judged(0, (), 0), self._teacher)
-            return [_rejected(nothing, Fault(Reason.NO_WORKED_SOLUTION))]
+            return [_rejected(_begun(self._problem, self._teacher), Fault(Reason.NO_WORKED_SOLUTION))]
         constraints = ""
         if part.min_score is not None:
             constraints = (await self.asked("constraints", CONSTRAINTS.format(problem=self._text)))[0].text
         found: list[Trajectory] = []
         kept = False
-        async for judged in self._in_order(constraints):
-            fault = judged.fault or (Fault(Reason.BETTER_KEPT) if kept else None)
-            if fault and part.execute == "kept":
-                made = _trajectory(self._problem, judged, self._teacher)
-            else:
-                made, fault = await self._execute(judged)
+        async for planned in self._in_order(constraints):
+            made, fault = planned.made, planned.fault or (Fault(Reason.BETTER_KEPT) if kept else None)
+            if not fault or part.execute == "all":
+                made, fault = await self._execute(planned)
             found.append(_rejected(made, fault) if fault else made)
             kept = kept or not fault
             if kept and part.keep == "first" and part.execute == "kept":
@@ -93,18 +90,18 @@ class Distiller:
         sampling = Sampling(temperature=temperature, n=n, max_tokens=self._part.max_tokens)
         return await self._ask(chat(prompt), sampling, schema)
 
-    async def _in_order(self, constraints: str) -> AsyncIterator[_Judged]:
+    async def _in_order(self, constraints: str) -> AsyncIterator[_Planned]:
         """Yield plans with their scores: as they are made, or all of them from the best down."""
         if self._part.keep == "first":
             async for batch in self._plans():
-                for judged in await self._judge(constraints, batch):
-                    yield judged
+                for plan in await self._judge(constraints, batch):
+                    yield plan
             return
         plans = [plan async for batch in self._plans() for plan in batch]
-        for judged in sorted(await self._judge(constraints, plans), key=_best_first):
-            yield judged
+        for plan in sorted(await self._judge(constraints, plans), key=_best_first):
+            yield plan
 
-    async def _plans(self) -> AsyncIterator[list[_Judged]]:
+    async def _plans(self) -> AsyncIterator[list[_Planned]]:
         """Yield plans in the batches they are asked in; sample k is the same plan whatever `keep` says, so that nothing
         is paid twice."""
         part = self._part
@@ -129,72 +126,65 @@ class Distiller:
         for n in [part.plans] if part.keep == "best" else range(1, part.plans + 1):
             replies = await self.asked("plan", prompt, n=n)
             yield [
-                _Judged(number, (), _tokens(reply), fault=Fault(Reason.PLAN_CUT_OFF))
+                self._planned(number, "", _tokens(reply), Reason.PLAN_CUT_OFF)
                 if reply.finish == "length"
                 else self._planned(number, reply.text, _tokens(reply))
                 for number, reply in list(enumerate(replies))[seen:]
             ]
             seen = n
 
-    def _planned(self, sample: int, text: str, tokens: int) -> _Judged:
-        plan = split_steps(text)
-        if not plan:
-            return _Judged(sample, plan, tokens, fault=Fault(Reason.NO_PLAN))
-        why = spoiler(plan, self._problem)
-        return _Judged(sample, plan, tokens, fault=Fault(Reason.SPOILS, why) if why else None)
+    def _planned(self, sample: int, text: str, tokens: int, if_none: Reason = Reason.NO_PLAN) -> _Planned:
+        begun = _begun(self._problem, self._teacher)
+        made = replace(begun, sample=sample, plan=split_steps(text), tokens=tokens)
+        return _Planned(made, spoils(made, self._problem) if made.plan else Fault(if_none))
 
-    async def _judge(self, constraints: str, plans: Sequence[_Judged]) -> list[_Judged]:
+    async def _judge(self, constraints: str, plans: Sequence[_Planned]) -> list[_Planned]:
         """Score the plans; one that is none, or a spoiler, is worth no call unless all are executed."""
         part = self._part
         if part.min_score is None:
             return list(plans)
-        wanted = [plan for plan in plans if plan.plan and (not plan.fault or part.execute == "all")]
-        scores: dict[int, _Judged] = {}
-
-        def prompt(listed: str) -> str:
-            return SCORE.format(problem=self._text, constraints=constraints, plans=listed)
-
+        wanted = [plan for plan in plans if plan.made.plan and (not plan.fault or part.execute == "all")]
+        prompt = functools.partial(SCORE.format, problem=self._text, constraints=constraints)
+        scored: list[_Planned] = []
         if len(wanted) > 1 and part.plans_per_call > 1:
-            listed = "\n".join(f"Plan {number}:\n{render(plan.plan)}" for number, plan in enumerate(wanted, 1))
-            together = prompt(f"{listed}\nJudge each of the {len(wanted)} plans, in this order.")
+            listed = "\n".join(f"Plan {number}:\n{render(plan.made.plan)}" for number, plan in enumerate(wanted, 1))
+            together = prompt(plans=f"{listed}\nJudge each of the {len(wanted)} plans, in this order.")
             [reply] = await self.asked("score", together, reply_shapes()[1], count=len(wanted))
             judged = _said(reply).get("judged", [])
             if len(judged) == len(wanted):
-                for plan, verdict in zip(wanted, judged, strict=True):
-                    scores[plan.sample] = self._scored(plan, verdict, _tokens(reply) // len(wanted))
-            wanted = [plan for plan in wanted if plan.sample not in scores]  # another number of verdicts: one by one
-        asking = (self.asked("score", prompt(render(plan.plan)), reply_shapes()[0]) for plan in wanted)
-        for plan, (reply,) in zip(wanted, await asyncio.gather(*asking), strict=True):
-            scores[plan.sample] = self._scored(plan, _said(reply), _tokens(reply))
-        return [scores.get(plan.sample, plan) for plan in plans]
+                tokens = _tokens(reply) // len(wanted)
+                scored = [self._scored(plan, said, tokens) for plan, said in zip(wanted, judged, strict=True)]
+        if not scored:  # nor where there were more verdicts than plans, or fewer
+            asking = (self.asked("score", prompt(plans=render(plan.made.plan)), reply_shapes()[0]) for plan in wanted)
+            for plan, (reply,) in zip(wanted, await asyncio.gather(*asking), strict=True):
+                scored.append(self._scored(plan, _said(reply), _tokens(reply)))
+        by_sample = {plan.made.sample: plan for plan in scored}
+        return [by_sample.get(plan.made.sample, plan) for plan in plans]
 
-    def _scored(self, plan: _Judged, verdict: dict[str, Any], tokens: int) -> _Judged:
-        tokens += plan.tokens
+    def _scored(self, plan: _Planned, verdict: dict[str, Any], tokens: int) -> _Planned:
+        made = replace(plan.made, tokens=plan.made.tokens + tokens)
         if "score" not in verdict:
-            return replace(plan, tokens=tokens, fault=plan.fault or Fault(Reason.NO_SCORE))
+            return _Planned(made, plan.fault or Fault(Reason.NO_SCORE))
         score, least = max(-100, min(100, verdict["score"])), self._part.min_score
         low = Fault(Reason.LOW_SCORE, f"{score} < {least}") if score < least else None
-        critique = verdict.get("reasons", "")
-        return replace(plan, tokens=tokens, score=score, critique=critique, fault=plan.fault or low)
+        return _Planned(replace(made, score=score, critique=verdict.get("reasons", "")), plan.fault or low)
 
-    async def _execute(self, judged: _Judged) -> tuple[Trajectory, Fault | None]:
+    async def _execute(self, planned: _Planned) -> tuple[Trajectory, Fault | None]:
         """Carry the plan out, and say why the outcome is not kept, if it is not."""
-        problem = self._problem
-        if not judged.plan:
-            return _trajectory(problem, judged, self._teacher), judged.fault
-        cut_off = None
+        problem, made, cut_off = self._problem, planned.made, None
+        if not made.plan:
+            return made, planned.fault
         if self._part.plan_from == "solution":  # the data set's own working is what follows the plan
             code = problem.kind == "code"
             execution = as_block(f"{problem.question.rstrip()}\n{self._solution}") if code else self._solution
         else:
             prompt = EXECUTE_CODE if problem.kind == "code" else EXECUTE
-            [reply] = await self.asked("execution", prompt.format(problem=self._text, plan=render(judged.plan)))
-            execution, judged = reply.text.strip(), replace(judged, tokens=judged.tokens + _tokens(reply))
+            [reply] = await self.asked("execution", prompt.format(problem=self._text, plan=render(made.plan)))
+            execution, made = reply.text.strip(), replace(made, tokens=made.tokens + _tokens(reply))
             if reply.finish == "length":  # said before all else: no filter may let it be learned from
                 cut_off = Fault(Reason.EXECUTION_CUT_OFF)
         answer, wrong = await self._answer(execution)
-        made = _trajectory(problem, judged, self._teacher, execution, answer)
-        return made, cut_off or judged.fault or wrong
+        return replace(made, execution=execution, answer=answer), cut_off or planned.fault or wrong
 
     async def _answer(self, execution: str) -> tuple[str | None, Fault | None]:
         """Return the answer that an execution comes to, and what is wrong with it, if anything is."""
@@ -210,24 +200,20 @@ class Distiller:
         return answer, fault_of(same_answer(answer, problem.answer, choices=problem.choices))
 
 
-def _best_first(judged: _Judged) -> tuple[bool, int, int, int]:
-    return judged.score is None, -(judged.score or 0), len(judged.plan), judged.sample
+def _best_first(planned: _Planned) -> tuple[bool, int, int, int]:
+    made = planned.made
+    return made.score is None, -(made.score or 0), len(made.plan), made.sample
 
 
-def _trajectory(
-    problem: Problem, judged: _Judged, teacher: str, execution: str = "", answer: str | None = None
-) -> Trajectory:
+def _begun(problem: Problem, teacher: str) -> Trajectory:
     return Trajectory(
         problem_id=problem.id,
-        sample=judged.sample,
+        sample=0,
         question=question_text(problem),
-        plan=judged.plan,
-        execution=execution,
-        answer=answer,
-        score=judged.score,
-        critique=judged.critique,
+        plan=(),
+        execution="",
+        answer=None,
         teacher=teacher,
-        tokens=judged.tokens,
     )
 
 
@@ -248,9 +234,7 @@ def worked(problem: Problem, direction: Direction | None = None) -> Trajectory:
     """Return what a worked solution makes of one problem, without a teacher."""
     taken = plan_of(problem, direction)
     answer = final_answer(taken.execution)
-    made = _trajectory(problem, _Judged(0, taken.plan, 0), "worked", taken.execution, answer)
-    fault = Fault(taken.reason) if taken.reason else None
-    if not fault and (why := spoiler(taken.plan, problem)):
-        fault = Fault(Reason.SPOILS, why)
+    made = replace(_begun(problem, "worked"), plan=taken.plan, execution=taken.execution, answer=answer)
+    fault = Fault(taken.reason) if taken.reason else spoils(made, problem)
     fault = fault or fault_of(same_answer(answer or "", problem.answer, choices=problem.choices))
     return _rejected(made, fault) if fault else made
