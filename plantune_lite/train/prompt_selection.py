@@ -40,8 +40,9 @@ _AT_ONCE = 8  # prompts between two lines of pass_rates.jsonl
 def askable(
     student: LoadedStudent, rows: Sequence[Row], max_length: int, say: Callable[[str], object]
 ) -> tuple[list[Row], int]:
-    """Return the prompts that leave room for an answer, and that room."""
-    control = chat.control_tokens(student.tokenizer)
+    """Return the prompts that leave room for an answer, and that room; TRL must make the same token ids of them."""
+    tokenizer = student.tokenizer
+    control = chat.control_tokens(tokenizer)
     kept, longest, dropped = [], 0, Counter[str]()
     encoded = [student.encode_chat(tuple(row["prompt"]), for_reply=True) for row in rows]
     # What the longest prompt leaves is all that any answer may have: a few outliers must not shorten them all.
@@ -53,11 +54,24 @@ def askable(
             dropped[f"longer than {max_length - LEAST} tokens"] += 1
         elif len(ids) > OUTLIER * usual:
             dropped[f"longer than {OUTLIER * usual:.0f} tokens, far more than the others"] += 1
+        elif _as_trl_asks(tokenizer, messages) != ids:
+            raise PromptError(
+                f"TRL would ask {row['problem_id']} in other tokens than training and evaluation do. Install the "
+                "versions that plantune doctor names."
+            )
         else:
             kept.append(row)
             longest = max(longest, len(ids))
     check_left("asked", kept, dropped, "corpus/prompts.jsonl", say)
     return kept, max_length - longest
+
+
+def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Encode a conversation as TRL's trainer does."""
+    asked = tokenizer.apply_chat_template(
+        conversation=[list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True
+    )
+    return list(asked["input_ids"][0])
 
 
 # --- which prompts are solved at times --------------------------------------------------------------------------------
