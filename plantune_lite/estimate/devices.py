@@ -7,6 +7,7 @@ Nothing here is measured: arithmetic is 16-bit with float32 accumulation, as in 
 """
 
 import os
+import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,8 +111,21 @@ def why_no_gpu() -> str | None:
         return "torch is not installed: pip install 'plantune-lite[train]'"
     if torch.cuda.is_available():
         return None
-    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPUs"
+    driver = _driver()
+    if driver is None:
+        return f"torch {torch.__version__} sees none, and there is no NVIDIA driver (nvidia-smi does not answer)"
+    built = torch.version.cuda
+    if built is None:
+        return f"torch {torch.__version__} is a build for CPUs, and the driver is {driver}: install torch's CUDA build"
     return (
-        f"torch {torch.__version__}, built for {built}, sees none: nvidia-smi says whether there is a driver and, in "
-        "its first line, the newest CUDA it knows; install a torch that is built for that"
+        f"torch {torch.__version__} is built for CUDA {built} and sees none, and the driver is {driver}: update it, or "
+        "install a torch that is built for an older CUDA (the first line of nvidia-smi says up to which)"
     )
+
+
+def _driver() -> str | None:
+    try:
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None

@@ -64,14 +64,21 @@ def test_what_triton_needs_is_looked_for_where_there_is_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("built", "words"), [(None, "built for CPUs, sees none"), ("13.0", "built for CUDA 13.0, sees")]
+    ("built", "driver", "words"),
+    [
+        (None, "580.1", "a build for CPUs, and the driver is 580.1"),
+        ("13.0", "570.1", "built for CUDA 13.0 and sees none"),
+    ],
 )
-def test_why_there_is_no_gpu_says_what_torch_is_built_for(monkeypatch, built, words):
+def test_why_there_is_no_gpu_names_the_driver_and_what_torch_is_built_for(monkeypatch, built, driver, words):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
-    assert words in doctor.devices.why_no_gpu() and "nvidia-smi" in doctor.devices.why_no_gpu()
+    monkeypatch.setattr(doctor.devices, "_driver", lambda: driver)
+    assert words in doctor.devices.why_no_gpu()
+    monkeypatch.setattr(doctor.devices, "_driver", lambda: None)
+    assert "no NVIDIA driver" in doctor.devices.why_no_gpu()
 
 
 def test_a_missing_problem_file_is_bad():
