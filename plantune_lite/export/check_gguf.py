@@ -18,7 +18,7 @@ from typing import Any
 from plantune_lite.export import check_merge
 from plantune_lite.export.llama_cpp import GGUFError, run_child
 
-LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9}  # positions with the same likeliest token
+LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9, "lora_gguf": 0.75}  # positions with the same likeliest token
 LEAST_OF_A_K_QUANT = 0.5
 _CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -52,18 +52,11 @@ def read_expected(merged: Path, prompts: Sequence[Sequence[int]]) -> Expected:
     return Expected(rows, likeliest, template, text, tokens, tokenizer.eos_token_id)
 
 
-def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
-    """Run a file and refuse what is not the merged model."""
-    name, found = file.name, _run(file, expected)
-    if found["template"] != expected.template:
-        raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
-    if found["tokens"] != expected.tokens:
-        raise GGUFError(
-            f"{name} cuts a conversation into {found['tokens']}, transformers into {expected.tokens}. It was not "
-            "kept: llama.cpp does not know this model's tokenizer; export.formats=merged does without."
-        )
-    if not found["stops"]:
-        raise GGUFError(f"{name} does not stop where the merged model ends its turn. It was not kept.")
+def check_file(kind: str, file: Path, expected: Expected, under: Path | None = None) -> dict[str, Any]:
+    """Run a file, that of a LoRA over its base's, and refuse what is not the merged model."""
+    name, found = file.name, _run(file, expected, under)
+    if under is None:
+        _check_chat(name, found, expected)
     pairs = [
         (one, other)
         for row in zip(found["likeliest"], expected.likeliest, strict=True)
@@ -80,9 +73,22 @@ def check_file(kind: str, file: Path, expected: Expected) -> dict[str, Any]:
     return {"ran": True, "agreement": agreement}
 
 
-def _run(file: Path, expected: Expected) -> dict[str, Any]:
+def _check_chat(name: str, found: dict[str, Any], expected: Expected) -> None:
+    if found["template"] != expected.template:
+        raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
+    if found["tokens"] != expected.tokens:
+        raise GGUFError(
+            f"{name} cuts a conversation into {found['tokens']}, transformers into {expected.tokens}. It was not "
+            "kept: llama.cpp does not know this model's tokenizer; export.formats=merged does without."
+        )
+    if not found["stops"]:
+        raise GGUFError(f"{name} does not stop where the merged model ends its turn. It was not kept.")
+
+
+def _run(file: Path, expected: Expected, under: Path | None) -> dict[str, Any]:
+    model, lora = (str(under), str(file)) if under else (str(file), None)
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
-        job.write_text(json.dumps({**asdict(expected), "file": str(file)}), encoding="utf-8")
+        job.write_text(json.dumps({**asdict(expected), "file": model, "lora": lora}), encoding="utf-8")
         run_child("run", job, failed=f"llama.cpp cannot run {file.name}, which was not kept")
         return json.loads(job.read_text(encoding="utf-8"))

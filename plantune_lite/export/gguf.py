@@ -25,11 +25,12 @@ from plantune_lite.export.safetensors_io import tensors_in
 from plantune_lite.files import write_whole
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
+from plantune_lite.types import present
 
 CONTEXT = 4096
-_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7}
+_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7, "lora_gguf": 0.1}
 _ORDER = tuple(_BYTES)  # the largest first
-_CONVERTED = ("f16", "bf16", "q8_0")  # by llama.cpp's converter; the others are made of such a file
+_CONVERTED = ("f16", "bf16", "q8_0")  # by llama.cpp's converter; k-quants are made of such a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,17 @@ class Model:
     name: str
     preset: Preset | None
     prompts: Sequence[Sequence[int]]  # token ids
+    adapter: Path | None = None  # these two for lora_gguf
+    base: Path | None = None
 
     @property
     def file_name(self) -> str:
         """Return the name, spelled as files may be."""
         return re.sub(r"[^\w.-]+", "-", self.name)
+
+    def file_of(self, kind: str) -> str:
+        """Name the file of a format; a LoRA's does not say its type, or the Hub would offer it as a quantised model."""
+        return f"{self.file_name}-{'lora' if kind == 'lora_gguf' else kind.upper()}.gguf"
 
 
 def export_gguf(
@@ -58,16 +65,17 @@ def export_gguf(
     work.mkdir(parents=True)
     for left in out.glob("*.gguf"):
         left.unlink()
-    made_of = 0 if set(kinds) <= set(_CONVERTED) else _BYTES[whole]
+    made_of = 0 if set(kinds) <= {*_CONVERTED} else _BYTES[whole]  # k-quants, or what a LoRA is run over
     try:
         check_free_space(out, int(values * (sum(_BYTES[kind] for kind in kinds) + made_of)), ", ".join(kinds), say)
         expected = read_expected(model.merged, model.prompts) if llama_cpp.runs_llama() else None
         files = {}
         for kind in kinds:
-            target = out / f"{model.file_name}-{kind.upper()}.gguf"
+            target = out / model.file_of(kind)
             say(f"writing {target.name}")
             part = _written(model, kind, whole, work / target.name, say)
-            found = check_file(kind, part, expected) if expected else {"ran": False}
+            under = _base(model, work, say) if expected and kind == "lora_gguf" else None
+            found = check_file(kind, part, expected, under) if expected else {"ran": False}
             part.replace(target)
             files[target.name] = {"bytes": target.stat().st_size, **found}
             unrun = "which no llama.cpp has run: pip install 'plantune-lite[gguf]' and --again export checks it"
@@ -79,6 +87,9 @@ def export_gguf(
 
 def _written(model: Model, kind: str, whole: str, target: Path, say: Callable[[str], object]) -> Path:
     """Write one file; a k-quant is made of one that loses nothing of the merged model, for the time being."""
+    if kind == "lora_gguf":
+        llama_cpp.convert_lora(present(model.adapter), present(model.base), target, say=say)
+        return target
     if kind in _CONVERTED:
         llama_cpp.convert(model.merged, target, kind, name=model.file_name, say=say)
         return target
@@ -89,17 +100,25 @@ def _written(model: Model, kind: str, whole: str, target: Path, say: Callable[[s
     return target
 
 
+def _base(model: Model, work: Path, say: Callable[[str], object]) -> Path:
+    """Write the base that a LoRA's file is run over."""
+    target = work / "base.gguf"
+    llama_cpp.convert(present(model.base), target, "bf16", name=model.file_name, say=say)
+    return target
+
+
 def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Callable[[str], object]) -> dict[str, Any]:
     """Return what the manifest keeps, with the lines to run; write what Ollama wants next to the files."""
-    smallest = list(files)[-1]
-    run = [f"llama-cli -m {out / smallest} --jinja -cnv --temp 0"]
-    if model.preset is not None:
+    models = [name for name in files if name != model.file_of("lora_gguf")]
+    smallest = models[-1] if models else None
+    run = [f"llama-cli -m {out / smallest} --jinja -cnv --temp 0"] if smallest else []
+    if smallest and model.preset is not None:
         config = json.loads((model.merged / "config.json").read_text(encoding="utf-8"))
         context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
         for name, text in ollama.files_for(model.preset, smallest, context=context).items():
             write_whole(out / name, text)
         run = [f"ollama create {model.file_name} -f {out / 'Modelfile'}", f"ollama run {model.file_name}", *run]
-    else:
+    elif smallest:
         say("no Modelfile: this model is no preset, so its template in Ollama's language is not known")
     unrun = [name for name, found in files.items() if not found["ran"]]
     line = f"{len(files)} GGUF files: {size(sum(found['bytes'] for found in files.values()))}"

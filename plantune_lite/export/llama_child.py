@@ -3,7 +3,7 @@
     python -m plantune_lite.export.llama_child quantise SOURCE.gguf TARGET.gguf q4_k_m
     python -m plantune_lite.export.llama_child run JOB.json
 
-What comes in: a job, the fields of check_gguf.Expected and "file". What goes out, in the job's place:
+What comes in: a job, the fields of check_gguf.Expected, "file" and "lora" (or null). What goes out, in the job's place:
 "likeliest", "template" and "tokens" as the file has them, and "stops": whether a turn ends at the token "end".
 """
 
@@ -30,7 +30,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     import llama_cpp
 
     room = max(map(len, job["rows"]))
-    model = llama_cpp.Llama(job["file"], n_ctx=room, logits_all=True, verbose=False)
+    model = llama_cpp.Llama(job["file"], lora_path=job["lora"], n_ctx=room, logits_all=True, verbose=False)
     likeliest = []
     for row, expected in zip(job["rows"], job["likeliest"], strict=True):
         model.reset()

@@ -22,9 +22,9 @@ from plantune_lite.types import PlantuneError
 
 VERSION = "0.3.36"  # of llama-cpp-python, 2026-11; its converter is run, so its content is pinned too
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-SCRIPT = "convert_hf_to_gguf.py"
+SCRIPT, LORA_SCRIPT = "convert_hf_to_gguf.py", "convert_lora_to_gguf.py"
 
-_NEEDED = (SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/", "gguf-py/LICENSE")
+_NEEDED = (SCRIPT, LORA_SCRIPT, "LICENSE", "conversion/", "gguf-py/gguf/", "gguf-py/LICENSE")
 
 
 class GGUFError(PlantuneError, RuntimeError):
@@ -36,11 +36,12 @@ class GGUFError(PlantuneError, RuntimeError):
 
 def convert(model: Path, target: Path, kind: str, *, name: str, say: Callable[[str], object]) -> None:
     """Write a model's folder as a GGUF file of f32, f16, bf16 or q8_0."""
-    folder = scripts(say)
-    # The files that are read are here: a converter that looks for others on a hub is mistaken.
-    alone = {"PYTHONPATH": str(folder / "gguf-py"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-    words = [sys.executable, folder / SCRIPT, model, "--outfile", target, "--outtype", kind, "--model-name", name]
-    _run(words, f"llama.cpp's {SCRIPT} failed", alone)
+    _run_script(SCRIPT, [model, "--outfile", target, "--outtype", kind, "--model-name", name], say)
+
+
+def convert_lora(adapter: Path, base: Path, target: Path, *, say: Callable[[str], object]) -> None:
+    """Write a LoRA adapter alone as a GGUF file, which llama.cpp adds to one of its base."""
+    _run_script(LORA_SCRIPT, [adapter, "--base", base, "--outfile", target, "--outtype", "f16"], say)
 
 
 def quantise(source: Path, target: Path, kind: str) -> None:
@@ -61,6 +62,13 @@ def runs_llama() -> bool:
 def run_child(*words: object, failed: str) -> None:
     """Run llama.cpp in a process of its own, by llama_child."""
     _run([sys.executable, "-m", "plantune_lite.export.llama_child", *words], failed)
+
+
+def _run_script(script: str, arguments: Sequence[object], say: Callable[[str], object]) -> None:
+    folder = scripts(say)
+    # The files that are read are here: a converter that looks for others on a hub is mistaken.
+    alone = {"PYTHONPATH": str(folder / "gguf-py"), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+    _run([sys.executable, folder / script, *arguments], f"llama.cpp's {script} failed", alone)
 
 
 def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None = None) -> None:

@@ -30,7 +30,9 @@ def run_export(job: Job) -> ExportSummary:
     files = [one for one in formats if one not in ("adapter", "merged")]
     lines, made = [done["line"], checked["line"]], {}
     if files and checked["verified"]:
-        model = gguf.Model(merged=merged, name=job.recipe.name, preset=preset, prompts=prompts)
+        model = gguf.Model(
+            merged=merged, name=job.recipe.name, preset=preset, prompts=prompts, adapter=adapter, base=place
+        )
         exported = gguf.export_gguf(model, job.run.gguf, files, say=job.say)
         for line in exported["run"]:
             job.say(line)

@@ -14,7 +14,7 @@ from plantune_lite.recipe import user_code
 from plantune_lite.recipe.fields import describe, fits, is_json, knob, nearest
 from plantune_lite.types import RecipeError
 
-Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"]
+Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
 
 Direction = Literal["forwards", "backwards"]  # of plans
 Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned model's

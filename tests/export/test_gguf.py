@@ -7,10 +7,11 @@ from dataclasses import replace
 import jinja2
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny import tiny_model
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from plantune_lite.export import check_gguf, gguf, llama_cpp, ollama
+from plantune_lite.export import check_gguf, gguf, llama_cpp, merge, ollama
 from plantune_lite.export.llama_cpp import GGUFError
 from plantune_lite.export.safetensors_io import ExportError
 from plantune_lite.student import presets, smollm2
@@ -142,6 +143,19 @@ def test_the_converters_reason_is_said(merged, prompts, tmp_path):
     with pytest.raises(GGUFError, match="UnheardOfForCausalLM"):
         gguf.export_gguf(replace(model, merged=broken), tmp_path / "out", ("f16",))
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.slow
+def test_a_lora_alone_does_over_its_base_what_the_merged_model_does(merged, prompts, tmp_path):
+    adapter, whole = tmp_path / "adapter", tmp_path / "whole"
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    with_lora = get_peft_model(model, LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False))
+    with_lora.save_pretrained(adapter)
+    merge.merge_adapter(adapter, merged, whole)
+    given = gguf.Model(merged=whole, name="tiny", preset=CHATML, prompts=prompts, adapter=adapter, base=merged)
+    summary = gguf.export_gguf(given, tmp_path / "out", ("lora_gguf",))
+    assert summary["gguf"]["tiny-lora.gguf"]["ran"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"tiny-lora.gguf"}
 
 
 @pytest.mark.slow
