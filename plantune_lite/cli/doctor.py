@@ -75,13 +75,16 @@ def _gpu() -> Iterator[Check]:
 
 
 def _compiler() -> Iterator[Check]:
-    """Check what Triton needs to build its first kernel."""
+    """Check what Triton needs to build its first kernel, and what is different under WSL."""
     header = Path(sysconfig.get_path("include")) / "Python.h"
     missing = [] if shutil.which("gcc") or shutil.which("cc") else ["a C compiler"]
     missing += [] if header.is_file() else [f"Python's headers ({header})"]
     if missing and platform.system() == "Linux":
         fix = "sudo apt install build-essential python3-dev"
         yield Check("compiler", "bad", f"Triton needs {' and '.join(missing)}", fix)
+    if "microsoft" in platform.release().lower():
+        fix = "keep runs in your Linux home, not under /mnt/c; what does not fit the GPU spills into RAM, slowly"
+        yield Check("wsl", "note", platform.release(), fix)
 
 
 def _disk() -> Check:

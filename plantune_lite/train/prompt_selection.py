@@ -54,8 +54,8 @@ def askable(
             dropped[f"longer than {max_length - LEAST} tokens"] += 1
         elif len(ids) > OUTLIER * usual:
             dropped[f"longer than {OUTLIER * usual:.0f} tokens, far more than the others"] += 1
-        elif _as_trl_asks(tokenizer, messages) != ids:
-            raise PromptError(
+        elif _as_trl_asks(tokenizer, row["prompt"]) != ids:
+            raise LessonError(
                 f"TRL would ask {row['problem_id']} in other tokens than training and evaluation do. Install the "
                 "versions that plantune doctor names."
             )

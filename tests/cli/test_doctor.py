@@ -59,8 +59,10 @@ def test_what_triton_needs_is_looked_for_where_there_is_a_gpu(monkeypatch):
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     monkeypatch.setattr(doctor.sysconfig, "get_path", lambda name: "/nowhere")
     monkeypatch.setattr(doctor.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(doctor.platform, "release", lambda: "5.15.153.1-microsoft-standard-WSL2")
     found = check(DEMO, "compiler")
     assert found.state == "bad" and "a C compiler and Python's headers" in found.found and "python3-dev" in found.fix
+    assert "/mnt/c" in check(DEMO, "wsl").fix
 
 
 @pytest.mark.parametrize(

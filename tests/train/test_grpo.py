@@ -402,7 +402,7 @@ def test_a_trl_that_asks_in_other_tokens_is_noticed_before_the_first_step(base, 
     learns.tokenizer.chat_template = "<|im_start|>" + learns.tokenizer.chat_template
     right = learns.encode_chat
     learns.encode_chat = lambda messages, for_reply: right(messages, for_reply=for_reply)[1:]
-    with pytest.raises(PromptError, match="TRL would ask 0 in other tokens than training and evaluation do"):
+    with pytest.raises(LessonError, match="TRL would ask 0 in other tokens than training and evaluation do"):
         train(learns, GRPO(**SMALL), tmp_path / "grpo")
 
 
