@@ -67,7 +67,7 @@ _ROW = """import json
 
 with open(f"runs/{RECIPE}/corpus/train.jsonl", encoding="utf-8") as file:
     row = json.loads(next(file))
-print(row["prompt"][-1]["content"], row["completion"], sep="\\n\\n")"""
+print(row["prompt"][-1]["content"], row["completion"][-1]["content"], sep="\\n\\n")"""
 _SECOND = """## Second half: training, on a GPU runtime
 
 Runtime > Change runtime type > a GPU. Then the three cells of the set-up again, and on from here: the first command

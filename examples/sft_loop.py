@@ -77,7 +77,7 @@ def encoded(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     # The template writes the one BOS where a family has one, so nothing is added to what it has written.
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
     asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    learned = tokenizer(row["completion"].rstrip(), add_special_tokens=False)["input_ids"]
+    learned = tokenizer(row["completion"][-1]["content"].rstrip(), add_special_tokens=False)["input_ids"]
     # Gemma's turns do not end with its EOS; a student that never learns the end of a turn never stops.
     ends = "<end_of_turn>" if "<end_of_turn>" in tokenizer.chat_template else tokenizer.eos_token
     learned.append(tokenizer.convert_tokens_to_ids(ends))

@@ -8,8 +8,9 @@ Natalia sold 48/2 = 24 clips in May. Altogether she sold 48+24 = 72 clips. The a
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from plantune_lite.types import Messages, Problem
 
@@ -138,6 +139,17 @@ def question_text(problem: Problem) -> str:
     """Write the question with its choices lettered below it."""
     lines = [f"({chr(ord('A') + number)}) {choice}" for number, choice in enumerate(problem.choices)]
     return "\n".join([problem.question, *lines])
+
+
+def as_completion(text: str) -> list[dict[str, str]]:
+    """Return a reply as the turn that a training row holds: TRL wants prompt and completion both as messages."""
+    return [{"role": "assistant", "content": text}]
+
+
+def completion_text(row: Mapping[str, Any]) -> str:
+    """Return the text that a training row teaches; earlier versions wrote it bare."""
+    completion = row["completion"]
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def ask_plainly(problem: Problem) -> Messages:

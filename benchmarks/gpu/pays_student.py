@@ -12,6 +12,7 @@ from benchmarks.gpu.jobs import known
 from benchmarks.gpu.pays_rows import Sizes, filtered, own_answers, split
 from benchmarks.gpu.pays_table import ARMS, FILTERS
 from plantune_lite.evaluate.answers import Asking
+from plantune_lite.plan import completion_text
 from plantune_lite.types import Sampling
 
 IN_MINIATURE = "qwen3_4b"  # whose family stands in for SmolLM2
@@ -97,7 +98,7 @@ class _Process:
         from plantune_lite.files import read_jsonl
 
         def a_row(some: list[dict]) -> float:
-            return mean(len(ids) + 1 for ids in tokenizer([row["completion"] for row in some])["input_ids"])
+            return mean(len(ids) + 1 for ids in tokenizer([completion_text(row) for row in some])["input_ids"])
 
         of_m1 = a_row(list(read_jsonl(self.work / "rows" / "m1" / "train.jsonl")))
         return max(1, round(self.sizes.m1_rows * of_m1 / a_row(rows)))

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from plantune_lite.plan import completion_text
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.terminal import code_span, fence, markdown_table, printable
 from plantune_lite.types import Problem, Trajectory
@@ -103,7 +104,7 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
         "What is asked:",
         fence(row["prompt"][-1]["content"]),
         "What is learnt:",
-        fence(row["completion"]),
+        fence(completion_text(row)),
         *of_data(stats, about.get("origin")),
         *(["## Recipe", as_json(about["recipe"])] if about.get("recipe") else []),
     ]

@@ -8,7 +8,9 @@ set's card). One line of train.jsonl for target="plan+solution":
 
     {"problem_id": "gsm8k/train/0",
      "prompt": [{"role": "system", "content": "You solve ..."}, {"role": "user", "content": "Natalia sold clips ..."}],
-     "completion": "<plan>\n1. Halve the clips sold in April.\n2. Add both.\n</plan>\nIn May ... \\boxed{72}."}
+     "completion": [{"role": "assistant", "content": "<plan>\n1. Halve the clips sold in April.\n2. Add ..."}]}
+
+which TRL's trainers, and whatever else reads prompts and completions as messages, take as it is.
 
 All targets go through the same choice of problems, so that what is trained on plans and what is not can be compared.
 """
@@ -132,8 +134,11 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
     """Return the baseline's rows: of the same problems, the data set's own solution, where there is one."""
     by_id = {problem.id: problem for problem in problems}
     prompts = {row["problem_id"]: row["prompt"] for row in rows}
-    found = [{"problem_id": id, "prompt": asked, "completion": _solution(by_id[id])} for id, asked in prompts.items()]
-    return [row for row in found if row["completion"]]
+    return [
+        {"problem_id": id, "prompt": prompt, "completion": plan.as_completion(solution)}
+        for id, prompt in prompts.items()
+        if (solution := _solution(by_id[id]))
+    ]
 
 
 # --- what is learnt ---------------------------------------------------------------------------------------------------
@@ -148,9 +153,10 @@ def _rows(kept: Sequence[Trajectory], by_id: Mapping[str, Problem], wanted: Want
     for one in kept:
         problem = by_id[one.problem_id]
         text = _completion(one, problem, wanted)
-        row = {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": text}
+        prompt, completion = list(plan.ask_plainly(problem)), plan.as_completion(text)
+        row = {"problem_id": problem.id, "prompt": prompt, "completion": completion}
         if (whole := _completion(one, problem, Wanted(wanted.part))) != text:
-            row["whole"] = whole
+            row["whole"] = plan.as_completion(whole)
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 

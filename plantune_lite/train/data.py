@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from plantune_lite.plan import completion_text
 from plantune_lite.student import chat
 from plantune_lite.types import LoadedStudent, PlantuneError, Problem
 
@@ -50,7 +51,7 @@ def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_lengt
     kept, dropped = [], Counter[str]()
     for place, row in enumerate(rows):
         prompt = student.encode_chat(tuple(row["prompt"]), for_reply=True)
-        completion = chat.encode(tokenizer, row["completion"].rstrip())
+        completion = chat.encode(tokenizer, completion_text(row).rstrip())
         data = {id for message in row["prompt"] for id in chat.encode(tokenizer, message["content"])}
         if not completion:
             dropped["nothing to learn"] += 1
@@ -100,7 +101,7 @@ def ranks(
     numbers: list[float] = [level for level in levels if isinstance(level, int | float)]
     if len(set(levels)) > 1 and len(numbers) == len(levels):
         return numbers
-    return [len(row["completion"]) for row in rows]
+    return [len(completion_text(row)) for row in rows]
 
 
 def order(lengths: Sequence[int], batch: int, rows: int, seed: int) -> list[int]:

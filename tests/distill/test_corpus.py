@@ -14,7 +14,7 @@ from plantune_lite import terminal
 from plantune_lite.distill import corpus, dedup
 from plantune_lite.distill.dedup import TestQuestions, alike, near_copies, words
 from plantune_lite.files import read_jsonl, read_records
-from plantune_lite.plan import Planned, ask_plainly, parse
+from plantune_lite.plan import Planned, as_completion, ask_plainly, completion_text, parse
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import PlantuneError, Problem, Rejected, Trajectory
 
@@ -179,9 +179,9 @@ def test_the_best_of_a_problem_has_the_highest_score_then_the_shortest_plan_then
         trajectory(one, 3, plan=("Add.",), score=95),
     ]
     _, files = built(tmp_path, came, [one], target="plan")
-    assert files["train"][0]["completion"] == "<plan>\n1. Add.\n</plan>"
+    assert files["train"][0]["completion"] == as_completion("<plan>\n1. Add.\n</plan>")
     _, files = built(tmp_path, came, [one], target="plan", per_problem=3)
-    assert [parse(row["completion"]).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
+    assert [parse(completion_text(row)).plan for row in files["train"]] == [("Add.",), plan["a"], plan["long"]]
 
 
 @pytest.mark.parametrize(("mode", "sample"), [("none", 0), ("answer", 0), ("plan", 1), ("both", 1)])
@@ -190,7 +190,7 @@ def test_the_verifier_chooses_among_plans_only_where_the_filter_asks_it(tmp_path
     first, second = ("Multiply all of them by the shelves.",), ("Multiply.",)
     came = [trajectory(one, 1, plan=second, score=95), trajectory(one, 0, plan=first, score=85)]
     _, files = built(tmp_path, came, [one], target="plan", filter=mode, per_problem=1)
-    assert parse(files["train"][0]["completion"]).plan == (first, second)[sample]
+    assert parse(completion_text(files["train"][0])).plan == (first, second)[sample]
     assert files["prompts"][0]["plan"] == list((first, second)[sample])
 
 
@@ -460,7 +460,7 @@ def test_weights_that_cannot_be_are_refused(tmp_path):
 def completion(tmp_path, of: Problem, target: str, solutions: str = "teacher", **changed) -> str:
     mode = changed.pop("filter", "both")
     _, files = built(tmp_path, [trajectory(of, **changed)], [of], target=target, solutions=solutions, filter=mode)
-    return files["train"][0]["completion"]
+    return completion_text(files["train"][0])
 
 
 def test_the_four_targets_are_what_they_are_called(tmp_path):
@@ -478,7 +478,7 @@ def test_a_row_of_another_target_has_what_m1_learns_beside_it(tmp_path):
     whole = completion(tmp_path, one, "plan+solution")
     for target, solutions in (("solution", "dataset"), ("solution", "teacher"), ("plan", "teacher")):
         _, files = built(tmp_path, [trajectory(one)], [one], target=target, solutions=solutions)
-        assert files["train"][0]["whole"] == whole
+        assert files["train"][0]["whole"] == as_completion(whole)
 
 
 def test_the_prompt_is_the_bare_question_in_every_arm(tmp_path):
@@ -507,7 +507,7 @@ def test_code_is_learnt_as_it_is(tmp_path):
 def test_steps_stand_in_for_a_solution_and_a_problem_without_either_is_dropped_by_the_baseline_alone(tmp_path):
     made = [problem(0), problem(1, solution=None, steps=("4 * 2 = 8.", "Done.")), problem(2, solution=None)]
     _, files = built(tmp_path, map(trajectory, made), made, target="solution", solutions="dataset")
-    assert files["train"][1]["completion"] == "4 * 2 = 8.\nDone.\nThe answer is \\boxed{8}."
+    assert completion_text(files["train"][1]) == "4 * 2 = 8.\nDone.\nThe answer is \\boxed{8}."
     assert [row["reason"] for row in files["rejected"]] == ["no solution in the data set"]
     assert built(tmp_path, map(trajectory, made), made, target="solution")[0]["train"] == 3
     assert "Set sft.solutions=teacher" in refused(
@@ -583,6 +583,31 @@ def test_the_datasets_library_loads_the_folder_by_its_card(tmp_path, monkeypatch
     loaded = datasets.load_dataset(str(tmp_path / "corpus"), "sft", cache_dir=str(tmp_path / "cache"))
     assert {name: len(rows) for name, rows in loaded.items()} == {"train": 28, "validation": 2}
     assert loaded["train"].column_names == ["problem_id", "prompt", "completion"]
+
+
+def test_trl_trains_on_the_rows_as_they_are_written(tmp_path):
+    import datasets
+    from tiny import tiny_model, tiny_tokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    from plantune_lite.student import presets
+
+    many = [problem(number) for number in range(8)]
+    built(tmp_path, [trajectory(one) for one in many], many, target="solution")
+    rows = datasets.load_dataset("json", data_files=str(tmp_path / "corpus" / "train.jsonl"), split="train")
+    tokenizer = tiny_tokenizer("qwen2")
+    tokenizer.chat_template = presets.find("qwen2_5_7b").chat_template
+    settings = SFTConfig(output_dir=str(tmp_path / "trl"), max_steps=2, use_cpu=True, bf16=False, report_to=[])
+    trainer = SFTTrainer(tiny_model("qwen2"), args=settings, train_dataset=rows, processing_class=tokenizer)
+    first = trainer.train_dataset[0]
+    learned = tokenizer.decode([label for label in first["labels"] if label >= 0])
+    assert completion_text(rows[0]) in learned and rows[0]["prompt"][1]["content"] not in learned
+    trainer.train()
+    assert trainer.state.global_step == 2
+
+
+def test_a_row_of_an_earlier_version_says_what_it_teaches():
+    assert completion_text({"completion": "6"}) == completion_text({"completion": as_completion("6")}) == "6"
 
 
 def test_worked_plans_are_called_what_they_are_and_an_unknown_licence_unknown(tmp_path):

@@ -83,7 +83,7 @@ def test_two_rounds_search_imitate_prefer_and_judge_and_leave_the_last_adapter(t
         assert len(trees) == 6 and (out / f"round{number}" / "trees.html").stat().st_size > 5_000
         assert read_records(StepPair, out / f"round{number}" / "pairs.jsonl")
         rows = list(read_jsonl(out / f"round{number}" / "rows.jsonl"))
-        assert {plan.parse(row["completion"]).plan for row in rows} == {("Count them.", "Add them.")}
+        assert {plan.parse(plan.completion_text(row)).plan for row in rows} == {("Count them.", "Add them.")}
     assert asked == [out / "round1" / "apo"], "the second round's leaves are judged by the first one's head"
     adapter = (out / "adapter_model.safetensors").read_bytes()
     assert adapter == (out / "round2" / "apo" / "adapter_model.safetensors").read_bytes()

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from plantune_lite.lab.cpl.pairs import PATHS, answer_pairs, paths, rows, states, step_pairs
 from plantune_lite.lab.cpl.tree import Node, Tree
-from plantune_lite.plan import chat, parse
+from plantune_lite.plan import chat, completion_text, parse
 
 
 def node(kind, text, q, *children, visits=4):
@@ -86,7 +86,7 @@ def test_paths_are_right_whole_replies_and_no_more_than_four_of_a_question(right
 def test_rows_are_what_sft_trains_on():
     [row] = rows([solved_tree(1, 1)], {"legs": chat("How many legs?")})
     assert row["problem_id"] == "legs" and row["prompt"][-1]["content"] == "How many legs?"
-    assert row["completion"] == "<plan>\n1. a\n</plan>\nr0 \\boxed{14}"
+    assert completion_text(row) == "<plan>\n1. a\n</plan>\nr0 \\boxed{14}"
 
 
 def test_states_are_the_plans_on_the_way_to_a_solution_with_what_came_of_them():

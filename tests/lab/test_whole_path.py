@@ -23,7 +23,7 @@ from plantune_lite.lab.worlds import corpora, sources
 from plantune_lite.lab.worlds.domains import BLOCKSWORLD, generate
 from plantune_lite.lab.worlds.grade import problem_of, steps_in
 from plantune_lite.lab.worlds.simulator import world_of
-from plantune_lite.plan import ask_plainly, parse, render
+from plantune_lite.plan import ask_plainly, completion_text, parse, render
 from plantune_lite.problems.load import load_problems
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Corpus, Distill, Problems
@@ -66,11 +66,11 @@ def test_a_recipe_of_worlds_goes_from_a_generator_to_rows_and_prompts(tmp_path, 
     corpus.build_corpus(kept, loaded.pool, {"own": loaded.own}, wanted, tmp_path / "corpus")
     rows = list(read_jsonl(tmp_path / "corpus" / "train.jsonl"))
     by_id = {one.id: one for one in loaded.pool}
-    assert rows and all(parse(row["completion"]).execution == "" for row in rows)
-    assert all(grade.grade_reply(by_id[row["problem_id"]], row["completion"]).verdict.same for row in rows)
+    assert rows and all(parse(completion_text(row)).execution == "" for row in rows)
+    assert all(grade.grade_reply(by_id[row["problem_id"]], completion_text(row)).verdict.same for row in rows)
     prompts = list(read_jsonl(tmp_path / "corpus" / "prompts.jsonl"))
     columns = {name: [row[name] for row in prompts] for name in ("answer", "choices", "kind", "world")}
-    asked, said = [row["prompt"] for row in prompts], [row["completion"] for row in rows]
+    asked, said = [row["prompt"] for row in prompts], [completion_text(row) for row in rows]
     assert set(rewards.right_answer(asked, said, **columns)) == {2.0}
 
 

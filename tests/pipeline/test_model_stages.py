@@ -13,6 +13,7 @@ from plantune_lite.evaluate.stage import _arm, in_turns, run_evaluate
 from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.grading import sandbox
 from plantune_lite.pipeline.stages import active_stages
+from plantune_lite.plan import completion_text
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.problems.stage import run_problems
 from plantune_lite.recipe.load import load_recipe, override
@@ -305,7 +306,7 @@ def test_a_baseline_learns_the_data_sets_solutions_of_the_same_problems_in_as_ma
     write_records(tmp_path / "corpus" / "validation.jsonl", rows[3:])
     run_baseline(asked)
     assert [row["problem_id"] for row in taught["rows"]] == [one.id for one in POOL[:4]]
-    assert taught["rows"][0]["completion"].startswith(POOL[0].solution.splitlines()[0])
+    assert completion_text(taught["rows"][0]).startswith(POOL[0].solution.splitlines()[0])
     assert (taught["part"].target, taught["part"].max_steps, len(taught["validation"])) == ("solution", 7, 1)
     on_top_of_plans = replace(asked, recipe=override(asked.recipe, ["sft.start=a_run_that_learned_plans"]))
     run_baseline(on_top_of_plans)

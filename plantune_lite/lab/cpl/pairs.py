@@ -15,7 +15,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from plantune_lite.lab.cpl.tree import Node, Tree, begun
-from plantune_lite.plan import CLOSE, render
+from plantune_lite.plan import CLOSE, as_completion, render
 from plantune_lite.types import Messages
 
 SOLUTION_SCALE = 0.3  # of what a pair of whole solutions is worth
@@ -112,7 +112,7 @@ def paths(tree: Tree, seed: int = 0) -> list[str]:
 def rows(trees: Iterable[Tree], ask: dict[str, Messages], seed: int = 0) -> list[dict[str, Any]]:
     """Rows of a corpus, as sft.train takes them; `ask` has the prompt of each question."""
     return [
-        {"problem_id": tree.problem_id, "prompt": list(ask[tree.problem_id]), "completion": text}
+        {"problem_id": tree.problem_id, "prompt": list(ask[tree.problem_id]), "completion": as_completion(text)}
         for tree in trees
         for text in paths(tree, seed)
     ]
