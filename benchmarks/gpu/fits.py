@@ -174,6 +174,7 @@ def reinforced(loaded: Any, recipe: Any, out: Path) -> dict[str, Any]:
     from benchmarks.gpu.shapes import asked
     from plantune_lite.train import grpo, rewards
 
+    grpo.prompt_selection.calibrated = lambda student, rows, room, file, *how: room
     grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
     part = replace(recipe.grpo, steps=STEPS["grpo"], save_steps=STEPS["grpo"])
     rows = asked(loaded, part.steps * part.prompts_per_step, PROMPT)

@@ -182,7 +182,7 @@ class GRPO(_WithFloats):
     prompts_per_step: int = knob(4, low=1)
     learning_rate: float = knob(1e-6, low=0, high=1)
     temperature: float = knob(1.0, low=0.01, high=2)
-    max_completion: int | None = knob(None, low=16)  # tokens; None = all that student.max_length leaves
+    max_completion: int | None = knob(None, low=16)  # tokens; None = calibrated from 16 samples
     save_steps: int = knob(25, low=1, pace=True)
     extra: dict[str, object] = field(default_factory=dict)  # passed to the TRL config as is
 

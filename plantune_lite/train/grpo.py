@@ -5,9 +5,9 @@
         -> {"line": "200 steps on 61 prompts, reward 0.82 to 1.34", ...}
 
 Of every prompt a group of answers is sampled, and those that earn more than their group are made likelier. What goes
-out is the adapter with the tokenizer, samples.jsonl and pass_rates.jsonl; killed, the same call goes on. `settings`
-says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's loss, DAPO's
-clip).
+out is the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; killed, the same call goes
+on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's
+loss, DAPO's clip).
 """
 
 import os
@@ -76,10 +76,12 @@ def train(
         # Found there, the trainer would load the reference alone, and train on from where it began.
         shutil.rmtree(checkpoint.folder / _REFERENCE, ignore_errors=True)
     asked, room = prompt_selection.askable(student, rows, training.max_length, say)
-    most = part.max_completion or room
-    if most > room:
+    most = part.max_completion
+    if most is None:
+        most = prompt_selection.calibrated(student, asked, room, out / "calibration.json", part, training)
+    elif most > room:
         say(f"grpo.max_completion={most} is more than student.max_length={training.max_length} leaves: {room}")
-        most = room
+    most = min(most, room)
     part = replace(part, max_completion=most)
     weighed = rewards.weighed(most)
     _refuse_names([name for name, _, _ in weighed])

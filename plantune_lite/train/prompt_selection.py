@@ -1,16 +1,18 @@
-"""Select GRPO prompts that the student solves sometimes.
+"""Select GRPO prompts that the student solves sometimes; calibrate how long an answer may become.
 
     rows, room = askable(student, rows, 512, print)                         what fits, and the tokens left for an answer
+    most = calibrated(student, rows, room, Path("calibration.json"), part, training)         176
     rows = solved_at_times(student, rows, right_answer, Path("pass_rates.jsonl"), part, training)   one line a prompt:
 
     {"problem_id": "practice/train/7", "passed": 3, "asked": 8}
 
 What is solved always or never teaches nothing, since all answers of its group are worth the same. Only a share of the
 run's answers is spent on looking, so prompts that nobody looked at make up the rest: a few that come again and again
-are learned by heart. Looking costs answers of the start policy, so what it found is kept: a run that goes on does not
-look again.
+are learned by heart. Both looks cost answers of the start policy, so what they found is kept: a run that goes on does
+not look again.
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite.files import JsonlWriter, read_jsonl
+from plantune_lite.files import JsonlWriter, read_jsonl, write_whole
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
@@ -29,6 +31,7 @@ Row = Mapping[str, Any]
 
 LEAST = 64  # tokens an answer is allowed at least
 OUTLIER = 1.25  # times as long as 95 % of the prompts: left out
+SAMPLES = 16  # answers whose lengths are looked at
 SHARE = 0.25  # of the run's own answers may be spent on pass rates, at most
 SHARE_OF_TIME = 0.15  # and of its time
 _AT_ONCE = 8  # prompts between two lines of pass_rates.jsonl
@@ -72,6 +75,34 @@ def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[
         conversation=[list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True
     )
     return list(asked["input_ids"][0])
+
+
+# --- how long an answer may become ------------------------------------------------------------------------------------
+
+
+def calibrated(
+    student: LoadedStudent, rows: Sequence[Row], room: int, file: Path, part: GRPO, training: Training
+) -> int:
+    """Return how long nearly all answers are that end: what is allowed beyond that is paid for and rarely used."""
+    if file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))["max_completion"]
+    order = Random(training.seed).sample(range(len(rows)), min(SAMPLES, len(rows)))
+    asked = [tuple(rows[order[number % len(order)]]["prompt"]) for number in range(SAMPLES)]
+    sampling = Sampling(temperature=part.temperature, max_tokens=room, seed=training.seed)
+    replies = [reply for [reply] in student.generate(asked, sampling)]
+    ended = sorted(reply.tokens_out for reply in replies if reply.finish == "stop")
+    most, say = room, training.reporter.say
+    if 2 * len(ended) > SAMPLES:
+        longest = ended[-(-95 * len(ended) // 100) - 1]
+        most = min(room, max(LEAST, -(-longest // 16) * 16))
+    else:
+        say(
+            f"warning: most answers do not end within {room} tokens, which is all that student.max_length leaves: an "
+            "SFT before it teaches a student to end (grpo.start=sft)"
+        )
+    write_whole(file, json.dumps({"max_completion": most, "room": room, "ended": len(ended)}) + "\n")
+    say(f"{len(ended)} of {SAMPLES} sampled answers ended: an answer may have {most} tokens (grpo.max_completion)")
+    return most
 
 
 # --- which prompts are solved at times --------------------------------------------------------------------------------

@@ -367,10 +367,40 @@ def test_rewards_need_names_of_their_own(base, tmp_path, names):
 # --- how long an answer may become ------------------------------------------------------------------------------------
 
 
-def test_a_length_that_is_not_given_is_all_that_the_longest_prompt_leaves(base, start, tmp_path):
-    learns, part = load(base, start), GRPO(**{**SMALL, "max_completion": None, "steps": 1})
-    _, room = prompt_selection.askable(learns, asked(8), 200, print)
-    assert train(learns, part, tmp_path / "grpo", max_length=200).summary["max_completion"] == room < 200
+def test_the_length_is_calibrated_and_kept(base, start, tmp_path):
+    part = GRPO(**{**SMALL, "max_completion": None, "steps": 1})
+    done = train(load(base, start), part, tmp_path / "grpo", max_length=256)
+    found = json.loads((tmp_path / "grpo/calibration.json").read_text())
+    most = found["max_completion"]
+    assert prompt_selection.LEAST <= most == done.summary["max_completion"] < found["room"]
+    assert found["ended"] > 8
+    assert done.said[0].startswith(f"{found['ended']} of 16 sampled answers ended: an answer may have {most} tokens")
+
+
+class Says:
+    """A student that says answers of these lengths, and never ends one of none."""
+
+    def __init__(self, lengths):
+        self._lengths = lengths
+
+    def generate(self, prompts, sampling):
+        found = [self._lengths[place % len(self._lengths)] for place in range(len(prompts))]
+        return [
+            [Reply(text="", tokens_out=length or sampling.max_tokens, finish="stop" if length else "length")]
+            for length in found
+        ]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most"),
+    [([100] * 16, 112), ([10] * 16, 64), ([100] * 14 + [150, 170], 176), ([290] * 16, 300), ([100, None, None], 300)],
+)
+def test_the_length_is_that_of_nearly_all_that_end(tmp_path, lengths, most):
+    said = []
+    settings = (asked(4), 300, tmp_path / "found.json", GRPO(), Training(reporter=Reporter(say=said.append)))
+    assert prompt_selection.calibrated(Says(lengths), *settings) == most
+    assert prompt_selection.calibrated(None, *settings) == most  # nobody is asked again
+    assert any("warning: most answers do not end" in line for line in said) is (None in lengths)
 
 
 def test_a_length_that_is_given_is_kept_to_as_far_as_there_is_room(base, start, tmp_path):
@@ -378,6 +408,7 @@ def test_a_length_that_is_given_is_kept_to_as_far_as_there_is_room(base, start, 
     done = train(load(base, start), part, tmp_path / "grpo", max_length=200)
     assert done.summary["max_completion"] < 200
     assert any("grpo.max_completion=400 is more than student.max_length=200 leaves" in line for line in done.said)
+    assert not (tmp_path / "grpo/calibration.json").exists()
 
 
 # --- which prompts ----------------------------------------------------------------------------------------------------
