@@ -30,7 +30,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
 def test_the_presets_have_the_parameters_their_makers_count(name, parameters):
     assert shapes.of(name).parameters == parameters
     assert shapes.of(name).weights(16) == 2 * parameters
-    assert shapes.of(presets.find(name).repo) is shapes.of(name)
+    if presets.find(presets.find(name).repo):  # the embedded student's weights are not the Hub's
+        assert shapes.of(presets.find(name).repo) is shapes.of(name)
 
 
 @cache

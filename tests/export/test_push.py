@@ -92,7 +92,7 @@ def test_a_push_brings_every_file_to_a_private_repository(hub, folder):
         "README.md": CARD.encode(),
     }
     assert hub.repositories["models/alice/mine"].private and not asked(hub, "PUT /api/models/alice/mine/settings")
-    assert done.line == f"alice/mine: 4 files, 100.5 kB, private: {hub.url}/alice/mine"
+    assert done.line == f"alice/mine: 4 files, 100.2 kB, private: {hub.url}/alice/mine"
 
 
 def test_it_is_public_only_after_the_listing_was_compared(hub, folder):
@@ -226,7 +226,7 @@ def test_a_public_model_is_replaced_only_when_public_is_said(hub, folder):
     before = hub.files("alice/mine")
     assert "give --public" in refused(hub, written(folder, {"config.json": "[]"}))
     assert hub.files("alice/mine") is before
-    assert pushed(hub, folder, public=True).sent == 2 and not hub.repositories["models/alice/mine"].private
+    assert pushed(hub, folder, public=True).sent == 1 and not hub.repositories["models/alice/mine"].private
 
 
 @pytest.mark.parametrize("key", [f"hf_{'A1' * 17}", f"AIza{'b' * 35}", "a-key-of-this-machine", TOKEN])
