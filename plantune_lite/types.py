@@ -199,9 +199,6 @@ class Graded(NamedTuple):
     verdict: Verdict
 
 
-Grade = Callable[[Problem, str], Graded]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """One answer of one model to one problem, graded."""

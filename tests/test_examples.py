@@ -130,8 +130,8 @@ def test_on_colab_the_drive_is_mounted_and_keys_reach_commands_without_being_sho
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "python"))
     monkeypatch.setenv("COLAB_RELEASE_TAG", "release-colab")
     set_up = notebooks.cells(notebooks.load("qwen3_4b"), "## Set-up")
-    asked = notebooks.nbformat.v4.new_code_cell("!plantune doctor smollm2_135m distill.teacher=gemini\nprint(MIRROR, len(os.environ[name]))")
-    asked.source = asked.source.replace("[name]", "['GEMINI_API_KEY']")
+    shown = "print(MIRROR, len(os.environ['GEMINI_API_KEY']))"
+    asked = notebooks.nbformat.v4.new_code_cell(f"!plantune doctor smollm2_135m distill.teacher=gemini\n{shown}")
     said = notebooks.run([*set_up, asked], tmp_path / "here")
     assert "mounted /content/drive" in said and "HF_TOKEN is not among the secrets" in said
     assert re.search(r"ok +teacher +gemini", said) and f"/content/drive/MyDrive/plantune {len(KEY)}" in said

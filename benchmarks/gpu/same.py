@@ -83,7 +83,7 @@ def run(what: str, bits: int, work: Path, tiny: bool) -> dict[str, Any]:
     if what == "gguf":
         return _gguf(merged, place / "gguf", tiny)
     if what == "merge":
-        return _merged(adapter, _base(work, tiny), merged, bits)
+        return _merged(adapter, _base(work, tiny), merged)
     if what == "merged":
         return _answers(load_student(replace(part, model=str(merged))), tiny)
     return _answers(load_student(part, adapter=adapter), tiny)
@@ -113,15 +113,14 @@ def _trained(loaded: Any, out: Path, steps: int) -> dict[str, Any]:
     return {"line": summary["line"], "backend": loaded.source.backend, "dtype": str(loaded.model.dtype)}
 
 
-def _merged(adapter: Path, model: str, merged: Path, bits: int) -> dict[str, Any]:
+def _merged(adapter: Path, model: str, merged: Path) -> dict[str, Any]:
     """The adapter in its base, by our export, and what our own comparison says of it."""
     from plantune_lite.export import check_merge, merge
     from plantune_lite.student import presets, smollm2
 
     preset = presets.find(model)
     base = smollm2.folder() if preset else Path(model)
-    dtype = "float32" if bits == 32 else None  # None: bfloat16, as the base has it
-    merge.merge_adapter(adapter, base, merged, dtype=dtype, preset=preset)
+    merge.merge_adapter(adapter, base, merged, preset=preset)
     return {"agreement": check_merge.compare(adapter, base, merged, _prompts(merged)[: check_merge.PROMPTS])["line"]}
 
 

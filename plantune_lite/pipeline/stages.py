@@ -127,6 +127,3 @@ def _following(name: str, active: Sequence[Stage], before: Callable[[Stage], tup
         if set(before(stage)) & set(found):
             found.append(stage.name)
     return found[1:]
-
-
-# --- fingerprints: is a stage in the folder the one that is asked for? -----------------------------------------------
