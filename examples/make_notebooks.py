@@ -24,7 +24,7 @@ Plans are written on a **CPU runtime**, where waiting for a teacher costs no GPU
 them. Between the two lies a folder on your Drive. Whatever is cut off, by Colab or by you: run the set-up and the same
 cell again, and it goes on; what is done is skipped, and no call to the teacher is asked twice.
 
-Minutes and gains are unmeasured: nobody has run this recipe on a card yet. `estimate` guesses, `evaluate` measures.
+Minutes and gains are unmeasured: nobody has run this recipe on a GPU yet. `estimate` guesses, `evaluate` measures.
 """
 _SET_UP = """## Set-up: on every runtime, before either half
 

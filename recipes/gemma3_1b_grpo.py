@@ -3,7 +3,7 @@
 Costs: the plans of `gemma3_1b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 100 steps of 2
 prompts x 8 answers.
 Time: 2 h on an RTX 4060, 4 h without a key, by `plantune estimate`; unmeasured.
-Memory: 4.2 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 4.2 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: PLAN-TUNING reports 28 % on GSM8K for this model after Plan-GRPO and 20 % after GRPO on the answer alone,
 in its own protocol; what the untuned model reaches at its best prompt is the first line of the table.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.

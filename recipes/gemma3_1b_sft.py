@@ -3,7 +3,7 @@
 Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate gemma3_1b_sft` says how much, before the
 first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
 Time: 1 h on an RTX 4060, 3 h without a key, by `plantune estimate`; unmeasured.
-Memory: 4.2 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 4.2 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: unknown. PLAN-TUNING reports no SFT figure for this model; its authors saw 5 % on GSM8K after plain SFT and 28 %
 after Plan-GRPO, so SFT alone may well leave it worse than untuned. The first line of the table says so if it does.
 

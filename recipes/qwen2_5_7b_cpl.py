@@ -4,12 +4,12 @@ Two rounds: search (MCTS), SFT from the base on right paths, Step-APO on pairs o
 the first one's model, and its leaves are judged by a value head in place of rollouts. The first round's policy is the
 student of `qwen2_5_7b_sft`, whose plans come from the same ledger: whoever ran that pays nothing twice.
 Budget: 200 questions x 24 iterations, some 500 tokens each, is 2 to 3 million generated tokens a round, and never more
-than cpl.max_tokens in all. Minutes on a card: unmeasured. The paper searched 5,000 questions 200 times and 15,000 a
-hundred times, and trained all weights on eight 80 GB cards: expect less than its figures, which have no intervals.
+than cpl.max_tokens in all. Minutes on a GPU: unmeasured. The paper searched 5,000 questions 200 times and 15,000 a
+hundred times, and trained all weights on eight 80 GB GPUs: expect less than its figures, which have no intervals.
 Memory: QLoRA with two rows at once, as `qwen2_5_7b_sft`; a pair of steps is two rows.
 16 GB: student.max_length=768 sft.batch_size=1 sft.accumulate=8 cpl.questions=100 (memory runs out? replies are made in
 smaller batches by themselves, and a search that max_hours ends goes on with the same command).
-A 24 GB card with a free night: cpl.questions=1000 cpl.iterations=50 cpl.max_tokens=40000000 max_hours=24.
+A 24 GB GPU with a free night: cpl.questions=1000 cpl.iterations=50 cpl.max_tokens=40000000 max_hours=24.
 Ablation: cpl.alpha=0 is step-DPO. The paper's suites: evaluate.suites=cpl evaluate.allow_code=true
 """
 

@@ -3,7 +3,7 @@
 Costs: the plans of `qwen2_5_7b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 60 steps of 2
 prompts x 8 answers.
 Time: 5 h on a T4, 8 h without a key, by `plantune estimate`; unmeasured.
-Memory: 9.4 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 9.4 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: unknown. PLAN-TUNING reports no GRPO figure for this model.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.
 

@@ -3,7 +3,7 @@
 Costs: the plans of `qwen3_4b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 60 steps of 2
 prompts x 8 answers.
 Time: 5 h on an RTX 3060, 8 h without a key, by `plantune estimate`; unmeasured.
-Memory: 7.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 7.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: little on easy problems. PLAN-TUNING reports 86.6 % on GSM8K after Plan-GRPO beside 84.3 % after GRPO on
 the answer alone; untuned at a good prompt it is said to reach more than either.
 Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.

@@ -5,7 +5,7 @@ The plans that SFT begins with are summaries of the data set's own solutions, on
 Costs: with a Gemini key 500 calls (`plantune estimate qwen3_4b_pta_grpo` says how much, before the first); without
 one the untuned model summarises for itself.
 Time: 5 h on an RTX 4070, 6 h without a key, by `plantune estimate`; unmeasured.
-Memory: 8.5 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 8.5 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: little. The paper reports no figure for this model; another paper that ran PTA-GRPO on it found 95.8 % on
 MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B PTA's own has 58.5 beside 54.8 % after GRPO.
 

@@ -3,7 +3,7 @@
 Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen3_4b_sft` says how much, before the
 first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
 Time: 3 h on an RTX 3060, 5 h without a key, by `plantune estimate`; unmeasured.
-Memory: 5.4 GiB for SFT by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 5.4 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet.
 Expect: little on easy problems. Untuned, this model solves nearly all of GSM8K, so the recipe trains on MATH levels 3
 to 5, where there may be headroom; before anything is spent `plantune run` asks it 64 of them and says how many it
 solves already.

@@ -1,10 +1,10 @@
 """Qwen3-4B learns to plan in blocksworld: QLoRA SFT, then GRPO on valid plans, one 12 GB GPU. Gain: unmeasured.
 
 Costs: nothing but time. Problems are drawn by a generator, plans come from a planner, and an exact simulator grades
-them: a plan is right when every step can be done and the goal holds at its end. Minutes on a card: unmeasured.
+them: a plan is right when every step can be done and the goal holds at its end. Minutes on a GPU: unmeasured.
 `plantune probe qwen3_4b_worlds` then asks what the student knows of its world. Needs the extra [lab].
 
-Memory: 7.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a card yet.
+Memory: 7.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
 Other worlds: problems.source=world:gripper, or :logistics. Random walks instead of plans,
 which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
 Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4 with --again sft, grpo.group=6 with --again

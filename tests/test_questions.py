@@ -70,7 +70,7 @@ CLOSER += [("qwen2_5_7b_grpo", 12), ("qwen2_5_7b_cpl", 12)]
 @pytest.mark.parametrize(("asked", "gigabytes"), CARDS + CLOSER)
 def test_what_is_said_to_fit_a_card_fits_it_by_our_count(asked, gigabytes):
     name, *settings = asked.split()
-    card = devices.card(gigabytes)
+    card = devices.gpu_sold_as(gigabytes)
     assert fit.fit_to_gpu(override(load_recipe(name), settings), card.free, bf16=card.bf16).fits
 
 

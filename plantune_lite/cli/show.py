@@ -80,7 +80,7 @@ def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_js
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
     if machine.on == "cpu" and preset is not None and preset.wants_gpu:
-        machine = devices.here(16)  # the free card of a notebook: what most will train it on
+        machine = devices.here(16)  # the free GPU of a notebook: what most will train it on
     why, needs, spans, verdict = "", [], {}, None
     try:
         needs = memory.needs(wanted, on=machine.on, bf16=machine.bf16)

@@ -65,7 +65,7 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 @recipe_argument
 @settings_argument
 @json_option
-@click.option("--gpu", type=float, metavar="GB", help="For a card of so many gigabytes, in place of what is here.")
+@click.option("--gpu", type=float, metavar="GB", help="For a GPU of so many gigabytes, in place of what is here.")
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what each stage will cost: minutes, money, memory and disk.
 

@@ -1,7 +1,7 @@
 """Describe the device that a run will use: its data-sheet figures, and how much of its memory is free.
 
     here()        -> Machine("Tesla T4", on="cuda", free=15_600_000_000, bf16=False, speed=Device("T4", 65, 320, ...))
-    here(gpu=12)  -> Machine("a card of 12 GB such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
+    here(gpu=12)  -> Machine("a GPU of 12 GB such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
 
 Nothing here is measured: arithmetic is 16-bit with float32 accumulation, as in the makers' data sheets.
 """
@@ -14,7 +14,7 @@ from typing import Literal
 from plantune_lite.student.attention import free_here
 
 AS_OF = "2026-11"
-_FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # of a card sold as that many gigabytes
+_FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # of a GPU sold as that many gigabytes
 _OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # the slow one of that size
 
 
@@ -74,10 +74,10 @@ def device(name: str) -> Device | None:
     return next((one for one in DEVICES if f" {one.name} " in f" {name.replace('-', ' ')} "), None)
 
 
-def card(gigabytes: float) -> Machine:
-    """A card sold as so many gigabytes, as it usually is."""
+def gpu_sold_as(gigabytes: float) -> Machine:
+    """A GPU sold as so many gigabytes, as it usually is."""
     usual = device(_OF_A_SIZE.get(round(gigabytes), ""))
-    name = f"a card of {gigabytes:g} GB" + (f" such as the {usual.name}" if usual else "")
+    name = f"a GPU of {gigabytes:g} GB" + (f" such as the {usual.name}" if usual else "")
     free = _FREE_GIB.get(round(gigabytes), 0.91 * gigabytes) * 2**30
     return Machine(name, "cuda", free, usual.bf16 if usual else True, usual)
 
@@ -90,7 +90,7 @@ def processor(cores: int) -> Device:
 def here(gpu: float | None = None) -> Machine:
     """Describe the GPU at hand, or one of `gpu` gigabytes; where there is neither, the CPU."""
     if gpu is not None:
-        return card(gpu)
+        return gpu_sold_as(gpu)
     cores = os.cpu_count() or 1
     try:
         import torch

@@ -43,7 +43,7 @@ def run_stage(
     if (stream or sys.stdout).isatty():
         environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress, in one row
         environ["PLANTUNE_COLUMNS"] = str(shutil.get_terminal_size().columns)
-    if processes == 1:  # a trainer spreads over all the cards it sees, and 4-bit weights cannot be spread
+    if processes == 1:  # a trainer spreads over all the GPUs it sees, and 4-bit weights cannot be spread
         environ["CUDA_VISIBLE_DEVICES"] = environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     # A session of its own: a Ctrl-C reaches the stage once, from us.
     with Popen(command, stdin=PIPE, stdout=PIPE, stderr=STDOUT, env=environ, start_new_session=True) as process:
@@ -74,7 +74,7 @@ def processes_asked(environ: Mapping[str, str] = os.environ) -> int:
     """Read from $PLANTUNE_PROCESSES how many processes share a training, one per GPU."""
     asked = environ.get("PLANTUNE_PROCESSES") or "1"
     if not asked.isdecimal() or int(asked) < 1:
-        raise RunError(f"PLANTUNE_PROCESSES is {asked!r}, but must be a number of cards, say 2")
+        raise RunError(f"PLANTUNE_PROCESSES is {asked!r}, but must be a number of GPUs, say 2")
     return int(asked)
 
 

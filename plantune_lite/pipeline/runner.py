@@ -324,7 +324,7 @@ def versions() -> dict[str, str]:
 def _device() -> str:
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        cards = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+        gpus = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
-        cards = []
-    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *cards])
+        gpus = []
+    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *gpus])

@@ -21,7 +21,7 @@ class Stage:
     home: str | None = None  # its folder; None = its name, or the run folder itself where it has outputs there
     outputs: tuple[str, ...] = ()  # under the run folder; empty = its folder
     trains: bool = False  # leaves an adapter: the last one of these is the run's final model
-    shared: bool = False  # several processes may share it, one a card
+    shared: bool = False  # several processes may share it, one a GPU
     advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
     may_fail: bool = False  # what comes after it is made all the same; the run ends with its error
     work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"

@@ -122,7 +122,7 @@ class SFT(_WithFloats):
     epochs: float = knob(1.0, low=0)
     max_steps: int | None = knob(None, low=1)  # None = all epochs
     learning_rate: float = knob(2e-4, low=0, high=1)
-    batch_size: int = knob(2, low=1)  # rows on the card at once
+    batch_size: int = knob(2, low=1)  # rows on the GPU at once
     accumulate: int = knob(4, low=1)  # batches a step
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps
     weight_decay: float = knob(0.0, low=0, high=1)

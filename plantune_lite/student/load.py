@@ -223,11 +223,11 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         model_name=source.place,
         use_exact_model_name=folder.is_dir(),
         max_seq_length=max_length,
-        dtype=torch.float32 if part.bits == 32 else None,  # None: bf16 where the card has it, else fp16
+        dtype=torch.float32 if part.bits == 32 else None,  # None: bf16 where the GPU has it, else fp16
         load_in_4bit=part.bits == 4,
         load_in_16bit=part.bits == 16,
         full_finetuning=False,
-        # All of it on the card, or our sentence: left to itself it moves to the CPU what does not fit.
+        # All of it on the GPU, or our sentence: left to itself it moves to the CPU what does not fit.
         **({"device_map": {"": _device()}} if torch.cuda.is_available() else {}),
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,

@@ -362,7 +362,7 @@ TOO_MUCH = [
 
 @pytest.mark.parametrize("one, gigabytes", TOO_MUCH)
 def test_what_does_not_fit_is_told_the_settings_that_do(one, gigabytes):
-    free = devices.card(gigabytes).free
+    free = devices.gpu_sold_as(gigabytes).free
     found = fit.fit_to_gpu(one, free)
     assert not found.fits and found.overrides and " ".join(found.overrides) in found.sentence
     smaller = override(one, found.overrides)
@@ -383,6 +383,6 @@ def test_what_hurts_least_is_named_first_and_alone_where_it_is_enough():
 
 
 def test_what_fits_nowhere_is_refused_with_advice():
-    found = fit.fit_to_gpu(recipe("qwen2_5_7b"), devices.card(4).free)
+    found = fit.fit_to_gpu(recipe("qwen2_5_7b"), devices.gpu_sold_as(4).free)
     assert (found.fits, found.overrides) == (False, ())
     assert "choose a smaller student.model" in found.sentence and "weights" in found.sentence

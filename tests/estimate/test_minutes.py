@@ -84,7 +84,7 @@ def test_a_longer_search_takes_longer_and_a_budget_of_tokens_ends_it():
 def test_cards_are_known_by_what_their_drivers_call_them():
     names = ["NVIDIA GeForce RTX 4060 Ti", "NVIDIA A100-SXM4-40GB", "Tesla T4", "NVIDIA L4", "NVIDIA H200"]
     assert [devices.device(name).name for name in names] == ["RTX 4060", "A100", "T4", "L4", "H200"]
-    assert devices.device("NVIDIA L40S") is None and devices.card(16).speed.name == "T4"
+    assert devices.device("NVIDIA L40S") is None and devices.gpu_sold_as(16).speed.name == "T4"
 
 
 def test_a_machine_is_the_one_at_hand_or_a_card_of_a_size():

@@ -472,7 +472,7 @@ def test_one_of_two_processes_that_breaks_ends_both_and_says_why(base, tmp_path)
 
 def test_the_number_of_processes_is_a_number():
     assert [processes_asked({}), processes_asked({"PLANTUNE_PROCESSES": "2"})] == [1, 2]
-    with pytest.raises(RunError, match="PLANTUNE_PROCESSES is 'all', but must be a number of cards, say 2"):
+    with pytest.raises(RunError, match="PLANTUNE_PROCESSES is 'all', but must be a number of GPUs, say 2"):
         processes_asked({"PLANTUNE_PROCESSES": "all"})
 
 
