@@ -140,7 +140,10 @@ def of_gguf(file: Path, *, room: int) -> Generate:
         import llama_cpp
     except ImportError:
         raise MissingError("a GGUF file needs llama.cpp: pip install 'plantune-lite[gguf]' (a C++ compiler)") from None
-    model = llama_cpp.Llama(str(file), n_ctx=room, verbose=False)
+    try:
+        model = llama_cpp.Llama(str(file), n_ctx=room, verbose=False)
+    except ValueError as error:
+        raise PlantuneError(f"{file} cannot be loaded by llama.cpp: {error}") from None
 
     def one(messages: Messages, sampling: Sampling, sample: int) -> Reply:
         said = model.create_chat_completion(
