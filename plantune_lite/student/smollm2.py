@@ -4,8 +4,8 @@
                 config.json  generation_config.json  model.safetensors  tokenizer.json  tokenizer_config.json
 
 Input: smollm2.gguf_path(). Output: a folder that from_pretrained and llama.cpp's converter read like one from the Hub,
-in bfloat16. transformers reads the weights out of the GGUF; its tokenizer would lose the pre-tokenizer, special tokens
-and the end of a turn, and its config what the GGUF doesn't say, so these are built here from the file's own metadata.
+in bfloat16. transformers can open a GGUF itself, but its tokenizer then loses the pre-tokenizer, special tokens and
+the end of a turn; so everything is built here from the file's own metadata.
 """
 
 import hashlib
@@ -54,13 +54,11 @@ def gguf_path(sha256: str = SHA256) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         _fetch(file, sha256)
     except OSError as error:
-        raise _not_kept(file.parent, error) from None
+        raise WeightsError(
+            f"SmolLM2 cannot be kept in {file.parent}: {error.strerror or error}. Fetching needs about 300 MB there, "
+            f"100 MB of them for good. Set PLANTUNE_CACHE to another folder, or {_OWN_COPY}."
+        ) from None
     return file
-
-
-def _not_kept(folder: Path, error: OSError) -> WeightsError:
-    why = error.strerror or error
-    return WeightsError(f"SmolLM2 cannot be kept in {folder} ({why}): make room, or set PLANTUNE_CACHE elsewhere")
 
 
 def _is_right(file: Path, sha256: str) -> bool:
@@ -115,6 +113,20 @@ NAME = "SmolLM2-135M-Instruct"
 FORMAT = 1  # counts up when what is made here changes for the same GGUF
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
+_PARTS = {
+    "token_embd": "embed_tokens",
+    "output_norm": "norm",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+
 
 def folder(*, say: Callable[[str], object] = print) -> Path:
     """Return the embedded student's folder, made where it is missing.
@@ -126,12 +138,14 @@ def folder(*, say: Callable[[str], object] = print) -> Path:
         return place
     gguf = gguf_path()
     say(f"dequantising {NAME} once, to {place}")
-    contents = _files(gguf)
     try:
-        for name, content in contents.items():
+        for name, content in _files(gguf).items():
             write_whole(place / name, content)
     except OSError as error:
-        raise _not_kept(place.parent, error) from None
+        raise WeightsError(
+            f"SmolLM2 cannot be dequantised into {place.parent}: {error.strerror or error}. It needs about 300 MB "
+            "there: make room, or set PLANTUNE_CACHE to another folder."
+        ) from None
     return place
 
 
@@ -150,13 +164,13 @@ def _files(gguf_file: Path) -> dict[str, bytes]:
     try:
         import gguf
         from safetensors.torch import save
-        from transformers import LlamaForCausalLM
     except ImportError as error:
         raise MissingError(f"the embedded student needs {error.name}: pip install 'plantune-lite[cpu]'") from None
 
-    facts = {name: field.contents() for name, field in gguf.GGUFReader(gguf_file).fields.items()}
+    reader = gguf.GGUFReader(gguf_file)
+    facts = {name: field.contents() for name, field in reader.fields.items()}
     words = facts["tokenizer.ggml.tokens"]
-    preset = present(presets.find(PRESET))
+    preset, config = present(presets.find(PRESET)), _config(facts)
     ids = {
         "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
         "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
@@ -175,12 +189,10 @@ def _files(gguf_file: Path) -> dict[str, bytes]:
         "chat_template": preset.chat_template,
     }
     tokenizer = _tokenizer(words, facts["tokenizer.ggml.merges"], facts["tokenizer.ggml.token_type"])
-    model = LlamaForCausalLM.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name, dtype="bfloat16")
-    weights = {name: tensor for name, tensor in model.state_dict().items() if name != "lm_head.weight"}  # tied
     return {
-        "config.json": _json(_config(facts) | ids),
+        "config.json": _json(config | ids),
         "generation_config.json": _json(ids),
-        "model.safetensors": save(weights, metadata={"format": "pt"}),
+        "model.safetensors": save(_weights(reader.tensors, config), metadata={"format": "pt"}),
         "tokenizer.json": tokenizer.to_str().encode(),
         "tokenizer_config.json": _json(tokenizer_config),
     }
@@ -229,3 +241,33 @@ def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]
     special = [word for word, kind in zip(words, kinds, strict=True) if kind == TokenType.CONTROL]
     tokenizer.add_special_tokens([AddedToken(word, normalized=False) for word in special])
     return tokenizer
+
+
+def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, Any]:
+    """Every tensor under transformers' name, in bfloat16."""
+    import torch
+    from gguf import dequantize
+
+    heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    weights = {}
+    for tensor in tensors:
+        *block, part, kind = tensor.name.split(".")  # blk.7.attn_q.weight
+        values = dequantize(tensor.data, tensor.tensor_type)
+        if part in heads:
+            values = _rotate_by_halves(values, heads[part])
+        name = ".".join(["model", *(["layers", block[1]] if block else []), _PARTS[part], kind])
+        weights[name] = torch.tensor(values).to(torch.bfloat16)
+    return weights
+
+
+def _rotate_by_halves(weight: Any, heads: int) -> Any:
+    """Rows in transformers' order: llama.cpp turns a head's neighbours as pairs, transformers its two halves."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+if __name__ == "__main__":
+    try:
+        print(gguf_path())
+    except PlantuneError as error:
+        sys.exit(str(error))

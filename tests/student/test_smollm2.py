@@ -128,3 +128,10 @@ def test_several_processes_at_once_all_get_the_whole_file(index):
     paths = {process.communicate()[0].strip() for process in racing}
     assert paths == {str(cache_folder() / FILE)} and (cache_folder() / FILE).read_bytes() == CONTENT
     assert sorted(path.name for path in cache_folder().iterdir()) == [FILE]
+
+
+def test_the_command_prints_one_sentence_when_it_cannot(index):
+    ended = subprocess.run(
+        [sys.executable, "-m", "plantune_lite.student.smollm2"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert ended.returncode == 1 and ended.stdout == "" and "Traceback" not in ended.stderr
