@@ -20,7 +20,7 @@ from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
-from plantune_lite.teacher.gemini import KEYS
+from plantune_lite.teacher.gemini import KEYS, model_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
@@ -159,11 +159,13 @@ def _teacher(recipe: Recipe) -> Check:
     if teacher == "gemini" and not any(os.environ.get(key) for key in KEYS):
         fix = "set GEMINI_API_KEY for a large teacher"
         return Check("teacher", "note", "gemini, but no key: the untuned student will plan for itself", fix)
-    if "://" in teacher:
-        try:
+    try:
+        if teacher == "gemini":
+            model_name(model, os.environ)
+        elif "://" in teacher:
             OpenAICompatible(teacher, model)
-        except TeacherError as error:
-            return Check("teacher", "bad", str(error), "or set distill.teacher=self: the untuned student")
+    except TeacherError as error:
+        return Check("teacher", "bad", str(error), "or set distill.teacher=self: the untuned student")
     return Check("teacher", "ok", teacher)
 
 

@@ -17,7 +17,7 @@ from plantune_lite.distill.problem import Distiller, Kind
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.teacher import judge
-from plantune_lite.teacher.gemini import DEFAULT_MODEL
+from plantune_lite.teacher.gemini import model_name
 from plantune_lite.teacher.prices import AS_OF, price_of
 from plantune_lite.teacher.provider import FREE, is_loopback
 from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
@@ -57,12 +57,13 @@ def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[st
     if part.teacher == "worked":
         return Cost("worked", (0, 0), (0, 0), (0.0, 0.0))
     free = part.teacher == "self" or is_loopback(part.teacher)
-    price = FREE if free else price_of(_model(part), environ=environ)
+    model = _model(part, environ)
+    price = FREE if free else price_of(model, environ=environ)
     sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
     scale = len(problems) / max(1, len(sample))
     least, most = (_counted(sample, part, kept, scale) for kept in (True, False))
     return Cost(
-        _model(part),
+        model,
         (least.calls, most.calls),
         (least.tokens_in + least.tokens_out, most.tokens_in + most.tokens_out),
         (price.usd(least.tokens_in, least.tokens_out), price.usd(most.tokens_in, most.tokens_out)),
@@ -77,7 +78,7 @@ def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
     calls = grpo.steps * grpo.prompts_per_step * grpo.group
     tokens_in = calls * round(len(judge.COMPARE) / CHARACTERS_A_TOKEN + _QUESTION_TOKENS + 2 * REPLY_TOKENS["plan"])
     tokens_out = calls * REPLY_TOKENS["score"]
-    model = _model(part)
+    model = _model(part, environ)
     usd = 0.0 if is_loopback(part.teacher) else price_of(model, environ=environ).usd(tokens_in, tokens_out)
     return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))  # none where all was judged before
 
@@ -99,8 +100,8 @@ def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> s
     )
 
 
-def _model(part: Distill) -> str:
-    return part.model or (DEFAULT_MODEL if part.teacher == "gemini" else part.teacher)
+def _model(part: Distill, environ: Mapping[str, str]) -> str:
+    return model_name(part.model, environ) if part.teacher == "gemini" else part.model or part.teacher
 
 
 class _Unasked(Distiller):

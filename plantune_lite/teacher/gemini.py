@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -67,6 +68,19 @@ _MODELS: dict[str, _Model] = {
 _ROOM = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768}  # tokens of thought we make room for
 
 
+# By Google; an address of your own (GOOGLE_GEMINI_BASE_URL) may still serve these.
+_SHUT_DOWN = {"gemini-2.5": date(2026, 10, 16)}
+
+
+def model_name(model: str | None, environ: Mapping[str, str]) -> str:
+    """Return the name of the model to ask, the default where none is given; refuse one that has been shut down."""
+    name = (model or DEFAULT_MODEL).removeprefix("models/")
+    days = [day for start, day in _SHUT_DOWN.items() if name.startswith(start)]
+    if days and not environ.get("GOOGLE_GEMINI_BASE_URL", "").strip():
+        raise TeacherError(f"Google shut {name} down on {days[0]}: set distill.model={DEFAULT_MODEL}, or leave it out")
+    return name
+
+
 def _about(model: str) -> _Model:
     name = model.removeprefix("models/")
     return _MODELS[max((known for known in _MODELS if name.startswith(known)), key=len)]
@@ -81,7 +95,7 @@ class Gemini:
     timeout_seconds = 180.0
 
     def __init__(self, model: str | None, *, environ: Mapping[str, str] = os.environ) -> None:
-        self.model = (model or DEFAULT_MODEL).removeprefix("models/")
+        self.model = model_name(model, environ)
         self.price = price_of(self.model, environ=environ)
         self._key_name = next((name for name in KEYS if environ.get(name, "").strip()), "")
         if not self._key_name:

@@ -2,6 +2,7 @@ import asyncio
 import datetime
 import json
 import random
+import re
 import threading
 import time
 import urllib.error
@@ -9,6 +10,7 @@ import urllib.request
 import warnings
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import ClassVar
 
 import httpx2
@@ -21,7 +23,7 @@ from pydantic import BaseModel
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.teacher import openai as openai_server
-from plantune_lite.teacher.gemini import Gemini
+from plantune_lite.teacher.gemini import Gemini, model_name
 from plantune_lite.teacher.ledger import BudgetError, Ledger
 from plantune_lite.teacher.prices import price_of
 from plantune_lite.teacher.provider import (
@@ -654,6 +656,21 @@ def test_input_is_never_estimated_too_low():
     for text in ("plain words", "数字是一二三", "1234567890" * 9, "🙂🙃" * 20, "a\tb\n"):
         request = Request(messages=({"role": "user", "content": text},), sampling=ONE)
         assert most_in(request) >= len(text.encode())
+
+
+def test_a_model_that_google_shut_down_is_refused_unless_an_address_of_ones_own_serves_it():
+    for model in ("gemini-2.5-pro", "models/gemini-2.5-flash"):
+        with pytest.raises(TeacherError, match=r"shut gemini-2.5-.* down on 2026-10-16: set distill.model=gemini-3"):
+            Gemini(model, environ={"GEMINI_API_KEY": "k"})
+        assert Gemini(model, environ={"GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:9"}).model
+
+
+def test_no_page_or_recipe_names_a_model_that_was_shut_down():
+    root = Path(__file__).parents[2]
+    for page in (root / "README.md", *(root / "recipes").iterdir(), *(root / "examples").iterdir()):
+        if page.is_file():
+            for name in re.findall(r"gemini-\d[\w.-]*", page.read_text(encoding="utf-8")):
+                assert model_name(name, {}) == name and price_of(name, environ={}), (page, name)
 
 
 def test_prices_rise_on_their_day_and_can_be_overridden():
