@@ -55,7 +55,8 @@ def rows(count, start=0):
         left, right = number * 7 % 90, number * 13 % 80
         asked = Problem(id=str(number), question=f"How much is {left} + {right}?", answer=str(left + right))
         text = "Add them. " * (number % 4) + f"\\boxed{{{left + right}}}"
-        found.append({"problem_id": asked.id, "prompt": list(plan.ask_plainly(asked)), "completion": text})
+        prompt, completion = list(plan.ask_plainly(asked)), plan.as_completion(text)
+        found.append({"problem_id": asked.id, "prompt": prompt, "completion": completion})
     return found
 
 
