@@ -251,7 +251,7 @@ def test_what_has_no_sft_or_is_the_baseline_itself_has_none_beside_it(tmp_path, 
 
 def lessons_of_letters(student, rows, max_length):
     """Of a student whose tokens are letters."""
-    short = [place for place, row in enumerate(rows) if len(row["completion"]) <= max_length]
+    short = [place for place, row in enumerate(rows) if len(completion_text(row)) <= max_length]
     return data.Taught(tuple(data.Lesson((), 1, place) for place in short), {})
 
 
