@@ -20,7 +20,7 @@ from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
-from plantune_lite.teacher.gemini import KEYS, model_name
+from plantune_lite.teacher.gemini import key_name, model_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
@@ -156,7 +156,7 @@ def _problems(recipe: Recipe) -> Check:
 def _teacher(recipe: Recipe) -> Check:
     """Find what a run would refuse before its first call; whether a server answers, only a call could tell."""
     teacher, model = recipe.distill.teacher, recipe.distill.model
-    if teacher == "gemini" and not any(os.environ.get(key) for key in KEYS):
+    if teacher == "gemini" and not key_name(os.environ):
         fix = "set GEMINI_API_KEY for a large teacher"
         return Check("teacher", "note", "gemini, but no key: the untuned student will plan for itself", fix)
     try:

@@ -30,7 +30,7 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder, last_written, locked, move_away, outputs_of, place_in_old
 from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.student import presets
-from plantune_lite.teacher.gemini import KEYS
+from plantune_lite.teacher.gemini import KEYS, key_name
 from plantune_lite.terminal import duration, printable
 from plantune_lite.train import trl_args
 from plantune_lite.types import RunError
@@ -156,7 +156,7 @@ def with_teacher(
     again: str | None = None,
 ) -> Recipe:
     """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun."""
-    if asked.distill.teacher != "gemini" or any(environ.get(key) for key in KEYS):
+    if asked.distill.teacher != "gemini" or key_name(environ):
         return asked
     begun = None if again in ("problems", "distill") else manifest.stages.get("distill")
     if begun and begun.inputs.get("distill.teacher") == "gemini":

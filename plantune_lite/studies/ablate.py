@@ -26,7 +26,7 @@ from plantune_lite.runs.folder import RunFolder, locked
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies import page, reuse
 from plantune_lite.studies.definitions import Study, Variant, study
-from plantune_lite.teacher.gemini import KEYS
+from plantune_lite.teacher.gemini import KEYS, key_name
 from plantune_lite.terminal import table
 from plantune_lite.types import PlantuneError, RunError
 
@@ -167,7 +167,7 @@ def study_cost(asked: Study, planned: Sequence[Planned]) -> str:
 def _refuse_without_key(planned: Sequence[Planned]) -> None:
     """Plans of two teachers must not stand side by side as if they were one's."""
     for one in planned:
-        unkeyed = one.recipe.distill.teacher == "gemini" and not any(os.environ.get(key) for key in KEYS)
+        unkeyed = one.recipe.distill.teacher == "gemini" and not key_name(os.environ)
         if unkeyed and "distill" in one.to_do:
             raise RunError(f"{one.name} needs plans from Gemini that nobody has asked for yet: set {KEYS[1]}")
 

@@ -72,6 +72,11 @@ _ROOM = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768}  # toke
 _SHUT_DOWN = {"gemini-2.5": date(2026, 10, 16)}
 
 
+def key_name(environ: Mapping[str, str]) -> str:
+    """Return which key is set, "" where none is; one of blanks is none."""
+    return next((name for name in KEYS if environ.get(name, "").strip()), "")
+
+
 def model_name(model: str | None, environ: Mapping[str, str]) -> str:
     """Return the name of the model to ask, the default where none is given; refuse one that has been shut down."""
     name = (model or DEFAULT_MODEL).removeprefix("models/")
@@ -97,7 +102,7 @@ class Gemini:
     def __init__(self, model: str | None, *, environ: Mapping[str, str] = os.environ) -> None:
         self.model = model_name(model, environ)
         self.price = price_of(self.model, environ=environ)
-        self._key_name = next((name for name in KEYS if environ.get(name, "").strip()), "")
+        self._key_name = key_name(environ)
         if not self._key_name:
             raise TeacherError(
                 f"distill.teacher is 'gemini', but no key is set: put one in the environment as {KEYS[1]} "

@@ -347,7 +347,8 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
 def test_without_a_key_the_student_is_its_own_teacher_and_that_is_said():
     lines = []
     gemini = replace(RECIPE, distill=replace(RECIPE.distill, teacher="gemini"))
-    assert runner.with_teacher(gemini, {}, manifest_of(), lines.append).distill.teacher == "self"
+    for environ in ({}, {"GEMINI_API_KEY": " "}):
+        assert runner.with_teacher(gemini, environ, manifest_of(), lines.append).distill.teacher == "self"
     assert "distill.teacher='self'" in lines[0]
     assert runner.with_teacher(gemini, {"GEMINI_API_KEY": "x"}, manifest_of(), lines.append) == gemini
 
