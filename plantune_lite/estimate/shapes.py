@@ -1,6 +1,6 @@
 """Count parameters and bytes of weights, adapters and KV caches from a model's shape.
 
-The model is a preset, a local folder, or a Hub id whose config.json is in the cache; nothing is downloaded.
+The model is a preset, a local folder, or a Hub id; of that its config.json is fetched, and nothing else.
 
     of("qwen3_4b").parameters -> 4_022_468_096        of("qwen3_4b").weights(4) -> 2_653_000_000 or so
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.student import presets
+from plantune_lite.student.weights import short
 from plantune_lite.types import PlantuneError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
@@ -90,20 +91,21 @@ class Shape:
 
 
 def of(model: str) -> Shape:
-    """Look up a preset's shape, or read config.json from a folder or the Hub's cache."""
+    """Look up a preset's shape, or read config.json from a folder, the Hub's cache or the Hub."""
     if preset := presets.find(model):
         return _PRESETS[preset.repo]
     file = Path(model).expanduser() / "config.json"
     if not file.is_file():
-        from huggingface_hub import try_to_load_from_cache
+        import httpx
+        from huggingface_hub import errors, hf_hub_download
 
-        cached = try_to_load_from_cache(model, "config.json") if model.count("/") == 1 else None
-        if not isinstance(cached, str):
+        try:
+            file = Path(hf_hub_download(model, "config.json"))
+        except (errors.HFValidationError, errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
             raise PlantuneError(
-                f"what {model} needs cannot be estimated yet: it is no preset and its config.json is not here. "
-                f"Fetch that file first (hf download {model} config.json), or choose a preset"
-            )
-        file = Path(cached)
+                f"what {model} needs cannot be estimated: it is no preset, no folder with a config.json, and the Hub "
+                f"does not give its config.json ({short(error)}). Private or gated: set HF_TOKEN"
+            ) from None
     return from_config(json.loads(file.read_text(encoding="utf-8")))
 
 

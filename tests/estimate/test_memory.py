@@ -3,6 +3,8 @@ import weakref
 from functools import cache
 
 import pytest
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub
 
 from plantune_lite import CPL, GRPO, SFT, Distill, Evaluate, Export, Problems, Recipe, Student
 from plantune_lite.estimate import devices, fit, memory, shapes
@@ -120,21 +122,24 @@ def test_a_quantised_gguf_is_counted_as_the_largest_that_people_download():
 # --- shapes: from a configuration -------------------------------------------------------------------------------------
 
 
-def test_a_folder_and_the_hubs_cache_are_read_and_nothing_is_fetched(tmp_path, monkeypatch):
-    _, shape = tiny("qwen3")
-    model, _ = tiny("qwen3")
+def test_of_a_folder_or_a_model_of_the_hub_config_json_is_read_and_nothing_else(tmp_path, monkeypatch):
+    model, shape = tiny("qwen3")
     model.get_base_model().config.save_pretrained(tmp_path / "own")
     assert shapes.of(str(tmp_path / "own")) == shape
-    cached = tmp_path / "hub" / "models--some--one" / "snapshots" / "abc"
-    model.get_base_model().config.save_pretrained(cached)
-    (tmp_path / "hub" / "models--some--one" / "refs").mkdir()
-    (tmp_path / "hub" / "models--some--one" / "refs" / "main").write_text("abc")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    assert shapes.of("some/one") == shape
-    with pytest.raises(
-        PlantuneError, match="other/one needs cannot be estimated yet.*hf download other/one config.json"
-    ):
-        shapes.of("other/one")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    files = {"config.json": (tmp_path / "own" / "config.json").read_text(), "model.safetensors": b"weights"}
+    with LoopbackHub() as hub:
+        address = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        hub.commit("some/one", files, kind="model")
+        hub.commit("gated/one", files, kind="model", gated=True)
+        assert shapes.of("some/one") == shape
+        for unknown, why in (("other/one", "404"), ("gated/one", "401.*set HF_TOKEN"), ("no such", "Repo id")):
+            with pytest.raises(PlantuneError, match=f"(?s)what {unknown} needs cannot be estimated: it is no.*{why}"):
+                shapes.of(unknown)
+        assert not any("model.safetensors" in request for request in hub.requests)
+    assert shapes.of("some/one") == shape, "from the cache, without a Hub"
 
 
 def test_what_old_configurations_leave_out_is_the_familys_default():
