@@ -132,9 +132,10 @@ class Gemini:
             )
             return _outcome(response)
         except errors.APIError as error:
-            raise self._refused(error.code, error.message or error.status, error.details) from None
+            raise self._refused(error.code, error.message or error.status or "no reason given", error.details) from None
         except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise Failed("down", scrub(error, self._key)) from None
+            why = getattr(error, "os_error", error)  # aiohttp's own words have its SSLContext in them
+            raise Failed("down", f"{self._address} cannot be reached: {scrub(why, self._key)}") from None
         except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
             raise Failed("lost", scrub(error, self._key)) from None
         except (AttributeError, LookupError, TypeError, ValueError) as error:

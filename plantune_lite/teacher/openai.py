@@ -90,7 +90,8 @@ class OpenAICompatible:
         try:
             return _outcome(response.json(), request)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Failed("lost", f"a reply that is no chat completion ({scrub(error, self._key)})") from None
+            why = f"it lacks {error}" if isinstance(error, LookupError) else error
+            raise Failed("lost", f"a reply that is no chat completion ({scrub(why, self._key)})") from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -198,4 +199,6 @@ def _error_in(response: Any) -> dict[str, Any]:
     error = body.get("error", body) if isinstance(body, dict) else body
     if isinstance(error, dict) and error.get("message") and "metadata" not in error:
         return error
+    if isinstance(error, str):
+        return {"message": error}
     return {"message": json.dumps(error)}  # as OpenRouter's, which quotes the server behind it, and FastAPI's

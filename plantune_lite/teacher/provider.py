@@ -158,6 +158,8 @@ def refused(code: int, message: str, said: str, *, server: str, model: str, key:
         return Failed("down", f"{code} {message}")
     if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
         return Failed("declined", f"{code} {message}")
+    if "location is not supported" in message:  # Gemini's 400, which no other request and no other day will change
+        return Failed("over", f"{server} does not serve the country you ask from ({message}). Choose another teacher.")
     if code in (401, 403) or "API key" in message:
         return Failed("over", f"{server} refuses {key} for {model} ({code}: {message}). Set a valid one.")
     if code == 404:

@@ -119,11 +119,12 @@ class FakeOpenAI(Loopback):
         if fault == "thinks":
             text = f"<think>\nHm, 7?\n</think>\n\n{self.mind.reply(prompt, sample, None)}"
             return {"choices": [_choice(text, "stop")], "usage": _usage(prompt, 40)}
-        if fault in ("nothing", "error", "late", "huge"):
+        if fault in ("nothing", "bare", "error", "late", "huge"):
             self.note(fault)
             error = {"message": "Provider returned error", "metadata": {"raw": "overloaded"}}
             return {
                 "nothing": {"choices": []},
+                "bare": {"object": "list"},
                 "error": {"choices": [{**_choice("", "error"), "error": error}]},
                 "late": {"choices": [_choice("Hm, 7?\n</think>\n\n1. Find it.", "stop")], "usage": _usage(prompt, 4)},
                 "huge": {"choices": [_choice("1. Find it.", "stop")], "usage": _usage(prompt, 10**30)},

@@ -891,10 +891,29 @@ def test_a_server_that_points_elsewhere_is_not_followed_with_the_key(tmp_path, t
         ({"detail": "Not allowed"}, "Not allowed"),
         ({"error": {"message": "Provider returned error", "metadata": {"raw": "overloaded"}}}, "overloaded"),
         ({"error": "plain"}, "plain"),
+        ("boom", "boom"),
     ],
 )
 def test_an_error_is_read_in_whatever_form_a_server_writes_it(body, said):
-    assert said in openai_server._error_in(httpx2.Response(422, json=body))["message"]
+    message = openai_server._error_in(httpx2.Response(422, json=body))["message"]
+    assert said in message and not message.startswith('"')
+
+
+def test_a_country_that_gemini_does_not_serve_ends_the_run_and_promises_nothing():
+    failed = Gemini(None, environ={"GEMINI_API_KEY": KEY})._refused(
+        400, "User location is not supported for the API use."
+    )
+    assert failed.what == "over" and "Choose another teacher" in failed.why
+
+
+def test_messages_of_what_goes_wrong_name_the_address_and_what_is_missing(tmp_path):
+    with FakeGemini(key=KEY) as server:
+        pass
+    (error,), _, _ = asked(server, tmp_path, [(PLAN, ONE, None)])
+    assert f"{server.url} cannot be reached: [Errno" in str(error) and "SSLContext" not in str(error)
+    with FakeOpenAI() as server:
+        (error,), _, _ = openai(server, tmp_path, [(chat("A plan. [[bare always]]"), ONE, None)])
+    assert "no chat completion (it lacks 'choices')" in str(error)
 
 
 def test_a_field_that_fastapi_refuses_is_left_out_from_then_on():
