@@ -125,7 +125,8 @@ class Ledger:
         self, key: str, reply: Reply | None, *, outcome: str, usd: float, trouble: str | None = None
     ) -> None:
         """Put a call's reply, or why there is none, on disk before anybody uses it; a `trouble` is worth one more."""
-        self.spent_usd += usd - self._open.pop(key, 0.0)
+        # Sums of floats come back to a hair below what they were, and "$-0.00" is no sum of money.
+        self.spent_usd = max(0.0, self.spent_usd + usd - self._open.pop(key, 0.0))
         values = {
             "key": key,
             "outcome": outcome,

@@ -53,6 +53,18 @@ def test_what_a_kill_left_in_flight_counts_as_spent(tmp_path):
             spend(ledger, "other", 0.3, 0.1)
 
 
+def test_what_was_reserved_and_cost_nothing_leaves_no_dollars_below_zero(tmp_path):
+    async def all_at_once(ledger, worst):
+        for at, usd in enumerate(worst):
+            await ledger.reserve(str(at), model="m", worst_usd=usd)
+        for at, _ in enumerate(worst):
+            await ledger.settle(str(at), None, outcome="down", usd=0.0)
+
+    with Ledger(tmp_path / "calls.sqlite", run="a") as ledger:
+        asyncio.run(all_at_once(ledger, [0.1, 0.7, 0.3]))
+        assert f"${ledger.spent_usd:.2f}" == "$0.00"
+
+
 def test_asking_again_after_a_failure_keeps_what_the_failure_cost(tmp_path):
     with Ledger(tmp_path / "calls.sqlite", run="a") as ledger:
         spend(ledger, "k", 0.5, 0.25)
