@@ -112,6 +112,8 @@ def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Cal
     models = [name for name in files if name != model.file_of("lora_gguf")]
     smallest = models[-1] if models else None
     run = [f"llama-cli -m {out / smallest} --jinja -cnv --temp 0"] if smallest else []
+    if smallest:
+        run.append(f"lms import --copy {out / smallest}")  # LM Studio's
     if smallest and model.preset is not None:
         config = json.loads((model.merged / "config.json").read_text(encoding="utf-8"))
         context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))

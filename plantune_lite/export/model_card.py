@@ -7,6 +7,7 @@ Nothing is claimed that was not measured: a card without scores says so in its f
 not show a gain, it says that. What a model, a teacher or a data set wrote stands in fences.
 """
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,11 +82,34 @@ def _metadata(facts: Facts) -> "ModelCardData":
         library_name=_LIBRARY[facts.form],
         pipeline_tag="text-generation",
         language=["en"] if sources and set(sources) <= {*BENCHMARKS, "practice", "practice_stories"} else None,
-        tags=[*TAGS, *(["lora"] if facts.form == "adapter" else [])],
+        tags=_tags(facts),
         datasets=[BENCHMARKS[source].hub for source in sources if source in BENCHMARKS] or None,
         model_name=facts.name if results else None,
         eval_results=results or None,
     )
+
+
+def _tags(facts: Facts) -> list[str]:
+    tags = [*TAGS, *facts.trained, *(["trl"] if facts.trained else []), *(["unsloth"] if facts.unsloth else [])]
+    if facts.form == "adapter":
+        tags += ["lora", *([f"base_model:adapter:{facts.base}"] if facts.base else [])]
+    return tags
+
+
+def hub_scores(facts: Facts) -> dict[str, bytes]:
+    """Write the scores on benchmarks that the Hub keeps a leaderboard of, a file each, in the form it reads."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    files = {}
+    for suite, scores in facts.scores.items() if facts.form != "gguf" else ():
+        mine, known = scores.rows[-1], BENCHMARKS.get(suite)
+        if known and known.task:
+            notes = f"{_counts(mine)} right, 95 % interval {_interval(mine)}{_but(mine)}; by plantune-lite"
+            value = round(100 * mine.accuracy.value, 1)
+            entry = EvalResultEntry(dataset_id=known.hub, task_id=known.task, value=value, notes=notes)
+            text = json.dumps(eval_result_entries_to_yaml([entry]), indent=1)  # which is YAML too
+            files[f".eval_results/{suite}.yaml"] = text.encode()
+    return files
 
 
 def _results(facts: Facts) -> "list[EvalResult]":
@@ -229,7 +253,13 @@ def _running(facts: Facts) -> list[str]:
             "reply = model.generate(**inputs, max_new_tokens=512, do_sample=False)\n"
             'print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
         )
-        return ["PEFT:", fence(load, "python")]
+        parts = ["PEFT:", fence(load, "python")]
+        if facts.base:
+            rank = facts.recipe["student"]["lora_rank"]
+            serve = vllm_line(facts.base, repo.split("/")[1], repo, "chat_template.jinja", rank)
+            template = f"hf download {repo} chat_template.jinja --local-dir ."
+            parts += ["vLLM, over the base model:", fence(f"{template}\n{serve}", "bash")]
+        return parts
     if facts.form == "merged":
         load = (
             "from transformers import pipeline\n\n"
@@ -245,6 +275,18 @@ def _running(facts: Facts) -> list[str]:
         "llama.cpp:",
         fence(f"llama-cli -hf {repo}:{of} -cnv --temp 0\nllama-server -hf {repo}:{of} --jinja", "bash"),
     ]
+
+
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it takes as the highest
+
+
+def vllm_line(base: str, name: str, adapter: str, template: str, rank: int) -> str:
+    """Write the command that serves an adapter over its base; the template brings the system turn of training."""
+    most = next((most for most in _VLLM_RANKS if most >= rank), rank)
+    return (
+        f"vllm serve {base} --enable-lora --max-lora-rank {most} --lora-modules {name}={adapter} "
+        f"--chat-template {template}"
+    )
 
 
 def _quantisation(file: str) -> str:

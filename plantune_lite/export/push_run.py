@@ -49,7 +49,9 @@ def push_model(
     pushes = []
     for form, folder in there.items():
         _refuse_unchecked(run, manifest, form)
-        also: dict[str, push.Content] = {"README.md": model_card.card(replace(facts, form=form)).encode()}
+        of_form = replace(facts, form=form)
+        also: dict[str, push.Content] = {"README.md": model_card.card(of_form).encode()}
+        also |= model_card.hub_scores(of_form)
         if text := model_card.notice(facts):
             also["NOTICE"] = text.encode()
         if facts.plot:

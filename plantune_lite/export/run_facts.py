@@ -49,6 +49,7 @@ class Facts:
     licence_url: str | None = None
     recipe: Mapping[str, Any]
     trained: Sequence[str] = ()  # the stages that its adapter has been through
+    unsloth: bool = False  # whether Unsloth trained it
     asks_for_plans: bool = False  # whether its prompt in training asked for a plan
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
     scores: Mapping[str, Scores] = field(default_factory=dict)  # by suite
@@ -88,6 +89,7 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
         licence_url=preset.licence_url if preset else None,
         recipe=recipe,
         trained=_trained(recipe, manifest.final),
+        unsloth=manifest.final in TRAININGS and summaries.training(manifest.final).base.get("backend") == "unsloth",
         asks_for_plans=summaries.grpo.asks_for_plans,
         stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
         scores=scores,

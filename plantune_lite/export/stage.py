@@ -1,6 +1,6 @@
 """Export a model that others can run: the adapter merged into its base, and GGUF files."""
 
-from plantune_lite.export import check_merge, gguf
+from plantune_lite.export import check_merge, gguf, model_card
 from plantune_lite.export.merge import merge_adapter
 from plantune_lite.runs.job import Job, last_trained
 from plantune_lite.runs.manifest import ExportSummary
@@ -11,13 +11,16 @@ def run_export(job: Job) -> ExportSummary:
     """Merge the adapter into its 16-bit base, check it, and write GGUF files; the adapter alone needs nothing done."""
     formats = job.recipe.export.formats
     trained = last_trained(job)
-    if trained is None or set(formats) <= {"adapter"}:
-        return ExportSummary(
-            line="the adapter is what there is" if trained else "nothing was trained: nothing to export"
-        )
+    if trained is None:
+        return ExportSummary(line="nothing was trained: nothing to export")
+    base = weights.Source(**job.earlier.training(trained).base)
+    if set(formats) <= {"adapter"}:
+        adapter, rank = job.run.adapter(trained), job.recipe.student.lora_rank
+        template = str(adapter / "chat_template.jinja")
+        job.say(model_card.vllm_line(base.repo, job.recipe.name, str(adapter), template, rank))
+        return ExportSummary(line="the adapter is what there is")
     from transformers import AutoTokenizer
 
-    base = weights.Source(**job.earlier.training(trained).base)
     place = weights.base_folder(base, job.say)
     adapter, merged = job.run.adapter(trained), job.run.merged
     preset = presets.find(job.recipe.student.model)
@@ -27,6 +30,7 @@ def run_export(job: Job) -> ExportSummary:
     prompts = [chat.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = check_merge.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
+    job.say(f"vllm serve {merged}")
     files = [one for one in formats if one not in ("adapter", "merged")]
     lines, made = [done["line"], checked["line"]], {}
     if files and checked["verified"]:

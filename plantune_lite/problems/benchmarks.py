@@ -107,6 +107,7 @@ class Benchmark:
     of_file: Callable[[Cells], Cells] = dict  # ours, from a row of a file in $PLANTUNE_DATA
     kind: Kind | None = None
     only: frozenset[str] = frozenset()  # of MMLU's subjects; empty = all
+    task: str = ""  # its name on the Hub's leaderboard; "" = there is none
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -145,6 +146,7 @@ _MMLU = Benchmark(
 BENCHMARKS = {
     "gsm8k": Benchmark(
         hub="openai/gsm8k",
+        task="gsm8k",
         configs=("socratic",),
         train="train",
         test="test",

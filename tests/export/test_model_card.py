@@ -7,9 +7,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from finished_run import finished_run
-from huggingface_hub import ModelCard, metadata_load
+from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from loopback_hub import LoopbackHub
+from manifests import mark
 
 from plantune_lite.evaluate.compare import Row
 from plantune_lite.evaluate.stats import Estimate
@@ -74,6 +76,24 @@ def test_the_hub_takes_the_card_of_every_form(run, hub, tmp_path, form, library,
     assert metadata["base_model"] == (names["merged"] if form == "gguf" else "HuggingFaceTB/SmolLM2-135M-Instruct")
     assert metadata["license"] == "apache-2.0" and metadata["language"] == ["en"]
     assert "datasets" not in metadata and metadata["pipeline_tag"] == "text-generation"
+
+
+@pytest.mark.parametrize(("backend", "unsloth"), [("unsloth", True), ("plain", False)])
+def test_the_tags_say_how_it_was_trained_and_over_what(tmp_path, backend, unsloth):
+    run = finished_run(tmp_path)
+    mark(run, {"sft": {"status": "done", "summary": {"base": {"backend": backend}}}})
+    tags = ModelCard(card(facts(run, "adapter"))).data.tags
+    assert {"sft", "trl", "lora", "base_model:adapter:HuggingFaceTB/SmolLM2-135M-Instruct"} <= set(tags)
+    assert ("unsloth" in tags) is unsloth
+
+
+def test_scores_on_a_benchmark_with_a_leaderboard_are_written_as_the_hub_reads_them(run):
+    measured = facts(run, scores={"own": [UNTUNED, EQUAL], "gsm8k": [UNTUNED, BETTER]})
+    ((path, text),) = model_card.hub_scores(measured).items()
+    (entry,) = parse_eval_result_entries(yaml.safe_load(text))
+    assert path == ".eval_results/gsm8k.yaml" and (entry.dataset_id, entry.task_id) == ("openai/gsm8k", "gsm8k")
+    assert entry.value == round(100 * BETTER.accuracy.value, 1) and "95 % interval" in entry.notes
+    assert model_card.hub_scores(replace(measured, form="gguf", repos={"gguf": "alice/mine-GGUF"})) == {}
 
 
 def test_the_scores_come_back_from_the_model_index(run):
@@ -289,6 +309,10 @@ def test_the_lines_to_run_it_name_what_was_pushed(run):
     assert "ollama run hf.co/alice/mine-GGUF:Q8_0" in card(facts(run, "gguf"))
     assert "llama-cli -hf alice/mine-GGUF:Q8_0" in card(facts(run, "gguf"))
     assert 'AutoPeftModelForCausalLM.from_pretrained("alice/mine"' in card(facts(run, "adapter"))
+    assert "hf download alice/mine chat_template.jinja" in card(facts(run, "adapter"))
+    assert (
+        "vllm serve HuggingFaceTB/SmolLM2-135M-Instruct --enable-lora --max-lora-rank 32 --lora-modules mine=alice/mine"
+    ) in card(facts(run, "adapter"))
     assert 'pipeline("text-generation", "alice/mine-merged"' in card(facts(run))
     for form in FORMS:
         for block in re.findall(r"```python\n(.*?)```", card(facts(run, form)), re.DOTALL):
