@@ -30,11 +30,11 @@ from plantune_lite.files import read_jsonl, write_records
 from plantune_lite.plan import question_text, render
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.teacher.ledger import Ledger
+from plantune_lite.teacher.models import DEFAULT_MODEL, MODELS
 from plantune_lite.teacher.rate_limit import Pace
 from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Problem
 
-MODEL = "gemini-2.5-flash"  # one that the paper's settings fit: a temperature counts, thinking can be off
 AT_ONCE = 32
 SERVER = HERE.parent / "tests" / "support" / "fake_gemini.py"
 
@@ -68,7 +68,7 @@ def stats(url: str) -> dict[str, Any]:
 
 def run(out: Path, url: str, problems: list[Problem], record: list | None = None, **part: Any) -> dict[str, Any]:
     """Distil as the stage does; wall seconds, summary and totals."""
-    part = Distill("gemini", model=MODEL, **part)
+    part = Distill("gemini", **part)
 
     async def go() -> dict[str, Any]:
         with Ledger(out.parent / "calls.sqlite", run=out.name) as ledger:
@@ -81,7 +81,7 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
                     return await teacher(messages, sampling, schema)
 
                 began = time.monotonic()
-                found = await distill_all(problems, Teaching(ask, MODEL), part, out)
+                found = await distill_all(problems, Teaching(ask, DEFAULT_MODEL), part, out)
                 return {**found, **ledger.totals(), "seconds": time.monotonic() - began}
 
     out.mkdir(parents=True, exist_ok=True)
@@ -104,11 +104,11 @@ async def bare(url: str, calls: list[tuple[str, str, float, type | None]]) -> fl
             system_instruction=system,
             temperature=temperature,
             max_output_tokens=2048,
-            thinking_config=types.ThinkingConfig(thinking_budget=0),
+            thinking_config=types.ThinkingConfig(thinking_level=MODELS[DEFAULT_MODEL].least),
             **({"response_mime_type": "application/json", "response_schema": schema} if schema else {}),
         )
         async with slots:
-            await client.aio.models.generate_content(model=MODEL, contents=text, config=config)
+            await client.aio.models.generate_content(model=DEFAULT_MODEL, contents=text, config=config)
 
     began = time.monotonic()
     await asyncio.gather(*(one(*call) for call in calls))
@@ -130,13 +130,13 @@ def one_after_another(url: str, problems: list[Problem]) -> float:
             max_output_tokens=2048,
             **({"response_mime_type": "application/json", "response_schema": schema} if schema else {}),
         )
-        return client.models.generate_content(model=MODEL, contents=text, config=config).text
+        return client.models.generate_content(model=DEFAULT_MODEL, contents=text, config=config).text
 
     began = time.monotonic()
     for problem in problems:
         text = question_text(problem)
         constraints = ask(CONSTRAINTS.format(problem=text))
-        plans = [ask(PLAN.format(problem=text), 0.7) for _ in range(5)]
+        plans = [ask(PLAN.format(problem=text, direction=""), 0.7) for _ in range(5)]
         for plan in plans:
             ask(SCORE.format(problem=text, constraints=constraints, plans=render([plan])), schema=reply_shapes()[0])
         for plan in plans:

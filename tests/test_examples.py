@@ -26,6 +26,7 @@ from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student import presets
+from plantune_lite.teacher.models import DEFAULT_MODEL
 from plantune_lite.train import sft
 
 KEY = "a-key-that-nobody-is-shown"
@@ -150,7 +151,7 @@ def test_a_notebook_distils_without_torch_and_trains_on_another_machine(
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "light"))
     server = gemini(of_practice())
     said = notebooks.run(notebooks.cells(notebook, "## Set-up", "## First"), tmp_path / "cpu", OVERRIDES=small)
-    assert "gemini-3.8-flash" in said and "rows to learn from" in said and "<plan>" in said, said
+    assert DEFAULT_MODEL in said and "rows to learn from" in said and "<plan>" in said, said
     asked = server.stats()["requests"]
 
     for name in ("PYTHONPATH", "GEMINI_API_KEY"):  # the second machine has torch, and needs no key

@@ -20,7 +20,7 @@ from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets
-from plantune_lite.teacher.gemini import key_name, model_name
+from plantune_lite.teacher.gemini import Gemini, key_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
@@ -161,7 +161,7 @@ def _teacher(recipe: Recipe) -> Check:
         return Check("teacher", "note", "gemini, but no key: the untuned student will plan for itself", fix)
     try:
         if teacher == "gemini":
-            model_name(model, os.environ)
+            Gemini(model)
         elif "://" in teacher:
             OpenAICompatible(teacher, model)
     except TeacherError as error:

@@ -1,6 +1,6 @@
 """Estimate what a recipe's teacher will cost, before anything is spent: calls, tokens and money.
 
-distillation(problems, Distill("gemini"), os.environ) -> Cost("gemini-3.8-flash", usd=(1.83, 6.92), ...)
+distillation(problems, Distill("gemini"), os.environ) -> Cost(DEFAULT_MODEL, usd=(1.83, 6.92), ...)
 
 Nothing is modelled: the real flow runs against a fake teacher, once with every first plan kept and once with none ever
 kept. Prompts are therefore counted to the character; the length of replies is assumed, as below.
@@ -17,8 +17,7 @@ from plantune_lite.distill.problem import Distiller, Kind
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.teacher import judge
-from plantune_lite.teacher.gemini import model_name
-from plantune_lite.teacher.prices import AS_OF, price_of
+from plantune_lite.teacher.models import AS_OF, model_name, price_of
 from plantune_lite.teacher.provider import FREE, is_loopback
 from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
 

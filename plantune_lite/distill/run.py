@@ -4,7 +4,7 @@ What comes in: problems and an Ask (a teacher behind the ledger), or no Ask for 
 trajectories.jsonl with what was kept and rejected.jsonl with all else, each with its reason. One kept line:
 
     {"problem_id": "gsm8k/train/0", "plan": ["Halve the clips sold in April.", "Add both months."], "score": 92,
-     "execution": "... \\boxed{72}", "answer": "72", "teacher": "gemini-3.8-flash", "sample": 0, "tokens": 512, ...}
+     "execution": "... \\boxed{72}", "answer": "72", "teacher": "gemini-flash", "sample": 0, "tokens": 512, ...}
 
 Every reply is in the ledger before it is used, so a problem that was cut off is asked for again: what was answered
 comes from there, free. So it is with a budget that is used up: problems that need no further call are still done, the

@@ -71,7 +71,7 @@ class Distill(_WithFloats):
     min_score: int | None = knob(80, low=-100, high=100)  # None = nobody scores them: one call a plan of a solution
     keep: Literal["first", "best"] = "first"  # "first" makes plans until one passes; "best" is the paper's
     execute: Literal["kept", "all"] = "kept"
-    thinking: int | None = knob(0, low=-1)  # tokens; 0 = off, -1 = the model decides, None = its default
+    thinking: int | None = knob(0, low=-1)  # tokens; 0 = as few as it can, -1 = the model decides, None = its default
     max_tokens: int = knob(2048, low=16)
     max_usd: float | None = knob(None, low=0, pace=True)  # None = no limit
     requests_per_minute: int | None = knob(None, low=1, pace=True)

@@ -3,21 +3,18 @@
 Request(messages=messages, sampling=Sampling()) -> Outcome(what="ok", text="1. Divide ...", ...)
 
 The client's own retries are off: it ignores the delay that the server asks for, and an attempt that it repeats in
-silence is one that no ledger sees. What differs from model to model stands in one table.
+silence is one that no ledger sees. What differs from model to model stands in models.py.
 """
 
 import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import date
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from plantune_lite.files import encodable
-from plantune_lite.teacher.prices import price_of
+from plantune_lite.teacher.models import Level, model_name, price_of, takes
 from plantune_lite.teacher.provider import (
     Failed,
     Outcome,
@@ -31,64 +28,16 @@ from plantune_lite.teacher.provider import (
     usage_of,
 )
 
-DEFAULT_MODEL = "gemini-3.8-flash"  # a current Flash, chosen 2026-10-07
 API_VERSION = "v1beta"  # google-genai 3.x would take v1, which knows no `gemini-*-latest` names
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the client's own order
 HOST = "generativelanguage.googleapis.com"
 _MOST_OUT = 65_536  # tokens, of every model in the table
-
-
-# --- what differs from model to model ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Model:
-    thinks: Literal["budget", "level", "no"]
-    least: int | str = 0  # what comes nearest to not thinking: a budget in tokens, or a level
-    most_thought: int = 32_768  # tokens, where the model decides
-    tunes: bool = True  # False: temperature and top_p are deprecated and ignored, the seed alone varies
-
-
-_late = partial(_Model, thinks="level", tunes=False)
-
-# The longest name that begins a model's name. As of 2026-10-07, from Google's guides and users' reports.
-_MODELS: dict[str, _Model] = {
-    "gemini-3.8-flash": _late(least="low"),  # 400 on "minimal"
-    "gemini-3.7-flash": _late(least="low"),
-    "gemini-3.6-flash": _late(least="minimal"),
-    "gemini-3.5-flash-lite": _late(least="minimal"),
-    "gemini-3.5-flash": _Model(thinks="level", least="minimal"),
-    "gemini-3.1-flash-lite": _Model(thinks="level", least="minimal"),
-    "gemini-3": _Model(thinks="level", least="low"),
-    "gemini-2.5-pro": _Model(thinks="budget", least=128),
-    "gemini-2.5": _Model(thinks="budget", most_thought=24_576),
-    "gemini-": _late(least="low"),  # newer than this table
-    "": _Model(thinks="no", most_thought=0),
-}
-_ROOM = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768}  # tokens of thought we make room for
-
-
-# By Google; an address of your own (GOOGLE_GEMINI_BASE_URL) may still serve these.
-_SHUT_DOWN = {"gemini-2.5": date(2026, 10, 16)}
+_ROOM: dict[Level, int] = {"minimal": 1024, "low": 4096, "medium": 16_384, "high": 32_768}  # tokens of thought, assumed
 
 
 def key_name(environ: Mapping[str, str]) -> str:
     """Return which key is set, "" where none is; one of blanks is none."""
     return next((name for name in KEYS if environ.get(name, "").strip()), "")
-
-
-def model_name(model: str | None, environ: Mapping[str, str]) -> str:
-    """Return the name of the model to ask, the default where none is given; refuse one that has been shut down."""
-    name = (model or DEFAULT_MODEL).removeprefix("models/")
-    days = [day for start, day in _SHUT_DOWN.items() if name.startswith(start)]
-    if days and not environ.get("GOOGLE_GEMINI_BASE_URL", "").strip():
-        raise TeacherError(f"Google shut {name} down on {days[0]}: set distill.model={DEFAULT_MODEL}, or leave it out")
-    return name
-
-
-def _about(model: str) -> _Model:
-    name = model.removeprefix("models/")
-    return _MODELS[max((known for known in _MODELS if name.startswith(known)), key=len)]
 
 
 # --- the provider -----------------------------------------------------------------------------------------------------
@@ -113,7 +62,7 @@ class Gemini:
         host = urlsplit(self._address).hostname
         known = host == HOST or is_loopback(self._address)
         self.notice = "" if known else f"asking {host} with the key in {self._key_name}"
-        self._about = _about(self.model)
+        self._takes = takes(self.model)
         self._client: Any = None
 
     def most_out(self, request: Request) -> int:
@@ -167,7 +116,7 @@ class Gemini:
     # --- the request
 
     def _config(self, request: Request) -> dict[str, Any]:
-        sampling, thinking = request.sampling, self._thinking(request.thinking)
+        sampling = request.sampling
         system = "\n\n".join(message["content"] for message in request.messages if message["role"] == "system")
         config: dict[str, Any] = {
             "system_instruction": system or None,
@@ -176,33 +125,23 @@ class Gemini:
             "seed": sampling.seed % 2**31,
             "safety_settings": _UNFILTERED,
         }
-        if self._about.tunes:
+        if self._takes.tunes:
             config |= {"temperature": sampling.temperature, "top_p": sampling.top_p}
         if request.schema is not None:
             config |= {"response_mime_type": "application/json", "response_schema": request.schema}
-        if isinstance(thinking, int):
-            config["thinking_config"] = {"thinking_budget": thinking}
-        elif thinking is not None:
-            config["thinking_config"] = {"thinking_level": thinking.upper()}
+        if level := self._level(request.thinking):
+            config["thinking_config"] = {"thinking_level": level.upper()}
         return config
 
-    def _thinking(self, wanted: int | None) -> int | str | None:
-        """Return a budget, a level, or None: say nothing and let the model decide."""
-        about = self._about
-        if wanted is None or about.thinks == "no":
+    def _level(self, wanted: int | None) -> Level | None:
+        """Return the level that has room for these tokens, or None: say nothing and let the model decide."""
+        least = self._takes.least
+        if least is None or wanted is None or wanted < 0:
             return None
-        if about.thinks == "budget":
-            return wanted if wanted < 0 else max(wanted, int(about.least))
-        if wanted < 0:
-            return None
-        wanted = max(wanted, _ROOM[str(about.least)])
-        return next((level for level, room in _ROOM.items() if room >= wanted), "high")
+        return next((level for level, room in _ROOM.items() if room >= max(wanted, _ROOM[least])), "high")
 
     def _room(self, wanted: int | None) -> int:
-        thinking = self._thinking(wanted)
-        if isinstance(thinking, str):
-            return _ROOM[thinking]
-        return self._about.most_thought if thinking is None or thinking < 0 else thinking
+        return _ROOM[self._level(wanted) or "high"] if self._takes.least else 0
 
     # --- what goes wrong
 

@@ -1,6 +1,6 @@
 """Every teacher call, asked once: what it said, what it cost, and how much may still be spent.
 
-    key = call_key("gemini-3.8-flash", messages, sampling, None, sample=0)
+    key = call_key(DEFAULT_MODEL, messages, sampling, None, sample=0)
     ledger.reply(key) or: await ledger.reserve(key, ...); send it; await ledger.settle(key, reply, usd=..., ...)
 
 One SQLite file for all runs. A call's key has no recipe in it, so no variant of a run pays twice. A call's worst case

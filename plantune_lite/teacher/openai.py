@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from plantune_lite.files import encodable
-from plantune_lite.teacher.prices import OVERRIDE, price_of
+from plantune_lite.teacher.models import OVERRIDE, price_of
 from plantune_lite.teacher.provider import (
     FREE,
     Failed,

@@ -31,7 +31,7 @@ class Request:
     messages: Messages
     sampling: Sampling
     schema: type | None = None
-    thinking: int | None = 0  # tokens; 0 = off, -1 = the model decides, None = its default
+    thinking: int | None = 0  # tokens; 0 = as few as it can, -1 = the model decides, None = its default
 
 
 # "ok" text to use; "length" cut off; "empty" nothing said; "recitation" withheld as a quotation; "blocked" refused;

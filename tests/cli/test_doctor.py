@@ -152,6 +152,8 @@ def test_a_key_that_is_set_will_do_and_is_never_shown(monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", "secret-value")
     recipe = replace(DEMO, distill=replace(DEMO.distill, teacher="gemini"))
     assert check(recipe, "teacher").state == "ok"
+    unpriced = replace(recipe, distill=replace(recipe.distill, model="gemini-nonsense"))
+    assert "no budget could hold" in check(unpriced, "teacher").found
     assert "secret-value" not in repr(list(doctor.examine(recipe)))
 
 

@@ -10,6 +10,7 @@ from plantune_lite import GRPO, Distill
 from plantune_lite.distill.cost import distillation, judging, over_budget
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe
+from plantune_lite.teacher.models import DEFAULT_MODEL
 
 PROBLEMS = list(practice_problems("train", seed=0, limit=20))
 
@@ -45,7 +46,7 @@ def test_a_server_of_ones_own_is_free(host):
 
 
 def test_a_server_whose_name_only_looks_like_this_machine_is_not_free():
-    part = Distill("https://localhost.example.org/v1", model="gemini-2.5-pro")
+    part = Distill("https://localhost.example.org/v1", model=DEFAULT_MODEL)
     assert distillation(PROBLEMS, part, {}).usd[1] > 0
 
 
@@ -81,7 +82,7 @@ def test_estimate_prints_what_the_judge_asks_and_that_the_budget_may_not_suffice
     command = [sys.executable, "-m", "plantune_lite.cli.main", "estimate", "smollm2_135m", *settings, "grpo.steps=10"]
     environ = {**os.environ, "GEMINI_API_KEY": "x"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
-    assert "judge (grpo.judge=teacher): gemini-3.8-flash: 0 to 320 calls" in done.stdout, done.stdout + done.stderr
+    assert f"judge (grpo.judge=teacher): {DEFAULT_MODEL}: 0 to 320 calls" in done.stdout, done.stdout + done.stderr
     assert "distill.max_usd=0.01 may not suffice" in done.stdout
 
 

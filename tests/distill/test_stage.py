@@ -106,9 +106,9 @@ def test_a_budget_for_nothing_at_all_is_a_sentence(tmp_path):
     ("change", "words"),
     [
         ({"GEMINI_API_KEY": "wrong"}, "GEMINI_API_KEY"),
-        ({"setting": "distill.model=gemini-2.0-flash", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
-        ({"setting": "distill.model=gemini-99-nonsense", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
-        ({"setting": "distill.model=gemini-99-nonsense"}, "PLANTUNE_PRICE"),
+        ({"setting": "distill.model=gemini-retired", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
+        ({"setting": "distill.model=gemini-nonsense", "PLANTUNE_PRICE": "1,1"}, "distill.model="),
+        ({"setting": "distill.model=gemini-nonsense"}, "PLANTUNE_PRICE"),
     ],
 )
 def test_a_teacher_that_cannot_teach_is_one_sentence(tmp_path, change, words):

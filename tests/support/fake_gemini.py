@@ -2,8 +2,8 @@
 
     python tests/support/fake_gemini.py --port 0 --latency-ms 200 --jitter-ms 100 --problems pool.jsonl --faults 0.3
 
-It refuses what the real one refuses: a wrong key, unknown fields, retired and unknown models, several candidates or a
-last model turn or the wrong thinking setting where a model takes none, more requests a minute than allowed. GET /_stats
+It refuses what the real one refuses: a wrong key, unknown fields, retired and unknown models, several candidates, a
+last model turn or a thinking level where a model takes none, more requests a minute than allowed. GET /_stats
 counts what happened. Faults come by marker or by hash, see fake_teacher; here they are also: daily, thoughts,
 recitation, max_tokens, no_usage, other, slow.
 """
@@ -17,18 +17,10 @@ from typing import Any
 
 from fake_teacher import HTML, Faults, Loopback, Mind, Refusal, Reset, problems_of, share
 
-RETIRED = ("gemini-2.0-flash", "gemini-1.5-pro")
-LEVELS = {
-    "gemini-3.8-flash": ("LOW", "MEDIUM", "HIGH"),
-    "gemini-3.7-flash": ("LOW", "MEDIUM", "HIGH"),
-    "gemini-3.6-flash": ("MINIMAL", "LOW", "MEDIUM", "HIGH"),
-    "gemini-3.5-flash-lite": ("MINIMAL", "LOW", "MEDIUM", "HIGH"),
-    "gemini-3.5-flash": ("MINIMAL", "LOW", "MEDIUM", "HIGH"),
-    "gemini-3.1-flash-lite": ("MINIMAL", "LOW", "MEDIUM", "HIGH"),
-    "gemini-3.1-pro-preview": ("LOW", "MEDIUM", "HIGH"),
-}
-BUDGETS = {"gemini-2.5-pro": (128, 32_768), "gemini-2.5-flash": (0, 24_576), "gemini-2.5-flash-lite": (0, 24_576)}
-NO_PREFIX = ("gemini-3.8", "gemini-3.7", "gemini-3.6", "gemini-3.5-flash-lite")
+from plantune_lite.teacher.models import MODELS
+
+RETIRED = ("gemini-retired",)
+LEVELS = ("MINIMAL", "LOW", "MEDIUM", "HIGH")
 _TOP = {"contents", "systemInstruction", "safetySettings", "generationConfig", "tools", "toolConfig", "cachedContent"}
 _CONFIG = {
     *("temperature", "topP", "topK", "candidateCount", "maxOutputTokens", "stopSequences", "seed", "responseMimeType"),
@@ -85,7 +77,7 @@ class FakeGemini(Loopback):
             raise refusal(404, "NOT_FOUND", "Not found.")
         rest = match[2]
         if method == "GET" and rest == "models":
-            return {"models": [self._about(model) for model in (*LEVELS, *BUDGETS)]}
+            return {"models": [self._about(model) for model in MODELS]}
         if method == "GET" and rest.startswith("models/"):
             return self._about(self._known(rest.removeprefix("models/")))
         if call := re.fullmatch(r"models/([^:]+):(\w+)", rest):
@@ -103,7 +95,7 @@ class FakeGemini(Loopback):
             raise refusal(
                 404, "NOT_FOUND", f"This model models/{model} is no longer available. Please use a newer model."
             )
-        if model not in LEVELS and model not in BUDGETS:
+        if model not in MODELS:
             self.note("unknown model")
             raise refusal(404, "NOT_FOUND", f"models/{model} is not found for API version v1beta.")
         return model
@@ -126,31 +118,20 @@ class FakeGemini(Loopback):
         contents = body.get("contents")
         if not contents or any(turn.get("role") not in ("user", "model") for turn in contents):
             raise invalid("Please use a valid role: user, model.")
-        if contents[-1]["role"] == "model" and model.startswith(NO_PREFIX):
+        if contents[-1]["role"] == "model" and not MODELS[model].tunes:  # the generation that ignores temperature
             raise invalid("Requests ending with a model turn are not supported.")
         if not 0 <= config.get("temperature", 1) <= 2:
             raise invalid("* GenerateContentRequest.generation_config.temperature: temperature must be in [0, 2].")
-        count = config.get("candidateCount", 1)
-        if count > 1 and model in LEVELS:
+        if config.get("candidateCount", 1) != 1:
             raise invalid("Multiple candidates is not enabled for this model")
-        if not 1 <= count <= 8:
-            raise invalid("* GenerateContentRequest.generation_config.candidate_count: must be in [1, 8].")
         self._check_thinking(model, thinking)
         return config | {"thinkingConfig": thinking}
 
     @staticmethod
     def _check_thinking(model: str, thinking: dict[str, Any]) -> None:
-        level, budget = thinking.get("thinkingLevel"), thinking.get("thinkingBudget")
-        if level is not None and model not in LEVELS:
-            raise invalid("Thinking level is not supported for this model.")
-        if level is not None and level.upper() not in LEVELS[model]:
+        level = thinking.get("thinkingLevel")
+        if level is not None and level.upper() not in LEVELS[LEVELS.index(MODELS[model].least.upper()) :]:
             raise invalid(f"Thinking level {level.upper()} is not supported for this model.")
-        if budget is not None and model in BUDGETS:
-            low, high = BUDGETS[model]
-            if budget != -1 and not low <= budget <= high:
-                raise invalid(
-                    f"The thinking budget {budget} is invalid. Please choose a value between {low} and {high}."
-                )
 
     # --- generateContent
 
@@ -172,31 +153,21 @@ class FakeGemini(Loopback):
         return self._good(model, prompt, sample, config)
 
     def _good(self, model: str, prompt: str, sample: int, config: dict[str, Any]) -> Any:
-        samples = range(sample, sample + config.get("candidateCount", 1))
         schema = config.get("responseSchema") or config.get("responseJsonSchema")
-        texts = [self.mind.reply(prompt, one, schema) for one in samples]
+        text = self.mind.reply(prompt, sample, schema)
         thought = self._thoughts(prompt, sample, config)
         cap = config.get("maxOutputTokens", 65_536)
-        candidates, out = [], 0
-        for index, text in enumerate(texts):
-            tokens, room = len(text) // 4 + 1, max(0, cap - thought)
-            out += min(tokens, room)
-            reason = "STOP" if tokens <= room else "MAX_TOKENS"
-            candidates.append(_candidate(text if reason == "STOP" else text[: room * 4], reason, index))
-        if any(candidate["finishReason"] == "STOP" for candidate in candidates):
-            self.note("ok", _asked(prompt, config), samples)
+        tokens, room = len(text) // 4 + 1, max(0, cap - thought)
+        if tokens <= room:
+            self.note("ok", _asked(prompt, config), (sample,))
+            candidate = _candidate(text, "STOP")
         else:
             self.note("max_tokens")
-        return {
-            "candidates": candidates,
-            "usageMetadata": _usage(prompt, out, min(thought, cap) * len(texts)),
-            "modelVersion": model,
-        }
+            candidate = _candidate(text[: room * 4], "MAX_TOKENS")
+        return {**_reply(prompt, candidate, min(tokens, room), min(thought, cap)), "modelVersion": model}
 
     @staticmethod
     def _thoughts(prompt: str, sample: int, config: dict[str, Any]) -> int:
-        if config["thinkingConfig"].get("thinkingBudget") == 0:
-            return 0
         most = {"MINIMAL": 20, "LOW": 150}.get(config["thinkingConfig"].get("thinkingLevel", "").upper(), 600)
         return int(share("thoughts", prompt, sample) * most)
 
@@ -286,9 +257,9 @@ def _asked(prompt: str, config: Mapping[str, Any]) -> str:
     return f"{prompt}\n{json.dumps(config.get('responseSchema') or config.get('responseJsonSchema'))}"
 
 
-def _candidate(text: str, reason: str, index: int = 0) -> dict[str, Any]:
+def _candidate(text: str, reason: str) -> dict[str, Any]:
     content = {"role": "model", "parts": [{"text": "Let me think.", "thought": True}, {"text": text}] if text else []}
-    return {"content": content, "finishReason": reason, "index": index, "avgLogprobs": -0.1}
+    return {"content": content, "finishReason": reason, "index": 0, "avgLogprobs": -0.1}
 
 
 def _usage(prompt: str, out: int, thought: int) -> dict[str, int]:

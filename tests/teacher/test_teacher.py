@@ -3,6 +3,7 @@ import datetime
 import json
 import random
 import re
+import subprocess
 import threading
 import time
 import urllib.error
@@ -23,9 +24,9 @@ from pydantic import BaseModel
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill
 from plantune_lite.teacher import openai as openai_server
-from plantune_lite.teacher.gemini import Gemini, model_name
+from plantune_lite.teacher.gemini import Gemini
 from plantune_lite.teacher.ledger import BudgetError, Ledger
-from plantune_lite.teacher.prices import price_of
+from plantune_lite.teacher.models import AS_OF, DEFAULT_MODEL, MODELS, Model, model_name, price_of
 from plantune_lite.teacher.provider import (
     Failed,
     Outcome,
@@ -41,10 +42,13 @@ from plantune_lite.teacher.provider import (
 )
 from plantune_lite.teacher.rate_limit import Pace
 from plantune_lite.teacher.teacher import Teacher, open_teacher
+from plantune_lite.terminal import markdown_table
 from plantune_lite.types import Reply, Sampling
 
 KEY = "AIza-secret-of-the-test"
 ONE, PLAN = Sampling(max_tokens=400), chat("Write a plan for adding 2 and 2.")
+TUNES = next(name for name, row in MODELS.items() if row.tunes)  # heeds temperature and top_p
+MINIMAL = next(name for name, row in MODELS.items() if row.least == "minimal")
 
 
 class Judged(BaseModel):
@@ -122,9 +126,9 @@ def reply_to(server, folder, text, *, schema=None, sampling=ONE, **settings):
 def test_a_reply_comes_with_its_tokens_and_is_in_the_ledger(gemini, tmp_path):
     (replies,), teacher, totals = asked(gemini, tmp_path, [(PLAN, ONE, None)])
     assert replies[0].text.startswith("1. ") and replies[0].finish == "stop"
-    usd = (replies[0].tokens_in * 0.75 + (replies[0].tokens_out + replies[0].tokens_thought) * 3.75) / 1e6
+    usd = price_of(DEFAULT_MODEL).usd(replies[0].tokens_in, replies[0].tokens_out + replies[0].tokens_thought)
     assert totals["calls"] == teacher.stats.sent == 1 and totals["usd"] == pytest.approx(usd)
-    assert teacher.model == "gemini-3.8-flash" and "1 calls" in teacher.status()
+    assert teacher.model == DEFAULT_MODEL and "1 calls" in teacher.status()
 
 
 def test_nothing_is_asked_twice_by_later_runs_or_at_the_same_time(gemini, tmp_path):
@@ -137,25 +141,22 @@ def test_nothing_is_asked_twice_by_later_runs_or_at_the_same_time(gemini, tmp_pa
 
 def test_the_request_says_what_the_model_takes(gemini, tmp_path):
     sampling = Sampling(temperature=0.7, top_p=0.9, max_tokens=400, stop=("END",), seed=7)
-    asked(gemini, tmp_path, [(PLAN, sampling, Judged)], model="gemini-2.5-flash")
+    asked(gemini, tmp_path, [(PLAN, sampling, Judged)], model=TUNES)
     (body,) = gemini.requests
     config = body["generationConfig"]
     assert (config["temperature"], config["topP"], config["seed"]) == (0.7, 0.9, 7)
-    assert (config["maxOutputTokens"], config["stopSequences"]) == (400, ["END"])
-    assert config["thinkingConfig"] == {"thinking_budget": 0} and config["responseMimeType"] == "application/json"
+    assert config["stopSequences"] == ["END"] and config["responseMimeType"] == "application/json"
     assert body["systemInstruction"]["parts"][0]["text"] == PLAN[0]["content"] and len(body["contents"]) == 1
 
 
 @pytest.mark.parametrize(
     ("model", "thinking", "sent", "room"),
     [
-        ("gemini-3.8-flash", 0, {"thinking_level": "LOW"}, 4096),
-        ("gemini-3.6-flash", 0, {"thinking_level": "MINIMAL"}, 1024),
-        ("gemini-3.8-flash", 9000, {"thinking_level": "MEDIUM"}, 16_384),
-        ("gemini-3.8-flash", None, None, 32_768),
-        ("gemini-2.5-pro", 0, {"thinking_budget": 128}, 128),
-        ("gemini-2.5-flash", 512, {"thinking_budget": 512}, 512),
-        ("gemini-2.5-flash", -1, {"thinking_budget": -1}, 24_576),
+        (DEFAULT_MODEL, 0, {"thinking_level": "LOW"}, 4096),
+        (MINIMAL, 0, {"thinking_level": "MINIMAL"}, 1024),
+        (DEFAULT_MODEL, 9000, {"thinking_level": "MEDIUM"}, 16_384),
+        (DEFAULT_MODEL, None, None, 32_768),
+        (DEFAULT_MODEL, -1, None, 32_768),
     ],
 )
 def test_thinking_is_set_as_each_model_takes_it_and_has_room_of_its_own(gemini, tmp_path, model, thinking, sent, room):
@@ -238,14 +239,14 @@ def test_a_reply_with_a_schema_fits_it_or_is_empty(gemini, tmp_path, marker, fin
 
 
 def test_what_is_cut_off_gets_twice_the_room_and_less_thinking(gemini, tmp_path):
-    reply_to(gemini, tmp_path, "Write a plan. [[thoughts]]", model="gemini-2.5-flash", thinking=500)
+    reply_to(gemini, tmp_path, "Write a plan. [[thoughts]]", thinking=9000)
     first, second = [body["generationConfig"] for body in gemini.requests]
-    assert (first["maxOutputTokens"], second["maxOutputTokens"]) == (900, 800)
-    assert second["thinkingConfig"] == {"thinking_budget": 0} and second["seed"] != first["seed"]
+    assert (first["maxOutputTokens"], second["maxOutputTokens"]) == (400 + 16_384, 800 + 4096)
+    assert second["thinkingConfig"] == {"thinking_level": "LOW"} and second["seed"] != first["seed"]
 
 
 def test_a_recitation_is_sampled_warmer(gemini, tmp_path):
-    reply_to(gemini, tmp_path, "Write a plan. [[recitation]]", model="gemini-2.5-flash")
+    reply_to(gemini, tmp_path, "Write a plan. [[recitation]]", model=TUNES)
     assert [body["generationConfig"]["temperature"] for body in gemini.requests] == [0.0, 0.5]
 
 
@@ -283,8 +284,8 @@ def test_a_days_quota_stops_everybody_with_a_sentence_and_loses_nothing(gemini, 
     [
         ({"GEMINI_API_KEY": "AIza-wrong"}, None, "refuses the key in GEMINI_API_KEY"),
         ({"GOOGLE_API_KEY": "AIza-wrong"}, None, "refuses the key in GOOGLE_API_KEY"),
-        ({}, "gemini-2.0-flash", r"retired.*distill\.model"),
-        ({}, "gemini-9-mini", "no model 'gemini-9-mini'"),
+        ({}, "gemini-retired", r"retired.*distill\.model"),
+        ({}, "gemini-nonsense", "no model 'gemini-nonsense'"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_without_a_key(gemini, tmp_path, env, model, words):
@@ -298,8 +299,8 @@ def test_what_cannot_work_is_one_sentence_without_a_key(gemini, tmp_path, env, m
 def test_no_key_and_no_price_are_said_before_anything_is_sent(gemini, tmp_path):
     with pytest.raises(TeacherError, match="no key is set: put one in the environment as GEMINI_API_KEY"):
         reply_to(gemini, tmp_path, "Hi", environ={"GOOGLE_GEMINI_BASE_URL": gemini.url})
-    with pytest.raises(TeacherError, match=r"PLANTUNE_PRICE='IN,OUT'.*prices\.py"):
-        reply_to(gemini, tmp_path, "Hi", model="gemini-9-mini")
+    with pytest.raises(TeacherError, match=f"PLANTUNE_PRICE='IN,OUT'.*distill.model to one of {DEFAULT_MODEL}, "):
+        reply_to(gemini, tmp_path, "Hi", model="gemini-nonsense")
     assert gemini.stats()["requests"] == 0
 
 
@@ -391,7 +392,7 @@ def test_each_sample_is_a_request_of_its_own_with_a_seed_of_its_own(gemini, tmp_
 def test_plans_made_one_after_another_pay_for_each_sample_once(gemini, tmp_path):
     async def main():
         with Ledger(tmp_path / "calls.sqlite", run="r") as ledger:
-            part = Distill("gemini", model="gemini-2.5-flash")
+            part = Distill("gemini")
             async with open_teacher(part, ledger, environ=environ(gemini)) as ask:
                 seen = [await ask(PLAN, Sampling(n=n, temperature=0.7), None) for n in (1, 2, 3)]
         assert seen[2][:2] == seen[1] and seen[1][:1] == seen[0] and len({one.text for one in seen[2]}) == 3
@@ -658,24 +659,47 @@ def test_input_is_never_estimated_too_low():
         assert most_in(request) >= len(text.encode())
 
 
-def test_a_model_that_google_shut_down_is_refused_unless_an_address_of_ones_own_serves_it():
-    for model in ("gemini-2.5-pro", "models/gemini-2.5-flash"):
-        with pytest.raises(TeacherError, match=r"shut gemini-2.5-.* down on 2026-10-16: set distill.model=gemini-3"):
-            Gemini(model, environ={"GEMINI_API_KEY": "k"})
-        assert Gemini(model, environ={"GEMINI_API_KEY": "k", "GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:9"}).model
+def test_a_model_that_google_has_shut_down_is_refused_unless_an_address_of_ones_own_serves_it(monkeypatch):
+    day = datetime.date(2027, 5, 7)
+    monkeypatch.setitem(MODELS, "gemini-old", Model(Price(1, 2), "low", ends=day))
+    for name in ("gemini-old", "models/gemini-old"):
+        assert model_name(name, {}, today=day - datetime.timedelta(1)) == "gemini-old"
+        assert model_name(name, {"GOOGLE_GEMINI_BASE_URL": "http://127.0.0.1:9"}, today=day) == "gemini-old"
+        with pytest.raises(
+            TeacherError, match=f"shut gemini-old down on 2027-05-07: set distill.model={DEFAULT_MODEL}"
+        ):
+            model_name(name, {}, today=day)
 
 
-def test_no_page_or_recipe_names_a_model_that_was_shut_down():
+def test_a_models_name_stands_in_the_table_and_on_the_page_that_shows_it_and_nowhere_else():
     root = Path(__file__).parents[2]
-    for page in (root / "README.md", *(root / "recipes").iterdir(), *(root / "examples").iterdir()):
-        if page.is_file():
-            for name in re.findall(r"gemini-\d[\w.-]*", page.read_text(encoding="utf-8")):
-                assert model_name(name, {}) == name and price_of(name, environ={}), (page, name)
+    pages = ("*.py", "*.md", "*.ipynb", "*.toml")
+    listed = subprocess.run(["git", "ls-files", *pages], cwd=root, capture_output=True, text=True, check=True).stdout
+    texts = {path: (root / path).read_text(encoding="utf-8") for path in listed.split()}
+    del texts["plantune_lite/teacher/models.py"]
+    shown, page = shown_models(), texts["recipes/QUESTIONS.md"]
+    assert f"As of {AS_OF}:\n\n{shown}\n" in page, f"the table in QUESTIONS.md has to be\n{shown}"
+    texts["recipes/QUESTIONS.md"] = page.replace(shown, "")
+    assert [path for path, text in texts.items() if re.search(r"gemini-\d", text)] == []
 
 
-def test_prices_rise_on_their_day_and_can_be_overridden():
-    assert price_of("gemini-3.8-flash", environ={}, today=datetime.date(2026, 12, 31)) == Price(0.75, 3.75)
-    assert price_of("models/gemini-3.8-flash", environ={}, today=datetime.date(2027, 1, 1)) == Price(1.5, 7.5)
+def shown_models():
+    rows = []
+    for name, row in MODELS.items():
+        usd = f"{row.price.tokens_in:.2f}, {row.price.tokens_out:.2f}"
+        if row.later:
+            day, price = row.later
+            usd += f"; {price.tokens_in:.2f}, {price.tokens_out:.2f} from {day}"
+        title = f"`{name}`, the default" if name == DEFAULT_MODEL else f"`{name}`"
+        rows.append((title, usd, row.least, str(row.ends or "")))
+    return markdown_table(("`distill.model`", "USD per million tokens, in and out", "thinks at least", "ends"), rows)
+
+
+def test_prices_rise_on_their_day_and_can_be_overridden(monkeypatch):
+    day = datetime.date(2027, 1, 1)
+    monkeypatch.setitem(MODELS, "gemini-rising", Model(Price(1, 2), "low", later=(day, Price(3, 4))))
+    assert price_of("gemini-rising", environ={}, today=day - datetime.timedelta(1)) == Price(1, 2)
+    assert price_of("gemini-rising", environ={}, today=day) == Price(3, 4)
     assert price_of("anything", environ={"PLANTUNE_PRICE": "0.1, 0.4"}) == Price(0.1, 0.4)
     for written in ("1", "1,x", "-1,2", "1,nan", "1,inf"):
         with pytest.raises(TeacherError, match="PLANTUNE_PRICE"):
@@ -761,31 +785,23 @@ HELLO = {"contents": [{"role": "user", "parts": [{"text": "A plan"}]}]}
 @pytest.mark.parametrize(
     ("model", "change", "status", "words"),
     [
-        ("gemini-3.8-flash", {}, 200, ""),
-        ("gemini-3.8-flash", {"generationConfig": {"candidateCount": 2}}, 400, "Multiple candidates is not enabled"),
-        ("gemini-2.5-flash", {"generationConfig": {"candidateCount": 2}}, 200, ""),
-        ("gemini-2.5-flash", {"generationConfig": {"candidateCount": 9}}, 400, "candidate_count"),
-        ("gemini-3.8-flash", {"generationConfig": {"max_tokens": 5}}, 400, 'Unknown name "max_tokens"'),
-        ("gemini-3.8-flash", {"messages": []}, 400, 'Unknown name "messages"'),
-        ("gemini-3.8-flash", {"generationConfig": {"thinkingConfig": {"effort": 1}}}, 400, 'Unknown name "effort"'),
-        ("gemini-3.8-flash", {"generationConfig": {"thinkingConfig": {"thinkingLevel": "minimal"}}}, 400, "MINIMAL"),
+        (DEFAULT_MODEL, {}, 200, ""),
+        (DEFAULT_MODEL, {"generationConfig": {"candidateCount": 2}}, 400, "Multiple candidates is not enabled"),
+        (DEFAULT_MODEL, {"generationConfig": {"max_tokens": 5}}, 400, 'Unknown name "max_tokens"'),
+        (DEFAULT_MODEL, {"messages": []}, 400, 'Unknown name "messages"'),
+        (DEFAULT_MODEL, {"generationConfig": {"thinkingConfig": {"effort": 1}}}, 400, 'Unknown name "effort"'),
+        (DEFAULT_MODEL, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "minimal"}}}, 400, "MINIMAL"),
+        (MINIMAL, {"generationConfig": {"thinkingConfig": {"thinkingLevel": "minimal"}}}, 200, ""),
         (
-            "gemini-2.5-flash",
-            {"generationConfig": {"thinkingConfig": {"thinking_level": "LOW"}}},
-            400,
-            "Thinking level",
-        ),
-        ("gemini-2.5-pro", {"generationConfig": {"thinkingConfig": {"thinkingBudget": 0}}}, 400, "budget 0 is invalid"),
-        (
-            "gemini-3.8-flash",
+            DEFAULT_MODEL,
             {"generationConfig": {"responseSchema": {"additionalProperties": {}}}},
             400,
             "Unknown name",
         ),
-        ("gemini-3.8-flash", {"contents": [{"role": "model", "parts": []}]}, 400, "ending with a model turn"),
-        ("gemini-3.8-flash", {"contents": [{"role": "assistant", "parts": []}]}, 400, "valid role"),
-        ("gemini-2.0-flash", {}, 404, "no longer available"),
-        ("gemini-9", {}, 404, "is not found"),
+        (DEFAULT_MODEL, {"contents": [{"role": "model", "parts": []}]}, 400, "ending with a model turn"),
+        (DEFAULT_MODEL, {"contents": [{"role": "assistant", "parts": []}]}, 400, "valid role"),
+        ("gemini-retired", {}, 404, "no longer available"),
+        ("gemini-nonsense", {}, 404, "is not found"),
     ],
 )
 def test_the_fake_gemini_refuses_what_the_real_one_refuses(gemini, model, change, status, words):
@@ -796,7 +812,7 @@ def test_the_fake_gemini_refuses_what_the_real_one_refuses(gemini, model, change
 
 def test_the_fake_gemini_refuses_a_wrong_key_a_wrong_path_and_too_many_requests():
     with FakeGemini(key=KEY, requests_per_minute=2) as server:
-        url = f"{server.url}/v1beta/models/gemini-3.8-flash:generateContent"
+        url = f"{server.url}/v1beta/models/{DEFAULT_MODEL}:generateContent"
         assert post(url, HELLO, **{"x-goog-api-key": "x"})[0] == 400
         assert post(f"{server.url}/v9/models", {}, **{"x-goog-api-key": KEY})[0] == 404
         codes = [post(url, HELLO, **{"x-goog-api-key": KEY}) for _ in range(3)]
@@ -811,8 +827,8 @@ def test_the_fake_gemini_counts_tokens_and_describes_models(gemini):
     client = genai.Client(
         api_key=KEY, http_options=types.HttpOptions(base_url=gemini.url, api_version="v1beta", timeout=5000)
     )
-    assert client.models.count_tokens(model="gemini-3.8-flash", contents="four words of text").total_tokens > 0
-    assert client.models.get(model="gemini-3.8-flash").output_token_limit == 65_536
+    assert client.models.count_tokens(model=DEFAULT_MODEL, contents="four words of text").total_tokens > 0
+    assert client.models.get(model=DEFAULT_MODEL).output_token_limit == 65_536
     client.close()
 
 
