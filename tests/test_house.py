@@ -1,8 +1,8 @@
 import ast
 import os
+import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,14 +128,25 @@ print([name for name in {sorted(HEAVY)!r} if name in sys.modules])
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_a_wheel_carries_the_recipes(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+def test_a_wheel_made_from_the_sdist_carries_the_recipes_and_runs_in_an_empty_folder(tmp_path):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+
+    def run(*command, cwd):  # what `python -m build` does, and pip, without a network
+        environ = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(command, cwd=cwd, env=environ, check=True, capture_output=True, text=True).stdout
+
+    build = (sys.executable, "-m", "hatchling", "build", "-d", tmp_path, "-t")
+    run(*build, "sdist", cwd=ROOT)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    shutil.unpack_archive(sdist, tmp_path, filter="data")
+    run(*build, "wheel", cwd=tmp_path / sdist.name.removesuffix(".tar.gz"))
     (wheel,) = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", site, wheel, cwd=empty)
     carried = sorted(path.name for path in (ROOT / "recipes").glob("*.py"))
-    inside = tmp_path / "site/plantune_lite/_recipes"
-    assert shipped_by(tmp_path / "site", tmp_path) == [inside / name for name in carried]
+    assert shipped_by(site, empty) == [site / "plantune_lite/_recipes" / name for name in carried]
+    assert "plantune run smollm2_135m" in run(site / "bin/plantune", "--help", cwd=empty)
+    assert "sft        about" in run(site / "bin/plantune", "estimate", "smollm2_135m", cwd=empty)
 
 
 def test_an_editable_install_finds_the_recipes_beside_it(tmp_path):
