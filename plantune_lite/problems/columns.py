@@ -7,6 +7,7 @@ Where no name is known, the user is told what there is and what to write.
 
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from plantune_lite.problems.files import BadRow, Draft, Row, Table
@@ -19,7 +20,7 @@ _NAMES = {
     "question": """question problem question_text problem_text word_problem prompt instruction query input exercise task
         frage aufgabe pregunta q""",
     "answer": """final_answer answer gold gold_answer ground_truth expected expected_answer correct_answer answer_key
-        target correct result label output response antwort respuesta a""",
+        target correct result label output completion response antwort respuesta a""",
     "solution": """solution worked_solution rationale explanation reasoning working chain_of_thought cot full_solution
         lösung""",
     "choices": "choices options alternatives candidates answer_choices answer_options",
@@ -60,6 +61,34 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
     if instructs and column and column not in names.values():
         names["input"] = column  # "Solve the word problem." is asked of every row: of what, its input says
     return names
+
+
+def without_chats(table: Table) -> Table:
+    """Write chats as text: `messages` become prompt and completion, and of a list of turns remains what is said."""
+    rows = tuple(_without_chats(row) for row in table.rows)
+    there = dict.fromkeys(column for row in rows for column in row.cells)
+    return replace(table, columns=tuple(there), rows=rows) if rows != table.rows else table
+
+
+def _without_chats(row: Row) -> Row:
+    cells = dict(row.cells)
+    if _is_chat(cells.get("messages")):
+        *asked, said = cells.pop("messages")
+        cells = {"prompt": asked, "completion": [said]} | cells
+    fault = row.fault
+    for name, value in cells.items():
+        if _is_chat(value):
+            turns = [turn["content"] for turn in value if turn.get("role") != "system"]
+            cells[name] = turns[0] if turns else ""
+            if len(turns) != 1:
+                fault = f"{name} has {len(turns)} turns; a problem is one question and one reply"
+    return replace(row, cells=cells, fault=fault)
+
+
+def _is_chat(value: Any) -> bool:
+    return (
+        isinstance(value, list) and bool(value) and all(isinstance(turn, dict) and "content" in turn for turn in value)
+    )
 
 
 def _tells_apart(table: Table, column: str) -> bool:

@@ -1,6 +1,7 @@
-"""Load the rows of a benchmark from a local folder or from the Hugging Face Hub.
+"""Load the rows of a benchmark from a local folder or from the Hugging Face Hub, or any data set from there.
 
     load_rows("gsm8k", "test") -> [("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin
+    load_table("hf:openai/gsm8k/main", "train") -> Table of what its columns hold, origin
 
 No revision is hard-coded: the newest commit on the Hub is loaded and recorded in `origin`; pass it back to get the same
 rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a benchmark with a test split only)
@@ -8,6 +9,7 @@ takes precedence over the Hub; its rows use our own field names.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,8 @@ def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
 
 def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None) -> Rows:
     theirs = present(benchmark.train) if split == "train" else benchmark.test
-    revision, parts = _parts(name, benchmark, theirs, revision)
+    instead = f"put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
+    revision, parts = _parts(benchmark.hub, benchmark.configs, theirs, revision, instead)
     found: list[files.Draft] = []
     for config, part in zip(benchmark.configs, parts, strict=True):
         place = f"{benchmark.hub}{f' ({config})' if config else ''} {theirs}"
@@ -86,7 +89,27 @@ def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None)
     return found, {"id": benchmark.hub, "config": config, "split": theirs, "revision": revision}
 
 
-def _parts(name: str, benchmark: Benchmark, split: str, revision: str | None) -> tuple[str, list[Any]]:
+def place_of(name: str) -> tuple[str, str | None]:
+    """Return id and config of a source: hf:OWNER/NAME, or hf:OWNER/NAME/CONFIG."""
+    place = re.fullmatch(r"hf:([^/]+/[^/]+)(?:/(.+))?", name)
+    if place is None:
+        raise ProblemError(f"problems.source is {name!r}, but must be hf:OWNER/NAME, or hf:OWNER/NAME/CONFIG")
+    return place[1], place[2]
+
+
+def load_table(name: str, split: str, *, revision: str | None) -> tuple[files.Table, dict[str, Any]]:
+    """Load a split of any data set on the Hub."""
+    id, config = place_of(name)
+    instead = "download it and set problems.path to a file of it"
+    revision, (part,) = _parts(id, (config,), split, revision, instead)
+    rows = tuple(files.Row(f"{id} {split} row {number}", number, cells) for number, cells in enumerate(part))
+    origin = {"id": id, "config": config, "split": split, "revision": revision}
+    return files.Table(Path(id), tuple(part.column_names), rows, sha256=""), origin
+
+
+def _parts(
+    id: str, configs: tuple[str | None, ...], split: str, revision: str | None, instead: str
+) -> tuple[str, list[Any]]:
     """Load the configs of a split at one revision, the newest where none is given."""
     import datasets
     import httpx
@@ -94,19 +117,19 @@ def _parts(name: str, benchmark: Benchmark, split: str, revision: str | None) ->
     from huggingface_hub.errors import HfHubHTTPError
 
     refusals = (datasets.exceptions.DatasetsError, HfHubHTTPError, httpx.HTTPError, OSError, RuntimeError, ValueError)
-    what = benchmark.hub
+    what = id
     try:
-        revision = present(revision or HfApi().dataset_info(benchmark.hub, timeout=30).sha)
-        what = f"{benchmark.hub} at revision {revision[:12]}"
-        parts = [datasets.load_dataset(benchmark.hub, one, split=split, revision=revision) for one in benchmark.configs]
+        revision = present(revision or HfApi().dataset_info(id, timeout=30).sha)
+        what = f"{id} at revision {revision[:12]}"
+        parts = [datasets.load_dataset(id, one, split=split, revision=revision) for one in configs]
         # Out of the Hub's reach, datasets takes what its cache has; the folder there is named by the commit.
         if any(part.cache_files and revision not in part.cache_files[0]["filename"] for part in parts):
             raise ValueError(f"the cache has another revision of it than {revision[:12]}")
         return revision, parts
     except refusals as error:
-        first, _, _ = str(error).strip().partition("\n")
+        first = " ".join(str(error).strip().split("\n")[:2])  # the second names the configs that there are
         raise ProblemError(
             f"{what} could not be had from the Hub ({first}): try again when it can be reached; "
             "if it is gated or private, accept its terms on its page and set HF_TOKEN; "
-            f"or put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
+            f"or {instead}"
         ) from None

@@ -3,8 +3,8 @@
     load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
     load_suite("math500", limit=300, seed=0, own=())  -> Source("math500", 300 problems, origin, notes)
 
-A source is a benchmark, "practice" or "practice_stories" (made here), "gym:NAME" (reasoning-gym), a data file, or a
-function of the user's.
+A source is a benchmark, "practice" or "practice_stories" (made here), "gym:NAME" (reasoning-gym), "hf:OWNER/NAME" (any
+data set on the Hub), a data file, or a function of the user's.
 """
 
 import inspect
@@ -17,7 +17,7 @@ from typing import Any
 from plantune_lite import files
 from plantune_lite.problems import columns, hub
 from plantune_lite.problems.benchmarks import BENCHMARKS
-from plantune_lite.problems.files import Draft, read_table
+from plantune_lite.problems.files import Draft, Table, read_table
 from plantune_lite.problems.practice import stories
 from plantune_lite.problems.practice.generate import LEVELS, LIMIT, practice_problems
 from plantune_lite.problems.rows import Checked, checked_problems, is_prose
@@ -124,8 +124,12 @@ def _source_names(part: Problems) -> list[str]:
 def _source(
     name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
 ) -> Source:
+    if part.path is None and name.startswith("hf:"):
+        table, origin = hub.load_table(name, part.split, revision=revisions.get(hub.place_of(name)[0]))
+        return _table(name, table, origin, part)
     if part.path is not None or files.is_data_file(name):
-        return _file(Path(name).expanduser(), part)
+        table = read_table(Path(name).expanduser())
+        return _table(str(table.path), table, {"file": str(table.path), "sha256": table.sha256}, part)
     if user_code.is_reference(name):
         return _function(name, part, seed=seed, limit=limit)
     if name.startswith("gym:"):
@@ -139,7 +143,7 @@ def _source(
         return _practice(name, part, seed=seed, limit=limit or LIMIT, most=most)
     if name in BENCHMARKS:
         return _benchmark(name, "train", revisions)
-    known = [*BENCHMARKS, *_GENERATORS, "gym:NAME", "a data file", "module_or_path.py:function"]
+    known = [*BENCHMARKS, *_GENERATORS, "gym:NAME", "hf:OWNER/NAME", "a data file", "module_or_path.py:function"]
     raise ProblemError(f"no source {name!r} of problems{nearest(name, known)}")
 
 
@@ -153,11 +157,12 @@ def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> Source:
     return _made(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
 
 
-def _file(path: Path, part: Problems) -> Source:
-    table = read_table(path)
+def _table(name: str, table: Table, origin: dict[str, Any], part: Problems) -> Source:
+    table = columns.without_chats(table)
     names = columns.guess(table, part)
-    checked = checked_problems(columns.drafts(table, names), source=path.name, split=part.split)
-    return _made(str(path), checked, {"file": str(path), "sha256": table.sha256, "columns": names}, part.bad_rows)
+    id = origin.get("id")  # of the Hub, where nobody can mend a row either
+    checked = checked_problems(columns.drafts(table, names), source=id or table.path.name, split=part.split)
+    return _made(name, checked, {**origin, "columns": names}, "skip" if id else part.bad_rows)
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> Source:

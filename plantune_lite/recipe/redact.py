@@ -39,7 +39,7 @@ def _without_folders(text: str, name: str) -> str:
 
 
 def _is_path(text: str, name: str) -> bool:
-    if re.match(r"https?://", text):
+    if re.match(r"https?://|hf:", text):
         return False
     deep = text.count("/") > 1  # no Hub id is
     by_field = name.endswith(_PATHS) or name.endswith(_IDS) and deep

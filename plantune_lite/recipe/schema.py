@@ -35,7 +35,7 @@ class _WithFloats:
 class Problems(_WithFloats):
     """Source of the questions."""
 
-    source: str  # a benchmark, "practice", "gym:NAME", a data file, or "module_or_path.py:function"; "a+b" mixes
+    source: str  # a benchmark, "practice", "gym:NAME", "hf:OWNER/NAME", a data file, "module.py:function"; "a+b" mixes
     _: KW_ONLY
     path: str | None = None  # a data file of your own in place of the source
     split: str = "train"

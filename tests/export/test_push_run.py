@@ -223,6 +223,7 @@ def test_a_corpuss_figures_keep_their_counts_without_folders(secret):
         ("problems", "source", "practice+/home/al/x.py:f", "practice+x.py:f"),
         ("problems", "source", "secret/dir/x.csv", "x.csv"),
         ("problems", "source", "practice + gym:leg_counting", "practice + gym:leg_counting"),
+        ("problems", "source", "hf:openai/gsm8k/main+data/mine.csv", "hf:openai/gsm8k/main+mine.csv"),
         ("student", "model", "C:/Users/al/m", "m"),
         ("student", "model", r"models\tiny", "tiny"),
         ("student", "model", "work/models/tiny", "tiny"),

@@ -572,6 +572,7 @@ configs:
   data_files: [{split: train, path: socratic/train.jsonl}, {split: test, path: socratic/test.jsonl}]
 ---
 """
+TWO = "---\nconfigs: [{config_name: a, data_files: a.jsonl}, {config_name: b, data_files: b.jsonl}]\n---\n"
 PLAIN = "---\nconfigs: [{config_name: default, data_files: [{split: test, path: test.jsonl}]}]\n---\n"
 CHILD = """
 import json, sys
@@ -587,7 +588,7 @@ def outcome(verb, name, revisions):
         loaded = load.load_problems(Problems(name), seed=0, revisions=revisions)
         revisions = load.revisions_of(loaded.origin.values())
         return {"rows": len(loaded.pool + loaded.own), "revisions": revisions, "origin": loaded.origin[name],
-                "steps": loaded.pool[0].steps}
+                "steps": loaded.pool[0].steps, "first": min((one.question, one.answer) for one in loaded.pool)}
     except ProblemError as error:
         return str(error)
 
@@ -610,6 +611,23 @@ def gsm8k(count: int) -> dict[str, str]:
     return {"README.md": CARD, "socratic/train.jsonl": lines, "socratic/test.jsonl": lines}
 
 
+def jsonl(rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+CHATS = jsonl(
+    {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": f"How much is {n} + 1?"},
+            {"role": "assistant", "content": f"Add one to {n}.\nThe answer is {n + 1}."},
+        ]
+    }
+    for n in range(5)
+)
+LONG = jsonl([{"messages": [{"role": role, "content": "And 2 + 2?"} for role in ("user", "assistant") * 2]}])
+
+
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory) -> SimpleNamespace:
     """What a child that met our Hub came back with, and then two that did not reach it."""
@@ -624,12 +642,19 @@ def hub(tmp_path_factory) -> SimpleNamespace:
         )
         card = PLAIN.replace("default", "openai_humaneval")
         server.commit("openai/openai_humaneval", {"README.md": card, "test.jsonl": "{}"}, gated=True)
+        chats = server.commit(
+            "planners/chats", {"README.md": PLAIN.replace("test", "train"), "train.jsonl": LONG + CHATS}
+        )
+        pairs = {"prompt": "How much is 1 + 1?", "completion": "2"}, {"prompt": "How much is 2 + 2?", "completion": "4"}
+        server.commit("planners/pairs", {"README.md": TWO} | {f"{one}.jsonl": jsonl(pairs) for one in "ab"})
         environment = server.environment(home)
-        now, then, gone, amc23, math500, humaneval, aime25 = in_a_child(
+        now, then, gone, chatted, paired, unnamed, misspelt, amc23, math500, humaneval, aime25 = in_a_child(
             environment,
             ("load", "gsm8k", {}),
             ("load", "gsm8k", {"openai/gsm8k": old}),
             ("load", "gsm8k", {"openai/gsm8k": "0" * 40}),
+            *(("load", f"hf:planners/{name}", {}) for name in ("chats", "pairs/b", "pairs")),
+            ("load", "hf:planners", {}),
             *(("suite", name, {}) for name in ("amc23", "math500", "humaneval", "aime25")),
         )
     (away,) = in_a_child(environment, ("suite", "amc23", {}))
@@ -656,6 +681,26 @@ def test_a_column_with_two_known_names_is_found_and_a_missing_one_names_the_data
     assert hub.amc23 == ["Which?"]
     assert hub.math500.startswith("HuggingFaceH4/MATH-500 test on the Hub has no column 'answer'")
     assert "it has prompt, gold" in hub.math500
+
+
+def test_any_data_set_of_the_hub_has_problems_be_they_chats_or_prompts_with_completions(hub):
+    assert hub.chatted["first"] == ["How much is 0 + 1?", "1"] and hub.chatted["rows"] == 5
+    assert hub.chatted["origin"]["skipped"] == 1  # nobody can mend a row of it
+    assert hub.chatted["revisions"] == {"planners/chats": hub.chats} and hub.chatted["origin"]["split"] == "train"
+    assert hub.paired["origin"]["config"] == "b" and hub.paired["rows"] == 2
+    assert hub.paired["origin"]["columns"] == {"question": "prompt", "answer": "completion"}
+
+
+def test_a_data_set_with_several_configs_says_which_there_are_and_a_name_without_owner_what_is_missing(hub):
+    assert hub.unnamed.startswith("planners/pairs at revision ") and "['a', 'b']" in hub.unnamed
+    assert hub.misspelt == "problems.source is 'hf:planners', but must be hf:OWNER/NAME, or hf:OWNER/NAME/CONFIG"
+
+
+def test_a_conversation_of_several_questions_is_no_problem(tmp_path):
+    path = write(tmp_path / "long.jsonl", LONG + CHATS)
+    with pytest.raises(ProblemError, match=r"line 1: prompt has 3 turns; a problem is one question and one reply"):
+        everything(path)
+    assert len(everything(path, bad_rows="skip")) == 5
 
 
 def test_what_the_hub_refuses_is_one_sentence(hub):
