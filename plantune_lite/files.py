@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, fields
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from plantune_lite.types import PlantuneError
 
@@ -27,13 +29,55 @@ def default_of(field: "Field[Any]") -> Any:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
+type_hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Tell whether a value is of the hinted type."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, option) for option in inner)
+    if origin is Literal:
+        return any(value == option and type(value) is type(option) for option in inner)
+    if origin in (tuple, list, Sequence):
+        return isinstance(value, tuple if origin is tuple else (list, tuple)) and all(
+            fits(item, inner[0]) for item in value
+        )
+    if origin is dict:
+        return isinstance(value, dict) and all(type(key) is str and fits(value[key], inner[1]) for key in value)
+    if hint in (Any, object):
+        return True
+    if hint is float and type(value) is int:
+        return abs(value) < 2**1000  # which is a float too
+    return type(value) is hint
+
+
 def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
     """Rebuild the record that `to_row` wrote; lists become tuples."""
-    known = {f.name for f in fields(kind)}
-    if unknown := sorted(set(row) - known):
+    known = type_hints(kind)
+    if unknown := sorted(set(row) - known.keys()):
         raise PlantuneError(f"{kind.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return kind(**values)
+    if wrong := next((name for name in values if not fits(values[name], known[name])), None):
+        raise PlantuneError(f"{wrong} is {values[wrong]!r:.40}, which no {kind.__name__} holds")
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise PlantuneError(f"{kind.__name__} lacks {str(error).partition(': ')[2]}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a file that holds one JSON object, as those that we write do; an error that names it where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise PlantuneError(
+            f"{path} is no JSON object: it was damaged or changed. Remove it; --mirror FOLDER restores what a run's "
+            "mirror has, and --again STAGE makes anew what that stage wrote"
+        )
+    return value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -43,14 +87,23 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return  # the process was killed while it wrote this line, perhaps within a character
             try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise PlantuneError(f"{path} line {number}: not JSON ({error}). Delete the line or the file.") from None
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict):
+                raise PlantuneError(f"{path} line {number}: not a JSON object. Delete the line or the file.")
+            yield row
 
 
 def read_records(kind: type[Record], path: Path) -> list[Record]:
     """All records of a JSONL file."""
-    return [from_row(kind, row) for row in read_jsonl(path)]
+    records = []
+    for number, row in enumerate(read_jsonl(path), 1):
+        try:
+            records.append(from_row(kind, row))
+        except PlantuneError as error:
+            raise PlantuneError(f"{path} line {number}: {error}. Delete the line or the file.") from None
+    return records
 
 
 def encodable(text: str) -> str:
@@ -117,9 +170,14 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
     write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def as_path(text: str | os.PathLike[str]) -> Path:
+    """A path; of `--mirror=~/drive` too, whose ~ a shell leaves as it is. A ~ of nobody's is part of the name."""
+    return Path(os.path.expanduser(text))
+
+
 def runs_folder() -> Path:
     """Return the folder of runs: $PLANTUNE_RUNS, else ./runs."""
-    return Path(os.environ.get("PLANTUNE_RUNS") or "runs").expanduser()
+    return as_path(os.environ.get("PLANTUNE_RUNS") or "runs")
 
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")

@@ -32,6 +32,22 @@ def test_a_row_with_an_unknown_field_is_named():
         from_row(Problem, {"id": "a", "questoin": "2+2?", "answer": "4"})
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('{"id": 5, "question": "q", "answer": "4"}', "id is 5, which no Problem holds"),
+        ('{"id": "a", "question": "q"}', "Problem lacks 'answer'"),
+        ("null", "not a JSON object"),
+        ("[" * 100_000, "not a JSON object"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named_with_its_file(tmp_path, line, why):
+    write_records(tmp_path / "r.jsonl", [PROBLEM])
+    (tmp_path / "r.jsonl").write_text((tmp_path / "r.jsonl").read_text() + line + "\n")
+    with pytest.raises(PlantuneError, match=f"r.jsonl line 2: {why}.*Delete the line or the file"):
+        read_records(Problem, tmp_path / "r.jsonl")
+
+
 @given(st.lists(st.text(max_size=5), min_size=1, max_size=5), st.integers(0, 40))
 def test_a_file_cut_anywhere_gives_its_whole_lines_and_can_be_appended_to(tmp_path_factory, texts, cut):
     path = tmp_path_factory.mktemp("torn") / "rows.jsonl"

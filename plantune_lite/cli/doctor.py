@@ -127,7 +127,7 @@ def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
 def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
     model = recipe.student.model
     preset = presets.find(model)
-    if model.startswith(("/", ".", "~")) and not Path(model).expanduser().is_dir():
+    if model.startswith(("/", ".", "~")) and not files.as_path(model).is_dir():
         yield Check("student", "bad", f"no folder {model}", "set student.model")
         return
     if preset is None:

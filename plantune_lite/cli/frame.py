@@ -14,7 +14,7 @@ import click
 
 from plantune_lite._version import __version__
 from plantune_lite.cli.show import print_result, show_ending, show_states
-from plantune_lite.files import runs_folder
+from plantune_lite.files import as_path, runs_folder
 from plantune_lite.recipe.load import load_recipe, override, run_folder
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.terminal import printable
@@ -52,11 +52,6 @@ def cli() -> None:
 
 recipe_argument = click.argument("recipe", metavar="RECIPE")
 settings_argument = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VALUE]...")
-
-
-def as_path(text: str) -> Path:
-    """A path; of `--mirror=~/drive` too, whose ~ a shell leaves as it is."""
-    return Path(text).expanduser()
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -107,12 +102,16 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
 
 
 def folder_of_run(run: Path) -> Path:
-    """Return a run's folder, named by its path or, under the folder of runs, by its name."""
+    """Return a run's folder, named by its path or, under the folder of runs, by its name; nothing in it is damaged."""
     from plantune_lite.runs.folder import RunFolder
+    from plantune_lite.runs.manifest import read_manifest, refuse_changed
 
     folder = run if RunFolder(run).recipe.is_file() else runs_folder() / run
     if not RunFolder(folder).recipe.is_file():
         raise RunError(f"{run} is no run folder, and there is none of that name in {runs_folder()}")
+    for stage, entry in read_manifest(folder).stages.items():
+        if entry.status == "done" and stage not in ("export", "report"):  # which are not read, or by push alone
+            refuse_changed(folder, stage, entry)
     return folder
 
 

@@ -61,11 +61,17 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
     sys.exit(1 if bad else 0)
 
 
+def _gigabytes(text: str) -> float:
+    if not 0 < (gigabytes := float(text)) < 10_000:
+        raise ValueError
+    return gigabytes
+
+
 @cli.command()
 @recipe_argument
 @settings_argument
 @json_option
-@click.option("--gpu", type=float, metavar="GB", help="For a GPU of so many gigabytes, in place of what is here.")
+@click.option("--gpu", type=_gigabytes, metavar="GB", help="For a GPU of so many gigabytes, in place of what is here.")
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
     """Say what each stage will cost: minutes, money, memory and disk.
 

@@ -37,7 +37,9 @@ def compare(runs: tuple[Path, ...], as_json: bool) -> None:
 @recipe_argument
 @settings_argument
 # of 3 trainings the t interval is half as wide again
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Train each variant this often.")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Train each variant this often."
+)
 @click.option("--to", type=as_path, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
 @click.option("--mirror", type=as_path, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")

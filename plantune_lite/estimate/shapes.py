@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.files import as_path
 from plantune_lite.student import presets
 from plantune_lite.student.weights import short
 from plantune_lite.types import PlantuneError
@@ -94,7 +95,7 @@ def of(model: str) -> Shape:
     """Look up a preset's shape, or read config.json from a folder, the Hub's cache or the Hub."""
     if preset := presets.find(model):
         return _PRESETS[preset.repo]
-    file = Path(model).expanduser() / "config.json"
+    file = as_path(model) / "config.json"
     if not file.is_file():
         import httpx
         from huggingface_hub import errors, hf_hub_download

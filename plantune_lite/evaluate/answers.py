@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import JsonlWriter, from_row, read_jsonl, write_whole
+from plantune_lite.files import JsonlWriter, from_row, read_jsonl, read_object, write_whole
 from plantune_lite.grading.grade import grade_reply
 from plantune_lite.terminal import duration
 from plantune_lite.types import Generate, Graded, Messages, PlantuneError, Problem, Reply, Sampling, Score
@@ -120,7 +120,7 @@ def _done_before(out: Path, mode: str, wanted: Mapping[str, Problem], settings: 
     """Read this mode's rows that are still of use; write its settings to disk before its first row."""
     settings = json.loads(json.dumps(settings))  # as they will be read back
     beside = out.with_suffix(".json")
-    known = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    known = read_object(beside) if beside.is_file() else {}
     rows = [from_row(Score, row) for row in read_jsonl(out) if row["mode"] == mode] if out.is_file() else []
     if rows and known.get(mode) != settings:
         before = known.get(mode, {})

@@ -9,7 +9,6 @@ moved away, a server is asked anew, whatever it said before.
 
 import asyncio
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from plantune_lite.evaluate import compare, modes
 from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.results import OF_A_RUN
+from plantune_lite.files import read_object
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
@@ -84,7 +84,7 @@ def _asked_since(out: Path, mode: str, where: str) -> str:
     """A server, and when it was first asked for the answers that are here, or now: it may have served another model
     under this name before."""
     settings = out.with_suffix(".json")
-    known = json.loads(settings.read_text(encoding="utf-8")) if out.is_file() and settings.is_file() else {}
+    known = read_object(settings) if out.is_file() and settings.is_file() else {}
     since = known.get(mode, {}).get("model", "")
     return since if since.partition(", ")[0] == where else f"{where}, {now()}"
 
@@ -119,7 +119,7 @@ def _opened(
     elif path.suffix == ".gguf" and path.is_file():
         yield of_gguf(path, room=room)
     elif (path / "adapter_config.json").is_file():
-        pinned = json.loads((path / "adapter_config.json").read_text(encoding="utf-8")).get("revision")
+        pinned = read_object(path / "adapter_config.json").get("revision")
         yield modes.student_to_ask(recipe, say, adapter=path, pinned=pinned).generate
     elif (path / "config.json").is_file():
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))

@@ -7,7 +7,6 @@ model and mode:
     Answers(suite="own", run="runs/mine", model="m1", mode="m1", scores=[...], caveats=(), ...)
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from plantune_lite.evaluate import metrics
-from plantune_lite.files import read_records
+from plantune_lite.files import read_object, read_records
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.types import Problem, Score
 
@@ -94,7 +93,7 @@ def known_of(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def _json_of(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_object(path) if path.is_file() else {}
 
 
 def _places(runs: Sequence[Path]) -> list[str]:

@@ -10,7 +10,6 @@ each layer then merges by its own merge(): what LoRA, rslora, DoRA, patterns and
 cannot be merged so is refused.
 """
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export.safetensors_io import FLOATS, ExportError, Tensor, tensors_in, tensors_of
+from plantune_lite.files import read_object
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -100,7 +100,7 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
 def read_config(adapter: Path) -> dict[str, Any]:
     """Read the adapter's config as it is on disk."""
     try:
-        return json.loads((adapter / CONFIG).read_text(encoding="utf-8"))
+        return read_object(adapter / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         raise ExportError(f"{adapter} has no {CONFIG}: name the folder of an adapter in PEFT's format") from None
 

@@ -14,10 +14,10 @@ from typing import Any
 from plantune_lite.distill import card
 from plantune_lite.export import model_card, push, run_facts
 from plantune_lite.export.run_facts import Form
-from plantune_lite.files import read_jsonl
+from plantune_lite.files import read_jsonl, read_object
 from plantune_lite.recipe import redact
-from plantune_lite.runs.folder import RunFolder, changed_outputs
-from plantune_lite.runs.manifest import Manifest, read_manifest
+from plantune_lite.runs.folder import RunFolder
+from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, refuse_changed
 from plantune_lite.terminal import printable
 from plantune_lite.types import PlantuneError, present
 
@@ -73,7 +73,7 @@ def push_corpus(
     """Push a run's corpus to a data set; what the push did."""
     recipe = _recipe(run)
     also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
-    _refuse_changed(run, read_manifest(run), "corpus", "corpus")
+    refuse_changed(run, "corpus", read_manifest(run).stages.get("corpus", Entry()), whole=True)
     corpus = push.Push(RunFolder(run).corpus, repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
     return push.bring([corpus], public)
 
@@ -89,7 +89,7 @@ def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:
     folder = RunFolder(run)
     if not (folder.corpus / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
-    stats = redact.without_paths(json.loads(folder.stats.read_text(encoding="utf-8")))
+    stats = redact.without_paths(read_object(folder.stats))
     row = next(read_jsonl(folder.corpus / "train.jsonl"))
     origin = read_manifest(run).summaries.problems.origin
     text = card.of_corpus(stats, row, {"name": recipe["name"], "recipe": recipe, "origin": origin})
@@ -110,14 +110,15 @@ def _forms_of(run: Path, manifest: Manifest) -> dict[Form, Path]:
 def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
     """Stop at a merged model, or GGUF files of it, that was not found to be its adapter's equal."""
     if form == "adapter":
-        config = json.loads((present(run_facts.adapter_folder(run, manifest)) / "adapter_config.json").read_bytes())
+        config = read_object(present(run_facts.adapter_folder(run, manifest)) / "adapter_config.json")
         base = config.get("base_model_name_or_path") or ""
         if not run_facts.is_public(base):
             raise PlantuneError(
                 f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
                 "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
             )
-        _refuse_changed(run, manifest, present(manifest.final), present(manifest.final))
+        stage = present(manifest.final)
+        refuse_changed(run, stage, manifest.stages.get(stage, Entry()), whole=True)
         return
     verified = manifest.summaries.export.verified
     if not manifest.is_done("export") or verified is not True:
@@ -126,18 +127,4 @@ def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
             f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
             f"alone, and `plantune run {run} --again export` merges anew"
         )
-    _refuse_changed(run, manifest, "export", form)
-
-
-def _refuse_changed(run: Path, manifest: Manifest, stage: str, folder: str) -> None:
-    """Stop at files that are not, byte for byte, what a stage wrote."""
-    entry = manifest.stages.get(stage)
-    outputs = entry.outputs if entry else {}
-    missing, different = changed_outputs(
-        run, {name: known for name, known in outputs.items() if name.startswith(f"{folder}/")}, every_byte=True
-    )
-    if changed := [*missing, *different]:
-        raise PlantuneError(
-            f"{changed[0]} is not what {stage} wrote. `plantune run {run} --mirror FOLDER` restores it from a mirror; "
-            f"`plantune run {run} --again {stage}` makes it again"
-        )
+    refuse_changed(run, "export", manifest.stages["export"], f"{form}/", whole=True)

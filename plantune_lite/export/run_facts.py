@@ -7,7 +7,6 @@ What comes in: recipe.json, manifest.json, corpus/, eval/, the adapter's config.
 a user.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from plantune_lite.evaluate.compare import BASELINE, UNTUNED, Row, standing
+from plantune_lite.files import read_object
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import TRAININGS, trained_by
@@ -91,7 +91,7 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
         trained=_trained(recipe, manifest.final),
         unsloth=manifest.final in TRAININGS and summaries.training(manifest.final).base.get("backend") == "unsloth",
         asks_for_plans=summaries.grpo.asks_for_plans,
-        stats=without_paths(json.loads(stats.read_text(encoding="utf-8"))) if stats.is_file() else None,
+        stats=without_paths(read_object(stats)) if stats.is_file() else None,
         scores=scores,
         checks={
             file.name: {"bytes": file.stat().st_size, **summaries.export.gguf.get(file.name, {})}
@@ -149,7 +149,7 @@ def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:
 
 def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
     """Read name and revision of the base that an adapter was trained on; None for a folder of the user's own."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")) if adapter else {}
+    config = read_object(adapter / "adapter_config.json") if adapter else {}
     named = config.get("base_model_name_or_path") or ""
     if is_public(named):
         return named, config.get("revision")

@@ -15,11 +15,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from plantune_lite.files import copy_whole, write_whole
+from plantune_lite.files import copy_whole, read_object, write_whole
 from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
-from plantune_lite.types import RunError
+from plantune_lite.types import PlantuneError, RunError
 
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
@@ -106,8 +106,8 @@ def _is_whole(folder: Path) -> bool:
 def _read_index(target: Path) -> dict[str, list[int]]:
     """Read what the mirror holds; a name that leads out of it is none of ours."""
     try:
-        index = json.loads((target / _INDEX).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        index = read_object(target / _INDEX)
+    except (FileNotFoundError, PlantuneError):
         return {}
     return {
         name: state for name, state in index.items() if not Path(name).is_absolute() and ".." not in Path(name).parts

@@ -6,7 +6,6 @@ stage is two such processes under `accelerate launch`, one per GPU, which share 
 """
 
 import codecs
-import json
 import os
 import select
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT, Popen, TimeoutExpired
 from typing import TextIO
 
+from plantune_lite.files import read_object
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import Summary, read_summary
 from plantune_lite.terminal import duration
@@ -57,7 +57,7 @@ def run_stage(
             process.kill()
             raise
     if result.is_file():
-        outcome = json.loads(result.read_text(encoding="utf-8"))
+        outcome = read_object(result)
         if "summary" in outcome:
             return read_summary(stage, outcome["summary"])
         raise RunError(outcome["error"])

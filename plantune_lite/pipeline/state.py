@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite.files import default_of
+from plantune_lite.files import as_path, default_of
 from plantune_lite.pipeline.stages import Stage
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.lab import means_the_same
@@ -45,21 +45,21 @@ def _texts(name: str, value: Any) -> list[str]:
     if name == "problems.path":
         return [value or ""]
     if name == "problems.source":
-        return [value] if Path(value).expanduser().is_file() else [text.strip() for text in value.split("+")]
+        return [value] if as_path(value).is_file() else [text.strip() for text in value.split("+")]
     return []
 
 
 def _content(name: str, text: str) -> str | None:
     if name != "problems.path" and user_code.is_reference(text):
         return user_code.source_hash(text)
-    file = Path(text).expanduser()
+    file = as_path(text)
     return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
 
 
 def _is_gone(text: str) -> bool:
     """Tell whether a text names a file, or a function in one, that is not there."""
     is_function = user_code.is_reference(text)
-    file = Path(text.rpartition(":")[0] if is_function else text).expanduser()
+    file = as_path(text.rpartition(":")[0] if is_function else text)
     return not file.is_file() and (file.suffix == ".py" or not is_function)
 
 

@@ -68,13 +68,15 @@ def read_table(path: Path) -> Table:
 
 def _text(name: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8-sig")  # Excel's "CSV UTF-8" begins with a byte order mark
+        text, place = data.decode("utf-8-sig"), data.find(b"\0")  # Excel's "CSV UTF-8" begins with a byte order mark
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        byte = error.object[error.start]
+        data, place = error.object, error.start
+    if place >= 0:  # NUL is what every other byte of UTF-16 is
+        line, byte = data.count(b"\n", 0, place) + 1, data[place]
         raise ProblemError(
             f"{name} line {line}: byte 0x{byte:02X} is not UTF-8; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
-        ) from None
+        )
+    return text
 
 
 # --- CSV --------------------------------------------------------------------------------------------------------------
@@ -128,8 +130,8 @@ def _json(name: str, text: str, *, lines: bool) -> tuple[tuple[str, ...], list[R
 def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ProblemError(f"{where}: not JSON ({error})") from None
+    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is the former
+        raise ProblemError(f"{where}: not JSON ({str(error).partition(';')[0]})") from None
 
 
 def _json_row(name: str, unit: str, number: int, item: Any) -> Row:

@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from plantune_lite.files import as_path
 from plantune_lite.problems import files
 from plantune_lite.problems.benchmarks import BENCHMARKS, Benchmark
 from plantune_lite.types import ProblemError, present
@@ -43,7 +44,7 @@ def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
     """Find the local file of a split; StrategyQA's labelled test is called dev in its release."""
     if not (place := os.environ.get(PLACE)):
         return None
-    folder = Path(place).expanduser()
+    folder = as_path(place)
     if not folder.is_dir():
         raise ProblemError(
             f"{PLACE} is {place!r}, which is no folder; it holds files like gsm8k_train.jsonl, or is not set"

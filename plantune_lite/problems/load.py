@@ -128,7 +128,7 @@ def _source(
         table, origin = hub.load_table(name, part.split, revision=revisions.get(hub.place_of(name)[0]))
         return _table(name, table, origin, part)
     if part.path is not None or files.is_data_file(name):
-        table = read_table(Path(name).expanduser())
+        table = read_table(files.as_path(name))
         return _table(str(table.path), table, {"file": str(table.path), "sha256": table.sha256}, part)
     if user_code.is_reference(name):
         return _function(name, part, seed=seed, limit=limit)

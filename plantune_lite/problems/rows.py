@@ -129,8 +129,8 @@ def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False)
         text = "" if _empty(value) else str(value)
     if required and not text.strip():
         raise BadRow(f"{name} is empty")
-    if text != encodable(text):
-        raise BadRow(f"{name} holds half of a character (a lone surrogate)")
+    if text != encodable(text) or "\0" in text:
+        raise BadRow(f"{name} holds half of a character (a lone surrogate) or none (NUL)")
     return text if as_is else text.strip()
 
 

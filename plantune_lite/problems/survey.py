@@ -7,8 +7,8 @@ It reads the file as `problems.load` does, but does not stop at bad rows: what i
 
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 
+from plantune_lite.files import as_path
 from plantune_lite.grading.answers import answer_kind
 from plantune_lite.problems import columns, files
 from plantune_lite.problems.rows import checked_problems
@@ -42,7 +42,7 @@ class Survey:
 
 def survey_problems(part: Problems, *, seed: int) -> Survey:
     """Read a file as a run would, and say what a run would find."""
-    path = Path(part.path or part.source).expanduser()
+    path = as_path(part.path or part.source)
     table = files.read_table(path)
     names = columns.guess(table, part)
     drafts = columns.drafts(table, names)

@@ -4,29 +4,17 @@ parse("1e-4", float) -> 0.0001    parse("none", int | None) -> None    parse("a,
 """
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import field
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
+
+from plantune_lite.files import encodable, fits
 
 
 def knob(default: Any, *, low: float | None = None, high: float | None = None, pace: bool = False) -> Any:
     """A field with bounds; a `pace` field says how fast or how long, so changing it makes no other run."""
     return field(default=default, metadata={"low": low, "high": high, "pace": pace})
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of the hinted type."""
-    origin = get_origin(hint)
-    if origin in (Union, UnionType):
-        return any(fits(value, option) for option in get_args(hint))
-    if origin is Literal:
-        return any(value == option and type(value) is type(option) for option in get_args(hint))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(fits(item, get_args(hint)[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-    return type(value) in (int, float) if hint is float else type(value) is hint
 
 
 def describe(hint: Any) -> str:
@@ -57,7 +45,7 @@ def _literal(text: str) -> Any:
     for read in (int, float, json.loads):  # 1_000 is a whole number in Python too
         try:
             value = read(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         return text if isinstance(value, str) else value  # quotes are part of a text
     return text
@@ -83,9 +71,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f"; there are {', '.join(names)}" if len(names) <= 40 else ""
 
 
-def is_json(value: Any) -> bool:
-    """Tell whether a value survives being stored as JSON."""
-    try:
-        return bool(json.loads(json.dumps(value)) == value)
-    except (TypeError, ValueError):
-        return False
+def is_json(value: Any, levels: int = 20) -> bool:
+    """Tell whether a value survives being stored as JSON; so many levels deep, which no setting needs."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and is_json([*value, *value.values()], levels)
+    if isinstance(value, list):
+        return levels > 0 and all(is_json(item, levels - 1) for item in value)
+    if isinstance(value, str):
+        return encodable(value) == value
+    return value is None or isinstance(value, int) or isinstance(value, float) and math.isfinite(value)

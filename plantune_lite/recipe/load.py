@@ -9,9 +9,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-from plantune_lite.files import runs_folder
+from plantune_lite.files import as_path, runs_folder, type_hints
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.fields import describe, nearest, parse
 from plantune_lite.recipe.schema import OPTIONAL, PARTS, Recipe
@@ -70,7 +70,7 @@ def _type_of(owner: type, name: str) -> Any:
     names = [f.name for f in fields(owner)]
     if name not in names:
         raise RecipeError(f"{owner.__name__} has no field {name!r}{nearest(name, names)}")
-    return get_type_hints(owner)[name]
+    return type_hints(owner)[name]
 
 
 def _whole_part(outer: str, text: str) -> Any:
@@ -92,7 +92,7 @@ def _parsed(name: str, text: str, hint: Any) -> Any:
 def _literal(text: str) -> object:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -111,9 +111,9 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
     """Return a recipe by shipped name, .py file (which is run) or run folder (whose recipe.json is data)."""
     name = str(name_or_path)
     folder = run_folder(name)
-    path = folder / "recipe.json" if folder else Path(name).expanduser()
+    path = folder / "recipe.json" if folder else as_path(name)
     if path.is_file() and path.suffix == ".json":
-        return from_json(path.read_text(encoding="utf-8"), str(path))
+        return from_json(path.read_bytes(), str(path))
     names = shipped()
     file = path if path.is_file() and path.suffix == ".py" else names.get(name)
     if file is None:
@@ -123,7 +123,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
 
 def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
     """Find the run folder a recipe is loaded from, or None; shipped names and .py files go before runs of that name."""
-    path = Path(name_or_path).expanduser()
+    path = as_path(name_or_path)
     if (path / "recipe.json").is_file():
         return path
     named = runs_folder() / path
@@ -134,7 +134,7 @@ def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
 def _from_python(path: Path) -> Recipe:
     try:
         recipe = user_code.load_module(path).__dict__.get("RECIPE")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" line {frame.lineno}" for frame in frames if frame.filename == str(path.resolve())]
         raise RecipeError(f"{path}{''.join(lines[-1:])}: {type(error).__name__}: {error}") from error
@@ -148,15 +148,15 @@ def to_json(recipe: Recipe) -> str:
     return json.dumps({"format": 1, **asdict(recipe)}, indent=2, ensure_ascii=False) + "\n"
 
 
-def from_json(text: str, where: str = "recipe.json") -> Recipe:
+def from_json(text: str | bytes, where: str = "recipe.json") -> Recipe:
     """Return the recipe that `to_json` wrote; nothing in it is run."""
     try:
         data = json.loads(text)
-        if data.pop("format", None) != 1:
+        if not isinstance(data, dict) or data.pop("format", None) != 1:
             raise RecipeError("not a recipe of this version (format 1)")
         parts = {name: _part(PARTS[name], part) for name, part in data.items() if name in PARTS and part is not None}
         return Recipe(**{**data, **parts})
-    except (ValueError, TypeError, AttributeError) as error:  # no JSON, or JSON that is no recipe
+    except (ValueError, TypeError, RecursionError) as error:  # no JSON, or JSON that is no recipe
         raise RecipeError(f"{where}: {error}") from None
 
 
@@ -165,5 +165,7 @@ _GONE = ("batch", "tokens_per_minute")  # fields of earlier versions that decide
 
 def _part(kind: type, row: Mapping[str, Any]) -> Any:
     """Return a part; JSON has lists where it has tuples."""
+    if not isinstance(row, dict):
+        raise RecipeError(f"{kind.__name__.lower()} is {row!r:.40}, but must be an object")
     row = {name: value for name, value in row.items() if name not in _GONE}
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})

@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, Field, dataclass, field, fields
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_origin
 from urllib.parse import urlsplit
 
+from plantune_lite.files import encodable, fits, type_hints
 from plantune_lite.recipe import user_code
-from plantune_lite.recipe.fields import describe, fits, is_json, knob, nearest
+from plantune_lite.recipe.fields import describe, is_json, knob, nearest
 from plantune_lite.types import RecipeError
 
 Format = Literal["adapter", "merged", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "lora_gguf"]
@@ -25,10 +26,9 @@ class _WithFloats:
     """A part, or the whole, in which `epochs=1` is the 1.0 it stands for: the two must not be two recipes."""
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field_ in fields(self):
-            if hints[field_.name] in (float, float | None) and type(value := getattr(self, field_.name)) is int:
-                object.__setattr__(self, field_.name, float(value))
+        for name, hint in type_hints(type(self)).items():
+            if hint in (float, float | None) and type(value := getattr(self, name)) is int and fits(value, float):
+                object.__setattr__(self, name, float(value))
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ def _field_of(name: str) -> tuple[Field[Any], Any]:
     """Return a field by its dotted name, and its type."""
     part, _, inner = name.rpartition(".")
     owner = PARTS[part] if part else Recipe
-    return next(one for one in fields(owner) if one.name == inner), get_type_hints(owner)[inner]
+    return next(one for one in fields(owner) if one.name == inner), type_hints(owner)[inner]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
@@ -303,8 +303,10 @@ def _field_error(name: str, value: Any) -> str | None:
         example = f"; write ({value!r},)" if get_origin(hint) is tuple and isinstance(value, str) else ""
         return f"{name} is {value!r}, but must be {describe(hint)}{example}"
     low, high = one.metadata.get("low"), one.metadata.get("high")
-    numbers = value if isinstance(value, tuple) else (value,)
-    if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+    values = value if isinstance(value, tuple) else (value,)
+    if any(isinstance(text, str) and ("\0" in text or encodable(text) != text) for text in values):
+        return f"{name} is {value!r:.80}, which holds what no file's name or text may"
+    if any(isinstance(number, float) and not math.isfinite(number) for number in values):
         return f"{name} is {value}, but must be finite"
     if low is not None and value is not None and value < low:
         return f"{name} is {value}, but must be at least {low}"
@@ -372,11 +374,9 @@ def _grpo_errors(recipe: Recipe, grpo: GRPO) -> Iterator[str]:
     if grpo.reward == "guided" and grpo.group != size:
         yield f"grpo.group is {grpo.group}, but grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
     rewards = (*REWARDS, *(one.rpartition(":")[2] for one in grpo.rewards))
-    for name, weight in grpo.weights.items():
+    for name in grpo.weights:
         if name not in rewards:
             yield f"grpo.weights: no reward {name!r}{nearest(name, rewards)}"
-        if not fits(weight, float):
-            yield f"grpo.weights: {name} is {weight!r}, but must be a number"
     if grpo.judge == "teacher" and recipe.distill.teacher in ("worked", "self"):
         teacher = recipe.distill.teacher
         yield f"{teacher!r} cannot judge plans: set grpo.judge='alignment', or another distill.teacher"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from plantune_lite.files import as_path
 from plantune_lite.recipe.lab import FUNCTIONS, function_path
 from plantune_lite.types import RecipeError, present
 
@@ -68,7 +69,7 @@ def source_hash(text: str) -> str:
 
     home, name = _taken_apart(text)
     try:
-        source = (Path(home).expanduser() if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
+        source = (as_path(home) if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError) as error:
         raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
@@ -105,7 +106,7 @@ def load_module(path: Path) -> ModuleType:
     import hashlib
 
     global _loading
-    path = path.expanduser().resolve()
+    path = as_path(path).resolve()
     source = path.read_bytes()
     name = _PREFIX + hashlib.sha256(str(path).encode() + b"\0" + source).hexdigest()[:16]
     if name in sys.modules:

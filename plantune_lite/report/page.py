@@ -13,16 +13,16 @@ from random import Random
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from plantune_lite.evaluate import compare, metrics
+from plantune_lite.evaluate import compare, metrics, results
 from plantune_lite.evaluate.stats import Estimate
-from plantune_lite.files import read_jsonl, read_records, write_whole
+from plantune_lite.files import read_jsonl, read_object, read_records, write_whole
 from plantune_lite.report import charts, html
 from plantune_lite.runs import job
 from plantune_lite.runs.folder import RunFolder, outputs_of
 from plantune_lite.runs.manifest import Manifest, ReportSummary, read_manifest, write_manifest
 from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import duration
-from plantune_lite.types import PlantuneError, Score, Trajectory
+from plantune_lite.types import Score, Trajectory
 
 SHOWN_TRAJECTORIES, SHOWN_ANSWERS = 10, 5
 _FOR_PLANNING = (
@@ -127,10 +127,9 @@ def _pairs(run: Path, one: compare.Comparison) -> Iterator[_Pair]:
 
 
 def _stood(run: Path, seed: int) -> compare.Standing:
-    try:
-        return compare.standing([run], seed=seed)
-    except PlantuneError:
+    if next(results.answers([run]), None) is None:
         return compare.Standing((), (), (), ())  # nothing was evaluated
+    return compare.standing([run], seed=seed)
 
 
 def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator[tuple[str, str]]:
@@ -186,7 +185,7 @@ def _of_the_lab(folder: Path) -> str:
     file = folder / "section.json"
     if not file.is_file():
         return ""
-    shown = json.loads(file.read_text(encoding="utf-8"))
+    shown = read_object(file)
     return html.section(
         shown["title"],
         *(html.paragraph(sentence) for sentence in shown["sentences"]),
@@ -200,7 +199,7 @@ def _plan_use(run: Path) -> str:
     """Show whether the plan does the work."""
     parts = []
     for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_object(path)
         title = path.name.removesuffix(".summary.json").replace(".", ", ", 1)
         if "own_minus" not in found:
             parts.append(html.paragraph(f"{title}: {found['line']}"))
@@ -251,7 +250,7 @@ def _data(run: RunFolder) -> str:
     """Problems to plans to rows, and what was left out for which reason."""
     if not run.stats.is_file():
         return ""
-    stats = json.loads(run.stats.read_text(encoding="utf-8"))
+    stats = read_object(run.stats)
     counts = {**stats["funnel"], **{f"rows to {name}": stats[name] for name in ("train", "validation", "prompts")}}
     return html.section(
         "From problems to rows",

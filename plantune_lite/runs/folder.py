@@ -16,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import read_jsonl, read_records
+from plantune_lite.files import fits, read_jsonl, read_records
+from plantune_lite.recipe.load import from_json, to_json
 from plantune_lite.types import Problem, RunError
 
 TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and all else
@@ -90,11 +91,16 @@ class RunFolder:
 
     def recipe_row(self) -> dict[str, Any]:
         """Read the recipe as data."""
-        return json.loads(self.recipe.read_text(encoding="utf-8"))
+        return json.loads(to_json(from_json(self.recipe.read_bytes(), str(self.recipe))))
 
     def metric_rows(self) -> list[dict[str, Any]]:
         """Read the figures of the trainings, step by step; none where nothing was trained yet."""
-        return list(read_jsonl(self.metrics)) if self.metrics.is_file() else []
+        rows = list(read_jsonl(self.metrics)) if self.metrics.is_file() else []
+        for number, row in enumerate(rows, 1):
+            figures = {"step": None, **row, "stage": 0}
+            if type(row.get("stage")) is not str or not fits(figures, dict[str, float]):
+                raise RunError(f"{self.metrics} line {number}: not the figures of a step. Delete the line or the file.")
+        return rows
 
 
 @contextmanager
@@ -104,10 +110,10 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
         lock.execute("BEGIN EXCLUSIVE")
-    except (OSError, sqlite3.OperationalError) as error:
+    except (OSError, sqlite3.DatabaseError) as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
             raise RunError(f"{path.parent} is in use by another plantune. Wait for it, or choose name=OTHER") from None
-        raise RunError(f"{path.parent} cannot be written ({error}); choose another folder with --to") from None
+        raise RunError(f"{path.parent} cannot be written ({error}): remove {path}, or choose another --to") from None
     try:
         yield
     finally:
@@ -172,7 +178,7 @@ def changed_outputs(
 
 
 def _differs(file: Path, identity: str, every_byte: bool) -> bool:
-    size, _, digest = identity.partition(" ") if identity[0].isdecimal() else ("", "", identity)
+    size, _, digest = identity.partition(" ") if identity[:1].isdecimal() else ("", "", identity)
     if size and int(size) != file.stat().st_size:
         return True
     # A run made by an earlier version knows a large file by its size alone.

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from plantune_lite.files import default_of, write_whole
-from plantune_lite.types import RunError
+from plantune_lite.files import default_of, fits, read_object, type_hints, write_whole
+from plantune_lite.runs.folder import changed_outputs
+from plantune_lite.types import PlantuneError, RunError
 
 FORMAT = 1
 Status = Literal["running", "done", "failed", "stopped"]
@@ -38,8 +39,11 @@ class _Row:
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Self:
         """Return the record that `to_row` wrote, in whatever version."""
-        known = {one.name for one in fields(cls)}
-        return cls(**{name: value for name, value in row.items() if name in known})
+        known = type_hints(cls)
+        kept = {name: value for name, value in row.items() if name in known}
+        if wrong := [name for name in kept if not fits(kept[name], known[name])]:
+            raise ValueError(f"{wrong[0]} is {kept[wrong[0]]!r:.40}")
+        return cls(**kept)
 
     def to_row(self) -> dict[str, Any]:
         """Return the record as JSON."""
@@ -283,9 +287,9 @@ class Manifest(_Row):
     def read(cls, row: Mapping[str, Any]) -> Self:
         entries = {}
         for name, of_stage in row["stages"].items():
-            entries[name] = Entry.read(of_stage)
-            if (said := of_stage.get("summary")) is not None:
-                entries[name].summary = read_summary(name, said)
+            said = of_stage.get("summary")
+            entries[name] = Entry.read({**of_stage, "summary": None})
+            entries[name].summary = read_summary(name, said) if said is not None else None
         return super().read({**row, "stages": entries})
 
     def to_row(self) -> dict[str, Any]:
@@ -311,16 +315,27 @@ def read_manifest(run: Path) -> Manifest:
     """Read the manifest of a run folder; a new one where there is none."""
     path = run / "manifest.json"
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = read_object(path)
+        if row.get("format") != FORMAT:
+            raise ValueError("of another format")
+        return Manifest.read(row)
     except FileNotFoundError:
         return Manifest.new(run.name)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or row.get("format") != FORMAT or not isinstance(row.get("stages"), dict):
+    except (PlantuneError, AttributeError, KeyError, TypeError, ValueError):
         raise RunError(
             f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
+        ) from None
+
+
+def refuse_changed(run: Path, stage: str, entry: Entry, below: str = "", *, whole: bool = False) -> None:
+    """Stop at a file that is not what a stage wrote; of the `whole`, at one that is missing too, and at any byte."""
+    outputs = {name: known for name, known in entry.outputs.items() if name.startswith(below)}
+    missing, different = changed_outputs(run, outputs, every_byte=whole)
+    if changed := [*(missing if whole else ()), *different]:
+        raise RunError(
+            f"{run / changed[0]} is not what {stage} wrote: `plantune run {run} --mirror FOLDER` restores it from a "
+            f"mirror, and `plantune run {run} --again {stage}` makes it again"
         )
-    return Manifest.read(row)
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:

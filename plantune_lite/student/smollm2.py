@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import cache_folder, write_whole
+from plantune_lite.files import as_path, cache_folder, write_whole
 from plantune_lite.student import presets
 from plantune_lite.types import MissingError, PlantuneError, present
 
@@ -40,7 +40,7 @@ class WeightsError(PlantuneError, RuntimeError):
 def gguf_path(sha256: str = SHA256) -> Path:
     """Return the embedded student's file, whose content has that hash; fetch it where it is missing or damaged."""
     if own := os.environ.get("PLANTUNE_SMOLLM2"):
-        file = Path(own).expanduser().absolute()
+        file = as_path(own).absolute()
         if not _is_right(file, sha256):
             raise WeightsError(
                 f"PLANTUNE_SMOLLM2={file} is not the {FILE} that our figures are made with (sha256 {sha256[:12]}...): "

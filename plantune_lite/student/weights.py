@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from plantune_lite.files import as_path
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets, smollm2
@@ -59,7 +60,7 @@ def resolve_source(
     """Locate the recipe's student, downloading it if need be; `pinned` is the commit that an earlier stage resolved."""
     if preset is not None and preset.name == smollm2.PRESET:
         return Source(repo=preset.repo, revision=None, place=str(smollm2.folder(say=say)), backend=backend)
-    folder = Path(part.model).expanduser()
+    folder = as_path(part.model)
     if folder.is_dir():
         _refuse_unloadable(part.model, [path.name for path in folder.iterdir()])
         return Source(repo=str(folder.resolve()), revision=None, place=str(folder.resolve()), backend=backend)

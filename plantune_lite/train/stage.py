@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.distill import corpus
-from plantune_lite.files import write_whole
+from plantune_lite.files import as_path, write_whole
 from plantune_lite.plan import ask_plan_then_solve, question_text
 from plantune_lite.recipe import schema
 from plantune_lite.recipe.load import load_recipe
@@ -174,7 +174,7 @@ def _pinned(job: Job, adapter: Path | None) -> str | None:
 
 def adapter_of(name: str, run: Path) -> Path:
     """Find the adapter of another run, given by name or folder."""
-    for folder in (Path(name).expanduser(), run.parent / name, home(run) / name):
+    for folder in (as_path(name), run.parent / name, home(run) / name):
         final = read_manifest(folder).final if RunFolder(folder).manifest.is_file() else None
         if final:
             return folder / final

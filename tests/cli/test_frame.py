@@ -1,12 +1,15 @@
 from pathlib import Path
 
 import pytest
+from manifests import mark
 
 from plantune_lite.cli import stages
-from plantune_lite.cli.frame import as_path, load_asked, reporting
+from plantune_lite.cli.frame import as_path, folder_of_run, load_asked, reporting
 from plantune_lite.files import runs_folder
 from plantune_lite.pipeline.runner import folder_of
 from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.runs.folder import outputs_of
+from plantune_lite.types import RunError
 
 
 def run_of(folder, *settings):
@@ -41,7 +44,7 @@ def test_a_home_that_the_shell_left_as_it_is_is_found(tmp_path, monkeypatch):
     run_of(tmp_path / "pt" / "mine", "name=mine")
     assert runs_folder() == tmp_path / "pt" and load_recipe("mine").name == "mine"
     assert as_path("~/drive") == tmp_path / "drive"
-    assert as_path("drive") == Path("drive")
+    assert as_path("drive") == Path("drive") and as_path("~nobody-here/x") == Path("~nobody-here/x")
 
 
 def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
@@ -51,6 +54,21 @@ def test_what_another_model_answers_is_mirrored_while_it_answers(tmp_path):
         (folder / "eval").mkdir()
         (folder / "eval" / "own.other.jsonl").write_text("{}\n")
     assert (tmp_path / "drive" / "r" / "eval" / "own.other.jsonl").is_file()
+
+
+@pytest.mark.parametrize(("name", "stage"), [("suites/own.jsonl", "suites"), ("trajectories.jsonl", "distill")])
+def test_of_a_run_with_a_damaged_part_the_file_is_told_and_what_to_do(tmp_path, name, stage):
+    folder = run_of(tmp_path / "mine")
+    (folder / "suites").mkdir()
+    (folder / name).write_text("{}\n")
+    outputs = outputs_of(folder, (name,))
+    mark(folder, {stage: {"status": "done", "outputs": outputs}})
+    assert folder_of_run(folder) == folder
+    (folder / name).write_text('{"a": 1}\n')
+    with pytest.raises(RunError, match=rf"{name} is not what {stage} wrote: .*--mirror FOLDER.*--again {stage}"):
+        folder_of_run(folder)
+    mark(folder, {stage: {"status": "running", "outputs": outputs}})
+    assert folder_of_run(folder) == folder
 
 
 def test_a_mistake_of_ours_shows_its_traceback_which_cannot_steer_the_terminal(capsys):

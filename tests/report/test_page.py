@@ -15,7 +15,7 @@ from plantune_lite.files import write_records, write_whole
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report.page import write_report
-from plantune_lite.types import Score
+from plantune_lite.types import PlantuneError, Score
 
 HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'
 PROBLEMS = list(practice_problems("train", seed=0, limit=12))
@@ -230,6 +230,20 @@ def test_a_run_that_was_only_distilled_has_a_page_too(run):
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("name", ["eval/own.m1.jsonl", "metrics.jsonl", "eval/interventions/own.m1.summary.json"])
+def test_a_part_that_cannot_be_read_is_named_and_not_passed_over(run, name):
+    with open(run / name, "a") as file:
+        file.write('{"step": "one"}\n')
+    with pytest.raises(PlantuneError, match=name):
+        write_report(run)
+
+
+def test_a_run_stopped_before_its_first_answer_was_whole_has_a_page_too(run):
+    for file in (run / "eval").glob("*.jsonl"):
+        file.write_text('{"problem_id": ')
+    assert write_report(run).line == "report.html: nothing was evaluated"
+
+
 def test_a_browser_shows_it_on_a_phone_and_has_nothing_to_complain_of(run, tmp_path):
     write_report(run)
     shot = tmp_path / "shot.png"
