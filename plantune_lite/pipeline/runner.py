@@ -27,7 +27,7 @@ from plantune_lite.pipeline.state import State, fingerprint, inputs_of, states
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import RunFolder, last_written, locked, move_away, outputs_of, place_in_old
+from plantune_lite.runs.folder import RunFolder, is_empty, last_written, locked, move_away, outputs_of, place_in_old
 from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
 from plantune_lite.student import presets
 from plantune_lite.teacher.gemini import KEYS, key_name
@@ -52,7 +52,7 @@ def run(
     `stream` takes what the stages print, standard output where it is None.
     """
     folder = folder_of(asked, to)
-    mirror = mirror and mirror.expanduser().resolve()
+    mirror = mirror and files.as_path(mirror).resolve()
 
     def tell(line: str) -> None:
         say(printable(line))
@@ -116,7 +116,7 @@ def run(
 
 def folder_of(asked: Recipe, to: Path | None) -> Path:
     """Return the run folder; one without a name, such as `.`, is resolved: the ledger lies next to it."""
-    folder = (to or files.runs_folder() / asked.name).expanduser()
+    folder = files.as_path(to or files.runs_folder() / asked.name)
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
@@ -135,6 +135,13 @@ def plan(
             return found, []
     # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
     anew = [again, *stale_after(again, stages)] if again is not None else []
+    left = next((one for one in active if one.name not in anew and not is_empty(folder, one.outputs)), None)
+    if left and not RunFolder(folder).manifest.is_file():
+        raise RunError(
+            f"{folder} has lost its manifest.json, which said what its {left.name} was made from: --mirror FOLDER "
+            f"restores it if the run has one; --again {active[0].name} moves all there is to {folder / 'old'} and "
+            "begins anew; name=OTHER begins another run"
+        )
     return list(states(folder, wanted, known, active, anew)), anew
 
 

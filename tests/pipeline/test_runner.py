@@ -640,3 +640,14 @@ def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(tmp_p
         process._stream(stage, "sft", tmp_path / "log.txt", stream)
     assert stream.getvalue().startswith("sft is at work, 0.") and stream.getvalue().endswith("so far\ndone\n")
     assert (tmp_path / "log.txt").read_text() == "done\n"
+
+
+def test_a_run_that_has_lost_its_manifest_is_not_mixed_with_another(tmp_path):
+    run_toy(tmp_path / "r", names=("problems", "suites", "distill"))
+    (tmp_path / "r" / "manifest.json").unlink()
+    with pytest.raises(RunError, match="has lost its manifest.json, .*--mirror FOLDER .*--again problems moves all"):
+        run_toy(tmp_path / "r", "problems.limit=8", names=("problems", "suites", "distill"))
+    assert not (tmp_path / "r" / "manifest.json").exists()
+    run_toy(tmp_path / "r", "problems.limit=8", names=("problems", "suites", "distill"), again="problems")
+    assert len(list(read_jsonl(tmp_path / "r" / "trajectories.jsonl"))) == 8
+    assert len(list(read_jsonl(next((tmp_path / "r" / "old").glob("*/trajectories.jsonl"))))) > 8
