@@ -1,6 +1,6 @@
 """Why does planning pay? Nine ways to answer the same chains of relations, seed after seed.
 
-    python -m benchmarks.arms --work DIR                    # all seeds; goes on where it was cut off
+    python -m benchmarks.arms --work DIR                    # all seeds; resumes where it was cut off
     python -m benchmarks.arms --work DIR --seeds 0 1        # these; what the others came to stays on the page
 
 The recipe is the embedded default, smollm2_135m: its problems, steps and learning rate. A baseline has as many steps as

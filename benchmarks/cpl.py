@@ -1,6 +1,6 @@
 """CPL with SmolLM2-135M on a CPU: how fast many trees grow, what search finds for its tokens, what is learned from it.
 
-    python -m benchmarks.cpl --work DIR              # all three, some two hours; goes on where it was cut off
+    python -m benchmarks.cpl --work DIR              # all three, some two hours; resumes where it was cut off
     python -m benchmarks.cpl --work DIR --only speed # or search, or train
     python -m benchmarks.cpl --work DIR --quick      # to try it; writes nothing
 

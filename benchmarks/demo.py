@@ -1,6 +1,6 @@
 """Does planning pay, and how soon is it seen? The embedded default from beginning to end, seed after seed.
 
-    python -m benchmarks.demo --work DIR                       # all seeds; goes on where it was cut off
+    python -m benchmarks.demo --work DIR                       # all seeds; resumes where it was cut off
     python -m benchmarks.demo --work DIR --seeds seed0 seed1   # these; what the others came to stays in the table
 
 Each seed is a `plantune run smollm2_135m` with other problems, another adapter at the start and another order. The same

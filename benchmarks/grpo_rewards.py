@@ -1,6 +1,6 @@
 """What does GRPO add to a plan-tuned student, and which reward adds most? smollm2_135m_grpo, seed after seed.
 
-    python -m benchmarks.grpo_rewards --work DIR                          # goes on where it was cut off
+    python -m benchmarks.grpo_rewards --work DIR                          # resumes where it was cut off
     python -m benchmarks.grpo_rewards --work DIR --runs answer0 guided0   # these; the others stay on the page
 
 Each run is a `plantune run smollm2_135m_grpo` with another seed or reward, from the SFT to fresh problems' answers.

@@ -1,6 +1,6 @@
 r"""SmolLM2-135M untuned on gsm8k: the figure, its interval, the time; and does lm-evaluation-harness grade alike?
 
-    PLANTUNE_DATA=FOLDER python -m benchmarks.gsm8k --work DIR          # answers; it goes on where it was cut off
+    PLANTUNE_DATA=FOLDER python -m benchmarks.gsm8k --work DIR          # answers; it resumes where it was cut off
     PLANTUNE_DATA=FOLDER python -m benchmarks.gsm8k --work DIR --grade  # in a Python that has lm_eval too
 
 FOLDER holds gsm8k_test.jsonl. A seeded 300 of the 1,319 test problems, greedy, float32, zero-shot. The replies are then

@@ -1,6 +1,6 @@
 """Does a model that plans know its world? SmolLM2 in blocksworld: planner's plans, random walks, both; three seeds.
 
-    python -m benchmarks.worlds --work DIR                 # goes on where it was cut off
+    python -m benchmarks.worlds --work DIR                 # resumes where it was cut off
     python -m benchmarks.worlds --work DIR --seed 1        # only this seed: a process a core, and then the line above
     python -m benchmarks.worlds --work DIR --without-maths # the worlds alone, not the bridge
     python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down

@@ -135,7 +135,7 @@ _SECOND = """## Second half: training, on a GPU runtime
 On Colab: Runtime > Change runtime type > a GPU. Then the three cells of the set-up again, and on from here: the first
 command that is given `--mirror` brings the plans back from the Drive.
 """
-_TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one goes on from the last of them."
+_TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one resumes from the last of them."
 _EVALUATE = "The untuned model at its best prompt comes first: what training is worth is what it adds to that."
 _QUESTION = "A pen costs 3 dollars and a book 12. What do 4 pens and 2 books cost?"
 _ASK = "One question, before and after: the trained model's answer, and below it that of the untuned one."
@@ -204,8 +204,8 @@ It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it i
 """
 _RUN = """## The run
 
-The same cell goes on after whatever interrupts it. Another setting under the same name is refused with a sentence that
-says how to go on; `name=another` starts another run.
+The same cell, run again, resumes after whatever interrupts it. Another setting under the same name is refused with a
+sentence that says how to go on; `name=another` starts another run.
 """
 _TABLE = """from IPython.display import Markdown
 

@@ -8,7 +8,7 @@ than cpl.max_tokens in all. Minutes on a GPU: unmeasured. The paper searched 5,0
 hundred times, and trained all weights on eight 80 GB GPUs: expect less than its figures, which have no intervals.
 Memory: QLoRA with two rows at once, as `qwen2_5_7b_sft`; a pair of steps is two rows.
 16 GB: student.max_length=768 sft.batch_size=1 sft.accumulate=8 cpl.questions=100 (memory runs out? replies are made in
-smaller batches by themselves, and a search that max_hours ends goes on with the same command).
+smaller batches by themselves, and a search that max_hours ends resumes when the command is rerun).
 A 24 GB GPU with a free night: cpl.questions=1000 cpl.iterations=50 cpl.max_tokens=40000000 max_hours=24.
 Ablation: cpl.alpha=0 is step-DPO. The paper's suites: evaluate.suites=cpl evaluate.allow_code=true
 """

@@ -1,4 +1,4 @@
-"""All that a CUDA card is to be asked, in the order of its worth; each part goes on where it was cut off.
+"""All that a CUDA card is to be asked, in the order of its worth; each part resumes where it was cut off.
 
     python -m benchmarks.gpu                                            # the parts, and about how long they take
     python -m benchmarks.gpu fits-sft sft --work DIR --minutes 9        # these, none begun that would not end in time

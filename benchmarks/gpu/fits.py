@@ -1,6 +1,6 @@
 """Do the shipped recipes fit into the memory that users really have free? Random weights of the true shapes.
 
-    python -m benchmarks.gpu.fits --work DIR              # some nine minutes; goes on where it was cut off
+    python -m benchmarks.gpu.fits --work DIR              # some nine minutes; resumes where it was cut off
     python -m benchmarks.gpu.fits --work DIR --tiny       # on a CPU, in miniature: does the script run?
 
 Each recipe, with the settings it ships, through our own SFT or GRPO (Unsloth), in a process of its own that may have so

@@ -1,6 +1,6 @@
 """GRPO on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
 
-    python -m benchmarks.gpu.grpo --work DIR                            # some 15 minutes; goes on where it was cut off
+    python -m benchmarks.gpu.grpo --work DIR                            # some 15 minutes; resumes where it was cut off
     python -m benchmarks.gpu.grpo --work DIR --students gemma3_1b
     python -m benchmarks.gpu.grpo --work DIR --tiny                     # on a CPU, in miniature: does the script run?
 

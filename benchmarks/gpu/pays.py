@@ -1,6 +1,6 @@
 """Does planning pay on real gsm8k? SmolLM2-135M: untuned, baseline, M1, M2, GRPO; SFT with three seeds.
 
-    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR               # goes on where it was cut off
+    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR               # resumes where it was cut off
     PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --part sft --seed 0
     PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --tiny        # on a CPU: does the script run?
     PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --write       # the table, of what is there

@@ -1,6 +1,6 @@
 """SFT on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
 
-    python -m benchmarks.gpu.sft --work DIR            # eight minutes; goes on where it was cut off
+    python -m benchmarks.gpu.sft --work DIR            # eight minutes; resumes where it was cut off
     python -m benchmarks.gpu.sft --work DIR --students qwen3_4b --lengths 2048
     python -m benchmarks.gpu.sft --work DIR --tiny     # on a CPU, in miniature: does the script run?
 

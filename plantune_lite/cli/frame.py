@@ -139,10 +139,10 @@ def reporting(work: Callable[[], Any]) -> Any:
         sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
         code = 0
     except OSError as error:
-        click.echo(f"error: {printable(str(error))}. What is done is kept; the same command goes on.", err=True)
+        click.echo(f"error: {printable(str(error))}. What is done is kept; rerun the command to resume.", err=True)
         code = 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command goes on", err=True)
+        click.echo("stopped; rerun the command to resume", err=True)
         code = 130
     except Exception:  # a mistake of ours
         click.echo(printable(traceback.format_exc()), err=True)

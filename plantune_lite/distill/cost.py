@@ -95,7 +95,7 @@ def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> s
     stops = ", and GRPO stops where its judge may ask no more" if judge_too else ""
     return (
         f"distill.max_usd={max_usd:g} may not suffice: it can come to ${most:.2f}. Then distillation ends with the "
-        f"plans it has by then{stops}; with a larger distill.max_usd the same command goes on"
+        f"plans it has by then{stops}; rerun the command with a larger distill.max_usd to resume"
     )
 
 

@@ -57,8 +57,8 @@ def run_distill(job: Job) -> DistillSummary:
         )
     if found.out_of_time and not found.problems_kept:
         raise RunError(
-            f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. The "
-            "same command with a larger max_hours goes on"
+            f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. Rerun "
+            "the command with a larger max_hours to resume"
         )
     if found.out_of_time:
         why = f"its share of max_hours={job.recipe.max_hours:g} was up: raise max_hours=... and run again to go on"

@@ -3,7 +3,7 @@
     evaluate_model(Path("runs/mine"), "runs/mine/gguf/mine.q8_0.gguf") -> the standing, with a row for it
 
 What was trained here is asked as it was trained to answer; a server, of which nobody knows that, with the prompts of an
-untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call goes on where it was cut off; where they are
+untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call resumes where it was cut off; where they are
 moved away, a server is asked anew, whatever it said before.
 """
 

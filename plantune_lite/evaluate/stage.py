@@ -93,7 +93,7 @@ def run_evaluate(job: Job) -> EvaluateSummary:
     if spent and not any(one["answered"] for one in known.values()):
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before evaluation began: "
-            "the same command with a larger max_hours goes on"
+            "rerun the command with a larger max_hours to resume"
         )
     if not spent:
         adapter = job.run.adapter(trained) if trained else None
@@ -194,7 +194,7 @@ def _answer_suites(
         _keep(job, known)
     for name, suite in suites.items():
         if known[name]["answered"] < len(suite):
-            job.say(f"{name}: max_hours is up; with a larger one it goes on")
+            job.say(f"{name}: max_hours is up; rerun the command with a larger one to resume")
         else:
             _intervene(student, models[name][-1], suite, job.run.answers(name, models[name][-1].name), ends)
 

@@ -8,8 +8,8 @@ checkpoint (they hold pickles), a log or a text with a key in it. plantune.json 
 and which files it brought, so that the next one replaces those and nothing else.
 
 create_commit is used rather than upload_folder, which makes several commits where hf_xet is installed: a public
-repository would show a model half replaced. The library retries uploads and listings; after any other failure the same
-command goes on, and neither hf_xet nor LFS sends again what the Hub has.
+repository would show a model half replaced. The library retries uploads and listings; after any other failure
+rerunning the command resumes, and neither hf_xet nor LFS sends again what the Hub has.
 """
 
 import hashlib
@@ -142,7 +142,7 @@ def _in_a_sentence(repo: str) -> Iterator[None]:
         said = printable(" ".join(said.split()), limit=300).rstrip(".")
         raise PlantuneError(
             f"the push to {repo} failed: {said}. The repository has all of this push or none of it; once that is "
-            "fixed, the same command goes on and sends only what the Hub does not have."
+            "fixed, rerun the command: it sends only what the Hub does not have."
         ) from None
 
 

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         if any(words in str(error).lower() for words in _DISK_FULL):  # safetensors says it in an error of its own
-            _say_why(result, f"the disk is full ({error}). Free some of it, and the same command goes on.")
+            _say_why(result, f"the disk is full ({error}). Free some of it, then rerun the command to resume.")
             return 1
         traceback.print_exc()
         _say_why(result, f"{stage} failed: {type(error).__name__}: {error}")

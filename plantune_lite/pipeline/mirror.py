@@ -118,7 +118,7 @@ def _read_index(target: Path) -> dict[str, list[int]]:
 
 
 def bring_back(folder: Path, run: Path) -> int:
-    """Restore what is missing or damaged here, before a run starts or goes on; the number of files.
+    """Restore what is missing or damaged here, before a run starts or resumes; the number of files.
 
     Refuses a mirror of another run, one that is ahead of what is here, and one that lies in the run or around it.
     """

@@ -1,4 +1,4 @@
-"""run(recipe): the stages in their order, each in its own process; a done one is skipped, a cut-off one goes on.
+"""run(recipe): the stages in their order, each in its own process; a done one is skipped, a cut-off one resumes.
 
 What comes in: a recipe. What goes out: a run folder, and a copy of its small things in the mirror.
 """
@@ -73,9 +73,9 @@ def run(
         _refuse_what_training_would(wanted, found, only)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
-            tell(f"--again {again} was stopped and goes on (remove {made} from {folder} to begin anew)")
+            tell(f"--again {again} was stopped and resumes (remove {made} from {folder} to begin anew)")
         if anew:
-            manifest.again = again  # until it is made: the same command goes on with it
+            manifest.again = again  # until it is made: rerunning the command resumes it
         _put_away(folder, manifest, stages, anew, tell)
         write_whole(RunFolder(folder).recipe, to_json(wanted))
         manifest.name, manifest.resumed = wanted.name, time.time()
@@ -95,7 +95,7 @@ def run(
                 tell(f"{label} done before: {manifest.line(stage.name)}")
                 continue
             _make_room(work, stage, state, stages)
-            tell(f"{label} {'goes on' if stage.name in manifest.stages else 'starts'}")
+            tell(f"{label} {'resumes' if stage.name in manifest.stages else 'starts'}")
             try:
                 _do(stage, work)
             except RunError as error:
@@ -131,7 +131,7 @@ def plan(
     if again is not None and again == manifest.again:  # stopped before its end: what it made is what it asks for
         found = list(states(folder, wanted, known, active))
         begun = {stage.name: state for stage, state, _ in found}
-        if begun[again] in ("goes on", "done") and "differs" not in begun.values():
+        if begun[again] in ("resumes", "done") and "differs" not in begun.values():
             return found, []
     # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
     anew = [again, *stale_after(again, stages)] if again is not None else []
@@ -186,7 +186,7 @@ def _refuse(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Seque
             )
         if state == "differs":
             raise RunError(
-                f"{folder} holds another run: {why}. Three ways on: {folder} as the RECIPE, without settings, goes on "
+                f"{folder} holds another run: {why}. Three ways on: {folder} as the RECIPE, without settings, resumes "
                 f"with it as it was made; name=OTHER (or another --to) starts a run of its own; --again {stage.name} "
                 f"moves what there is of {stale} to {folder / 'old'} and makes it anew"
             )
@@ -233,7 +233,7 @@ def _put_away(
 
 
 def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage]) -> None:
-    """Put away what is in the way of a stage that starts or goes on.
+    """Put away what is in the way of a stage that starts or resumes.
 
     What was made of a part of it is marked, to be made anew even after a kill: a training must not go on from a
     checkpoint that learned from fewer plans. What was found out about a model goes with the model.

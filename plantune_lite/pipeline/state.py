@@ -70,7 +70,7 @@ def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, s
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-State = Literal["to do", "goes on", "done", "differs", "damaged"]
+State = Literal["to do", "resumes", "done", "differs", "damaged"]
 
 
 def states(
@@ -96,13 +96,13 @@ def states(
         elif entry.status != "done" or (entry.summary and entry.summary.partial) or partial & set(stage.after):
             if entry.status == "done":
                 partial.add(stage.name)  # and what was made of a part is made again
-            yield stage, "goes on", ""
+            yield stage, "resumes", ""
         else:
             missing, different = changed_outputs(folder, entry.outputs)
             if different:
                 yield stage, "damaged", f"{different[0]} is not what {stage.name} wrote"
             else:  # merged/ and gguf/ are in no mirror: what is missing is made again
-                yield stage, "goes on" if missing else "done", ""
+                yield stage, "resumes" if missing else "done", ""
 
 
 def _default(name: str) -> Any:

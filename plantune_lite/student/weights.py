@@ -149,7 +149,7 @@ def _folder(repo: str, revision: str | None, say: Callable[[str], object]) -> Pa
             f"{repo} is gated: accept its terms on its page and set HF_TOKEN, or use a copy of it without a gate"
         ) from None
     except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
-        raise StudentError(f"{repo} cannot be fetched: {short(error)}. The same command goes on from here.") from error
+        raise StudentError(f"{repo} cannot be fetched: {short(error)}. Rerun the command to resume.") from error
 
 
 def _kept(repo: str, revision: str | None) -> Path:

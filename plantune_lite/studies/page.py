@@ -61,7 +61,7 @@ def study_markdown(found: Found) -> str:
         standing_markdown(found.beside, lines=partial(_lines, found)).rstrip(),
         "## The variants",
         markdown_table(("variant", "what it learns", "settings"), variants),
-        f"Made by `{found.command}`; the same command goes on, or makes it again.",
+        f"Made by `{found.command}`; rerun it to resume, or to make it again.",
     ]
     return "\n\n".join(parts) + "\n"
 

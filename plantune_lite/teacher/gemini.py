@@ -166,8 +166,8 @@ class Gemini:
                 return Failed(
                     "over",
                     f"today's Gemini quota of the key in {self._key_name} is used up ({scrub(quota, self._key)}, "
-                    f"{violation.get('quotaValue')} a day). What is done is kept: the same command goes on tomorrow, "
-                    "or at once with another model or a paid key.",
+                    f"{violation.get('quotaValue')} a day). What is done is kept: rerun the command tomorrow to "
+                    "resume, or at once with another model or a paid key.",
                 )
         delays = [seconds_in(detail["retryDelay"]) for detail in details if detail.get("retryDelay")]
         return Failed("busy", f"429 {message}", wait_seconds=delays[0] if delays else None)

@@ -20,7 +20,7 @@ class UnansweredError(TeacherError):
     """One request came to nothing; others need not."""
 
     def __init__(self, why: str) -> None:
-        super().__init__(f"{why.rstrip('.')}. What is done is kept: the same command goes on from here.")
+        super().__init__(f"{why.rstrip('.')}. What is done is kept: rerun the command to resume.")
         self.why = why
 
 

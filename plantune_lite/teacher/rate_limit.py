@@ -87,8 +87,8 @@ class Pace:
         if wait_seconds > LONGEST_WAIT:
             self.stop(
                 TeacherError(
-                    f"the teacher asks to wait {duration(wait_seconds)} ({failed.why}). What is done is kept: the same "
-                    "command goes on then."
+                    f"the teacher asks to wait {duration(wait_seconds)} ({failed.why}). What is done is kept: rerun "
+                    "the command then to resume."
                 )
             )
         elif wait_seconds:
@@ -105,7 +105,7 @@ class Pace:
             self.stop(
                 TeacherError(
                     f"the teacher gave no reply through {len(PAUSES)} longer and longer pauses; the last error: "
-                    f"{failed.why}. What is done is kept: the same command goes on from here."
+                    f"{failed.why}. What is done is kept: rerun the command to resume."
                 )
             )
         elif self._bad_rounds:

@@ -179,7 +179,7 @@ def train(
     for watcher in watchers:
         trainer.add_callback(callback(watcher))
     if checkpoint is not None:
-        say(f"goes on from step {checkpoint.step} of {checkpoint.planned}")
+        say(f"resumes from step {checkpoint.step} of {checkpoint.planned}")
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint.folder) if checkpoint is not None else None)
     except Exception as error:

@@ -190,7 +190,7 @@ def _refuse_spent(job: Job) -> None:
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not any(job.out.glob("checkpoint-*")):
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before training began: "
-            "the same command with a larger max_hours goes on"
+            "rerun the command with a larger max_hours to resume"
         )
 
 

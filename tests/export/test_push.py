@@ -253,7 +253,7 @@ def test_a_folder_with_nothing_to_push_is_a_sentence(hub, tmp_path):
 @pytest.mark.parametrize("where", ["POST /api/repos/create", "POST /api/models/alice/mine/commit", "PUT /api/models"])
 def test_after_what_passes_the_same_push_goes_on_and_nothing_is_done_twice(hub, folder, where, fault):
     hub.fail(where, fault)
-    assert "the same command goes on" in refused(hub, folder, public=True)
+    assert "rerun the command" in refused(hub, folder, public=True)
     pushed(hub, folder, public=True)
     repository = hub.repositories["models/alice/mine"]
     assert len(repository.commits) == 2 and not repository.private and len(hub.received) == 1
@@ -269,7 +269,7 @@ def test_after_a_lost_connection_the_same_push_goes_on_and_sends_nothing_twice(h
     second = hashlib.sha256(other).hexdigest()
     hub.fail(f"PUT /lfs/models/alice/mine/{second}", "cut", times=6)  # as often as the library tries
     said = refused(hub, written(folder, {"other.safetensors": other}), public=True)
-    assert "has all of this push or none of it; once that is fixed, the same command goes on" in said
+    assert "has all of this push or none of it; once that is fixed, rerun the command" in said
     assert set(hub.files("alice/mine")) == {".gitattributes"} and hub.repositories["models/alice/mine"].private
     pushed(hub, folder, public=True)
     assert [size for _, size in hub.received] == [len(WEIGHTS), len(other)]

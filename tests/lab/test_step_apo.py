@@ -169,7 +169,7 @@ def test_killed_it_goes_on_to_the_same_adapter(base, tmp_path):
     assert (tmp_path / "killed" / "checkpoint-3").is_dir()
     said = []
     train(base, tmp_path / "killed", PAIRS, part, epochs=6, batches=Batches(2, 1, 3), say=said.append)
-    assert said == ["goes on from step 3 of 9"]
+    assert said == ["resumes from step 3 of 9"]
     whole, again = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed"))
     for name in whole:
         torch.testing.assert_close(again[name], whole[name], rtol=1e-5, atol=1e-7)

@@ -421,7 +421,7 @@ def test_what_a_kill_leaves_is_known_to_be_a_part_and_which_of_it_was_learned(tm
 
 def test_an_evaluation_whose_time_is_spent_says_so_or_shows_what_there_is(tmp_path, learned, slow, monkeypatch):
     limited = to_evaluate(tmp_path, "max_hours=2", hours_left=0.0)
-    with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours goes on"):
+    with pytest.raises(RunError, match="max_hours=2 is spent before evaluation began: .* larger max_hours to resume"):
         run_evaluate(limited)
     first = run_evaluate(replace(limited, hours_left=1.0))
     instead_of_loading(monkeypatch, lambda *arguments, **settings: pytest.fail("loaded for nothing"))

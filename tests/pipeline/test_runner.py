@@ -151,7 +151,7 @@ def test_what_is_made_anew_and_was_stopped_goes_on_with_the_same_command(tmp_pat
     with pytest.raises(RunError, match="stopped at step 4"):
         run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None, **anew)
     lines = run_toy(tmp_path / "r", **anew)
-    assert "was stopped and goes on (remove sft from" in lines[0] and "[5/6] sft       goes on" in lines
+    assert "was stopped and resumes (remove sft from" in lines[0] and "[5/6] sft       resumes" in lines
     assert not any("moved" in line for line in lines)
     assert "from step 4" in (tmp_path / "r" / "log.txt").read_text()
     lines = run_toy(tmp_path / "r", **anew)
@@ -284,7 +284,7 @@ def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(t
     with pytest.raises(RunError, match=r"corpus/train.jsonl is not what corpus wrote.*--mirror FOLDER.*--again corpus"):
         run_toy(tmp_path / "r")
     rows.unlink()
-    assert "[4/6] corpus    goes on" in run_toy(tmp_path / "r")
+    assert "[4/6] corpus    resumes" in run_toy(tmp_path / "r")
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(
 )
 def test_a_full_disk_is_said_in_a_sentence_and_not_in_a_traceback(tmp_path, error):
     full = own_stage(tmp_path, "problems", f"raise {error}")
-    with pytest.raises(RunError, match=r"the disk is full \(.*same command goes on"):
+    with pytest.raises(RunError, match=r"the disk is full \(.*rerun the command to resume"):
         run(RECIPE, to=tmp_path / "r", stages=[full], say=lambda line: None)
     assert "Traceback" not in (tmp_path / "r" / "log.txt").read_text()
 
@@ -460,7 +460,7 @@ def test_the_time_between_a_kill_and_the_next_command_is_nobodys(tmp_path):
     for file in (file for file in (tmp_path / "r").rglob("*") if file.is_file()):
         os.utime(file, (killed, killed))
     lines = run_toy(tmp_path / "r", "max_hours=2")
-    assert "[3/6] distill   starts" in lines and "[5/6] sft       goes on" in lines
+    assert "[3/6] distill   starts" in lines and "[5/6] sft       resumes" in lines
     assert 61 <= read_manifest(tmp_path / "r").stages["sft"].seconds < 120
 
 
@@ -474,7 +474,7 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     assert read_manifest(folder).stages["distill"].status == "stopped"
     kept = len(list(read_jsonl(folder / "trajectories.jsonl")))
     assert kept >= 2
-    assert "[3/6] distill   goes on" in run_toy(folder)
+    assert "[3/6] distill   resumes" in run_toy(folder)
 
 
 @posix
@@ -563,7 +563,7 @@ def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_pa
     manifest = read_manifest(tmp_path / "r")
     manifest.stages["evaluate"].summary.partial = True
     write_manifest(tmp_path / "r", manifest)
-    assert "[6/6] evaluate  goes on" in run_toy(tmp_path / "r")
+    assert "[6/6] evaluate  resumes" in run_toy(tmp_path / "r")
     assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
 
 
@@ -575,7 +575,7 @@ def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_
     write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=1"))
     lines = run_toy(tmp_path / "r", "distill.max_usd=2")
-    assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines
+    assert "[3/6] distill   resumes" in lines and "[5/6] sft       starts" in lines
     assert "from step 12" not in (tmp_path / "r" / "log.txt").read_text()
     assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"corpus", "sft", "eval"}
     assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=2"))
@@ -589,7 +589,7 @@ def test_a_distillation_that_its_share_of_the_hours_ended_is_done_until_there_ar
     write_manifest(tmp_path / "r", manifest)
     assert all("done before" in line for line in run_toy(tmp_path / "r", "max_hours=1"))
     lines = run_toy(tmp_path / "r", "max_hours=2")
-    assert "[3/6] distill   goes on" in lines and "[5/6] sft       starts" in lines
+    assert "[3/6] distill   resumes" in lines and "[5/6] sft       starts" in lines
 
 
 def test_the_report_comes_whatever_export_does(tmp_path):

@@ -194,6 +194,6 @@ def test_a_hub_out_of_reach_is_one_sentence_and_no_waiting(hub, silent, how, fil
 def test_a_download_that_breaks_off_goes_on(hub, files):
     commit = hub.commit(REPO, files, kind="model")
     hub.fail(f"GET /{REPO}/resolve/{commit}/model.safetensors", "403", times=100)
-    refused("somebody/tiny cannot be fetched: .* The same command goes on from here")
+    refused("somebody/tiny cannot be fetched: .* Rerun the command to resume")
     hub._faults.clear()
     assert (weights.base_folder(found()) / "model.safetensors").read_bytes() == files["model.safetensors"]

@@ -323,7 +323,7 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(mended):
     assert broken.failed == {"unfiltered": "the toy wants good plans. Give it some."}
     assert [row.model for row in broken.beside.rows] == ["untuned", "answer"]
     assert "unfiltered failed, and is not in the table: the toy wants good plans" in page
-    assert whole.failed == {}, "mended, the same command goes on"
+    assert whole.failed == {}, "mended, the same command resumes"
 
 
 def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):

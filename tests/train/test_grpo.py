@@ -714,7 +714,7 @@ def test_a_training_that_goes_on_starts_from_its_checkpoint(base, start, tmp_pat
         train(learns, part, tmp_path / "grpo")
     kept = adapter(tmp_path / "grpo/checkpoint-3")
     done = train(load(base, start), part, tmp_path / "grpo")
-    assert "goes on from step 3 of 3" in done.said and done.summary["steps"] == 3
+    assert "resumes from step 3 of 3" in done.said and done.summary["steps"] == 3
     for name, values in adapter(tmp_path / "grpo").items():
         torch.testing.assert_close(values, kept[name], atol=0, rtol=0)
     assert any((values - adapter(start)[name]).abs().max() > 1e-3 for name, values in kept.items())

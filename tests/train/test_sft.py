@@ -295,7 +295,7 @@ def test_a_training_that_goes_wrong_stops_with_advice_and_keeps_what_was_good(ba
     assert kept.step == 4
     assert all(one.isfinite().all() for one in adapter(kept.folder).values())
     done = train(learner(base), rows(18), part, tmp_path / "sft")
-    assert "goes on from step 4 of 9" in done.said and done.summary["steps"] == 9
+    assert "resumes from step 4 of 9" in done.said and done.summary["steps"] == 9
 
 
 def test_memory_that_runs_out_gives_advice(base, tmp_path):
@@ -379,7 +379,7 @@ def test_a_schedule_that_was_shortened_stays_so_when_the_training_goes_on(base, 
         train(learns, rows(8), part, tmp_path / "sft", hours=0.0)
     kept = adapter(tmp_path / "sft/checkpoint-2")
     done = train(learner(base), rows(8), part, tmp_path / "sft")
-    assert "goes on from step 2 of 2" in done.said
+    assert "resumes from step 2 of 2" in done.said
     assert (done.summary["steps"], done.summary["planned_steps"], done.figures) == (2, 2, {})
     assert_close(adapter(tmp_path / "sft"), kept, atol=0)
 
@@ -509,5 +509,5 @@ def test_a_run_killed_while_it_trains_goes_on_to_the_same_adapter(base, tmp_path
     with pytest.raises(RunError, match="sft was killed from outside"):
         whole_run(tmp_path / "killed")
     whole_run(tmp_path / "killed")
-    assert "goes on from step" in (tmp_path / "killed/log.txt").read_text()
+    assert "resumes from step" in (tmp_path / "killed/log.txt").read_text()
     assert_close(adapter(tmp_path / "whole/sft"), adapter(tmp_path / "killed/sft"), atol=1e-6)

@@ -55,7 +55,7 @@ def run_cpl(job: Job) -> CPLSummary:
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before the search began: "
-            "the same command with a larger max_hours goes on"
+            "rerun the command with a larger max_hours to resume"
         )
     questions = _questions(job)
     time_left = _time_left(job)
