@@ -128,6 +128,7 @@ print([name for name in {sorted(HEAVY)!r} if name in sys.modules])
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+@pytest.mark.slow
 def test_a_wheel_made_from_the_sdist_carries_the_recipes_and_runs_in_an_empty_folder(tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
