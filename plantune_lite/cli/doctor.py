@@ -19,8 +19,9 @@ from plantune_lite.export import llama_cpp
 from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.student import presets
-from plantune_lite.teacher.gemini import Gemini, key_name
+from plantune_lite.student import presets, weights
+from plantune_lite.student.weights import StudentError
+from plantune_lite.teacher.gemini import key_name, model_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size
@@ -127,8 +128,10 @@ def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
 def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
     model = recipe.student.model
     preset = presets.find(model)
-    if model.startswith(("/", ".", "~")) and not files.as_path(model).is_dir():
-        yield Check("student", "bad", f"no folder {model}", "set student.model")
+    try:
+        weights.check_access(recipe.student, preset)
+    except StudentError as error:
+        yield Check("student", "bad", str(error))
         return
     if preset is None:
         yield Check("student", "note", f"{model} is no preset: its own chat template is used as it is")
@@ -138,9 +141,6 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         yield Check("student", "bad", f"{preset.title}: {preset.parameters:g}B parameters want a GPU", fix)
     else:
         yield Check("student", "ok", f"{preset.title}, licence {preset.licence}")
-    if preset.licence == "gemma" and not os.environ.get("HF_TOKEN"):
-        fix = "accept the terms on the model's page and set HF_TOKEN, or use the same weights under unsloth/"
-        yield Check("licence", "note", f"{preset.repo} is gated", fix)
 
 
 def _problems(recipe: Recipe) -> Check:

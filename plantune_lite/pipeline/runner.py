@@ -29,7 +29,7 @@ from plantune_lite.recipe.load import to_json
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder, is_empty, last_written, locked, move_away, outputs_of, place_in_old
 from plantune_lite.runs.manifest import Entry, Manifest, read_manifest, write_manifest
-from plantune_lite.student import presets
+from plantune_lite.student import presets, weights
 from plantune_lite.teacher.gemini import KEYS, key_name
 from plantune_lite.terminal import duration, printable
 from plantune_lite.train import trl_args
@@ -208,15 +208,16 @@ def _refuse_what_training_would(
     if wanted.grpo is not None and "grpo" in trainings:
         trl_args.refuse_extra(wanted.grpo, "grpo")
     preset = presets.find(wanted.student.model)
-    if preset is None:
+    if preset is not None:
+        shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # knows its layers' names
+    if only is not None and set(only).isdisjoint(trainings):
         return
-    shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # knows its layers' names
-    here = only is None or not set(only).isdisjoint(trainings)
-    if here and preset.wants_gpu and (why := devices.why_no_gpu()):
+    if preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
         raise RunError(
             f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill {wanted.name} "
             "(a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
         )
+    weights.check_access(wanted.student, preset)
 
 
 def _put_away(

@@ -86,6 +86,13 @@ def _original(model: str, preset: Preset | None) -> str:
     return model if model in preset.aliases and "4bit" not in model else preset.repo
 
 
+def check_access(part: Student, preset: Preset | None) -> None:
+    """Refuse what the Hub will not hand out, before anything is spent: Unsloth's copies have no gate, a merge has."""
+    embedded = preset is not None and preset.name == smollm2.PRESET
+    if not embedded and not Path(part.model).expanduser().is_dir():
+        _commit(_original(part.model, preset), part.revision)
+
+
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
     """Return the folder of the 16-bit weights that a merge starts from; download them if only a 4-bit copy was."""
     place = Path(source.place)
@@ -98,7 +105,7 @@ def _commit(repo: str, revision: str | None) -> str | None:
     None where the Hub is out of reach.
     """
     import httpx
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi, constants, errors
 
     try:
         info = HfApi().model_info(repo, revision=revision, timeout=PATIENCE_SECONDS)
@@ -114,7 +121,28 @@ def _commit(repo: str, revision: str | None) -> str | None:
     except (httpx.HTTPError, OSError):  # OfflineModeIsEnabled among them
         return None
     _refuse_unloadable(repo, [one.rfilename for one in info.siblings or ()])
+    if info.gated and _is_closed(repo, info.sha):
+        raise StudentError(
+            f"{repo} is gated: accept its terms on {constants.ENDPOINT}/{repo} and set HF_TOKEN to a token of that "
+            "account, or use a copy without a gate (of Gemma: student.model=unsloth/gemma-3-1b-it)"
+        )
     return info.sha
+
+
+def _is_closed(repo: str, commit: str) -> bool:
+    """Tell whether the files of a gated repository, which everybody is shown the names of, are refused to us."""
+    import httpx
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    with suppress(StudentError):
+        return not _kept(repo, commit)
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=commit), timeout=PATIENCE_SECONDS)
+    except errors.GatedRepoError:
+        return True
+    except (httpx.HTTPError, OSError):  # a download will say what is wrong
+        pass
+    return False
 
 
 def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
@@ -144,10 +172,6 @@ def _folder(repo: str, revision: str | None, say: Callable[[str], object]) -> Pa
             say(f"fetching {repo} from the Hub")
         # By its branch: the cache remembers which commit that was, for when there is no network.
         return Path(snapshot_download(repo, revision=revision, **_WANTED))
-    except errors.GatedRepoError:
-        raise StudentError(
-            f"{repo} is gated: accept its terms on its page and set HF_TOKEN, or use a copy of it without a gate"
-        ) from None
     except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise StudentError(f"{repo} cannot be fetched: {short(error)}. Rerun the command to resume.") from error
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from loopback_hub import LoopbackHub, point_at
 
 from plantune_lite import Evaluate, Export, Problems, Student
 from plantune_lite.cli import doctor
@@ -185,5 +186,9 @@ def test_a_full_disk_is_bad(monkeypatch):
     assert check(DEMO, "disk").state == "bad"
 
 
-def test_a_gated_model_wants_a_token():
-    assert "HF_TOKEN" in check(replace(DEMO, student=Student("gemma3_1b"), export=Export()), "licence").fix
+def test_weights_behind_a_closed_gate_are_bad(monkeypatch):
+    with LoopbackHub() as hub:
+        hub.commit("somebody/gated", {"config.json": "{}", "a.safetensors": b""}, kind="model", gated=True)
+        point_at(hub.url, monkeypatch)
+        found = check(replace(DEMO, student=Student("somebody/gated")), "student")
+    assert found.state == "bad" and "is gated" in found.found and "HF_TOKEN" in found.found

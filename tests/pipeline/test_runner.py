@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import toy_stages
+from loopback_hub import LoopbackHub, point_at
 from manifests import manifest_of
 from toy_stages import ALL, HERE, RECIPE, stages, toy
 
@@ -613,6 +614,15 @@ def test_a_recipe_that_wants_a_gpu_stops_before_anything_is_done_where_there_is_
         run(load_recipe("qwen3_4b_sft"), to=tmp_path / "r", say=print)
     assert not (tmp_path / "r" / "problems").exists()
     run_toy(tmp_path / "small")  # SmolLM2 wants none
+
+
+def test_weights_behind_a_gate_stop_a_run_before_anything_is_done(tmp_path, monkeypatch):
+    with LoopbackHub() as hub:
+        hub.commit("somebody/gated", {"config.json": "{}", "a.safetensors": b""}, kind="model", gated=True)
+        point_at(hub.url, monkeypatch)
+        with pytest.raises(PlantuneError, match="somebody/gated is gated: .* set HF_TOKEN"):
+            run(override(load_recipe("gemma3_1b_sft"), ["student.model=somebody/gated"]), to=tmp_path / "r")
+    assert not (tmp_path / "r" / "problems").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from loopback_hub import TOKEN, LoopbackHub
+from loopback_hub import TOKEN, LoopbackHub, point_at
 from tiny import tiny_student
 
 from plantune_lite.plan import chat
@@ -31,14 +31,7 @@ def hub(tmp_path, monkeypatch):
     with LoopbackHub() as hub:
         point_at(hub.url, monkeypatch)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         yield hub
-
-
-def point_at(url, monkeypatch):
-    """What HF_ENDPOINT does when it is set before huggingface_hub is imported."""
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
 
 
 def found(model=REPO, *, bits=16, backend="plain", pinned=None, said=None, **part):
@@ -122,7 +115,7 @@ def test_what_the_hub_does_not_have_or_show_is_one_sentence_without_waiting(hub,
     refused("student.model is 'nobody/nothing' .* which the Hub does not show you", "nobody/nothing")
     refused("set HF_TOKEN where it is private", "somebody/secret")
     refused("'somebody/tiny' and student.revision 'v9', which the Hub does not show", revision="v9")
-    refused("somebody/gated is gated: accept its terms on its page and set HF_TOKEN", "somebody/gated")
+    refused(f"gated is gated: accept its terms on {hub.url}/somebody/gated and set HF_TOKEN to", "somebody/gated")
     assert time.monotonic() - began < 3
 
 
@@ -130,6 +123,27 @@ def test_with_a_token_a_gate_is_open(hub, files, monkeypatch):
     commit = hub.commit("somebody/gated", files, kind="model", gated=True)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert found("somebody/gated").revision == commit
+
+
+def test_a_gate_that_only_a_merge_would_meet_is_met_first_and_nothing_is_fetched(hub, files, monkeypatch):
+    """Unsloth trains Gemma in 4 bits from a copy of its own without a gate, and the Hub shows everybody the names."""
+    hub.commit("google/gemma-3-1b-it", files, kind="model", gated=True)
+    hub.commit("unsloth/gemma-3-1b-it", files, kind="model")
+    refused("gemma-3-1b-it is gated: .* student.model=unsloth/gemma", "gemma3_1b", backend="unsloth", bits=4)
+    with pytest.raises(StudentError, match="google/gemma-3-1b-it is gated"):
+        weights.check_access(Student("gemma3_1b"), presets.find("gemma3_1b"))
+    weights.check_access(Student("unsloth/gemma-3-1b-it"), presets.find("gemma3_1b"))
+    assert not any("safetensors" in request for request in hub.requests)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    weights.check_access(Student("gemma3_1b"), presets.find("gemma3_1b"))
+
+
+def test_what_was_fetched_through_a_gate_needs_no_token_again(hub, files, monkeypatch):
+    hub.commit("somebody/gated", files, kind="model", gated=True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    fetched = found("somebody/gated")
+    monkeypatch.delenv("HF_TOKEN")
+    assert found("somebody/gated") == fetched
 
 
 @pytest.mark.parametrize(
