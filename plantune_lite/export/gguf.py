@@ -9,7 +9,6 @@ What comes in: a merged model's folder, and prompts as token ids. What goes out:
 them. Interrupted, it starts again.
 """
 
-import json
 import math
 import re
 import shutil
@@ -20,9 +19,11 @@ from typing import Any
 
 from plantune_lite.export import llama_cpp, ollama
 from plantune_lite.export.check_gguf import check_file, read_expected
+from plantune_lite.export.llama_cpp import GGUFError
 from plantune_lite.export.model_files import check_free_space
 from plantune_lite.export.safetensors_io import tensors_in
 from plantune_lite.files import write_whole
+from plantune_lite.student.chat import read_config
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
 from plantune_lite.types import present
@@ -59,6 +60,7 @@ def export_gguf(
 ) -> dict[str, Any]:
     """Write and check the files, in place of those that lie there: a push takes every one."""
     kinds = sorted(set(formats), key=_ORDER.index)
+    _refuse_other_vocabulary(model.merged)
     whole, values = _dtype_of(model.merged)
     work = out / ".work"
     shutil.rmtree(work, ignore_errors=True)  # of an export that was killed
@@ -83,6 +85,17 @@ def export_gguf(
     finally:
         shutil.rmtree(work)
     return _summary(model, out, files, say)
+
+
+def _refuse_other_vocabulary(merged: Path) -> None:
+    """Stop where the converter would take Gemma's vocabulary for GPT-2's, and fail or write a file that garbles."""
+    gemma = read_config(merged / "config.json")["model_type"] == "gemma3_text"
+    if gemma and not (merged / "tokenizer.model").is_file():
+        raise GGUFError(
+            f"{merged} has no tokenizer.model, without which a GGUF file cannot have Gemma's vocabulary: copy it from "
+            "google/gemma-3-1b-it (or unsloth/gemma-3-1b-it) into the student's folder, then --again export; "
+            "export.formats=merged needs none"
+        )
 
 
 def _written(model: Model, kind: str, whole: str, target: Path, say: Callable[[str], object]) -> Path:
@@ -115,7 +128,7 @@ def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Cal
     if smallest:
         run.append(f"lms import --copy {out / smallest}")  # LM Studio's
     if smallest and model.preset is not None:
-        config = json.loads((model.merged / "config.json").read_text(encoding="utf-8"))
+        config = read_config(model.merged / "config.json")
         context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
         for name, text in ollama.files_for(model.preset, smallest, context=context).items():
             write_whole(out / name, text)

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny import tiny_model
+from tiny import tiny_model, tiny_student
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from plantune_lite.export import check_gguf, gguf, llama_cpp, merge, ollama
@@ -132,6 +132,14 @@ def test_a_disk_too_small_is_said_before_anything_is_written(merged, prompts, tm
     with pytest.raises(ExportError, match="1 B free and f16 needs"):
         gguf.export_gguf(model, tmp_path, ("f16",))
     assert not list(tmp_path.iterdir())
+
+
+def test_gemma_without_its_sentencepiece_file_is_refused_with_where_to_get_it(tmp_path):
+    """Without it llama.cpp's converter takes the vocabulary for GPT-2's: it fails, or what it writes garbles text."""
+    tiny_student(tmp_path / "merged", "gemma3_text")
+    model = gguf.Model(merged=tmp_path / "merged", name="tiny", preset=GEMMA, prompts=[])
+    with pytest.raises(GGUFError, match="no tokenizer.model, .* copy it from google/gemma-3-1b-it"):
+        gguf.export_gguf(model, tmp_path / "out", ("f16",))
 
 
 @pytest.mark.slow
