@@ -57,4 +57,4 @@ def _write_tokenizer(source: Path, out: Path, preset: Preset | None) -> None:
         known = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
         GenerationConfig(do_sample=False, eos_token_id=ends, **known).save_pretrained(out)
     tokenizer.save_pretrained(out, save_jinja_files=False)  # older programs look for the template in the config alone
-    for_everybody(out)
+    for_everybody(out, tokenizer)

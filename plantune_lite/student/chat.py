@@ -154,9 +154,11 @@ def padding(tokenizer: Any, turn_end: str) -> str:
     raise PlantuneError(f"this tokenizer has no token to pad with besides {turn_end!r}: add one to it first")
 
 
-def for_everybody(folder: Path) -> None:
+def for_everybody(folder: Path, tokenizer: Any) -> None:
     """A saved tokenizer as programs with transformers 4 read it, without the folders of this machine."""
     config = read_config(folder / "tokenizer_config.json")
+    # transformers 5 leaves it out, and llama.cpp's converter then takes Gemma's <start_of_turn> for text.
+    config["added_tokens_decoder"] = {id: token.__getstate__() for id, token in tokenizer.added_tokens_decoder.items()}
     # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"

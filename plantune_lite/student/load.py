@@ -83,7 +83,7 @@ class Loaded:
         (folder / "README.md").unlink(missing_ok=True)
         self.tokenizer.padding_side = self._padding_side  # Unsloth's trainers pad on the right
         self.tokenizer.save_pretrained(folder)
-        for_everybody(folder)
+        for_everybody(folder, self.tokenizer)
 
     @contextmanager
     def answering(self) -> Iterator[None]:
