@@ -146,7 +146,8 @@ def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
 
     try:
         table = pyarrow.parquet.read_table(io.BytesIO(data))
-    except (pyarrow.ArrowException, OSError) as error:
+        cells = table.to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last of a text that is not UTF-8
         raise ProblemError(f"{name} is not a Parquet file: {str(error).splitlines()[0]}") from None
-    rows = [Row(f"{name} row {number}", number, cells) for number, cells in enumerate(table.to_pylist(), 1)]
+    rows = [Row(f"{name} row {number}", number, row) for number, row in enumerate(cells, 1)]
     return tuple(table.column_names), rows

@@ -49,7 +49,7 @@ def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
     outer, _, inner = name.partition(".")
     inner, _, key = inner.partition(".")  # sft.extra.max_grad_norm=0.5
     hint = _type_of(Recipe, outer)
-    if outer in PARTS and not inner:
+    if name in PARTS:
         changes[outer] = _whole_part(outer, text)
         return
     if key and inner != "extra" or inner and outer not in PARTS:

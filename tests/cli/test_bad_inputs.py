@@ -11,6 +11,8 @@ import shutil
 import signal
 from collections import Counter
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from bad_inputs import bad_input, sound_run
 
@@ -96,6 +98,8 @@ DEEP = "[" * 800 + "]" * 800
         (("show", "deep.json"), "deep.json: not JSON"),
         (("show", "utf16.csv"), "byte 0x00 is not UTF-8"),
         (("estimate", "smollm2_135m", "problems.path=nul.jsonl"), "nul.jsonl line 1: question holds"),
+        (("show", "latin.parquet"), "latin.parquet is not a Parquet file: 'utf-8'"),
+        (("show", "smollm2_135m", "sft.=none"), "SFT has no field ''"),
         (("report", "list"), "recipe.json: not a recipe"),
         (("show", "null"), "manifest.json is no manifest"),
     ],
@@ -115,6 +119,9 @@ def test_what_once_was_a_traceback_or_hung_is_a_sentence(tmp_path, monkeypatch, 
     for name, text in texts.items():
         write_whole(tmp_path / name, text)
     (tmp_path / "utf16.csv").write_text("question,answer\n2+2?,4\n", encoding="utf-16-le")
+    buffers = [None, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xb2")]
+    questions = pyarrow.Array.from_buffers(pyarrow.string(), 1, buffers)
+    pyarrow.parquet.write_table(pyarrow.table({"question": questions, "answer": ["4"]}), tmp_path / "latin.parquet")
     status, _, err = said_by(list(arguments))
     assert status in (1, 2) and words in err and not PROGRAMMERS.search(err)
 
