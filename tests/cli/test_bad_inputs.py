@@ -1,6 +1,6 @@
 """Whatever the input, the command ends in one plain sentence, or does what it says: hundreds of them, by chance.
 
-`BAD_INPUTS=5000 BAD_INPUTS_FROM=1000 pytest tests/cli/test_bad_inputs.py` tries others and more.
+`BAD_INPUTS=5000 BAD_INPUTS_FROM=20000 pytest tests/cli/test_bad_inputs.py` tries others and more.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from plantune_lite.pipeline import runner
 from plantune_lite.recipe.load import load_recipe, to_json
 from plantune_lite.types import RunError
 
-COUNT, FIRST = int(os.environ.get("BAD_INPUTS", 450)), int(os.environ.get("BAD_INPUTS_FROM", 0))
+COUNT, FIRST = int(os.environ.get("BAD_INPUTS", 450)), int(os.environ.get("BAD_INPUTS_FROM", 10_000))
 SECONDS = 20.0  # for one input
 STARTS = "a stage would start here"
 PROGRAMMERS = re.compile(
