@@ -21,7 +21,7 @@ from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets, weights
 from plantune_lite.student.weights import StudentError
-from plantune_lite.teacher.gemini import key_name, model_name
+from plantune_lite.teacher.gemini import Gemini, key_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
 from plantune_lite.terminal import size

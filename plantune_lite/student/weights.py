@@ -89,7 +89,7 @@ def _original(model: str, preset: Preset | None) -> str:
 def check_access(part: Student, preset: Preset | None) -> None:
     """Refuse what the Hub will not hand out, before anything is spent: Unsloth's copies have no gate, a merge has."""
     embedded = preset is not None and preset.name == smollm2.PRESET
-    if not embedded and not Path(part.model).expanduser().is_dir():
+    if not embedded and not as_path(part.model).is_dir():
         _commit(_original(part.model, preset), part.revision)
 
 
