@@ -74,7 +74,7 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, flo
     seconds: dict[str, float] = {}
     evaluate = recipe.evaluate
     if recipe.headroom:
-        seconds["headroom"] = answering(recipe.headroom, evaluate.max_tokens)
+        seconds["headroom"] = answering(min(recipe.headroom, problems), evaluate.max_tokens)
     if recipe.distill.teacher == "self":
         seconds["distill"] = answering(CALLS * problems, recipe.distill.max_tokens)
     if sft := recipe.sft:

@@ -214,8 +214,8 @@ def _refuse_what_training_would(
         return
     if preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
         raise RunError(
-            f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill {wanted.name} "
-            "(a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
+            f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
+            "same recipe and settings (a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
         )
     weights.check_access(wanted.student, preset)
 

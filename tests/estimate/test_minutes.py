@@ -97,6 +97,11 @@ def test_a_machine_is_the_one_at_hand_or_a_card_of_a_size():
     assert 9 * 2**30 < odd.free < 10 * 2**30 and odd.speed is None and not devices.here(gpu=16).bf16
 
 
+def test_no_more_problems_are_asked_beforehand_than_there_are():
+    few, many = (minutes.stage_minutes(recipe(headroom=64), T4, problems=problems) for problems in (4, 500))
+    assert few["headroom"] < many["headroom"] == minutes.stage_minutes(recipe(headroom=64), T4, problems=64)["headroom"]
+
+
 def test_a_faster_card_and_fewer_rows_take_no_longer():
     def most(card, **parts):
         return minutes.stage_minutes(recipe(**parts), devices.device(card), problems=1000)["sft"]
