@@ -135,6 +135,8 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 # family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab: as each repository's config.json has them
 _PRESETS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Shape("llama", 30, 576, 1536, 9, 3, 64, 49152, tied=True),
+    "HuggingFaceTB/SmolLM2-360M-Instruct": Shape("llama", 32, 960, 2560, 15, 5, 64, 49152, tied=True),
+    "google/gemma-3-270m-it": Shape("gemma3_text", 18, 640, 2048, 4, 1, 256, 262144, tied=True),
     "google/gemma-3-1b-it": Shape("gemma3_text", 26, 1152, 6912, 4, 1, 256, 262144, tied=True),
     "Qwen/Qwen3-4B-Instruct-2507": Shape("qwen3", 36, 2560, 9728, 32, 8, 128, 151936, tied=True),
     "Qwen/Qwen2.5-7B-Instruct": Shape("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, tied=False),

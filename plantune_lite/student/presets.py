@@ -78,6 +78,18 @@ _with_chatml = partial(
     pad="<|endoftext|>",
     stops=("<|endoftext|>",),
 )
+_gemma = partial(
+    Preset,
+    family="gemma3_text",
+    licence="gemma",
+    licence_url="https://ai.google.dev/gemma/terms",
+    chat_template=_with_system(_GEMMA),
+    turn_end="<end_of_turn>",
+    bos="<bos>",
+    pad="<pad>",
+    stops=("<eos>",),
+    float16=False,
+)
 
 
 PRESETS = (
@@ -89,21 +101,16 @@ PRESETS = (
         parameters=0.135,
         licence="apache-2.0",
     ),
-    Preset(
-        name="gemma3_1b",
-        title="Gemma-3-1B-It",
-        repo="google/gemma-3-1b-it",
-        family="gemma3_text",
-        parameters=1.0,
-        licence="gemma",
-        licence_url="https://ai.google.dev/gemma/terms",
-        chat_template=_with_system(_GEMMA),
-        turn_end="<end_of_turn>",
-        bos="<bos>",
-        pad="<pad>",
-        stops=("<eos>",),
-        float16=False,
+    _with_chatml(
+        name="smollm2_360m",
+        title="SmolLM2-360M-Instruct",
+        repo="HuggingFaceTB/SmolLM2-360M-Instruct",
+        family="llama",
+        parameters=0.36,
+        licence="apache-2.0",
     ),
+    _gemma(name="gemma3_270m", title="Gemma-3-270M-It", repo="google/gemma-3-270m-it", parameters=0.27),
+    _gemma(name="gemma3_1b", title="Gemma-3-1B-It", repo="google/gemma-3-1b-it", parameters=1.0),
     _with_chatml(
         name="qwen3_4b",
         title="Qwen3-4B-Instruct-2507 (the one without a thinking mode)",

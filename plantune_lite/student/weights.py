@@ -124,7 +124,7 @@ def _commit(repo: str, revision: str | None) -> str | None:
     if info.gated and _is_closed(repo, info.sha):
         raise StudentError(
             f"{repo} is gated: accept its terms on {constants.ENDPOINT}/{repo} and set HF_TOKEN to a token of that "
-            "account, or use a copy without a gate (of Gemma: student.model=unsloth/gemma-3-1b-it)"
+            f"account, or use a copy without a gate (Unsloth's: student.model=unsloth/{repo.partition('/')[2]})"
         )
     return info.sha
 

@@ -24,6 +24,8 @@ FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text")
     ("name", "parameters"),
     [
         ("smollm2_135m", 134_515_008),
+        ("smollm2_360m", 361_821_120),
+        ("gemma3_270m", 268_098_176),
         ("gemma3_1b", 999_885_952),
         ("qwen3_4b", 4_022_468_096),
         ("qwen2_5_7b", 7_615_616_512),
