@@ -3,7 +3,7 @@
 The problems of smollm2_135m. A short SFT on plans makes a student that finds the way back from the question at times;
 GRPO samples plans and solutions of its own and rewards right answers, which only right plans reach. The first lines say
 what GRPO added to the SFT on the same fresh problems: nothing with earlier settings in one seed, unmeasured with these.
-An answer has some 95 tokens; max_completion leaves room above, since the last fifth of it is penalised.
+max_completion leaves room above a usual answer, since the last fifth of it is penalised.
 grpo.reward=answer+plan adds nothing here: likeness by words leaves out the question's own words, of which these plans
 are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
 """

@@ -33,7 +33,7 @@ from plantune_lite.types import RecipeError
 @going_on
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
 def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Run a recipe to its end, or go on where it was cut off."""
+    """Run a recipe to its end, or resume where it was cut off."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, **options)
 
@@ -62,6 +62,7 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
 
 
 def _gigabytes(text: str) -> float:
+    """Read a size; click.FloatRange would let nan through."""
     if not 0 < (gigabytes := float(text)) < 10_000:
         raise ValueError
     return gigabytes

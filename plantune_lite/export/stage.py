@@ -30,7 +30,8 @@ def run_export(job: Job) -> ExportSummary:
     prompts = [chat.encode_chat(tokenizer, tuple(row["prompt"])) for row in rows]
     checked = check_merge.compare(adapter, place, merged, prompts)
     job.say(checked["line"])
-    job.say(f"vllm serve {merged}")
+    if checked["verified"]:
+        job.say(f"vllm serve {merged}")
     files = [one for one in formats if one not in ("adapter", "merged")]
     lines, made = [done["line"], checked["line"]], {}
     if files and checked["verified"]:
