@@ -134,11 +134,12 @@ def _set(path: str, flags: int, *, clear: int = 0, recursive: bool = False) -> N
 
 def watched(job: dict[str, Any]) -> dict[str, Any]:
     """Run the program in a process of its own for as long as it may take, and say what came of it."""
-    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive whoever waits for the verdict
+    _end_with_reader(1)
     token = os.urandom(16)  # who does not have it cannot say what came of it
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.close(reader)
         try:
             inmate(job, token, writer)
         finally:
@@ -159,6 +160,15 @@ def watched(job: dict[str, Any]) -> dict[str, Any]:
     return {"ok": False, "how": f"failed: {how}"}
 
 
+def _end_with_reader(out: int) -> None:
+    """End when the parent ends, who reads `out`; at once if it ended before it could be told to the kernel."""
+    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; whoever changes user or capabilities afterwards loses it
+    pipe = select.poll()
+    pipe.register(out, 0)
+    if pipe.poll(0):  # nobody can read it any more
+        os._exit(1)
+
+
 # --- the program ------------------------------------------------------------------------------------------------------
 
 _CANNOT = "cannot "
@@ -173,7 +183,7 @@ def inmate(job: dict[str, Any], token: bytes, out: int) -> None:
     """
     write, leave, execute, real = os.write, os._exit, exec, dict(vars(builtins))
     try:
-        _give_up(job)
+        _give_up(job, out)
     except OSError as error:
         write(out, token + f"{_CANNOT}{error.filename or 'setrlimit'}: {error.strerror}".encode())
         leave(1)
@@ -197,7 +207,7 @@ def inmate(job: dict[str, Any], token: bytes, out: int) -> None:
     leave(0)
 
 
-def _give_up(job: dict[str, Any]) -> None:
+def _give_up(job: dict[str, Any], out: int) -> None:
     """Files, the session, limits, identity, capabilities, system calls: in an order in which each is still possible."""
     import resource
 
@@ -214,7 +224,7 @@ def _give_up(job: dict[str, Any]) -> None:
         os.setresuid(_NOBODY, _NOBODY, _NOBODY)
     no_capabilities = (ctypes.c_uint32 * 6)()
     call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), no_capabilities)
-    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: not to outlive a keeper that was killed
+    _end_with_reader(out)
     _control(38, 1)  # PR_SET_NO_NEW_PRIVS
     code = _filter()
     block = ctypes.create_string_buffer(code, len(code))

@@ -1,4 +1,4 @@
-import signal
+import json
 import socket
 import subprocess
 import sys
@@ -110,27 +110,59 @@ def test_what_computes_for_ever_is_ended_by_its_own_time():
 
 
 @isolated
-def test_nothing_is_left_running_when_whoever_asked_is_killed():
+@pytest.mark.parametrize("seconds", [0, 0.01, 0.03, 0.1, 0.3, 1])
+def test_nothing_is_left_running_when_whoever_asked_is_killed_at_any_moment(seconds):
     code = "from plantune_lite.grading.sandbox import run\nrun('import time\\ntime.sleep(1e6)', seconds=600)"
-    asking = subprocess.Popen([sys.executable, "-c", code])
-    while not (inmates := descendants(asking.pid)[1:]):
-        time.sleep(0.05)
-    asking.send_signal(signal.SIGKILL)
-    asking.wait()
+    with subprocess.Popen([sys.executable, "-c", code]) as asking:
+        keeper = first_child(asking.pid)
+        time.sleep(seconds)
+        inmates = children(keeper)
+        asking.kill()
+    assert all_end([keeper, *inmates])
+
+
+@isolated
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_program_does_not_outlive_its_keeper_killed_as_soon_as_it_had_begun_it(attempt):
+    child = Path(sandbox.__file__).with_name("sandbox_child.py")
+    job = {"before": "", "program": "import time\ntime.sleep(1e6)", "tests": "", "seconds": 600, "memory": 1 << 30}
+    keeping = [sys.executable, "-S", child]
+    with subprocess.Popen(keeping, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
+        keeper.stdin.write(f"{json.dumps(job)}\n".encode())
+        keeper.stdin.flush()
+        while not (first_of_its_namespace := [pid for pid in children(keeper.pid) if namespaces(pid) == 2]):
+            pass
+        keeper.kill()
+    assert all_end(first_of_its_namespace)
+
+
+def first_child(pid):
+    while not (begun := children(pid)):
+        pass
+    return begun[0]
+
+
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def namespaces(pid):
+    """Count the process namespaces that the process has a number in."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return len(status.partition("NSpid:")[2].partition("\n")[0].split())
+
+
+def all_end(processes):
     ends = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in inmates) and time.monotonic() < ends:
+    while any(Path(f"/proc/{pid}").exists() for pid in processes) and time.monotonic() < ends:
         time.sleep(0.05)
-    assert not any(Path(f"/proc/{pid}").exists() for pid in inmates)
-
-
-def descendants(pid):
-    """The process and what it began, as long as each began one."""
-    found = []
-    while pid:
-        found.append(pid)
-        begun = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        pid = int(begun[-1]) if begun else 0
-    return found[1:]
+    return not any(Path(f"/proc/{pid}").exists() for pid in processes)
 
 
 # --- what is judged ---------------------------------------------------------------------------------------------------
