@@ -263,7 +263,7 @@ def _plain(part: Student, source: Source) -> Any:
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
     )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         source.place,
         dtype=dtype,
         quantization_config=nf4 if part.bits == 4 else None,
@@ -272,6 +272,9 @@ def _plain(part: Student, source: Source) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
+    # Of a batch's last states, a slice, torch would copy the layer's weights for each row.
+    model.get_output_embeddings().register_forward_pre_hook(lambda layer, given: (given[0].contiguous(),))
+    return model
 
 
 def compute_dtype(bits: int) -> Any:

@@ -29,7 +29,8 @@ def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, A
         "max_steps": steps,
         "optim": "adamw_8bit" if on_gpu else "adamw_torch_fused",
         # On a T4 Unsloth keeps Gemma in bf16, which a T4 cannot compute, and trains it in float32 by itself.
-        "bf16": on_gpu and model.dtype == torch.bfloat16 and torch.cuda.is_bf16_supported(including_emulation=False),
+        "bf16": model.dtype == torch.bfloat16
+        and (not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)),
         "fp16": on_gpu and model.dtype == torch.float16,
         "use_cpu": not on_gpu,
         "gradient_checkpointing": training.checkpointing,
