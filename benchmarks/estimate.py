@@ -113,6 +113,16 @@ def main() -> None:
         return f"{hours[teacher, name, gpu, '']:.1f} h, was {hours[teacher, name, gpu, 'before']:.1f}"
 
     shown = [(name, *(cell(teacher, name, gpu) for teacher in ("gemini", "self") for gpu in GPUS)) for name in BEFORE]
+    engines = {
+        (name, gpu, engine): total(name, gpu, "distill.teacher=self", f"student.engine={engine}")
+        for name in BEFORE
+        for gpu in GPUS[1:]
+        for engine in ("unsloth", "vllm")
+    }
+    by_vllm = [
+        (name, *(f"{engines[name, gpu, 'vllm']:.1f} h, else {engines[name, gpu, 'unsloth']:.1f}" for gpu in GPUS[1:]))
+        for name in BEFORE
+    ]
     columns = ("recipe", *GPUS, *(f"{gpu}, no key" for gpu in GPUS))
     write(
         "estimate",
@@ -137,6 +147,11 @@ def main() -> None:
                 "With a key a server writes the plans, which takes no GPU; without one the student does. Estimates of "
                 "whole runs without export, none measured; before, the student also scored its plans (4 calls a "
                 "problem, here counted as 2). A batch is counted to its longest reply.",
+                "## With vLLM (student.engine=vllm), no key",
+                markdown(("recipe", *GPUS[1:]), by_vllm),
+                "vLLM answers for the teacher, before training and in evaluation; GRPO's own answers, the larger part "
+                "of those recipes, still come from the trainer. A T4 is too old for it. The timings that its factor is "
+                "fitted to have few rows at once; 128, the prompts and 90 s until it answers are arithmetic and guess.",
             )
         ),
     )

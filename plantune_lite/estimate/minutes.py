@@ -23,6 +23,7 @@ from plantune_lite.estimate.devices import AS_OF, Device
 from plantune_lite.estimate.shapes import Shape
 from plantune_lite.recipe.schema import CHOSEN_ON, Recipe
 from plantune_lite.runs.job import share_of
+from plantune_lite.student.generate import AT_ONCE
 
 ROW = 350  # tokens of a row of the corpus
 PROMPT = 200  # tokens of a question and the turns around it
@@ -31,6 +32,7 @@ CALLS = 2  # of a self teacher a problem, at least: a plan, and what comes of it
 LINE = 30  # tokens of one step of a plan
 TAUGHT = (2, 3)  # right paths and pairs of steps that the search of one question leaves, as SmolLM2's does
 PAIR_EPOCHS = 3
+VLLM_STARTS = 90  # seconds until it answers
 UNTUNED_PROMPTS = 3  # of which the untuned student's best is chosen
 WITHIN = 2  # the factor that every published timing was found within
 
@@ -53,7 +55,9 @@ def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: fl
     if bits == 4:
         read += 2 * 2 * shape.in_linears
     traffic = read / (on.gigabytes_a_second * 1e9)
-    return on.factors.vllm * traffic if vllm else traffic + shape.layers * on.factors.layer
+    if vllm:
+        return on.factors.vllm * max(traffic, 2 * shape.parameters * rows / (on.teraflops * 1e12))
+    return traffic + shape.layers * on.factors.layer
 
 
 def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, float]:
@@ -65,11 +69,13 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, flo
     def training(rows: float, length: int, passes: int = passes) -> float:
         return training_seconds(model, on, rows * length, passes=passes)
 
-    def answering(replies: float, most: int) -> float:
+    def answering(replies: float, most: int, vllm: bool = part.engine == "vllm") -> float:
         written = WRITTEN * most
-        rows = min(replies, on.rows)
-        steps = replies / rows * (written if on.name == "CPU" else most)
-        return steps * step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2)
+        rows = min(replies, AT_ONCE if vllm else on.rows)
+        steps = replies / rows * (written if vllm or on.name == "CPU" else most)
+        wrote = steps * step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm)
+        # With so many rows at once prompts take as long as replies.
+        return wrote + (VLLM_STARTS + training(replies, PROMPT, passes=1) if vllm else 0)
 
     seconds: dict[str, float] = {}
     evaluate = recipe.evaluate
@@ -97,7 +103,7 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, flo
     if grpo := recipe.grpo:
         replies, most = grpo.prompts_per_step * grpo.group, grpo.max_completion or part.max_length // 2
         learned = training(replies, round(PROMPT + WRITTEN * most), passes + 1)  # and what the sampler gave each token
-        seconds["grpo"] = grpo.steps * (answering(replies, most) + learned)
+        seconds["grpo"] = grpo.steps * (answering(replies, most, vllm=False) + learned)
     asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
     arms = 2 + recipe.has_baseline + evaluate.before_grpo + evaluate.plan_use
     seconds["evaluate"] = answering(arms * asked + UNTUNED_PROMPTS * CHOSEN_ON, evaluate.max_tokens)

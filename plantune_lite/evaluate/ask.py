@@ -17,7 +17,7 @@ from typing import cast
 
 from plantune_lite.evaluate import results
 from plantune_lite.evaluate.answers import Asking
-from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, student_to_ask, way_to_answer
+from plantune_lite.evaluate.modes import Mode, examples_of, mode_of, room_to_answer, way_to_answer
 from plantune_lite.grading.answers import final_answer
 from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
@@ -25,7 +25,7 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import read_manifest
-from plantune_lite.student.load import Loaded
+from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
 from plantune_lite.types import Generate, PlantuneError, Problem, Reply, RunError, Sampling
 
@@ -53,7 +53,8 @@ def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str,
     if trained is None or not (run / trained).is_dir():
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
     pinned = manifest.summaries.training(trained).revision
-    loaded = student_to_ask(recipe, say, adapter=run / trained, pinned=pinned)
+    room = room_to_answer(recipe)  # without vLLM, which starts too slowly for a question or two
+    loaded = load_student(recipe.student, adapter=run / trained, pinned=pinned, room=room, seed=recipe.seed, say=say)
     return recipe, trained, loaded
 
 

@@ -36,7 +36,8 @@ from plantune_lite.problems.split import normalised
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import Summaries
-from plantune_lite.student.load import Loaded, load_student
+from plantune_lite.student.load import Loaded
+from plantune_lite.student.vllm_engine import Served, load_to_ask
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
@@ -108,10 +109,15 @@ def prompts_with_examples(
 
 def student_to_ask(
     recipe: Recipe, say: Callable[[str], object], *, adapter: Path | None = None, pinned: str | None = None
-) -> Loaded:
+) -> Loaded | Served:
     """Load a recipe's student with room for the replies of its evaluation."""
-    room = recipe.student.max_length + recipe.evaluate.max_tokens
-    return load_student(recipe.student, adapter=adapter, pinned=pinned, room=room, seed=recipe.seed, say=say)
+    room = room_to_answer(recipe)
+    return load_to_ask(recipe.student, adapter=adapter, pinned=pinned, room=room, seed=recipe.seed, say=say)
+
+
+def room_to_answer(recipe: Recipe) -> int:
+    """Return how many tokens a prompt and the reply to it may have."""
+    return recipe.student.max_length + recipe.evaluate.max_tokens
 
 
 def sampling_of(recipe: Recipe) -> Sampling:

@@ -25,7 +25,7 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.manifest import now, read_manifest
-from plantune_lite.student.load import load_student
+from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Reply, RunError, Sampling
@@ -106,7 +106,7 @@ def _opened(
 ) -> Iterator[Callable[..., list[list[Reply]]]]:
     """Open the model as a Generate."""
     path = Path(where)
-    room = recipe.student.max_length + recipe.evaluate.max_tokens
+    room = modes.room_to_answer(recipe)
     if _is_server(where):
         address, _, model = where.partition("#")
         if not model:
@@ -123,7 +123,7 @@ def _opened(
         yield modes.student_to_ask(recipe, say, adapter=path, pinned=pinned).generate
     elif (path / "config.json").is_file():
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
-        yield load_student(wanted, room=room, seed=recipe.seed, say=say).generate
+        yield load_to_ask(wanted, room=room, seed=recipe.seed, say=say).generate
     else:
         raise PlantuneError(
             f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "

@@ -107,6 +107,8 @@ class Student(_WithFloats):
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     rslora: bool = False
     checkpointing: bool = True  # recompute activations: less memory, about a third slower
+    # What answers; auto: vLLM where it is installed and the GPU is fit for it, else what trains.
+    engine: Literal["auto", "unsloth", "transformers", "vllm"] = knob("auto", pace=True)
 
 
 @dataclass(frozen=True)

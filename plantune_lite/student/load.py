@@ -119,7 +119,7 @@ def load_student(
     `pinned` is the base's revision as an earlier stage resolved it; `room` is how many tokens a conversation may grow
     to where that is more than the recipe's max_length.
     """
-    backend = backend_here()
+    backend = backend_here(part.engine)
     if backend == "unsloth":
         unsloth()
     _quiet()
@@ -143,13 +143,13 @@ def load_student(
 # --- which backend ----------------------------------------------------------------------------------------------------
 
 
-def backend_here() -> Backend:
-    """Choose Unsloth where there is an accelerator, else transformers with PEFT."""
+def backend_here(engine: str = "auto") -> Backend:
+    """Choose Unsloth where there is an accelerator, else transformers with PEFT, unless one of them is asked for."""
     try:
         import torch
     except ImportError:
         raise MissingError("a student needs torch: pip install 'plantune-lite[cpu]'") from None
-    asked = os.environ.get("PLANTUNE_BACKEND", "")
+    asked = os.environ.get("PLANTUNE_BACKEND", "") or {"unsloth": "unsloth", "transformers": "plain"}.get(engine, "")
     if asked not in ("", "unsloth", "plain"):
         raise StudentError(f"PLANTUNE_BACKEND is {asked!r}, but must be 'unsloth' or 'plain'")
     if asked == "unsloth" or (torch.cuda.is_available() and not asked):

@@ -21,7 +21,7 @@ from plantune_lite.student import presets, smollm2
 from plantune_lite.student.presets import Preset
 from plantune_lite.types import PlantuneError
 
-Backend = Literal["unsloth", "plain"]
+Backend = Literal["unsloth", "plain", "vllm"]
 
 PATIENCE_SECONDS = 10  # with a Hub that does not answer
 # Of a repository: not the copies of its weights that lie in folders or in other formats beside them.

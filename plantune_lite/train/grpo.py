@@ -25,7 +25,7 @@ from plantune_lite.train import callbacks, prompt_selection, rollouts
 from plantune_lite.train.reward_log import Rewarded, Signs, Weighed
 from plantune_lite.train.rollouts import Sampled
 from plantune_lite.train.trl_args import grpo_config
-from plantune_lite.types import LoadedStudent, RecipeError, Reward
+from plantune_lite.types import LoadedStudent, RecipeError, Reward, present
 
 WARMUP = 0.1  # share of the steps
 _NAMES = {
@@ -75,19 +75,12 @@ def train(
     if checkpoint is not None:
         # Found there, the trainer would load the reference alone, and train on from where it began.
         shutil.rmtree(checkpoint.folder / _REFERENCE, ignore_errors=True)
-    asked, room = prompt_selection.askable(student, rows, training.max_length, say)
-    most = part.max_completion
-    if most is None:
-        most = prompt_selection.calibrated(student, asked, room, out / "calibration.json", part, training)
-    elif most > room:
-        say(f"grpo.max_completion={most} is more than student.max_length={training.max_length} leaves: {room}")
-    most = min(most, room)
-    part = replace(part, max_completion=most)
-    weighed = rewards.weighed(most)
-    _refuse_names([name for name, _, _ in weighed])
     # What was trained on before a kill stays what is trained on.
     looking = training if checkpoint is None else replace(training, hours=0.0)
-    kept = prompt_selection.solved_at_times(student, asked, rewards.passed, out / "pass_rates.jsonl", part, looking)
+    part, kept = select(student, rows, rewards, part, out, looking)
+    most = present(part.max_completion)
+    weighed = rewards.weighed(most)
+    _refuse_names([name for name, _, _ in weighed])
     watched = Rewarded(weighed, part.group, out / "samples.jsonl", after_step=checkpoint.step if checkpoint else 0)
     schedule = callbacks.Schedule(part.steps, warmup=0 if part.settings == "pta" else round(WARMUP * part.steps))
     if checkpoint is not None and checkpoint.planned < part.steps:
@@ -109,6 +102,23 @@ def train(
         student.model.delete_adapter(_REFERENCE)
     callbacks.keep(student, out)
     return {**summary, "max_completion": part.max_completion}
+
+
+def select(
+    student: Any, rows: Sequence[Mapping[str, Any]], rewards: Rewards, part: GRPO, out: Path, training: Training
+) -> tuple[GRPO, list[Mapping[str, Any]]]:
+    """Return how long an answer may become, in the part, and the prompts to train on; both are looked for once."""
+    asked, room = prompt_selection.askable(student, rows, training.max_length, training.reporter.say)
+    most = part.max_completion
+    if most is None:
+        most = prompt_selection.calibrated(student, asked, room, out / "calibration.json", part, training)
+    elif most > room:
+        training.reporter.say(
+            f"grpo.max_completion={most} is more than student.max_length={training.max_length} leaves: {room}"
+        )
+    part = replace(part, max_completion=min(most, room))
+    file = out / "pass_rates.jsonl"
+    return part, prompt_selection.solved_at_times(student, asked, rewards.passed, file, part, training)
 
 
 def _refuse_names(names: Sequence[str]) -> None:

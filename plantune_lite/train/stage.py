@@ -19,7 +19,9 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.job import LEAST_HOURS, Job, is_first, share_of
 from plantune_lite.runs.manifest import GRPOSummary, SFTSummary, read_manifest
+from plantune_lite.student import vllm_engine
 from plantune_lite.student.load import load_student
+from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.teacher.judge import teacher_judge
 from plantune_lite.train import data, grpo, rewards, sft
@@ -94,16 +96,21 @@ def run_grpo(job: Job) -> GRPOSummary:
     if part.start == "sft":
         before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
         adapter: Path | None = job.run.adapter(before)
-        loaded = _loaded(job, adapter, job.earlier.training(before).revision)
+        pinned = job.earlier.training(before).revision
     else:
         adapter = None if part.start == "base" else adapter_of(part.start, job.run.path)
-        loaded = _loaded(job, adapter, _pinned(job, adapter))
+        pinned = _pinned(job, adapter)
     if asks_for_plans := _must_ask_for_plans(job, adapter):
         rows = _asking_for_plans(rows, job.run.problems())
     with _judge(job) as (judge, spent):
         rewarded = grpo.Rewards(
             lambda most: rewards.of(part, rows, max_completion=most, judge=judge), passed=rewards.right_answer
         )
+        if vllm_engine.answers(job.recipe.student):  # before the trainer takes the memory
+            served = load_to_ask(job.recipe.student, adapter=adapter, pinned=pinned, seed=job.recipe.seed, say=job.say)
+            grpo.select(served, rows, rewarded, part, job.out, job.training(_hours(job)))
+            del served
+        loaded = _loaded(job, adapter, pinned)
         summary = grpo.train(loaded, rows, rewarded, part, job.out, job.training(_hours(job)))
     return GRPOSummary(**summary, usd=spent(), asks_for_plans=asks_for_plans, base=asdict(loaded.source))
 

@@ -102,6 +102,16 @@ def test_no_more_problems_are_asked_beforehand_than_there_are():
     assert few["headroom"] < many["headroom"] == minutes.stage_minutes(recipe(headroom=64), T4, problems=64)["headroom"]
 
 
+def test_vllm_answers_faster_and_trains_no_faster():
+    recipe, on = load_recipe("qwen3_4b_grpo"), devices.here(gpu=24).speed
+    plain, served = (
+        minutes.stage_minutes(override(recipe, [f"student.engine={engine}"]), on, problems=500)
+        for engine in ("unsloth", "vllm")
+    )
+    assert served["evaluate"] < plain["evaluate"] / 3
+    assert served["sft"] == plain["sft"] and served["grpo"] == plain["grpo"]
+
+
 def test_a_faster_card_and_fewer_rows_take_no_longer():
     def most(card, **parts):
         return minutes.stage_minutes(recipe(**parts), devices.device(card), problems=1000)["sft"]

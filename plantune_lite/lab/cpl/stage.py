@@ -37,6 +37,7 @@ from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job, Training, share_of
 from plantune_lite.runs.manifest import CPLSummary
 from plantune_lite.student.load import load_student
+from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.train import sft
 from plantune_lite.types import Generate, Messages, Problem, RunError, present
@@ -106,6 +107,9 @@ def _time_left(job: Job) -> Callable[[float], float | None]:
         return lambda share: None
     ends = time.monotonic() + 3600 * job.hours_left * share_of(job.recipe, "cpl")
     return lambda share: max(0.0, share * (ends - time.monotonic()) / 3600)
+
+
+_to_train = partial(load_student, training=True)
 
 
 class _Round:
@@ -184,8 +188,9 @@ class _Round:
     def _a_student(self) -> Iterator[tuple[Generate, Asks, search.Value | None]]:
         """Load the student to search with; yield its Generate, its prompt function and, if any, its value function."""
         before = self._policy()
-        loaded = self._loaded(before, training=False)
         by_value = self._part.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
+        # A value is read off the student's states, which an engine does not show.
+        loaded = self._loaded(before, load_student if by_value else load_to_ask)
         judge = value_head.value_of(loaded, present(before)) if by_value else None
         yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
 
@@ -248,7 +253,7 @@ class _Round:
             for tree in search.trees_of(self._folder)
             for state in pairs.states(tree)
         ]
-        return value_head.train(self._loaded(trained, training=False), known, trained, seed=self._job.recipe.seed)
+        return value_head.train(self._loaded(trained, load_student), known, trained, seed=self._job.recipe.seed)
 
     # --- the student
 
@@ -270,7 +275,7 @@ class _Round:
         named = {f"{name}_{key}": value for key, value in figures.items()}
         self._job.metric(step, round=self._number, **named)
 
-    def _loaded(self, adapter: Path | None, training: bool = True) -> Any:
+    def _loaded(self, adapter: Path | None, load: Callable[..., Any] = _to_train) -> Any:
         """Load the student, on the same base every time, after freeing the memory of earlier ones."""
         import torch
 
@@ -280,10 +285,9 @@ class _Round:
         job, base = self._job, self._job.out / "base.json"
         known = json.loads(base.read_text(encoding="utf-8")) if base.is_file() else job.earlier.sft.base
         part = job.recipe.student
-        loaded = load_student(
+        loaded = load(
             part,
             adapter=adapter,
-            training=training,
             pinned=known.get("revision"),
             room=part.max_length + part.max_length // 2,
             seed=job.recipe.seed,
