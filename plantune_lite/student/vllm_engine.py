@@ -35,6 +35,7 @@ _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 _CAPABILITY = (8, 0)  # Ampere: vLLM's fast kernels begin there
 _SHARE = 0.9  # of the GPU's free memory, for weights and what is remembered
 _REMEMBERED = 2 << 30  # bytes beside the weights without which few rows are answered at once
+_EXAMPLES = 4096  # tokens that worked examples may add to a prompt
 _CPU_GIGABYTES = "2"  # for what is remembered
 _WITHOUT = "Rerun the command with student.engine=unsloth (without a GPU transformers) to resume without it"
 
@@ -109,7 +110,7 @@ def serve(
     preset = chat.prepare(tokenizer, preset or chat.stranger(part.model, model, tokenizer))
     chat.settle(model, tokenizer, preset)
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
-    engine = Engine(_arguments(part, source, int(min(max(part.max_length, room), context))))
+    engine = Engine(_arguments(part, source, int(min(max(part.max_length, room) + _EXAMPLES, context))))
     return Served(model, tokenizer, preset, source, engine, adapter)
 
 
