@@ -15,6 +15,7 @@ import toy_stages
 from loopback_hub import LoopbackHub, point_at
 from manifests import manifest_of
 from toy_stages import ALL, HERE, RECIPE, stages, toy
+from warm import warm_stages
 
 from plantune_lite import CPL, GRPO
 from plantune_lite.files import read_jsonl
@@ -32,10 +33,42 @@ FULL = replace(RECIPE, sft=RECIPE.sft, cpl=CPL(), grpo=GRPO(), evaluate=replace(
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Stages that start at once; those of a run that is killed start as a user's."""
+    with warm_stages():
+        yield
+
+
 def run_toy(folder, *settings, names=ALL, **options):
     lines = []
     run(override(RECIPE, settings), to=folder, stages=stages(*names), say=lines.append, **options)
     return lines
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of the toy recipe, brought to its end."""
+    folder = tmp_path_factory.mktemp("whole") / "r"
+    run_toy(folder)
+    return folder
+
+
+@pytest.fixture
+def done(whole, tmp_path):
+    """The same in a folder of the test's own; to make it there takes six processes."""
+    return shutil.copytree(whole, tmp_path / "r")
+
+
+@pytest.fixture
+def untrained(done):
+    """The same up to its corpus."""
+    manifest = read_manifest(done)
+    for name, folder in (("sft", "sft"), ("evaluate", "eval")):
+        del manifest.stages[name]
+        shutil.rmtree(done / folder)
+    write_manifest(done, manifest)
+    return done
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -63,9 +96,8 @@ def test_changing_a_training_knob_leaves_the_distillation_alone():
     assert "distill" in same and "corpus" in same and "sft" not in same
 
 
-def test_a_budget_or_a_deadline_makes_no_other_run(tmp_path):
-    run_toy(tmp_path / "r")
-    lines = run_toy(tmp_path / "r", "max_hours=3", "distill.max_usd=1")
+def test_a_budget_or_a_deadline_makes_no_other_run(done):
+    lines = run_toy(done, "max_hours=3", "distill.max_usd=1")
     assert all("done before" in line for line in lines)
 
 
@@ -89,26 +121,24 @@ def test_a_run_leaves_a_folder_that_says_everything(tmp_path, capfd):
     assert "from step 0" in (tmp_path / "r" / "log.txt").read_text()
 
 
-def test_what_is_done_is_not_done_again(tmp_path):
-    run_toy(tmp_path / "r")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.jsonl")}
-    assert all("done before" in line for line in run_toy(tmp_path / "r"))
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "r").rglob("*.jsonl")} == before
+def test_what_is_done_is_not_done_again(done):
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")}
+    assert all("done before" in line for line in run_toy(done))
+    assert {path: path.stat().st_mtime_ns for path in done.rglob("*.jsonl")} == before
 
 
-def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing_new(tmp_path):
-    run_toy(tmp_path / "r")
-    manifest = read_manifest(tmp_path / "r")
+def test_a_run_of_a_version_without_a_field_goes_on_while_the_field_says_nothing_new(done):
+    manifest = read_manifest(done)
     earlier = {}
     for stage in stages(*ALL):  # as a version wrote it that had no sft.order
         entry = manifest.stages[stage.name]
         entry.inputs.pop("sft.order", None)
         alone = replace(stage, after=tuple(name for name in stage.after if name in ALL))
         entry.fingerprint = earlier[stage.name] = fingerprint(alone, entry.inputs, earlier)
-    write_manifest(tmp_path / "r", manifest)
-    assert all("done before" in line for line in run_toy(tmp_path / "r"))
+    write_manifest(done, manifest)
+    assert all("done before" in line for line in run_toy(done))
     with pytest.raises(RunError, match="sft.order was 'absent' and is now 'easy_first'"):
-        run_toy(tmp_path / "r", "sft.order=easy_first")
+        run_toy(done, "sft.order=easy_first")
 
 
 def test_a_search_made_before_the_length_of_a_step_was_a_field_is_the_one_asked_for(tmp_path):
@@ -121,28 +151,25 @@ def test_a_search_made_before_the_length_of_a_step_was_a_field_is_the_one_asked_
         assert state == wanted
 
 
-def test_another_recipe_is_refused_with_the_field_and_the_three_ways_on(tmp_path):
-    run_toy(tmp_path / "r")
+def test_another_recipe_is_refused_with_the_field_and_the_three_ways_on(done):
     with pytest.raises(RunError) as caught:
-        run_toy(tmp_path / "r", "sft.max_steps=3")
+        run_toy(done, "sft.max_steps=3")
     assert "sft.max_steps was 12 and is now 3" in str(caught.value)
-    ways = (f"{tmp_path / 'r'} as the RECIPE", "name=OTHER", "another --to", "--again sft")
+    ways = (f"{done} as the RECIPE", "name=OTHER", "another --to", "--again sft")
     assert all(way in str(caught.value) for way in ways)
 
 
-def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(tmp_path):
-    run_toy(tmp_path / "r")
-    lines = run_toy(tmp_path / "r", "sft.max_steps=3", again="sft")
+def test_again_puts_the_old_away_and_makes_it_anew_with_what_follows(done):
+    lines = run_toy(done, "sft.max_steps=3", again="sft")
     assert [line for line in lines if "done before" in line][-1].startswith("[4/6] corpus")
-    assert (tmp_path / "r" / "sft" / "adapter.txt").exists()
-    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"sft", "eval"}
+    assert (done / "sft" / "adapter.txt").exists()
+    assert {path.name for path in (done / "old").glob("*/*")} == {"sft", "eval"}
 
 
-def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(tmp_path):
-    run_toy(tmp_path / "r")
-    lines = run_toy(tmp_path / "r", "evaluate.suites=own,practice", again="suites")
+def test_another_suite_leaves_the_corpus_and_what_was_trained_on_it(done):
+    lines = run_toy(done, "evaluate.suites=own,practice", again="suites")
     assert "[5/6] sft       done before: 12 steps" in lines
-    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"suites", "eval"}
+    assert {path.name for path in (done / "old").glob("*/*")} == {"suites", "eval"}
 
 
 def test_what_is_made_anew_and_was_stopped_goes_on_with_the_same_command(tmp_path):
@@ -159,12 +186,11 @@ def test_what_is_made_anew_and_was_stopped_goes_on_with_the_same_command(tmp_pat
     assert "[5/6] sft       starts" in lines and any("moved sft" in line for line in lines), "it had come to its end"
 
 
-def test_what_is_made_anew_otherwise_than_when_it_was_stopped_is_made_anew(tmp_path):
-    run_toy(tmp_path / "r")
+def test_what_is_made_anew_otherwise_than_when_it_was_stopped_is_made_anew(done, tmp_path):
     broken = (*stages(*ALL[:4]), own_stage(tmp_path, "sft", STOPPED), toy("evaluate", "evaluate"))
     with pytest.raises(RunError, match="stopped at step 4"):
-        run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None, again="sft")
-    lines = run_toy(tmp_path / "r", "sft.max_steps=5", again="sft")
+        run(RECIPE, to=done, stages=broken, say=lambda line: None, again="sft")
+    lines = run_toy(done, "sft.max_steps=5", again="sft")
     assert any("moved sft" in line for line in lines) and "[5/6] sft       starts" in lines
 
 
@@ -184,13 +210,12 @@ def own_stage(folder, name, body):
     return replace(next(stage for stage in STAGES if stage.name == name), work=f"{file}:work")
 
 
-def test_a_verb_makes_what_it_moves_away_of_what_it_needs(tmp_path):
-    run_toy(tmp_path / "r")
-    lines = run_toy(tmp_path / "r", again="corpus", only=("sft",))
+def test_a_verb_makes_what_it_moves_away_of_what_it_needs(done):
+    lines = run_toy(done, again="corpus", only=("sft",))
     assert [line.split()[1] for line in lines if line.endswith("starts")] == ["corpus", "sft"]
-    run_toy(tmp_path / "r")
-    run_toy(tmp_path / "r", again="evaluate", only=("problems", "suites"))
-    assert (tmp_path / "r" / "eval" / "results.json").is_file()
+    run_toy(done)
+    run_toy(done, again="evaluate", only=("problems", "suites"))
+    assert (done / "eval" / "results.json").is_file()
 
 
 def test_a_verb_that_cannot_be_done_moves_nothing_away(tmp_path):
@@ -215,20 +240,29 @@ def test_a_stage_that_a_recipe_leaves_out_for_a_while_does_not_come_back_stale(t
     assert "[6/6] grpo      starts" in lines
 
 
-def test_nothing_is_moved_away_when_the_recipe_is_refused(tmp_path):
-    run_toy(tmp_path / "r")
+def test_nothing_is_moved_away_when_the_recipe_is_refused(done):
     with pytest.raises(RunError, match="distill.plans was 5 and is now 7"):
-        run_toy(tmp_path / "r", "distill.plans=7", again="evaluate")
-    assert (tmp_path / "r" / "eval" / "results.json").exists() and not (tmp_path / "r" / "old").exists()
+        run_toy(done, "distill.plans=7", again="evaluate")
+    assert (done / "eval" / "results.json").exists() and not (done / "old").exists()
+
+
+REAL = tuple(stage for stage in STAGES if stage.name in ("problems", "suites", "distill", "corpus"))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A run up to its corpus, by the real stages, and its mirror."""
+    folder = tmp_path_factory.mktemp("real")
+    run(RECIPE, to=folder / "r", stages=REAL, mirror=folder / "m", say=lambda line: None)
+    return folder
 
 
 @pytest.mark.parametrize("again", ["problems", "suites", "distill", "corpus"])
-def test_every_stage_that_makes_data_can_be_made_again(tmp_path, again):
-    real = [stage for stage in STAGES if stage.name in ("problems", "suites", "distill", "corpus")]
-    run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None)
-    first = (tmp_path / "r" / "corpus" / "train.jsonl").read_text()
-    run(RECIPE, to=tmp_path / "r", stages=real, say=lambda line: None, again=again)
-    assert (tmp_path / "r" / "corpus" / "train.jsonl").read_text() == first
+def test_every_stage_that_makes_data_can_be_made_again(real, tmp_path, again):
+    shutil.copytree(real / "r", tmp_path / "r")
+    run(RECIPE, to=tmp_path / "r", stages=REAL, say=lambda line: None, again=again)
+    made = (tmp_path / "r" / "corpus" / "train.jsonl").read_text()
+    assert made == (real / "r" / "corpus" / "train.jsonl").read_text()
 
 
 def test_a_whole_number_is_the_number_it_stands_for(tmp_path):
@@ -268,36 +302,34 @@ def test_a_function_whose_file_is_gone_is_the_one_that_was_read(tmp_path, monkey
         run_toy(tmp_path / "r", *settings, names=names)
 
 
-def test_what_was_found_out_about_a_model_goes_when_the_model_is_made_again(tmp_path):
-    run_toy(tmp_path / "r")
-    (tmp_path / "r" / "probe").mkdir()
-    (tmp_path / "r" / "probe" / "section.json").write_text("{}")
-    run_toy(tmp_path / "r", again="evaluate")
-    assert (tmp_path / "r" / "probe" / "section.json").is_file()
-    run_toy(tmp_path / "r", again="sft")
-    assert not (tmp_path / "r" / "probe").exists() and list((tmp_path / "r" / "old").glob("*/probe/section.json"))
+def test_what_was_found_out_about_a_model_goes_when_the_model_is_made_again(done):
+    (done / "probe").mkdir()
+    (done / "probe" / "section.json").write_text("{}")
+    run_toy(done, again="evaluate")
+    assert (done / "probe" / "section.json").is_file()
+    run_toy(done, again="sft")
+    assert not (done / "probe").exists() and list((done / "old").glob("*/probe/section.json"))
 
 
-def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(tmp_path):
-    run_toy(tmp_path / "r")
-    rows = tmp_path / "r" / "corpus" / "train.jsonl"
+def test_an_output_that_was_edited_is_named_and_one_that_is_gone_is_made_again(done):
+    rows = done / "corpus" / "train.jsonl"
     rows.write_text("edited\n")
     with pytest.raises(RunError, match=r"corpus/train.jsonl is not what corpus wrote.*--mirror FOLDER.*--again corpus"):
-        run_toy(tmp_path / "r")
+        run_toy(done)
     rows.unlink()
-    assert "[4/6] corpus    resumes" in run_toy(tmp_path / "r")
+    assert "[4/6] corpus    resumes" in run_toy(done)
 
 
 @pytest.mark.parametrize(
     ("function", "words"),
     [("fail", "the toy broke: 3 of 4 wheels"), ("crash", "ZeroDivisionError"), ("die", "memory ran out")],
 )
-def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(tmp_path, function, words):
+def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(untrained, function, words):
     broken = (*stages("problems", "suites", "distill", "corpus"), toy("sft", function))
     with pytest.raises(RunError, match=words):
-        run(RECIPE, to=tmp_path / "r", stages=broken, say=lambda line: None)
-    assert read_manifest(tmp_path / "r").stages["sft"].status == "failed"
-    assert "12 steps" in run_toy(tmp_path / "r")[-3]
+        run(RECIPE, to=untrained, stages=broken, say=lambda line: None)
+    assert read_manifest(untrained).stages["sft"].status == "failed"
+    assert "12 steps" in run_toy(untrained)[-3]
 
 
 @pytest.mark.parametrize(
@@ -418,9 +450,8 @@ def results(folder):
 
 
 @posix
-def test_killed_in_every_stage_with_its_folder_deleted_a_run_ends_the_same_from_the_mirror(tmp_path):
-    calm, folder, mirror, calls = (tmp_path / name for name in ("calm/r", "here/r", "mirror", "calls"))
-    run_toy(calm)
+def test_killed_in_every_stage_with_its_folder_deleted_a_run_ends_the_same_from_the_mirror(whole, tmp_path):
+    folder, mirror, calls = (tmp_path / name for name in ("here/r", "mirror", "calls"))
     for count in (3, 9, 16, 23, 25):  # while planning twice, while training twice, while evaluating
         process = start(folder, mirror, calls)
         wait_for_calls(calls, count, process)
@@ -430,7 +461,7 @@ def test_killed_in_every_stage_with_its_folder_deleted_a_run_ends_the_same_from_
             shutil.rmtree(folder)
     process = start(folder, mirror, calls, seconds="0")
     assert process.wait(60) == 0, process.stderr.read()
-    assert results(folder) == results(calm)
+    assert results(folder) == results(whole)
     # 12 plans, 12 steps and 1 evaluation; each kill repeats at most what the mirror had not seen yet
     assert calls.read_text().count("x") <= 25 + 5 * 6
 
@@ -449,20 +480,19 @@ def test_a_killed_run_leaves_no_stage_behind(tmp_path):
     assert read_manifest(folder).stages["distill"].seconds > 0.4, "the killed attempt was not counted"
 
 
-def test_the_time_between_a_kill_and_the_next_command_is_nobodys(tmp_path):
-    run_toy(tmp_path / "r", "max_hours=2")
-    manifest = read_manifest(tmp_path / "r")
+def test_the_time_between_a_kill_and_the_next_command_is_nobodys(done):
+    manifest = read_manifest(done)
     for name in ("distill", "evaluate"):
         del manifest.stages[name]
     killed = time.time() - 3600
     entry = manifest.stages["sft"]
     entry.status, entry.seconds, entry.began = "running", 1.0, killed - 60
-    write_manifest(tmp_path / "r", manifest)
-    for file in (file for file in (tmp_path / "r").rglob("*") if file.is_file()):
+    write_manifest(done, manifest)
+    for file in (file for file in done.rglob("*") if file.is_file()):
         os.utime(file, (killed, killed))
-    lines = run_toy(tmp_path / "r", "max_hours=2")
+    lines = run_toy(done, "max_hours=2")
     assert "[3/6] distill   starts" in lines and "[5/6] sft       resumes" in lines
-    assert 61 <= read_manifest(tmp_path / "r").stages["sft"].seconds < 120
+    assert 61 <= read_manifest(done).stages["sft"].seconds < 120
 
 
 @posix
@@ -478,17 +508,12 @@ def test_an_interrupt_leaves_a_folder_that_goes_on(tmp_path):
     assert "[3/6] distill   resumes" in run_toy(folder)
 
 
-@posix
-def test_a_half_distilled_run_is_restored_with_what_it_had(tmp_path):
-    folder = tmp_path / "here" / "r"
-    real = [stage for stage in STAGES if stage.name in ("problems", "suites", "distill", "corpus")]
-    run(RECIPE, to=folder, stages=real, mirror=tmp_path / "m", say=lambda line: None)
-    rows = (folder / "trajectories.jsonl").read_text()
-    shutil.rmtree(folder)
+def test_a_half_distilled_run_is_restored_with_what_it_had(real, tmp_path):
     lines = []
-    run(RECIPE, to=folder, stages=real, mirror=tmp_path / "m", say=lines.append)
+    run(RECIPE, to=tmp_path / "r", stages=REAL, mirror=real / "m", say=lines.append)
     assert "restored" in lines[0] and all("done before" in line for line in lines[1:])
-    assert (folder / "trajectories.jsonl").read_text() == rows
+    rows = [(folder / "r" / "trajectories.jsonl").read_text() for folder in (real, tmp_path)]
+    assert rows[0] == rows[1]
 
 
 def test_a_mirror_at_home_is_found_there(tmp_path, monkeypatch):
@@ -498,8 +523,8 @@ def test_a_mirror_at_home_is_found_there(tmp_path, monkeypatch):
     assert (tmp_path / "home" / "drive" / "r" / "problems" / "pool.jsonl").is_file()
 
 
-def test_a_mirror_of_another_run_of_the_same_name_is_not_overwritten(tmp_path):
-    run_toy(tmp_path / "one" / "r", mirror=tmp_path / "m")
+def test_a_mirror_of_another_run_of_the_same_name_is_not_overwritten(done, tmp_path):
+    run_toy(done, mirror=tmp_path / "m")
     run_toy(tmp_path / "two" / "r", names=("problems",))
     with pytest.raises(RunError, match="mirrors another run of this name"):
         run_toy(tmp_path / "two" / "r", mirror=tmp_path / "m")
@@ -517,11 +542,11 @@ def test_a_machine_that_only_distilled_does_not_overwrite_what_another_trained_a
     assert (drive / "r" / "sft" / "adapter.txt").read_text() == (here / "sft" / "adapter.txt").read_text()
 
 
-def test_what_is_made_again_without_the_mirror_replaces_what_it_had(tmp_path):
-    run_toy(tmp_path / "r", mirror=tmp_path / "m")
+def test_what_is_made_again_without_the_mirror_replaces_what_it_had(done, tmp_path):
+    run_toy(done, mirror=tmp_path / "m")
     old = names_in(tmp_path / "m" / "r" / "sft")
-    run_toy(tmp_path / "r", "sft.max_steps=5", again="sft")
-    run_toy(tmp_path / "r", "sft.max_steps=5", mirror=tmp_path / "m")
+    run_toy(done, "sft.max_steps=5", again="sft")
+    run_toy(done, "sft.max_steps=5", mirror=tmp_path / "m")
     assert "checkpoint-12" in old and names_in(tmp_path / "m" / "r" / "sft") == {"checkpoint-4", "adapter.txt"}
 
 
@@ -559,37 +584,34 @@ def test_advice_never_stands_in_the_way_and_is_given_anew_for_another_model(tmp_
     assert headroom_is(manifest_of({"headroom": {**entry, "summary": {"looked": False}}})) == "to do"
 
 
-def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(tmp_path):
-    run_toy(tmp_path / "r")
-    manifest = read_manifest(tmp_path / "r")
+def test_an_evaluation_that_max_hours_ended_goes_on_with_the_next_command(done):
+    manifest = read_manifest(done)
     manifest.stages["evaluate"].summary.partial = True
-    write_manifest(tmp_path / "r", manifest)
-    assert "[6/6] evaluate  resumes" in run_toy(tmp_path / "r")
-    assert "[6/6] evaluate  done before: " in "\n".join(run_toy(tmp_path / "r"))
+    write_manifest(done, manifest)
+    assert "[6/6] evaluate  resumes" in run_toy(done)
+    assert "[6/6] evaluate  done before: " in "\n".join(run_toy(done))
 
 
-def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_more(tmp_path):
-    run_toy(tmp_path / "r", "distill.max_usd=1")
-    manifest = read_manifest(tmp_path / "r")
+def test_what_was_trained_on_a_part_of_the_plans_is_trained_anew_when_there_are_more(done):
+    manifest = read_manifest(done)
     said = manifest.summaries.distill
     said.partial, said.max_usd = True, 1.0
-    write_manifest(tmp_path / "r", manifest)
-    assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=1"))
-    lines = run_toy(tmp_path / "r", "distill.max_usd=2")
+    write_manifest(done, manifest)
+    assert all("done before" in line for line in run_toy(done, "distill.max_usd=1"))
+    lines = run_toy(done, "distill.max_usd=2")
     assert "[3/6] distill   resumes" in lines and "[5/6] sft       starts" in lines
-    assert "from step 12" not in (tmp_path / "r" / "log.txt").read_text()
-    assert {path.name for path in (tmp_path / "r" / "old").glob("*/*")} == {"corpus", "sft", "eval"}
-    assert all("done before" in line for line in run_toy(tmp_path / "r", "distill.max_usd=2"))
+    assert "from step 12" not in (done / "log.txt").read_text()
+    assert {path.name for path in (done / "old").glob("*/*")} == {"corpus", "sft", "eval"}
+    assert all("done before" in line for line in run_toy(done, "distill.max_usd=2"))
 
 
-def test_a_distillation_that_its_share_of_the_hours_ended_is_done_until_there_are_more(tmp_path):
-    run_toy(tmp_path / "r", "max_hours=1")
-    manifest = read_manifest(tmp_path / "r")
+def test_a_distillation_that_its_share_of_the_hours_ended_is_done_until_there_are_more(done):
+    manifest = read_manifest(done)
     said = manifest.summaries.distill
     said.partial, said.max_hours = True, 1.0
-    write_manifest(tmp_path / "r", manifest)
-    assert all("done before" in line for line in run_toy(tmp_path / "r", "max_hours=1"))
-    lines = run_toy(tmp_path / "r", "max_hours=2")
+    write_manifest(done, manifest)
+    assert all("done before" in line for line in run_toy(done, "max_hours=1"))
+    lines = run_toy(done, "max_hours=2")
     assert "[3/6] distill   resumes" in lines and "[5/6] sft       starts" in lines
 
 
