@@ -15,6 +15,7 @@ from pathlib import Path
 import sft_child
 import torch
 from tiny import tiny_student, tiny_tokenizer
+from trl import GRPOTrainer  # noqa: F401 - its import takes seconds: once, before the forks
 
 from plantune_lite import plan
 from plantune_lite.recipe.schema import GRPO, SFT, Student
@@ -23,6 +24,8 @@ from plantune_lite.student import chat
 from plantune_lite.student.load import load_student
 from plantune_lite.train import grpo, sft
 from plantune_lite.types import Problem
+
+gc.freeze()  # every training collects garbage, and need not look through the libraries
 
 LOW = 96  # ids below it are liked
 
@@ -97,10 +100,7 @@ def train(model, out, settings, kill):
 
 
 if __name__ == "__main__":
-    from trl import GRPOTrainer  # noqa: F401 - imported before the forks
-
     torch.set_num_threads(1)
-    gc.freeze()  # every training collects garbage, and need not look through the libraries
     sft_child.train = train
     model, out, text, *kills = sys.argv[1:]
     settings = json.loads(text)

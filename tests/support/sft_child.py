@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from tiny import tiny_student, tiny_tokenizer
+from trl import SFTTrainer  # noqa: F401 - its import takes seconds: once, before the forks
 
 from plantune_lite import plan
 from plantune_lite.recipe.schema import SFT, Student
@@ -24,6 +25,8 @@ from plantune_lite.student import chat, presets
 from plantune_lite.student.load import load_student
 from plantune_lite.train import callbacks, sft, stage
 from plantune_lite.types import Problem, RunError
+
+gc.freeze()  # every training collects garbage, and need not look through the libraries
 
 PRESET = {
     "llama": presets.find("smollm2_135m"),
@@ -125,10 +128,7 @@ def attempt(*arguments):
 
 
 if __name__ == "__main__":
-    import trl  # noqa: F401 - before the forks
-
     torch.set_num_threads(1)
-    gc.freeze()  # every training collects garbage, and need not look through the libraries
     model, out, text, *kills = sys.argv[1:]
     settings = json.loads(text)
     attempt(model, Path(out, "whole"), settings, None)

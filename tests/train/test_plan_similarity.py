@@ -53,10 +53,10 @@ def test_an_embedding_model_knows_a_problem_s_own_plan_from_another_s():
     [[same, other]] = alike(["Halve the clips."], ["Halve the clips.", "Add both months."])
     assert same == pytest.approx(1) and 0 < other < 0.99
     assert alike([""], ["Halve the clips."]) == [[0]]
-    some = CORPUS[:12]
+    some = CORPUS[:4]
     judge = Alignment(some, alike=alike)
     own = judge([question for question, _ in some], [plan for _, plan in some], [plan for _, plan in some])
-    strange = [CORPUS[of_another_kind(number)][1] for number in range(12)]
+    strange = [CORPUS[of_another_kind(number)][1] for number in range(4)]
     others = judge([question for question, _ in some], strange, [plan for _, plan in some])
     assert fmean(own) > 0.9 and fmean(others) < 0.3
 

@@ -1,4 +1,3 @@
-import gc
 from types import SimpleNamespace
 
 import pytest
@@ -20,11 +19,9 @@ PLANNED = "<plan>\n1. Add the price.\n</plan>\n\\boxed{36}"
 @pytest.fixture(scope="module")
 def planner(tmp_path_factory):
     """A student that begins with a plan, and closes it at times: what it was taught, drawn from freely."""
-    gc.freeze()
     folder = tmp_path_factory.mktemp("planner")
     base = make_base(folder / "llama")
-    yield base, start_of(base, folder / "sft", [PLANNED, PLANNED.replace("Add", "Multiply")], max_steps=60)
-    gc.unfreeze()
+    return base, start_of(base, folder / "sft", [PLANNED, PLANNED.replace("Add", "Multiply")], max_steps=60)
 
 
 def trainer(most=48, temperature=0.8):

@@ -1,4 +1,3 @@
-import gc
 import io
 import json
 import subprocess
@@ -35,9 +34,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 def bases(tmp_path_factory):
     """A tiny base of each family on the disk."""
     folder = tmp_path_factory.mktemp("bases")
-    gc.freeze()  # every training collects garbage, and need not look through the libraries
-    yield {family: make_base(folder / family, family) for family in FAMILIES}
-    gc.unfreeze()
+    return {family: make_base(folder / family, family) for family in FAMILIES}
 
 
 @pytest.fixture
