@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import toy_cpl
 from toy_variants import HERE, RECIPE, REINFORCED, stages
+from warm import warm_stages
 
 from plantune_lite.distill import prompts
 from plantune_lite.evaluate.compare import beside
@@ -35,6 +36,13 @@ from plantune_lite.types import Problem, RecipeError, RunError, Score
 posix = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
 SCORED = override(RECIPE, ["distill.teacher=gemini", "corpus.filter=both", "distill.execute=all"])
 MIXED = override(RECIPE, ["problems.source=practice+gsm8k"])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Stages that start at once; those of a run that is killed start as a user's."""
+    with warm_stages():
+        yield
 
 
 def toy(what, folder, recipe=RECIPE, lines=None, **options):
