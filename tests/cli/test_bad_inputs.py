@@ -22,7 +22,7 @@ from plantune_lite.pipeline import runner
 from plantune_lite.recipe.load import load_recipe, to_json
 from plantune_lite.types import RunError
 
-COUNT, FIRST = int(os.environ.get("BAD_INPUTS", 450)), int(os.environ.get("BAD_INPUTS_FROM", 10_000))
+COUNT, FIRST = int(os.environ.get("BAD_INPUTS", 300)), int(os.environ.get("BAD_INPUTS_FROM", 10_000))
 SECONDS = 20.0  # for one input
 STARTS = "a stage would start here"
 PROGRAMMERS = re.compile(

@@ -8,9 +8,11 @@ import subprocess
 import sys
 
 import pytest
+from command import plantune
 from fake_gemini import FakeGemini
 from fake_openai import FakeOpenAI
 from fake_teacher import Faults, Mind
+from warm import warm_stages
 
 from plantune_lite.cli.stages import _looks_first
 from plantune_lite.files import read_jsonl
@@ -40,9 +42,14 @@ def environ(folder, url, **more):
 
 
 def distil(folder, url, *settings, **more):
-    return subprocess.run(
-        command(*settings), env=environ(folder, url, **more), capture_output=True, text=True, check=False
-    )
+    return plantune(*command(*settings)[3:], environ=environ(folder, url, **more))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def warm():
+    """Stages that start at once; the first run and those that are killed start as a user's."""
+    with warm_stages():
+        yield
 
 
 def kept(folder):
@@ -52,7 +59,7 @@ def kept(folder):
 
 def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_path):
     with gemini() as server:
-        done = distil(tmp_path, server.url)
+        done = subprocess.run(command(), env=environ(tmp_path, server.url), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         asked = server.stats()["requests"]
         again = distil(tmp_path, server.url, "--again", "distill")
