@@ -139,6 +139,7 @@ def folder(*, say: Callable[[str], object] = print) -> Path:
     gguf = gguf_path()
     say(f"dequantising {NAME} once, to {place}")
     try:
+        place.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
         for name, content in _files(gguf).items():
             write_whole(place / name, content)
     except OSError as error:

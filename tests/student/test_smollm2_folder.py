@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from random import Random
 
@@ -236,20 +235,40 @@ def test_a_second_call_says_nothing_and_imports_nothing_heavy(folder):
     assert (done.stdout.splitlines(), done.stderr) == ([str(folder), "[]"], "")
 
 
+# Dequantises once, for the one that is killed and the one that goes on.
+KILLED = """if True:
+    import os, signal, sys, time
+    from plantune_lite.student import smollm2
+    made = smollm2._files(smollm2.gguf_path())
+    smollm2._files = lambda gguf: made
+    child = os.fork()
+    if child == 0:
+        smollm2.folder(say=lambda line: None)
+        os._exit(1)
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.0002)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    print("killed", flush=True)
+    sys.stdin.readline()
+    smollm2.folder(say=lambda line: None)"""
+
+
 def test_a_kill_leaves_no_half_file_and_the_next_call_makes_what_is_missing(folder, tmp_path):
-    place = tmp_path / "smollm2" / folder.name
-    killed = subprocess.Popen([sys.executable, "-c", MAKE], env=environment(tmp_path))
-    while not (place / "config.json").exists():
-        assert killed.poll() is None
-        time.sleep(0.001)
-    killed.kill()
-    killed.wait()
-    assert all(contents(folder)[name] == digest for name, digest in contents(place).items() if name[0] != ".")
-    (place / "tokenizer.json").unlink(missing_ok=True)
-    for left in place.glob(".*"):
-        left.unlink()
-    subprocess.run([sys.executable, "-c", MAKE], env=environment(tmp_path), check=True)
-    assert contents(place) == contents(folder)
+    place, right = tmp_path / "smollm2" / folder.name, contents(folder)
+    command = [sys.executable, "-c", KILLED, str(place / "config.json")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment(tmp_path), **pipes) as process:
+        assert process.stdout.readline() == "killed\n"
+        left = {name: digest for name, digest in contents(place).items() if name[0] != "."}
+        assert left.items() < right.items(), "a half file, or the kill came too late"
+        (place / "tokenizer.json").unlink(missing_ok=True)
+        for half in place.glob(".*"):
+            half.unlink()
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.wait(60) == 0
+    assert contents(place) == right
 
 
 def contents(folder: Path) -> dict[str, str]:
