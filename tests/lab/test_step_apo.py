@@ -128,13 +128,13 @@ def test_a_pair_and_its_reverse_move_the_preference_to_half_the_difference_of_th
     better, worse = PAIRS[0].better, PAIRS[0].worse
     both = [pair(better, worse, 1.5), pair(worse, better, 0.5)]
     part = CPL(alpha=alpha, beta=0.3, learning_rate=1e-2)
-    student, _ = train(base, tmp_path, both, part, epochs=80)
+    student, _ = train(base, tmp_path, both, part, epochs=40)
     assert preferences(student_of(base), student, both, 0.3)[0] == pytest.approx(expected, abs=0.02)
 
 
 def test_every_pair_is_preferred_by_at_least_the_margin_that_is_asked(base, tmp_path):
     part = CPL(alpha=1.0, beta=0.3, learning_rate=1e-2)
-    student, summary = train(base, tmp_path, PAIRS, part)
+    student, summary = train(base, tmp_path, PAIRS, part, epochs=30)
     moved = preferences(student_of(base), student, PAIRS, 0.3)
     gaps = [one.q_better - one.q_worse for one in PAIRS]
     assert all(one > gap for one, gap in zip(moved, gaps, strict=True))
