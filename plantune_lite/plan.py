@@ -235,7 +235,7 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
         if "\\boxed" in step:
             return f"step {number} boxes an answer"
         for result in _RESULT.finditer(step):
-            if _plain(result[1]) not in given and _computes(step[: result.start()], _plain(result[1])):
+            if plain_number(result[1]) not in given and _computes(step[: result.start()], plain_number(result[1])):
                 return f"step {number} computes '= {result[1]}'"
         if is_new and _in_a_row(answer_numbers, _numbers(_NO_ANSWER.sub(" ", step))):
             return f"step {number} states the answer {' '.join(answer_numbers)}"
@@ -278,10 +278,11 @@ def _written_out(plan: Sequence[str], problem: Problem) -> str | None:
 
 
 def _numbers(text: str) -> list[str]:
-    return [_plain(match) for match in _NUMBER.findall(text)]
+    return [plain_number(match) for match in _NUMBER.findall(text)]
 
 
-def _plain(number: str) -> str:
+def plain_number(number: str) -> str:
+    """Write a number without thousands' commas and the zeros that say nothing: 01,200.50 is 1200.5."""
     whole, _, decimals = number.replace(",", "").partition(".")
     decimals = decimals.rstrip("0")
     return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")

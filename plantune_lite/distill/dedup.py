@@ -12,6 +12,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from plantune_lite.plan import plain_number
+
 # --- words ------------------------------------------------------------------------------------------------------------
 
 Words = tuple[str, ...]
@@ -47,11 +49,7 @@ def words(text: str) -> Words:
 def _plain(word: str) -> str:
     if word[0] == "\\":
         return _COMMANDS.get(word, word[1:].casefold())
-    if word[0] not in "0123456789.":
-        return word.casefold()
-    whole, _, decimals = word.replace(",", "").partition(".")
-    decimals = decimals.rstrip("0")
-    return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")
+    return plain_number(word) if word[0] in "0123456789." else word.casefold()
 
 
 def numbers(of: Words) -> tuple[str, ...]:
