@@ -8,7 +8,6 @@ The order of the input does not matter, and random draws are made for each probl
 """
 
 import functools
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import Any
 from plantune_lite import plan
 from plantune_lite.distill import dedup
 from plantune_lite.grading.answers import same_answer
-from plantune_lite.problems.split import normalised
+from plantune_lite.problems.split import drawn_number, normalised
 from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Rejected, Trajectory, Verdict, fault_of, present
 
 _LEAST_TO_VALIDATE = 20  # problems: of fewer, one is spared for validation only where the share comes to one
@@ -214,8 +213,4 @@ def validating(ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
 
 def _drawn(ids: Iterable[str], size: int, seed: int, purpose: str) -> list[str]:
     """Draw a seeded sample without replacement; a larger one contains a smaller one, and each id draws for itself."""
-
-    def number(id: str) -> bytes:
-        return hashlib.sha256(f"{seed}\0{purpose}\0{id}".encode("utf-8", "surrogatepass")).digest()
-
-    return sorted(ids, key=number)[:size]
+    return sorted(ids, key=lambda id: drawn_number(seed, f"{purpose}\0{id}"))[:size]

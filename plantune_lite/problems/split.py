@@ -54,7 +54,7 @@ def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int 
         groups.setdefault(group_of(problem), []).append(problem)
     if share <= 0 or most <= 0 or len(groups) < 2:
         return Split(tuple(problems), ())
-    numbers = sorted((_number(seed, name), name) for name in groups)
+    numbers = sorted((drawn_number(seed, name), name) for name in groups)
     held: set[str] = set()
     count = 0
     for number, name in numbers:
@@ -68,7 +68,8 @@ def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int 
     return Split(pool, tuple(own[:most]), tuple(own[most:]))
 
 
-def _number(seed: int, text: str) -> float:
+def drawn_number(seed: int, text: str) -> float:
+    """Draw a number from 0 to 1 that depends on the seed and the text alone."""
     digest = hashlib.sha256(f"{seed}\0{text}".encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
