@@ -111,7 +111,7 @@ def why_no_gpu() -> str | None:
         return "torch is not installed: pip install 'plantune-lite[train]'"
     if torch.cuda.is_available():
         return None
-    driver = _driver()
+    driver = next(iter(nvidia_smi("driver_version")), None)
     if driver is None:
         return f"torch {torch.__version__} sees none, and there is no NVIDIA driver (nvidia-smi does not answer)"
     built = torch.version.cuda
@@ -123,9 +123,10 @@ def why_no_gpu() -> str | None:
     )
 
 
-def _driver() -> str | None:
+def nvidia_smi(field: str) -> list[str]:
+    """Ask the driver something of each GPU; nothing where there is no driver."""
+    query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     try:
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return None
+        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []

@@ -6,7 +6,6 @@ What comes in: a recipe. What goes out: a run folder, and a copy of its small th
 import json
 import os
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -330,9 +329,6 @@ def versions() -> dict[str, str]:
 
 
 def _device() -> str:
-    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-    try:
-        gpus = subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        gpus = []
-    return ", ".join([f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *gpus])
+    return ", ".join(
+        [f"{platform.system()} {platform.machine()}", f"{os.cpu_count()} cores", *devices.nvidia_smi("name")]
+    )

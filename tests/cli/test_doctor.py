@@ -78,9 +78,9 @@ def test_why_there_is_no_gpu_names_the_driver_and_what_torch_is_built_for(monkey
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built)
-    monkeypatch.setattr(doctor.devices, "_driver", lambda: driver)
+    monkeypatch.setattr(doctor.devices, "nvidia_smi", lambda field: [driver])
     assert words in doctor.devices.why_no_gpu()
-    monkeypatch.setattr(doctor.devices, "_driver", lambda: None)
+    monkeypatch.setattr(doctor.devices, "nvidia_smi", lambda field: [])
     assert "no NVIDIA driver" in doctor.devices.why_no_gpu()
 
 
