@@ -1,5 +1,6 @@
 """Read and write files: JSONL of records, texts written whole, and the folders where runs and caches live."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -137,6 +138,12 @@ class JsonlWriter:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def sha256_of(file: Path) -> str:
+    """Hash a file's content, a piece at a time."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from plantune_lite.evaluate import compare, modes
 from plantune_lite.evaluate.answers import Asking, Show
 from plantune_lite.evaluate.results import OF_A_RUN
-from plantune_lite.files import read_object
+from plantune_lite.files import read_object, sha256_of
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
@@ -94,8 +94,7 @@ def _weights(where: str) -> str:
     path = Path(where)
     adapter = path / "adapter_model.safetensors"
     if (file := adapter if adapter.is_file() else path).is_file():
-        with open(file, "rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(file)
     files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256(repr(files).encode()).hexdigest()
 

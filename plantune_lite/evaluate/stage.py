@@ -5,7 +5,6 @@ The prompt is chosen on pool problems: none of them is tested, and the untuned s
 A stage is a function of a Job that returns its summary: "line" is the part for people to read.
 """
 
-import hashlib
 import json
 import math
 import time
@@ -31,7 +30,7 @@ from plantune_lite.evaluate.modes import (
     sampling_of,
     student_to_ask,
 )
-from plantune_lite.files import read_records, write_whole
+from plantune_lite.files import read_records, sha256_of, write_whole
 from plantune_lite.grading import sandbox
 from plantune_lite.recipe.schema import CHOSEN_ON, Corpus
 from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained, share_of
@@ -64,8 +63,7 @@ class Student(NamedTuple):
         base = f"{source.repo}@{source.revision}:{self.job.recipe.student.bits}bit:{source.backend}"
         if stage is None:
             return base
-        weights = (self.job.run.adapter(stage) / "adapter_model.safetensors").read_bytes()
-        return f"{base}+{hashlib.sha256(weights).hexdigest()[:16]}"
+        return f"{base}+{sha256_of(self.job.run.adapter(stage) / 'adapter_model.safetensors')[:16]}"
 
     def asking(self, stage: str | None) -> Asking:
         """Ask as the recipe says, with the weights that a stage left; None: untuned."""

@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from plantune_lite.files import as_path, default_of
+from plantune_lite.files import as_path, default_of, sha256_of
 from plantune_lite.pipeline.stages import Stage
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.lab import means_the_same
@@ -53,7 +53,7 @@ def _content(name: str, text: str) -> str | None:
     if name != "problems.path" and user_code.is_reference(text):
         return user_code.source_hash(text)
     file = as_path(text)
-    return hashlib.sha256(file.read_bytes()).hexdigest() if name != "grpo.rewards" and file.is_file() else None
+    return sha256_of(file) if name != "grpo.rewards" and file.is_file() else None
 
 
 def _is_gone(text: str) -> bool:

@@ -6,7 +6,6 @@
 runs/mine/  recipe.json  manifest.json  log.txt  problems/  trajectories.jsonl  corpus/  sft/  eval/  report.html
 """
 
-import hashlib
 import json
 import os
 import sqlite3
@@ -16,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import fits, read_jsonl, read_records
+from plantune_lite.files import fits, read_jsonl, read_records, sha256_of
 from plantune_lite.recipe.load import from_json, to_json
 from plantune_lite.types import Problem, RunError
 
@@ -127,7 +126,8 @@ def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
         inside = file.relative_to(run)
         if not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
             size = file.stat().st_size
-            found[inside.as_posix()] = f"{size} {_sha256(file)}" if size >= _HASHED_BELOW else _sha256(file)
+            digest = f"sha256:{sha256_of(file)}"
+            found[inside.as_posix()] = f"{size} {digest}" if size >= _HASHED_BELOW else digest
     return found
 
 
@@ -160,11 +160,6 @@ def move_away(run: Path, names: Iterable[str], old: Path) -> bool:
     return bool(there)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return "sha256:" + hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def changed_outputs(
     run: Path, outputs: dict[str, str | int], *, every_byte: bool = False
 ) -> tuple[list[str], list[str]]:
@@ -182,4 +177,4 @@ def _differs(file: Path, identity: str, every_byte: bool) -> bool:
     if size and int(size) != file.stat().st_size:
         return True
     # A run made by an earlier version knows a large file by its size alone.
-    return bool(digest) and (every_byte or not size) and _sha256(file) != digest
+    return bool(digest) and (every_byte or not size) and digest != f"sha256:{sha256_of(file)}"

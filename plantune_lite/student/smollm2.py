@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from plantune_lite.files import as_path, cache_folder, write_whole
+from plantune_lite.files import as_path, cache_folder, sha256_of, write_whole
 from plantune_lite.student import presets
 from plantune_lite.types import MissingError, PlantuneError, present
 
@@ -62,10 +62,7 @@ def gguf_path(sha256: str = SHA256) -> Path:
 
 
 def _is_right(file: Path, sha256: str) -> bool:
-    if not file.is_file():
-        return False
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    return file.is_file() and sha256_of(file) == sha256
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------

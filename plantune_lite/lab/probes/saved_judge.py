@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from plantune_lite.files import write_whole
+from plantune_lite.files import sha256_of, write_whole
 from plantune_lite.lab.probes import linear, resample
 from plantune_lite.lab.probes.plan_probe import Judge
 from plantune_lite.problems.split import normalised
@@ -92,7 +92,7 @@ def weights_of(run: Path) -> str:
         raise RunError(f"{run} has no trained model yet; plantune train {run} makes it")
     config = json.loads((adapter.parent / "adapter_config.json").read_text(encoding="utf-8"))
     base = "@".join(filter(None, (config["base_model_name_or_path"], config.get("revision"))))
-    return f"{base}+{trained}:{hashlib.sha256(adapter.read_bytes()).hexdigest()[:16]}"
+    return f"{base}+{trained}:{sha256_of(adapter)[:16]}"
 
 
 def _question(problem: Problem) -> str:
