@@ -2,6 +2,10 @@ import os
 import socket
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)  # what a busy machine makes slow is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
