@@ -38,7 +38,7 @@ def job(folder, *settings, stage="headroom", **earlier):
 
 
 def instead_of_loading(monkeypatch, student):
-    for stage in ("distill.stage", "train.stage", "evaluate.modes"):
+    for stage in ("train.stage", "student.vllm_engine"):
         monkeypatch.setattr(f"plantune_lite.{stage}.load_student", student)
 
 
