@@ -48,7 +48,7 @@ def distil(folder, url, *settings, **more):
 @pytest.fixture(scope="module", autouse=True)
 def warm():
     """Stages that start at once; the first run and those that are killed start as a user's."""
-    with warm_stages():
+    with warm_stages("google.genai"):
         yield
 
 
