@@ -66,6 +66,20 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
     assert SECRET not in done.stdout + done.stderr
 
 
+def test_again_asks_anew_what_failed_for_good_and_nothing_else(tmp_path):
+    with gemini(faults=Faults({"blocked": 0.2})) as server:
+        assert distil(tmp_path, server.url, "problems.limit=6").returncode == 0
+        blocked = server.stats()["outcomes"]["blocked"]
+        assert distil(tmp_path, server.url, "problems.limit=6").returncode == 0
+        assert server.stats()["outcomes"]["blocked"] == blocked > 0
+        server.faults.rates = {}
+        done = distil(tmp_path, server.url, "problems.limit=6", "--again", "distill")
+        assert done.returncode == 0, done.stdout + done.stderr
+        stats = server.stats()
+    assert stats["answered_again"] == 0 and stats["outcomes"]["ok"] == stats["requests"] - blocked
+    assert read_manifest(tmp_path / "smollm2_135m").summaries.distill.problems_kept == 6
+
+
 def test_while_it_works_the_mirror_gets_the_ledger(tmp_path):
     with gemini() as server:
         done = distil(tmp_path / "runs", server.url, "problems.limit=3", "--mirror", str(tmp_path / "m"))
