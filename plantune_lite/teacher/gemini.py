@@ -88,7 +88,7 @@ class Gemini:
             raise Failed("lost", scrub(error, self._key)) from None
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:  # before a response began
             raise Failed("down", scrub(error, self._key)) from None
-        except (aiohttp.ClientError, httpx2.TransportError, OSError) as error:
+        except (aiohttp.ClientError, httpx2.RequestError, OSError) as error:
             raise Failed("lost", scrub(error, self._key)) from None
         except (
             ValueError,

@@ -90,7 +90,7 @@ class OpenAICompatible:
                 await response.aread()
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Failed("down", f"{self._address} cannot be reached: {scrub(error, self._key)}") from None
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:  # a body that cannot be unpacked is none of the transport
             unbilled = not began and not isinstance(error, httpx2.TimeoutException)
             raise Failed("down" if unbilled else "lost", scrub(error, self._key)) from None
         if response.status_code != 200:

@@ -309,13 +309,15 @@ class Cut(Exception):
     """Break off within the body of a good reply."""
 
 
-GARBLED = ("blank", "latin", "deep", "cut", "html500", "junk500")  # what may come of a proxy, or of a bug
+GARBLED = ("blank", "latin", "deep", "cut", "gzip", "html500", "junk500")  # what may come of a proxy, or of a bug
 
 
 def garbled(fault: str) -> bytes:
     """The body of a reply that is none; or it is raised."""
     if fault == "cut":
         raise Cut
+    if fault == "gzip":
+        raise Refusal(200, b"not compressed", {"Content-Encoding": "gzip"})
     if fault.endswith("500"):
         html = fault == "html500"
         raise Refusal(500, HTML if html else b"Internal error", {"Content-Type": f"text/{'html' if html else 'plain'}"})
