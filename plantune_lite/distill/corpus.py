@@ -223,8 +223,8 @@ _WAYS_ON: dict[str, str] = {
     Reason.UNCHECKED: "Give problems.answer a column with answers in numbers or a few words.",
     Reason.NOT_EXECUTED: "Set distill.execute=all, or distill with a better teacher.",
     Reason.NO_SCORE: "Set corpus.filter=answer, or distill with a teacher that scores.",
-    Reason.EMPTY_PLAN: "Name the column of worked solutions (problems.solution), raise distill.max_tokens, or distill "
-    "with a better teacher.",
+    Reason.EMPTY_PLAN: "Name the column of worked solutions (problems.solution), raise distill.max_tokens if plans "
+    "were cut off, or distill with a better teacher.",
     Reason.SPOILS: "Distill with a better teacher, or set corpus.spoilers=keep.",
     Reason.IN_TEST_SET: "Learn from other problems (problems.source), or test on others (evaluate.suites).",
     Reason.NO_SOLUTION: "Set sft.solutions=teacher, or name the column in problems.solution.",

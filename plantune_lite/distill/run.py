@@ -34,7 +34,7 @@ from plantune_lite.types import Ask, PlantuneError, Problem, Rejected, Trajector
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _HOPELESS = 20  # problems one after another that the teacher could not answer
 _LOOK_SECONDS = 0.3  # between two looks at how far it is
-_DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
+DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class _Distillation:
         with (
             JsonlWriter(out / TRAJECTORIES) as kept,
             JsonlWriter(out / REJECTED) as rejected,
-            JsonlWriter(out / _DONE) as done,
+            JsonlWriter(out / DONE) as done,
         ):
             work = (self._work(kept, rejected, done) for _ in range(workers))
             telling = asyncio.create_task(self._tell())
@@ -197,8 +197,8 @@ class _Distillation:
 def _done_before(out: Path) -> set[str]:
     made = [out / TRAJECTORIES, out / REJECTED]
     if not all(path.is_file() for path in made):
-        (out / _DONE).unlink(missing_ok=True)  # what was done is not here any more
-    done = {row["problem_id"] for row in _rows(out / _DONE)}
+        (out / DONE).unlink(missing_ok=True)  # what was done is not here any more
+    done = {row["problem_id"] for row in _rows(out / DONE)}
     for path in made:
         if any(row["problem_id"] not in done for row in _rows(path)):
             write_records(path, (row for row in _rows(path) if row["problem_id"] in done))

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from plantune_lite.distill import cost
 from plantune_lite.distill.corpus import Wanted, build_corpus
-from plantune_lite.distill.run import Teaching, distill_all
+from plantune_lite.distill.run import DONE, Teaching, distill_all
 from plantune_lite.files import from_row, read_jsonl
 from plantune_lite.grading import code, sandbox
 from plantune_lite.recipe.load import to_json
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.job import Job, share_of
-from plantune_lite.runs.manifest import CorpusSummary, DistillSummary
+from plantune_lite.runs.manifest import CorpusSummary, DistillSummary, read_manifest
 from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher import ledger, teacher
 from plantune_lite.types import Generate, MissingError, Problem, Reason, RunError, Trajectory, Verdict
@@ -43,18 +43,17 @@ def run_distill(job: Job) -> DistillSummary:
     async def ask_for_all() -> dict[str, Any]:
         path = home(job.run.path) / LEDGER
         with ledger.Ledger(path, run=job.recipe.name, max_usd=part.max_usd) as calls:
+            if _begins_again(job):
+                calls.forget_failures()
             opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             async with opened as ask:
                 found = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)
             return {**found, **calls.totals()}
 
     found = DistillSummary(**asyncio.run(ask_for_all()))
-    if found.usd_unanswered >= 0.005:
-        found = replace(
-            found,
-            line=f"{found.line}; of ${found.usd:.2f}, ${found.usd_unanswered:.2f} is reserved for calls that nobody "
-            "answered, and may never be billed",
-        )
+    spent = ledger.spent_in_words(found.usd, found.usd_unanswered)
+    if found.usd_unanswered >= 0.00005:
+        found = replace(found, line=f"{found.line}; {spent}, which may never be billed")
     if found.out_of_time and not found.problems_kept:
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. Rerun "
@@ -65,11 +64,17 @@ def run_distill(job: Job) -> DistillSummary:
         return replace(_ended_early(found, why), max_hours=job.recipe.max_hours)
     if found.partial:
         why = (
-            f"${found.usd:.2f} were spent or reserved and the next call could have passed "
-            f"distill.max_usd={part.max_usd:g}: raise distill.max_usd=... and run again to go on"
+            f"the next call could have passed distill.max_usd={part.max_usd:g} ({spent}): raise distill.max_usd=... "
+            "and run again to go on"
         )
         return replace(_ended_early(found, why), max_usd=part.max_usd)
     return found
+
+
+def _begins_again(job: Job) -> bool:
+    """Tell whether `--again` asked for this distillation and it is at its beginning."""
+    asked = read_manifest(job.run.path).again in ("problems", "distill")
+    return asked and not (job.out / DONE).exists()
 
 
 def _ended_early(found: DistillSummary, why: str) -> DistillSummary:

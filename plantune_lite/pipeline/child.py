@@ -31,7 +31,7 @@ from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError
 
 INTERRUPTED = 130
-_DISK_FULL = ("no space left", "os error 28", "disk is full")
+_DISK_FULL = ("no space left", "os error 28", "disk is full", "unexpected pos")  # the last is torch.save's word for it
 
 _WORK: dict[str, Callable[[Job], Summary]] = {
     "problems": run_problems,
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except Exception as error:
-        if any(words in str(error).lower() for words in _DISK_FULL):  # safetensors says it in an error of its own
+        if any(words in str(error).lower() for words in _DISK_FULL):  # not always an OSError
             _say_why(result, f"the disk is full ({error}). Free some of it, then rerun the command to resume.")
             return 1
         traceback.print_exc()

@@ -125,9 +125,9 @@ def bring_back(folder: Path, run: Path) -> int:
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
         raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
-    mirrored, begun = (source / "manifest.json").is_file(), (run / "manifest.json").exists()
-    if mirrored and begun:
-        _check_same_run(source, run)
+    mirrored, begun = (source / "manifest.json").is_file(), _is_begun(run)
+    if mirrored:
+        _check_same_run(source, run if begun else None)
     if (ledger := home(source) / LEDGER).is_file():
         merge_ledger(ledger, home(here) / LEDGER)
     if not mirrored:
@@ -135,8 +135,24 @@ def bring_back(folder: Path, run: Path) -> int:
     return _repair(source, run) if begun else _restore(source, run)
 
 
-def _check_same_run(source: Path, run: Path) -> None:
-    theirs, ours = read_manifest(source), read_manifest(run)
+def _is_begun(run: Path) -> bool:
+    """Tell whether a run has a manifest; one that cannot be read is as good as none, where a mirror has it."""
+    try:
+        read_manifest(run)
+    except RunError:
+        return False
+    return (run / "manifest.json").exists()
+
+
+def _check_same_run(source: Path, run: Path | None) -> None:
+    try:
+        theirs = read_manifest(source)
+    except RunError:
+        why = f"the mirror's {source / 'manifest.json'} is damaged"
+        raise RunError(f"{why}: move {source} away to mirror the run anew, or leave --mirror out") from None
+    if run is None:
+        return
+    ours = read_manifest(run)
     if theirs.id != ours.id:
         raise RunError(f"{source} mirrors another run of this name: take name=OTHER, or move {run} away to restore it")
     if theirs.resumed > ours.resumed:
@@ -146,7 +162,7 @@ def _check_same_run(source: Path, run: Path) -> None:
 def _restore(source: Path, run: Path) -> int:
     """Fetch the whole run, its manifest last: half a copy is no run."""
     names = sorted(_read_index(source))  # half a checkpoint too: training removes it
-    move_away(run, {Path(name).parts[0] for name in names}, place_in_old(run))
+    move_away(run, {"manifest.json", *(Path(name).parts[0] for name in names)}, place_in_old(run))
     return _fetch(source, run, [*names, "manifest.json"])
 
 

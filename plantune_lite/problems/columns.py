@@ -54,7 +54,7 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
         ways = " ".join(f"problems.{role}=COLUMN" for role in missing)
         raise ProblemError(
             f"{table.path.name}: which column holds the {' and which the '.join(missing)}? "
-            f"There are {there}. Write {ways}"
+            + (f"There are {there}. Write {ways}" if there else "It has no column")
         )
     column = folded.get("input")
     instructs = part.question is None and _folded(names["question"]) == "instruction"

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +105,13 @@ def _csv(name: str, text: str, delimiter: str | None) -> tuple[tuple[str, ...], 
         raise ProblemError(
             f"{name} line {begins}: {error}; look for a quote that is not closed or not doubled"
         ) from None
+    _refuse_twice(name, columns)
+    return columns, rows
+
+
+def _refuse_twice(name: str, columns: Iterable[str]) -> None:
     if twice := [column for column, count in Counter(columns).items() if count > 1]:
         raise ProblemError(f"{name}: two columns are named {twice[0]!r}; rename one")
-    return columns, rows
 
 
 # --- JSON and Parquet -------------------------------------------------------------------------------------------------
@@ -145,8 +149,11 @@ def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
     import pyarrow.parquet
 
     try:
+        _refuse_twice(name, pyarrow.parquet.read_schema(io.BytesIO(data)).names)
         table = pyarrow.parquet.read_table(io.BytesIO(data))
         cells = table.to_pylist()
+    except ProblemError:
+        raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last of a text that is not UTF-8
         raise ProblemError(f"{name} is not a Parquet file: {str(error).splitlines()[0]}") from None
     rows = [Row(f"{name} row {number}", number, row) for number, row in enumerate(cells, 1)]

@@ -323,7 +323,8 @@ def read_manifest(run: Path) -> Manifest:
         return Manifest.new(run.name)
     except (PlantuneError, AttributeError, KeyError, TypeError, ValueError):
         raise RunError(
-            f"{path} is no manifest of format {FORMAT}: restore it from the mirror, or start under another name"
+            f"{path} is no manifest of format {FORMAT}: `plantune run {run} --mirror FOLDER` restores it if there is "
+            "a mirror; name=OTHER starts another run"
         ) from None
 
 

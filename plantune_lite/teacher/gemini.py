@@ -6,7 +6,6 @@ The client's own retries are off: it ignores the delay that the server asks for,
 silence is one that no ledger sees. What differs from model to model stands in models.py.
 """
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -85,9 +84,18 @@ class Gemini:
         except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             why = getattr(error, "os_error", error)  # aiohttp's own words have its SSLContext in them
             raise Failed("down", f"{self._address} cannot be reached: {scrub(why, self._key)}") from None
-        except (TimeoutError, aiohttp.ClientError, httpx2.TransportError, json.JSONDecodeError, OSError) as error:
+        except TimeoutError as error:
             raise Failed("lost", scrub(error, self._key)) from None
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:  # before a response began
+            raise Failed("down", scrub(error, self._key)) from None
+        except (aiohttp.ClientError, httpx2.RequestError, OSError) as error:
+            raise Failed("lost", scrub(error, self._key)) from None
+        except (
+            ValueError,
+            RecursionError,
+        ) as error:  # not JSON, not UTF-8, no such shape: whoever wrote it may bill it
+            raise Failed("lost", f"a reply that is no answer ({scrub(error, self._key)})") from None
+        except (AttributeError, LookupError, TypeError) as error:  # null, or a list
             raise Failed("down", f"a reply that is no answer ({scrub(error, self._key)})") from None
 
     async def close(self) -> None:

@@ -4,7 +4,16 @@
     ledger.reply(key) or: await ledger.reserve(key, ...); send it; await ledger.settle(key, reply, usd=..., ...)
 
 One SQLite file for all runs. A call's key has no recipe in it, so no variant of a run pays twice. A call's worst case
-is on disk before the call is sent, so a budget holds even through a kill: what was in flight then counts as spent.
+is on disk before the call is sent, so a budget holds even through a kill: what was in flight then counts as spent,
+and is told apart as unanswered: nobody knows whether it was billed.
+
+    what came of an attempt              its cost                      the call is asked again
+    ok                                   tokens reported, or worst     never
+    blocked                              the same                      by --again distill: final at once
+    length, empty, recitation, unfit     the same                      once more; then it is final, as blocked is
+    declined                             nothing                       by the next run
+    down, busy, reworded, refused, over  nothing                       now, or by the next run
+    sent (a kill), lost, crashed         its worst case, unanswered    now, or by the next run
 """
 
 import asyncio
@@ -34,11 +43,15 @@ CREATE TABLE IF NOT EXISTS calls (
     seconds REAL DEFAULT 0, at TEXT DEFAULT CURRENT_TIMESTAMP
 );
 CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL);
+CREATE TABLE IF NOT EXISTS unanswered (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS troubles (key TEXT, what TEXT, PRIMARY KEY (key, what))
 """  # troubles: what has come of a call that is worth one more attempt, each kind once, whatever is killed in between
 # calls.seconds: written by earlier versions alone
 # lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
+# unanswered: which of these nobody answered
+_NOBODY = "outcome IN ('sent', 'lost', 'crashed')"
 _LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
+_LOSE_UNANSWERED = f"INSERT INTO unanswered SELECT :id FROM calls WHERE key = :key AND usd > 0 AND {_NOBODY}"
 _RESERVE = """
 INSERT INTO calls (key, run, model, outcome, usd) VALUES (:key, :run, :model, 'sent', :usd)
 ON CONFLICT (key) DO UPDATE SET run = :run, outcome = 'sent', usd = :usd
@@ -48,13 +61,23 @@ UPDATE calls SET outcome = :outcome, reply = :reply, usd = :usd, tokens_in = :to
 tokens_thought = :tokens_thought, at = CURRENT_TIMESTAMP WHERE key = :key
 """
 _TROUBLE = "INSERT OR IGNORE INTO troubles VALUES (:key, :trouble)"
-_UNANSWERED = "(SELECT total(usd) FROM calls WHERE run = :run AND outcome IN ('sent', 'lost', 'crashed'))"
+_UNANSWERED = (
+    f"(SELECT total(usd) FROM calls WHERE run = :run AND {_NOBODY})"
+    " + (SELECT total(usd) FROM lost WHERE run = :run AND id IN (SELECT id FROM unanswered))"
+)
 _SPENT = "(SELECT total(usd) FROM calls WHERE run = :run) + (SELECT total(usd) FROM lost WHERE run = :run)"
 _BUSY_SECONDS = 60.0  # the mirror's copy holds the file for a moment
 
 
 class BudgetError(PlantuneError, RuntimeError):
     """Raised when the next call could exceed distill.max_usd."""
+
+
+def spent_in_words(usd: float, unanswered: float) -> str:
+    """Tell what was spent apart from what is only reserved."""
+    if unanswered < 0.00005:
+        return f"${usd:.4f} spent"
+    return f"${usd - unanswered:.4f} spent and ${unanswered:.4f} reserved for calls that nobody answered"
 
 
 def call_key(
@@ -98,6 +121,11 @@ class Ledger:
         self._failure: Exception | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="ledger")
 
+    @property
+    def booked_usd(self) -> float:
+        """Return what was spent or may have been, without what is reserved for calls in flight."""
+        return max(0.0, self.spent_usd - sum(self._open.values()))
+
     def reply(self, key: str) -> Reply | None:
         """Return the reply to a call that was asked before; None where it must still be asked."""
         with self._lock:
@@ -107,14 +135,15 @@ class Ledger:
     async def reserve(self, key: str, *, model: str, worst_usd: float) -> None:
         """Put a call's worst case on disk before it is sent; refuses where that could pass the budget."""
         if self.max_usd is not None and self.spent_usd + worst_usd > self.max_usd:
+            spent = spent_in_words(self.spent_usd, self.totals()["usd_unanswered"])
             raise BudgetError(
-                f"the next call may cost ${worst_usd:.4f}, which with ${self.spent_usd:.4f} spent or reserved could "
-                f"pass distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
+                f"the next call may cost ${worst_usd:.4f}, which with {spent} could pass "
+                f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
             )
         self.spent_usd += worst_usd
         self._open[key] = self._open.get(key, 0.0) + worst_usd
         values = {"key": key, "run": self.run, "model": model, "usd": worst_usd, "id": uuid.uuid4().hex}
-        await self._written((_LOSE, _RESERVE), values)
+        await self._written((_LOSE, _LOSE_UNANSWERED, _RESERVE), values)
 
     def troubles(self, key: str) -> list[str]:
         """Return what has come of earlier attempts at a call that has no reply yet."""
@@ -148,17 +177,29 @@ class Ledger:
             ).fetchone()
         return {name: value if name.startswith("usd") else int(value) for name, value in zip(names, row, strict=True)}
 
+    def forget_failures(self) -> None:
+        """Let this run's calls that failed for good be asked again; what they cost stays spent."""
+        failed = "run = ? AND outcome != 'ok' AND reply IS NOT NULL"
+        with self._lock:
+            self._db.execute(f"DELETE FROM troubles WHERE key IN (SELECT key FROM calls WHERE {failed})", (self.run,))
+            self._db.execute(f"UPDATE calls SET reply = NULL WHERE {failed}", (self.run,))
+
     def take_from(self, image: bytes) -> None:
         """Take the calls of a ledger's copy where we have none; one machine works on a run at a time."""
         with self._lock:
             self._db.execute("ATTACH ':memory:' AS other")
             self._db.deserialize(image, name="other")
             self._db.execute("BEGIN")
-            self._db.execute("INSERT OR IGNORE INTO lost SELECT * FROM other.lost")
+            for statement in _TABLES.split(";"):  # an earlier version's lacks some
+                self._db.execute(statement.replace("NOT EXISTS ", "NOT EXISTS other."))
+            for table in ("lost", "unanswered", "troubles"):
+                self._db.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
             # Theirs has the reply that ours waits for: what ours may have cost stays spent.
             gone = "reply IS NULL AND key IN (SELECT key FROM other.calls WHERE reply IS NOT NULL)"
             lost = f"SELECT 'merged ' || key, run, usd FROM calls WHERE usd > 0 AND {gone}"
+            unanswered = f"SELECT 'merged ' || key FROM calls WHERE usd > 0 AND {gone} AND {_NOBODY}"
             self._db.execute(f"INSERT OR IGNORE INTO lost {lost}")
+            self._db.execute(f"INSERT OR IGNORE INTO unanswered {unanswered}")
             self._db.execute(f"DELETE FROM calls WHERE {gone}")
             self._db.execute("INSERT OR IGNORE INTO calls SELECT * FROM other.calls")
             self._db.execute("COMMIT")

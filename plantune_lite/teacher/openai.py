@@ -18,6 +18,7 @@ from plantune_lite.teacher.models import OVERRIDE, price_of
 from plantune_lite.teacher.provider import (
     FREE,
     Failed,
+    Failure,
     Outcome,
     Request,
     TeacherError,
@@ -35,6 +36,7 @@ from plantune_lite.teacher.provider import (
 
 KEY = "OPENAI_API_KEY"
 _ROOM = 8192  # tokens of thought we make room for where the model decides
+_WINDOW = re.compile(r"(?:maximum context length is|supports at most|must be <=) (\d{1,9})", re.IGNORECASE)
 _NEEDED = ("model", "messages", "max_completion_tokens")  # whatever else a server refuses is left out
 
 
@@ -66,32 +68,51 @@ class OpenAICompatible:
         paid = not self._local or environ.get(OVERRIDE)
         self.price = price_of(model, environ=environ) if paid else FREE
         self._left_out: set[str] = set()  # fields that the server refused
+        self._most: int | None = None  # tokens of a reply that its window has room for, where it is small
+        self._fitted = 0  # the most tokens of a reply that it took
         self._client: Any = None
 
     def most_out(self, request: Request) -> int:
         """Return the cap that is sent; thoughts count against it."""
         thinking = request.thinking
         room = 0 if thinking == 0 else _ROOM if thinking is None or thinking < 0 else thinking
-        return request.sampling.max_tokens + room
+        wanted = request.sampling.max_tokens + room
+        return wanted if self._most is None else min(wanted, self._most)
 
     async def attempt(self, request: Request) -> Outcome:
         """Send the request once."""
         import httpx2
 
-        body = self._body(request)
+        body, began = self._body(request), False
         try:
-            response = await self._opened().post("/chat/completions", json=body)
+            async with self._opened().stream("POST", "/chat/completions", json=body) as response:
+                began = True
+                await response.aread()
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise Failed("down", f"{self._address} cannot be reached: {scrub(error, self._key)}") from None
-        except httpx2.TransportError as error:
-            raise Failed("lost", scrub(error, self._key)) from None
+        except httpx2.RequestError as error:  # a body that cannot be unpacked is none of the transport
+            unbilled = not began and not isinstance(error, httpx2.TimeoutException)
+            raise Failed("down" if unbilled else "lost", scrub(error, self._key)) from None
         if response.status_code != 200:
-            raise self._refused(response, body)
+            raise self._refused(response.status_code, _error_in(response), body, response.headers.get("retry-after"))
         try:
-            return _outcome(response.json(), request)
+            reply = response.json()
+        except (ValueError, RecursionError) as error:
+            # An empty body is nobody's work.
+            what: Failure = "lost" if response.content.strip() else "down"
+            raise Failed(what, f"a reply that is no chat completion ({scrub(error, self._key)})") from None
+        if isinstance(reply, dict) and reply.get("error") and not reply.get("choices"):  # as OpenRouter's
+            error_in = _error_in(response)
+            raise self._refused(_status(error_in.get("code")), error_in, body, None)
+        if not isinstance(reply, dict) or not (reply.get("choices") or reply.get("usage")):  # an outage
+            raise Failed("down", f"a reply that is no chat completion ({scrub(response.text, self._key)})")
+        try:
+            outcome = _outcome(reply, request)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             why = f"it lacks {error}" if isinstance(error, LookupError) else error
             raise Failed("lost", f"a reply that is no chat completion ({scrub(why, self._key)})") from None
+        self._fitted = max(self._fitted, _cap(body))
+        return outcome
 
     async def close(self) -> None:
         """Close the connections."""
@@ -133,8 +154,7 @@ class OpenAICompatible:
 
     # --- the reply
 
-    def _refused(self, response: Any, body: dict[str, Any]) -> Failed:
-        code, error = response.status_code, _error_in(response)
+    def _refused(self, code: int, error: dict[str, Any], body: dict[str, Any], retry_after: str | None) -> Failed:
         message = scrub(error["message"], self._key)
         if code == 429:
             if "insufficient_quota" in (error.get("code"), error.get("type")):
@@ -143,21 +163,26 @@ class OpenAICompatible:
                     f"the credit of the key in {KEY} is used up ({message}). What is done is kept: add "
                     "credit and run the same command.",
                 )
-            return Failed("busy", f"429 {message}", wait_seconds=seconds_in(response.headers.get("retry-after")))
+            return Failed("busy", f"429 {message}", wait_seconds=seconds_in(retry_after))
         said = " ".join(str(error.get(name) or "") for name in ("code", "type", "param", "message"))
+        window = _WINDOW.search(said) if code in (400, 422) else None
+        # No prompt will do with more than half of the window kept for the reply; a cap that was taken before is not it.
+        if window and self._fitted < (room := int(window[1]) // 2) < _cap(body):
+            news = f"replies get {room:,} tokens, not {_cap(body):,} (the server says: {message})"
+            news, self._most = "" if self._most == room else news, room
+            return Failed("reworded", news)
         if code in (400, 422) and not blames_the_prompt(said):
             for name in body:
                 if name not in _NEEDED and re.search(rf"(?<![\w-]){name}(?![\w-])", said):
+                    news = "" if name in self._left_out else f"requests go without {name} (the server says: {message})"
                     self._left_out.add(name)
-                    return Failed("reworded", message)
+                    return Failed("reworded", news)
         key = f"the key in {KEY}" if self._key else f"a request without a key (set {KEY})"
         return refused(code, message, said, server=self._address, model=self.model, key=key)
 
 
 def _outcome(reply: dict[str, Any], request: Request) -> Outcome:
     usage = _usage(reply.get("usage"))
-    if not reply["choices"] and usage is None:
-        raise Failed("down", "a reply without choices or usage")  # an outage, and no answer for good
     if not reply["choices"]:
         return Outcome(what="empty", usage=usage)
     choice = reply["choices"][0]
@@ -197,8 +222,22 @@ def _error_in(response: Any) -> dict[str, Any]:
     except ValueError:
         body = response.text or response.reason_phrase
     error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict) and error.get("message") and "metadata" not in error:
-        return error
-    if isinstance(error, str):
-        return {"message": error}
-    return {"message": json.dumps(error)}  # as OpenRouter's, which quotes the server behind it, and FastAPI's
+    if isinstance(error, dict) and error.get("message"):
+        behind = error.get("metadata")  # OpenRouter quotes the server behind it
+        quoted = (behind.get("provider_name"), behind.get("raw")) if isinstance(behind, dict) else ()
+        return {**error, "message": ": ".join([str(error["message"]), *(str(one) for one in quoted if one)])}
+    detail = error.get("detail") if isinstance(error, dict) else None
+    if isinstance(detail, list) and all(isinstance(one, dict) and "msg" in one for one in detail):  # FastAPI's
+        # Without `input`, which may quote the whole request.
+        return {"message": "; ".join(f"{'.'.join(map(str, one.get('loc', ())))}: {one['msg']}" for one in detail)}
+    shown = detail or error
+    return {"message": shown if isinstance(shown, str) else json.dumps(shown)}
+
+
+def _status(code: Any) -> int:
+    """Return the status in an error that came as a reply."""
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def _cap(body: dict[str, Any]) -> int:
+    return body.get("max_tokens") or body["max_completion_tokens"]

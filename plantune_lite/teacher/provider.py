@@ -75,7 +75,8 @@ class Outcome:
 
 
 # "busy" asked too much; "down" did not work and cost nothing; "lost" may have worked and cost, but nobody knows;
-# "reworded" refused a field that the provider will leave out from now on; "declined" will not have this prompt;
+# "reworded" refused a field that the provider will leave out or lower from now on, which `why` says once;
+# "declined" will not have this prompt;
 # "refused" will not have this request, whatever is wrong with it; "over" no use to go on at all
 Failure = Literal["busy", "down", "lost", "reworded", "declined", "refused", "over"]
 

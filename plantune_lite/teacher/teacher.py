@@ -107,7 +107,7 @@ class Teacher:
         retried = f" ({stats.retries.total():,} again)" if stats.retries else ""
         kept = f", {stats.from_ledger:,} from the ledger" if stats.from_ledger else ""
         return (
-            f"{stats.sent:,} calls{retried}{kept}, {stats.tokens:,} tokens, ${self._ledger.spent_usd:.2f}, "
+            f"{stats.sent:,} calls{retried}{kept}, {stats.tokens:,} tokens, ${self._ledger.booked_usd:.2f}, "
             f"{pace.in_flight} of {pace.in_flight_limit} in flight"
         )
 
@@ -207,6 +207,8 @@ class Teacher:
                 if what == "refused":
                     raise UnansweredError(why) from None
                 if what == "reworded":
+                    if why:
+                        self._say(why)
                     continue
                 if failures[what] >= _ATTEMPTS[what]:
                     raise UnansweredError(

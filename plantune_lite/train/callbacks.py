@@ -12,6 +12,7 @@ import json
 import math
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,17 +222,30 @@ _NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
 
 
 def last_checkpoint(out: Path) -> Checkpoint | None:
-    """Find the newest complete checkpoint; delete those that a kill left half written."""
+    """Find the newest complete checkpoint; delete those that a kill or a full disk left half written."""
     found: list[Checkpoint] = []
     for folder in out.glob("checkpoint-*"):
         try:
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # written last
-            if not all((folder / name).stat().st_size for name in _NEEDED):
+            if not all(map(_is_whole, (*(folder / name for name in _NEEDED), *folder.glob("rng_state*.pth")))):
                 raise ValueError(folder)
             found.append(Checkpoint(folder, state["global_step"], state["max_steps"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(folder, ignore_errors=True)
     return max(found, key=lambda one: one.step, default=None)
+
+
+def _is_whole(file: Path) -> bool:
+    """Tell whether a file of a checkpoint was written to its end."""
+    if file.suffix != ".safetensors":
+        return zipfile.is_zipfile(file)  # as torch.save writes it, with its directory at the end
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except SafetensorError:
+        return False
 
 
 def step_of(checkpoint: str | Path) -> int:

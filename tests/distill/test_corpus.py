@@ -144,7 +144,7 @@ def test_plans_that_nobody_scored_are_refused_where_scores_decide(tmp_path):
     ("plan", "reason", "way"),
     [
         (("Multiply to get 777.",), "spoils the answer", "Distill with a better teacher"),
-        ((), "empty plan", "problems.solution), raise distill.max_tokens"),
+        ((), "empty plan", "problems.solution), raise distill.max_tokens if plans were cut off"),
     ],
 )
 def test_plans_that_were_not_worth_a_score_are_not_blamed_on_the_teachers_scoring(tmp_path, plan, reason, way):

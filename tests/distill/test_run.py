@@ -190,8 +190,9 @@ def test_half_an_execution_is_learned_from_under_no_filter(tmp_path):
     assert list(stage._trajectories(RunFolder(tmp_path))) == []
 
 
+@pytest.mark.parametrize("way", [{}, {"plans": 2, "plans_per_call": 2}])
 @pytest.mark.parametrize("stop_after", range(1, 24, 4))
-def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_after):
+def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_after, way):
     class Failing(Teacher):
         def reply(self, text, schema, sample):
             if len(self.asked) >= stop_after:
@@ -199,13 +200,34 @@ def test_a_distillation_that_was_cut_off_anywhere_ends_the_same(tmp_path, stop_a
             return super().reply(text, schema, sample)
 
     with pytest.raises(PlantuneError, match="money"):
-        run(tmp_path / "cut", Failing(scores=(20, 90), plans=TWO_PLANS))
+        run(tmp_path / "cut", Failing(scores=(20, 90), plans=TWO_PLANS), **way)
     (tmp_path / "cut" / "trajectories.jsonl").open("a").write('{"problem_id": "p3", "torn')
-    cut = run(tmp_path / "cut", Teacher(scores=(20, 90), plans=TWO_PLANS))
-    whole = run(tmp_path / "whole", Teacher(scores=(20, 90), plans=TWO_PLANS))
+    cut = run(tmp_path / "cut", Teacher(scores=(20, 90), plans=TWO_PLANS), **way)
+    whole = run(tmp_path / "whole", Teacher(scores=(20, 90), plans=TWO_PLANS), **way)
     assert cut[0] == whole[0]
     for one, other in zip(cut[1:], whole[1:], strict=True):
         assert sorted(one, key=by_id) == sorted(other, key=by_id)
+
+
+def test_worked_solutions_that_were_cut_off_anywhere_end_the_same(tmp_path, monkeypatch):
+    problems = [replace(one, solution=f"Add.\nHalve: {one.answer}") for one in PROBLEMS]
+    whole = run(tmp_path / "whole", problems=problems, teacher=None)
+    taken = run_module.worked
+    for stop_at in range(6):
+        made = []
+
+        def dies(problem, direction, made=made, stop_at=stop_at):
+            if len(made) == stop_at:
+                raise KeyboardInterrupt
+            return made.append(problem) or taken(problem, direction)
+
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(run_module, "worked", dies)
+            run(tmp_path / str(stop_at), problems=problems)
+        for name in ("trajectories.jsonl", "rejected.jsonl"):
+            with open(tmp_path / str(stop_at) / name, "a") as file:
+                file.write('{"problem_id": "p6", "torn')
+        assert run(tmp_path / str(stop_at), problems=problems) == whole
 
 
 class Poor(Teacher):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -59,10 +60,12 @@ def kept(folder):
 
 def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_path):
     with gemini() as server:
-        done = subprocess.run(command(), env=environ(tmp_path, server.url), capture_output=True, text=True, check=False)
+        mirror = ("--mirror", str(tmp_path / "mirror"))
+        first = command(*mirror)
+        done = subprocess.run(first, env=environ(tmp_path, server.url), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         asked = server.stats()["requests"]
-        again = distil(tmp_path, server.url, "--again", "distill")
+        again = distil(tmp_path, server.url, *mirror, "--again", "distill")
         assert again.returncode == 0 and server.stats()["requests"] == asked, "a call was asked twice"
     manifest = read_manifest(tmp_path / "smollm2_135m")
     summary = manifest.summaries.distill
@@ -71,6 +74,29 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
     assert SECRET not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("max_usd", ["5", "0.1"])
+def test_what_nobody_answered_is_told_apart_from_what_was_spent_in_the_runs_own_words(tmp_path, max_usd):
+    with gemini(faults=Faults({"cut": 0.3})) as server:
+        done = distil(tmp_path, server.url, "problems.limit=6", f"distill.max_usd={max_usd}")
+    said = done.stdout + done.stderr
+    assert re.search(r"\$0\.\d{4} spent and \$0\.\d{4} reserved for calls that nobody answered", said), said
+    assert ("distill.max_usd=0.1" in said) is (max_usd == "0.1"), said
+
+
+def test_again_asks_anew_what_failed_for_good_and_nothing_else(tmp_path):
+    with gemini(faults=Faults({"blocked": 0.2})) as server:
+        assert distil(tmp_path, server.url, "problems.limit=6").returncode == 0
+        blocked = server.stats()["outcomes"]["blocked"]
+        assert distil(tmp_path, server.url, "problems.limit=6").returncode == 0
+        assert server.stats()["outcomes"]["blocked"] == blocked > 0
+        server.faults.rates = {}
+        done = distil(tmp_path, server.url, "problems.limit=6", "--again", "distill")
+        assert done.returncode == 0, done.stdout + done.stderr
+        stats = server.stats()
+    assert stats["answered_again"] == 0 and stats["outcomes"]["ok"] == stats["requests"] - blocked
+    assert read_manifest(tmp_path / "smollm2_135m").summaries.distill.problems_kept == 6
 
 
 def test_while_it_works_the_mirror_gets_the_ledger(tmp_path):

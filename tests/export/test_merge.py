@@ -1,9 +1,7 @@
 import json
 import os
 import shutil
-import subprocess
 import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ import safetensors.torch
 import torch
 from peft import LoHaConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from small_disk import small_disk
 from tiny import FAMILIES, VOCABULARY, tiny_student, tiny_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
@@ -252,18 +251,6 @@ def test_of_another_merge_nothing_stays_and_of_somebody_else_everything(qwen2, t
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def small_disk(path, megabytes):
-    """A disk of that size, where we may mount one (as root, or in a CI machine's own way); else None."""
-    path.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path], capture_output=True)
-    try:
-        yield path if mounted.returncode == 0 else None
-    finally:
-        if mounted.returncode == 0:
-            subprocess.run(["umount", path], check=True)
-
-
 def test_needed_and_free_bytes_are_said_and_too_few_are_a_sentence(qwen2, tmp_path, monkeypatch):
     base, adapter, _ = qwen2
     said = []
@@ -277,7 +264,7 @@ def test_needed_and_free_bytes_are_said_and_too_few_are_a_sentence(qwen2, tmp_pa
 def test_a_disk_that_becomes_full_is_a_sentence_and_the_same_call_ends_well_later(qwen2, tmp_path, monkeypatch):
     base, adapter, _ = qwen2
     merge_adapter(adapter, base, tmp_path / "calm", shard_bytes=40_000)
-    with small_disk(tmp_path / "disk", 66) as disk:
+    with small_disk(tmp_path / "disk", 66 * 1024) as disk:
         out = (disk or tmp_path) / "merged"
 
         def fill(line):

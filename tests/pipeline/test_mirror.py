@@ -122,6 +122,20 @@ def test_a_missing_or_damaged_file_of_a_finished_stage_comes_back(distilled, dam
     assert (here / "distill" / "plans.jsonl").read_text() == "distill/plans.jsonl"
 
 
+@pytest.mark.parametrize("text", ["", '{"format": 1, "stages": {"sft": null}}', '{"form'])
+def test_a_damaged_manifest_comes_back_with_the_run_that_it_belongs_to(distilled, text):
+    here, drive = distilled
+    whole = (here / "manifest.json").read_text()
+    (here / "manifest.json").write_text(text)
+    assert bring_back(drive, here) == 2
+    assert (here / "manifest.json").read_text() == whole and (here / "distill" / "plans.jsonl").exists()
+    (old,) = (here / "old").iterdir()
+    assert (old / "manifest.json").read_text() == text
+    (drive / "r" / "manifest.json").write_text(text)
+    with pytest.raises(RunError, match=r"the mirror's .*drive/r/manifest.json is damaged: move .* away"):
+        bring_back(drive, here)
+
+
 def test_what_stood_in_the_place_of_a_restored_file_moves_to_old(distilled):
     here, drive = distilled
     (here / "distill" / "plans.jsonl").write_text("edited by hand")

@@ -334,7 +334,11 @@ def test_a_stage_that_fails_is_a_sentence_and_the_run_goes_on_when_it_is_mended(
 
 @pytest.mark.parametrize(
     "error",
-    ["OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))", "RuntimeError('I/O error: No space left (os error 28)')"],
+    [
+        "OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))",
+        "RuntimeError('I/O error: No space left (os error 28)')",
+        "RuntimeError('[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0')",
+    ],
 )
 def test_a_full_disk_is_said_in_a_sentence_and_not_in_a_traceback(tmp_path, error):
     full = own_stage(tmp_path, "problems", f"raise {error}")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -156,6 +158,12 @@ def test_a_broken_file_is_one_sentence(tmp_path, name, text, told):
     assert told in refused(write(tmp_path / name, text))
 
 
+def test_a_parquet_file_with_two_columns_of_a_name_says_so(tmp_path):
+    table = pyarrow.Table.from_arrays([["a?"], ["b?"], ["3"]], names=["question", "question", "answer"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    assert refused(str(tmp_path / "a.parquet")) == "a.parquet: two columns are named 'question'; rename one"
+
+
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
     assert "no file" in refused(str(tmp_path / "gone.csv"))
 
@@ -165,6 +173,7 @@ def test_a_file_whose_columns_have_no_known_names_is_told_what_to_write(tmp_path
     path = write(tmp_path / "a.csv", text)
     assert "There are foo, bar. Write problems.question=COLUMN problems.answer=COLUMN" in refused(path)
     assert everything(path, question="foo", answer="bar")[1].answer == "4"
+    assert refused(write(tmp_path / "a.jsonl", "{}\n")).endswith("which the answer? It has no column")
 
 
 def test_a_column_that_a_recipe_names_is_taken_or_missed_by_name(tmp_path):

@@ -7,16 +7,18 @@ from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
+from browser import counting, hostile, looked_at
 
 from plantune_lite import GRPO, Corpus, Distill
 from plantune_lite.distill import corpus
 from plantune_lite.distill.run import distill_all
-from plantune_lite.files import write_records, write_whole
+from plantune_lite.files import read_jsonl, write_records, write_whole
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.load import load_recipe, override, to_json
 from plantune_lite.report.page import write_report
 from plantune_lite.types import PlantuneError, Score
 
+chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 HOSTILE = '</pre><script>document.title="owned"</script><img src="//evil.example/x.png"> \x1b[2J'
 PROBLEMS = list(practice_problems("train", seed=0, limit=12))
 TESTED = list(practice_problems("test", seed=0, limit=10))
@@ -229,7 +231,6 @@ def test_a_run_that_was_only_distilled_has_a_page_too(run):
     assert "12 of 12 kept plans" in " ".join(page.words) or "10 of 12 kept plans" in " ".join(page.words)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.parametrize("name", ["eval/own.m1.jsonl", "metrics.jsonl", "eval/interventions/own.m1.summary.json"])
 def test_a_part_that_cannot_be_read_is_named_and_not_passed_over(run, name):
     with open(run / name, "a") as file:
@@ -244,6 +245,29 @@ def test_a_run_stopped_before_its_first_answer_was_whole_has_a_page_too(run):
     assert write_report(run).line == "report.html: nothing was evaluated"
 
 
+@chromium
+def test_a_browser_runs_and_loads_nothing_of_what_a_problem_a_plan_or_a_reply_holds(run, tmp_path):
+    with counting() as (url, paths):
+        texts = hostile(url)
+        asked = [replace(one, question=f"{texts[n % 4]} {one.question}") for n, one in enumerate(TESTED)]
+        write_records(run / "suites" / "own.jsonl", asked)
+        for model, mode in (("untuned", "zero_shot_cot"), ("baseline", "plain"), ("m1", "m1")):
+            rows = [answered(one, model == "m1" or n < 2, texts[n % 4], mode) for n, one in enumerate(asked)]
+            said = [replace(one, text=f"<plan>\n1. {one.text}\n</plan>\n{one.text}") for one in rows]
+            write_records(run / "eval" / f"own.{model}.jsonl", said)
+        for name in ("trajectories.jsonl", "corpus/train.jsonl"):
+            file = run / name
+            write_records(
+                file,
+                [json.loads(json.dumps(row).replace("Add", json.dumps(texts[0])[1:-1])) for row in read_jsonl(file)],
+            )
+        _, page = seen(run)
+        shown = looked_at(run / "report.html", tmp_path / "profile")
+        assert paths == [] and "<title>owned" not in shown and "owned" in "".join(page.words)
+        assert not [tag for tag, _ in page.tags if tag in ("script", "img", "iframe", "link", "object")]
+
+
+@chromium
 def test_a_browser_shows_it_on_a_phone_and_has_nothing_to_complain_of(run, tmp_path):
     write_report(run)
     shot = tmp_path / "shot.png"

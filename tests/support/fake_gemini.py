@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fake_teacher import HTML, Faults, Loopback, Mind, Refusal, Reset, problems_of, share
+from fake_teacher import GARBLED, HTML, Faults, Loopback, Mind, Refusal, Reset, garbled, problems_of, share
 
 from plantune_lite.teacher.models import MODELS
 
@@ -191,11 +191,17 @@ class FakeGemini(Loopback):
                 **_reply(prompt, _candidate("1. Find it.", "STOP"), 4),
                 "usageMetadata": _usage(prompt, -(9**9), 0),
             },
+            "number": _reply(prompt, _candidate(7, "STOP"), 4),
+            "worded": _reply(prompt, _candidate("1. Find it.", "STOP"), 4)
+            | {"usageMetadata": {"promptTokenCount": "nine", "totalTokenCount": "ten"}},
             "torn": json.dumps(_reply(prompt, _candidate("1. Find", "STOP"), 4)).encode()[:60],
         }
         if fault in kinds:
             self.note(fault)
             return kinds[fault]
+        if fault in GARBLED:
+            self.note(fault)
+            return garbled(fault)
         if fault == "unfit" and (config.get("responseSchema") or config.get("responseJsonSchema")):
             self.note(fault)
             text = '{"score": "high"' if share("form", prompt) < 0.5 else '{"nothing": true}'
@@ -203,7 +209,7 @@ class FakeGemini(Loopback):
         if fault == "no_usage":
             return {
                 name: value
-                for name, value in self._good(model, prompt, sample, config).items()
+                for name, value in self.bill(self._good(model, prompt, sample, config)).items()
                 if name != "usageMetadata"
             }
         if fault == "slow":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fake_teacher import HTML, Loopback, Refusal, Reset, share
+from fake_teacher import GARBLED, HTML, Loopback, Refusal, Reset, garbled, share
 
 _FIELDS = {
     *("model", "messages", "temperature", "top_p", "n", "seed", "stop", "max_tokens", "max_completion_tokens"),
@@ -34,10 +34,11 @@ class FakeOpenAI(Loopback):
         without: tuple[str, ...] = (),
         window: int | None = None,  # tokens
         key: str = "",
+        fastapi: bool = False,  # unknown fields are refused as FastAPI and pydantic do it
         **settings: Any,
     ) -> None:
         super().__init__(key=key, **settings)
-        self.window = window
+        self.window, self.fastapi = window, fastapi
         self.models, self.without = models, set(without)
         self.url += "/v1"
 
@@ -66,6 +67,13 @@ class FakeOpenAI(Loopback):
         return self._good(body, prompt, sample)
 
     def _check(self, body: Any) -> None:
+        strange = [name for name in body if name not in _FIELDS or name in self.without]
+        if strange and self.fastapi:
+            said = [
+                {"type": "extra_forbidden", "loc": ["body", one], "msg": "Extra inputs are not permitted"}
+                for one in strange
+            ]
+            raise Refusal(422, {"detail": [{**one, "input": body} for one in said]})
         for name in body:
             if name not in _FIELDS or name in self.without:
                 raise refusal(400, f"Unrecognized request argument supplied: {name}", param=name)
@@ -129,6 +137,18 @@ class FakeOpenAI(Loopback):
                 "late": {"choices": [_choice("Hm, 7?\n</think>\n\n1. Find it.", "stop")], "usage": _usage(prompt, 4)},
                 "huge": {"choices": [_choice("1. Find it.", "stop")], "usage": _usage(prompt, 10**30)},
             }[fault]
+        if fault in GARBLED:
+            self.note(fault)
+            return garbled(fault)
+        if fault in ("number", "worded", "behind"):
+            self.note(fault)
+            used = {"prompt_tokens": "nine", "completion_tokens": "ten"}
+            quoted = {"provider_name": "Elsewhere", "raw": "overloaded"}
+            return {
+                "number": {"choices": [_choice(7, "stop")], "usage": _usage(prompt, 4)},
+                "worded": {"choices": [_choice("1. Find it.", "stop")], "usage": used},
+                "behind": {"error": {"message": "Provider returned error", "code": 502, "metadata": quoted}},
+            }[fault]
         if fault == "html":
             return HTML
         if fault == "torn":
@@ -138,7 +158,8 @@ class FakeOpenAI(Loopback):
             text = '{"score": "high"' if share("form", prompt) < 0.5 else '{"nothing": true}'
             return {"choices": [_choice(text, "stop")], "usage": _usage(prompt, 6)}
         if fault == "no_usage":
-            return {name: value for name, value in self._good(body, prompt, sample).items() if name != "usage"}
+            good = self.bill(self._good(body, prompt, sample))
+            return {name: value for name, value in good.items() if name != "usage"}
         if fault == "slow":
             time.sleep(self.slow_seconds)
             return self._good(body, prompt, sample)

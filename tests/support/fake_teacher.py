@@ -218,6 +218,7 @@ class Loopback:
         self.requests: list[dict[str, Any]] = []  # the last bodies, for tests that look
         self.keep_requests = 1000
         self.answered: Counter[tuple[str, int]] = Counter()  # (prompt, sample) -> replies that were good
+        self.billed: Counter[str] = Counter()  # tokens in and out of all replies that were made, heard or not
         self.in_flight = self.most_in_flight = 0
         self._attempts: Counter[tuple[str, int]] = Counter()
         self._per_minute, self._recent = requests_per_minute, deque[float]()
@@ -248,7 +249,18 @@ class Loopback:
                 "samples": len(self.answered),
                 "answered_again": twice,
                 "most_in_flight": self.most_in_flight,
+                "billed": dict(self.billed),
             }
+
+    def bill(self, reply: Any) -> Any:
+        """Count what a reply costs; the reply."""
+        used = reply.get("usageMetadata") or reply.get("usage") or {} if isinstance(reply, dict) else {}
+        came = (used.get("promptTokenCount"), used.get("prompt_tokens"))
+        went = (used.get("candidatesTokenCount"), used.get("thoughtsTokenCount"), used.get("completion_tokens"))
+        with self._lock:
+            self.billed["in"] += sum(one for one in came if isinstance(one, int) and one > 0)
+            self.billed["out"] += sum(one for one in went if isinstance(one, int) and 0 < one < 10**7)
+        return reply
 
     def attempt_at(self, prompt: str, sample: int) -> int:
         """How often this sample of this prompt was asked before."""
@@ -293,6 +305,25 @@ class Reset(Exception):
     """Drop the connection."""
 
 
+class Cut(Exception):
+    """Break off within the body of a good reply."""
+
+
+GARBLED = ("blank", "latin", "deep", "cut", "gzip", "html500", "junk500")  # what may come of a proxy, or of a bug
+
+
+def garbled(fault: str) -> bytes:
+    """The body of a reply that is none; or it is raised."""
+    if fault == "cut":
+        raise Cut
+    if fault == "gzip":
+        raise Refusal(200, b"not compressed", {"Content-Encoding": "gzip"})
+    if fault.endswith("500"):
+        html = fault == "html500"
+        raise Refusal(500, HTML if html else b"Internal error", {"Content-Type": f"text/{'html' if html else 'plain'}"})
+    return {"blank": b"", "latin": b'{"choices": "\xff\xfe", "candidates": "\xff"}', "deep": b"[" * 200_000}[fault]
+
+
 class _Handler(BaseHTTPRequestHandler):
     owner: Loopback
     protocol_version = "HTTP/1.1"
@@ -324,9 +355,12 @@ class _Handler(BaseHTTPRequestHandler):
             with owner._lock:
                 if len(owner.requests) < owner.keep_requests:
                     owner.requests.append(body)
-            self._send(200, owner.answer(self.command, self.path, self.headers, body), {})
+            self._send(200, owner.bill(owner.answer(self.command, self.path, self.headers, body)), {})
         except Refusal as refusal:
             self._send(refusal.status, refusal.body, refusal.headers)
+        except Cut:
+            self.wfile.write(b"HTTP/1.1 200 -\r\nContent-Type: application/json\r\nContent-Length: 999\r\n\r\n{")
+            self.close_connection = True
         except Reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True

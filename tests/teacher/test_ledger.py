@@ -8,9 +8,10 @@ import sys
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plantune_lite.teacher import ledger as ledger_module
 from plantune_lite.teacher.ledger import BudgetError, Ledger, call_key, copy_ledger, merge_ledger
 from plantune_lite.types import Reply, RunError, Sampling
 
@@ -186,6 +187,7 @@ def test_ledgers_need_no_file_beside_them_but_a_journal_and_a_lock(tmp_path):
     assert sqlite3.connect(tmp_path / "calls.sqlite").execute("SELECT outcome FROM calls").fetchall() == [("ok",)]
 
 
+@settings(deadline=None)  # a disk that others use takes seconds to commit
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=30), st.floats(0, 3))
 def test_no_order_of_calls_passes_the_budget(tmp_path_factory, calls, budget):
     path = tmp_path_factory.mktemp("ledger") / "l"
@@ -227,3 +229,48 @@ def test_what_nobody_answered_is_told_apart_from_what_was_spent(tmp_path):
 
     totals = asyncio.run(spend())
     assert (totals["usd"], totals["usd_unanswered"]) == (1.5, 1.0)
+    apart = r"\$0\.5000 spent and \$1\.0000 reserved for calls that nobody answered"
+    with Ledger(tmp_path / "calls.sqlite", run="r", max_usd=1.6) as ledger, pytest.raises(BudgetError, match=apart):
+        asyncio.run(ledger.reserve("d", model="m", worst_usd=0.5))
+    with Ledger(tmp_path / "calls.sqlite", run="r") as ledger:  # asked again and answered
+        for key in "bc":
+            asyncio.run(ask_again(ledger, key))
+        totals = ledger.totals()
+    assert (totals["usd"], totals["usd_unanswered"]) == (1.75, 1.0), "what nobody answered stays unanswered"
+    (tmp_path / "new").mkdir()
+    merge_ledger(tmp_path / "calls.sqlite", tmp_path / "new" / "calls.sqlite")
+    with Ledger(tmp_path / "new" / "calls.sqlite", run="r") as ledger:
+        assert ledger.totals() == totals
+
+
+async def ask_again(ledger, key):
+    await ledger.reserve(key, model="m", worst_usd=0.5)
+    await ledger.settle(key, Reply(text="x"), outcome="ok", usd=0.125)
+
+
+def test_a_mirrors_ledger_brings_what_nobody_answered_there_and_the_attempts_that_failed(tmp_path):
+    here, there = tmp_path / "here.sqlite", tmp_path / "there.sqlite"
+    with Ledger(here, run="r") as ledger:
+        asyncio.run(ledger.reserve("a", model="m", worst_usd=0.5))
+    with Ledger(there, run="r") as ledger:
+        for key in "ab":
+            asyncio.run(ledger.reserve(key, model="m", worst_usd=0.5))
+            asyncio.run(ask_again(ledger, key))
+        asyncio.run(ledger.reserve("c", model="m", worst_usd=0.5))
+        asyncio.run(ledger.settle("c", None, outcome="empty", usd=0.25, trouble="empty"))
+    merge_ledger(there, here)
+    with Ledger(here, run="r") as ledger:
+        totals = ledger.totals()
+        assert (totals["usd"], totals["usd_unanswered"], ledger.troubles("c")) == (2.0, 1.5, ["empty"])
+
+
+def test_the_copy_of_an_earlier_version_is_taken_over(tmp_path):
+    old = sqlite3.connect(tmp_path / "old.sqlite")
+    old.executescript(ledger_module._TABLES)
+    old.executescript("DROP TABLE unanswered; DROP TABLE troubles; INSERT INTO lost VALUES ('x', 'r', 0.5)")
+    old.close()
+    with Ledger(tmp_path / "l.sqlite", run="r"):
+        pass
+    merge_ledger(tmp_path / "old.sqlite", tmp_path / "l.sqlite")
+    with Ledger(tmp_path / "l.sqlite", run="r") as ledger:
+        assert ledger.spent_usd == 0.5

@@ -1,4 +1,5 @@
 import json
+import os
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -6,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from plantune_lite.runs.job import Reporter
 from plantune_lite.student import attention
@@ -177,12 +179,16 @@ def test_a_step_that_fp16_leaves_out_is_no_error():
 # --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def checkpoint(out, step, *, planned=100, without=(), state=None):
+def checkpoint(out, step, *, planned=100, without=(), state=None, cut=None):
     folder = out / f"checkpoint-{step}"
     folder.mkdir(parents=True)
-    for name in ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt"):
-        if name not in without:
-            (folder / name).write_bytes(b"x")
+    weights = {"a": torch.zeros(9)}
+    for name in {"optimizer.pt", "scheduler.pt", "rng_state.pth"}.difference(without):
+        torch.save(weights, folder / name)
+    if "adapter_model.safetensors" not in without:
+        save_file(weights, folder / "adapter_model.safetensors")
+    if cut:
+        os.truncate(folder / cut, (folder / cut).stat().st_size - 9)
     text = state if state is not None else json.dumps({"global_step": step, "max_steps": planned})
     (folder / "trainer_state.json").write_text(text)
     return folder
@@ -199,7 +205,12 @@ def test_no_checkpoint_is_no_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", [{"state": ""}, {"state": '{"global_st'}, {"state": "{}"}, {"without": ("optimizer.pt",)}]
+    "broken",
+    [
+        *({"state": text} for text in ("", '{"global_st', "{}", "null")),
+        *({"without": (name,)} for name in ("optimizer.pt", "adapter_model.safetensors")),
+        *({"cut": name} for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "adapter_model.safetensors")),
+    ],
 )
 def test_a_half_written_checkpoint_is_passed_over_and_removed(tmp_path, broken):
     whole, half = checkpoint(tmp_path, 10), checkpoint(tmp_path, 20, **broken)

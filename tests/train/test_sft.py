@@ -13,10 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sft_child import learner, make_base, rows
+from small_disk import small_disk
 from tiny import FAMILIES
 
 from plantune_lite import Corpus, Distill, Problems, Recipe, run
 from plantune_lite.files import read_jsonl, write_records, write_whole
+from plantune_lite.pipeline import child
 from plantune_lite.pipeline.process import processes_asked, run_stage
 from plantune_lite.pipeline.stages import STAGES
 from plantune_lite.recipe.load import to_json
@@ -381,6 +383,21 @@ def test_a_schedule_that_was_shortened_stays_so_when_the_training_goes_on(base, 
     assert_close(adapter(tmp_path / "sft"), kept, atol=0)
 
 
+@pytest.mark.parametrize("kilobytes", [120, 260, 420])  # full in the first checkpoint, the second, the adapter
+def test_a_disk_that_becomes_full_is_told_as_that_and_the_training_goes_on(base, tmp_path, kilobytes):
+    part = SFT(max_steps=4, batch_size=2, accumulate=1, save_steps=2)
+    with small_disk(tmp_path / "disk", kilobytes) as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        with pytest.raises((OSError, RuntimeError)) as error:
+            train(learner(base), rows(15), part, disk / "sft")
+        assert any(words in str(error.value).lower() for words in child._DISK_FULL)
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        train(learner(base), rows(15), part, disk / "sft")
+        train(learner(base), rows(15), part, tmp_path / "calm")
+        assert_close(adapter(disk / "sft"), adapter(tmp_path / "calm"), atol=1e-6)
+
+
 def killed_and_whole(model, out, settings, kills):
     """What is left of an undisturbed training and of one killed at each of these points: losses, adapter, summary."""
     command = [sys.executable, str(SUPPORT / "sft_child.py"), str(model), str(out), json.dumps(settings), *kills]
@@ -497,9 +514,9 @@ def test_a_run_killed_while_it_trains_goes_on_to_the_same_adapter(base, tmp_path
     def kill():
         while not (tmp_path / "killed/sft/checkpoint-4/trainer_state.json").exists():
             time.sleep(0.01)
-        for child in psutil.Process().children():
-            if "plantune_lite.pipeline.child" in child.cmdline():
-                child.kill()
+        for started in psutil.Process().children():
+            if "plantune_lite.pipeline.child" in started.cmdline():
+                started.kill()
 
     whole_run(tmp_path / "whole")
     threading.Thread(target=kill, daemon=True).start()
