@@ -65,7 +65,7 @@ def _gpu() -> Iterator[Check]:
     for number in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
-        bf16 = "bf16" if gpu.major >= 8 else "no bf16: computes in fp16, Gemma in float32"
+        bf16 = "bf16" if gpu.major >= 8 else "no bf16: computes in fp16, Gemma and Qwen3.5 in float32"
         found = f"{gpu.name}, {size(free)} free of {size(total)}, {bf16}"
         if (gpu.major, gpu.minor) < (7, 5):
             fix = "use a GPU of capability 7.5 or more: a T4, an RTX 20 or later"
@@ -130,8 +130,10 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
     model = recipe.student.model
     preset = presets.find(model)
     try:
-        weights.check_access(recipe.student, preset)
-    except StudentError as error:
+        architecture = weights.check_access(recipe.student, preset)
+        if architecture and set(recipe.export.formats) - {"adapter", "merged"}:
+            llama_cpp.refuse_unknown(architecture)
+    except (StudentError, llama_cpp.GGUFError) as error:
         yield Check("student", "bad", str(error))
         return
     if preset is None:

@@ -51,7 +51,8 @@ def training_seconds(shape: Shape, on: Device, tokens: float, *, passes: int) ->
 
 def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: float, vllm: bool = False) -> float:
     """Estimate the seconds in which `rows` replies of so many tokens, with their prompts, get one token more each."""
-    read = shape.weights(bits) + shape.cache(1, 1) * rows * length
+    state = shape.cache(1, 0)  # which does not grow
+    read = shape.weights(bits) + rows * (state + (shape.cache(1, 1) - state) * length)
     if bits == 4:
         read += 2 * 2 * shape.in_linears
     traffic = read / (on.gigabytes_a_second * 1e9)

@@ -18,6 +18,7 @@ from typing import Any
 
 from plantune_lite.export.safetensors_io import FLOATS, ExportError, Tensor, tensors_in, tensors_of
 from plantune_lite.files import read_object
+from plantune_lite.student import text_part
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -128,15 +129,19 @@ def skeleton(base: Path) -> Any:
     """Build the base model without weights: names, shapes and tied tensors."""
     import torch
     from accelerate import init_empty_weights
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
+        config = text_part.config_of(base)
     except (OSError, ValueError) as error:
         raise ExportError(f"{base} is no folder that transformers can load: {str(error).splitlines()[0]}") from None
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     model.tie_weights()  # again: each tensor that is left out was made one of its own
+    stored = {text_part.bare(name): tensor for name, tensor in tensors_in(base).items()}
+    for name, values in model.named_buffers():
+        if name in stored:  # Gemma 4 scales each layer by one
+            values.copy_(stored[name].read())
     return model
 
 
@@ -171,7 +176,11 @@ def with_ties(model: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 def stored_in(folder: Path, model: Any) -> dict[str, Tensor]:
     """Map each parameter of a model to its tensor in a folder, a tied one to its partner's; other tensors stay."""
-    found = with_ties(model, tensors_in(folder))
+    found = tensors_in(folder)
+    if text_part.renaming(model.config):
+        own = model.state_dict()
+        found = {text_part.bare(name): tensor for name, tensor in found.items() if text_part.bare(name) in own}
+    found = with_ties(model, found)
     for name, values in model.named_parameters():
         if name not in found:
             raise ExportError(f"{folder} lacks {name}, which its config.json asks for: fetch the model again")

@@ -99,8 +99,12 @@ def _logits(model: Any, stored: Mapping[str, Tensor | Part], ids: Any) -> Any:
     import torch
     from accelerate.hooks import attach_align_device_hook
 
-    # PEFT's layers, by the names of their classes, look into the layers within them: those are filled together.
-    together = ["Linear", "Embedding"]
-    attach_align_device_hook(model.eval(), ids.device, True, _Lazy(stored), preload_module_classes=together)
+    # PEFT's layers and Qwen3.5's, by the names of their classes, look into the layers within them: those are filled
+    # together.
+    together = ["Linear", "Embedding", "Qwen3_5GatedDeltaNet"]
+    shared = getattr(model, "_skip_keys_device_placement", None)  # what Gemma 4's layers hand on, to be filled by them
+    attach_align_device_hook(
+        model.eval(), ids.device, True, _Lazy(stored), preload_module_classes=together, skip_keys=shared
+    )
     with torch.inference_mode():
         return model(input_ids=ids, use_cache=False, logits_to_keep=min(_POSITIONS, ids.shape[1])).logits

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from plantune_lite import files
+from plantune_lite.student.chat import read_config
 from plantune_lite.types import PlantuneError
 
 VERSION = "0.3.36"  # of llama-cpp-python, 2026-11; its converter is run, so its content is pinned too
@@ -36,7 +37,10 @@ class GGUFError(PlantuneError, RuntimeError):
 
 def convert(model: Path, target: Path, kind: str, *, name: str, say: Callable[[str], object]) -> None:
     """Write a model's folder as a GGUF file of f32, f16, bf16 or q8_0."""
-    _run_script(SCRIPT, [model, "--outfile", target, "--outtype", kind, "--model-name", name], say)
+    family = read_config(model / "config.json")["model_type"]
+    # Of Qwen3.5 a text part has no tensors that guess several tokens at once, and the converter looks for them.
+    plain = ["--no-mtp"] if family.startswith("qwen3_5") else []
+    _run_script(SCRIPT, [model, "--outfile", target, "--outtype", kind, "--model-name", name, *plain], say)
 
 
 def convert_lora(adapter: Path, base: Path, target: Path, *, say: Callable[[str], object]) -> None:
@@ -62,6 +66,16 @@ def runs_llama() -> bool:
 def run_child(*words: object, failed: str) -> None:
     """Run llama.cpp in a process of its own, by llama_child."""
     _run([sys.executable, "-m", "plantune_lite.export.llama_child", *words], failed)
+
+
+def refuse_unknown(architecture: str) -> None:
+    """Refuse a class of transformers that the converter, where it is here, cannot write as GGUF."""
+    listed = _folder() / "conversion" / "__init__.py"
+    if listed.is_file() and f'"{architecture}"' not in listed.read_text(encoding="utf-8"):
+        raise GGUFError(
+            f"export.formats asks for GGUF, and llama.cpp (of llama-cpp-python {VERSION}) knows no {architecture}: set "
+            "export.formats=merged"
+        )
 
 
 def _run_script(script: str, arguments: Sequence[object], say: Callable[[str], object]) -> None:
@@ -93,7 +107,7 @@ def _run(command: Sequence[object], failed: str, environ: dict[str, str] | None 
 
 def scripts(say: Callable[[str], object]) -> Path:
     """Return the folder with llama.cpp's converter, fetched once."""
-    folder = files.cache_folder().parent.absolute() / f"llama.cpp-{VERSION}"
+    folder = _folder()
     if folder.is_dir():
         return folder
     say(f"fetching llama.cpp's converter (source of llama-cpp-python {VERSION}, 77 MB; 2 MB are kept) to {folder}")
@@ -107,6 +121,10 @@ def scripts(say: Callable[[str], object]) -> Path:
                     tar.extract(member.replace(name=name, deep=False), made, filter="data")
         made.replace(folder)
     return folder
+
+
+def _folder() -> Path:
+    return files.cache_folder().parent.absolute() / f"llama.cpp-{VERSION}"
 
 
 def _download(folder: Path) -> Path:

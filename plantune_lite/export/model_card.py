@@ -17,6 +17,7 @@ from plantune_lite.evaluate.compare import Row
 from plantune_lite.export.run_facts import EMBEDDED, Facts
 from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.recipe.redact import last_part
+from plantune_lite.student import presets
 from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import code_span, fence, markdown_table, size
 from plantune_lite.types import Problem
@@ -244,9 +245,22 @@ def _running(facts: Facts) -> list[str]:
     question = "A pen costs 3 dollars and a book 8. What do 2 pens and a book cost?"
     repo, ask = facts.repo, f'messages = [{{"role": "user", "content": "{question}"}}]'
     if facts.form == "adapter":
+        preset = presets.find(facts.base or "")
+        part = preset is not None and preset.is_part
         load = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             f'model = AutoPeftModelForCausalLM.from_pretrained("{repo}", dtype="auto")\n'
+        )
+        if part:
+            load = (
+                "from peft import PeftModel\n"
+                "from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer\n\n"
+                f'base = "{facts.base}"\nconfig = AutoConfig.from_pretrained(base).get_text_config()\n'
+                'names = {r"^model\\.language_model\\.": "model."}\n'
+                'model = AutoModelForCausalLM.from_pretrained(base, config=config, key_mapping=names, dtype="auto")\n'
+                f'model = PeftModel.from_pretrained(model, "{repo}")\n'
+            )
+        load += (
             f'tokenizer = AutoTokenizer.from_pretrained("{repo}")\n{ask}\n'
             'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
             "return_dict=True)\n"
@@ -254,7 +268,7 @@ def _running(facts: Facts) -> list[str]:
             'print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
         )
         parts = ["PEFT:", fence(load, "python")]
-        if facts.base:
+        if facts.base and not part:  # vLLM serves the whole model, whose layers have other names
             rank = facts.recipe["student"]["lora_rank"]
             serve = vllm_line(facts.base, repo.split("/")[1], repo, "chat_template.jinja", rank)
             template = f"hf download {repo} chat_template.jinja --local-dir ."

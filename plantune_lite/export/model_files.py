@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from plantune_lite.export.safetensors_io import ExportError
+from plantune_lite.student import text_part
 from plantune_lite.student.chat import for_everybody, prepare, read_config, write_config
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
@@ -30,7 +31,7 @@ def check_free_space(folder: Path, needed: int, what: str, say: Callable[[str], 
 
 def write_companions(base: Path, adapter: Path, out: Path, *, untied: bool, preset: Preset | None) -> None:
     """Write everything but the weights of a merged model."""
-    config = read_config(base / "config.json")
+    config = text_part.text_json(read_config(base / "config.json"))
     for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder of this machine
         config.pop(name, None)
     if untied:

@@ -19,11 +19,11 @@ _CHATML = """{{- range $i, $_ := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}
 {{- if and (eq $i 0) (ne .Role "system") }}<|im_start|>system
 __SYSTEM__<|im_end|>
-{{ end }}<|im_start|>{{ .Role }}
-{{ .Content }}
+{{ end }}<|im_start|>{{ __ROLE__ }}
+__BEGUN__{{ .Content }}
 {{- if not (and $last (eq .Role "assistant")) }}<|im_end|>
-{{ if $last }}<|im_start|>assistant
-{{ end }}
+{{ if $last }}<|im_start|>__ME__
+__OPENING__{{ end }}
 {{- end }}
 {{- end }}"""
 _GEMMA = """{{- $system := __QUOTED__ }}
@@ -44,7 +44,13 @@ _GEMMA = """{{- $system := __QUOTED__ }}
 
 def template(preset: Preset) -> str:
     """Build the chat template in Go's template language."""
-    text = _GEMMA if preset.family == "gemma3_text" else _CHATML
+    text, me, role = _GEMMA if preset.family == "gemma3_text" else _CHATML, "assistant", ".Role"
+    if preset.family == "gemma4_text":
+        me, role = "model", 'if eq .Role "assistant" }}model{{ else }}{{ .Role }}{{ end'
+        text = text.replace("<|im_start|>", "<|turn>").replace("<|im_end|>", "<turn|>")
+    begun = '{{ if and $last (eq .Role "assistant") }}' + preset.opening + "{{ end }}" if preset.opening else ""
+    text = text.replace("__ME__", me).replace("{{ __ROLE__ }}", "{{ " + role + " }}")
+    text = text.replace("__BEGUN__", begun).replace("__OPENING__", preset.opening)
     return text.replace("__QUOTED__", json.dumps(SYSTEM)).replace("__SYSTEM__", SYSTEM)
 
 

@@ -14,16 +14,17 @@ def run_export(job: Job) -> ExportSummary:
     if trained is None:
         return ExportSummary(line="nothing was trained: nothing to export")
     base = weights.Source(**job.earlier.training(trained).base)
+    preset = presets.find(job.recipe.student.model)
     if set(formats) <= {"adapter"}:
         adapter, rank = job.run.adapter(trained), job.recipe.student.lora_rank
         template = str(adapter / "chat_template.jinja")
-        job.say(model_card.vllm_line(base.repo, job.recipe.name, str(adapter), template, rank))
+        if preset is None or not preset.is_part:  # vLLM serves the whole model, whose layers have other names
+            job.say(model_card.vllm_line(base.repo, job.recipe.name, str(adapter), template, rank))
         return ExportSummary(line="the adapter is what there is")
     from transformers import AutoTokenizer
 
     place = weights.base_folder(base, job.say)
     adapter, merged = job.run.adapter(trained), job.run.merged
-    preset = presets.find(job.recipe.student.model)
     done = merge_adapter(adapter, place, merged, preset=preset, say=job.say)
     tokenizer = AutoTokenizer.from_pretrained(merged, trust_remote_code=False)
     rows = job.run.rows("train")[: check_merge.PROMPTS]

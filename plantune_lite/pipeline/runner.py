@@ -18,6 +18,7 @@ from typing import TextIO
 from plantune_lite import files
 from plantune_lite._version import __version__
 from plantune_lite.estimate import devices, shapes
+from plantune_lite.export import llama_cpp
 from plantune_lite.files import write_whole
 from plantune_lite.pipeline.mirror import Mirror, bring_back
 from plantune_lite.pipeline.process import processes_asked, run_stage
@@ -69,7 +70,7 @@ def run(
         active = [stage for stage, _, _ in found]
         only = with_what_is_moved(again, only, active) if only and again else only
         _refuse(folder, found, only)
-        _refuse_what_training_would(wanted, found, only)
+        _refuse_what_training_would(wanted, found, only, tell)
         if again is not None and not anew:
             made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
             tell(f"--again {again} was stopped and resumes (remove {made} from {folder} to begin anew)")
@@ -195,7 +196,10 @@ def _refuse(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Seque
 
 
 def _refuse_what_training_would(
-    wanted: Recipe, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None
+    wanted: Recipe,
+    found: Sequence[tuple[Stage, State, str]],
+    only: Sequence[str] | None,
+    say: Callable[[str], None],
 ) -> None:
     """Stop before anything is spent where training would fail later, or take days without a GPU."""
     trainings = [stage.name for stage, state, _ in found if stage.trains and stage.work is None and state != "done"]
@@ -216,7 +220,11 @@ def _refuse_what_training_would(
             f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
             "same recipe and settings (a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
         )
-    weights.check_access(wanted.student, preset)
+    architecture = weights.check_access(wanted.student, preset)
+    if architecture and set(wanted.export.formats) - {"adapter", "merged"}:
+        with suppress(llama_cpp.GGUFError):  # no network: export says so, if it still is then
+            llama_cpp.scripts(say)
+        llama_cpp.refuse_unknown(architecture)
 
 
 def _put_away(

@@ -133,9 +133,13 @@ def _roomy_layer() -> Any:
 def bytes_a_token(model: Any) -> int:
     """Return what attention remembers of one token: a key and a value, every layer and head."""
     config = model.config.get_text_config()
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * width * (4 if "32" in str(model.dtype) else 2))
+    # Not each layer of these remembers, and not each alike.
+    keys = sum(part.out_features for name, part in model.named_modules() if name.endswith(".k_proj"))
+    if not keys:
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        keys = config.num_hidden_layers * heads * width
+    return int(2 * keys * (4 if "32" in str(model.dtype) else 2))
 
 
 _REMEMBERED: tuple[str, ...] = ("paged_attention", "paged_attention_K", "paged_attention_V", "attention")

@@ -23,13 +23,13 @@ from typing import Any
 
 from plantune_lite import files
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import attention, chat, presets
+from plantune_lite.student import attention, chat, presets, text_part
 from plantune_lite.student.attention import out_of_memory
 from plantune_lite.student.chat import for_everybody
 from plantune_lite.student.generate import Replies
 from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Backend, Source, StudentError, resolve_source, short
-from plantune_lite.types import Messages, MissingError
+from plantune_lite.types import Messages, MissingError, present
 
 _POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
 
@@ -199,8 +199,6 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
             f"{part.model} in {part.bits} bits does not fit into the memory here: set student.bits=4, or a smaller "
             "student.model; plantune estimate says what fits"
         ) from error
-    if hasattr(model.config, "vision_config"):
-        raise StudentError(f"student.model is {part.model}, which reads images too: take a text model of its family")
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             # bitsandbytes repacks 4-bit weights for answering and never back, so that training after it goes wrong.
@@ -211,14 +209,18 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
 def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
-    from transformers import AutoConfig
     from unsloth import FastLanguageModel
 
     folder = Path(source.place)
     if folder.is_dir():  # else it is one of the well-known models, which take more than anyone asks for
         # Asked for more than a model's own context, Unsloth stretches its positions, which changes every answer.
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = text_part.config_of(folder)
         max_length = min(max_length, _context(config) or max_length)
+        family = config.model_type
+    else:
+        family = present(presets.find(part.model)).family
+    # Its backend for a CPU knows no such word.
+    text_only = {"text_only": True} if family.removesuffix("_text") in text_part.SERVED else {}
     model, _ = FastLanguageModel.from_pretrained(
         model_name=source.place,
         use_exact_model_name=folder.is_dir(),
@@ -228,7 +230,7 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         load_in_16bit=part.bits == 16,
         full_finetuning=False,
         # All of it on the GPU, or our sentence: left to itself it moves to the CPU what does not fit.
-        **({"device_map": {"": _device()}} if torch.cuda.is_available() else {}),
+        **({"device_map": {"": _device()}, **text_only} if torch.cuda.is_available() else {}),
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,
         token=False,  # a token it is given, it writes to the disk; its copies need none
@@ -251,9 +253,9 @@ def _context(config: Any) -> int | None:
 
 
 def _plain(part: Student, source: Source) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    config = AutoConfig.from_pretrained(source.place, trust_remote_code=False)
+    config = text_part.config_of(source.place)
     if hasattr(config, "quantization_config"):
         raise StudentError(
             f"student.model is {part.model}, whose weights are quantised already: give the 16-bit original, which "
@@ -265,6 +267,8 @@ def _plain(part: Student, source: Source) -> Any:
     )
     model = AutoModelForCausalLM.from_pretrained(
         source.place,
+        config=config,
+        key_mapping=text_part.renaming(config),
         dtype=dtype,
         quantization_config=nf4 if part.bits == 4 else None,
         device_map={"": _device()},

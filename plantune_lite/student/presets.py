@@ -12,13 +12,14 @@ from plantune_lite.plan import SYSTEM
 # Our own templates, equal to the families' own where a conversation opens with a system turn. Where none is there, ours
 # put in the turn that the student was trained with, so that a merged model plans in any program that renders them.
 _CHATML = (
-    "{%- if messages[0]['role'] != 'system' -%}"
+    "__BOS__{%- if messages[0]['role'] != 'system' -%}"
     "{{- '<|im_start|>system\\n__SYSTEM__<|im_end|>\\n' -}}"
     "{%- endif -%}"
     "{%- for message in messages -%}"
-    "{{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' -}}"
+    "{{- '<|im_start|>' + __ROLE__ + '\\n' -}}__CLOSED__"
+    "{{- message['content']__TRIM__ + '<|im_end|>\\n' -}}"
     "{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n__OPENING__' -}}{%- endif -%}"
 )
 _GEMMA = (
     "{{- bos_token -}}"
@@ -40,6 +41,23 @@ def _with_system(template: str) -> str:
     return template.replace("__SYSTEM__", SYSTEM.replace("\\", "\\\\").replace("'", "\\'"))
 
 
+def _chatml(*, trim: bool = False, opening: str = "") -> str:
+    """Write ChatML; `opening` stands before the last reply, as where a model that can think writes that it did not."""
+    opening = opening.replace("\n", "\\n")
+    last = "{%- if loop.last and message['role'] == 'assistant' -%}{{- '__OPENING__' -}}{%- endif -%}"
+    text = _CHATML.replace("__BOS__", "").replace("__ROLE__", "message['role']")
+    text = text.replace("__CLOSED__", last if opening else "").replace("__OPENING__", opening)
+    return _with_system(text.replace("__TRIM__", " | trim" if trim else ""))
+
+
+def _gemma4() -> str:
+    """Write Gemma 4's turns, which are ChatML's in other words."""
+    text = _CHATML.replace("__BOS__", "{{- bos_token -}}").replace("__CLOSED__", "").replace("__OPENING__", "")
+    text = text.replace("__ROLE__", "('model' if message['role'] == 'assistant' else message['role'])")
+    text = text.replace("<|im_start|>assistant", "<|turn>model").replace("<|im_start|>", "<|turn>")
+    return _with_system(text.replace("<|im_end|>", "<turn|>").replace("__TRIM__", " | trim"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """One student family at one size."""
@@ -47,7 +65,7 @@ class Preset:
     name: str
     title: str
     repo: str  # the 16-bit original: what an adapter names and a merge starts from
-    family: Literal["llama", "qwen2", "qwen3", "gemma3_text"]
+    family: Literal["llama", "qwen2", "qwen3", "gemma3_text", "qwen3_5_text", "gemma4_text"]
     parameters: float  # billions
     licence: str  # the Hub's identifier
     licence_url: str | None = None
@@ -56,6 +74,7 @@ class Preset:
     bos: str | None  # None: the family has none; else the template writes exactly one
     pad: str  # never the turn's end, or it would not be learned
     stops: tuple[str, ...] = ()  # further tokens that end a reply
+    opening: str = ""  # of every reply, before its text: where a model can think, the thought that it leaves out
     float16: bool = True  # False: activations overflow in fp16, so a T4 computes in float32
 
     @property
@@ -65,6 +84,11 @@ class Preset:
         return () if self.name == "smollm2_135m" else (self.repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
     @property
+    def is_part(self) -> bool:
+        """Tell whether it is the text part of a model that reads images too."""
+        return self.family in ("qwen3_5_text", "gemma4_text")
+
+    @property
     def wants_gpu(self) -> bool:
         """Tell whether the model is too large for a CPU."""
         return self.parameters > 0.5
@@ -72,11 +96,21 @@ class Preset:
 
 _with_chatml = partial(
     Preset,
-    chat_template=_with_system(_CHATML),
+    chat_template=_chatml(),
     turn_end="<|im_end|>",
     bos=None,
     pad="<|endoftext|>",
     stops=("<|endoftext|>",),
+    licence="apache-2.0",
+)
+_NO_THOUGHT = "<think>\n\n</think>\n\n"
+_qwen3 = partial(_with_chatml, family="qwen3", chat_template=_chatml(opening=_NO_THOUGHT), opening=_NO_THOUGHT)
+_qwen3_5 = partial(
+    _with_chatml,
+    family="qwen3_5_text",
+    chat_template=_chatml(trim=True, opening=_NO_THOUGHT),
+    opening=_NO_THOUGHT,
+    float16=False,
 )
 _gemma = partial(
     Preset,
@@ -90,7 +124,14 @@ _gemma = partial(
     stops=("<eos>",),
     float16=False,
 )
-
+_gemma_4 = partial(
+    _gemma,
+    family="gemma4_text",
+    licence="apache-2.0",
+    licence_url=None,
+    chat_template=_gemma4(),
+    turn_end="<turn|>",
+)
 
 PRESETS = (
     _with_chatml(
@@ -99,7 +140,6 @@ PRESETS = (
         repo="HuggingFaceTB/SmolLM2-135M-Instruct",
         family="llama",
         parameters=0.135,
-        licence="apache-2.0",
     ),
     _with_chatml(
         name="smollm2_360m",
@@ -107,17 +147,22 @@ PRESETS = (
         repo="HuggingFaceTB/SmolLM2-360M-Instruct",
         family="llama",
         parameters=0.36,
-        licence="apache-2.0",
     ),
     _gemma(name="gemma3_270m", title="Gemma-3-270M-It", repo="google/gemma-3-270m-it", parameters=0.27),
     _gemma(name="gemma3_1b", title="Gemma-3-1B-It", repo="google/gemma-3-1b-it", parameters=1.0),
+    _gemma_4(name="gemma4_e2b", title="Gemma-4-E2B-It, text only", repo="google/gemma-4-E2B-it", parameters=4.6),
+    _gemma_4(name="gemma4_e4b", title="Gemma-4-E4B-It, text only", repo="google/gemma-4-E4B-it", parameters=7.5),
+    _qwen3(name="qwen3_0_6b", title="Qwen3-0.6B, thinking off", repo="Qwen/Qwen3-0.6B", parameters=0.6),
+    _qwen3(name="qwen3_1_7b", title="Qwen3-1.7B, thinking off", repo="Qwen/Qwen3-1.7B", parameters=1.7),
+    _qwen3_5(name="qwen3_5_0_8b", title="Qwen3.5-0.8B, text only", repo="Qwen/Qwen3.5-0.8B", parameters=0.75),
+    _qwen3_5(name="qwen3_5_2b", title="Qwen3.5-2B, text only", repo="Qwen/Qwen3.5-2B", parameters=1.9),
+    _qwen3_5(name="qwen3_5_4b", title="Qwen3.5-4B, text only", repo="Qwen/Qwen3.5-4B", parameters=4.2),
     _with_chatml(
         name="qwen3_4b",
         title="Qwen3-4B-Instruct-2507 (the one without a thinking mode)",
         repo="Qwen/Qwen3-4B-Instruct-2507",
         family="qwen3",
         parameters=4.0,
-        licence="apache-2.0",
     ),
     _with_chatml(
         name="qwen2_5_7b",
@@ -125,7 +170,6 @@ PRESETS = (
         repo="Qwen/Qwen2.5-7B-Instruct",
         family="qwen2",
         parameters=7.6,
-        licence="apache-2.0",
     ),
 )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import attention, chat, presets
+from plantune_lite.student import attention, chat, presets, text_part
 from plantune_lite.student.generate import AT_ONCE, Replies, Row
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.student.presets import Preset
@@ -81,6 +81,8 @@ def why_not(part: Student) -> str | None:
     if torch.cuda.get_device_capability() < _CAPABILITY:
         return f"vLLM wants a GPU of capability {_CAPABILITY[0]} or more"
     preset = presets.find(part.model)
+    if preset is not None and preset.is_part:
+        return "vLLM serves the whole model, and the adapter is of its text part"
     weights = preset.parameters * 1e9 * part.bits / 8 if preset else 0
     if weights + _REMEMBERED > _SHARE * attention.free_on_gpu():
         return "the GPU's free memory is too small for vLLM"
@@ -105,6 +107,11 @@ def serve(
     source = resolve_source(part, preset, "vllm", pinned, say)
     tokenizer = AutoTokenizer.from_pretrained(source.place, trust_remote_code=False)
     config = AutoConfig.from_pretrained(source.place, trust_remote_code=False)
+    if text_part.is_part({"model_type": config.model_type}):
+        raise EngineError(
+            f"student.engine is vllm, which serves all of {part.model}, and the adapter is of its text part: set "
+            "student.engine=unsloth (without a GPU: transformers)"
+        )
     with torch.device("meta"):  # its settings without its weights
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     preset = chat.prepare(tokenizer, preset or chat.stranger(part.model, model, tokenizer))

@@ -8,6 +8,7 @@ Without a network, an earlier download is used, without waiting for retries.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from typing import Literal
 from plantune_lite.files import as_path
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import presets, smollm2
+from plantune_lite.student import presets, smollm2, text_part
 from plantune_lite.student.presets import Preset
-from plantune_lite.types import PlantuneError
+from plantune_lite.student.text_part import StudentError
 
 Backend = Literal["unsloth", "plain", "vllm"]
 
@@ -29,10 +30,6 @@ _WANTED = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
     "ignore_patterns": ["*/*", "consolidated*"],
 }
-
-
-class StudentError(PlantuneError, ValueError):
-    """A model that cannot be loaded as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,7 @@ def resolve_source(
         return Source(repo=preset.repo, revision=None, place=str(smollm2.folder(say=say)), backend=backend)
     folder = as_path(part.model)
     if folder.is_dir():
-        _refuse_unloadable(part.model, [path.name for path in folder.iterdir()])
+        _check_folder(part.model, folder)
         return Source(repo=str(folder.resolve()), revision=None, place=str(folder.resolve()), backend=backend)
     repo = _original(part.model, preset)
     revision = pinned or part.revision
@@ -71,6 +68,7 @@ def resolve_source(
     if backend == "unsloth" and part.bits == 4 and part.revision is None and preset is not None:
         return Source(repo=repo, revision=_commit(repo, revision) or revision, place=repo, backend=backend)
     place = _folder(repo, revision, say)
+    _check_folder(part.model, place)
     return Source(repo=repo, revision=place.name, place=str(place), backend=backend)
 
 
@@ -86,11 +84,37 @@ def _original(model: str, preset: Preset | None) -> str:
     return model if model in preset.aliases and "4bit" not in model else preset.repo
 
 
-def check_access(part: Student, preset: Preset | None) -> None:
-    """Refuse what the Hub will not hand out, before anything is spent: Unsloth's copies have no gate, a merge has."""
+def check_access(part: Student, preset: Preset | None) -> str | None:
+    """Refuse what the Hub will not hand out, or cannot be served here, before anything is spent.
+
+    Unsloth's copies have no gate, a merge has. Of a model that is no preset, return the class in transformers.
+    """
     embedded = preset is not None and preset.name == smollm2.PRESET
-    if not embedded and not as_path(part.model).is_dir():
-        _commit(_original(part.model, preset), part.revision)
+    folder = as_path(part.model)
+    if folder.is_dir():
+        return _check_folder(part.model, folder)
+    if embedded:
+        return None
+    repo = _original(part.model, preset)
+    commit = _commit(repo, part.revision)
+    if preset is not None or commit is None:
+        return None
+    from huggingface_hub import hf_hub_download
+
+    return _check_config(part.model, Path(hf_hub_download(repo, "config.json", revision=commit)))
+
+
+def _check_folder(name: str, folder: Path) -> str | None:
+    _refuse_unloadable(name, [path.name for path in folder.iterdir()])
+    return _check_config(name, folder / "config.json")
+
+
+def _check_config(name: str, file: Path) -> str | None:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise StudentError(f"student.model is {name}, whose config.json is no JSON: fetch the model again") from None
+    return text_part.check(name, config)
 
 
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:

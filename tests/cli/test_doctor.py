@@ -7,9 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 from loopback_hub import LoopbackHub, point_at
+from tiny import tiny_student
 
 from plantune_lite import Evaluate, Export, Problems, Student
 from plantune_lite.cli import doctor
+from plantune_lite.export import llama_cpp
 from plantune_lite.files import write_records
 from plantune_lite.recipe.load import load_recipe, shipped
 
@@ -112,7 +114,27 @@ def test_a_student_in_a_folder_that_is_not_there_is_bad(model):
 
 
 def test_a_student_in_a_folder_is_no_preset_and_no_obstacle(tmp_path):
+    tiny_student(tmp_path, "llama")
     assert check(replace(DEMO, student=Student(str(tmp_path))), "student").state == "note"
+
+
+def test_a_student_that_cannot_be_served_is_found_before_a_run(tmp_path):
+    tiny_student(tmp_path, "llama")
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3", "vision_config": {}}')
+    found = check(replace(DEMO, student=Student(str(tmp_path))), "student")
+    assert found.state == "bad" and "reads more than text" in found.found
+
+
+def test_gguf_of_what_llama_cpp_does_not_know_is_found_before_a_run(tmp_path, monkeypatch):
+    tiny_student(tmp_path, "llama")
+    listed = tmp_path / f"llama.cpp-{llama_cpp.VERSION}" / "conversion" / "__init__.py"
+    listed.parent.mkdir(parents=True)
+    listed.write_text('"Qwen3ForCausalLM": "qwen"')
+    monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
+    asked = replace(DEMO, student=Student(str(tmp_path)), export=Export(("q8_0",)))
+    found = check(asked, "student")
+    assert found.state == "bad" and "knows no LlamaForCausalLM: set export.formats=merged" in found.found
+    assert check(replace(asked, export=Export(("merged",))), "student").state == "note"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,19 @@ from finished_run import finished_run
 from huggingface_hub import ModelCard, metadata_load, parse_eval_result_entries
 from loopback_hub import LoopbackHub
 from manifests import mark
+from tiny import tiny_seer, trained_run
 
 from plantune_lite.evaluate.compare import Row
 from plantune_lite.evaluate.stats import Estimate
 from plantune_lite.export import model_card
+from plantune_lite.export.merge import merge_adapter
 from plantune_lite.export.model_card import card
 from plantune_lite.export.run_facts import FORMS, Scores, of_run
 from plantune_lite.recipe.load import load_recipe, override, to_json
+from plantune_lite.recipe.schema import Student
 from plantune_lite.runs.job import TRAININGS, trained_by
+from plantune_lite.student import presets
+from plantune_lite.student.load import load_student
 from plantune_lite.student.presets import DEQUANTISED
 
 
@@ -54,6 +60,42 @@ def facts(run, form="merged", **named):
 
 def first_line(text: str) -> str:
     return text.split("\n# ", 1)[1].split("\n\n")[1]
+
+
+# --- the lines that use it, run ---------------------------------------------------------------------------------------
+
+
+def run_python(text, names, capsys):
+    """Run the card's Python with a folder here in place of the repository."""
+    [code] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    for name, folder in names.items():
+        code = code.replace(f'"{name}"', repr(str(folder)))
+    exec(compile(code.replace("max_new_tokens=512", "max_new_tokens=4"), "card", "exec"), {})
+    return capsys.readouterr().out
+
+
+def test_the_python_on_the_cards_of_adapter_and_merged_model_runs(run, tmp_path, capsys):
+    trained_run(tmp_path, max_tokens=16)
+    merge_adapter(tmp_path / "sft", tmp_path / "base", tmp_path / "merged", preset=presets.find("smollm2_135m"))
+    for form, folder in (("adapter", tmp_path / "sft"), ("merged", tmp_path / "merged")):
+        assert run_python(card(facts(run, form)), {f"alice/mine{FORMS[form]}": folder}, capsys).strip()
+
+
+@pytest.mark.parametrize(("family", "preset"), [("qwen3_5", "qwen3_5_2b"), ("gemma4", "gemma4_e2b")])
+def test_the_python_on_the_card_of_a_text_parts_adapter_runs_and_vllm_is_not_offered_it(
+    run, family, preset, tmp_path, capsys
+):
+    known = presets.find(preset)
+    base = tiny_seer(tmp_path / "base", family, chat_template=known.chat_template)
+    part = Student(str(base), bits=16, lora_rank=4, lora_alpha=8)
+    load_student(part, training=True, say=lambda line: None).save(tmp_path / "sft")
+    text = card(replace(facts(run, "adapter"), base=known.repo))
+    names = {"alice/mine" + FORMS["adapter"]: tmp_path / "sft", known.repo: base}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # PEFT warns of an adapter whose names are not the model's
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        run_python(text, names, capsys)
+    assert "vllm serve" not in text
 
 
 # --- the metadata -----------------------------------------------------------------------------------------------------

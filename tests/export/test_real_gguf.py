@@ -3,14 +3,17 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from real_tokenizers import PACKAGES, ROWS, as_on_the_hub, real_tokenizer
-from tiny import tiny_model
+from real_tokenizers import ROWS, as_on_the_hub, real_tokenizer
+from tiny import SEERS, tiny_model, tiny_seer
+from transformers import AutoTokenizer
 
 from plantune_lite.export import gguf
 from plantune_lite.export.merge import merge_adapter
 from plantune_lite.plan import chat, render
+from plantune_lite.recipe.schema import Student
+from plantune_lite.student import presets, smollm2
 from plantune_lite.student.chat import encode_chat
-from plantune_lite.student.load import Loaded
+from plantune_lite.student.load import Loaded, load_student
 
 VOCABULARY = {"gemma3_1b": "llama", "qwen3_4b": "gpt2", "qwen2_5_7b": "gpt2"}
 TEXTS = (
@@ -23,7 +26,7 @@ TEXTS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", VOCABULARY)
 def test_text_is_cut_in_llama_cpp_as_by_the_familys_own_tokenizer(name, tmp_path):
     llama_cpp = pytest.importorskip("llama_cpp")
     real = real_tokenizer(name)
@@ -44,3 +47,36 @@ def test_text_is_cut_in_llama_cpp_as_by_the_familys_own_tokenizer(name, tmp_path
     assert file.metadata["tokenizer.ggml.model"] == VOCABULARY[name]
     for text in TEXTS:
         assert file.tokenize(text.encode(), add_bos=False, special=True) == real.cut(text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", SEERS)
+def test_a_text_part_and_its_lora_are_files_that_llama_cpp_runs(family, tmp_path):
+    """Qwen3.5 under SmolLM2's tokenizer and Gemma 4 under Gemma-3's with its turns: their own are not here."""
+    pytest.importorskip("llama_cpp")
+    preset, base = presets.find({"qwen3_5": "qwen3_5_2b", "gemma4": "gemma4_e2b"}[family]), tmp_path / "base"
+    rows = {"qwen3_5": 49_152, "gemma4": 262_145}[family]
+    more = {"vocab_size_per_layer_input": rows} if family == "gemma4" else {"hidden_size": 256, "head_dim": 64}
+    tiny_seer(base, family, vocab_size=rows, initializer_range=0.2, **more)
+    files = real_tokenizer("gemma3_1b").folder if family == "gemma4" else smollm2.folder()
+    for file in [file for file in files.iterdir() if "token" in file.name]:
+        text = file.read_text("utf-8").replace("<start_of_turn>", "<|turn>").replace("<end_of_turn>", "<turn|>")
+        (base / file.name).write_text(text, "utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if family == "gemma4":
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn>"]})
+    tokenizer.chat_template = preset.chat_template
+    tokenizer.save_pretrained(base)
+    student = Student(str(base), bits=16, lora_rank=4, lora_alpha=8, checkpointing=False)
+    loaded = load_student(student, training=True, say=lambda line: None)
+    for name, values in loaded.model.named_parameters():
+        if "lora_B" in name:
+            values.data += 0.1 * torch.randn(values.shape, generator=torch.Generator().manual_seed(0)).to(values.dtype)
+    loaded.save(tmp_path / "sft")
+    merge_adapter(tmp_path / "sft", base, tmp_path / "merged", preset=preset)
+    prompts = [encode_chat(loaded.tokenizer, chat(question)) for question in ("How many legs have 3 hens?", "Two?")]
+    model = gguf.Model(
+        merged=tmp_path / "merged", name="tiny", preset=preset, prompts=prompts, adapter=tmp_path / "sft", base=base
+    )
+    made = gguf.export_gguf(model, tmp_path / "gguf", ("f16", "lora_gguf"))["gguf"]
+    assert {name: found["ran"] for name, found in made.items()} == {"tiny-F16.gguf": True, "tiny-lora.gguf": True}

@@ -24,7 +24,7 @@ def test_pta_grpo_has_the_papers_settings_and_its_full_size_is_a_recipe_too():
     assert override(recipe, said.split()).problems.limit is None
 
 
-@pytest.mark.parametrize("name", ["gemma3_1b_sft", "qwen3_4b_sft", "qwen2_5_7b_sft"])
+@pytest.mark.parametrize("name", ["gemma3_1b_sft", "qwen3_4b_sft", "qwen3_5_2b_sft", "qwen2_5_7b_sft"])
 def test_the_papers_size_of_an_sft_keeps_the_rate_of_an_adapter(name):
     said = shipped()[name].read_text().partition("The paper's size: ")[2].partition(" (")[0]
     assert override(load_recipe(name), said.split()).sft.learning_rate == 2e-4

@@ -1,4 +1,8 @@
+from pathlib import Path
+
 import pytest
+import trl
+from tiny import tiny_tokenizer
 
 from plantune_lite.plan import SYSTEM
 from plantune_lite.student.presets import PRESETS, find
@@ -45,7 +49,8 @@ def test_the_prompt_for_a_reply_is_the_beginning_of_the_answered_conversation(pr
 
 @pytest.mark.parametrize("preset", PRESETS, ids=IDS)
 def test_thinking_is_never_asked_for_and_padding_is_not_the_turn_end(preset):
-    assert "<think>" not in rendered(preset, TURNS, reply=True)
+    asked = rendered(preset, TURNS[:1], reply=True)
+    assert asked.endswith(preset.opening) and "<think>" not in asked.removesuffix(preset.opening)
     assert preset.pad != preset.turn_end and preset.pad != preset.bos
 
 
@@ -57,6 +62,27 @@ def test_gemma_and_chatml_are_written_as_their_families_write_them():
     assert rendered(find("qwen3_4b"), chat, reply=True) == (
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n Q <|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("qwen3_0_6b", "qwen3"),
+        ("qwen3_4b", "qwen3_instruct_2507"),
+        ("qwen3_5_0_8b", "qwen3_5_nothink"),
+        ("qwen3_5_4b", "qwen3_5_think"),
+        ("gemma4_e2b", "gemma4"),
+    ],
+)
+def test_a_conversation_is_as_the_familys_own_template_has_it_with_thinking_off(name, file):
+    own = (Path(trl.__file__).parent / "chat_templates" / f"{file}.jinja").read_text("utf-8")
+    tokenizer = tiny_tokenizer("gemma4_text" if file == "gemma4" else "qwen3")
+    system = {"role": "system", "content": SYSTEM}
+    asked_again = [system, *TURNS, {"role": "user", "content": "And 3+3?"}]
+    for turns, reply in (([system, *TURNS], False), ([system, TURNS[0]], True), (asked_again, True)):
+        how = {"tokenize": False, "add_generation_prompt": reply, "enable_thinking": False}
+        theirs = tokenizer.apply_chat_template(turns, chat_template=own, **how)
+        assert tokenizer.apply_chat_template(turns, chat_template=find(name).chat_template, **how) == theirs
 
 
 @pytest.mark.parametrize(

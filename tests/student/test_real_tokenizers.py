@@ -26,6 +26,7 @@ REPLY = render(PLAN, "4 * 3 = 12.\n\n12 + 24 = 36 $x^2$\nThe answer is \\boxed{3
 TURNS = (*chat(QUESTION), {"role": "assistant", "content": REPLY})
 IDS = {  # the end of a turn, what ends a reply, what pads
     "gemma3_1b": (106, [106, 1], 0),
+    "qwen3_0_6b": (151_645, [151_645, 151_643], 151_643),
     "qwen3_4b": (151_645, [151_645, 151_643], 151_643),
     "qwen2_5_7b": (151_645, [151_645, 151_643], 151_643),
 }

@@ -21,8 +21,14 @@ from plantune_lite.student import presets
 from plantune_lite.student.chat import prepare, read_config
 from plantune_lite.student.presets import Preset
 
-PACKAGES = {"gemma3_1b": "tokenizer-gemma3", "qwen3_4b": "tokenizer-qwen3", "qwen2_5_7b": "tokenizer-qwen2_5"}
-ROWS = {"gemma3_1b": 262_144, "qwen3_4b": 151_936, "qwen2_5_7b": 152_064}  # of the embedding of that model
+PACKAGES = {
+    "gemma3_1b": "tokenizer-gemma3",
+    "qwen3_0_6b": "tokenizer-qwen3",
+    "qwen3_4b": "tokenizer-qwen3",
+    "qwen2_5_7b": "tokenizer-qwen2_5",
+}
+# Rows of the embedding of that model.
+ROWS = {"gemma3_1b": 262_144, "qwen3_0_6b": 151_936, "qwen3_4b": 151_936, "qwen2_5_7b": 152_064}
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Real:
     @cached_property
     def template(self) -> str:
         """The family's own; the package has that of the Qwen3 that can think, TRL the one of the model we train."""
-        if self.preset.family == "qwen3":
+        if self.preset.name == "qwen3_4b":
             return (Path(trl.__file__).parent / "chat_templates" / "qwen3_instruct_2507.jinja").read_text("utf-8")
         return read_config(self.folder / "tokenizer_config.json")["chat_template"]
 
@@ -57,6 +63,7 @@ class Real:
     def own(self, messages: Any, *, for_reply: bool = True) -> list[int]:
         """Token ids of a conversation by the family's own template and file."""
         how = {"chat_template": self.template, "tokenize": False, "add_generation_prompt": for_reply}
+        how["enable_thinking"] = False  # where a model can think
         return self.cut(self.tokenizer.apply_chat_template(list(messages), **how))
 
 

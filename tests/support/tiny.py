@@ -3,6 +3,7 @@
 model = tiny_model("qwen2")     # 2 layers, hidden 64, vocabulary 320, the same weights every time
 tokenizer = tiny_tokenizer()    # byte-level: any text goes in and comes out again
 folder = tiny_student(tmp_path / "base", "gemma3_text", shard_size="200KB")
+folder = tiny_seer(tmp_path / "base", "qwen3_5")    # with a vision part, as its repository has it
 """
 
 from functools import cache
@@ -11,7 +12,14 @@ from pathlib import Path
 import torch
 from manifests import mark
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 SPECIAL = (
     "<|endoftext|>",
@@ -49,6 +57,48 @@ _OF_A_FAMILY = {
     "gemma3_text": {"tie_word_embeddings": True, "bos_token_id": 5, "eos_token_id": 4, "pad_token_id": 3},
 }
 FAMILIES = tuple(_OF_A_FAMILY)
+SEERS = ("qwen3_5", "gemma4")  # models that read images too, of which we serve the text part
+_OF_A_SEER = {
+    "qwen3_5": {
+        "text_config": {
+            **_SHAPE,
+            "num_hidden_layers": 4,
+            "mtp_num_hidden_layers": 1,  # whose tensors transformers leaves out
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "linear_key_head_dim": 16,
+            "linear_value_head_dim": 16,
+            "tie_word_embeddings": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e7,
+                "partial_rotary_factor": 0.5,
+                "mrope_section": [2, 1, 1],
+                "mrope_interleaved": True,
+            },
+        },
+        "vision_config": {"depth": 1, "num_heads": 2, "out_hidden_size": 64, "num_position_embeddings": 16},
+    },
+    "gemma4": {
+        "text_config": {
+            **_SHAPE,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "sliding_window": 32,
+            "global_head_dim": 32,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "final_logit_softcapping": 30.0,
+            "eos_token_id": 4,
+            "bos_token_id": 5,
+            "pad_token_id": 3,
+        },
+        "vision_config": {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16},
+        "audio_config": None,
+    },
+}
 
 
 def tiny_model(family: str, *, seed: int = 0, dtype: torch.dtype = torch.float32, **shape: object) -> PreTrainedModel:
@@ -91,9 +141,12 @@ def _vocabulary() -> str:
 
 def tiny_tokenizer(family: str = "qwen2") -> PreTrainedTokenizerFast:
     """A tokenizer that ends and pads as the family does; it adds no BOS, that is the template's to write."""
-    gemma = family == "gemma3_text"
+    gemma = family in ("gemma3_text", "gemma4_text")
+    vocabulary = _vocabulary()
+    if family == "gemma4_text":
+        vocabulary = vocabulary.replace("<start_of_turn>", "<|turn>").replace("<end_of_turn>", "<turn|>")
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(_vocabulary()),
+        tokenizer_object=Tokenizer.from_str(vocabulary),
         bos_token="<bos>" if gemma else None,
         eos_token="<eos>" if gemma else "<|im_end|>",
         pad_token="<pad>" if gemma else "<|endoftext|>",
@@ -107,6 +160,27 @@ def tiny_student(
     """A tiny model and tokenizer on the disk, as a Hub download would lie there."""
     tiny_model(family, dtype=dtype, **shape).save_pretrained(folder, max_shard_size=shard_size)
     tiny_tokenizer(family).save_pretrained(folder)
+    return folder
+
+
+def tiny_seer(
+    folder: Path, family: str, *, dtype: torch.dtype = torch.bfloat16, chat_template: str | None = None, **text: object
+) -> Path:
+    """A tiny model with a vision part, and its tokenizer; `text` goes into the config of its text part."""
+    shape = _OF_A_SEER[family]
+    small = {"hidden_size": 32, "intermediate_size": 64, **shape["vision_config"]}
+    parts = {**shape, "text_config": {**shape["text_config"], **text}, "vision_config": small}
+    config = AutoConfig.for_model(family, tie_word_embeddings=True, **parts)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+        for name, values in [*model.named_parameters(), *model.named_buffers()]:
+            if name.endswith(("norm.weight", "layer_scalar", "dt_bias")):
+                values.data += 0.1 * torch.randn_like(values)
+    model.save_pretrained(folder)
+    tokenizer = tiny_tokenizer({"qwen3_5": "qwen2", "gemma4": "gemma4_text"}[family])
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
     return folder
 
 

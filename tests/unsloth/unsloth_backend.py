@@ -6,6 +6,7 @@ is tried too, with a plain model, in a process that it takes for one with a card
 process, and of the one without Unsloth that the losses are compared with.
 """
 
+import inspect
 import json
 import math
 import os
@@ -18,6 +19,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from plantune_lite.export import merge
 from plantune_lite.lab.cpl import preference, step_apo, value_head
 from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.probes import residuals
@@ -311,6 +313,28 @@ def test_a_student_learns_and_still_knows_what_it_said_before(name, bits, folder
     with loaded.untuned():
         assert answers(loaded) == said
         assert scores(loaded) == pytest.approx(scored, abs=1e-3)
+
+
+def test_the_loader_for_cuda_takes_the_word_for_the_text_part():
+    unsloth()
+    from unsloth.models.loader import FastLanguageModel, FastModel
+
+    for loader in (FastLanguageModel, FastModel):
+        assert inspect.signature(loader.from_pretrained).parameters["text_only"].default is False
+
+
+def test_of_qwen3_5_the_text_part_learns_under_a_text_models_names(tmp_path):
+    unsloth()
+    from tiny import tiny_seer
+
+    template = presets.find("qwen3_5_2b").chat_template
+    base = tiny_seer(tmp_path / "base", "qwen3_5", dtype=torch.float32, chat_template=template)
+    loaded = load(base, training=True)
+    assert not any("visual" in name or "vision" in name for name, _ in loaded.model.named_parameters())
+    losses = learn(loaded, tmp_path / "sft")
+    assert all(map(math.isfinite, losses)) and losses[-1] < losses[0] and all(answers(loaded))
+    merged = merge.merge_adapter(tmp_path / "sft", base, tmp_path / "merged")
+    assert merged["line"].startswith("merged ")  # each name of the adapter was found in the base
 
 
 @pytest.mark.parametrize("bits", [4, 32])
