@@ -21,7 +21,18 @@ RECIPE = Recipe(
     problems=Problems("math", split="train", levels=(3, 4, 5), limit=500),
     distill=Distill(teacher="gemini", plans=5, min_score=80, max_tokens=1024, max_usd=5.0),  # no key set: "self"
     corpus=Corpus(filter="both"),
-    student=Student("qwen3_5_2b", bits=16, max_length=1024, lora_rank=32, checkpointing=True),
+    student=Student(
+        "qwen3_5_2b",
+        bits=16,
+        max_length=1024,
+        lora_rank=32,
+        # Three of four layers have these three in place of attention's.
+        lora_targets=(
+            *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+            *("in_proj_qkv", "in_proj_z", "out_proj"),
+        ),
+        checkpointing=True,
+    ),
     sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=2, accumulate=4),
     evaluate=Evaluate(("own", "math500"), limit=150, max_tokens=1536),
     export=Export(("adapter", "merged", "q8_0")),

@@ -107,7 +107,8 @@ def test_the_page_of_fits_says_what_was_not_tried_and_how_far_the_estimate_is_of
 
 def test_every_shipped_recipe_for_a_card_is_asked_whether_it_fits():
     shipped = {path.stem for path in (ROOT / "recipes").glob("*.py") if not path.stem.startswith("smollm2")}
-    assert set(fits.RECIPES) == {name for name in shipped if name.endswith(("_sft", "_grpo"))}
+    # Qwen3.5 is not: its weights cannot be made by shapes.py yet.
+    assert set(fits.RECIPES) == {name for name in shipped if name.endswith(("_sft", "_grpo"))} - {"qwen3_5_2b_sft"}
     assert {fits.student_of(recipe) for recipe in fits.RECIPES} == {"gemma3_1b", "qwen3_4b", "qwen2_5_7b"}
 
 

@@ -154,8 +154,11 @@ def test_colours_and_control_codes_in_data_do_not_reach_the_terminal(tmp_path):
 def test_the_example_of_own_problems_makes_its_problems(tmp_path):
     example = Path(__file__).parents[2] / "examples" / "own_problems.py"
     environ = {**os.environ, "PLANTUNE_RUNS": str(tmp_path)}
-    (tmp_path / "none").mkdir()  # no student: it ends where training begins
-    settings = ["problems.limit=20", "headroom=0", f"student.model={tmp_path / 'none'}"]
+    broken = tmp_path / "broken"  # no student: it ends where training begins
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    (broken / "model.safetensors").touch()
+    settings = ["problems.limit=20", "headroom=0", f"student.model={broken}"]
     done = subprocess.run(
         [sys.executable, example, *settings], env=environ, capture_output=True, text=True, check=False
     )
