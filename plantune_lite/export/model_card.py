@@ -19,6 +19,7 @@ from plantune_lite.problems.benchmarks import BENCHMARKS
 from plantune_lite.recipe.redact import last_part
 from plantune_lite.student import presets
 from plantune_lite.student.presets import DEQUANTISED
+from plantune_lite.student.vllm_engine import RANKS
 from plantune_lite.terminal import code_span, fence, markdown_table, size
 from plantune_lite.types import Problem
 
@@ -291,12 +292,9 @@ def _running(facts: Facts) -> list[str]:
     ]
 
 
-_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that it takes as the highest
-
-
 def vllm_line(base: str, name: str, adapter: str, template: str, rank: int) -> str:
     """Write the command that serves an adapter over its base; the template brings the system turn of training."""
-    most = next((most for most in _VLLM_RANKS if most >= rank), rank)
+    most = next((most for most in RANKS if most >= rank), rank)
     return (
         f"vllm serve {base} --enable-lora --max-lora-rank {most} --lora-modules {name}={adapter} "
         f"--chat-template {template}"

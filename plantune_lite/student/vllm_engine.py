@@ -31,7 +31,7 @@ from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Source, resolve_source
 from plantune_lite.types import Messages, PlantuneError, Sampling
 
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 _CAPABILITY = (8, 0)  # Ampere: vLLM's fast kernels begin there
 _SHARE = 0.9  # of the GPU's free memory, for weights and what is remembered
 _REMEMBERED = 2 << 30  # bytes beside the weights without which few rows are answered at once
@@ -125,9 +125,9 @@ def _arguments(part: Student, source: Source, length: int) -> dict[str, Any]:
     """Return vLLM's EngineArgs."""
     import torch
 
-    rank = next((rank for rank in _RANKS if rank >= part.lora_rank), None)
+    rank = next((rank for rank in RANKS if rank >= part.lora_rank), None)
     if rank is None:
-        raise EngineError(f"vLLM takes adapters up to rank {_RANKS[-1]}, and student.lora_rank is {part.lora_rank}")
+        raise EngineError(f"vLLM takes adapters up to rank {RANKS[-1]}, and student.lora_rank is {part.lora_rank}")
     found: dict[str, Any] = {
         "model": source.place,
         "tokenizer": source.place,

@@ -5,19 +5,24 @@ engine, beside the plain backend in this process.
 """
 
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
+from plantune_lite.export.model_card import vllm_line
 from plantune_lite.plan import ask_plainly
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
-from plantune_lite.student import vllm_engine
+from plantune_lite.student import smollm2, vllm_engine
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.types import Sampling
 
@@ -78,6 +83,28 @@ def test_sampled_replies_have_their_own_seeds_and_say_how_likely_they_were(serve
         logs = plain.model(torch.tensor([[*ids, *reply.token_ids]])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
     wanted = logs[range(len(reply.token_ids)), list(reply.token_ids)].mean().item()
     assert reply.mean_logprob == pytest.approx(wanted, abs=1e-3)
+
+
+def test_the_line_on_an_adapters_card_serves_it(adapters, served):
+    line = vllm_line(str(smollm2.folder()), "mine", str(adapters[0]), str(adapters[0] / "chat_template.jinja"), 8)
+    program, *words = shlex.split(line)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words += ["--port", str(port), "--enforce-eager", "--max-model-len", "512", "--dtype", "float32"]
+    environ = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1"}
+    body = {"model": "mine", "messages": list(ASKED[0]), "temperature": 0, "max_tokens": 16}
+    with subprocess.Popen([Path(sys.executable).with_name(program), *words], env=environ) as server:
+        try:
+            reply = None
+            while reply is None and server.poll() is None:
+                with suppress(httpx.TransportError):
+                    reply = httpx.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=body, timeout=300)
+                time.sleep(1)
+        finally:
+            server.terminate()
+    assert reply is not None, "the server ended"
+    [[ours]] = served.generate(ASKED[:1], Sampling(max_tokens=16))
+    assert reply.json()["choices"][0]["message"]["content"] == ours.text
 
 
 def test_a_reply_ends_at_a_stop_string_and_at_the_end_of_its_turn(served):
