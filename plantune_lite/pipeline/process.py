@@ -39,8 +39,9 @@ def run_stage(
     launch = [] if processes == 1 else [*_LAUNCH, "--num_processes", str(processes)]
     module = ["-m", "plantune_lite.pipeline.child", str(folder), stage, *([work] if work else [])]
     command = [sys.executable, "-u", *launch, *module]
-    environ = {**_KEEP_FREED_MEMORY, **os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8"}
-    environ.update(quiet_telemetry())
+    environ = {**os.environ, "PLANTUNE_PARENT": "1", "PYTHONIOENCODING": "utf-8", **quiet_telemetry()}
+    if stage != "export" and shutil.which("nvidia-smi") is None:
+        environ = {**_KEEP_FREED_MEMORY, **environ}
     if (stream or sys.stdout).isatty():
         environ["PLANTUNE_TTY"] = "1"  # a stage may redraw its line of progress, in one row
         environ["PLANTUNE_COLUMNS"] = str(shutil.get_terminal_size().columns)
@@ -66,7 +67,7 @@ def run_stage(
 
 
 # For glibc's malloc. Large tensors that are given back to the system and fetched anew, page by page, cost a CPU a fifth
-# of its time.
+# of its time. With a GPU that memory is for others, and a merge's shards are not to lie beside each other.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
 # All said, so that it neither warns of defaults nor takes them from a file of another project; --multi_gpu is what it
