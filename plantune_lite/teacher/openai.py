@@ -166,8 +166,8 @@ class OpenAICompatible:
             return Failed("busy", f"429 {message}", wait_seconds=seconds_in(retry_after))
         said = " ".join(str(error.get(name) or "") for name in ("code", "type", "param", "message"))
         window = _WINDOW.search(said) if code in (400, 422) else None
-        # No prompt will do with more than half of the window kept for the reply; a cap that was taken before is not it.
-        if window and self._fitted < (room := int(window[1]) // 2) < _cap(body):
+        # No prompt will do with more than half of the window kept for the reply; a larger cap that was taken is not it.
+        if window and self._fitted <= (room := int(window[1]) // 2) < _cap(body):
             news = f"replies get {room:,} tokens, not {_cap(body):,} (the server says: {message})"
             news, self._most = "" if self._most == room else news, room
             return Failed("reworded", news)

@@ -380,6 +380,18 @@ def test_a_window_smaller_than_what_is_asked_for_gets_shorter_replies_and_that_i
     assert len(said) == 1 and said[0].startswith("replies get 500 tokens, not 2,048 (the server says: ")
 
 
+def test_a_refusal_that_comes_when_another_call_has_its_shorter_reply_shortens_too(tmp_path):
+    class Late(FakeOpenAI):
+        def _check(self, body):
+            if body["messages"] == list(OTHERS[0][0]) and body["max_tokens"] == 2048:
+                time.sleep(0.5)
+            super()._check(body)
+
+    with Late(window=1000) as server:
+        replies, _, _ = openai(server, tmp_path, [(ask[0], Sampling(max_tokens=2048), None) for ask in OTHERS])
+    assert all(one[0].text and one[0].finish == "stop" for one in replies)
+
+
 def test_what_is_cut_off_and_has_no_room_for_more_stays_as_it_is(tmp_path):
     with FakeOpenAI(window=700) as server:
         asks = [(chat("Write a plan. [[length]]"), ONE, None)]  # a second attempt would bring it, with 800 tokens
