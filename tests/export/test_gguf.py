@@ -8,6 +8,7 @@ import jinja2
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from small_disk import small_disk
 from tiny import tiny_model, tiny_student
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -140,6 +141,20 @@ def test_gemma_without_its_sentencepiece_file_is_refused_with_where_to_get_it(tm
     model = gguf.Model(merged=tmp_path / "merged", name="tiny", preset=GEMMA, prompts=[])
     with pytest.raises(GGUFError, match="no tokenizer.model, .* copy it from google/gemma-3-1b-it"):
         gguf.export_gguf(model, tmp_path / "out", ("f16",))
+
+
+@pytest.mark.slow
+def test_a_disk_that_becomes_full_while_a_file_is_written_is_the_reason_and_has_its_room_again(
+    merged, prompts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gguf, "check_free_space", lambda *_: None)  # somebody else took it since
+    model = gguf.Model(merged=merged, name="tiny", preset=None, prompts=prompts)
+    with small_disk(tmp_path / "disk", 64) as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        with pytest.raises(GGUFError, match="No space left on device"):
+            gguf.export_gguf(model, disk, ("f16",))
+        assert not list(disk.iterdir())
 
 
 @pytest.mark.slow

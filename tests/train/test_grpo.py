@@ -8,9 +8,11 @@ import pytest
 import torch
 from grpo_child import asked, load, low_ids, make_base, many_low_ids, start_of
 from safetensors.torch import load_file
+from small_disk import small_disk
 from tiny import FAMILIES
 
 from plantune_lite.files import read_jsonl
+from plantune_lite.pipeline import child
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.train import callbacks, grpo, prompt_selection, reward_log, trl_args
@@ -696,6 +698,22 @@ def test_a_reinforcement_killed_anywhere_ends_as_an_undisturbed_one(base, start,
     whole, killed = killed_and_whole(base, tmp_path, settings, ["pass_rates.jsonl", *KILLS])
     assert_the_same_end(whole, killed)
     assert sorted(whole.rewards) == list(range(1, 7)) and len(set(whole.rewards.values())) > 3
+
+
+@pytest.mark.parametrize("kilobytes", [200, 420])  # full in the first checkpoint, in a later one
+def test_a_disk_that_becomes_full_is_told_as_that_and_the_reinforcement_goes_on(base, start, tmp_path, kilobytes):
+    part = GRPO(settings="paper", learning_rate=1e-2, **{**SMALL, "save_steps": 1})
+    with small_disk(tmp_path / "disk", kilobytes) as disk:
+        if disk is None:
+            pytest.skip("no disk can be mounted here")
+        with pytest.raises((OSError, RuntimeError)) as error:
+            train(load(base, start), part, disk / "grpo")
+        assert any(words in str(error.value).lower() for words in child._DISK_FULL)
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        train(load(base, start), part, disk / "grpo")
+        train(load(base, start), part, tmp_path / "calm")
+        for name, values in adapter(disk / "grpo").items():
+            torch.testing.assert_close(values, adapter(tmp_path / "calm")[name], atol=1e-5, rtol=0)
 
 
 def test_a_training_that_goes_on_starts_from_its_checkpoint(base, start, tmp_path):
