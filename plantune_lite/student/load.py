@@ -13,6 +13,7 @@ $PLANTUNE_BACKEND=unsloth|plain overrides it.
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -276,8 +277,9 @@ def _plain(part: Student, source: Source) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
-    # Of a batch's last states, a slice, torch would copy the layer's weights for each row.
-    model.get_output_embeddings().register_forward_pre_hook(lambda layer, given: (given[0].contiguous(),))
+    if "unsloth" not in sys.modules:  # whose fused kernels pass by a head that has hooks
+        # Of a batch's last states, a slice, torch would copy the head's weights for each row.
+        model.get_output_embeddings().register_forward_pre_hook(lambda head, given: (given[0].contiguous(),))
     return model
 
 
