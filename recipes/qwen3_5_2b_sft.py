@@ -2,7 +2,7 @@
 
 Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen3_5_2b_sft` says how much, before the
 first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
-Memory: 5.8 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet. In 16 bits, because Unsloth
+Memory: 5.9 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet. In 16 bits, because Unsloth
 advises against 4 for this family; a GPU without bf16 (a T4) computes in float32, slowly.
 Expect: unmeasured. Thinking stays off, in training and in answering, so that the plan is what it thinks; before
 anything is spent `plantune run` asks it 64 of the problems and says how many it solves already.

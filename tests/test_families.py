@@ -17,8 +17,8 @@ def test_every_test_that_contributing_names_is_there():
     assert len(named) > 10 and named - there == set()
 
 
-def test_every_family_has_its_row_and_a_cell_is_a_test_or_needs_a_gpu():
+def test_every_family_has_its_row_and_a_cell_is_a_test_or_says_that_there_is_none():
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("| family | load |")[2].partition("\n\n")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()[2:]]
     assert all(len(row) == 8 for row in rows) and "Qwen3.5" in page and "Gemma 4" in page
-    assert all(re.fullmatch(r"`test_\w+`|needs a GPU", cell) for row in rows for cell in row[1:])
+    assert all(re.fullmatch(r"`test_\w+`|not tested yet", cell) for row in rows for cell in row[1:])

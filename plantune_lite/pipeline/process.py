@@ -66,8 +66,8 @@ def run_stage(
     raise RunError(_how_it_died(stage, code, folder))
 
 
-# For glibc's malloc. Large tensors that are given back to the system and fetched anew, page by page, cost a CPU a fifth
-# of its time. With a GPU that memory is for others, and a merge's shards are not to lie beside each other.
+# For glibc's malloc: to give large tensors back to the system and fetch them again, page by page, slows a CPU down.
+# With a GPU that memory is for others, and a merge is to need as little of it as it can.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(16 << 30)}
 
 # All said, so that it neither warns of defaults nor takes them from a file of another project; --multi_gpu is what it

@@ -1,4 +1,4 @@
-"""Answer with vLLM in place of generate(): the same replies' interface, many times as fast on a recent GPU.
+"""Answer with vLLM in place of generate(), through the same interface: for speed on a recent GPU, unmeasured by us.
 
     student = serve(Student("qwen3_4b"), adapter=run.adapter("sft"), room=2048, say=print)
     student.generate(prompts, sampling)            with the adapter
@@ -77,7 +77,7 @@ def why_not(part: Student) -> str | None:
     if find_spec("vllm") is None:
         return "vLLM is not installed"
     if not torch.cuda.is_available():
-        return "vLLM pays on a GPU"
+        return "vLLM is meant for a GPU"
     if torch.cuda.get_device_capability() < _CAPABILITY:
         return f"vLLM wants a GPU of capability {_CAPABILITY[0]} or more"
     preset = presets.find(part.model)

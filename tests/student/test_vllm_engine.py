@@ -40,7 +40,7 @@ def test_it_does_not_where_the_model_leaves_no_room(ada):
 
 def test_it_does_not_without_a_gpu_or_without_vllm(ada, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert why_not(QWEN) == "vLLM pays on a GPU"
+    assert why_not(QWEN) == "vLLM is meant for a GPU"
     monkeypatch.setattr(vllm_engine, "find_spec", lambda name: None)
     assert why_not(QWEN) == "vLLM is not installed"
 
