@@ -8,6 +8,7 @@ from functools import partial
 from typing import Literal
 
 from plantune_lite.plan import SYSTEM
+from plantune_lite.student import text_part
 
 # Our own templates, equal to the families' own where a conversation opens with a system turn. Where none is there, ours
 # put in the turn that the student was trained with, so that a merged model plans in any program that renders them.
@@ -86,7 +87,7 @@ class Preset:
     @property
     def is_part(self) -> bool:
         """Tell whether it is the text part of a model that reads images too."""
-        return self.family in ("qwen3_5_text", "gemma4_text")
+        return self.family.removesuffix("_text") in text_part.SERVED
 
     @property
     def wants_gpu(self) -> bool:
