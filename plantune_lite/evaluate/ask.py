@@ -1,4 +1,4 @@
-"""A question to a run's model: its plan, its working and its answer, and beside it what the untuned model says.
+"""Ask a run's model one question: its plan, its working and its answer, next to what the untuned model answers.
 
     ask(Path("runs/mine"), "A pen costs 3 dollars. What do 4 pens cost?", beside_base=True)
     -> [Answered(model="sft of mine", mode="m1", plan=("Multiply the price of a pen by the number of pens.",),
@@ -6,8 +6,8 @@
         Answered(model="untuned", mode="few_shot", ...)]
 
 Both are the same weights, the adapter on and off. The untuned model gets the prompt it was best at when the run was
-evaluated, and step by step where that is not known. `resample=4` draws a plan that the run's judge calls weak again, up
-to four in all; `plantune probe RUN` makes the judge.
+evaluated, or step by step if that is unknown. `resample=4` redraws a plan that the run's judge calls weak, up to four
+in all; `plantune probe RUN` makes the judge.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,22 +32,22 @@ from plantune_lite.types import Generate, PlantuneError, Problem, Reply, RunErro
 
 @dataclass(frozen=True, kw_only=True)
 class Answered:
-    """One model's reply, taken apart."""
+    """One model's reply, parsed."""
 
     model: str
     mode: Mode
-    plan: tuple[str, ...]  # empty: it wrote none
+    plan: tuple[str, ...]  # empty: none in the reply
     working: str
-    answer: str | None  # None: nothing says which it is
+    answer: str | None  # None: none could be read
     cut_off: bool
-    tokens: int  # with those of plans that were thrown away
-    drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: it was no plan
+    tokens: int  # including those of rejected plans
+    drawn: tuple[float | None, ...] = ()  # the judge's scores of the plans, below 0 weak; None: not a plan
 
 
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
-    """A run's recipe, the stage that was the last to train, and the model that it left."""
+    """Load a run's recipe and final model, and name the stage that trained it."""
     if not RunFolder(run).recipe.is_file():
-        raise RunError(f"{run} is no run folder (it has no recipe.json): name one that plantune run has made")
+        raise RunError(f"{run} is not a run folder (no recipe.json): name one that plantune run has made")
     recipe, manifest = load_recipe(run), read_manifest(run)
     trained = manifest.final
     if trained is None or not (run / trained).is_dir():
@@ -85,17 +85,17 @@ def ask_student(
 
     mode = mode_of(recipe, read_manifest(run).summaries)
     tuned = answered(f"{trained} of {recipe.name}", mode, judged(loaded) if judged else loaded.generate)
-    found = [replace(tuned, drawn=tuple(drawn))]
+    replies = [replace(tuned, drawn=tuple(drawn))]
     if beside_base:
-        found.append(answered(results.UNTUNED, best_prompt(run), loaded.generate_untuned))
-    return found
+        replies.append(answered(results.UNTUNED, best_prompt(run), loaded.generate_untuned))
+    return replies
 
 
 def best_prompt(run: Path) -> Mode:
-    """Find what the untuned model was best at on the run's own problems, or else its first suite."""
-    untuned = [one for one in results.answers([run]) if one.model == results.UNTUNED]
-    suite = min((one.suite for one in untuned), key=lambda name: (name != "own", name), default=None)
-    best = results.best_untuned(one for one in untuned if one.suite == suite)
+    """Find the untuned model's best prompt on the run's own problems, or else on its first suite."""
+    untuned = [result for result in results.answers([run]) if result.model == results.UNTUNED]
+    suite = min((result.suite for result in untuned), key=lambda name: (name != "own", name), default=None)
+    best = results.best_untuned(result for result in untuned if result.suite == suite)
     return cast(Mode, best.mode) if best else "zero_shot_cot"
 
 
@@ -114,21 +114,21 @@ def taken_apart(model: str, mode: Mode, reply: Reply) -> Answered:
     )
 
 
-def lines(found: Answered) -> Iterator[str]:
-    """For a terminal."""
-    yield f"{found.model} ({found.mode}, {found.tokens} tokens)"
-    if found.drawn:
-        scores = ", ".join("no plan" if one is None else f"{one:+.2f}" for one in found.drawn)
-        yield f"{len(found.drawn)} plan{'s' * (len(found.drawn) > 1)} drawn, judged {scores} (below 0 is weak)"
-    if found.plan:
+def lines(reply: Answered) -> Iterator[str]:
+    """Format for a terminal."""
+    yield f"{reply.model} ({reply.mode}, {reply.tokens} tokens)"
+    if reply.drawn:
+        scores = ", ".join("no plan" if score is None else f"{score:+.2f}" for score in reply.drawn)
+        yield f"{len(reply.drawn)} plan{'s' * (len(reply.drawn) > 1)} drawn, judged {scores} (below 0 is weak)"
+    if reply.plan:
         yield "plan"
-        yield from (f"  {number}. {printable(step)}" for number, step in enumerate(found.plan, 1))
-    plan_is_all = found.plan and not found.working  # in a world there is nothing to be worked out
+        yield from (f"  {number}. {printable(step)}" for number, step in enumerate(reply.plan, 1))
+    plan_is_all = reply.plan and not reply.working  # in a world there is nothing to work out
     if not plan_is_all:
-        yield "working" if found.plan else "working, without a plan"
-        yield from (f"  {printable(line)}" for line in found.working.splitlines())
-    if found.cut_off:
+        yield "working" if reply.plan else "working, without a plan"
+        yield from (f"  {printable(line)}" for line in reply.working.splitlines())
+    if reply.cut_off:
         yield "  ... cut off here: evaluate.max_tokens of its recipe allows no more"
     if not plan_is_all:
         yield "answer"
-        yield f"  {printable(found.answer)}" if found.answer else "  none that can be read"
+        yield f"  {printable(reply.answer)}" if reply.answer else "  none that can be read"

@@ -30,7 +30,7 @@ from plantune_lite.types import PlantuneError
 
 ONE_TRAINING = "one training each, and another seed could say otherwise"
 _SIGNIFICANT = 0.05
-_THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which two that are compared may differ
+_THEIR_OWN = ("model", "prompt", "shots", "seed")  # settings in which compared models may differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +48,12 @@ class Row:
     by_seed: tuple[float, ...] = ()
     passed: Estimate | None = None  # pass@samples and maj@samples, where there are several
     majority: Estimate | None = None
-    caveats: tuple[str, ...] = ()  # what the figure must not be read without
+    caveats: tuple[str, ...] = ()  # to be shown with the figure
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One model beside another on the problems that both answered."""
+    """One model next to another on the problems that both answered."""
 
     suite: str
     model: str
@@ -74,7 +74,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Standing:
-    """All rows, all comparisons, and what is to be known beside them; the sentences come first wherever it is shown."""
+    """All rows, all comparisons, and notes to read with them; the sentences come first wherever it is shown."""
 
     sentences: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -92,18 +92,18 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
     if not answers:
         raise PlantuneError(f"no answers in {', '.join(f'{run}/eval' for run in runs)}: plantune evaluate comes first")
     models: list[tuple[Model, list[Model]]] = []
-    suites = dict.fromkeys(one.suite for one in answers)
+    suites = dict.fromkeys(result.suite for result in answers)
     for suite in suites:
-        here = [one for one in answers if one.suite == suite]
-        best = {one.run: results.best_untuned(other for other in here if other.run == one.run) for one in here}
-        here.sort(key=lambda one: (one not in best.values(), results.place(one)))
-        models += [(results.alone(one), list(map(results.alone, _references(one, here, best)))) for one in here]
+        here = [result for result in answers if result.suite == suite]
+        best = {result.run: results.best_untuned(other for other in here if other.run == result.run) for result in here}
+        here.sort(key=lambda result: (result not in best.values(), results.place(result)))
+        models += [(results.alone(r), list(map(results.alone, _references(r, here, best)))) for r in here]
     rows, family = _compared(models, seed)
-    headlines = [one for one in family if one.beside_untuned or _is(BASELINE, one.reference) or _is(GRPO, one.model)]
+    headlines = [c for c in family if c.beside_untuned or _is(BASELINE, c.reference) or _is(GRPO, c.model)]
     unasked = dict.fromkeys(suite for run in runs for suite in results.known_of(run) if suite not in suites)
     sentences = (
         *_sentences(rows, headlines, list(results.plan_uses(runs))),
-        *(_in_words(one) for one in family if one not in headlines),
+        *(_in_words(comparison) for comparison in family if comparison not in headlines),
         *(f"{suite}: not asked so far" for suite in unasked),
     )
     return Standing(sentences, rows, family, tuple(_notes(rows, family)))
@@ -112,50 +112,48 @@ def standing(runs: Sequence[Path], *, seed: int = 0) -> Standing:
 def beside(arms: Sequence[Arm], *, seed: int = 0) -> Standing:
     """Compare the arms of a study, suite by suite; the first is the one that the others are compared with."""
     answers = {arm.name: [list(results.answers([run])) if run else [] for run in arm.runs] for arm in arms}
-    every = [one for runs in answers.values() for run in runs for one in run]
+    every = [result for runs in answers.values() for run in runs for result in run]
     models: list[tuple[Model, list[Model]]] = []
-    for suite in dict.fromkeys(one.suite for one in every):
-        here = {name: [[one for one in run if one.suite == suite] for run in runs] for name, runs in answers.items()}
+    for suite in dict.fromkeys(result.suite for result in every):
+        here = {name: [[r for r in run if r.suite == suite] for run in runs] for name, runs in answers.items()}
         untuned = results.untuned_over_seeds(here.values())
-        tuned = [one for one in results.tuned_over_seeds(arms, here) if one.answers]
-        models += [(one, []) for one in untuned]
-        models += [(one, [*untuned, *tuned[: min(place, 1)]]) for place, one in enumerate(tuned)]
+        tuned = [model for model in results.tuned_over_seeds(arms, here) if model.answers]
+        models += [(model, []) for model in untuned]
+        models += [(model, [*untuned, *tuned[: min(index, 1)]]) for index, model in enumerate(tuned)]
     rows, family = _compared(models, seed)
-    family = tuple(
-        replace(one, caveats=(*one.caveats, ONE_TRAINING)) if one.paired.trainings == 1 else one for one in family
-    )
+    family = tuple(replace(c, caveats=(*c.caveats, ONE_TRAINING)) if c.paired.trainings == 1 else c for c in family)
     return Standing(tuple(_sentences(rows, family, [])), rows, family, tuple(_notes(rows, family)))
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
 
 
-def _references(one: Answers, answers: Sequence[Answers], best: Mapping[str, Answers | None]) -> list[Answers]:
+def _references(result: Answers, answers: Sequence[Answers], best: Mapping[str, Answers | None]) -> list[Answers]:
     """List what a tuned model is compared with: the untuned one, the baseline, the first of the other tuned ones."""
-    if one.model == UNTUNED:
+    if result.model == UNTUNED:
         return []
-    own = [other for other in answers if other.run == one.run]  # first: another run may be of another student
-    untuned = best[one.run] or next(filter(None, best.values()), None)
+    own = [other for other in answers if other.run == result.run]  # first: another run may be of another student
+    untuned = best[result.run] or next(filter(None, best.values()), None)
     baseline = next((other for other in [*own, *answers] if other.model == BASELINE), None)
     tuned = next((other for other in answers if other.model not in (UNTUNED, BASELINE)), None)
-    references = [untuned, *(() if one.model == BASELINE else (baseline, tuned))]
-    return [reference for reference in references if reference and reference is not one]
+    references = [untuned, *(() if result.model == BASELINE else (baseline, tuned))]
+    return [reference for reference in references if reference and reference is not result]
 
 
 def _by_problem(shares: Shares) -> tuple[float, ...]:
-    """Return one value a problem: the mean over the seeds that have it."""
+    """Return one value per problem: the mean over the seeds that have it."""
     return tuple(map(fmean, metrics.grouped((key, share) for (_, key), share in shares.items()).values()))
 
 
 def _by_seed(shares: Shares) -> tuple[float, ...]:
-    """Return one value a seed: the mean over the problems that it has."""
+    """Return one value per seed: the mean over the problems that it has."""
     return tuple(map(fmean, metrics.grouped((seed, share) for (seed, _), share in shares.items()).values()))
 
 
 def row_of(model: Model, seed: int) -> Row:
-    """Count what a model has answered, seed by seed."""
+    """Compute a model's figures, pooled over its seeds."""
     of_seeds = list(model.answers.values())
-    scores = [score for one in of_seeds for score in one.scores]
+    scores = [score for result in of_seeds for score in result.scores]
     samples = metrics.by_problem(of_seeds[0].scores)
     fewest = min(map(len, samples.values()))
     by_problem, by_seed = _by_problem(model.shares()), _by_seed(model.shares())
@@ -184,45 +182,45 @@ def _compared(
     models: Sequence[tuple[Model, Sequence[Model]]], seed: int
 ) -> tuple[tuple[Row, ...], tuple[Comparison, ...]]:
     """Count each model and compare it with its references; p values are corrected for the whole table (Holm)."""
-    pairs = ((one, reference) for one, references in models for reference in references)
-    found = [compared for pair in pairs if (compared := _comparison(*pair, seed))]
-    p_values = stats.holm([one.paired.p for one in found])
-    family = tuple(replace(one, p=p) for one, p in zip(found, p_values, strict=True))
-    return tuple(row_of(one, seed) for one, _ in models), family
+    pairs = ((model, reference) for model, references in models for reference in references)
+    comparisons = [comparison for pair in pairs if (comparison := _comparison(*pair, seed))]
+    p_values = stats.holm([comparison.paired.p for comparison in comparisons])
+    family = tuple(replace(comparison, p=p) for comparison, p in zip(comparisons, p_values, strict=True))
+    return tuple(row_of(model, seed) for model, _ in models), family
 
 
-def _comparison(one: Model, reference: Model, seed: int) -> Comparison | None:
+def _comparison(model: Model, reference: Model, seed: int) -> Comparison | None:
     """Compare two models on the problems, seed by seed, that both answered; None where there are none."""
-    ours, theirs = one.shares(), reference.shares()
-    common = [key for key in ours if key in theirs]  # a run that failed may have left nothing in common
+    first, second = model.shares(), reference.shares()
+    common = [key for key in first if key in second]  # a run that failed may have left nothing in common
     if not common:
         return None
-    asked = len({key for _, key in (*ours, *theirs)})
-    ours, theirs = {key: ours[key] for key in common}, {key: theirs[key] for key in common}
-    paired = stats.paired(_by_problem(ours), _by_problem(theirs), seed=seed)
-    differences = [our - their for our, their in zip(_by_seed(ours), _by_seed(theirs), strict=True)]
+    problem_count = len({key for _, key in (*first, *second)})
+    first, second = {key: first[key] for key in common}, {key: second[key] for key in common}
+    paired = stats.paired(_by_problem(first), _by_problem(second), seed=seed)
+    differences = [a - b for a, b in zip(_by_seed(first), _by_seed(second), strict=True)]
     if len(differences) > 1:
         paired = stats.over_trainings(paired, differences)
     return Comparison(
-        suite=next(iter(one.answers.values())).suite,
-        model=one.name,
-        mode=one.mode,
+        suite=next(iter(model.answers.values())).suite,
+        model=model.name,
+        mode=model.mode,
         reference=reference.name,
         reference_mode=reference.mode,
         beside_untuned=_is(UNTUNED, reference.name),
-        asked=asked,
+        asked=problem_count,
         paired=paired,
         p=paired.p,
-        caveats=tuple(dict.fromkeys((*one.caveats(), *reference.caveats(), *_asked_otherwise(one, reference)))),
+        caveats=tuple(dict.fromkeys((*model.caveats(), *reference.caveats(), *_asked_otherwise(model, reference)))),
     )
 
 
-def _asked_otherwise(one: Model, reference: Model) -> Iterator[str]:
-    """Name the first setting in which two that are compared were not asked alike."""
-    ours, theirs = (next(iter(model.answers.values())).settings for model in (one, reference))
-    for name, value in ours.items():
-        if name not in _THEIR_OWN and theirs.get(name, value) != value:
-            yield f"{one.name} was asked with {name}={value} and {reference.name} with {name}={theirs[name]}"
+def _asked_otherwise(model: Model, reference: Model) -> Iterator[str]:
+    """Name the first setting that differs between how two compared models were asked."""
+    first, second = (next(iter(m.answers.values())).settings for m in (model, reference))
+    for name, value in first.items():
+        if name not in _THEIR_OWN and second.get(name, value) != value:
+            yield f"{model.name} was asked with {name}={value} and {reference.name} with {name}={second[name]}"
             return
 
 
@@ -232,34 +230,34 @@ def _asked_otherwise(one: Model, reference: Model) -> Iterator[str]:
 def _sentences(
     rows: Sequence[Row], comparisons: Sequence[Comparison], uses: Sequence[tuple[str, str, dict[str, Any]]]
 ) -> Iterator[str]:
-    """Say suite by suite which tuned model is not better than what it is compared with, and what its plans do."""
-    compared = {(one.suite, one.model) for one in comparisons if one.beside_untuned}
+    """Report suite by suite which tuned model is not better than its reference, and what its plans do."""
+    compared = {(comparison.suite, comparison.model) for comparison in comparisons if comparison.beside_untuned}
     for row in rows:
         if not _is(UNTUNED, row.model) and (row.suite, row.model) not in compared:
-            yield f"{row.suite}: nobody knows whether {row.model} gained anything: the untuned model was not asked"
+            yield f"{row.suite}: whether {row.model} gained anything is unknown: the untuned model was not asked"
     if rows and all(_is(UNTUNED, row.model) for row in rows):
         first = rows[0]
         right = f"{named(first.model, first.mode)} is right on {first.accuracy.percent()}"
         yield f"{first.suite}: {right}{_but(first.caveats)}"
     for suite in dict.fromkeys(row.suite for row in rows):
         here = sorted(
-            (one for one in comparisons if one.suite == suite),
-            key=lambda one: (one.verdict == "better", one.beside_untuned),
+            (comparison for comparison in comparisons if comparison.suite == suite),
+            key=lambda comparison: (comparison.verdict == "better", comparison.beside_untuned),
         )
-        yield from (_in_words(one) for one in here if not _is(BASELINE, one.model))
-        for _, model, use in (one for one in uses if one[0] == suite):
+        yield from (_in_words(comparison) for comparison in here if not _is(BASELINE, comparison.model))
+        for _, model, use in (entry for entry in uses if entry[0] == suite):
             does = "uses its plan" if use["p"] < _SIGNIFICANT else "is not shown to use its plan"
             figures = _figures(Estimate(**use["difference"]), use["p"], use["won"], use["lost"])
             yield f"{suite}: {model} {does}: its own rather than another problem's is worth {figures}"
-        yield from (_in_words(one) for one in here if _is(BASELINE, one.model))
+        yield from (_in_words(comparison) for comparison in here if _is(BASELINE, comparison.model))
 
 
-def _in_words(one: Comparison) -> str:
-    reference = f"{one.reference} at its best prompt ({one.reference_mode})" if one.beside_untuned else one.reference
-    figures = _figures(one.paired.difference, one.p, one.paired.won, one.paired.lost)
-    trainings = f", over {one.paired.trainings} trainings" if one.paired.trainings > 1 else ""
-    better = f"{named(one.model, one.mode)} is {one.verdict} than {reference}"
-    return f"{one.suite}: {better}: {figures}{trainings}{_but(one.caveats)}"
+def _in_words(c: Comparison) -> str:
+    reference = f"{c.reference} at its best prompt ({c.reference_mode})" if c.beside_untuned else c.reference
+    figures = _figures(c.paired.difference, c.p, c.paired.won, c.paired.lost)
+    trainings = f", over {c.paired.trainings} trainings" if c.paired.trainings > 1 else ""
+    better = f"{named(c.model, c.mode)} is {c.verdict} than {reference}"
+    return f"{c.suite}: {better}: {figures}{trainings}{_but(c.caveats)}"
 
 
 def _figures(difference: Estimate, p: float, won: int, lost: int) -> str:
@@ -289,7 +287,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield f"This is {ONE_TRAINING}: plantune ablate --seeds 5 trains five."
     starred = dict.fromkeys(caveat for row in rows for caveat in row.caveats)
     yield from (f"* {caveat}." for caveat in starred)
-    for suite, caveat in dict.fromkeys((one.suite, caveat) for one in comparisons for caveat in one.caveats):
+    for suite, caveat in dict.fromkeys((c.suite, caveat) for c in comparisons for caveat in c.caveats):
         if caveat not in starred and caveat != ONE_TRAINING:
             yield f"{suite}: {caveat}."
     names = {row.model.rpartition("/")[2] for row in rows}
@@ -297,10 +295,10 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
         yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
-    for one in comparisons:
-        if one.paired.problems < one.asked:
-            common = f"{one.paired.problems} of {one.asked} problems in common"
-            yield f"{one.suite}: {one.model} and {one.reference} have {common}, and are compared on those."
+    for c in comparisons:
+        if c.paired.problems < c.asked:
+            common = f"{c.paired.problems} of {c.asked} problems in common"
+            yield f"{c.suite}: {c.model} and {c.reference} have {common}, and are compared on those."
 
 
 # --- as tables --------------------------------------------------------------------------------------------------------
@@ -323,26 +321,26 @@ def row_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         problems += "*" if row.caveats else ""
         line = [row.model, row.mode, problems, share, interval.rstrip(")"), *shares]
         if several:
-            line += [one.percent() if one else "" for one in (row.passed, row.majority)]
+            line += [estimate.percent() if estimate else "" for estimate in (row.passed, row.majority)]
         lines.append(line)
     return columns, lines
 
 
-def standing_text(found: Standing, *, lines: Lines = row_table, width: int | None = None) -> str:
+def standing_text(standing: Standing, *, lines: Lines = row_table, width: int | None = None) -> str:
     """Render for a terminal; `lines` makes a table of the rows of a suite."""
-    parts = ["\n".join(found.sentences)] if found.sentences else []
-    parts += [table(suite, *lines(rows), width=width) for suite, rows in found.suites()]
-    return "\n\n".join([*parts, *(["\n".join(found.notes)] if found.notes else [])])
+    parts = ["\n".join(standing.sentences)] if standing.sentences else []
+    parts += [table(suite, *lines(rows), width=width) for suite, rows in standing.suites()]
+    return "\n\n".join([*parts, *(["\n".join(standing.notes)] if standing.notes else [])])
 
 
-def standing_markdown(found: Standing, *, lines: Lines = row_table) -> str:
+def standing_markdown(standing: Standing, *, lines: Lines = row_table) -> str:
     """Render for a card or a report."""
-    parts = ["\n".join(f"- {sentence}" for sentence in found.sentences)] if found.sentences else []
-    for suite, rows in found.suites():
+    parts = ["\n".join(f"- {sentence}" for sentence in standing.sentences)] if standing.sentences else []
+    for suite, rows in standing.suites():
         parts += [f"## {suite}", markdown_table(*lines(rows))]
-    return "\n\n".join([*parts, *found.notes]) + "\n"
+    return "\n\n".join([*parts, *standing.notes]) + "\n"
 
 
-def standing_json(found: Standing) -> dict[str, Any]:
-    """For programs."""
-    return asdict(found)
+def standing_json(standing: Standing) -> dict[str, Any]:
+    """Convert to JSON, for programs."""
+    return asdict(standing)

@@ -5,7 +5,7 @@ eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the fi
 
     own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %
 
-Own minus swapped is *plan use*, of which comparisons say whether the plan does the work (compare.py).
+Own minus swapped is *plan use*: comparisons report from it whether the plan does the work (compare.py).
 
 In m1 the plan is forced as the beginning of the student's own reply; in m2 the executor is told to follow it.
 Each condition covers the problems for which the student wrote a plan; `reference` those with a reference plan,
@@ -32,22 +32,22 @@ from plantune_lite.train.plan_similarity import words
 from plantune_lite.types import Generate, Messages, Problem, Reply, Sampling, Score
 
 Plan = tuple[str, ...]
-Follow = Callable[[Mapping[str, Plan]], Answer]  # plans by problem -> who answers with them
+Follow = Callable[[Mapping[str, Plan]], Answer]  # plans by problem -> the Answer that uses them
 CONDITIONS = ("own", "none", "swapped", "reference", "dropped")
-PLAN_USE = ("swapped",)  # the one that says whether the plan does the work
-_ALIKE = 0.5  # of their words: two plans more alike than this are not each other's swap while there is another
-_LOOKED_AT = 200  # other plans, before the least alike of them is taken
+PLAN_USE = ("swapped",)  # the condition that shows whether the plan does the work
+_ALIKE = 0.5  # of their words: plans more alike than this are swapped only if there is no other
+_LOOKED_AT = 200  # other plans compared at most, to find the least alike
 
 
 def as_beginning(generate: Generate, ask: Callable[[Problem], Messages] = ask_plainly) -> Follow:
-    """M1: the student goes on from a plan that stands in its reply as if it had written it."""
+    """Make the student continue from a plan placed in its reply as if it had written it (M1)."""
     return lambda given: _following(
         generate, given, lambda problem, plan: (*ask(problem), {"role": "assistant", "content": render(plan)})
     )
 
 
 def as_order(executor: Generate) -> Follow:
-    """M2: the executor is told to follow the plan; without one it works step by step."""
+    """Ask the executor to follow the plan; without one it works step by step (M2)."""
     return lambda given: _following(
         executor, given, lambda problem, plan: ask_to_follow(problem, plan) if plan else ask_step_by_step(problem)
     )
@@ -64,11 +64,11 @@ def intervene(
 ) -> dict[str, Any]:
     """Ask under each condition, and compare.
 
-    Where its own plan is no condition, its own replies stand for it: they begin with that plan.
+    If `own` is not a condition, the student's own replies stand in for it: they begin with that plan.
     """
     seed = how.sampling.seed
     by_id = {problem.id: problem for problem in problems}
-    written = {one.problem_id: written_plan(one.text) for one in scores if one.sample == 0}
+    written = {score.problem_id: written_plan(score.text) for score in scores if score.sample == 0}
     own = {id: plan for id, plan in written.items() if plan and id in by_id}
     if len(own) < 2:
         why = f"no interventions: the student wrote {len(own)} plans in {len(written)} answers"
@@ -81,13 +81,13 @@ def intervene(
         "reference": {id: tuple(plan) for id in own if (plan := worked.plan_of(by_id[id]).plan)},
         "dropped": {id: _without_one(plan, id, seed) for id, plan in own.items() if len(plan) > 1},
     }
-    rows = {"own": [one for one in scores if one.sample == 0 and one.problem_id in own]}
+    rows = {"own": [score for score in scores if score.sample == 0 and score.problem_id in own]}
     for name in (name for name in conditions if given[name]):
         settings = {"plans": _fingerprint(given[name])}
-        asked = [by_id[id] for id in given[name]]
-        rows[name] = answered(asked, follow(given[name]), mode=name, out=out, how=how, settings=settings)
-    shares = {name: metrics.shares(these) for name, these in rows.items()}
-    found: dict[str, Any] = {
+        covered = [by_id[id] for id in given[name]]
+        rows[name] = answered(covered, follow(given[name]), mode=name, out=out, how=how, settings=settings)
+    shares = {name: metrics.shares(graded) for name, graded in rows.items()}
+    summary: dict[str, Any] = {
         "planned": len(own) / len(written),
         "problems": len(own),
         "conditions": {
@@ -97,17 +97,17 @@ def intervene(
         "own_minus": _own_minus(shares, seed),
     }
     if planless := rows.get("none"):
-        found["planned_anyway"] = fmean(planned_after_all(one.text.partition(CLOSE)[2]) for one in planless)
-    found["line"] = line(found)
-    how.show(found["line"], True)
-    return found
+        summary["planned_anyway"] = fmean(planned_after_all(score.text.partition(CLOSE)[2]) for score in planless)
+    summary["line"] = line(summary)
+    how.show(summary["line"], True)
+    return summary
 
 
-def line(found: Mapping[str, Any]) -> str:
+def line(summary: Mapping[str, Any]) -> str:
     """Format the conditions as one line."""
-    listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in found["conditions"].items())
-    if found.get("planned_anyway"):
-        listed += f"; without a plan {100 * found['planned_anyway']:.1f} % wrote one themselves"
+    listed = ", ".join(f"{name} {100 * figures['value']:.1f} %" for name, figures in summary["conditions"].items())
+    if summary.get("planned_anyway"):
+        listed += f"; without a plan {100 * summary['planned_anyway']:.1f} % wrote one themselves"
     return listed
 
 
@@ -115,7 +115,7 @@ _STEPS = re.compile(r"\s*(?:[^\n]*:\n+\s*)?1[.)] [^\n=]*\n+\s*2[.)] [^\n=]*(?:\n
 
 
 def planned_after_all(text: str) -> bool:
-    """Tell whether a student that was given an empty plan wrote one: plan tags, or numbered lines to begin with."""
+    """Tell whether a student given an empty plan wrote one: plan tags, or a reply that begins with numbered lines."""
     return OPEN in text or CLOSE in text or _STEPS.match(text) is not None
 
 
@@ -125,8 +125,8 @@ def planned_after_all(text: str) -> bool:
 def _following(generate: Generate, given: Mapping[str, Plan], give: Callable[[Problem, Plan], Messages]) -> Answer:
     def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         prompts = [give(problem, given[problem.id]) for problem in problems]
-        for place, texts in each(generate, prompts, sampling):
-            yield place, [replace(one, text=render(given[problems[place].id], one.text)) for one in texts]
+        for index, replies in each(generate, prompts, sampling):
+            yield index, [replace(reply, text=render(given[problems[index].id], reply.text)) for reply in replies]
 
     return answer
 
@@ -141,7 +141,7 @@ def _without_one(plan: Plan, id: str, seed: int) -> Plan:
 
 
 def _partners(own: Mapping[str, Plan], seed: int) -> dict[str, str]:
-    """For each problem another one whose plan is really another: problems of one kind are solved by the same plan."""
+    """Pair each problem with one whose plan really differs: problems of one kind are solved by the same plan."""
     partners = {}
     ids = sorted(own)
     for id in own:
@@ -152,17 +152,17 @@ def _partners(own: Mapping[str, Plan], seed: int) -> dict[str, str]:
     return partners
 
 
-def _alike(one: Plan, other: Plan) -> float:
-    ours, theirs = set(words(" ".join(one))), set(words(" ".join(other)))
-    return len(ours & theirs) / max(1, len(ours | theirs))
+def _alike(plan: Plan, other: Plan) -> float:
+    first, second = set(words(" ".join(plan))), set(words(" ".join(other)))
+    return len(first & second) / max(1, len(first | second))
 
 
 def _own_minus(shares: Mapping[str, Mapping[str, float]], seed: int) -> dict[str, dict[str, Any]]:
-    """Own beside every other condition on their common problems, p values corrected for the family."""
-    found = {
+    """Compare own with each other condition on their common problems; p values are corrected for the family."""
+    pairs = {
         name: stats.paired([shares["own"][id] for id in right], list(right.values()), seed=seed)
         for name, right in shares.items()
         if name != "own"
     }
-    corrected = stats.holm([compared.p for compared in found.values()])
-    return {name: {**asdict(compared), "p": p} for (name, compared), p in zip(found.items(), corrected, strict=True)}
+    corrected = stats.holm([compared.p for compared in pairs.values()])
+    return {name: {**asdict(compared), "p": p} for (name, compared), p in zip(pairs.items(), corrected, strict=True)}

@@ -1,4 +1,4 @@
-"""Graded answers to figures, problem by problem: what share is right, pass@k and maj@k.
+"""Turn graded answers into figures, problem by problem: the share that is right, pass@k and maj@k.
 
 shares(scores) -> {"practice/test/3": 1.0, "practice/test/4": 0.25}
 
@@ -20,27 +20,27 @@ Thing = TypeVar("Thing")
 
 def grouped(things: Iterable[tuple[Group, Thing]]) -> dict[Group, list[Thing]]:
     """Gather the things of each group, both in order of appearance."""
-    found: dict[Group, list[Thing]] = {}
+    groups: dict[Group, list[Thing]] = {}
     for group, thing in things:
-        found.setdefault(group, []).append(thing)
-    return found
+        groups.setdefault(group, []).append(thing)
+    return groups
 
 
 def by_problem(scores: Iterable[Score]) -> dict[str, list[Score]]:
     """Group the samples by problem, in sample order."""
-    found = grouped((one.problem_id, one) for one in scores)
-    return {id: sorted(samples, key=lambda one: one.sample) for id, samples in found.items()}
+    groups = grouped((score.problem_id, score) for score in scores)
+    return {id: sorted(samples, key=lambda score: score.sample) for id, samples in groups.items()}
 
 
 def shares(scores: Iterable[Score]) -> dict[str, float]:
-    """For each problem the share of its samples that are right: 0 or 1 where there is one sample."""
-    return {id: fmean(one.same is True for one in samples) for id, samples in by_problem(scores).items()}
+    """Return for each problem the share of its samples that are right: 0 or 1 if it has one sample."""
+    return {id: fmean(score.same is True for score in samples) for id, samples in by_problem(scores).items()}
 
 
 def best_mode(modes: Mapping[Mode, Mapping[Any, float]]) -> Mode:
-    """Find the mode with the largest share of the problems that all of them answered; of equals the one asked most.
+    """Find the mode that is right on most of the problems all modes answered; on a tie, the one asked most.
 
-    A kill may leave one prompt with all problems and another with the first ones, which may be easier.
+    A kill may leave one prompt with all problems and another with only the first, which may be easier.
     """
     common = set.intersection(*map(set, modes.values()))
     right = {mode: sum(shares[id] for id in common) for mode, shares in modes.items()}
@@ -48,20 +48,20 @@ def best_mode(modes: Mapping[Mode, Mapping[Any, float]]) -> Mode:
 
 
 def passed(k: int, samples: Mapping[str, Sequence[Score]]) -> stats.Estimate:
-    """pass@k: how often at least one of the first k samples of a problem is right."""
-    right = sum(any(one.same is True for one in these[:k]) for these in samples.values())
+    """Compute pass@k: how often at least one of the first k samples of a problem is right."""
+    right = sum(any(score.same is True for score in these[:k]) for these in samples.values())
     return stats.wilson(right, len(samples))
 
 
 def majority(samples: Mapping[str, Sequence[Score]], choices: Mapping[str, Sequence[str]]) -> stats.Estimate:
-    """maj@k: how often the answer that most samples of a problem gave is right."""
+    """Compute maj@k: how often the answer that most samples of a problem gave is right."""
     right = sum(majority_is_right(these, choices.get(id, ())) for id, these in samples.items())
     return stats.wilson(right, len(samples))
 
 
 def majority_is_right(samples: Sequence[Score], choices: Sequence[str] = ()) -> bool:
     """Tell whether the answer that most samples gave is right; answers that cannot be judged have no vote."""
-    judged = {one.prediction: one.same for one in samples if one.prediction and one.same is not None}
-    votes = [one.prediction for one in samples if one.prediction and one.prediction in judged]
-    chosen = stats.majority(votes, lambda one, other: same_answer(one, other, choices=choices).same is True)
+    judged = {score.prediction: score.same for score in samples if score.prediction and score.same is not None}
+    votes = [score.prediction for score in samples if score.prediction and score.prediction in judged]
+    chosen = stats.majority(votes, lambda a, b: same_answer(a, b, choices=choices).same is True)
     return chosen is not None and judged[chosen] is True

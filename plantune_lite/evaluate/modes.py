@@ -1,13 +1,13 @@
-"""One model on test problems, in one of several modes, to figures with intervals.
+"""Evaluate one model on test problems in one of several modes: figures with intervals.
 
-What comes in: a Generate (a student, an adapter, a merged model, a GGUF, a server, a lambda) and problems. What goes
-out: eval/SUITE.MODEL.jsonl with every graded answer (answers.py), and the figures:
+Input: a Generate (a student, an adapter, a merged model, a GGUF, a server, a lambda) and problems. Output:
+eval/SUITE.MODEL.jsonl with every graded answer (answers.py), and the figures:
 
     evaluate_problems(generate, problems, mode="m1", out=Path("eval/own.sft.jsonl"), how=Asking())
     -> {"line": "own sft m1: 22 of 60 right, 36.7 % (25.6 to 49.3), 5 % cut off", "accuracy": {...}, ...}
 
-A student's arms (m1, m2, plain) see the bare question, as in training, and one that GRPO asked for plans is asked for
-them here; any other prompt is for the untuned model, whose best one is the first line of every comparison.
+A student's arms (m1, m2, plain) see the bare question, as in training; a student that GRPO prompted for plans is
+prompted for them here. Any other prompt is for the untuned model, whose best one leads every comparison.
 """
 
 import hashlib
@@ -56,13 +56,13 @@ SHOTS = 3
 def evaluate_problems(
     generate: Generate, problems: Sequence[Problem], *, mode: Mode, out: Path, how: Asking = AS_IT_COMES
 ) -> dict[str, Any]:
-    """Evaluate in one mode, going on with what `out` holds."""
+    """Evaluate in one mode, resuming from what `out` holds."""
     if not problems:
         raise PlantuneError("there are no problems to evaluate on: raise problems.held_out, or name another suite")
     if not how.allow_code and (programs := [problem.id for problem in problems if problem.kind == "code"]):
         raise PlantuneError(
-            f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0]}): allow to run what a "
-            "model wrote with evaluate.allow_code=true, or leave the suite out"
+            f"{len(programs)} of the {len(problems)} problems ask for a program ({programs[0]}): allow running what "
+            "the model wrote with evaluate.allow_code=true, or leave the suite out"
         )
     answer, prompt = way_to_answer(mode, generate, problems, how)
     settings = {"shots": SHOTS if mode == "few_shot" else 0, "prompt": prompt}
@@ -82,25 +82,25 @@ def evaluate_problems(
 def prompts_by_merit(
     generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode]
 ) -> list[Mode]:
-    """Rank an untuned model's prompts, best first, by its accuracy on validation problems, none of which is a test."""
+    """Rank an untuned model's prompts, best first, by its accuracy on validation problems, none of them tested on."""
     if len(modes) == 1:
         return list(modes)
-    found = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
-    return sorted(found, key=lambda mode: -found[mode]["accuracy"]["value"])
+    figures = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
+    return sorted(figures, key=lambda mode: -figures[mode]["accuracy"]["value"])
 
 
 def examples_of(run: Path) -> list[Problem]:
-    """Read what few_shot may show and a prompt be chosen on: problems of the run's pool, in none of its suites."""
+    """Read the problems for few_shot and for choosing a prompt: those of the run's pool outside its suites."""
     folder = RunFolder(run)
-    tested = {normalised(one) for suite in folder.suite_problems().values() for one in suite}
-    return [one for one in folder.problems() if normalised(one) not in tested] if folder.pool.is_file() else []
+    tested = {normalised(problem) for suite in folder.suite_problems().values() for problem in suite}
+    return [p for p in folder.problems() if normalised(p) not in tested] if folder.pool.is_file() else []
 
 
 def prompts_with_examples(
     modes: Sequence[Mode], examples: Sequence[Problem], say: Callable[[str], object]
 ) -> Sequence[Mode]:
-    """Leave few_shot out where too few of the examples are solved."""
-    solved = sum(bool(one.solution or one.steps) for one in examples)
+    """Leave few_shot out if too few of the examples are solved."""
+    solved = sum(bool(example.solution or example.steps) for example in examples)
     if "few_shot" not in modes or solved >= SHOTS:
         return modes
     say(f"few_shot is left out: it needs {SHOTS} solved problems, and there are {solved}")
@@ -116,12 +116,12 @@ def student_to_ask(
 
 
 def room_to_answer(recipe: Recipe) -> int:
-    """Return how many tokens a prompt and the reply to it may have."""
+    """Return how many tokens a prompt and its reply may have."""
     return recipe.student.max_length + recipe.evaluate.max_tokens
 
 
 def sampling_of(recipe: Recipe) -> Sampling:
-    """Return how replies are sampled in a recipe's evaluation."""
+    """Return the sampling parameters of a recipe's evaluation."""
     part = recipe.evaluate
     return Sampling(
         temperature=part.temperature, top_p=part.top_p, n=part.samples, max_tokens=part.max_tokens, seed=recipe.seed
@@ -129,7 +129,7 @@ def sampling_of(recipe: Recipe) -> Sampling:
 
 
 def mode_of(recipe: Recipe, earlier: Summaries) -> Mode:
-    """Return how a run's model is asked: as in training, of which `earlier` has the summaries."""
+    """Return the mode in which a run's model is asked: as in training, read from the `earlier` summaries."""
     if earlier.grpo.asks_for_plans:
         return "plan_then_solve"
     return OF_TARGET[recipe.sft.target if recipe.sft else "plan+solution"]
@@ -157,18 +157,18 @@ def _in_one_go(generate: Generate, ask: Callable[[Problem], Messages]) -> Answer
 
 
 def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: int) -> Callable[[Problem], Messages]:
-    """Worked examples as earlier turns, none of them a test problem."""
+    """Put worked examples into earlier turns, none of them a test problem."""
     tested = set(map(normalised, problems))
-    fit = [one for one in examples if (one.solution or one.steps) and normalised(one) not in tested]
+    fit = [example for example in examples if (example.solution or example.steps) and normalised(example) not in tested]
     if len(fit) < SHOTS:
         raise PlantuneError(
-            f"mode few_shot needs {SHOTS} solved examples that are not test problems, and of {len(examples)} there are "
-            f"{len(fit)}: give problems with a solution column, or leave few_shot out"
+            f"mode few_shot needs {SHOTS} solved examples that are not test problems, and {len(fit)} of "
+            f"{len(examples)} are: give problems with a solution column, or leave few_shot out"
         )
     turns: list[dict[str, str]] = []
-    for one in Random(seed).sample(fit, SHOTS):
-        worked = with_answer(one.solution or "\n".join(one.steps), one.answer)
-        turns += [*ask_step_by_step(one)[1:], {"role": "assistant", "content": worked}]
+    for example in Random(seed).sample(fit, SHOTS):
+        worked = with_answer(example.solution or "\n".join(example.steps), example.answer)
+        turns += [*ask_step_by_step(example)[1:], {"role": "assistant", "content": worked}]
 
     def ask(problem: Problem) -> Messages:
         system, question = ask_step_by_step(problem)
@@ -178,17 +178,17 @@ def _few_shot(examples: Sequence[Problem], problems: Sequence[Problem], seed: in
 
 
 def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
-    """M2: the student's plan alone goes to the executor, greedily; without a plan it works step by step."""
+    """Pass the student's plan alone to the executor, greedily; without a plan it works step by step (M2)."""
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         prompts = [ASK["m2"](problem) for problem in problems]
         planned = planner(prompts, replace(sampling, stop=(CLOSE,)))
-        told = [
+        plans = [
             (problem, reply, plan_alone(reply))
             for problem, replies in zip(problems, planned, strict=True)
             for reply in replies
         ]
-        orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in told]
+        orders = [ask_to_follow(problem, plan) if plan else ask_step_by_step(problem) for problem, _, plan in plans]
         greedy = replace(sampling, n=1, temperature=0.0)
         executed = executor(orders, greedy)
         texts = [
@@ -198,7 +198,7 @@ def _plan_then_execute(planner: Generate, executor: Generate) -> Answer:
                 tokens_in=reply.tokens_in + done.tokens_in,
                 tokens_out=reply.tokens_out + done.tokens_out,
             )
-            for (_, reply, plan), [done] in zip(told, executed, strict=True)
+            for (_, reply, plan), [done] in zip(plans, executed, strict=True)
         ]
         yield from enumerate(texts[start : start + sampling.n] for start in range(0, len(texts), sampling.n))
 

@@ -1,10 +1,10 @@
-"""Any model on a run's test problems, beside the run's own: an adapter, a merged folder, a GGUF file, a server.
+"""Evaluate any model on a run's test problems, next to its own: an adapter, a merged folder, a GGUF file, a server.
 
     evaluate_model(Path("runs/mine"), "runs/mine/gguf/mine.q8_0.gguf") -> the standing, with a row for it
 
-What was trained here is asked as it was trained to answer; a server, of which nobody knows that, with the prompts of an
-untuned model. The answers lie in eval/SUITE.NAME.jsonl, and the same call resumes where it was cut off; where they are
-moved away, a server is asked anew, whatever it said before.
+A model trained here is prompted as in training; a server, whose training is unknown, with the prompts of an untuned
+model. The answers are in eval/SUITE.NAME.jsonl, and the same call resumes where it was cut off; if they are moved away,
+a server is asked again, whatever it answered before.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from plantune_lite.types import Generate, Messages, MissingError, PlantuneError,
 def evaluate_model(
     run: Path, where: str, *, say: Callable[[str], object] = print, show: Show = lambda line, last: None
 ) -> compare.Standing:
-    """Answer every suite of the run with this model, and say where it stands."""
+    """Answer every suite of the run with this model, and compare it with the others."""
     recipe = load_recipe(run)
     suites = RunFolder(run).suite_problems()
     if not suites:
@@ -81,8 +81,8 @@ def _is_server(where: str) -> bool:
 
 
 def _asked_since(out: Path, mode: str, where: str) -> str:
-    """A server, and when it was first asked for the answers that are here, or now: it may have served another model
-    under this name before."""
+    """Name a server with the time it was first asked for the answers in `out`, or now: it may have served another
+    model under this name before."""
     settings = out.with_suffix(".json")
     known = read_object(settings) if out.is_file() and settings.is_file() else {}
     since = known.get(mode, {}).get("model", "")
@@ -95,7 +95,7 @@ def _weights(where: str) -> str:
     adapter = path / "adapter_model.safetensors"
     if (file := adapter if adapter.is_file() else path).is_file():
         return sha256_of(file)
-    files = [(one.name, one.stat().st_size, one.stat().st_mtime_ns) for one in sorted(path.glob("*.safetensors"))]
+    files = [(part.name, part.stat().st_size, part.stat().st_mtime_ns) for part in sorted(path.glob("*.safetensors"))]
     return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
@@ -109,7 +109,7 @@ def _opened(
     if _is_server(where):
         address, _, model = where.partition("#")
         if not model:
-            raise PlantuneError(f"which model of {address}? Write it behind a #, as in {address}#NAME")
+            raise PlantuneError(f"which model of {address}? Name it after a #: {address}#NAME")
         with (
             Ledger(home(run) / LEDGER, run=recipe.name, max_usd=recipe.distill.max_usd) as calls,
             of_server(address, model, calls) as generate,
@@ -125,8 +125,8 @@ def _opened(
         yield load_to_ask(wanted, room=room, seed=recipe.seed, say=say).generate
     else:
         raise PlantuneError(
-            f"{where} is no model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "
-            "address with the model behind a #"
+            f"{where} is not a model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "
+            "address with the model after a #"
         )
 
 
@@ -134,7 +134,7 @@ def _opened(
 
 
 def of_gguf(file: Path, *, room: int) -> Generate:
-    """Replies of a GGUF file by its own chat template, one after another; `room` is prompt and reply in tokens."""
+    """Load a GGUF file to reply by its chat template, one prompt at a time; `room` is prompt and reply in tokens."""
     try:
         import llama_cpp
     except ImportError:
@@ -144,8 +144,8 @@ def of_gguf(file: Path, *, room: int) -> Generate:
     except ValueError as error:
         raise PlantuneError(f"{file} cannot be loaded by llama.cpp: {error}") from None
 
-    def one(messages: Messages, sampling: Sampling, sample: int) -> Reply:
-        said = model.create_chat_completion(
+    def complete(messages: Messages, sampling: Sampling, sample: int) -> Reply:
+        completion = model.create_chat_completion(
             messages=list(messages),
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -153,7 +153,7 @@ def of_gguf(file: Path, *, room: int) -> Generate:
             stop=list(sampling.stop),
             seed=sampling.seed + sample,
         )
-        choice, used = said["choices"][0], said["usage"]
+        choice, used = completion["choices"][0], completion["usage"]
         return Reply(
             text=choice["message"]["content"] or "",
             finish="length" if choice["finish_reason"] == "length" else "stop",
@@ -162,7 +162,7 @@ def of_gguf(file: Path, *, room: int) -> Generate:
         )
 
     def generate(prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        return [[one(prompt, sampling, sample) for sample in range(sampling.n)] for prompt in prompts]
+        return [[complete(prompt, sampling, sample) for sample in range(sampling.n)] for prompt in prompts]
 
     return generate
 
@@ -171,7 +171,7 @@ def of_gguf(file: Path, *, room: int) -> Generate:
 def of_server(
     address: str, model: str, ledger: Ledger, *, environ: Mapping[str, str] = os.environ
 ) -> Iterator[Callable[..., list[list[Reply]]]]:
-    """Replies of an OpenAI-compatible server; many prompts at once, `apart` from those to others (teacher.py)."""
+    """Open an OpenAI-compatible server: many prompts at once, `apart` from those to others (teacher.py)."""
     part = Distill(address, model=model, thinking=None)
     with asyncio.Runner() as loop:
         teacher = open_teacher(part, ledger, environ=environ)

@@ -19,7 +19,7 @@ from plantune_lite.runs.folder import RunFolder
 from plantune_lite.types import Problem, Score
 
 UNTUNED, BASELINE, GRPO = "untuned", "baseline", "grpo"
-OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", GRPO)  # models in the order of a run; others are not its
+OF_A_RUN = (UNTUNED, BASELINE, "control", "m1", "m2", "cpl", GRPO)  # a run's own models, in order
 SUITES = "suites.json"  # in eval/: suite -> {"problems": 300, "answered": 128, "in_training": [id, ...], "words": 13}
 
 Key = tuple[str, ...]  # what makes a problem the same in two runs
@@ -35,20 +35,20 @@ class Answers:
     run: str
     model: str
     mode: str
-    name: str  # the model's, with its run's before it where there are several
+    name: str  # the model's, prefixed with its run's if there are several runs
     scores: list[Score]
-    problems: Mapping[str, Problem]  # the suite's, by id; none where the run has no suites/
+    problems: Mapping[str, Problem]  # the suite's, by id; empty if the run has no suites/
     settings: Mapping[str, Any] = field(default_factory=dict)  # how it was asked
-    caveats: tuple[str, ...] = ()  # what no figure of this model on this suite must be read without
+    caveats: tuple[str, ...] = ()  # to be shown with every figure of this model on this suite
 
     @cached_property
     def shares(self) -> dict[Key, float]:
         """Return for each problem the share of its samples that are right.
 
-        An id alone may be another problem's in a run of another seed, and with small numbers as answers the gold is
-        alike: so a problem is known by its question as well.
+        The same id may be another problem in a run with another seed, and small numbers often share a gold answer, so
+        the key has the question as well.
         """
-        gold = {one.problem_id: one.gold for one in self.scores}
+        gold = {score.problem_id: score.gold for score in self.scores}
         return {self._key(id, gold[id]): share for id, share in metrics.shares(self.scores).items()}
 
     def _key(self, id: str, gold: str) -> Key:
@@ -57,20 +57,20 @@ class Answers:
 
 
 def answers(runs: Sequence[Path]) -> Iterator[Answers]:
-    """Read all that lies in the eval/ of these runs."""
-    for run, where in zip(runs, _places(runs), strict=True):
+    """Read all answers in the eval/ of these runs."""
+    for run, prefix in zip(runs, _prefixes(runs), strict=True):
         suites, questions = known_of(run), RunFolder(run).suite_problems()
         for path in sorted(RunFolder(run).eval.glob("*.jsonl")):
             suite, _, model = path.stem.partition(".")
             settings = _json_of(path.with_suffix(".json"))
-            problems = {one.id: one for one in questions.get(suite, ())}
-            for mode, scores in metrics.grouped((one.mode, one) for one in read_records(Score, path)).items():
+            problems = {problem.id: problem for problem in questions.get(suite, ())}
+            for mode, scores in metrics.grouped((score.mode, score) for score in read_records(Score, path)).items():
                 yield Answers(
                     suite=suite,
                     run=str(run),
                     model=model,
                     mode=mode,
-                    name=where + model,
+                    name=prefix + model,
                     scores=scores,
                     problems=problems,
                     settings=settings.get(mode, {}),
@@ -79,16 +79,16 @@ def answers(runs: Sequence[Path]) -> Iterator[Answers]:
 
 
 def plan_uses(runs: Sequence[Path]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield for each suite and model whose plans were exchanged what own minus swapped came to."""
-    for run, where in zip(runs, _places(runs), strict=True):
+    """Yield own minus swapped for each suite and model whose plans were swapped."""
+    for run, prefix in zip(runs, _prefixes(runs), strict=True):
         for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
             suite, _, model = path.name.removesuffix(".summary.json").partition(".")
             if use := _json_of(path).get("own_minus", {}).get("swapped"):
-                yield suite, where + model, use
+                yield suite, prefix + model, use
 
 
 def known_of(run: Path) -> dict[str, dict[str, Any]]:
-    """Read what evaluation has found out about the suites of a run, beside their answers."""
+    """Read what evaluation recorded about a run's suites, next to their answers."""
     return _json_of(RunFolder(run).eval / SUITES)
 
 
@@ -96,8 +96,8 @@ def _json_of(path: Path) -> dict[str, Any]:
     return read_object(path) if path.is_file() else {}
 
 
-def _places(runs: Sequence[Path]) -> list[str]:
-    """Return what stands before a model's name: nothing for one run, its name, or its path where names are alike."""
+def _prefixes(runs: Sequence[Path]) -> list[str]:
+    """Return the prefix of each run's models: empty for a single run, else its name, or its path if names clash."""
     names = [run.resolve().name for run in runs]
     if len(runs) == 1:
         return [""]
@@ -106,7 +106,7 @@ def _places(runs: Sequence[Path]) -> list[str]:
 
 def _caveats(suite: str, model: str, scores: Sequence[Score], known: Mapping[str, Any]) -> Iterator[str]:
     if model not in OF_A_RUN:
-        yield f"what {model} was trained on is not known here, nor whether these problems were among it"
+        yield f"it is not known here what {model} was trained on, or whether these problems were part of it"
     elif model != UNTUNED and known["in_training"]:
         yield (
             f"{len(known['in_training'])} of {known['problems']} problems of {suite} share {known['words']} words in a "
@@ -114,8 +114,8 @@ def _caveats(suite: str, model: str, scores: Sequence[Score], known: Mapping[str
         )
     if model == BASELINE and known.get("baseline"):
         yield known["baseline"]
-    if (asked := len(metrics.by_problem(scores))) < known["problems"]:
-        yield f"only {asked} of {known['problems']} problems of {suite} have been asked so far"
+    if (answered := len(metrics.by_problem(scores))) < known["problems"]:
+        yield f"only {answered} of {known['problems']} problems of {suite} have been asked so far"
 
 
 # --- the models of a table --------------------------------------------------------------------------------------------
@@ -131,37 +131,37 @@ class Arm:
 
 
 class Model(NamedTuple):
-    """Model with a row of its own: one of a run in one mode, or an arm over its seeds."""
+    """A model with its own row: one of a run in one mode, or an arm over its seeds."""
 
     name: str
     mode: str  # "": an arm is known by its name
     answers: Mapping[int, Answers]  # by seed; a run alone is seed 0
 
     def shares(self) -> Shares:
-        """Return what is right of each problem of each seed."""
-        return {(seed, key): share for seed, one in self.answers.items() for key, share in one.shares.items()}
+        """Return the share that is right for each problem of each seed."""
+        return {(seed, key): share for seed, result in self.answers.items() for key, share in result.shares.items()}
 
     def caveats(self) -> tuple[str, ...]:
-        """Return what its figures must not be read without."""
-        return tuple(dict.fromkeys(caveat for one in self.answers.values() for caveat in one.caveats))
+        """Return the caveats to show with its figures."""
+        return tuple(dict.fromkeys(caveat for result in self.answers.values() for caveat in result.caveats))
 
 
-def alone(one: Answers) -> Model:
+def alone(answers: Answers) -> Model:
     """Make a model of one run's answers."""
-    return Model(one.name, one.mode, {0: one})
+    return Model(answers.name, answers.mode, {0: answers})
 
 
-def place(one: Answers) -> int:
+def place(answers: Answers) -> int:
     """Return its place among the models of a run, in the order in which they are trained; others follow."""
-    return OF_A_RUN.index(one.model) if one.model in OF_A_RUN else len(OF_A_RUN)
+    return OF_A_RUN.index(answers.model) if answers.model in OF_A_RUN else len(OF_A_RUN)
 
 
 def best_untuned(answers: Iterable[Answers]) -> Answers | None:
-    """Find the untuned model of a seed at its best prompt."""
-    untuned = [one for one in answers if one.model == UNTUNED]
+    """Find the answers of a seed's untuned model at its best prompt."""
+    untuned = [result for result in answers if result.model == UNTUNED]
     if not untuned:
         return None
-    return untuned[metrics.best_mode({number: one.shares for number, one in enumerate(untuned)})]
+    return untuned[metrics.best_mode({number: result.shares for number, result in enumerate(untuned)})]
 
 
 def untuned_over_seeds(arms: Iterable[Sequence[Sequence[Answers]]]) -> list[Model]:
@@ -170,33 +170,33 @@ def untuned_over_seeds(arms: Iterable[Sequence[Sequence[Answers]]]) -> list[Mode
     for runs in arms:
         for seed, run in enumerate(runs):
             of_seed.setdefault(seed, []).extend(run)
-    best = {seed: one for seed, these in sorted(of_seed.items()) if (one := best_untuned(these))}
-    modes = dict.fromkeys(one.mode for one in best.values())
+    best = {seed: result for seed, these in sorted(of_seed.items()) if (result := best_untuned(these))}
+    modes = dict.fromkeys(result.mode for result in best.values())
     return [Model(UNTUNED, " or ".join(modes), best)] if best else []
 
 
 def tuned_over_seeds(arms: Sequence[Arm], answers: Mapping[str, Sequence[Sequence[Answers]]]) -> Iterator[Model]:
-    """Yield what each arm's own model answered; of several models of a run the one trained last."""
-    found: dict[str, Mapping[int, Answers]] = {}
+    """Yield what each arm's own model answered; if a run has several, the one trained last."""
+    by_arm: dict[str, Mapping[int, Answers]] = {}
     for arm in arms:
         if arm.routes:
-            found[arm.name] = _routed({source: found[name] for source, name in arm.routes.items()})
+            by_arm[arm.name] = _routed({source: by_arm[name] for source, name in arm.routes.items()})
         else:
-            own = ([one for one in run if one.model in OF_A_RUN[1:]] for run in answers[arm.name])
-            found[arm.name] = {seed: max(these, key=place) for seed, these in enumerate(own) if these}
-        yield Model(arm.name, "", found[arm.name])
+            own = ([result for result in run if result.model in OF_A_RUN[1:]] for run in answers[arm.name])
+            by_arm[arm.name] = {seed: max(these, key=place) for seed, these in enumerate(own) if these}
+        yield Model(arm.name, "", by_arm[arm.name])
 
 
 def _routed(answers: Mapping[str, Mapping[int, Answers]]) -> dict[int, Answers]:
-    """Let each problem be answered by the arm of its source; a seed counts where all of them answered."""
+    """Take each problem's answer from the arm of its source; only seeds that all arms answered count."""
     routed = {}
     for seed in sorted(set.intersection(*map(set, answers.values()))):
         of_seed = {source: by_seed[seed] for source, by_seed in answers.items()}
         scores = [
             score
-            for source, one in of_seed.items()
-            for score in one.scores
-            if one.problems[score.problem_id].source == source
+            for source, result in of_seed.items()
+            for score in result.scores
+            if result.problems[score.problem_id].source == source
         ]
         routed[seed] = replace(next(iter(of_seed.values())), scores=scores)
     return routed

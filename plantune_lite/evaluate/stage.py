@@ -37,12 +37,12 @@ from plantune_lite.runs.job import LEAST_HOURS, Job, last_trained, share_of
 from plantune_lite.runs.manifest import EvaluateSummary
 from plantune_lite.types import Problem, RunError, Sampling, Score, Trajectory, present
 
-PROMPTS = "prompts"  # in eval/: what the untuned model said at each prompt, on problems that nobody is tested on
-STEP = 128  # problems of a suite that all models answer before the next suite's turn, where time is limited
+PROMPTS = "prompts"  # in eval/: what the untuned model answered to each prompt, on problems outside all suites
+STEP = 128  # problems of a suite that all models answer before the next suite's turn, if time is limited
 
 
 class Asked(NamedTuple):
-    """One of the run's models: what its answers are called, the stage that trained it, and how it is asked."""
+    """One of the run's models: the name of its answers, the stage that trained it, and how it is asked."""
 
     name: str
     stage: str | None  # None: the untuned model
@@ -50,7 +50,7 @@ class Asked(NamedTuple):
 
 
 class Student(NamedTuple):
-    """Student in memory, the job that evaluates it, and the examples its prompts may show."""
+    """A student in memory, the job that evaluates it, and the examples its prompts may show."""
 
     job: Job
     loaded: Any
@@ -66,7 +66,7 @@ class Student(NamedTuple):
         return f"{base}+{sha256_of(self.job.run.adapter(stage) / 'adapter_model.safetensors')[:16]}"
 
     def asking(self, stage: str | None) -> Asking:
-        """Ask as the recipe says, with the weights that a stage left; None: untuned."""
+        """Return the recipe's settings for asking the weights a stage left; None: untuned."""
         return Asking(
             sampling=sampling_of(self.job.recipe),
             model=self.weights(stage),
@@ -88,7 +88,7 @@ def run_evaluate(job: Job) -> EvaluateSummary:
         raise RunError("there is no suite left to evaluate on: add one to evaluate.suites, say own")
     known = _known(job, suites, trained)
     spent = job.hours_left is not None and job.hours_left < LEAST_HOURS
-    if spent and not any(one["answered"] for one in known.values()):
+    if spent and not any(suite["answered"] for suite in known.values()):
         raise RunError(
             f"max_hours={job.recipe.max_hours:g} is spent before evaluation began: "
             "rerun the command with a larger max_hours to resume"
@@ -98,13 +98,13 @@ def run_evaluate(job: Job) -> EvaluateSummary:
         loaded = student_to_ask(job.recipe, job.say, adapter=adapter, pinned=job.earlier.training(trained).revision)
         student = Student(job, loaded, trained, examples_of(job.run.path))
         _answer_suites(student, suites, known, ends)
-    found = compare.standing([job.run.path], seed=job.recipe.seed)
-    write_whole(job.out / "standing.md", compare.standing_markdown(found))
-    job.say(compare.standing_text(found))
+    standing = compare.standing([job.run.path], seed=job.recipe.seed)
+    write_whole(job.out / "standing.md", compare.standing_markdown(standing))
+    job.say(compare.standing_text(standing))
     return EvaluateSummary(
-        line=found.sentences[0],
-        sentences=list(found.sentences),
-        partial=any(one["answered"] < one["problems"] for one in known.values()),
+        line=standing.sentences[0],
+        sentences=list(standing.sentences),
+        partial=any(suite["answered"] < suite["problems"] for suite in known.values()),
         arm=_arm(job, trained) if trained else None,
     )
 
@@ -125,18 +125,18 @@ def _holds_programs(suite: Sequence[Problem]) -> bool:
 
 
 def _may_not_run(job: Job) -> str | None:
-    return sandbox.why_not() if job.recipe.evaluate.allow_code else "evaluate.allow_code=true allows to run them"
+    return sandbox.why_not() if job.recipe.evaluate.allow_code else "evaluate.allow_code=true allows running them"
 
 
 def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> dict[str, dict[str, Any]]:
     """Collect what is known of each suite: how much is answered, and which problems the training rows restate.
 
-    A corpus leaves out its overlap with the suites of its day; a suite added later is checked here.
+    A corpus leaves out its overlap with the suites it was built with; a suite added later is checked here.
     """
-    words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # not looked for then is looked for now
+    words = job.recipe.corpus.decontaminate or Corpus().decontaminate  # checked now even if the corpus did not
     overlaps: dict[str, dict[str, str]] = {}
     if trained is not None:
-        pool = {one.id: one for one in job.run.problems()}
+        pool = {problem.id: problem for problem in job.run.problems()}
         ids = {row["problem_id"] for row in job.run.rows("train")} & set(pool)
         learned = [
             Trajectory(problem_id=id, sample=0, question="", plan=(), execution="", answer=None) for id in sorted(ids)
@@ -147,7 +147,7 @@ def _known(job: Job, suites: dict[str, list[Problem]], trained: str | None) -> d
         name: {
             "problems": len(suite),
             "answered": before.get(name, {}).get("answered", 0),
-            "in_training": sorted({found[name] for found in overlaps.values() if name in found}),
+            "in_training": sorted({by_suite[name] for by_suite in overlaps.values() if name in by_suite}),
             "words": words,
             "baseline": _of_the_baseline(job),
         }
@@ -161,12 +161,12 @@ def _keep(job: Job, known: dict[str, dict[str, Any]]) -> None:
 
 def _of_the_baseline(job: Job) -> str:
     """Describe the caveats on the baseline's figures; empty if there are none."""
-    made = job.earlier.baseline
+    sft = job.earlier.baseline
     parts = []
-    if made.problems < made.of:
-        parts.append(f"the baseline learned from {made.problems} of the {made.of} problems, which have a solution")
-    if made.steps < made.sft_steps:
-        parts.append(f"the baseline had time for {made.steps} of {made.sft_steps} steps")
+    if sft.problems < sft.of:
+        parts.append(f"the baseline learned from {sft.problems} of the {sft.of} problems, which have a solution")
+    if sft.steps < sft.sft_steps:
+        parts.append(f"the baseline had time for {sft.steps} of {sft.sft_steps} steps")
     return " and ".join(parts)
 
 
@@ -176,7 +176,7 @@ def _of_the_baseline(job: Job) -> str:
 def _answer_suites(
     student: Student, suites: dict[str, list[Problem]], known: dict[str, dict[str, Any]], ends: float
 ) -> None:
-    """Let all models answer all suites, or as much of each as there is time for, then exchange plans."""
+    """Let all models answer all suites, or as much of each as there is time for, then swap plans."""
     job, models = student.job, {}
     prompts = _prompts_by_merit(student)
     for name, suite in suites.items():
@@ -184,7 +184,7 @@ def _answer_suites(
         models[name] = _models(job, student.trained, next(fit, "zero_shot_cot"))
     if ends < math.inf:  # the first of a file may be its easiest
         suites = {name: Random(job.recipe.seed).sample(suite, len(suite)) for name, suite in suites.items()}
-    _keep(job, known)  # before the first answers, which a kill may leave here
+    _keep(job, known)  # before the first answers, which a kill may leave behind
     for name, count in in_turns({name: len(suite) for name, suite in suites.items()}, ends):
         for model in models[name]:
             _answer(student, model, suites[name][:count], job.run.answers(name, model.name))
@@ -200,7 +200,7 @@ def _answer_suites(
 def in_turns(sizes: Mapping[str, int], ends: float) -> Iterator[tuple[str, int]]:
     """Yield which suite to answer next and how much of it: all of it, or with a time limit 128 more of each in turn.
 
-    A step begins if one as long as the longest so far would end in time.
+    A step begins only if one as long as the longest so far would end in time.
     """
     step = STEP if ends < math.inf else max(sizes.values())
     longest = 0.0
@@ -214,15 +214,15 @@ def in_turns(sizes: Mapping[str, int], ends: float) -> Iterator[tuple[str, int]]
 
 
 def _prompts_by_merit(student: Student) -> Sequence[Mode]:
-    """Order the untuned model's prompts, the best first: on problems of the pool, of which it has learned none."""
+    """Order the untuned model's prompts, best first, on pool problems: it has learned none of them."""
     job, loaded = student.job, student.loaded
-    small = () if loaded.preset.wants_gpu else ("few_shot",)  # these need to be shown what is wanted
+    small = () if loaded.preset.wants_gpu else ("few_shot",)  # small models need to be shown what is wanted
     part = job.recipe.evaluate
     wanted = part.prompts or ("zero_shot_cot", "plan_then_solve", *small)
     modes = prompts_with_examples(wanted, student.examples, job.say)
-    asked = [one for one in student.examples if one.kind != "code"]
-    # What is shown in few_shot is not asked; half of a small pool is enough to choose on.
-    validation = Random(job.recipe.seed).sample(asked, min(CHOSEN_ON, len(asked) // 2))
+    problems = [problem for problem in student.examples if problem.kind != "code"]
+    # At most half of a small pool: few_shot shows none of the problems that it asks.
+    validation = Random(job.recipe.seed).sample(problems, min(CHOSEN_ON, len(problems) // 2))
     if not validation:
         return modes
     return prompts_by_merit(
@@ -235,7 +235,7 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
 
 
 def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
-    """List the untuned model at its best prompt, then each that was trained."""
+    """List the untuned model at its best prompt, then each trained one."""
     models = [Asked("untuned", None, prompt)]
     if job.recipe.has_baseline:
         models.append(Asked("baseline", "baseline", OF_TARGET["solution"]))
@@ -256,13 +256,13 @@ def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) 
 
 
 def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Path, ends: float) -> None:
-    """Ask whether the tuned model's plans do its work, where that is wanted and there is time to ask that often."""
+    """Test whether the tuned model's plans do the work, if that is wanted and there is time for it."""
     job, loaded, part = student.job, student.loaded, student.job.recipe.evaluate
     if not tuned.stage or tuned.mode == "plain" or not (part.interventions or part.plan_use):
         return
     scores = read_records(Score, answers)
     conditions = interventions.CONDITIONS if part.interventions else interventions.PLAN_USE
-    if time.monotonic() + len(conditions) * sum(one.seconds for one in scores) > ends:
+    if time.monotonic() + len(conditions) * sum(score.seconds for score in scores) > ends:
         job.say(f"{answers.stem}: max_hours leaves no time for interventions")
         return
     follow = interventions.as_beginning(loaded.generate, ASK[tuned.mode])
@@ -271,12 +271,12 @@ def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Pa
     out = job.run.interventions / answers.name
     greedy = Sampling(max_tokens=part.max_tokens, seed=job.recipe.seed)
     how = replace(student.asking(tuned.stage), sampling=greedy)
-    found = interventions.intervene(follow, suite, scores, out=out, conditions=conditions, how=how)
-    write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    summary = interventions.intervene(follow, suite, scores, out=out, conditions=conditions, how=how)
+    write_whole(out.with_name(f"{out.stem}.summary.json"), json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
 
 
 def _arm(job: Job, trained: str) -> str:
-    """Name the tuned model as comparisons do: the arms of the paper's comparison keep the names they have there."""
+    """Name the tuned model as comparisons do: the arms of the paper's comparison keep their names."""
     if trained != "sft":
         return trained
     part = present(job.recipe.sft)

@@ -1,7 +1,7 @@
 """Measure how reliable a share is: intervals, two models on the same problems, many comparisons at once.
 
     wilson(22, 60)                            -> 36.7 % (25.6 to 49.3)
-    mean([1.0, 0.5, 0.0, 0.25])               -> 43.8 % (16.6 to 77.8): problems with a share of right samples each
+    mean([1.0, 0.5, 0.0, 0.25])               -> 43.8 % (16.6 to 77.8): one share of right samples per problem
     paired([1, 1, 0, 1], [0, 1, 1, 0])        -> +25.0 points (-52.6 to +76.4), 2 problems won, 1 lost, p = 1
 
     over_trainings(paired(...), [0.03, -0.01, 0.05])  -> the same, p and interval by the t test of the trainings
@@ -32,16 +32,16 @@ class Estimate:
     high: float
 
     def percent(self) -> str:
-        """36.7 % (25.6 to 49.3)."""
+        """Format as 36.7 % (25.6 to 49.3)."""
         return f"{100 * self.value:.1f} % ({100 * self.low:.1f} to {100 * self.high:.1f})"
 
     def points(self) -> str:
-        """+25.0 points (+13.1 to +36.9): a difference of two shares."""
+        """Format a difference of two shares as +25.0 points (+13.1 to +36.9)."""
         return f"{100 * self.value:+.1f} points ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
 def p_text(p: float) -> str:
-    """0.24, 0.013, or < 0.001."""
+    """Format as 0.24, 0.013, or < 0.001."""
     return "< 0.001" if p < 0.001 else f"{p:.2f}" if p >= 0.1 else f"{p:.3f}"
 
 
@@ -89,7 +89,7 @@ def mean(
 
 
 def of_problems(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """A share of problems: Wilson where each is right or wrong, the bootstrap where several samples make it a share."""
+    """Estimate a share of problems: Wilson if each is right or wrong, bootstrap if several samples make it a share."""
     if all(value in (0, 1) for value in values):
         return wilson(round(sum(values)), len(values))
     return mean(values, seed=seed)
@@ -100,7 +100,7 @@ def of_problems(values: Sequence[float], *, seed: int = 0) -> Estimate:
 
 @dataclass(frozen=True)
 class Paired:
-    """One model beside another on the same problems."""
+    """One model next to another on the same problems."""
 
     problems: int
     difference: Estimate  # the first minus the second
@@ -110,11 +110,11 @@ class Paired:
     trainings: int = 1  # of each model
 
 
-def paired(ours: Sequence[float], theirs: Sequence[float], *, seed: int = 0) -> Paired:
-    """Compare two models problem by problem; `ours[i]` and `theirs[i]` are of the same problem."""
-    differences = [our - their for our, their in zip(ours, theirs, strict=True)]
-    won, lost = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
-    right_or_wrong = all(value in (0, 1) for value in (*ours, *theirs))
+def paired(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Paired:
+    """Compare two models problem by problem; `first[i]` and `second[i]` are of the same problem."""
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    won, lost = sum(difference > 0 for difference in differences), sum(difference < 0 for difference in differences)
+    right_or_wrong = all(value in (0, 1) for value in (*first, *second))
     p = mcnemar(won, lost) if right_or_wrong else sign_flips(differences, seed=seed)
     return Paired(len(differences), mean(differences, seed=seed, bounds=(-1.0, 1.0)), won, lost, p)
 
@@ -127,7 +127,7 @@ def mcnemar(won: int, lost: int) -> float:
 
 def sign_flips(differences: Sequence[float], *, seed: int = 0, flips: int = _FLIPS) -> float:
     """Estimate the two-sided p value of a mean difference: how often random signs reach it. McNemar beyond 0 and 1."""
-    sizes = Counter(round(abs(one), 12) for one in differences if one)
+    sizes = Counter(round(abs(difference), 12) for difference in differences if difference)
     observed = abs(sum(differences)) - 1e-9
     rng, as_large = Random(seed), 1  # the observed signs are one of the possible ones
     for _ in range(flips):
@@ -139,22 +139,22 @@ def sign_flips(differences: Sequence[float], *, seed: int = 0, flips: int = _FLI
 # --- several trainings ------------------------------------------------------------------------------------------------
 
 
-def over_trainings(found: Paired, differences: Sequence[float]) -> Paired:
-    """Put the t test of the trainings in place of the problems'; `differences` has one a seed.
+def over_trainings(over_problems: Paired, differences: Sequence[float]) -> Paired:
+    """Replace the test over problems by the t test over trainings; `differences` has one per seed.
 
-    Where all are equal, by chance or because both models are the same, the problems' test stays.
+    If all are equal, by chance or because both models are the same, the test over problems stays.
     """
     count, centre = len(differences), fmean(differences)
     if not (spread := stdev(differences) / math.sqrt(count)):
-        return replace(found, trainings=count)
+        return replace(over_problems, trainings=count)
     half = t_quantile(count - 1) * spread
     difference = Estimate(centre, max(-1.0, centre - half), min(1.0, centre + half))
     p = t_tails(centre / spread, count - 1)
-    return replace(found, difference=difference, p=p, trainings=count)
+    return replace(over_problems, difference=difference, p=p, trainings=count)
 
 
 def of_trainings(shares: Sequence[float], over_problems: Estimate) -> Estimate:
-    """Widen an interval over problems to the t interval of the trainings' own figures, one a seed."""
+    """Widen an interval over problems to the t interval of the trainings' own figures, one per seed."""
     half = t_quantile(len(shares) - 1) * stdev(shares) / math.sqrt(len(shares))
     low, high = min(over_problems.low, fmean(shares) - half), max(over_problems.high, fmean(shares) + half)
     return Estimate(over_problems.value, max(0.0, low), min(1.0, high))

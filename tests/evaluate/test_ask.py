@@ -88,7 +88,7 @@ def test_the_command_prints_plan_working_and_answer_and_json(run):
 def test_without_a_trained_model_or_a_question_it_is_one_sentence(run, tmp_path):
     with pytest.raises(PlantuneError, match="the question is empty"):
         ask.ask_student(run, " \n")
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         ask.ask_student(tmp_path / "nothing", QUESTION)
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(RunError, match="has no trained model yet; plantune train .* makes it"):

@@ -227,7 +227,7 @@ def test_a_prompt_that_a_kill_left_with_the_easy_problems_is_not_the_best_for_th
 def test_without_an_untuned_model_nobody_knows(tmp_path):
     answers(tmp_path, "own.m1", ("m1", range(40)))
     found = standing([tmp_path])
-    assert found.sentences == ("own: nobody knows whether m1 gained anything: the untuned model was not asked",)
+    assert found.sentences == ("own: whether m1 gained anything is unknown: the untuned model was not asked",)
     assert found.comparisons == ()
 
 

@@ -117,7 +117,7 @@ def test_a_test_problem_under_another_id_is_no_example(tmp_path):
     disguised = [
         replace(problem, id=f"mine/{problem.id}", question=f"{problem.question.upper()} ") for problem in PROBLEMS
     ]
-    with pytest.raises(PlantuneError, match="of 62 there are 2"):
+    with pytest.raises(PlantuneError, match="2 of 62 are"):
         examples = [*disguised, *EXAMPLES[:2]]
         evaluate_problems(
             right_on(bool), PROBLEMS, mode="few_shot", out=tmp_path / "a.b.jsonl", how=Asking(examples=examples)
@@ -328,7 +328,7 @@ def test_more_problems_are_added_and_fewer_are_counted_alone(tmp_path):
 def test_another_problem_of_the_same_id_is_found_out(tmp_path):
     out = tmp_path / "own.sft.jsonl"
     evaluate_problems(right_on(bool), PROBLEMS[:5], mode="m1", out=out)
-    with pytest.raises(PlantuneError, match=f"answers another {PROBLEMS[4].id}"):
+    with pytest.raises(PlantuneError, match=f"answers a different {PROBLEMS[4].id}"):
         evaluate_problems(right_on(bool), [*PROBLEMS[:4], replace(PROBLEMS[4], answer="-1")], mode="m1", out=out)
 
 

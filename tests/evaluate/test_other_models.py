@@ -69,7 +69,7 @@ def test_a_gguf_file_answers_through_llama_cpp(run):
 
 @pytest.mark.parametrize(
     ("where", "words"),
-    [("nowhere", "is no model"), ("http://127.0.0.1:1/v1", "which model of"), ("missing.gguf", "is no model")],
+    [("nowhere", "is not a model"), ("http://127.0.0.1:1/v1", "which model of"), ("missing.gguf", "is not a model")],
 )
 def test_what_is_no_model_is_a_sentence(run, where, words):
     with pytest.raises(PlantuneError, match=words):
