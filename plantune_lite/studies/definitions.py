@@ -33,7 +33,7 @@ class Variant:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Question of a study, the variants that answer it, and notes to read with them."""
+    """The question of a study, the variants that answer it, and notes to read with them."""
 
     what: str
     asks: str
@@ -67,7 +67,7 @@ _BY_BOTH = Variant("both", ("corpus.filter=both",), "plans with enough points th
 
 def _filter(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     if not recipe.plans_are_scored:
-        return [_UNFILTERED, _BY_ANSWER], ["Nobody scored these plans."]
+        return [_UNFILTERED, _BY_ANSWER], ["These plans have no scores."]
     if not _has_low_scores(recipe):
         raise RecipeError(
             f"distill.execute is {recipe.distill.execute!r}, so plans with a low score were never carried out. "
@@ -152,7 +152,7 @@ def _reward(recipe: Recipe) -> tuple[list[Variant], list[str]]:
 
 
 def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]:
-    """Plans x continuations that make a group of the same size: all variants sample as much."""
+    """Choose plans x continuations that make a group of the same size, so that all variants sample equally."""
     if plans * continuations == group:
         return plans, continuations
     shapes = [(count, group // count) for count in range(2, group + 1) if group % count == 0]
@@ -163,7 +163,7 @@ def _guided_shape(group: int, plans: int, continuations: int) -> tuple[int, int]
 
 
 def _preference(recipe: Recipe) -> tuple[list[Variant], list[str]]:
-    once = ("grpo=none", "cpl.rounds=1")  # a second round would search with what the first has made
+    once = ("grpo=none", "cpl.rounds=1")  # a second round would search with the model that the first trained
     dpo, apo = (*once, "cpl.alpha=0"), (*once, f"cpl.alpha={present(recipe.cpl).alpha or 1.0:g}")
     variants = [
         Variant("sft", (*dpo, "cpl.pairs=none"), "right paths alone, imitated"),
@@ -206,7 +206,7 @@ def _mixture(recipe: Recipe) -> tuple[list[Variant], list[str]]:
         Variant(
             "routed",
             (),
-            "an adapter a source, each asked what is of its source",
+            "one adapter per source, each asked its source's problems",
             routes={_plain(source): f"only-{name}" for source, name in sources.items()},
         ),
     ], ["All variants are tested on the same problems. One source alone has fewer rows."]
@@ -216,11 +216,11 @@ def _sources(recipe: Recipe) -> dict[str, str]:
     """Map each source to its name in folders."""
     if recipe.problems.path is not None:
         return {recipe.problems.path: "file"}
-    found = [text.strip() for text in recipe.problems.source.split("+")]
-    names = [re.sub(r"[^A-Za-z0-9]+", "-", _plain(source)).strip("-") or "source" for source in found]
+    sources = [text.strip() for text in recipe.problems.source.split("+")]
+    names = [re.sub(r"[^A-Za-z0-9]+", "-", _plain(source)).strip("-") or "source" for source in sources]
     return {
-        source: name if names.count(name) == 1 else f"{name}-{place}"
-        for place, (source, name) in enumerate(zip(found, names, strict=True), 1)
+        source: name if names.count(name) == 1 else f"{name}-{number}"
+        for number, (source, name) in enumerate(zip(sources, names, strict=True), 1)
     }
 
 
@@ -251,7 +251,7 @@ def _world(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     source = canonical(recipe.problems.source)
     if not source.startswith(PREFIX):
         raise RecipeError(
-            f"problems.source is {source!r}, which is no world: set problems.source=world:blocksworld, or take "
+            f"problems.source is {source!r}, which is not a world: set problems.source=world:blocksworld, or use "
             "the recipe smollm2_135m_worlds"
         )
     alone, world = ("cpl=none", "grpo=none"), source.removesuffix("_walks").removesuffix("_mixed")

@@ -1,6 +1,6 @@
 """Write the results of a study for a terminal, as Markdown (table.md) and as JSON (table.json).
 
-Besides right answers a table has columns of its own, arm by arm: arm -> column -> cell.
+Besides right answers a table has more columns: arm -> column -> cell.
 
     trained({"m1": (Path("runs/mine/ablate/target/m1"),)})        -> {"m1": {"rows": "256", "steps": "64"}}
     knowledge({"walks": (...,)})      -> {"walks": {"can a step be done? probe": "91.0 % (84.2 to 95.9)", ...}}
@@ -43,62 +43,62 @@ class Found:
     command: str
     beside: Standing  # its notes are the study's as well
     failed: Mapping[str, str]  # run -> why
-    figures: Cells = field(default_factory=dict)  # arm -> more columns of its line
+    figures: Cells = field(default_factory=dict)  # arm -> more columns of its row
 
 
-def study_text(found: Found) -> str:
+def study_text(outcome: Found) -> str:
     """Render for a terminal."""
-    tables = standing_text(found.beside, lines=partial(_lines, found))
-    return printable(f"{found.study.asks}\n{tables}")
+    tables = standing_text(outcome.beside, lines=partial(_lines, outcome))
+    return printable(f"{outcome.study.asks}\n{tables}")
 
 
-def study_markdown(found: Found) -> str:
-    """Render for a page: the terminal's, with what each variant is and how to make it again."""
-    variants = [(one.name, one.tests, " ".join(one.settings)) for one in found.study.variants]
+def study_markdown(outcome: Found) -> str:
+    """Render for a page: as for a terminal, with the variants and the command that makes it again."""
+    variants = [(variant.name, variant.tests, " ".join(variant.settings)) for variant in outcome.study.variants]
     parts = [
-        f"# {found.study.what} of {found.recipe}",
-        found.study.asks,
-        standing_markdown(found.beside, lines=partial(_lines, found)).rstrip(),
+        f"# {outcome.study.what} of {outcome.recipe}",
+        outcome.study.asks,
+        standing_markdown(outcome.beside, lines=partial(_lines, outcome)).rstrip(),
         "## The variants",
         markdown_table(("variant", "what it learns", "settings"), variants),
-        f"Made by `{found.command}`; rerun it to resume, or to make it again.",
+        f"Made by `{outcome.command}`; rerun it to resume, or to make it again.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def study_json(found: Found) -> dict[str, Any]:
-    """For programs."""
+def study_json(outcome: Found) -> dict[str, Any]:
+    """Convert to JSON, for programs."""
     return {
-        "study": found.study.what,
-        "folder": str(found.folder),
-        "recipe": found.recipe,
-        "command": found.command,
-        **asdict(found.beside),
-        "figures": found.figures,
-        "variants": [{"name": one.name, "tests": one.tests, "settings": one.settings} for one in found.study.variants],
-        "failed": dict(found.failed),
+        "study": outcome.study.what,
+        "folder": str(outcome.folder),
+        "recipe": outcome.recipe,
+        "command": outcome.command,
+        **asdict(outcome.beside),
+        "figures": outcome.figures,
+        "variants": [{"name": v.name, "tests": v.tests, "settings": v.settings} for v in outcome.study.variants],
+        "failed": dict(outcome.failed),
     }
 
 
-def write(found: Found) -> list[Path]:
-    """Write them all; the files."""
+def write(outcome: Found) -> list[Path]:
+    """Write table.md and table.json; return their paths."""
     texts = {
-        "table.md": study_markdown(found),
-        "table.json": json.dumps(study_json(found), indent=1, ensure_ascii=False) + "\n",
+        "table.md": study_markdown(outcome),
+        "table.json": json.dumps(study_json(outcome), indent=1, ensure_ascii=False) + "\n",
     }
     for name, text in texts.items():
-        write_whole(found.folder / name, text)
-    return [found.folder / name for name in texts]
+        write_whole(outcome.folder / name, text)
+    return [outcome.folder / name for name in texts]
 
 
-def _lines(found: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Make the columns of a table and its lines."""
-    more = list(dict.fromkeys(name for cells in found.figures.values() for name in cells))
+def _lines(outcome: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Make the columns of a table and its rows."""
+    more = list(dict.fromkeys(name for cells in outcome.figures.values() for name in cells))
     lines = []
     for row in rows:
         share, _, interval = row.accuracy.percent().partition(" (")
-        seeds = ", ".join(f"{100 * one:.1f}" for one in row.by_seed)
-        cells = [found.figures.get(row.model, {}).get(name, "") for name in more]
+        seeds = ", ".join(f"{100 * value:.1f}" for value in row.by_seed)
+        cells = [outcome.figures.get(row.model, {}).get(name, "") for name in more]
         lines.append([named(row.model, row.mode), str(row.problems), share, interval.rstrip(")"), seeds, *cells])
     return ["variant", "of", "right", "95 %", "seeds", *more], lines
 
@@ -108,13 +108,13 @@ def _lines(found: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]
 
 def trained(arms: Arms) -> Cells:
     """Count the rows that each arm learned from and the steps of its trainings."""
-    found = {}
+    cells = {}
     for name, runs in arms.items():
-        made = [read_manifest(run).summaries for run in runs if run]
-        rows = _span([one.corpus.train for one in made if "corpus" in one.made])
-        steps = (_span([one.training(stage).steps for one in made if stage in one.made]) for stage in TRAININGS)
-        found[name] = {"rows": rows, "steps": " + ".join(filter(None, steps))}
-    return found
+        summaries = [read_manifest(run).summaries for run in runs if run]
+        rows = _span([summary.corpus.train for summary in summaries if "corpus" in summary.made])
+        steps = (_span([s.training(stage).steps for s in summaries if stage in s.made]) for stage in TRAININGS)
+        cells[name] = {"rows": rows, "steps": " + ".join(filter(None, steps))}
+    return cells
 
 
 def _span(counts: Sequence[int]) -> str:
@@ -138,10 +138,10 @@ def probe_all(arms: Arms, limit: int | None, say: Callable[[str], object]) -> It
 
 
 def knowledge(arms: Arms) -> Cells:
-    """Read what the probes found; of the untuned model what the first arm's say."""
-    found = {name: [one["worlds"] for one in _probes(runs) if "worlds" in one] for name, runs in arms.items()}
-    cells = {name: _known(worlds, "tuned") for name, worlds in found.items() if worlds}
-    first = next(filter(None, found.values()), [])
+    """Read what the probes measured; for the untuned model, use those of the first arm."""
+    probed = {name: [probe["worlds"] for probe in _probes(runs) if "worlds" in probe] for name, runs in arms.items()}
+    cells = {name: _known(worlds, "tuned") for name, worlds in probed.items() if worlds}
+    first = next(filter(None, probed.values()), [])
     if first and "untuned" in first[0]["validity"]:
         cells[UNTUNED] = _known(first, "untuned")
     return cells
@@ -154,13 +154,13 @@ def _probes(runs: Runs) -> list[dict[str, Any]]:
 
 def _known(worlds: Sequence[Mapping[str, Any]], model: str) -> dict[str, str]:
     return {
-        "can a step be done? probe": _over_seeds([one["validity"][model]["auroc"] for one in worlds]),
-        "its own probability": _over_seeds([one["output_probability"][model]["mean"]["auroc"] for one in worlds]),
+        "can a step be done? probe": _over_seeds([world["validity"][model]["auroc"] for world in worlds]),
+        "its own probability": _over_seeds([world["output_probability"][model]["mean"]["auroc"] for world in worlds]),
     }
 
 
 def _over_seeds(measured: Sequence[Mapping[str, float]]) -> str:
-    values = [one["value"] for one in measured]
+    values = [auroc["value"] for auroc in measured]
     if len(values) == 1:
         return Estimate(values[0], measured[0]["low"], measured[0]["high"]).percent()
     return of_trainings(values, Estimate(*[fmean(values)] * 3)).percent()

@@ -64,7 +64,7 @@ def test_the_studies_are_those_whose_folders_hold_runs():
 def test_a_filter_study_needs_scores_for_two_of_its_four():
     assert list(variants("filter", SCORED)) == ["unfiltered", "plan", "answer", "both"]
     assert list(variants("filter", RECIPE)) == ["unfiltered", "answer"]
-    assert "Nobody scored these plans" in definitions.study("filter", RECIPE).notes[0]
+    assert "These plans have no scores" in definitions.study("filter", RECIPE).notes[0]
 
 
 def test_a_threshold_is_raised_from_the_recipe_s_own():
@@ -182,7 +182,7 @@ def test_a_world_is_learned_from_plans_from_walks_and_from_both_and_each_is_prob
 @pytest.mark.parametrize(
     ("what", "settings", "sentence"),
     [
-        ("world", [], "problems.source is 'practice', which is no world: set problems.source=world:blocksworld"),
+        ("world", [], "problems.source is 'practice', which is not a world: set problems.source=world:blocksworld"),
         ("filter", ["distill.teacher=gemini"], "Set distill.execute=all"),
         ("threshold", [], "set distill.teacher to one that scores"),
         ("threshold", ["distill.teacher=gemini"], "set corpus.filter=both"),
@@ -335,7 +335,7 @@ def test_a_variant_that_fails_is_named_and_the_others_go_on(mended):
 
 
 def test_a_study_of_nothing_but_failures_is_an_error(tmp_path):
-    with pytest.raises(RunError, match="no variant of the study filter came to its end:\n  unfiltered: .*missing.csv"):
+    with pytest.raises(RunError, match="every variant of the study filter failed:\n  unfiltered: .*missing.csv"):
         toy("filter", tmp_path / "r", override(RECIPE, ["problems.path=missing.csv"]))
 
 
@@ -344,7 +344,7 @@ def test_without_a_key_no_two_teachers_stand_side_by_side(whole, tmp_path):
     manifest.stages["distill"].inputs["distill.teacher"] = "gemini"
     write_manifest(tmp_path / "r", manifest)
     gemini = override(RECIPE, ["distill.teacher=gemini", "distill.execute=all"])
-    with pytest.raises(RunError, match="needs plans from Gemini that nobody has asked for yet: set GEMINI_API_KEY"):
+    with pytest.raises(RunError, match="needs plans from Gemini that were not made yet: set GEMINI_API_KEY"):
         toy("filter", tmp_path / "r", gemini)
 
 
