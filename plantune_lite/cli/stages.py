@@ -77,7 +77,7 @@ def _evaluate_resampled(wanted: Recipe, tries: int, *, as_json: bool = False, **
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(RunFolder(folder).at_work):
         found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
-        page.made_again(folder)
+        page.rewrite_report(folder)
     text = user_code.load_from_lab("resampled_text")(found)
     print_result(as_json, found, f"{text}\nalso in {RunFolder(folder).report}")
 
@@ -116,7 +116,7 @@ def report(run: Path) -> None:
 
     folder = folder_of_run(run)
     with locked(RunFolder(folder).at_work):
-        line = page.made_again(folder)
+        line = page.rewrite_report(folder)
     click.echo(line)
 
 

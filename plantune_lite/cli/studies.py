@@ -86,5 +86,5 @@ def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     with locked(RunFolder(folder).at_work):
         probe_run = user_code.load_from_lab("probe")
         found = probe_run(folder, problems=problems, say=teller(as_json), show=show)
-        page.made_again(folder)
+        page.rewrite_report(folder)
     print_result(as_json, found, f"{found['line']}\nall of it: {RunFolder(folder).report}")

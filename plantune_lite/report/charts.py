@@ -1,9 +1,9 @@
-"""Small charts as SVG text: curves, and shares with their intervals. They follow the reader's dark or light page.
+"""Draw small charts as SVG text: curves, and shares with their intervals. They follow a dark or light page.
 
 curves("loss", {"training": [(1, 2.1), (2, 1.7)], "validation": [(2, 1.9)]}, across="step") -> "<svg ...>"
 shares("own", [("untuned", Estimate(0.03, 0.01, 0.06)), ("m1", ...)]) -> "<svg ...>"
 
-Each is whole in itself: the same text stands in a report and, as a file, in a model card.
+Each is self-contained: the same text goes into a report and, as a file, into a model card.
 """
 
 import math
@@ -30,7 +30,7 @@ _STYLE = (
 
 
 def curves(title: str, series: Mapping[str, Points], *, across: str = "step") -> str:
-    """One line a series, over the same axes; what is no finite number is left out."""
+    """Draw one line per series over the same axes; leave out what is not a finite number."""
     finite = {name: [point for point in points if math.isfinite(point[1])] for name, points in series.items()}
     drawn = {name: points for name, points in finite.items() if points}
     if not drawn:
@@ -67,17 +67,17 @@ def curves(title: str, series: Mapping[str, Points], *, across: str = "step") ->
 
 
 def shares(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
-    """A dot and its interval a row, from none to all."""
+    """Draw a dot and its interval per row, on a scale from none right to all right."""
     if not rows:
         return ""
     labels, height = 190, _TOP + _ROW * len(rows) + _BOTTOM
-    most = min(1.0, max(0.1, math.ceil(10 * max(estimate.high for _, estimate in rows)) / 10))
+    top = min(1.0, max(0.1, math.ceil(10 * max(estimate.high for _, estimate in rows)) / 10))
 
     def across(share: float) -> float:
-        return round(labels + max(0.0, share) / most * (_WIDTH - labels - 110), 1)
+        return round(labels + max(0.0, share) / top * (_WIDTH - labels - 110), 1)
 
     parts = [_text(0, 16, title, "t")]
-    for value in _ticks(0.0, most):
+    for value in _ticks(0.0, top):
         x = across(value)
         parts.append(f'<line class="g" x1="{x}" x2="{x}" y1="{_TOP}" y2="{height - _BOTTOM}"/>')
         parts.append(_text(x, height - _BOTTOM + 16, f"{round(100 * value, 1):g} %", anchor="middle"))
@@ -91,7 +91,7 @@ def shares(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
     return _svg(title, height, parts)
 
 
-# --- the pieces -------------------------------------------------------------------------------------------------------
+# --- SVG parts --------------------------------------------------------------------------------------------------------
 
 
 def _svg(title: str, height: float, parts: Sequence[str]) -> str:
@@ -117,7 +117,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """About four round numbers between two others."""
+    """List about four round numbers between two others."""
     rough = (high - low) / 4
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)

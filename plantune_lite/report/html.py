@@ -1,8 +1,8 @@
-"""A page of HTML that is whole in itself: no script, nothing loaded from elsewhere, dark where the reader's screen is.
+"""Render a self-contained HTML page: no script, nothing loaded from elsewhere, dark if the reader's screen is.
 
 page("mine", [section("Scores", table(("model", "right"), [("m1", "40 %")]))]) -> "<!doctype html>..."
 
-Whatever a model, a teacher or a file wrote comes in through text() and is shown, never read as markup.
+Whatever a model, a teacher or a file wrote goes through text() and is shown, never read as markup.
 """
 
 from collections.abc import Iterable, Sequence
@@ -47,23 +47,23 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def text(words: Any, limit: int | None = None) -> str:
-    """Anybody's words, as they are."""
+    """Escape untrusted words, to show them as they are."""
     return escape(printable(str(words), limit=limit))
 
 
 def paragraph(words: str, kind: str = "") -> str:
-    """A paragraph; `kind` is first or soft."""
+    """Render a paragraph; `kind` is first or soft."""
     return f'<p class="{kind}">{text(words)}</p>' if kind else f"<p>{text(words)}</p>"
 
 
 def section(title: str, *parts: str) -> str:
-    """A heading and what is below it; nothing where there is nothing."""
-    found = [part for part in parts if part]
-    return "\n".join([f"<h2>{text(title)}</h2>", *found]) if found else ""
+    """Render a heading and what is below it; empty if all parts are."""
+    shown = [part for part in parts if part]
+    return "\n".join([f"<h2>{text(title)}</h2>", *shown]) if shown else ""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table that scrolls by itself where the screen is narrow."""
+    """Render a table that scrolls by itself on a narrow screen."""
     lines = ["".join(f"<td>{text(cell)}</td>" for cell in row) for row in rows]
     if not lines:
         return ""
@@ -78,11 +78,11 @@ def folded(title: str, *parts: str) -> str:
 
 
 def block(words: str, title: str = "") -> str:
-    """A longer text with its line breaks."""
+    """Render a longer text with its line breaks."""
     head = f'<p class="soft">{text(title)}</p>' if title else ""
     return f"<div>{head}<pre>{text(words)}</pre></div>"
 
 
 def beside(*parts: str) -> str:
-    """Two things next to each other, one below the other on a phone."""
+    """Put parts next to each other, or one below the other on a phone."""
     return f'<div class="beside">{"".join(parts)}</div>'

@@ -1,9 +1,9 @@
-"""A run folder as one page: report.html, whole in itself, and its charts as files in figures/.
+"""Write a run folder up as one self-contained page, report.html, with its charts as files in figures/.
 
     report(Path("runs/mine")) -> {"line": "report.html: own: m1 is better than ...", ...}
 
-First who is better than the untuned model and whether the plan does the work, then what it was made from: problems,
-plans, training, time and money, versions, and how to make it again. A part of a run that is not there is not mentioned.
+First which model beats the untuned one and whether the plan does the work, then what it was made from: problems,
+plans, training, time and money, versions, and how to make it again. Missing parts of a run are not mentioned.
 """
 
 import json
@@ -39,25 +39,25 @@ _CURVES = {  # chart -> the figures of a step that it draws
 
 
 def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
-    """Write the page and the charts, and say in a line what it says first."""
+    """Write the page and the charts; the summary's line is the page's first sentence."""
     manifest, folder = read_manifest(run), RunFolder(run)
     recipe = folder.recipe_row()
-    stood = _stood(run, seed)
-    figures = dict(_figures(run, manifest, stood))
+    standing = _standing(run, seed)
+    figures = dict(_figures(run, manifest, standing))
     for name, svg in figures.items():
         write_whole(folder.figures / f"{name}.svg", svg + "\n")
-    first, *others = stood.sentences or ("nothing was evaluated",)
+    first, *others = standing.sentences or ("nothing was evaluated",)
     parts = [
         f"<h1>{html.text(recipe['name'])}</h1>",
         html.paragraph(_about(recipe, manifest), "soft"),
         html.paragraph(first, "first"),
         *map(html.paragraph, others),
         html.paragraph(_FOR_PLANNING, "soft") if recipe["problems"]["source"] == "practice" else "",
-        *_first_screen(run, stood, figures),
-        *_scores(stood, figures),
+        *_first_screen(run, standing, figures),
+        *_scores(standing, figures),
         _plan_use(run),
         _of_the_lab(folder.probe),
-        _wins_and_losses(run, stood),
+        _wins_and_losses(run, standing),
         _data(folder),
         _training(figures),
         _of_the_lab(folder.adapter("cpl")),
@@ -69,12 +69,12 @@ def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
     return ReportSummary(line=f"report.html: {first}", figures=sorted(figures))
 
 
-def made_again(run: Path) -> str:
-    """Rewrite the page with what has been found since, and update the manifest. Return its line, with its path."""
+def rewrite_report(run: Path) -> str:
+    """Rewrite the page with newer results, and update the manifest. Return its line, with its path."""
     line = f"{run / write_report(run).line}"
     manifest = read_manifest(run)
-    if made := manifest.stages.get("report"):
-        made.outputs = outputs_of(run, ("report.html", "figures"))
+    if entry := manifest.stages.get("report"):
+        entry.outputs = outputs_of(run, ("report.html", "figures"))
         write_manifest(run, manifest)
     return line
 
@@ -94,14 +94,14 @@ def _about(recipe: Mapping[str, Any], manifest: Manifest) -> str:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-def _first_screen(run: Path, stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
+def _first_screen(run: Path, standing: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
     """Show the scores of the first suite as a picture, and one problem that the baseline fails and the plan solves."""
-    if not stood.rows:
+    if not standing.rows:
         return
-    suite = stood.rows[0].suite
+    suite = standing.rows[0].suite
     yield figures[f"scores_{suite}"]
-    beside = (one for one in stood.comparisons if one.suite == suite and one.reference == compare.BASELINE)
-    won = (pair for one in beside for pair in _pairs(run, one) if pair.gain > 0)
+    beside = (c for c in standing.comparisons if c.suite == suite and c.reference == compare.BASELINE)
+    won = (pair for comparison in beside for pair in _pairs(run, comparison) if pair.gain > 0)
     if pair := next(won, None):
         yield html.section("One problem, without a plan and with one", pair.shown)
 
@@ -110,37 +110,37 @@ class _Pair(NamedTuple):
     """What two compared models wrote on one problem."""
 
     question: str
-    gain: float  # by how much the first is right more often
+    gain: float  # how much more often the first is right
     shown: str
 
 
-def _pairs(run: Path, one: compare.Comparison) -> Iterator[_Pair]:
+def _pairs(run: Path, comparison: compare.Comparison) -> Iterator[_Pair]:
     """Yield the problems on which one of two compared models is right more often than the other."""
-    ours = _answers(run, one.suite, one.model, one.mode)
-    theirs = _answers(run, one.suite, one.reference, one.reference_mode)
-    for row in read_jsonl(RunFolder(run).suites / f"{one.suite}.jsonl"):
-        mine, other = ours.get(row["id"]), theirs.get(row["id"])
+    first = _answers(run, comparison.suite, comparison.model, comparison.mode)
+    second = _answers(run, comparison.suite, comparison.reference, comparison.reference_mode)
+    for row in read_jsonl(RunFolder(run).suites / f"{comparison.suite}.jsonl"):
+        mine, other = first.get(row["id"]), second.get(row["id"])
         if mine and other and (gain := _right(mine) - _right(other)):
             problem = html.block(f"{row['question']}\n\nright: {mine[0].gold}", "the problem")
-            said = _said(one.reference, other, right=gain < 0), _said(one.model, mine, right=gain > 0)
-            yield _Pair(row["question"], gain, problem + html.beside(*said))
+            both = _shown(comparison.reference, other, right=gain < 0), _shown(comparison.model, mine, right=gain > 0)
+            yield _Pair(row["question"], gain, problem + html.beside(*both))
 
 
-def _stood(run: Path, seed: int) -> compare.Standing:
+def _standing(run: Path, seed: int) -> compare.Standing:
     if next(results.answers([run]), None) is None:
         return compare.Standing((), (), (), ())  # nothing was evaluated
     return compare.standing([run], seed=seed)
 
 
-def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator[tuple[str, str]]:
-    for suite, rows in stood.suites():
+def _figures(run: Path, manifest: Manifest, standing: compare.Standing) -> Iterator[tuple[str, str]]:
+    for suite, rows in standing.suites():
         named = [(compare.named(row.model, row.mode), row.accuracy) for row in rows]
         yield f"scores_{suite}", charts.shares(f"{suite}: right answers, with 95 % intervals", named)
     for stage, mine in _metrics(RunFolder(run)).items():
         drawn = dict(_CURVES)
         if stage == "grpo":
             drawn["parts"] = tuple(manifest.summaries.grpo.rewards)
-            del drawn["loss"]  # it begins at nothing and says nothing
+            del drawn["loss"]  # it begins near zero and says nothing
         for name, keys in drawn.items():
             series = {key: [(row["step"], row[key]) for row in mine if key in row] for key in keys}
             if svg := charts.curves(f"{stage}: {name}", series):
@@ -148,27 +148,27 @@ def _figures(run: Path, manifest: Manifest, stood: compare.Standing) -> Iterator
 
 
 def _metrics(run: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    """Group the metrics by stage and step; of a step that was repeated, after a kill or a rerun, keep the later ones.
+    """Group the metrics by stage and step; if a step was repeated, after a kill or a rerun, keep the later ones.
 
     Rounds count their steps from 1 again: a stage with rounds draws its own curves (_of_the_lab).
     """
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    stages: dict[str, dict[int, dict[str, Any]]] = {}
     for row in (row for row in run.metric_rows() if "round" not in row):
-        steps = found.setdefault(row["stage"], {})
+        steps = stages.setdefault(row["stage"], {})
         for later in [step for step in steps if step > row["step"]]:
             del steps[later]
         steps[row["step"]] = {**steps.get(row["step"], {}), **row}
-    return {stage: list(steps.values()) for stage, steps in found.items()}
+    return {stage: list(steps.values()) for stage, steps in stages.items()}
 
 
-def _scores(stood: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
-    for number, (suite, rows) in enumerate(stood.suites()):
+def _scores(standing: compare.Standing, figures: Mapping[str, str]) -> Iterator[str]:
+    for number, (suite, rows) in enumerate(standing.suites()):
         yield html.section(
             f"Right answers on {suite}",
             figures[f"scores_{suite}"] if number else "",  # the first is above
             html.table(*compare.row_table(rows)),
         )
-    yield "".join(html.paragraph(note, "soft") for note in stood.notes)
+    yield "".join(html.paragraph(note, "soft") for note in standing.notes)
 
 
 _GIVEN = {
@@ -190,8 +190,8 @@ def _of_the_lab(folder: Path) -> str:
         shown["title"],
         *(html.paragraph(sentence) for sentence in shown["sentences"]),
         *((folder / name).read_text(encoding="utf-8") for name in shown["charts"]),
-        *(html.table(one["columns"], one["rows"]) for one in shown["tables"]),
-        *(html.folded(one["title"], html.block(one["text"])) for one in shown.get("folded", ())),
+        *(html.table(table["columns"], table["rows"]) for table in shown["tables"]),
+        *(html.folded(part["title"], html.block(part["text"])) for part in shown.get("folded", ())),
     )
 
 
@@ -199,47 +199,47 @@ def _plan_use(run: Path) -> str:
     """Show whether the plan does the work."""
     parts = []
     for path in sorted(RunFolder(run).interventions.glob("*.summary.json")):
-        found = read_object(path)
+        summary = read_object(path)
         title = path.name.removesuffix(".summary.json").replace(".", ", ", 1)
-        if "own_minus" not in found:
-            parts.append(html.paragraph(f"{title}: {found['line']}"))
+        if "own_minus" not in summary:
+            parts.append(html.paragraph(f"{title}: {summary['line']}"))
             continue
-        if anyway := found.get("planned_anyway"):
+        if anyway := summary.get("planned_anyway"):
             parts.append(html.paragraph(f"{title}: given an empty plan, {100 * anyway:.1f} % wrote one themselves."))
         rows = [
-            (_GIVEN[name], one["problems"], Estimate(one["value"], one["low"], one["high"]).percent())
-            for name, one in found["conditions"].items()
+            (_GIVEN[name], figures["problems"], Estimate(figures["value"], figures["low"], figures["high"]).percent())
+            for name, figures in summary["conditions"].items()
         ]
         parts.append(html.table((f"{title}, given", "of", "right (95 %)"), rows))
     return html.section("Does the plan do the work?", *parts)
 
 
-def _wins_and_losses(run: Path, stood: compare.Standing) -> str:
+def _wins_and_losses(run: Path, standing: compare.Standing) -> str:
     """Show problems that the tuned model solves more or less often than the untuned one, with what both wrote."""
     parts = []
-    for one in (one for one in stood.comparisons if one.beside_untuned):
-        pairs = list(_pairs(run, one))
+    for c in (c for c in standing.comparisons if c.beside_untuned):
+        pairs = list(_pairs(run, c))
         for title, sign in (("Won", 1), ("Lost", -1)):
-            if found := [pair for pair in pairs if sign * pair.gain > 0]:
-                parts.append(f"<h3>{html.text(f'{title} by {one.model}: {len(found)} on {one.suite}')}</h3>")
-                parts += [html.folded(pair.question, pair.shown) for pair in found[:SHOWN_ANSWERS]]
+            if decided := [pair for pair in pairs if sign * pair.gain > 0]:
+                parts.append(f"<h3>{html.text(f'{title} by {c.model}: {len(decided)} on {c.suite}')}</h3>")
+                parts += [html.folded(pair.question, pair.shown) for pair in decided[:SHOWN_ANSWERS]]
     return html.section("Won and lost", *parts)
 
 
 def _answers(run: Path, suite: str, model: str, mode: str) -> dict[str, list[Score]]:
     """Read the samples of each problem."""
     scores = read_records(Score, RunFolder(run).answers(suite, model))
-    return metrics.by_problem(one for one in scores if one.mode == mode)
+    return metrics.by_problem(score for score in scores if score.mode == mode)
 
 
 def _right(samples: Sequence[Score]) -> float:
-    return fmean(one.same is True for one in samples)
+    return fmean(score.same is True for score in samples)
 
 
-def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
+def _shown(model: str, samples: Sequence[Score], *, right: bool) -> str:
     """Show the first of the samples that is right, or that is not; of several, also count the right ones."""
-    shown = next(one for one in samples if (one.same is True) == right)
-    many = f", right in {sum(one.same is True for one in samples)} of {len(samples)}" if len(samples) > 1 else ""
+    shown = next(score for score in samples if (score.same is True) == right)
+    many = f", right in {sum(score.same is True for score in samples)} of {len(samples)}" if len(samples) > 1 else ""
     return html.block(shown.text, f"{model}: {shown.prediction}{many}")
 
 
@@ -247,7 +247,7 @@ def _said(model: str, samples: Sequence[Score], *, right: bool) -> str:
 
 
 def _data(run: RunFolder) -> str:
-    """Problems to plans to rows, and what was left out for which reason."""
+    """Show how problems became plans and rows, and what was left out for which reason."""
     if not run.stats.is_file():
         return ""
     stats = read_object(run.stats)
@@ -265,22 +265,22 @@ def _training(figures: Mapping[str, str]) -> str:
 
 
 def _trajectories(run: RunFolder, seed: int) -> str:
-    """Some of what the teacher wrote and the filter kept, to be read."""
+    """Show some of the plans that the teacher wrote and the filter kept."""
     kept = read_records(Trajectory, run.trajectories) if run.trajectories.is_file() else []
     few = Random(seed).sample(kept, min(SHOWN_TRAJECTORIES, len(kept)))
     return html.section(
         f"{len(few)} of {len(kept)} kept plans",
         *(
             html.folded(
-                one.question,
-                html.block(one.question, "the problem"),
+                row.question,
+                html.block(row.question, "the problem"),
                 html.block(
-                    "\n".join(f"{n}. {step}" for n, step in enumerate(one.plan, 1)),
-                    f"the plan, by {one.teacher}" + (f", score {one.score}" if one.score is not None else ""),
+                    "\n".join(f"{n}. {step}" for n, step in enumerate(row.plan, 1)),
+                    f"the plan, by {row.teacher}" + (f", score {row.score}" if row.score is not None else ""),
                 ),
-                html.block(one.execution, f"carried out: {one.answer}"),
+                html.block(row.execution, f"carried out: {row.answer}"),
             )
-            for one in few
+            for row in few
         ),
     )
 
@@ -289,17 +289,17 @@ def _trajectories(run: RunFolder, seed: int) -> str:
 
 
 def _cost(manifest: Manifest) -> str:
-    made = [
+    costs = [
         (name, entry.seconds, entry.summary.usd if entry.summary else 0.0, manifest.line(name))
         for name, entry in manifest.stages.items()
     ]
-    made.append(("all", sum(one[1] for one in made), sum(one[2] for one in made), ""))
-    rows = [(name, duration(seconds), f"${usd:.2f}" if usd else "", line) for name, seconds, usd, line in made]
+    costs.append(("all", sum(cost[1] for cost in costs), sum(cost[2] for cost in costs), ""))
+    rows = [(name, duration(seconds), f"${usd:.2f}" if usd else "", line) for name, seconds, usd, line in costs]
     return html.section("Time and money", html.table(("stage", "time", "USD", ""), rows))
 
 
 def _again(recipe: Mapping[str, Any], manifest: Manifest) -> str:
-    """Versions, the device, and the recipe as it was."""
+    """Show versions, the device, and the recipe as it was."""
     return html.section(
         "To make it again",
         html.paragraph("Save the recipe below as a folder's recipe.json, and give plantune run that folder."),

@@ -6,7 +6,7 @@ from plantune_lite.runs.manifest import ReportSummary
 
 
 def run_report(job: Job) -> ReportSummary:
-    """One page that says what came of it all."""
-    found = write_report(job.run.path, seed=job.recipe.seed)
+    """Write the report page."""
+    summary = write_report(job.run.path, seed=job.recipe.seed)
     job.say(f"open {job.run.report}")
-    return found
+    return summary
