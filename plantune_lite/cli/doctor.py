@@ -1,4 +1,4 @@
-"""Check machine and environment against what a recipe needs: one line per check, with the fix where one is needed.
+"""Check machine and environment against what a recipe needs: one line per check, with a fix if one is needed.
 
 Check("python", "ok", "3.11.7", "")      Check("torch", "bad", "not installed", "pip install 'plantune-lite[cpu]'")
 """
@@ -39,7 +39,7 @@ class Check:
 
 
 def examine(recipe: Recipe) -> Iterator[Check]:
-    """Check everything the recipe needs of this machine, what takes longest last."""
+    """Check everything the recipe needs of this machine, the slowest checks last."""
     gpu = list(_gpu())
     has_gpu = any(check.state == "ok" for check in gpu)
     yield Check("python", "ok", f"{platform.python_version()} on {platform.platform()}")
@@ -66,12 +66,12 @@ def _gpu() -> Iterator[Check]:
         gpu = torch.cuda.get_device_properties(number)
         free, total = torch.cuda.mem_get_info(number)
         bf16 = "bf16" if gpu.major >= 8 else "no bf16: computes in fp16, Gemma and Qwen3.5 in float32"
-        found = f"{gpu.name}, {size(free)} free of {size(total)}, {bf16}"
+        about = f"{gpu.name}, {size(free)} free of {size(total)}, {bf16}"
         if (gpu.major, gpu.minor) < (7, 5):
             fix = "use a GPU of capability 7.5 or more: a T4, an RTX 20 or later"
-            yield Check("gpu", "bad", f"{found}, capability {gpu.major}.{gpu.minor}, which CUDA 13 has dropped", fix)
+            yield Check("gpu", "bad", f"{about}, capability {gpu.major}.{gpu.minor}, which CUDA 13 has dropped", fix)
         else:
-            yield Check("gpu", "ok", found)
+            yield Check("gpu", "ok", about)
     yield from _compiler()
 
 
@@ -98,7 +98,7 @@ def _disk() -> Check:
 
 
 def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
-    """Check the libraries the recipe needs against the windows in our package metadata: they stand nowhere else."""
+    """Check the libraries the recipe needs against the version windows in our package metadata, their only source."""
     from importlib.metadata import PackageNotFoundError, requires, version
 
     from packaging.requirements import Requirement
@@ -109,21 +109,21 @@ def _libraries(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
     seen = {"plantune-lite"}  # an extra of extras lists a library again
     for requirement in map(Requirement, requires("plantune-lite") or ()):
         name, marker = requirement.name, requirement.marker
-        extra = next((one for one in extras if marker is None or marker.evaluate({"extra": one})), None)
+        extra = next((extra for extra in extras if marker is None or marker.evaluate({"extra": extra})), None)
         if extra is None or name in seen:
             continue
         seen.add(name)
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
             what = f"plantune-lite[{extra}]" if extra else "plantune-lite"
             yield Check(name, "bad", "not installed", f"pip install '{what}'")
             continue
-        if requirement.specifier.contains(found, prereleases=True):
-            yield Check(name, "ok", found)
+        if requirement.specifier.contains(installed, prereleases=True):
+            yield Check(name, "ok", installed)
         else:
             window = str(requirement.specifier)
-            yield Check(name, "bad", f"{found}, outside {window}", f"pip install '{name}{window}'")
+            yield Check(name, "bad", f"{installed}, outside {window}", f"pip install '{name}{window}'")
 
 
 def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
@@ -137,7 +137,7 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         yield Check("student", "bad", str(error))
         return
     if preset is None:
-        yield Check("student", "note", f"{model} is no preset: its own chat template is used as it is")
+        yield Check("student", "note", f"{model} is not a preset: its own chat template is used as it is")
         return
     if preset.wants_gpu and not has_gpu:
         fix = "use a machine with an NVIDIA GPU (Colab's free one will do), or plantune run smollm2_135m"
@@ -146,11 +146,11 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         yield Check("student", "ok", f"{preset.title}, licence {preset.licence}")
     if has_gpu and recipe.student.engine == "auto":
         why_not = vllm_engine.why_not(recipe.student)
-        yield Check("engine", "note", f"{why_not}: what trains also answers" if why_not else "vLLM answers")
+        yield Check("engine", "note", f"{why_not}: the training backend also answers" if why_not else "vLLM answers")
 
 
 def _problems(recipe: Recipe) -> Check:
-    """Load the problems and look up the suites as a run does first, which spends nothing."""
+    """Load the problems and look up the suites, as a run does first; this spends nothing."""
     try:
         loaded = load_problems(recipe.problems, seed=recipe.seed, checked=recipe.wants_checked_answers)
         suites = suite_names(recipe.evaluate.suites)
@@ -160,7 +160,7 @@ def _problems(recipe: Recipe) -> Check:
 
 
 def _teacher(recipe: Recipe) -> Check:
-    """Find what a run would refuse before its first call; whether a server answers, only a call could tell."""
+    """Find what a run would refuse before its first call; only a call could tell whether a server answers."""
     teacher, model = recipe.distill.teacher, recipe.distill.model
     if teacher == "gemini" and not key_name(os.environ):
         fix = "set GEMINI_API_KEY for a large teacher"

@@ -1,6 +1,6 @@
 """Set up the plantune command: VERB RECIPE [part.field=value ...], its groups, options and error messages.
 
-Imports at the top are light ones: `plantune --help` must not wait for torch to load.
+Imports at the top are light: `plantune --help` must not wait for torch to load.
 """
 
 import os
@@ -42,8 +42,8 @@ class _Grouped(click.Group):
 def cli() -> None:
     """Teach small language models to plan before they solve.
 
-    A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Whatever is part of a recipe is
-    changed by part.field=value behind it: plantune run smollm2_135m sft.max_steps=80 seed=1
+    A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Change any part of a recipe with
+    part.field=value after it: plantune run smollm2_135m sft.max_steps=80 seed=1
     """
     from plantune_lite.pipeline.process import quiet_telemetry
 
@@ -57,8 +57,8 @@ settings_argument = click.argument("settings", nargs=-1, metavar="[PART.FIELD=VA
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def going_on(function: Any) -> Any:
-    """Add the arguments and options that every verb which runs stages has."""
+def run_options(function: Any) -> Any:
+    """Add the arguments and options shared by all verbs that run stages."""
     for option in (
         json_option,
         click.option("--again", metavar="STAGE", help="Redo this stage and what follows; the old moves to old/."),
@@ -74,7 +74,7 @@ def going_on(function: Any) -> Any:
 def do_stages(
     wanted: Recipe, *, as_json: bool = False, dry_run: bool = False, to: Path | None = None, **options: Any
 ) -> Path:
-    """Do the stages that a verb is for, and say where the run is."""
+    """Run the stages of a verb, and print where the run is."""
     from plantune_lite.pipeline import runner
     from plantune_lite.runs.manifest import read_manifest
 
@@ -93,7 +93,7 @@ def do_stages(
 
 
 def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple[Recipe, Path | None]:
-    """Load the recipe with its overrides, and find its run folder where that is not runs/NAME."""
+    """Load the recipe with its overrides, and find its run folder if that is not runs/NAME."""
     original = load_recipe(recipe)
     wanted = override(original, settings)
     if to is None and wanted.name == original.name:
@@ -102,26 +102,26 @@ def load_asked(recipe: str, settings: tuple[str, ...], to: Path | None) -> tuple
 
 
 def folder_of_run(run: Path) -> Path:
-    """Return a run's folder, named by its path or, under the folder of runs, by its name; nothing in it is damaged."""
+    """Return a run's folder, given its path or its name in the folder of runs; refuse a damaged one."""
     from plantune_lite.runs.folder import RunFolder
     from plantune_lite.runs.manifest import read_manifest, refuse_changed
 
     folder = run if RunFolder(run).recipe.is_file() else runs_folder() / run
     if not RunFolder(folder).recipe.is_file():
-        raise RunError(f"{run} is no run folder, and there is none of that name in {runs_folder()}")
+        raise RunError(f"{run} is not a run folder, and {runs_folder()} has no run of that name")
     for stage, entry in read_manifest(folder).stages.items():
-        if entry.status == "done" and stage not in ("export", "report"):  # which are not read, or by push alone
+        if entry.status == "done" and stage not in ("export", "report"):  # not read, or only by push
             refuse_changed(folder, stage, entry)
     return folder
 
 
 def teller(to_stderr: bool) -> Callable[[str], None]:
-    """Return what shows a line to the person who waits; standard output may be for a program."""
+    """Return a function that prints a line for the user; standard output may be for a program."""
     return lambda line: click.echo(printable(line), err=to_stderr)
 
 
 def reporting(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns; where it fails, print its sentence and end the process."""
+    """Return what `work` returns; if it fails, print the message and end the process."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console that cannot show a character shows another
@@ -136,7 +136,7 @@ def reporting(work: Callable[[], Any]) -> Any:
         click.echo(f"{click.style('error', fg='red')}: {printable(str(error))}", err=True)
         code = 1
     except BrokenPipeError:
-        sys.stdout = None  # whoever read has gone, as `| head` does; the interpreter would complain at its end
+        sys.stdout = None  # the reader has gone, as with `| head`; the interpreter would complain at exit
         code = 0
     except OSError as error:
         click.echo(f"error: {printable(str(error))}. What is done is kept; rerun the command to resume.", err=True)
@@ -144,7 +144,7 @@ def reporting(work: Callable[[], Any]) -> Any:
     except (KeyboardInterrupt, click.Abort):
         click.echo("stopped; rerun the command to resume", err=True)
         code = 130
-    except Exception:  # a mistake of ours
+    except Exception:  # a bug in plantune
         click.echo(printable(traceback.format_exc()), err=True)
         code = 1
     sys.exit(code)

@@ -11,12 +11,12 @@ from plantune_lite.recipe.schema import Recipe
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; a mistake of the user's is a sentence and a status, never a traceback."""
+    """Run the command; a user's mistake is a message and an exit status, never a traceback."""
     sys.exit(reporting(lambda: cli(args=arguments, prog_name="plantune", standalone_mode=False)))
 
 
 def run_script(recipe: Recipe, settings: tuple[str, ...], options: dict[str, Any], arguments: list[str]) -> Path:
-    """`python my_recipe.py ARGUMENTS`: as `plantune run`, for the recipe the script holds."""
+    """Run `python my_recipe.py ARGUMENTS` as `plantune run` does, for the script's own recipe."""
 
     def go() -> Path:
         given = start.run.make_context("run", [recipe.name, *arguments]).params

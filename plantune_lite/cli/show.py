@@ -21,12 +21,12 @@ from plantune_lite.types import PlantuneError
 
 
 def print_result(as_json: bool, value: Any, text: str) -> None:
-    """Print what a verb found: JSON for programs, else text."""
+    """Print a verb's result: JSON for programs, else text."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False) if as_json else text)
 
 
 def show_recipe(wanted: Recipe, as_json: bool) -> None:
-    """Every field of a recipe, as an override would write it."""
+    """Print every field of a recipe, as an override would write it."""
     lines = [f"{name}={printable(written(value))}" for name, value in leaves(wanted)]
     print_result(as_json, json.loads(to_json(wanted)), "\n".join(lines))
 
@@ -44,12 +44,12 @@ def show_states(wanted: Recipe, folder: Path | None, as_json: bool, options: Map
         rows.append((stage.name, state, duration(entry.seconds) if entry else "", why or manifest.line(stage.name)))
     names = ("stage", "state", "time", "line")
     stages = [dict(zip(names, row, strict=True)) for row in rows]
-    found = {"run": str(folder), "stages": stages, "manifest": manifest.to_row()}
-    print_result(as_json, found, table(str(folder), names, rows))
+    states = {"run": str(folder), "stages": stages, "manifest": manifest.to_row()}
+    print_result(as_json, states, table(str(folder), names, rows))
 
 
 def show_ending(wanted: Recipe, folder: Path) -> None:
-    """Print what a run came to: who answered how much, and what to do next."""
+    """Print the results of a run, and what to do next."""
     from plantune_lite.evaluate.compare import standing, standing_text
     from plantune_lite.runs.folder import RunFolder
     from plantune_lite.runs.manifest import read_manifest
@@ -59,7 +59,7 @@ def show_ending(wanted: Recipe, folder: Path) -> None:
     run = shlex.quote(str(folder))
     click.echo("next:")
     if RunFolder(folder).report.is_file():
-        click.echo(f"  open {run}/report.html        what was learned from, won and lost, and with which plans")
+        click.echo(f"  open {run}/report.html        training data, problems won and lost, and the plans")
     if read_manifest(folder).final:
         click.echo(f'  plantune ask {run} "..." --beside-base        a question of your own')
         click.echo(f"  plantune push {run} USER/NAME --dry-run DIR        what would go to the Hub")
@@ -71,7 +71,7 @@ def show_ending(wanted: Recipe, folder: Path) -> None:
 
 
 def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_json: bool) -> bool:
-    """One table for the whole run, the teacher's bill below it, the judge's where it has one; whether the run fits."""
+    """Print one table for the whole run, then the bills of teacher and judge; return whether the run fits."""
     from plantune_lite.distill import cost
     from plantune_lite.estimate import devices, memory, minutes
     from plantune_lite.estimate.fit import fit_to_gpu
@@ -80,16 +80,16 @@ def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_js
     machine = devices.here(gpu)
     preset = presets.find(wanted.student.model)
     if machine.on == "cpu" and preset is not None and preset.wants_gpu:
-        machine = devices.here(16)  # the free GPU of a notebook: what most will train it on
+        machine = devices.here(16)  # the free GPU of a notebook: what most people will train on
     why, needs, spans, verdict = "", [], {}, None
     try:
         needs = memory.needs(wanted, on=machine.on, bf16=machine.bf16)
         spans = minutes.stage_minutes(wanted, machine.speed, problems=pool) if machine.speed else {}
         verdict = fit_to_gpu(wanted, machine.free, on=machine.on, bf16=machine.bf16)
-    except PlantuneError as error:  # a model whose shape is not known here: the bills can be said all the same
+    except PlantuneError as error:  # a model of unknown shape: the bills can still be printed
         why = str(error)
     judge = cost.judging(wanted, os.environ)
-    found = {
+    result = {
         "machine": asdict(machine),
         "stages": [asdict(need) for need in needs],
         "minutes": spans,
@@ -113,7 +113,7 @@ def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_js
         lines.append(cost.judged(judge))
     if over := cost.over_budget(bill, judge, wanted.distill.max_usd):
         lines.append(over)
-    print_result(as_json, found, "\n".join([*lines, *assumed]))
+    print_result(as_json, result, "\n".join([*lines, *assumed]))
     return verdict is None or verdict.fits
 
 
@@ -121,36 +121,36 @@ def show_problem_file(what: str, settings: tuple[str, ...], as_json: bool) -> No
     """Print what a problem file contains."""
     from plantune_lite.problems.survey import survey_problems
 
-    # Any recipe: only its problems count, and of those what is said here.
-    asked = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
-    found = survey_problems(replace(asked.problems, source=what), seed=asked.seed)
-    print_result(as_json, asdict(found), "\n".join(_survey_lines(found, settings)))
+    # Any recipe will do: only its problems count, with the settings given here.
+    recipe = override(replace(load_recipe("smollm2_135m"), problems=Problems("practice")), settings)
+    survey = survey_problems(replace(recipe.problems, source=what), seed=recipe.seed)
+    print_result(as_json, asdict(survey), "\n".join(_survey_lines(survey, settings)))
 
 
-def _survey_lines(found: Any, settings: tuple[str, ...]) -> Iterator[str]:
+def _survey_lines(survey: Any, settings: tuple[str, ...]) -> Iterator[str]:
     shown = functools.partial(printable, limit=300)
-    yield f"{found.file}: {found.rows} rows, {found.problems} problems"
-    for role, column in found.roles.items():
+    yield f"{survey.file}: {survey.rows} rows, {survey.problems} problems"
+    for role, column in survey.roles.items():
         yield f"  {role:<9} column {shown(column)!r}"
-    rest = [column for column in found.columns if column not in found.roles.values()]
+    rest = [column for column in survey.columns if column not in survey.roles.values()]
     if rest:
         yield f"  kept      {', '.join(map(shown, rest))}"
-    yield table("", ("question", "answer"), [(shown(one.question), shown(one.answer)) for one in found.samples])
-    checkable = sum(found.checkable.values())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.checkable.items())
-    yield f"{checkable} of the {found.tried} answers tried can be checked" + (f": {kinds}" if kinds else "")
+    yield table("", ("question", "answer"), [(shown(s.question), shown(s.answer)) for s in survey.samples])
+    checkable = sum(survey.checkable.values())
+    kinds = ", ".join(f"{count} {kind}" for kind, count in survey.checkable.items())
+    yield f"{checkable} of the {survey.tried} answers tried can be checked" + (f": {kinds}" if kinds else "")
     yield from _listed(
-        f"answers that cannot be checked: {found.uncheckable}",
-        [f"{where}: {shown(answer)}" for where, answer in found.unchecked],
-        found.uncheckable,
+        f"answers that cannot be checked: {survey.uncheckable}",
+        [f"{where}: {shown(answer)}" for where, answer in survey.unchecked],
+        survey.uncheckable,
     )
     yield from _listed(
-        f"bad rows, at which a run stops unless problems.bad_rows=skip leaves them out: {found.bad}",
-        [f"{where}: {why}" for where, why in found.bad_rows],
-        found.bad,
+        f"bad rows, at which a run stops unless problems.bad_rows=skip leaves them out: {survey.bad}",
+        [f"{where}: {why}" for where, why in survey.bad_rows],
+        survey.bad,
     )
-    yield f"{found.held_out} would be held out as the suite 'own', {found.problems - found.held_out} learned from"
-    yield " ".join((f"to use it: plantune run RECIPE problems.path={found.file}", *settings))
+    yield f"{survey.held_out} would be held out as the suite 'own', {survey.problems - survey.held_out} learned from"
+    yield " ".join((f"to use it: plantune run RECIPE problems.path={survey.file}", *settings))
 
 
 def _listed(title: str, lines: list[str], count: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from plantune_lite.cli.frame import as_path, cli, do_stages, folder_of_run, going_on, json_option, load_asked, teller
+from plantune_lite.cli.frame import as_path, cli, do_stages, folder_of_run, json_option, load_asked, run_options, teller
 from plantune_lite.cli.show import print_result
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.schema import Recipe
@@ -17,9 +17,9 @@ from plantune_lite.terminal import printable
 
 
 @cli.command()
-@going_on
+@run_options
 def distill(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Problems to verified plans to training rows, and no further."""
+    """Turn problems into verified plans and training rows, then stop."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     first = ("headroom",) if _looks_first(wanted) else ()
     do_stages(wanted, only=("problems", "suites", *first, "distill", "corpus"), **options)
@@ -37,15 +37,15 @@ def _looks_first(wanted: Recipe) -> bool:
 
 
 @cli.command()
-@going_on
+@run_options
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Training rows to an adapter: SFT, and what the recipe has after it."""
+    """Train an adapter on the training rows: SFT, then CPL and GRPO if the recipe has them."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
 
 
 @cli.command()
-@going_on
+@run_options
 @click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
 @click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
 def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
@@ -62,12 +62,12 @@ def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample
 
 
 def _evaluate_other(wanted: Recipe, model: str, *, as_json: bool = False, **options: Any) -> None:
-    """Another model on the same test problems, beside what was answered before."""
+    """Evaluate another model on the same test problems, next to earlier answers."""
     from plantune_lite.evaluate import compare, other_models
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how):
-        found = other_models.evaluate_model(folder, model, **how)
-    print_result(as_json, compare.standing_json(found), compare.standing_text(found))
+        standing = other_models.evaluate_model(folder, model, **how)
+    print_result(as_json, compare.standing_json(standing), compare.standing_text(standing))
 
 
 def _evaluate_resampled(wanted: Recipe, tries: int, *, as_json: bool = False, **options: Any) -> None:
@@ -76,15 +76,15 @@ def _evaluate_resampled(wanted: Recipe, tries: int, *, as_json: bool = False, **
     from plantune_lite.runs.folder import RunFolder, locked
 
     with _ready_to_answer(wanted, as_json, **options) as (folder, how), locked(RunFolder(folder).at_work):
-        found = user_code.load_from_lab("resample")(folder, tries=tries, **how)
+        result = user_code.load_from_lab("resample")(folder, tries=tries, **how)
         page.rewrite_report(folder)
-    text = user_code.load_from_lab("resampled_text")(found)
-    print_result(as_json, found, f"{text}\nalso in {RunFolder(folder).report}")
+    text = user_code.load_from_lab("resampled_text")(result)
+    print_result(as_json, result, f"{text}\nalso in {RunFolder(folder).report}")
 
 
 @contextmanager
 def _ready_to_answer(wanted: Recipe, as_json: bool, **options: Any) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A run's folder with its test problems in it, mirrored meanwhile, and how what is asked there is told."""
+    """Yield a run's folder with its test problems in it, mirrored meanwhile, and callbacks for lines and progress."""
     from plantune_lite.pipeline import runner
     from plantune_lite.pipeline.mirror import Mirror
     from plantune_lite.runs.job import Progress
@@ -100,7 +100,7 @@ def _ready_to_answer(wanted: Recipe, as_json: bool, **options: Any) -> Iterator[
 
 
 @cli.command()
-@going_on
+@run_options
 def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Merge the adapter into its 16-bit base, and check the result."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
@@ -110,7 +110,7 @@ def export(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @cli.command()
 @click.argument("run", type=as_path, metavar="RUN")
 def report(run: Path) -> None:
-    """One page, report.html, of what a run has come to, however far that is."""
+    """Write report.html, one page about a run, finished or not."""
     from plantune_lite.report import page
     from plantune_lite.runs.folder import RunFolder, locked
 
@@ -129,7 +129,7 @@ def report(run: Path) -> None:
 @click.option("--dry-run", type=as_path, metavar="DIR", help="Write what would be pushed to DIR, push nothing.")
 @json_option
 def push(run: Path, repo: str, as_json: bool, data: bool, what: Any, **options: Any) -> None:
-    """Bring a run's model, or its corpus, to the Hugging Face Hub."""
+    """Push a run's model, or its corpus, to the Hugging Face Hub."""
     from plantune_lite.export import push_run
 
     options["say"] = teller(as_json)
@@ -137,4 +137,4 @@ def push(run: Path, repo: str, as_json: bool, data: bool, what: Any, **options: 
         done = push_run.push_corpus(folder_of_run(run), repo, **options)
     else:
         done = push_run.push_model(folder_of_run(run), repo, what=what, **options)
-    print_result(as_json, done, "\n".join(printable(one["line"]) for one in done))
+    print_result(as_json, done, "\n".join(printable(pushed["line"]) for pushed in done))

@@ -15,10 +15,10 @@ from plantune_lite.cli.frame import (
     cli,
     do_stages,
     folder_of_run,
-    going_on,
     json_option,
     load_asked,
     recipe_argument,
+    run_options,
     settings_argument,
     teller,
 )
@@ -30,7 +30,7 @@ from plantune_lite.types import RecipeError
 
 
 @cli.command()
-@going_on
+@run_options
 @click.option("--dry-run", is_flag=True, help="Say what would be done, do nothing.")
 def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
     """Run a recipe to its end, or resume where it was cut off."""
@@ -43,7 +43,7 @@ def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @settings_argument
 @json_option
 def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Say what is wrong here, one fix a line; the exit status says whether RECIPE can run."""
+    """Check this machine, one fix per line; the exit status says whether RECIPE can run."""
     from plantune_lite.cli.doctor import examine
 
     wanted, _ = load_asked(recipe, settings, None)
@@ -56,8 +56,8 @@ def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
         fix = f"  -> {check.fix}" if check.fix else ""
         lines.append(f"{mark}  {check.name:<16} {printable(check.found)}{fix}")
     lines.append(f"{wanted.name} cannot run here: {len(bad)} to fix" if bad else f"{wanted.name} can run here")
-    found = {"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]}
-    print_result(as_json, found, "\n".join(lines))
+    result = {"recipe": wanted.name, "runs_here": not bad, "checks": [asdict(check) for check in checks]}
+    print_result(as_json, result, "\n".join(lines))
     sys.exit(1 if bad else 0)
 
 
@@ -72,19 +72,19 @@ def _gigabytes(text: str) -> float:
 @recipe_argument
 @settings_argument
 @json_option
-@click.option("--gpu", type=_gigabytes, metavar="GB", help="For a GPU of so many gigabytes, in place of what is here.")
+@click.option("--gpu", type=_gigabytes, metavar="GB", help="Estimate for a GPU of this size, not for this machine.")
 def estimate(recipe: str, settings: tuple[str, ...], as_json: bool, gpu: float | None) -> None:
-    """Say what each stage will cost: minutes, money, memory and disk.
+    """Estimate minutes, money, memory and disk of each stage.
 
-    Exit status 1 where it cannot fit.
+    Exit status 1 if it cannot fit.
     """
     from plantune_lite.distill import cost
     from plantune_lite.pipeline import runner
     from plantune_lite.problems.load import load_problems
     from plantune_lite.runs.manifest import Manifest
 
-    asked, _ = load_asked(recipe, settings, None)
-    wanted = runner.with_teacher(asked, os.environ, Manifest.new(asked.name), teller(True))
+    original, _ = load_asked(recipe, settings, None)
+    wanted = runner.with_teacher(original, os.environ, Manifest.new(original.name), teller(True))
     pool = load_problems(wanted.problems, seed=wanted.seed, checked=wanted.wants_checked_answers).pool
     bill = cost.distillation(pool, wanted.distill, os.environ)
     sys.exit(0 if show_estimate(wanted, len(pool), bill, gpu, as_json) else 1)
@@ -112,9 +112,9 @@ def copy(name: str, dest: Path | None) -> None:
     target = dest or Path(name)
     if target.is_dir():
         target = target / name
-    target = target.with_suffix(".py")  # else no verb would take it for a recipe
+    target = target.with_suffix(".py")  # else no verb would recognise it as a recipe
     if target.exists():
-        raise RecipeError(f"{target} is there already and stays as it is; give another DEST")
+        raise RecipeError(f"{target} already exists and is left as it is; give another DEST")
     shutil.copyfile(files[name], target)
     click.echo(f"wrote {target}; edit it, then: plantune run {target}")
 
@@ -145,5 +145,5 @@ def ask(run: Path, question: str, beside_base: bool, resample: int | None, as_js
     """Ask a run's model one QUESTION: its plan, its working, its answer."""
     from plantune_lite.evaluate.ask import ask_student, lines
 
-    found = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=teller(True))
-    print_result(as_json, [asdict(one) for one in found], "\n\n".join("\n".join(lines(one)) for one in found))
+    replies = ask_student(folder_of_run(run), question, beside_base=beside_base, resample=resample, say=teller(True))
+    print_result(as_json, list(map(asdict, replies)), "\n\n".join("\n".join(lines(reply)) for reply in replies))

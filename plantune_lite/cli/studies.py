@@ -25,20 +25,20 @@ from plantune_lite.recipe import user_code
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=as_path)
 @json_option
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Models of one run or several on the same problems: who is better, and how sure that is."""
+    """Compare models of one or several runs on the same problems, with p values."""
     from plantune_lite.evaluate.compare import standing, standing_json, standing_text
 
-    found = standing([folder_of_run(run) for run in runs])
-    print_result(as_json, standing_json(found), standing_text(found))
+    result = standing([folder_of_run(run) for run in runs])
+    print_result(as_json, standing_json(result), standing_text(result))
 
 
 @cli.command()
 @click.argument("what", metavar="WHAT")
 @recipe_argument
 @settings_argument
-# of 3 trainings the t interval is half as wide again
+# with 3 trainings the t interval is half as wide again
 @click.option(
-    "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Train each variant this often."
+    "--seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Train each variant this many times."
 )
 @click.option("--to", type=as_path, metavar="DIR", help="The run whose variants these are (default: runs/NAME).")
 @click.option("--mirror", type=as_path, metavar="DIR", help="Keep a second copy here (a mounted Drive).")
@@ -57,15 +57,15 @@ def ablate(
     wanted, to = load_asked(recipe, settings, to)
     say = teller(as_json)
     if dry_run:
-        asked, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
-        rows = [{"run": one.name, "to_do": one.to_do, "done": one.done, "shared": one.shared} for one in planned]
-        print_result(as_json, rows, study_cost(asked, planned))
+        definition, planned = plan_study(what, wanted, seeds=options["seeds"], to=to, say=say)
+        rows = [{"run": run.name, "to_do": run.to_do, "done": run.done, "shared": run.shared} for run in planned]
+        print_result(as_json, rows, study_cost(definition, planned))
         return
     command = shlex.join(["plantune", *sys.argv[1:]])
     stream = sys.stderr if as_json else None
-    found = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
-    print_result(as_json, study_json(found), f"\n{study_text(found)}\ndone: {found.folder}")
-    if found.failed:
+    outcome = run_study(what, wanted, to=to, command=command, say=say, stream=stream, **options)
+    print_result(as_json, study_json(outcome), f"\n{study_text(outcome)}\ndone: {outcome.folder}")
+    if outcome.failed:
         sys.exit(1)
 
 
@@ -85,6 +85,6 @@ def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
     show = (lambda line, last: None) if as_json else Progress()
     with locked(RunFolder(folder).at_work):
         probe_run = user_code.load_from_lab("probe")
-        found = probe_run(folder, problems=problems, say=teller(as_json), show=show)
+        result = probe_run(folder, problems=problems, say=teller(as_json), show=show)
         page.rewrite_report(folder)
-    print_result(as_json, found, f"{found['line']}\nall of it: {RunFolder(folder).report}")
+    print_result(as_json, result, f"{result['line']}\nall of it: {RunFolder(folder).report}")

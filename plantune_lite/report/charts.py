@@ -1,4 +1,4 @@
-"""Draw small charts as SVG text: curves, and shares with their intervals. They follow a dark or light page.
+"""Draw small charts as SVG text: curves, and shares with their intervals. They follow the page's light or dark mode.
 
 curves("loss", {"training": [(1, 2.1), (2, 1.7)], "validation": [(2, 1.9)]}, across="step") -> "<svg ...>"
 shares("own", [("untuned", Estimate(0.03, 0.01, 0.06)), ("m1", ...)]) -> "<svg ...>"
@@ -67,7 +67,7 @@ def curves(title: str, series: Mapping[str, Points], *, across: str = "step") ->
 
 
 def shares(title: str, rows: Sequence[tuple[str, Estimate]]) -> str:
-    """Draw a dot and its interval per row, on a scale from none right to all right."""
+    """Draw a dot and its interval per row, on a scale that begins at 0."""
     if not rows:
         return ""
     labels, height = 190, _TOP + _ROW * len(rows) + _BOTTOM

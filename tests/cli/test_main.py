@@ -68,7 +68,7 @@ def test_a_recipe_is_copied_once_and_never_over_another_file(tmp_path):
     assert "plantune run mine.py" in plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path).stdout
     assert load_recipe(tmp_path / "mine.py") == load_recipe("smollm2_135m")
     again = plantune("copy", "smollm2_135m", "mine.py", cwd=tmp_path)
-    assert again.returncode == 1 and "stays as it is" in again.stderr
+    assert again.returncode == 1 and "already exists" in again.stderr
 
 
 def test_what_show_prints_of_a_recipe_can_be_said_back():

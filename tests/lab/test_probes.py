@@ -594,7 +594,7 @@ def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path)
 
 
 def test_a_recipe_that_has_not_been_run_is_a_sentence_about_its_folder(tmp_path):
-    with pytest.raises(RunError, match="is no run folder"):
+    with pytest.raises(RunError, match="is not a run folder"):
         probe_run(tmp_path / "never")
 
 

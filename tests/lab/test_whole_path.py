@@ -108,7 +108,7 @@ def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
     assert done.exit_code == 0 and "is told by a probe on layer" in done.output.splitlines()[-2]
     assert done.output.splitlines()[-1] == f"all of it: {run / 'report.html'}"
     never = CliRunner().invoke(cli, ["probe", "smollm2_135m", "--to", str(tmp_path / "never")])
-    assert "is no run folder" in str(never.exception) and not (tmp_path / "never").exists()
+    assert "is not a run folder" in str(never.exception) and not (tmp_path / "never").exists()
     page = (run / "report.html").read_text(encoding="utf-8")
     assert "Does the model know?" in page and "can the step be done? AUROC by layer" in page
 
