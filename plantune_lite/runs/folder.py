@@ -1,4 +1,4 @@
-"""A run folder: where everything lies in it, its lock, and what a stage has put there.
+"""Find the files of a run folder, lock it, and check what a stage has left there.
 
     run = RunFolder(Path("runs/mine"))
     run.report, run.problems(), run.rows("train")
@@ -19,11 +19,11 @@ from plantune_lite.files import fits, read_jsonl, read_records, sha256_of
 from plantune_lite.recipe.load import from_json, to_json
 from plantune_lite.types import Problem, RunError
 
-TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and all else
+TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and the rest
 LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
 # RUN/ablate/STUDY/VARIANT is a run as well.
 STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain", "world")
-_HASHED_BELOW = 64 << 20  # of larger outputs (weights) mostly the size alone is compared: to hash them takes minutes
+_HASHED_BELOW = 64 << 20  # larger outputs (weights) are mostly compared by size: hashing them takes minutes
 
 
 def home(run: Path) -> Path:
@@ -34,7 +34,7 @@ def home(run: Path) -> Path:
 
 
 class RunFolder:
-    """Files of a run: where each lies, and the contents of those that several stages read."""
+    """Paths of a run's files, and the contents of those that several stages read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -42,7 +42,7 @@ class RunFolder:
         self.manifest = path / "manifest.json"
         self.log = path / "log.txt"
         self.metrics = path / "metrics.jsonl"
-        self.lock = path / ".lock"  # of the run; at_work is that of the process that writes its files
+        self.lock = path / ".lock"  # of the run; at_work is the lock of the process that writes its files
         self.at_work = path / ".stage" / "lock"
         self.job = path / ".stage" / "job.json"
         self.pool = path / "problems" / "pool.jsonl"
@@ -69,19 +69,19 @@ class RunFolder:
         return self.eval / f"{suite}.{model}.jsonl"
 
     def adapter(self, stage: str) -> Path:
-        """Return the folder of what a training left."""
+        """Return the folder of a training stage's adapter."""
         return self.path / stage
 
     def problems(self) -> list[Problem]:
-        """Read the problems that are learned from."""
+        """Read the problems to learn from."""
         return read_records(Problem, self.pool)
 
     def own(self) -> list[Problem]:
-        """Read the problems that are held out."""
+        """Read the held-out problems."""
         return read_records(Problem, self.held_out)
 
     def suite_problems(self) -> dict[str, list[Problem]]:
-        """Read the problems of each suite that is tested on."""
+        """Read the problems of each test suite."""
         return {path.stem: read_records(Problem, path) for path in sorted(self.suites.glob("*.jsonl"))}
 
     def rows(self, name: str) -> list[dict[str, Any]]:
@@ -93,18 +93,18 @@ class RunFolder:
         return json.loads(to_json(from_json(self.recipe.read_bytes(), str(self.recipe))))
 
     def metric_rows(self) -> list[dict[str, Any]]:
-        """Read the figures of the trainings, step by step; none where nothing was trained yet."""
+        """Read the metrics of the trainings, step by step; empty before any training."""
         rows = list(read_jsonl(self.metrics)) if self.metrics.is_file() else []
         for number, row in enumerate(rows, 1):
             figures = {"step": None, **row, "stage": 0}
             if type(row.get("stage")) is not str or not fits(figures, dict[str, float]):
-                raise RunError(f"{self.metrics} line {number}: not the figures of a step. Delete the line or the file.")
+                raise RunError(f"{self.metrics} line {number}: not the metrics of a step. Delete the line or the file.")
         return rows
 
 
 @contextmanager
 def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold a lock that the operating system takes back when the process dies, on every platform: SQLite's own."""
+    """Hold a lock that the operating system releases when the process dies, on every platform: SQLite's own."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = sqlite3.connect(path, timeout=wait_seconds, isolation_level=None, check_same_thread=False)
@@ -120,15 +120,15 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 
 def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
-    """Return what a stage left: file -> sha256, after its size where it is large. Checkpoints come and go."""
-    found: dict[str, str | int] = {}
+    """Map the files a stage left to sha256, after the size if large; leave out checkpoints, which come and go."""
+    outputs: dict[str, str | int] = {}
     for file in _files(run, paths):
         inside = file.relative_to(run)
         if not any(part.startswith(("checkpoint-", ".")) for part in inside.parts):
             size = file.stat().st_size
             digest = f"sha256:{sha256_of(file)}"
-            found[inside.as_posix()] = f"{size} {digest}" if size >= _HASHED_BELOW else digest
-    return found
+            outputs[inside.as_posix()] = f"{size} {digest}" if size >= _HASHED_BELOW else digest
+    return outputs
 
 
 def last_written(run: Path, paths: tuple[str, ...]) -> float:
@@ -137,7 +137,7 @@ def last_written(run: Path, paths: tuple[str, ...]) -> float:
 
 
 def is_empty(run: Path, paths: tuple[str, ...]) -> bool:
-    """Tell whether a stage has left nothing at all yet, not even a checkpoint."""
+    """Tell whether a stage has left nothing yet, not even a checkpoint."""
     return not any(file.stat().st_size for file in _files(run, paths))
 
 
@@ -147,12 +147,12 @@ def _files(run: Path, paths: tuple[str, ...]) -> list[Path]:
 
 
 def place_in_old(run: Path) -> Path:
-    """Name a folder under old/ in which nothing is yet."""
+    """Name a new folder under old/."""
     return run / "old" / f"{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def move_away(run: Path, names: Iterable[str], old: Path) -> bool:
-    """Move what is there of these files and folders; tell whether anything was."""
+    """Move those of these files and folders that exist; tell whether any did."""
     there = [name for name in names if (run / name).exists()]
     for name in there:
         (old / name).parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +165,7 @@ def changed_outputs(
 ) -> tuple[list[str], list[str]]:
     """List the outputs in a manifest that are missing, and those that are there but different.
 
-    Of large files only the sizes are compared, unless `every_byte` is asked for.
+    Large files are compared by size alone, unless `every_byte` is set.
     """
     missing = [name for name in outputs if not (run / name).is_file()]
     there = {name: str(identity) for name, identity in outputs.items() if name not in missing}
@@ -176,5 +176,5 @@ def _differs(file: Path, identity: str, every_byte: bool) -> bool:
     size, _, digest = identity.partition(" ") if identity[:1].isdecimal() else ("", "", identity)
     if size and int(size) != file.stat().st_size:
         return True
-    # A run made by an earlier version knows a large file by its size alone.
+    # A run made by an earlier version records only the size of a large file.
     return bool(digest) and (every_byte or not size) and digest != f"sha256:{sha256_of(file)}"

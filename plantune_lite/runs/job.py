@@ -27,13 +27,13 @@ class Reporter:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Settings of every training, besides the part of the recipe that is its own."""
+    """Settings of every training, besides its own part of the recipe."""
 
     seed: int = 0
     max_length: int = 1024  # tokens of prompt and completion
     checkpointing: bool = False
     hours: float | None = None  # None = no limit
-    logger: str = "none"  # sft.logger, which is every training's
+    logger: str = "none"  # sft.logger, used by every training
     reporter: Reporter = Reporter()
 
 
@@ -49,23 +49,23 @@ class Job:
     hours_left: float | None  # of the whole run; None = no limit
 
     def say(self, line: str) -> None:
-        """One line for the person who waits."""
+        """Print a line for the user."""
         if is_first():
             print(printable(line), flush=True)
 
     def metric(self, step: int, **values: float) -> None:
-        """One line for the report: loss, reward, seconds ..."""
+        """Record the metrics of a step for the report: loss, reward, seconds ..."""
         row = {"stage": self.stage, "step": step, "seconds": round(time.time(), 3), **values}
         if is_first():
             with open(self.run.metrics, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def progress(self) -> "Progress":
-        """A line that says where the stage stands, again and again."""
+        """Return a progress line that can be redrawn."""
         return Progress()
 
     def training(self, hours: float | None) -> Training:
-        """Return what a training of this stage is given."""
+        """Return the settings of this stage's training."""
         return Training(
             seed=self.recipe.seed,
             max_length=self.recipe.student.max_length,
@@ -77,14 +77,14 @@ class Job:
 
 
 class Progress:
-    """One line redrawn on a terminal, a line now and then elsewhere."""
+    """One line redrawn on a terminal; elsewhere a new line every ten seconds."""
 
     def __init__(self) -> None:
         self._redraws = os.environ.get("PLANTUNE_TTY") == "1"
         self._last = float("-inf")
 
     def __call__(self, line: str, last: bool = False) -> None:
-        """Show where it stands; the last line stays."""
+        """Show the progress; the last line stays."""
         due = self._redraws or time.monotonic() - self._last >= _EVERY_SECONDS
         if is_first() and (due or last):
             self._last = time.monotonic()
@@ -93,7 +93,7 @@ class Progress:
 
 
 def is_first() -> bool:
-    """Under `accelerate launch` every rank works, one speaks."""
+    """Tell whether this is rank 0: under `accelerate launch` every rank works, but one prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -116,7 +116,7 @@ def last_trained(job: Job) -> str | None:
 
 
 def share_of(recipe: Recipe, stage: str) -> float:
-    """Return how much of the time that is left a stage may take; what comes after it needs some too."""
+    """Return the share of the remaining time that a stage may take; later stages need some too."""
     after_baseline = 1 + sum(map(bool, (recipe.cpl, recipe.grpo)))
     shares = {
         "distill": 0.4,
@@ -129,4 +129,4 @@ def share_of(recipe: Recipe, stage: str) -> float:
     return shares.get(stage, 1.0)
 
 
-LEAST_HOURS = 1 / 60  # what is less makes an adapter that has learned nothing, and counts as done
+LEAST_HOURS = 1 / 60  # less would leave an adapter that learned nothing but counts as done

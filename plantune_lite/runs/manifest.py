@@ -38,7 +38,7 @@ class _Row:
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Self:
-        """Return the record that `to_row` wrote, in whatever version."""
+        """Return the record that `to_row` wrote, in any version."""
         known = type_hints(cls)
         kept = {name: value for name, value in row.items() if name in known}
         if wrong := [name for name in kept if not fits(kept[name], known[name])]:
@@ -47,11 +47,11 @@ class _Row:
 
     def to_row(self) -> dict[str, Any]:
         """Return the record as JSON."""
-        values = ((one, getattr(self, one.name)) for one in fields(self))
-        return {one.name: value for one, value in values if value != default_of(one)}
+        values = ((f, getattr(self, f.name)) for f in fields(self))
+        return {f.name: value for f, value in values if value != default_of(f)}
 
 
-# --- what a stage says when it is done --------------------------------------------------------------------------------
+# --- summaries of stages ----------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -60,11 +60,11 @@ class Summary(_Row):
 
     line: str = ""  # for a person
     usd: float = 0.0  # what it cost
-    partial: bool = False  # max_hours or a budget ended it before its end
+    partial: bool = False  # max_hours or a budget ended it early
 
     @property
     def cut_short(self) -> bool:
-        """Tell whether another run may have come further: it may have had more hours or money."""
+        """Tell whether another run may get further, with more hours or money."""
         return self.partial
 
 
@@ -93,7 +93,7 @@ class HeadroomSummary(Summary):
 
     solved: int | None = None
     asked: int = 0
-    looked: bool = True  # False: nobody could be asked on this machine
+    looked: bool = True  # False: no model could be asked on this machine
 
 
 @dataclass(kw_only=True)
@@ -114,7 +114,7 @@ class DistillSummary(Summary):
     tokens_in: int = 0
     tokens_out: int = 0
     tokens_thought: int = 0
-    usd_unanswered: float = 0.0  # of usd: reserved for calls that nobody answered, and perhaps never billed
+    usd_unanswered: float = 0.0  # of usd: reserved for calls without a reply, and perhaps never billed
 
 
 @dataclass(kw_only=True)
@@ -171,12 +171,12 @@ class CPLSummary(TrainingSummary):
 
 @dataclass(kw_only=True)
 class GRPOSummary(TrainingSummary):
-    """A reinforcement."""
+    """A GRPO training."""
 
     prompts: int = 0
     reward_first: float | None = None
     reward_last: float | None = None
-    rewards: dict[str, list[float]] = field(default_factory=dict)  # each reward at the beginning and in the end
+    rewards: dict[str, list[float]] = field(default_factory=dict)  # each reward at the beginning and at the end
     stopped: str | None = None  # why it ended early
     max_completion: int | None = None
     asks_for_plans: bool = False  # whether its prompts asked for a plan
@@ -196,10 +196,10 @@ class ExportSummary(Summary):
 
     merged: dict[str, Any] = field(default_factory=dict)
     verified: bool | None = None  # None: the merged model was not compared with its adapter
-    top1: float | None = None  # of positions, the share on which both find the same token likeliest
+    top1: float | None = None  # share of positions at which both rank the same token first
     positions: int | None = None
     largest: float | None = None  # logit difference
-    gguf: dict[str, Any] = field(default_factory=dict)  # file -> who ran it, and how it agreed
+    gguf: dict[str, Any] = field(default_factory=dict)  # file -> what ran it, and how well it agreed
 
 
 @dataclass(kw_only=True)
@@ -228,15 +228,15 @@ class Summaries:
     made: frozenset[str] = frozenset()  # the stages that have one
 
     def training(self, stage: str | None) -> TrainingSummary:
-        """Return what a training says, by the name of its stage; an empty one where there was none."""
+        """Return a training's summary by the name of its stage; an empty one if there is none."""
         return getattr(self, stage) if stage in self.made else TrainingSummary()
 
 
-_KINDS: dict[str, type[Summary]] = {one.name: one.type for one in fields(Summaries) if one.name != "made"}  # type: ignore[misc]
+_KINDS: dict[str, type[Summary]] = {f.name: f.type for f in fields(Summaries) if f.name != "made"}  # type: ignore[misc]
 
 
 def read_summary(stage: str, row: Mapping[str, Any]) -> Summary:
-    """Read what a stage says of itself."""
+    """Read a stage's summary."""
     return _KINDS.get(stage, Summary).read(row)
 
 
@@ -252,7 +252,7 @@ class Entry(_Row):
     status: Status | None = None
     began: float | None = None  # when it was last started, in seconds since 1970
     seconds: float = 0.0
-    anew: bool = False  # what is here was made of a part, and is to be put away when it is made again
+    anew: bool = False  # made from a partial input: moved to old/ when the stage runs again
     taken_from: str | None = None  # the run that made it
     summary: Summary | None = None
     outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, after its size where it is large
@@ -266,30 +266,30 @@ class Entry(_Row):
 class Manifest(_Row):
     """State of a run, as its folder records it."""
 
-    format: int = 0  # written always: the default is no format of ours
+    format: int = 0  # always written: the default is not a valid format
     name: str = ""
-    id: str | None = None  # the same on every machine that the run is brought to
+    id: str | None = None  # the same on every machine that the run is copied to
     created: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     device: str | None = None
     final: str | None = None  # the folder of the adapter that is the run's model
     usd: float = 0.0  # what all stages have cost
     resumed: float = 0.0  # when the run was last started: of two copies the later one is ahead
-    again: str | None = None  # the stage that is being made anew; None once it is made
+    again: str | None = None  # the stage that is being redone; None when it is done
     stages: dict[str, Entry] = field(default_factory=dict)
 
     @classmethod
     def new(cls, name: str) -> Self:
-        """Return the manifest of a run that begins."""
+        """Return the manifest of a new run."""
         return cls(format=FORMAT, name=name, id=uuid.uuid4().hex, created=now())
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> Self:
         entries = {}
         for name, of_stage in row["stages"].items():
-            said = of_stage.get("summary")
+            summary = of_stage.get("summary")
             entries[name] = Entry.read({**of_stage, "summary": None})
-            entries[name].summary = read_summary(name, said) if said is not None else None
+            entries[name].summary = read_summary(name, summary) if summary is not None else None
         return super().read({**row, "stages": entries})
 
     def to_row(self) -> dict[str, Any]:
@@ -297,12 +297,12 @@ class Manifest(_Row):
 
     @property
     def summaries(self) -> Summaries:
-        """Return what the stages say of themselves."""
-        said: dict[str, Any] = {name: one.summary for name, one in self.stages.items() if one.summary is not None}
-        return Summaries(**{name: said[name] for name in said if name in _KINDS}, made=frozenset(said))
+        """Return the summaries of the stages."""
+        done: dict[str, Any] = {name: entry.summary for name, entry in self.stages.items() if entry.summary is not None}
+        return Summaries(**{name: done[name] for name in done if name in _KINDS}, made=frozenset(done))
 
     def line(self, stage: str) -> str:
-        """Return what a stage says to a person; nothing before it is done."""
+        """Return a stage's summary line; empty before it is done."""
         entry = self.stages.get(stage)
         return entry.summary.line if entry and entry.summary else ""
 
@@ -323,13 +323,13 @@ def read_manifest(run: Path) -> Manifest:
         return Manifest.new(run.name)
     except (PlantuneError, AttributeError, KeyError, TypeError, ValueError):
         raise RunError(
-            f"{path} is no manifest of format {FORMAT}: `plantune run {run} --mirror FOLDER` restores it if there is "
-            "a mirror; name=OTHER starts another run"
+            f"{path} is not a manifest of format {FORMAT}: `plantune run {run} --mirror FOLDER` restores it if there "
+            "is a mirror; name=OTHER starts another run"
         ) from None
 
 
 def refuse_changed(run: Path, stage: str, entry: Entry, below: str = "", *, whole: bool = False) -> None:
-    """Stop at a file that is not what a stage wrote; of the `whole`, at one that is missing too, and at any byte."""
+    """Refuse a file that is not what a stage wrote; if `whole`, also a missing file or any changed byte."""
     outputs = {name: known for name, known in entry.outputs.items() if name.startswith(below)}
     missing, different = changed_outputs(run, outputs, every_byte=whole)
     if changed := [*(missing if whole else ()), *different]:
@@ -340,5 +340,5 @@ def refuse_changed(run: Path, stage: str, entry: Entry, below: str = "", *, whol
 
 
 def write_manifest(run: Path, manifest: Manifest) -> None:
-    """Write the manifest whole."""
+    """Write the manifest atomically."""
     write_whole(run / "manifest.json", json.dumps(manifest.to_row(), indent=1, ensure_ascii=False) + "\n")

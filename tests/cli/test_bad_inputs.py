@@ -101,7 +101,7 @@ DEEP = "[" * 800 + "]" * 800
         (("show", "latin.parquet"), "latin.parquet is not a Parquet file: 'utf-8'"),
         (("show", "smollm2_135m", "sft.=none"), "SFT has no field ''"),
         (("report", "list"), "recipe.json: not a recipe"),
-        (("show", "null"), "manifest.json is no manifest"),
+        (("show", "null"), "manifest.json is not a manifest"),
     ],
 )
 def test_what_once_was_a_traceback_or_hung_is_a_sentence(tmp_path, monkeypatch, arguments, words):

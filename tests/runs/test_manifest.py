@@ -71,7 +71,7 @@ def test_every_stage_has_a_summary_of_its_own():
 @pytest.mark.parametrize("text", ["", "[]", '{"format": 2, "stages": {}}', '{"format": 1, "stages": []}', "\x00"])
 def test_what_is_no_manifest_is_an_error_that_names_it(tmp_path, text):
     (tmp_path / "manifest.json").write_text(text)
-    with pytest.raises(RunError, match="manifest.json is no manifest of format 1"):
+    with pytest.raises(RunError, match="manifest.json is not a manifest of format 1"):
         read_manifest(tmp_path)
 
 
