@@ -13,7 +13,7 @@ from plantune_lite.files import encodable, fits
 
 
 def knob(default: Any, *, low: float | None = None, high: float | None = None, pace: bool = False) -> Any:
-    """A field with bounds; a `pace` field says how fast or how long, so changing it makes no other run."""
+    """Declare a field with bounds; a `pace` field sets only speed or duration, so changing it keeps the run."""
     return field(default=default, metadata={"low": low, "high": high, "pace": pace})
 
 
@@ -25,7 +25,7 @@ def describe(hint: Any) -> str:
 
 
 def parse(text: str, hint: Any) -> Any:
-    """Parse a text as a value of the hinted type; raises ValueError where it is none."""
+    """Parse a text as a value of the hinted type; raise ValueError if it is none."""
     if get_origin(hint) is tuple:
         items = "" if text.strip() == "()" else text  # as a recipe's file has it
         return tuple(parse(item.strip(), get_args(hint)[0]) for item in items.split(",") if item.strip())
@@ -52,7 +52,7 @@ def _literal(text: str) -> Any:
 
 
 def written(value: Any) -> str:
-    """A value as the command line takes it: what `parse` reads back."""
+    """Format a value for the command line, so that `parse` reads it back."""
     if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -61,7 +61,7 @@ def written(value: Any) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return `; did you mean 'x'?`; where no name is near, the list of them, unless it is too long to read."""
+    """Return `; did you mean 'x'?`; if no name is near, the list of names, unless it is too long."""
     import difflib
 
     names = list(names)
@@ -72,7 +72,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
 
 
 def is_json(value: Any, levels: int = 20) -> bool:
-    """Tell whether a value survives being stored as JSON; so many levels deep, which no setting needs."""
+    """Tell whether a value survives being stored as JSON, at most so many levels deep, more than a setting needs."""
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and is_json([*value, *value.values()], levels)
     if isinstance(value, list):

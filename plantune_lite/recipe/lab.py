@@ -1,7 +1,7 @@
-"""Name what the lab brings: the core reaches the lab through this table and never imports it.
+"""Name what the lab provides: the core reaches the lab through this table and never imports it.
 
-A recipe says `problems.source="world:blocksworld"` and `grpo.rewards=("world:valid_prefix",)`. The module paths that
-older recipes name instead are still read, and mean the same.
+A recipe says `problems.source="world:blocksworld"` and `grpo.rewards=("world:valid_prefix",)`. Module paths in older
+recipes are still read, and mean the same.
 """
 
 FUNCTIONS = {
@@ -36,7 +36,7 @@ def function_path(text: str) -> str:
 
 
 def means_the_same(value: object, recorded: object) -> bool:
-    """Tell whether a field names the same parts of the lab as a run made before, in another spelling."""
+    """Tell whether a field names the same parts of the lab as in an earlier run, whatever the spelling."""
     if isinstance(value, str) and isinstance(recorded, str):
         return canonical(value) == canonical(recorded)
     if isinstance(value, list | tuple) and isinstance(recorded, list | tuple) and len(value) == len(recorded):

@@ -1,6 +1,6 @@
-"""Recipes as text: found by name, overridden on the command line, stored as JSON.
+"""Handle recipes as text: found by name, overridden on the command line, stored as JSON.
 
-load("smollm2_135m")      override(RECIPE, ["sft.max_steps=80", "grpo=none"])      from_json(to_json(RECIPE)) == RECIPE
+load_recipe("smollm2_135m")   override(RECIPE, ["sft.max_steps=80", "grpo=none"])   from_json(to_json(RECIPE)) == RECIPE
 """
 
 import json
@@ -28,15 +28,15 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         name, equals, text = setting.partition("=")
         try:
             if not equals:
-                raise RecipeError(f"{setting!r} is no setting: write part.field=value, say sft.max_steps=80")
+                raise RecipeError(f"{setting!r} is not a setting: write part.field=value, say sft.max_steps=80")
             _set(recipe, changes, name.strip(), text)
         except RecipeError as error:
             errors.append(str(error))
     if errors:
         raise RecipeError("\n".join(errors))
     wanted = replace(recipe, **changes)
-    said = {setting.partition("=")[0].strip() for setting in settings}
-    if "sft.epochs" in said and "sft.max_steps" not in said and wanted.sft and wanted.sft.max_steps:
+    names = {setting.partition("=")[0].strip() for setting in settings}
+    if "sft.epochs" in names and "sft.max_steps" not in names and wanted.sft and wanted.sft.max_steps:
         raise RecipeError(
             f"sft.epochs={wanted.sft.epochs:g} changes nothing where sft.max_steps={wanted.sft.max_steps} decides: "
             "set sft.max_steps=none too, or another number of steps instead"
@@ -45,7 +45,7 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
 
 
 def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
-    """Put into `changes` what one setting makes of a field, or of the part that it is in."""
+    """Put into `changes` the field that a setting changes, or the whole part that the field is in."""
     outer, _, inner = name.partition(".")
     inner, _, key = inner.partition(".")  # sft.extra.max_grad_norm=0.5
     hint = _type_of(Recipe, outer)
@@ -66,7 +66,7 @@ def _set(recipe: Recipe, changes: dict[str, Any], name: str, text: str) -> None:
 
 
 def _type_of(owner: type, name: str) -> Any:
-    """Return the type of a field; a name that there is none of suggests the nearest."""
+    """Return the type of a field; the error for an unknown name suggests the nearest."""
     names = [f.name for f in fields(owner)]
     if name not in names:
         raise RecipeError(f"{owner.__name__} has no field {name!r}{nearest(name, names)}")
@@ -122,7 +122,7 @@ def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
 
 
 def run_folder(name_or_path: str | os.PathLike[str]) -> Path | None:
-    """Find the run folder a recipe is loaded from, or None; shipped names and .py files go before runs of that name."""
+    """Find the run folder a recipe is loaded from, or None; shipped names and .py files take precedence."""
     path = as_path(name_or_path)
     if (path / "recipe.json").is_file():
         return path
@@ -156,11 +156,11 @@ def from_json(text: str | bytes, where: str = "recipe.json") -> Recipe:
             raise RecipeError("not a recipe of this version (format 1)")
         parts = {name: _part(PARTS[name], part) for name, part in data.items() if name in PARTS and part is not None}
         return Recipe(**{**data, **parts})
-    except (ValueError, TypeError, RecursionError) as error:  # no JSON, or JSON that is no recipe
+    except (ValueError, TypeError, RecursionError) as error:  # not JSON, or JSON that is not a recipe
         raise RecipeError(f"{where}: {error}") from None
 
 
-_GONE = ("batch", "tokens_per_minute")  # fields of earlier versions that decide nothing a run makes
+_GONE = ("batch", "tokens_per_minute")  # fields of earlier versions that change no result
 
 
 def _part(kind: type, row: Mapping[str, Any]) -> Any:

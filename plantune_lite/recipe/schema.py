@@ -1,4 +1,4 @@
-"""A recipe: one frozen literal that says everything about a run, checked as a whole.
+"""Define a recipe: one frozen literal that says everything about a run, checked as a whole.
 
 RECIPE = Recipe(name="mine", problems=Problems("practice"), ..., sft=SFT(target="plan+solution"), grpo=None)
 """
@@ -23,7 +23,7 @@ Prompt = Literal["zero_shot_cot", "plan_then_solve", "few_shot"]  # an untuned m
 
 @dataclass(frozen=True)
 class _WithFloats:
-    """A part, or the whole, in which `epochs=1` is the 1.0 it stands for: the two must not be two recipes."""
+    """A recipe or a part of one that stores `epochs=1` as 1.0: the two spellings must not be two recipes."""
 
     def __post_init__(self) -> None:
         for name, hint in type_hints(type(self)).items():
@@ -63,12 +63,12 @@ class Distill(_WithFloats):
     _: KW_ONLY
     model: str | None = None  # the teacher's model; None = the dated default
     plan_from: Literal["question", "solution"] = "question"  # "solution": summarise the data set's own working
-    # Plans from what is given on, or from the question back; None = as the teacher or the source has them.
+    # Plan from the given facts on, or back from the question; None = as the teacher or the source does.
     direction: Direction | None = None
-    plans: int = knob(5, low=1, high=64)  # a problem, at most
+    plans: int = knob(5, low=1, high=64)  # per problem, at most
     plans_per_call: int = knob(1, low=1, high=64)  # more than 1: one structured list, cheaper and less diverse
     temperature: float = knob(0.7, low=0, high=2)
-    min_score: int | None = knob(80, low=-100, high=100)  # None = nobody scores them: one call a plan of a solution
+    min_score: int | None = knob(80, low=-100, high=100)  # None = no scores: one call per plan from a solution
     keep: Literal["first", "best"] = "first"  # "first" makes plans until one passes; "best" is the paper's
     execute: Literal["kept", "all"] = "kept"
     thinking: int | None = knob(0, low=-1)  # tokens; 0 = as few as it can, -1 = the model decides, None = its default
@@ -83,13 +83,13 @@ class Corpus(_WithFloats):
 
     _: KW_ONLY
     filter: Literal["none", "plan", "answer", "both"] = "both"
-    min_score: int | None = knob(None, low=-100, high=100)  # None = distill.min_score; to raise it asks nobody
+    min_score: int | None = knob(None, low=-100, high=100)  # None = distill.min_score; raising it needs no calls
     per_problem: int = knob(1, low=1)  # the best k
     spoilers: Literal["drop", "keep"] = "drop"  # plans that contain the answer or compute
-    dedup: Literal["none", "exact", "minhash"] = "minhash"  # the last drops near copies too, by comparing all pairs
+    dedup: Literal["none", "exact", "minhash"] = "minhash"  # "minhash" drops near copies too: it compares all pairs
     decontaminate: int = knob(13, low=0)  # words in a row shared with a suite; 0 = off
     validation: float = knob(0.05, low=0, high=0.5)  # share of problems
-    weights: tuple[float, ...] = ()  # one a source; empty = as they come
+    weights: tuple[float, ...] = ()  # one per source; empty = as they come
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Student(_WithFloats):
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     rslora: bool = False
     checkpointing: bool = True  # recompute activations: less memory, about a third slower
-    # What answers; auto: vLLM where it is installed and the GPU is fit for it, else what trains.
+    # What answers; auto: vLLM if it is installed and suits the GPU, else the training backend.
     engine: Literal["auto", "unsloth", "transformers", "vllm"] = knob("auto", pace=True)
 
 
@@ -118,14 +118,14 @@ class SFT(_WithFloats):
     _: KW_ONLY
     target: Literal["solution", "plan+solution", "plan"] = "plan+solution"  # baseline, M1, M2
     solutions: Literal["dataset", "teacher"] = "teacher"  # "solution" from "teacher" is the control
-    start: str | None = None  # another run whose adapter this one goes on from
+    start: str | None = None  # another run, whose adapter this one continues
     same_rows: bool = False  # only problems that baseline, control, M1 and M2 all have a row of within max_length
     order: Literal["mixed", "easy_first", "by_source"] = "mixed"  # easy by level, or short rows
     epochs: float = knob(1.0, low=0)
     max_steps: int | None = knob(None, low=1)  # None = all epochs
     learning_rate: float = knob(2e-4, low=0, high=1)
     batch_size: int = knob(2, low=1)  # rows on the GPU at once
-    accumulate: int = knob(4, low=1)  # batches a step
+    accumulate: int = knob(4, low=1)  # batches per step
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps
     weight_decay: float = knob(0.0, low=0, high=1)
     save_steps: int = knob(50, low=1, pace=True)
@@ -139,11 +139,11 @@ class CPL(_WithFloats):
 
     _: KW_ONLY
     rounds: int = knob(2, low=1)
-    # Whose steps are searched: None = the student's, URL#NAME = a server's, which must be able to go on from a reply
-    # that is begun; what it costs is limited by distill.max_usd.
+    # Whose steps are searched: None = the student's, URL#NAME = a server's, which must be able to continue a started
+    # reply; distill.max_usd limits its cost.
     policy: str | None = None
     questions: int | None = knob(None, low=1)  # None = all
-    iterations: int = knob(100, low=1)  # of the search, a question
+    iterations: int = knob(100, low=1)  # of the search, per question
     root_width: int = knob(5, low=2)
     width: int = knob(3, low=2)
     depth: int = knob(6, low=2)
@@ -165,20 +165,20 @@ class GRPO(_WithFloats):
 
     _: KW_ONLY
     reward: Literal["answer", "answer+plan", "guided"] = "answer+plan"
-    judge: Literal["alignment", "teacher"] = "alignment"  # who compares a plan with the reference
+    judge: Literal["alignment", "teacher"] = "alignment"  # what compares a plan with the reference
     embedder: str | None = None  # alignment by an embedding model, a Hub id or a folder; None = by words
     rewards: tuple[str, ...] = ()  # your own, "module_or_path.py:function", added to the sum
     settings: Literal["stable", "paper", "pta"] = "stable"  # "paper" is PLAN-TUNING's, "pta" PTA-GRPO's
     start: str = "sft"  # "sft", "base", or another run
     steps: int = knob(200, low=1)
-    group: int = knob(8, low=2)  # completions a prompt; guided: plans x continuations
+    group: int = knob(8, low=2)  # completions per prompt; guided: plans x continuations
     weights: dict[str, float] = field(default_factory=dict)  # of rewards by name, in place of the settings' own
     plans: int = knob(4, low=2)  # guided, as are the six after it
     continuations: int = knob(3, low=1)
     plan_weight: float = knob(0.5, low=0)  # beta of PTA-GRPO
     structure_weight: float = knob(0.2, low=0)  # for a plan in exact form and one boxed answer
     plan_softmax: float = knob(0.5, low=0.01)  # temperature over the plans' shares of right answers; not in the paper
-    length_weight: float = knob(0.1, low=0)  # alpha, the most that a short answer earns; not in the paper
+    length_weight: float = knob(0.1, low=0)  # alpha, the maximum for a short answer; not in the paper
     longest: int | None = knob(None, low=1)  # T_max of the length term, in tokens; not in the paper; None = the group's
     length_for: Literal["right", "all"] = "right"  # whose length is rewarded; not in the paper
     prompts_per_step: int = knob(4, low=1)
@@ -201,12 +201,12 @@ class Evaluate(_WithFloats):
 
     suites: tuple[str, ...] = ("own",)  # benchmarks, own, practice, or the groups paper, cpl, pta
     _: KW_ONLY
-    limit: int | None = knob(300, low=1)  # problems a suite, seeded; None = all
+    limit: int | None = knob(300, low=1)  # problems per suite, seeded; None = all
     samples: int = knob(1, low=1)  # more than 1: pass@k and maj@k
     temperature: float = knob(0.0, low=0, high=2)
     top_p: float = knob(1.0, low=0.01, high=1)
     max_tokens: int = knob(1024, low=16)
-    baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and ask that too
+    baseline: bool = False  # also train on the data set's own solutions, the same problems and steps, and evaluate it
     prompts: tuple[Prompt, ...] = ()  # the untuned model's, of which the best counts; empty = what suits its size
     before_grpo: bool = False  # also ask the adapter that GRPO began with: what did GRPO add?
     plan_use: bool = False  # ask again with another problem's plan: does the plan do the work?
@@ -237,12 +237,12 @@ class Recipe(_WithFloats):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     headroom: int = knob(64, low=0)  # problems the untuned student is asked before anything is spent; 0 = none
-    # Of the whole run: each stage ends within its share of what is left, and the next goes on with what there is.
+    # Of the whole run: each stage stops within its share of what is left, and the next uses what there is.
     max_hours: float | None = knob(None, low=0.01, pace=True)  # None = no limit
 
     @property
     def has_baseline(self) -> bool:
-        """Tell whether a baseline is trained too: as the SFT is, so there must be one, and not the baseline itself."""
+        """Tell whether a baseline is trained too: like the SFT, which must exist and not be the baseline itself."""
         part = self.sft
         itself = part is not None and (part.target, part.solutions) == ("solution", "dataset")
         return self.evaluate.baseline and part is not None and not itself
@@ -254,13 +254,13 @@ class Recipe(_WithFloats):
 
     @property
     def wants_checked_answers(self) -> bool:
-        """Tell whether to learn only from what reaches a checked answer; worked solutions end in the answer itself."""
+        """Tell whether to learn only from plans that reach a checked answer; worked solutions end in the answer."""
         return self.corpus.filter in ("answer", "both") and self.distill.teacher != "worked"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         errors = [error for name, value in leaves(self) if (error := _field_error(name, value)) is not None]
-        if errors := errors or list(_cross_errors(self)):  # which take the types for granted
+        if errors := errors or list(_cross_errors(self)):  # these assume valid types
             count = f"{len(errors)} errors in the recipe:\n  " if len(errors) > 1 else ""
             raise RecipeError(count + "\n  ".join(errors))
 
@@ -269,11 +269,11 @@ _PARTS = (Problems, Distill, Corpus, Student, SFT, CPL, GRPO, Evaluate, Export)
 PARTS: dict[str, type] = {part.__name__.lower(): part for part in _PARTS}  # by the name of their field
 TEACHERS = ("gemini", "self", "worked")  # or the base URL of a server
 OPTIONAL = ("sft", "cpl", "grpo")
-REWARDS = ("right_answer", "plan_similarity", "plan_shape", "spoiler_penalty", "soft_overlong", "guided")  # of ours
+REWARDS = ("right_answer", "plan_similarity", "plan_shape", "spoiler_penalty", "soft_overlong", "guided")  # built in
 
 
 def leaves(recipe: Recipe) -> Iterator[tuple[str, Any]]:
-    """Every field with its dotted name; a part that is left out is one leaf, None."""
+    """Yield every field with its dotted name; a part that is left out is one leaf, None."""
     for outer in fields(recipe):
         value = getattr(recipe, outer.name)
         if outer.name in PARTS and value is not None:
@@ -292,22 +292,22 @@ def _field_of(name: str) -> tuple[Field[Any], Any]:
     """Return a field by its dotted name, and its type."""
     part, _, inner = name.rpartition(".")
     owner = PARTS[part] if part else Recipe
-    return next(one for one in fields(owner) if one.name == inner), type_hints(owner)[inner]
+    return next(f for f in fields(owner) if f.name == inner), type_hints(owner)[inner]
 
 
 # --- checking ---------------------------------------------------------------------------------------------------------
 
 
 def _field_error(name: str, value: Any) -> str | None:
-    """Return what is wrong with a field's value; None where nothing is."""
-    one, hint = _field_of(name)
+    """Return what is wrong with a field's value; None if nothing is."""
+    f, hint = _field_of(name)
     if not fits(value, hint):
         example = f"; write ({value!r},)" if get_origin(hint) is tuple and isinstance(value, str) else ""
         return f"{name} is {value!r}, but must be {describe(hint)}{example}"
-    low, high = one.metadata.get("low"), one.metadata.get("high")
+    low, high = f.metadata.get("low"), f.metadata.get("high")
     values = value if isinstance(value, tuple) else (value,)
     if any(isinstance(text, str) and ("\0" in text or encodable(text) != text) for text in values):
-        return f"{name} is {value!r:.80}, which holds what no file's name or text may"
+        return f"{name} is {value!r:.80}, which holds a NUL or a lone surrogate"
     if any(isinstance(number, float) and not math.isfinite(number) for number in values):
         return f"{name} is {value}, but must be finite"
     if low is not None and value is not None and value < low:
@@ -330,11 +330,11 @@ def _cross_errors(recipe: Recipe) -> Iterator[str]:
     if recipe.cpl and (policy := recipe.cpl.policy) is not None:
         server = urlsplit(policy)
         if server.scheme not in ("http", "https") or not server.hostname or server.username or not server.fragment:
-            yield "cpl.policy must be a server's address with the model behind a # (a key is read from the environment)"
+            yield "cpl.policy must be a server's address with the model after a # (a key is read from the environment)"
         if recipe.cpl.leaf == "value":
             yield "cpl.leaf='value' reads the student, but cpl.policy is a server: set cpl.leaf='rollout'"
         if recipe.cpl.rounds > 1:
-            yield f"cpl.rounds is {recipe.cpl.rounds}, but no round makes cpl.policy's server better: set cpl.rounds=1"
+            yield f"cpl.rounds is {recipe.cpl.rounds}, but rounds do not improve cpl.policy's server: set cpl.rounds=1"
     if recipe.evaluate.samples > 1 and recipe.evaluate.temperature == 0:
         samples = recipe.evaluate.samples
         yield f"evaluate.samples={samples} are all the same at evaluate.temperature=0: set evaluate.temperature=0.7"
@@ -345,7 +345,7 @@ def _data_errors(recipe: Recipe) -> Iterator[str]:
     if distill.teacher not in TEACHERS and "://" not in distill.teacher:
         yield f"distill.teacher is {distill.teacher!r}{nearest(distill.teacher, (*TEACHERS, 'http://...'))}"
     if "@" in distill.teacher.partition("://")[2].partition("/")[0]:
-        yield "distill.teacher holds a name or a password, which would be stored: a key goes into OPENAI_API_KEY"
+        yield "distill.teacher holds a name or a password, which would be stored: set OPENAI_API_KEY instead"
     if corpus.filter in ("plan", "both"):
         if distill.teacher == "worked":
             yield f"corpus.filter={corpus.filter!r} needs scores, and 'worked' gives none: set corpus.filter='answer'"
@@ -355,14 +355,14 @@ def _data_errors(recipe: Recipe) -> Iterator[str]:
         yield f"distill.plans_per_call={together} is more than distill.plans: set plans_per_call={distill.plans}"
     sources = recipe.problems.source.split("+")
     if corpus.weights and len(corpus.weights) != len(sources):
-        yield f"corpus.weights has {len(corpus.weights)} numbers for {len(sources)} sources: give one a source, or ()"
+        yield f"corpus.weights has {len(corpus.weights)} numbers for {len(sources)} sources: give one per source, or ()"
 
 
 def _sft_errors(recipe: Recipe) -> Iterator[str]:
     if (sft := recipe.sft) is None:
         return
     if sft.target != "solution" and sft.solutions == "dataset":
-        yield f"sft.target={sft.target!r} needs plans, which the dataset has not: set sft.solutions='teacher'"
+        yield f"sft.target={sft.target!r} needs plans, which the dataset lacks: set sft.solutions='teacher'"
     if recipe.grpo and sft.target == "plan":
         yield "grpo rewards answers, which sft.target='plan' lacks: set sft.target='plan+solution', or grpo=none"
     if recipe.cpl and sft.target != "plan+solution":
@@ -375,7 +375,7 @@ def _grpo_errors(recipe: Recipe, grpo: GRPO) -> Iterator[str]:
     size = grpo.plans * grpo.continuations
     if grpo.reward == "guided" and grpo.group != size:
         yield f"grpo.group is {grpo.group}, but grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
-    rewards = (*REWARDS, *(one.rpartition(":")[2] for one in grpo.rewards))
+    rewards = (*REWARDS, *(reward.rpartition(":")[2] for reward in grpo.rewards))
     for name in grpo.weights:
         if name not in rewards:
             yield f"grpo.weights: no reward {name!r}{nearest(name, rewards)}"
@@ -384,5 +384,5 @@ def _grpo_errors(recipe: Recipe, grpo: GRPO) -> Iterator[str]:
         yield f"{teacher!r} cannot judge plans: set grpo.judge='alignment', or another distill.teacher"
 
 
-GRPO_ROWS = 2  # completions trained at once where grpo.extra.per_device_train_batch_size says nothing
-CHOSEN_ON = 40  # problems on which the best prompt of an untuned model is found
+GRPO_ROWS = 2  # completions trained at once unless grpo.extra.per_device_train_batch_size is set
+CHOSEN_ON = 40  # problems on which the best prompt of an untuned model is chosen

@@ -1,4 +1,4 @@
-"""A user's function in a recipe: stored as text, found again in another process, known by its source.
+"""Handle user functions in a recipe: stored as text, loaded in another process, identified by their source.
 
 reference(make_problems) -> "own_problems.py:make_problems"      load("own_problems.py:make_problems") -> the function
 """
@@ -32,22 +32,22 @@ def reference(function: Callable[..., Any]) -> str:
     home = Path(code.co_filename) if code else Path()  # a built-in has no code
     if not name.isidentifier() or not home.is_file():
         raise RecipeError(
-            f"the function {name!r} cannot be found again by another process: write it at the top level of a .py file"
+            f"the function {name!r} cannot be loaded by another process: define it at the top level of a .py file"
         )
     return f"{home}:{name}"
 
 
-def _taken_apart(text: str) -> tuple[str, str]:
+def _split(text: str) -> tuple[str, str]:
     """Return the file or module that a reference names, and the function."""
     match = _REFERENCE.fullmatch(function_path(text))
     if match is None:
-        raise RecipeError(f"{text!r} names no function: write module_or_path.py:function")
+        raise RecipeError(f"{text!r} does not name a function: write module_or_path.py:function")
     return match["home"], match["name"]
 
 
 def load(text: str) -> Callable[..., Any]:
     """Load the function that a reference names; this runs its file."""
-    home, name = _taken_apart(text)
+    home, name = _split(text)
     try:
         module = load_module(Path(home)) if home.endswith(".py") else importlib.import_module(home)
     except (FileNotFoundError, ImportError, SyntaxError) as error:
@@ -59,15 +59,15 @@ def load(text: str) -> Callable[..., Any]:
 
 
 def load_from_lab(name: str) -> Callable[..., Any]:
-    """Import what the lab brings under a name of the table."""
+    """Load a function of the lab by its name in the table."""
     return load(FUNCTIONS[name])
 
 
 def source_hash(text: str) -> str:
-    """A hash of the function's source, so that a changed function is a changed recipe; nothing is run to find it."""
+    """Hash the function's source, so that a changed function is a changed recipe; nothing is run."""
     import hashlib
 
-    home, name = _taken_apart(text)
+    home, name = _split(text)
     try:
         source = (as_path(home) if home.endswith(".py") else _file_of(home)).read_text(encoding="utf-8")
         tree = ast.parse(source)
@@ -80,7 +80,7 @@ def source_hash(text: str) -> str:
 
 
 def _file_of(module: str) -> Path:
-    """A module's file, without importing the packages it lies in as importlib would."""
+    """Find a module's file without importing the packages around it, which importlib would."""
     path, spec = None, None
     for part in module.split("."):
         spec = PathFinder.find_spec(part, path)
@@ -102,7 +102,7 @@ def is_loading() -> bool:
 
 
 def load_module(path: Path) -> ModuleType:
-    """Run a .py file as a module of its own, once a process and content; it may import its neighbours."""
+    """Run a .py file as its own module, once per process and content; it may import its neighbours."""
     import hashlib
 
     global _loading
@@ -114,7 +114,7 @@ def load_module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(present(importlib.util.spec_from_file_location(name, path)))
     sys.modules[name] = module  # a dataclass or an inspect call inside the file looks itself up here
     if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))  # as `python FILE` has it, but behind all else
+        sys.path.append(str(path.parent))  # as with `python FILE`, but last
     _loading += 1
     try:
         exec(compile(source, path, "exec"), module.__dict__)

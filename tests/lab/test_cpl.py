@@ -202,7 +202,7 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
     "wrong", ["gpt", "http://localhost:11434/v1", "ftp://x/v1#y", "http://me:secret@x/v1#y", "a#b"]
 )
 def test_a_policy_that_is_no_server_and_model_is_refused(wrong):
-    with pytest.raises(RecipeError, match="must be a server's address with the model behind a #"):
+    with pytest.raises(RecipeError, match="must be a server's address with the model after a #"):
         replace(load_recipe("smollm2_135m"), cpl=CPL(rounds=1, policy=wrong))
 
 

@@ -88,7 +88,7 @@ def test_a_setting_is_read_by_the_type_of_its_field(setting, field, value):
         ("sft=none", "set grpo.start='base'"),
         ("distill.teacher=worked", "set corpus.filter='answer'"),
         ("distill.min_score=none", "set corpus.filter='answer', or distill.min_score=80"),
-        ("corpus.weights=1,2", "give one a source"),
+        ("corpus.weights=1,2", "give one per source"),
         ("grpo.judge=teacher", "cannot judge plans"),
         ("sft.target=plan", "set sft.target='plan+solution', or grpo=none"),
         ("name=../up", "names a folder"),
