@@ -39,7 +39,7 @@ def _looks_first(wanted: Recipe) -> bool:
 @cli.command()
 @run_options
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Train an adapter on the training rows: SFT, then CPL and GRPO if the recipe has them."""
+    """Train an adapter on the training rows: SFT, then CPL and GRPO if set."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
 

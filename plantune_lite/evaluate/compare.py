@@ -280,7 +280,7 @@ def named(model: str, mode: str) -> str:
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
     untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
     if len(set(untuned)) < len(untuned) and comparisons:
-        yield "The untuned model was asked with several prompts, of which the best on these same problems counts."
+        yield "The untuned model was asked with several prompts; the best on these same problems counts."
     if any(len(row.by_seed) > 1 for row in rows):
         yield "Intervals and p values are over trainings (t); an arm's own interval over problems where that is wider."
     elif comparisons:
@@ -292,7 +292,7 @@ def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[s
             yield f"{suite}: {caveat}."
     names = {row.model.rpartition("/")[2] for row in rows}
     if BASELINE in names and names & {"grpo", "cpl"}:
-        yield "baseline is SFT alone: how it differs may be due to what followed the SFT as well as to plans."
+        yield "baseline is SFT alone: a difference may come from the stages after SFT as well as from plans."
     if len(comparisons) > 1:
         yield f"p values are corrected for the {len(comparisons)} comparisons (Holm)."
     for c in comparisons:
@@ -334,7 +334,7 @@ def standing_text(standing: Standing, *, lines: Lines = row_table, width: int | 
 
 
 def standing_markdown(standing: Standing, *, lines: Lines = row_table) -> str:
-    """Render for a card or a report."""
+    """Render for a model card or a report."""
     parts = ["\n".join(f"- {sentence}" for sentence in standing.sentences)] if standing.sentences else []
     for suite, rows in standing.suites():
         parts += [f"## {suite}", markdown_table(*lines(rows))]

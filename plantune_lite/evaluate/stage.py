@@ -41,7 +41,7 @@ PROMPTS = "prompts"  # in eval/: what the untuned model answered to each prompt,
 STEP = 128  # problems of a suite that all models answer before the next suite's turn, if time is limited
 
 
-class Asked(NamedTuple):
+class RunModel(NamedTuple):
     """One of the run's models: the name of its answers, the stage that trained it, and how it is asked."""
 
     name: str
@@ -109,7 +109,7 @@ def run_evaluate(job: Job) -> EvaluateSummary:
     )
 
 
-# --- what is asked ----------------------------------------------------------------------------------------------------
+# --- the suites -------------------------------------------------------------------------------------------------------
 
 
 def _suites(job: Job) -> Iterator[tuple[str, list[Problem]]]:
@@ -170,7 +170,7 @@ def _of_the_baseline(job: Job) -> str:
     return " and ".join(parts)
 
 
-# --- asking it --------------------------------------------------------------------------------------------------------
+# --- asking the models ------------------------------------------------------------------------------------------------
 
 
 def _answer_suites(
@@ -234,19 +234,19 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
     )
 
 
-def _models(job: Job, trained: str | None, prompt: Mode) -> list[Asked]:
+def _models(job: Job, trained: str | None, prompt: Mode) -> list[RunModel]:
     """List the untuned model at its best prompt, then each trained one."""
-    models = [Asked("untuned", None, prompt)]
+    models = [RunModel("untuned", None, prompt)]
     if job.recipe.has_baseline:
-        models.append(Asked("baseline", "baseline", OF_TARGET["solution"]))
+        models.append(RunModel("baseline", "baseline", OF_TARGET["solution"]))
     if job.recipe.evaluate.before_grpo and trained == "grpo" and present(job.recipe.grpo).start == "sft":
-        models.append(Asked(_arm(job, "sft"), "sft", OF_TARGET[present(job.recipe.sft).target]))
+        models.append(RunModel(_arm(job, "sft"), "sft", OF_TARGET[present(job.recipe.sft).target]))
     if trained:
-        models.append(Asked(_arm(job, trained), trained, mode_of(job.recipe, job.earlier)))
+        models.append(RunModel(_arm(job, trained), trained, mode_of(job.recipe, job.earlier)))
     return models
 
 
-def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) -> None:
+def _answer(student: Student, model: RunModel, problems: list[Problem], out: Path) -> None:
     """Let one model answer these problems."""
     loaded = student.loaded
     other = None if model.stage == student.trained else model.stage
@@ -255,7 +255,7 @@ def _answer(student: Student, model: Asked, problems: list[Problem], out: Path) 
         evaluate_problems(generate, problems, mode=model.mode, out=out, how=student.asking(model.stage))
 
 
-def _intervene(student: Student, tuned: Asked, suite: list[Problem], answers: Path, ends: float) -> None:
+def _intervene(student: Student, tuned: RunModel, suite: list[Problem], answers: Path, ends: float) -> None:
     """Test whether the tuned model's plans do the work, if that is wanted and there is time for it."""
     job, loaded, part = student.job, student.loaded, student.job.recipe.evaluate
     if not tuned.stage or tuned.mode == "plain" or not (part.interventions or part.plan_use):

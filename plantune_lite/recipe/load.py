@@ -38,8 +38,8 @@ def override(recipe: Recipe, settings: Sequence[str]) -> Recipe:
     names = {setting.partition("=")[0].strip() for setting in settings}
     if "sft.epochs" in names and "sft.max_steps" not in names and wanted.sft and wanted.sft.max_steps:
         raise RecipeError(
-            f"sft.epochs={wanted.sft.epochs:g} changes nothing where sft.max_steps={wanted.sft.max_steps} decides: "
-            "set sft.max_steps=none too, or another number of steps instead"
+            f"sft.epochs={wanted.sft.epochs:g} has no effect while sft.max_steps={wanted.sft.max_steps} is set: "
+            "set sft.max_steps=none too, or change the number of steps instead"
         )
     return wanted
 

@@ -20,7 +20,7 @@ from plantune_lite.recipe.load import from_json, to_json
 from plantune_lite.types import Problem, RunError
 
 TRAJECTORIES, REJECTED = "trajectories.jsonl", "rejected.jsonl"  # what a distillation kept, and the rest
-LEDGER = "calls.sqlite"  # beside the run folders: one for all runs
+LEDGER = "calls.sqlite"  # next to the run folders: one for all runs
 # RUN/ablate/STUDY/VARIANT is a run as well.
 STUDIES = ("filter", "threshold", "target", "reward", "preference", "mixture", "domain", "world")
 _HASHED_BELOW = 64 << 20  # larger outputs (weights) are mostly compared by size: hashing them takes minutes

@@ -1,6 +1,6 @@
 """Run a study: variants of one recipe, each a separate run, compared in the end.
 
-    run_study("target", RECIPE) -> Found(...), and runs/mine/ablate/target/ with table.md, baseline/, m1/ ...
+    run_study("target", RECIPE) -> Outcome(...), and runs/mine/ablate/target/ with table.md, baseline/, m1/ ...
 
 What a variant shares with its run, or with another variant, is reused and not made again. Each variant is a run folder,
 so the same command resumes whatever was cut off; a variant that fails is named, and the others continue.
@@ -62,7 +62,7 @@ def run_study(
     stages: Sequence[Stage] = OF_A_VARIANT,
     say: Callable[[str], None],
     stream: TextIO | None = None,
-) -> page.Found:
+) -> page.Outcome:
     """Run a study, or resume it; its tables are in RUN/ablate/WHAT."""
     parent = runner.folder_of(recipe, to)
     folder = parent / "ablate" / what
@@ -207,7 +207,7 @@ def _result(
     folder: Path,
     command: str,
     say: Callable[[str], None],
-) -> page.Found:
+) -> page.Outcome:
     """Put the variants side by side, with the columns that this study's table has besides right answers."""
     recipe = planned[0].recipe
     arms = list(_arms(definition, planned, failed))
@@ -219,7 +219,7 @@ def _result(
         for arm, cells in page.knowledge(runs).items():
             figures.setdefault(arm, {}).update(cells)
     beside = compare.beside(arms, seed=recipe.seed)
-    return page.Found(
+    return page.Outcome(
         study=definition,
         folder=folder,
         recipe=recipe.name,

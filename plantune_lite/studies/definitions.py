@@ -232,7 +232,7 @@ def _plain(source: str) -> str:
 def _domain(recipe: Recipe) -> tuple[list[Variant], list[str]]:
     own = recipe.problems.path or recipe.problems.source
     variants = [Variant("own", (), f"the recipe as it is: {own}")]
-    notes = ["Each domain has test problems of its own, so domains are not compared with one another."]
+    notes = ["Each domain has its own test problems, so domains are not compared with one another."]
     if own != "strategyqa":
         settings = ["problems.path=none", "problems.source=strategyqa", "problems.levels=", "corpus.weights="]
         settings += [f"problems.{role}=none" for role in ("question", "answer", "solution", "choices", "id")]

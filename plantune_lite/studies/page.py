@@ -34,7 +34,7 @@ Cells = dict[str, dict[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class Outcome:
     """A study's outcome."""
 
     study: Study
@@ -46,13 +46,13 @@ class Found:
     figures: Cells = field(default_factory=dict)  # arm -> more columns of its row
 
 
-def study_text(outcome: Found) -> str:
+def study_text(outcome: Outcome) -> str:
     """Render for a terminal."""
     tables = standing_text(outcome.beside, lines=partial(_lines, outcome))
     return printable(f"{outcome.study.asks}\n{tables}")
 
 
-def study_markdown(outcome: Found) -> str:
+def study_markdown(outcome: Outcome) -> str:
     """Render for a page: as for a terminal, with the variants and the command that makes it again."""
     variants = [(variant.name, variant.tests, " ".join(variant.settings)) for variant in outcome.study.variants]
     parts = [
@@ -66,7 +66,7 @@ def study_markdown(outcome: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def study_json(outcome: Found) -> dict[str, Any]:
+def study_json(outcome: Outcome) -> dict[str, Any]:
     """Convert to JSON, for programs."""
     return {
         "study": outcome.study.what,
@@ -80,7 +80,7 @@ def study_json(outcome: Found) -> dict[str, Any]:
     }
 
 
-def write(outcome: Found) -> list[Path]:
+def write(outcome: Outcome) -> list[Path]:
     """Write table.md and table.json; return their paths."""
     texts = {
         "table.md": study_markdown(outcome),
@@ -91,7 +91,7 @@ def write(outcome: Found) -> list[Path]:
     return [outcome.folder / name for name in texts]
 
 
-def _lines(outcome: Found, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+def _lines(outcome: Outcome, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Make the columns of a table and its rows."""
     more = list(dict.fromkeys(name for cells in outcome.figures.values() for name in cells))
     lines = []

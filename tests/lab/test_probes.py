@@ -482,7 +482,7 @@ def test_tries_are_the_replies_that_begin_with_a_whole_plan_graded(small, tmp_pa
     asked = len(talker.asked)
     assert tried(talker, problems, tmp_path / "tries.jsonl", how=Asking(sampling=Sampling(n=2, max_tokens=99))) == found
     assert len(talker.asked) == asked  # what is there is not asked for again
-    with pytest.raises(PlantuneError, match="max_tokens=99, and now it is 50. Restore that setting, or move the file away"):
+    with pytest.raises(PlantuneError, match="max_tokens=99, and now it is 50. Restore that setting, or move"):
         tried(talker, problems, tmp_path / "tries.jsonl", how=Asking(sampling=Sampling(n=2, max_tokens=50)))
 
 

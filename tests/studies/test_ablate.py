@@ -519,7 +519,7 @@ def answered(run, right, *, questions, model="m1"):
 
 def page_of(what, recipe, arms, figures):
     """What a study of these arms shows."""
-    found = page.Found(
+    found = page.Outcome(
         study=definitions.study(what, recipe),
         folder=Path("study"),
         recipe=recipe.name,
