@@ -24,7 +24,7 @@ _GROUPS = ("start", "stages", "studies")  # the modules of the verbs
 
 
 class _Grouped(click.Group):
-    """A help page in three groups, in the order the verbs are written there."""
+    """A help page in three groups, with the verbs in the order they are defined."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

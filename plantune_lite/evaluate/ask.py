@@ -1,6 +1,6 @@
 """Ask a run's model one question: its plan, its working and its answer, next to what the untuned model answers.
 
-    ask(Path("runs/mine"), "A pen costs 3 dollars. What do 4 pens cost?", beside_base=True)
+    ask_student(Path("runs/mine"), "A pen costs 3 dollars. What do 4 pens cost?", beside_base=True)
     -> [Answered(model="sft of mine", mode="m1", plan=("Multiply the price of a pen by the number of pens.",),
                  working="4 pens cost 4 * 3 = 12 dollars. The answer is \\boxed{12}.", answer="12", ...),
         Answered(model="untuned", mode="few_shot", ...)]

@@ -181,7 +181,7 @@ def row_of(model: Model, seed: int) -> Row:
 def _compared(
     models: Sequence[tuple[Model, Sequence[Model]]], seed: int
 ) -> tuple[tuple[Row, ...], tuple[Comparison, ...]]:
-    """Count each model and compare it with its references; p values are corrected for the whole table (Holm)."""
+    """Compute each model's row and compare it with its references; p values are corrected for the table (Holm)."""
     pairs = ((model, reference) for model, references in models for reference in references)
     comparisons = [comparison for pair in pairs if (comparison := _comparison(*pair, seed))]
     p_values = stats.holm([comparison.paired.p for comparison in comparisons])
@@ -190,7 +190,7 @@ def _compared(
 
 
 def _comparison(model: Model, reference: Model, seed: int) -> Comparison | None:
-    """Compare two models on the problems, seed by seed, that both answered; None where there are none."""
+    """Compare two models on the problems, seed by seed, that both answered; None if there are none."""
     first, second = model.shares(), reference.shares()
     common = [key for key in first if key in second]  # a run that failed may have left nothing in common
     if not common:

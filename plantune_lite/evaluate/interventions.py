@@ -5,7 +5,7 @@ eval/interventions/SUITE.MODEL.jsonl, whose modes are the conditions, and the fi
 
     own 36.7 %, none 30.0 %, swapped 11.7 %, reference 41.7 %, dropped 31.7 %
 
-Own minus swapped is *plan use*: comparisons report from it whether the plan does the work (compare.py).
+Own minus swapped is *plan use*: comparisons use it to say whether the plan does the work (compare.py).
 
 In m1 the plan is forced as the beginning of the student's own reply; in m2 the executor is told to follow it.
 Each condition covers the problems for which the student wrote a plan; `reference` those with a reference plan,

@@ -38,7 +38,7 @@ def shares(scores: Iterable[Score]) -> dict[str, float]:
 
 
 def best_mode(modes: Mapping[Mode, Mapping[Any, float]]) -> Mode:
-    """Find the mode that is right on most of the problems all modes answered; on a tie, the one asked most.
+    """Find the mode right most often on the problems that all modes answered; on a tie, the one asked most.
 
     A kill may leave one prompt with all problems and another with only the first, which may be easier.
     """

@@ -221,7 +221,7 @@ def _prompts_by_merit(student: Student) -> Sequence[Mode]:
     wanted = part.prompts or ("zero_shot_cot", "plan_then_solve", *small)
     modes = prompts_with_examples(wanted, student.examples, job.say)
     problems = [problem for problem in student.examples if problem.kind != "code"]
-    # At most half of a small pool: few_shot shows none of the problems that it asks.
+    # At most half of a small pool: few_shot must not show a problem that it asks.
     validation = Random(job.recipe.seed).sample(problems, min(CHOSEN_ON, len(problems) // 2))
     if not validation:
         return modes

@@ -11,7 +11,7 @@ from plantune_lite.recipe import user_code
 # Fields of a recipe that name a file, a function or a run, and those that name a Hub id or a folder.
 _PATHS, _IDS = ("problems.path", "problems.source", "sft.start", "grpo.start"), ("student.model", "grpo.embedder")
 _JOINED = ("problems.source", "cpl.policy")  # practice+mine.csv, ADDRESS#NAME
-_ANYWHERE = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]")  # how a path begins that is more than a name
+_ANYWHERE = re.compile(r"[/\\~.]|[A-Za-z]:[/\\]")  # the start of a path that is more than a name
 
 
 def without_paths(content: Any, name: str = "") -> Any:

@@ -1,6 +1,6 @@
 """Write a run folder up as one self-contained page, report.html, with its charts as files in figures/.
 
-    report(Path("runs/mine")) -> {"line": "report.html: own: m1 is better than ...", ...}
+    write_report(Path("runs/mine")) -> ReportSummary(line="report.html: own: m1 is better than ...", ...)
 
 First which model beats the untuned one and whether the plan does the work, then what it was made from: problems,
 plans, training, time and money, versions, and how to make it again. Missing parts of a run are not mentioned.

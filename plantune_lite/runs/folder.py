@@ -120,7 +120,7 @@ def locked(path: Path, *, wait_seconds: float = 0.0) -> Iterator[None]:
 
 
 def outputs_of(run: Path, paths: tuple[str, ...]) -> dict[str, str | int]:
-    """Map the files a stage left to sha256, after the size if large; leave out checkpoints, which come and go."""
+    """Map the files a stage left to sha256, preceded by the size if large; skip checkpoints, which come and go."""
     outputs: dict[str, str | int] = {}
     for file in _files(run, paths):
         inside = file.relative_to(run)

@@ -255,7 +255,7 @@ class Entry(_Row):
     anew: bool = False  # made from a partial input: moved to old/ when the stage runs again
     taken_from: str | None = None  # the run that made it
     summary: Summary | None = None
-    outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, after its size where it is large
+    outputs: dict[str, str | int] = field(default_factory=dict)  # file -> sha256, preceded by the size if large
 
     def to_row(self) -> dict[str, Any]:
         row = super().to_row()
