@@ -100,13 +100,13 @@ def puct(child: Node, exploration: float) -> float:
     return child.q + exploration * child.prior * math.sqrt(present(child.parent).visits) / (1 + child.visits)
 
 
-def select(root: Node, exploration: float, dice: Random) -> Node:
+def select(root: Node, exploration: float, rng: Random) -> Node:
     """Walk down to an open leaf by the best PUCT score at each level, breaking ties at random."""
     node = root
     while node.children:
         worth = {child: puct(child, exploration) for child in node.children if not child.closed}
         best = max(worth.values())
-        node = dice.choice([child for child in worth if worth[child] == best])
+        node = rng.choice([child for child in worth if worth[child] == best])
     return node
 
 

@@ -1,6 +1,6 @@
 """Probe a run's final model (`plantune probe RECIPE`): figures as JSON, charts, and a section of the report.
 
-    probe_run(Path("runs/mine")) -> {"line": "it knows its plans: AUROC 71.3 % (62.0 to 79.9) on layer 17", ...}
+    probe_run(Path("runs/mine")) -> {"line": "Whether its plan will come out right is predicted by a probe on ...", ...}
 
 Writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (tells weak plans from good ones,
 for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables, chart
