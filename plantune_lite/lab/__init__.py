@@ -1,3 +1,3 @@
-"""Studies beside the core path: search over plan steps with what is learned from it, and what a planner knows of its
-world. The core never imports these modules, and they use its public names only; lab/cpl/search.py is a start.
+"""Studies next to the core path: search over plan steps and learning from it, and what a planning model knows of its
+world. The core never imports these modules, and they use only its public names; lab/cpl/search.py is a start.
 """

@@ -343,7 +343,7 @@ def test_a_whole_probe_of_a_tiny_model_has_every_figure_and_leaves_no_large_file
     assert found["validity"]["tuned"]["by_layer"][0] == found["validity"]["untuned"]["by_layer"][0]  # the embeddings
     assert found["generative"]["tuned"]["success"]["value"] == 0
     assert json.loads(json.dumps(found)) == found and not list(tmp_path.iterdir())
-    assert lines[0] == "48 steps of 12 problems, half of them possible; 8 are reported on" and len(lines) == 2
+    assert lines[0] == "48 steps of 12 problems, half of them possible, 8 reported on" and len(lines) == 2
 
 
 def test_a_step_is_ranked_among_all_of_its_kind_by_what_the_model_would_write(small, worlds, asked, tmp_path):

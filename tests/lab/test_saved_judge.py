@@ -102,7 +102,7 @@ def test_a_judge_of_other_weights_is_refused(probed, tmp_path):
     run = tmp_path / "mine"
     shutil.copytree(probed[0], run)
     (run / "sft" / "adapter_model.safetensors").write_bytes(b"trained once more")
-    with pytest.raises(RunError, match="judges the plans of other weights: of .*sft:.* plantune probe"):
+    with pytest.raises(RunError, match="belongs to other weights .*sft:.* plantune probe"):
         judge_of(run)
     with pytest.raises(RunError, match="other weights"):
         ask.ask_student(run, "What is 1?", resample=2, say=quiet)
@@ -117,7 +117,7 @@ def test_a_file_that_is_no_judge_and_a_run_without_one_are_sentences(trained, tm
         resample_run.resample_run(run, tries=2)
     (run / "probe").mkdir()
     (run / "probe" / "judge.json").write_text('{"layer": 1}', encoding="utf-8")
-    with pytest.raises(RunError, match="judge.json is no judge of plans .*plantune probe .* makes it anew"):
+    with pytest.raises(RunError, match="judge.json is not a judge of plans .*plantune probe .* makes a new one"):
         judge_of(run)
     with pytest.raises(RunError, match="has no trained model yet"):
         saved_judge.judged(tmp_path / "nowhere", tries=2)
@@ -271,7 +271,7 @@ def test_a_run_is_measured_on_problems_that_its_judge_was_not_fitted_on(probed, 
         }
         left_out = len(suite) - len(unknown)
         assert found["suites"][name]["left_out"] == left_out and found["suites"][name]["problems"] == len(unknown)
-    assert sum("problems are left out, on which the judge was fitted" in line for line in said) == 2
+    assert sum("problems are left out: the judge was fitted on them" in line for line in said) == 2
 
 
 def test_a_judge_that_knows_makes_a_model_better_than_its_own_draws(measured):

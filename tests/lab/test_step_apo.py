@@ -191,8 +191,8 @@ def test_pairs_that_teach_nothing_are_left_out_and_counted(base, tmp_path):
     student = SimpleNamespace(**vars(learner(base)), encode_chat=lambda messages, for_reply: [1] * 9)
     pairs = [pair("1. a\n", "1. a\n"), pair("", "1. a\n"), pair("1. " + "a" * 500, "1. b\n"), pair("1. a\n", "1. b\n")]
     rows, dropped = preference.encoded(student, pairs, ASK, 64)
-    assert len(rows) == 1 and dropped == {"that are alike or empty": 2, "longer than 64 tokens": 1}
-    with pytest.raises(step_apo.PairError, match="none of the 1 pairs can be learned from: 1 that are alike"):
+    assert len(rows) == 1 and dropped == {"identical or empty": 2, "longer than 64 tokens": 1}
+    with pytest.raises(step_apo.PairError, match="none of the 1 pairs can be learned from: 1 identical or empty"):
         step_apo.train(student, pairs[:1], ASK, CPL(), tmp_path, Training(), batches=Batches())
 
 

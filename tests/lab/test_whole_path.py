@@ -105,7 +105,7 @@ def test_probe_is_a_verb_and_what_it_found_is_a_section_of_the_report(tmp_path):
     own = [problem_of(world, id=f"own/{number}", split="test") for number, world in enumerate(worlds)]
     write_records(run / "problems" / "own.jsonl", own)
     done = CliRunner().invoke(cli, ["probe", str(run), "--problems", "10"], catch_exceptions=False)
-    assert done.exit_code == 0 and "is told by a probe on layer" in done.output.splitlines()[-2]
+    assert done.exit_code == 0 and "is predicted by a probe on layer" in done.output.splitlines()[-2]
     assert done.output.splitlines()[-1] == f"all of it: {run / 'report.html'}"
     never = CliRunner().invoke(cli, ["probe", "smollm2_135m", "--to", str(tmp_path / "never")])
     assert "is not a run folder" in str(never.exception) and not (tmp_path / "never").exists()
@@ -153,7 +153,7 @@ def test_the_embedded_student_goes_through_a_world_and_is_probed(tmp_path):
     summary = json.loads((run / "manifest.json").read_text())["stages"]["grpo"]["summary"]
     assert summary["steps"] == 2 and set(summary["rewards"]) == {"right_answer", "soft_overlong", "valid_prefix"}
     probed = plantune("probe", run, "--problems", 12)
-    assert probed.returncode == 0 and "is told by a probe on layer" in probed.stdout, probed.stderr
+    assert probed.returncode == 0 and "is predicted by a probe on layer" in probed.stdout, probed.stderr
     found = json.loads((run / "probe" / "probe.json").read_text())
     assert found["worlds"]["layers"] == 31 and found["worlds"]["problems"] == 12
     assert (run / "probe" / "validity.svg").read_text().startswith("<svg")

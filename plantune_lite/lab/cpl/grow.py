@@ -19,7 +19,7 @@ from plantune_lite.plan import CLOSE, clean_step
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.types import Messages, Reply, Sampling
 
-_OTHER_DICE = 1_000_003  # rollouts begin where steps do: with the same seed they would begin with the same words
+_ROLLOUT_SEED_OFFSET = 1_000_003  # rollouts start where steps do: the same seed would give the same words
 
 
 @dataclass(frozen=True)
@@ -40,31 +40,31 @@ def grow(
     solution_tokens: int = 512,
     seed: int = 0,
 ) -> Generator[list[Request], Sequence[Any], None]:
-    """Grow a tree for so many iterations as the recipe says, or until nothing new can come of it.
+    """Grow a tree for the number of iterations in the recipe, or until it is fully explored.
 
-    One iteration: the open leaf that is most worth it is taken for what rollouts or the value function make of it, and
-    expanded. `right` judges a whole reply; a state's value is asked for where `by_value` says that somebody knows it.
+    One iteration: the best open leaf is selected, evaluated by rollouts or by the value function, and expanded.
+    `right` judges a whole reply; with `by_value`, a state's value is requested instead of rollouts.
     """
     to_line = Sampling(temperature=part.temperature, max_tokens=part.step_tokens, stop=("\n",), seed=seed)
-    to_end = Sampling(temperature=part.temperature, max_tokens=solution_tokens, seed=seed + _OTHER_DICE)
+    to_end = Sampling(temperature=part.temperature, max_tokens=solution_tokens, seed=seed + _ROLLOUT_SEED_OFFSET)
     while tree.iterations < part.iterations and not tree.root.closed:
         node = select(tree.root, part.exploration, Random(f"{seed}/{tree.problem_id}/{tree.iterations}"))
         before = begun(node.plan)
-        state = _going_on(ask, before)
+        state = _prefilled(ask, before)
         width = part.root_width if node is tree.root else part.width
         leaf = Request(state, None if by_value else _times(part.rollouts, to_end))
-        lines, found = yield [Request(state, _times(width, to_line)), leaf]
+        lines, answer = yield [Request(state, _times(width, to_line)), leaf]
 
-        said = [_said(reply, len(node.plan) + 1) for reply in lines]
+        parsed = [_parse_line(reply, len(node.plan) + 1) for reply in lines]
         deep = node.depth + 1 > part.depth
         solutions: list[Reply] = []
-        if (count := said.count(CLOSE)) and not deep:
-            [solutions] = yield [Request(_going_on(ask, f"{before}{CLOSE}\n"), _times(count, to_end))]
+        if (count := parsed.count(CLOSE)) and not deep:
+            [solutions] = yield [Request(_prefilled(ask, f"{before}{CLOSE}\n"), _times(count, to_end))]
 
-        node.value = found if by_value else sum(_worth(before + one.text, right) for one in found) / len(found)
-        tree.tokens += sum(one.tokens_out for one in (*lines, *solutions, *([] if by_value else found)))
+        node.value = answer if by_value else sum(_worth(before + reply.text, right) for reply in answer) / len(answer)
+        tree.tokens += sum(reply.tokens_out for reply in (*lines, *solutions, *([] if by_value else answer)))
         back_up(node, node.value)
-        expand(node, _children(before, lines, said, solutions, deep, right))
+        expand(node, _children(before, lines, parsed, solutions, deep, right))
         for child in node.children:
             child.tokens = tree.tokens
         tree.iterations += 1
@@ -74,12 +74,12 @@ def _times(count: int, sampling: Sampling) -> Sampling:
     return replace(sampling, n=count)
 
 
-def _going_on(ask: Messages, begun: str) -> Messages:
+def _prefilled(ask: Messages, begun: str) -> Messages:
     return (*ask, {"role": "assistant", "content": begun})
 
 
-def _said(reply: Reply, number: int) -> str | None:
-    """Parse a line into its step, without the number; CLOSE where it ends the plan; None where it is neither."""
+def _parse_line(reply: Reply, number: int) -> str | None:
+    """Parse a line into its step, without the number; CLOSE if it ends the plan; None if it is neither."""
     line = reply.text.partition("\n")[0].strip()
     if line.startswith(CLOSE):
         return CLOSE
@@ -89,7 +89,7 @@ def _said(reply: Reply, number: int) -> str | None:
 
 
 def _worth(text: str, right: Callable[[str], bool]) -> float:
-    """+1 for a plan that was closed, carried out and led to the right answer, else -1."""
+    """Return +1 for a plan that was closed, carried out and led to the right answer, else -1."""
     _, closed, solution = text.partition(CLOSE)
     return 1.0 if closed and "\\boxed" in solution and right(text) else -1.0
 
@@ -97,15 +97,15 @@ def _worth(text: str, right: Callable[[str], bool]) -> float:
 def _children(
     before: str,
     lines: Sequence[Reply],
-    said: Sequence[str | None],
+    parsed: Sequence[str | None],
     solutions: Sequence[Reply],
     deep: bool,
     right: Callable[[str], bool],
 ) -> list[Node]:
     """Build nodes from the sampled lines, dropping duplicates."""
-    found: dict[tuple[str, str], Node] = {}
+    nodes: dict[tuple[str, str], Node] = {}
     written = iter(solutions)
-    for reply, step in zip(lines, said, strict=True):
+    for reply, step in zip(lines, parsed, strict=True):
         if deep:
             node = Node("too deep", reply.text.strip(), reward=-1.0)
         elif step is None:
@@ -118,6 +118,6 @@ def _children(
         else:
             node = Node("step", step)
         if reply.mean_logprob is not None:
-            node.prior = round(math.exp(reply.mean_logprob), 3)  # the digits behind it change with the batch
-        found.setdefault((node.kind, node.text), node)
-    return list(found.values())
+            node.prior = round(math.exp(reply.mean_logprob), 3)  # later digits change with the batch
+        nodes.setdefault((node.kind, node.text), node)
+    return list(nodes.values())

@@ -18,8 +18,8 @@ from plantune_lite.lab.cpl.tree import Node, Tree, begun
 from plantune_lite.plan import CLOSE, as_completion, render
 from plantune_lite.types import Messages
 
-SOLUTION_SCALE = 0.3  # of what a pair of whole solutions is worth
-PATHS = 4  # a question, at most
+SOLUTION_SCALE = 0.3  # of the q of a pair of whole solutions
+PATHS = 4  # per question, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class StepPair:
 
 
 class State(NamedTuple):
-    """A plan so far, and what came of going on from it."""
+    """A partial plan and its q, the mean result of continuing it."""
 
     begun: str
     q: float
@@ -45,7 +45,7 @@ class State(NamedTuple):
 
 
 def step_pairs(tree: Tree) -> list[StepPair]:
-    """Siblings of which one helps and one harms; the prompt is what both follow, in the student's own words."""
+    """Pair siblings of which one helps and one harms; the prompt is what both follow, in the student's own words."""
     return [pair for node in tree.root.below() for pair in _at(tree, node)]
 
 
@@ -55,7 +55,7 @@ def _at(tree: Tree, node: Node) -> Iterator[StepPair]:
         tried = [child for child in tried if child.kind == "step"]
     chosen = [(better, worse) for better in tried for worse in tried]
     if any(child.kind == "solution" for child in tried):
-        best, worst = max(tried, key=lambda one: one.q), min(tried, key=lambda one: one.q)
+        best, worst = max(tried, key=lambda child: child.q), min(tried, key=lambda child: child.q)
         chosen = [(best, worst)] if best.kind == worst.kind else []
     for better, worse in chosen:
         if better.q > 0 > worse.q:
@@ -78,8 +78,8 @@ def _pair(tree: Tree, node: Node, better: Node, worse: Node) -> StepPair:
 
 
 def answer_pairs(tree: Tree, seed: int = 0) -> list[StepPair]:
-    """Whole replies, right ones beside wrong ones, each in one pair: what instance-level DPO learns from."""
-    dice = Random(f"{seed}/{tree.problem_id}")
+    """Pair whole replies, right with wrong, each used once: what instance-level DPO learns from."""
+    rng = Random(f"{seed}/{tree.problem_id}")
     right, wrong = ([node for node in _solutions(tree) if node.reward == reward] for reward in (1, -1))
     count = min(PATHS, len(right), len(wrong))
     return [
@@ -91,7 +91,7 @@ def answer_pairs(tree: Tree, seed: int = 0) -> list[StepPair]:
             q_better=1.0,
             q_worse=-1.0,
         )
-        for better, worse in zip(dice.sample(right, count), dice.sample(wrong, count), strict=True)
+        for better, worse in zip(rng.sample(right, count), rng.sample(wrong, count), strict=True)
     ]
 
 
@@ -104,13 +104,13 @@ def _solutions(tree: Tree) -> list[Node]:
 
 
 def paths(tree: Tree, seed: int = 0) -> list[str]:
-    """Whole replies with the right answer, at most PATHS of a question."""
+    """Sample whole replies with the right answer, at most PATHS per question."""
     right = [render(node.plan, node.text) for node in _solutions(tree) if node.reward == 1]
     return Random(f"{seed}/{tree.problem_id}").sample(right, min(PATHS, len(right)))
 
 
 def rows(trees: Iterable[Tree], ask: dict[str, Messages], seed: int = 0) -> list[dict[str, Any]]:
-    """Rows of a corpus, as sft.train takes them; `ask` has the prompt of each question."""
+    """Build corpus rows as sft.train takes them; `ask` has the prompt of each question."""
     return [
         {"problem_id": tree.problem_id, "prompt": list(ask[tree.problem_id]), "completion": as_completion(text)}
         for tree in trees
@@ -119,7 +119,7 @@ def rows(trees: Iterable[Tree], ask: dict[str, Messages], seed: int = 0) -> list
 
 
 def states(tree: Tree) -> list[State]:
-    """Every plan so far on the way to a solution, right or wrong, with what came of it: the question alone too."""
+    """List every partial plan on the way to a solution, right or wrong, with its q; the bare question too."""
     on_the_way = {id(above) for node in _solutions(tree) for above in _above(node)}
     return [State(begun(node.plan), node.q) for node in tree.root.below() if id(node) in on_the_way]
 

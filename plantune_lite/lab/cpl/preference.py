@@ -1,11 +1,11 @@
-"""Pairs in token ids, and TRL's own DPO trainer over them, so told that its loss is Step-APO's.
+"""Encode pairs as token ids and train on them with TRL's DPO trainer, set up so that its loss is Step-APO's.
 
     rows, dropped = encoded(student, pairs, ask, max_length=1024)
     trainer(student, rows, CPL(alpha=1.0), config(...)).train()
 
-TRL encodes text by itself, closing the turn behind every step, and knows no margin. So it is given no text: the
+TRL encodes text itself, closing the turn after every step, and has no margin. So it gets only placeholder text: the
 collator puts in our ids, encoded as they were generated, and raises the reference log-probability of the better step,
-which TRL reckons before the first step, by alpha * gap / beta. Nothing of the trainer is changed.
+which TRL computes before the first step, by alpha * gap / beta. The trainer itself is unchanged.
 """
 
 import os
@@ -21,7 +21,7 @@ from plantune_lite.student import chat
 from plantune_lite.train import trl_args
 from plantune_lite.types import LoadedStudent, Messages, RecipeError
 
-_REFERENCE = "ref"  # what TRL calls the copy of the adapter that it reckons the reference with
+_REFERENCE = "ref"  # TRL's name for the copy of the adapter that it computes the reference with
 
 
 class Batches(NamedTuple):
@@ -46,7 +46,7 @@ def encoded(
             "gap": float(pair.q_better - pair.q_worse),
         }
         if row["better_tokens"] == row["worse_tokens"] or not all(both(row)):
-            dropped["that are alike or empty"] += 1
+            dropped["identical or empty"] += 1
         elif len(row["prompt_tokens"]) + max(map(len, both(row))) > max_length:
             dropped[f"longer than {max_length} tokens"] += 1
         else:
@@ -55,7 +55,7 @@ def encoded(
 
 
 def both(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    """Return the token ids of the better text and of the worse."""
+    """Return the token ids of the better and of the worse text."""
     return row["better_tokens"], row["worse_tokens"]
 
 
@@ -63,14 +63,14 @@ def both(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
 
 
 def trainer(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], part: CPL, settings: Any) -> Any:
-    """TRL's trainer over encoded pairs, the reference reckoned and shifted; it trains the rows in their order."""
+    """Build TRL's trainer over encoded pairs, the reference computed and shifted; it trains on the rows in order."""
     from datasets import Dataset, disable_progress_bars
     from trl import DPOTrainer
 
     disable_progress_bars()
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     nothing = {"prompt": ["a"] * len(rows), "chosen": [" b"] * len(rows), "rejected": [" c"] * len(rows)}
-    weights = {one: one.data for one in student.model.parameters() if one.requires_grad}
+    weights = {parameter: parameter.data for parameter in student.model.parameters() if parameter.requires_grad}
     quiet, os.environ["TQDM_DISABLE"] = os.environ.get("TQDM_DISABLE"), "1"
     try:
         built = DPOTrainer(
@@ -83,15 +83,15 @@ def trainer(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], part: CPL
     finally:
         os.environ.pop("TQDM_DISABLE") if quiet is None else os.environ.update(TQDM_DISABLE=quiet)
     if _REFERENCE in student.model.peft_config:
-        student.model.delete_adapter(_REFERENCE)  # what it was for is in the rows
-    for one, was in weights.items():
-        one.data = was.float() if was.element_size() < 4 else was  # TRL makes them bf16 in 4-bit runs
-        one.requires_grad_(True)
+        student.model.delete_adapter(_REFERENCE)  # its log-probabilities are in the rows
+    for parameter, was in weights.items():
+        parameter.data = was.float() if was.element_size() < 4 else was  # TRL makes them bf16 in 4-bit runs
+        parameter.requires_grad_(True)
     return built
 
 
 def collate(pad: int, alpha: float, beta: float) -> Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]:
-    """Rows as TRL's own collator makes a batch of them, the better step's reference raised by what is asked."""
+    """Batch rows with TRL's own collator, the better step's reference raised by alpha * gap / beta."""
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     together = DataCollatorForPreference(pad_token_id=pad)
@@ -107,7 +107,7 @@ def collate(pad: int, alpha: float, beta: float) -> Callable[[Sequence[Mapping[s
                         "ref_chosen_logps": row["ref_chosen_logps"] + alpha * row["gap"] / beta,
                         "ref_rejected_logps": row["ref_rejected_logps"],
                     }
-                    if "ref_chosen_logps" in row  # not while the reference is being reckoned
+                    if "ref_chosen_logps" in row  # not while the reference is being computed
                     else {}
                 ),
             }
@@ -130,7 +130,7 @@ def config(
     from trl import DPOConfig
 
     if part.beta == 0:
-        raise RecipeError("cpl.beta is 0, which holds the student to nothing: set the paper's cpl.beta=0.3")
+        raise RecipeError("cpl.beta is 0, so nothing ties the student to the reference: set the paper's cpl.beta=0.3")
     settings = {
         **trl_args.common(model, out, training, steps),
         "learning_rate": part.learning_rate,
@@ -150,8 +150,8 @@ def config(
         "sync_ref_model": False,
         "use_liger_kernel": False,
         "padding_free": False,
-        "max_length": training.max_length,  # what is longer was left out whole, so nothing is cut
-        "train_sampling_strategy": "sequential",  # the order is lessons.order's
+        "max_length": training.max_length,  # longer pairs were left out, so nothing is cut
+        "train_sampling_strategy": "sequential",  # the order is data.order's
         "eval_strategy": "no",
     }
     return trl_args.config(DPOConfig, settings, {}, "cpl")

@@ -16,7 +16,7 @@ from plantune_lite.lab.cpl.tree import Node, Tree
 from plantune_lite.report import charts
 from plantune_lite.runs.folder import RunFolder
 
-_LINES, _WORDS = 60, 110  # of a tree as text: lines, and characters of one
+_LINES, _WORDS = 60, 110  # of a tree as text: lines, and characters per line
 Points = list[tuple[float, float]]
 Rounds = Sequence[Mapping[str, Mapping[str, Any]]]
 
@@ -35,10 +35,10 @@ def write(run: Path, out: Path, rounds: Rounds) -> None:
 def section(rounds: Rounds, names: Sequence[str], trees: Mapping[int, Sequence[Tree]]) -> dict[str, Any]:
     """Assemble the section: title, sentences, table, charts, and a folded tree per round."""
     sentences = [
-        f"Round {number}, {what}: {one[name]['line']}."
-        for number, one in enumerate(rounds, 1)
+        f"Round {number}, {what}: {by_part[name]['line']}."
+        for number, by_part in enumerate(rounds, 1)
         for name, what in {"search": "search", "sft": "SFT on right paths", "apo": "preferences"}.items()
-        if name in one
+        if name in by_part
     ]
     pages = ", ".join(f"cpl/round{number}/trees.html" for number in trees)
     sentences.append(f"Trees to unfold and read: {pages}.")
@@ -64,18 +64,18 @@ def _rows(rounds: Rounds) -> Iterator[list[str]]:
         "right paths to imitate": ("taught", "rows"),
         "pairs to prefer by": ("taught", "pairs"),
         "preference at the end": ("apo", "preference_last"),
-        "asked for": ("apo", "asked"),
+        "target margin": ("apo", "asked"),
     }
     for words, (part, figure) in counted.items():
-        if any(part in one for one in rounds):
-            yield [words, *(f"{one[part][figure]:,}" if part in one else "" for one in rounds)]
+        if any(part in by_part for by_part in rounds):
+            yield [words, *(f"{by_part[part][figure]:,}" if part in by_part else "" for by_part in rounds)]
 
 
 # --- how it learned ---------------------------------------------------------------------------------------------------
 
 
 def figures(rows: Sequence[Mapping[str, Any]], rounds: int) -> dict[str, str]:
-    """Charts of what was preferred and what was asked, and of the losses, round by round."""
+    """Draw charts of preferences and the margins asked of them, and of the losses, round by round."""
 
     def of_each_round(named: Mapping[str, str]) -> dict[str, Points]:
         return {
@@ -87,13 +87,13 @@ def figures(rows: Sequence[Mapping[str, Any]], rounds: int) -> dict[str, str]:
     wanted = {"apo_preference": "preference", "apo_asked": "asked"}
     losses = {"sft_loss": "SFT on right paths", "apo_loss": "preferences"}
     return {
-        "preference": charts.curves("preference of the better step, and what is asked", of_each_round(wanted)),
+        "preference": charts.curves("preference of the better step, and the margin asked", of_each_round(wanted)),
         "loss": charts.curves("loss", of_each_round(losses)),
     }
 
 
 def _course(rows: Iterable[Mapping[str, Any]], number: int, key: str) -> Points:
-    """One figure of one round, step by step; of a step that was done again after a kill the later one."""
+    """List one figure of one round, step by step; of a step that was repeated after a kill, the later value."""
     points: dict[float, float] = {}
     for row in rows:
         if row.get("round") == number and key in row:
@@ -114,17 +114,17 @@ def _example(trees: Sequence[Tree]) -> Tree | None:
 
 
 def as_text(tree: Tree) -> str:
-    """A tree as lines, the best first: what a step is worth, its visits, its words."""
+    """Format a tree as lines, best first: each step's value, visits and words."""
     lines = [f"answer: {tree.answer}", *_below(tree.root)]
     left_out = len(lines) - _LINES
     return "\n".join(lines[:_LINES] + ([f"and {left_out} more"] if left_out > 0 else []))
 
 
 def _below(node: Node) -> Iterator[str]:
-    for child in sorted(node.children, key=lambda one: (-one.q, -one.visits)):
+    for child in sorted(node.children, key=lambda child: (-child.q, -child.visits)):
         if child.visits:
             words = " ".join(child.text.split())
-            said = f"{len(child.plan)}. {words}" if child.kind == "step" else f"{child.kind}: {words}"
-            shown = said if len(said) <= _WORDS else f"{said[: _WORDS - 1]}…"
+            label = f"{len(child.plan)}. {words}" if child.kind == "step" else f"{child.kind}: {words}"
+            shown = label if len(label) <= _WORDS else f"{label[: _WORDS - 1]}…"
             yield f"{child.q:+.2f} {child.visits:3}x  {'  ' * (child.depth - 1)}{shown}"
             yield from _below(child)

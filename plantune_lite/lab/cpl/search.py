@@ -1,15 +1,15 @@
 """Search over plan steps (MCTS after CPL), many trees at once: questions and a Generate come in, trees go out.
 
-    search(problems, student.generate, right, CPL(), out, ask=plans.ask_plainly)
+    search(problems, student.generate, right, CPL(), out, ask=plan.ask_plainly)
     -> {"line": "64 of 64 trees, 40 solved with 103 plans, 91,204 tokens", "solved": 40, ...}
 
     out/trees.jsonl      one finished tree a line (tree.py)
-    out/replies.jsonl    what unfinished trees were answered: who goes on after a kill asks none of it again
-    out/open.jsonl       unfinished trees, where tokens or hours were up
+    out/replies.jsonl    replies to unfinished trees: resuming after a kill asks for none of them again
+    out/open.jsonl       unfinished trees, if tokens or hours ran out
 
-Every tree waits for one or two requests. Those of all trees that are sampled alike make a batch, the largest first, so
-that the student always has much to do. No tree sees another: what it becomes follows from its own replies, and a
-student's reply from its prompt and the seed.
+Every tree waits for one or two requests. Requests with the same sampling settings, from all trees, make a batch, the
+largest first, to keep the student busy. Trees are independent: each is determined by its own replies, and a student's
+reply by its prompt and the seed.
 """
 
 import time
@@ -51,13 +51,13 @@ def search(
     at_once: int = AT_ONCE,
     show: Callable[[str, bool], object] = lambda line, last: None,
 ) -> dict[str, Any]:
-    """Grow a tree for each problem, or go on growing; what was found. `value` takes the place of rollouts."""
+    """Grow a tree for each problem, or resume; return totals. `value` replaces rollouts."""
     ends = None if hours is None else time.monotonic() + hours * 3600
-    found = _Found()
+    totals = _Totals()
     for tree in _read(out / TREES):
-        found.add(tree)
-    known = _known(out / REPLIES, found.ids)
-    spent = found.tokens + sum(_tokens(answer) for answers in known.values() for answer in answers.values())
+        totals.add(tree)
+    known = _known(out / REPLIES, totals.ids)
+    spent = totals.tokens + sum(_tokens(answer) for answers in known.values() for answer in answers.values())
 
     def start(problem: Problem) -> _Growing:
         tree = Tree(problem.id, question_text(problem), problem.answer)
@@ -72,33 +72,33 @@ def search(
         )
         return _Growing(tree, steps, known.pop(problem.id, {}))
 
-    waiting = [problem for problem in problems if problem.id not in found.ids]
+    waiting = [problem for problem in problems if problem.id not in totals.ids]
     growing: list[_Growing] = []
     with JsonlWriter(out / TREES) as trees, JsonlWriter(out / REPLIES) as replies:
         while waiting or growing:
             while waiting and len(growing) < at_once:
                 growing.append(start(waiting.pop(0)))
-            for one in [one for one in growing if one.done]:
-                trees.write(to_row(one.tree))
-                found.add(one.tree)
-                growing.remove(one)
+            for growth in [growth for growth in growing if growth.done]:
+                trees.write(to_row(growth.tree))
+                totals.add(growth.tree)
+                growing.remove(growth)
             batch = _batch(growing, None if max_tokens is None else max_tokens - spent)
-            into = sum(one.tree.iterations for one in growing)
-            show(f"{found.line(len(problems))}, {spent:,} tokens, {into} iterations into {len(growing)} more", False)
+            into = sum(growth.tree.iterations for growth in growing)
+            show(f"{totals.line(len(problems))}, {spent:,} tokens, {into} iterations into {len(growing)} more", False)
             if growing and (not batch or (ends is not None and time.monotonic() > ends)):
                 break
-            for one, number, answer, first in _answered(batch, generate, value):
-                replies.write({"problem_id": one.tree.problem_id, "number": number, **_to_row(answer)})
-                one.answer(number, answer)
+            for growth, number, answer, first in _answered(batch, generate, value):
+                replies.write({"problem_id": growth.tree.problem_id, "number": number, **_to_row(answer)})
+                growth.answer(number, answer)
                 spent += _tokens(answer) if first else 0
     partial = bool(waiting or growing)
-    files.write_records(out / OPEN, [to_row(one.tree) for one in growing])
+    files.write_records(out / OPEN, [to_row(growth.tree) for growth in growing])
     if not partial:
         for name in (OPEN, REPLIES):
             (out / name).unlink()
-    line = f"{found.line(len(problems))}, {spent:,} tokens"
+    line = f"{totals.line(len(problems))}, {spent:,} tokens"
     show(line, True)
-    counts = {"trees": len(found.ids), "open": len(growing), "solved": found.solved, "plans": found.plans}
+    counts = {"trees": len(totals.ids), "open": len(growing), "solved": totals.solved, "plans": totals.plans}
     return {"line": line, **counts, "tokens": spent, "partial": partial}
 
 
@@ -113,7 +113,7 @@ def _read(path: Path) -> Iterator[Tree]:
         yield from map(from_row, read_jsonl(path))
 
 
-class _Found:
+class _Totals:
     """Totals over the finished trees; the trees themselves are on disk."""
 
     def __init__(self) -> None:
@@ -134,20 +134,20 @@ class _Found:
 
 
 class _Growing:
-    """A tree, and what it waits for; what it was answered before a kill it is answered again."""
+    """A tree and the requests it waits for; answers saved before a kill are replayed."""
 
     def __init__(self, tree: Tree, steps: Generator[list[Request], Any, None], known: dict[int, Any]) -> None:
         self.tree, self.done = tree, False
-        self.waits: dict[int, Request] = {}  # by their number in the life of this tree
-        self._steps, self._known, self._asked = steps, known, range(0)
+        self.waits: dict[int, Request] = {}  # by their number, counted per tree
+        self._steps, self._known, self._numbers = steps, known, range(0)
         self._grow(None)
 
     def answer(self, number: int, answer: Any) -> None:
-        """Hand it one answer; with the last it grows to its next requests."""
+        """Take one answer; after the last, grow to the next requests."""
         self._known[number] = answer
         del self.waits[number]
         if not self.waits:
-            self._grow([self._known.pop(one) for one in self._asked])
+            self._grow([self._known.pop(number) for number in self._numbers])
 
     def _grow(self, answers: list[Any] | None) -> None:
         while not self.done and not self.waits:
@@ -156,11 +156,11 @@ class _Growing:
             except StopIteration:
                 self.done = True
                 return
-            self._asked = range(self._asked.stop, self._asked.stop + len(wanted))
-            numbered = zip(self._asked, wanted, strict=True)
+            self._numbers = range(self._numbers.stop, self._numbers.stop + len(wanted))
+            numbered = zip(self._numbers, wanted, strict=True)
             self.waits = {number: request for number, request in numbered if number not in self._known}
             if not self.waits:
-                answers = [self._known.pop(one) for one in self._asked]
+                answers = [self._known.pop(number) for number in self._numbers]
 
 
 # --- a batch ----------------------------------------------------------------------------------------------------------
@@ -175,9 +175,9 @@ def _batch(growing: Sequence[_Growing], left: int | None) -> list[_Waiting]:
     """
     states: list[_Waiting] = []
     alike: dict[Sampling, list[_Waiting]] = defaultdict(list)
-    for one in growing:
-        for number, request in one.waits.items():
-            (states if request.sampling is None else alike[request.sampling]).append((one, number, request))
+    for growth in growing:
+        for number, request in growth.waits.items():
+            (states if request.sampling is None else alike[request.sampling]).append((growth, number, request))
     if states:
         return states
     if left is not None:
@@ -189,22 +189,22 @@ def _batch(growing: Sequence[_Growing], left: int | None) -> list[_Waiting]:
 def _answered(
     batch: list[_Waiting], generate: Generate, value: Value | None
 ) -> Iterator[tuple[_Growing, int, Any, bool]]:
-    """Each request with its answer, and whether it is the first that has it: what two trees ask is asked once."""
+    """Yield each request with its answer, and whether it is the first to have it: equal requests are asked once."""
     if not batch:
         return
-    asked = {_words(request.messages): request for _, _, request in batch}
-    prompts, sampling = [request.messages for request in asked.values()], batch[0][2].sampling
+    distinct = {_words(request.messages): request for _, _, request in batch}
+    prompts, sampling = [request.messages for request in distinct.values()], batch[0][2].sampling
     answers: Sequence[Any] = present(value)(prompts) if sampling is None else generate(prompts, sampling)
     if len(answers) != len(prompts) or (sampling and any(len(replies) != sampling.n for replies in answers)):
         raise PlantuneError(
             f"the policy did not return {sampling.n if sampling else 1} replies for each of {len(prompts)} prompts: "
             "a Generate returns P lists of n replies, a value function P numbers"
         )
-    answer_to = dict(zip(asked, answers, strict=True))
+    answer_to = dict(zip(distinct, answers, strict=True))
     given = set()
-    for one, number, request in batch:
+    for growth, number, request in batch:
         words = _words(request.messages)
-        yield one, number, answer_to[words], words not in given
+        yield growth, number, answer_to[words], words not in given
         given.add(words)
 
 
@@ -222,7 +222,7 @@ def _to_row(answer: Any) -> dict[str, Any]:
 
 
 def _from_row(row: Mapping[str, Any]) -> Any:
-    return row["value"] if "value" in row else [files.from_row(Reply, one) for one in row["replies"]]
+    return row["value"] if "value" in row else [files.from_row(Reply, reply) for reply in row["replies"]]
 
 
 def _known(path: Path, finished: set[str]) -> dict[str, dict[int, Any]]:

@@ -45,7 +45,7 @@ from plantune_lite.types import Generate, Messages, Problem, RunError, present
 _SHOWN = 24  # trees on the page of a round
 _PAIRS = {"steps": pairs.step_pairs, "answers": pairs.answer_pairs, "none": lambda tree: []}
 _PAIRS_A_STEP = 8
-_LEARNED = ("taught", "sft", "apo", "value")  # what comes of a round's search, in this order
+_LEARNED = ("taught", "sft", "apo", "value")  # what follows a round's search, in this order
 
 Asks = Callable[[Problem], Messages]
 
@@ -61,23 +61,23 @@ def run_cpl(job: Job) -> CPLSummary:
     questions = _questions(job)
     time_left = _time_left(job)
     last = _ends_with(part)
-    made = job.out / f"round{part.rounds}" / last
-    ended = made.with_name(f"{last}.json").is_file()
-    found: list[dict[str, Any]] = []
+    final = job.out / f"round{part.rounds}" / last
+    ended = final.with_name(f"{last}.json").is_file()
+    rounds: list[dict[str, Any]] = []
     for number in range(1, part.rounds + 1):
         of_round = _Round(job, number, questions, time_left)
-        found.append(of_round.run(sum(one["search"]["tokens"] for one in found), ended))
-    shutil.copytree(made, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
-    report_section.write(job.run.path, job.out, found)
-    solved = ", then ".join(f"{one['search']['solved']} of {one['search']['trees']}" for one in found)
-    trained = [one[name] for one in found for name in ("sft", "apo") if name in one]
+        rounds.append(of_round.run(sum(by_part["search"]["tokens"] for by_part in rounds), ended))
+    shutil.copytree(final, job.out, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint-*"))
+    report_section.write(job.run.path, job.out, rounds)
+    solved = ", then ".join(f"{by_part['search']['solved']} of {by_part['search']['trees']}" for by_part in rounds)
+    trained = [by_part[name] for by_part in rounds for name in ("sft", "apo") if name in by_part]
     return CPLSummary(
         line=f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
-        f"{found[-1][last]['line']}",
-        rounds=found,
-        steps=sum(one["steps"] for one in trained),
-        planned_steps=sum(one["planned_steps"] for one in trained),
-        partial=any(one["search"]["partial"] for one in found),
+        f"{rounds[-1][last]['line']}",
+        rounds=rounds,
+        steps=sum(summary["steps"] for summary in trained),
+        planned_steps=sum(summary["planned_steps"] for summary in trained),
+        partial=any(by_part["search"]["partial"] for by_part in rounds),
         base=json.loads((job.out / "base.json").read_text(encoding="utf-8")),
     )
 
@@ -89,20 +89,20 @@ def _ends_with(part: CPL) -> str:
 
 def _questions(job: Job) -> list[Problem]:
     """Sample the questions to search: corpus problems (none restates a test) with an answer to work out."""
-    pool = {one.id: one for one in job.run.problems()}
+    pool = {problem.id: problem for problem in job.run.problems()}
     answered = (row["problem_id"] for row in job.run.rows("prompts") if row["kind"] not in ("code", "plan"))
-    found = [pool[id] for id in answered if id in pool]
-    if not found:
+    questions = [pool[id] for id in answered if id in pool]
+    if not questions:
         raise RunError(
-            "there is no question to search: the corpus holds none with an answer to be worked out after a plan; "
-            "programs and worlds have none"
+            "there is no question to search: the corpus has none whose answer is worked out after a plan "
+            "(programs and worlds have no such answer)"
         )
-    count = min(present(job.recipe.cpl).questions or len(found), len(found))
-    return Random(job.recipe.seed).sample(found, count)
+    count = min(present(job.recipe.cpl).questions or len(questions), len(questions))
+    return Random(job.recipe.seed).sample(questions, count)
 
 
 def _time_left(job: Job) -> Callable[[float], float | None]:
-    """So much of the time that is left, evaluation and what else comes after it taken off."""
+    """Return a function that turns a share into hours of the time left, less the later stages' share."""
     if job.hours_left is None:
         return lambda share: None
     ends = time.monotonic() + 3600 * job.hours_left * share_of(job.recipe, "cpl")
@@ -128,19 +128,19 @@ class _Round:
     def run(self, spent: int, ended: bool) -> dict[str, Any]:
         """Do what is left of the round and return its summaries; `spent` are the tokens of the rounds before.
 
-        `ended` is whether the last round has finished before: until then a search that was cut short does not resume
+        `ended` is whether the last round has already finished: until then a search that was cut short does not resume
         once training on it has begun; that training is completed.
         """
         before = self._recorded("search")
-        goes_on = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
-        found = self._search(spent) if goes_on else present(before)
-        if before is not None and found != before:  # it went on: what was learned from it is old
+        resumes = before is None or (before["partial"] and (ended or self._recorded("taught") is None))
+        summary = self._search(spent) if resumes else present(before)
+        if before is not None and summary != before:  # it resumed: what was learned from it is outdated
             for name in _LEARNED:
                 shutil.rmtree(self._folder / name, ignore_errors=True)
                 (self._folder / f"{name}.json").unlink(missing_ok=True)
             for later in range(self._number + 1, self._part.rounds + 1):
                 shutil.rmtree(self._job.out / f"round{later}", ignore_errors=True)
-        found = {"search": self._record("search", found)}
+        summaries = {"search": self._record("search", summary)}
         part = self._part
         wanted = {"taught", "sft", _ends_with(part)}
         if part.leaf == "value" and self._number < part.rounds:
@@ -148,8 +148,8 @@ class _Round:
         works = (self._teach, self._imitate, self._prefer, self._judge)
         for name, work in zip(_LEARNED, works, strict=True):
             if name in wanted:
-                found[name] = self._recorded(name) or self._record(name, work())
-        return found
+                summaries[name] = self._recorded(name) or self._record(name, work())
+        return summaries
 
     def _recorded(self, name: str) -> dict[str, Any] | None:
         file = self._folder / f"{name}.json"
@@ -189,7 +189,7 @@ class _Round:
         """Load the student to search with; yield its Generate, its prompt function and, if any, its value function."""
         before = self._policy()
         by_value = self._part.leaf == "value" and before is not None and (before / value_head.FILE).is_file()
-        # A value is read off the student's states, which an engine does not show.
+        # A value is read off the student's states, which an engine does not expose.
         loaded = self._loaded(before, load_student if by_value else load_to_ask)
         judge = value_head.value_of(loaded, present(before)) if by_value else None
         yield loaded.generate, plan.ask_plainly if before else plan.ask_plan_then_solve, judge
@@ -214,13 +214,13 @@ class _Round:
         if not rows or not (chosen or part.pairs == "none"):
             raise RunError(
                 f"round {self._number} of the search found {len(rows)} right paths and {len(chosen)} pairs in "
-                f"{len(trees)} trees, and needs both: take easier questions, let the student learn more before "
+                f"{len(trees)} trees, and needs both: take easier questions, train the student longer first "
                 "(sft.max_steps or sft.epochs), or search more (cpl.iterations, cpl.questions, cpl.max_tokens)"
             )
         return {"line": f"{len(rows)} right paths, {len(chosen)} pairs", "rows": len(rows), "pairs": len(chosen)}
 
     def _imitate(self) -> dict[str, Any]:
-        """SFT from the base on right paths: by the recipe's own SFT settings, whatever its arm."""
+        """Run SFT from the base on right paths, with the recipe's own SFT settings, whatever its arm."""
         loaded = self._loaded(None)
         return sft.train(
             loaded,
@@ -231,7 +231,7 @@ class _Round:
         )
 
     def _prefer(self) -> dict[str, Any]:
-        """Step-APO from there."""
+        """Run Step-APO from there."""
         loaded = self._loaded(self._folder / "sft")
         chosen = read_records(StepPair, self._folder / "pairs.jsonl")
         at_once = max(1, self._sft().batch_size // 2)  # a pair is two rows
@@ -258,7 +258,7 @@ class _Round:
     # --- the student
 
     def _policy(self) -> Path | None:
-        """Whose steps are searched: the round before's, the SFT stage's, or nobody's but the untuned student's."""
+        """Return the adapter to search with: the previous round's, the SFT stage's, or None for the untuned student."""
         if self._number > 1:
             return self._job.out / f"round{self._number - 1}" / _ends_with(self._part)
         return self._job.run.adapter("sft") if self._job.recipe.sft else None
@@ -267,7 +267,7 @@ class _Round:
         return replace(self._job.recipe.sft or SFT(), target="plan+solution", solutions="teacher", start=None)
 
     def _training(self, name: str, share: float) -> Training:
-        """Return what one training of a round is given: a share of the time, and figures under its name."""
+        """Return the settings of one training in a round: a share of the time, and figures under its name."""
         training = self._job.training(self._hours(share))
         return replace(training, reporter=replace(training.reporter, metric=partial(self._metric, name)))
 

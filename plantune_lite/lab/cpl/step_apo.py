@@ -1,12 +1,12 @@
-"""Step-APO: pairs of steps and what each is worth become an adapter that prefers the better one by that much.
+"""Step-APO: train the adapter on pairs of steps to prefer the better one by the gap in their values.
 
     train(student, pairs, ask, CPL(alpha=1.0, beta=0.3), out, Training())  -> {"line": "30 steps on 80 pairs, ...", ...}
 
     loss = -log sigma( beta * [log pi/ref(better) - log pi/ref(worse)] - alpha * (q_better - q_worse) )
 
-is DPO's loss with a margin that the search found, and TRL's own trainer does the work (preference.py). alpha=0 is
-step-DPO; with whole replies as pairs (pairs.answer_pairs) and alpha=0 it is DPO as everyone knows it. The reference is
-the adapter as it comes in. Killed, the same call goes on.
+is DPO's loss with a margin from the search, and TRL's own trainer does the work (preference.py). alpha=0 is step-DPO;
+with whole replies as pairs (pairs.answer_pairs) and alpha=0 it is standard DPO. The reference is the incoming adapter.
+After a kill, the same call resumes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _NAMES = {
     "loss": "loss",
     "preference": "preference",  # beta * [log-ratio of the better - log-ratio of the worse]
     "asked": "asked",  # alpha * gap
-    "rewards/accuracies": "margin_kept",  # share of pairs whose preference is at least what is asked
+    "rewards/accuracies": "margin_kept",  # share of pairs whose preference is at least alpha * gap
     "learning_rate": "learning_rate",
     "grad_norm": "grad_norm",
     "num_tokens": "tokens",
@@ -37,7 +37,7 @@ _LESS_MEMORY = "set a smaller sft.batch_size (a pair is two rows) or student.max
 
 
 class PairError(PlantuneError, ValueError):
-    """Pairs that nothing can be learned from."""
+    """No pair can be learned from."""
 
 
 def train(
@@ -51,7 +51,7 @@ def train(
     epochs: float = EPOCHS,
     batches: Batches,
 ) -> dict[str, Any]:
-    """Train the student's adapter on the pairs, or go on from the last checkpoint; `ask` has each question's prompt."""
+    """Train the adapter on the pairs, or resume from the last checkpoint; `ask` has each question's prompt."""
     from torch.optim.lr_scheduler import LambdaLR
 
     say = training.reporter.say
@@ -75,34 +75,34 @@ def train(
     built.create_optimizer()
     built.lr_scheduler = LambdaLR(built.optimizer, schedule)
 
-    asked = [part.alpha * kept[place]["gap"] for place in places]
+    targets = [part.alpha * kept[place]["gap"] for place in places]
     figures = _Figures(schedule, training.reporter, _NAMES, _ADVICE, ("loss", "preference", "asked"))
-    figures.asked = [_mean(asked[start : start + a_step]) for start in range(0, len(asked), a_step)]
+    figures.targets = [_mean(targets[start : start + a_step]) for start in range(0, len(targets), a_step)]
     clock = callbacks.Clock(schedule, training.hours, say)
     callbacks.train(built, (clock, figures), checkpoint, _LESS_MEMORY, say)
     callbacks.keep(student, out)
-    return _summary(built.state.log_history, figures.asked, schedule, len(kept), dict(dropped))
+    return _summary(built.state.log_history, figures.targets, schedule, len(kept), dict(dropped))
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 class _Figures(callbacks.Figures):
-    """Metrics of a step; TRL's margin is the preference minus the margin that was asked for."""
+    """Metrics of a step; TRL's margin is the preference minus the target margin."""
 
-    asked: Sequence[float] = ()  # of each step, in the mean
+    targets: Sequence[float] = ()  # mean target margin of each step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        """Put the preference itself beside them."""
+        """Add the preference itself to the logs."""
         if "rewards/margins" in logs:
-            asked = self.asked[state.global_step - 1]
-            logs = {**logs, "preference": logs["rewards/margins"] + asked, "asked": asked}
+            target = self.targets[state.global_step - 1]
+            logs = {**logs, "preference": logs["rewards/margins"] + target, "asked": target}
         super().on_log(args, state, control, logs)
 
 
 def _summary(
     history: Sequence[Mapping[str, Any]],
-    asked: Sequence[float],
+    targets: Sequence[float],
     schedule: callbacks.Schedule,
     pairs: int,
     dropped: Mapping[str, int],
@@ -113,7 +113,7 @@ def _summary(
         [_mean([row[name] for row in some]) for some in (logged[:few], logged[-few:])]
         for name in ("loss", "rewards/margins", "rewards/accuracies")
     )
-    wanted = [_mean([asked[row["step"] - 1] for row in some]) for some in (logged[:few], logged[-few:])]
+    wanted = [_mean([targets[row["step"] - 1] for row in some]) for some in (logged[:few], logged[-few:])]
     preferred = [round(margin + more, 4) + 0.0 for margin, more in zip(margins, wanted, strict=True)]
     line = (
         f"{len(logged)} steps on {pairs} pairs, preference {preferred[0]} to {preferred[1]} where {wanted[1]:.2f} is "

@@ -1,12 +1,12 @@
-"""A search tree over plan steps: what was tried after what, how often, and what came of it.
+"""A search tree over plan steps: what was tried after what, how often, and with what result.
 
     question ── 1. Count the hens. ── 2. Multiply by two. ── There are 6 hens ... \\boxed{12}     +1
             │                     └── 2. Add three.       ── ...              \\boxed{9}      -1
             └── 1. Guess.
 
-A node is one step of a plan or, at the end of a path, the whole solution; what a model wrote that is neither is kept as
-malformed. What is added to a node, when and by whom is search.py's: here is what the numbers mean, and one line of JSON
-for a tree.
+A node is one step of a plan or, at the end of a path, the whole solution; model output that is neither is kept as
+malformed. What is added to a node, and when, is decided in search.py: here are the numbers and their meaning, and one
+line of JSON for a tree.
 """
 
 import math
@@ -23,18 +23,18 @@ Kind = Literal["root", "step", "solution", "malformed", "too deep"]
 
 @dataclass(eq=False)
 class Node:
-    """One thing that was tried, after what its parents are."""
+    """One step or solution that was tried after its parents."""
 
     kind: Kind = "root"
     text: str = ""
     parent: "Node | None" = None
     prior: float = 1.0  # exp(mean log-probability of its tokens)
     reward: float | None = None  # +1 or -1 where a path ends
-    value: float | None = None  # what a state was taken to be worth when it was expanded
+    value: float | None = None  # estimated value of a state when it was expanded
     visits: int = 0
-    total: float = 0.0  # of all that came back through it
-    tokens: int = 0  # generated for the tree when it came into it
-    closed: bool = False  # nothing new can come of it: its path ends here, or all that follow are closed
+    total: float = 0.0  # of all values backed up through it
+    tokens: int = 0  # generated for the tree up to when it was added
+    closed: bool = False  # nothing left to try: its path ends here, or all its children are closed
     children: list["Node"] = field(default_factory=list)
 
     @property
@@ -59,7 +59,7 @@ class Node:
         return self.kind in ("step", "solution")
 
     def below(self) -> Iterator["Node"]:
-        """It and everything under it, parents first."""
+        """Yield the node and everything under it, parents first."""
         yield self
         for child in self.children:
             yield from child.below()
@@ -67,7 +67,7 @@ class Node:
 
 @dataclass(eq=False)
 class Tree:
-    """All that was tried on one question."""
+    """Everything that was tried on one question."""
 
     problem_id: str
     question: str
@@ -88,7 +88,7 @@ class Tree:
 
 
 def begun(plan: tuple[str, ...]) -> str:
-    """A plan so far, as the student would have written it."""
+    """Render a partial plan as the student would have written it."""
     return render(plan).removesuffix(f"{CLOSE}\n")
 
 
@@ -100,18 +100,18 @@ def puct(child: Node, exploration: float) -> float:
     return child.q + exploration * child.prior * math.sqrt(present(child.parent).visits) / (1 + child.visits)
 
 
-def select(root: Node, exploration: float, dice: Random) -> Node:
+def select(root: Node, exploration: float, rng: Random) -> Node:
     """Walk down to an open leaf by the best PUCT score at each level, breaking ties at random."""
     node = root
     while node.children:
         worth = {child: puct(child, exploration) for child in node.children if not child.closed}
         best = max(worth.values())
-        node = dice.choice([child for child in worth if worth[child] == best])
+        node = rng.choice([child for child in worth if worth[child] == best])
     return node
 
 
 def back_up(node: Node | None, value: float) -> None:
-    """Let a node and all above it know what it is worth."""
+    """Add a value to a node and all nodes above it."""
     while node is not None:
         node.visits += 1
         node.total += value
@@ -119,7 +119,7 @@ def back_up(node: Node | None, value: float) -> None:
 
 
 def expand(node: Node, children: list[Node]) -> None:
-    """Put what was tried under a node; where it ends a path, its reward goes up at once."""
+    """Add children to a node; where one ends a path, back up its reward at once."""
     for child in children:
         child.parent = node
         child.closed = child.reward is not None
@@ -136,7 +136,7 @@ def expand(node: Node, children: list[Node]) -> None:
 
 
 def to_row(tree: Tree) -> dict[str, Any]:
-    """A tree as a JSON object: its nodes in a list, parents first, each with its parent's place."""
+    """Convert a tree to a JSON object: its nodes in a list, parents first, each with its parent's index."""
     nodes = list(tree.root.below())
     place = {node: number for number, node in enumerate(nodes)}
     rows = [
@@ -167,6 +167,6 @@ def from_row(row: Mapping[str, Any]) -> Tree:
             parent.children.append(node)
         nodes.append(node)
     for node in reversed(nodes):
-        node.closed = node.reward is not None or bool(node.children) and all(one.closed for one in node.children)
+        node.closed = node.reward is not None or bool(node.children) and all(child.closed for child in node.children)
     about = {name: value for name, value in row.items() if name != "nodes"}
     return Tree(**about, root=nodes[0])

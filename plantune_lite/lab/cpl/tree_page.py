@@ -1,9 +1,9 @@
-"""Trees of a search as one page to unfold and read: what was tried, how often, and what came of it.
+"""Show the trees of a search as one page to unfold and read: what was tried, how often, and with what result.
 
     write(trees, Path("runs/mine/cpl/round1/trees.html"), title="mine, round 1")
 
-A step is a line with its worth, its visits and how likely the student found it; the way most visited is open already,
-everything else is folded. The page loads nothing and runs nothing, and what a model wrote is shown, never read as
+A step is a line with its value, its visits and how likely the student found it; the most visited path starts open,
+everything else is folded. The page loads nothing and runs nothing, and model output is shown, never parsed as
 markup (report/html.py).
 """
 
@@ -32,8 +32,8 @@ def write(trees: Sequence[Tree], out: Path, *, title: str) -> None:
         f"<h1>{text(title)}</h1>",
         paragraph(f"{solved} of {len(trees)} questions solved in the search", "first"),
         paragraph(
-            "The number before a step is its worth, the mean of all that came back through it: +1 for a right answer, "
-            "-1 for a wrong or malformed one. Open is the way that was visited most.",
+            "The number before a step is its q, the mean of all values backed up through it: +1 for a right answer, "
+            "-1 for a wrong or malformed one. The most visited path is open.",
             "soft",
         ),
         *(_tree(tree) for tree in trees),
@@ -43,8 +43,8 @@ def write(trees: Sequence[Tree], out: Path, *, title: str) -> None:
 
 def _tree(tree: Tree) -> str:
     plans = len(tree.right_plans)
-    said = f"solved by {plans} plan{'s' * (plans != 1)}" if plans else "not solved"
-    about = f"{tree.problem_id}: {said} (answer {tree.answer}), {tree.iterations} iterations, {tree.tokens:,} tokens"
+    outcome = f"solved by {plans} plan{'s' * (plans != 1)}" if plans else "not solved"
+    about = f"{tree.problem_id}: {outcome} (answer {tree.answer}), {tree.iterations} iterations, {tree.tokens:,} tokens"
     nodes = "".join(_node(child, child is _favourite(tree.root)) for child in _by_visits(tree.root))
     return f"<h2>{text(tree.question, 400)}</h2>{paragraph(about, 'soft')}{nodes}"
 

@@ -17,14 +17,14 @@ from plantune_lite.types import LoadedStudent, Messages, PlantuneError
 
 FILE = "value_head.safetensors"
 ROWS = 16  # states read at once
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # of keeping the head small; which is best, the questions kept apart say
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)  # of the penalty on weights; the held-out questions choose the best
 KEPT_APART = 0.2  # share of the questions
 
 Known = tuple[str, Messages, float]  # a question's id, a state of its tree, and its q
 
 
 def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Train a head on states with known worth and keep it beside the student's adapter; how far off it is."""
+    """Train a head on states with known q, save it next to the student's adapter, and return how far off it is."""
     import torch
     from safetensors.torch import save_file
 
@@ -36,7 +36,7 @@ def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: in
     h_N_H = outputs(student, [messages for _, messages, _ in known])
     q_N = torch.tensor([q for _, _, q in known])
     apart_N = torch.tensor(_apart([id for id, _, _ in known], seed))
-    if apart_N.all() or not apart_N.any():  # one question: nothing to keep apart
+    if apart_N.all() or not apart_N.any():  # one question: nothing to hold out
         apart_N = torch.zeros_like(apart_N)
     learned = (h_N_H[~apart_N], q_N[~apart_N])
     heads = [_fitted(*learned, strength) for strength in STRENGTHS]
@@ -50,7 +50,7 @@ def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: in
     constant = _error(torch.full_like(judged[1], mean).atanh(), judged[1])
     where = f"{len(judged[1])} states of {'other' if apart_N.any() else 'the same'} questions"
     return {
-        "line": f"off by {errors[best]:.2f} on {where}, where their mean is by {constant:.2f}",
+        "line": f"off by {errors[best]:.2f} on {where}, where their mean is off by {constant:.2f}",
         "states": len(learned[1]),
         "judged": len(judged[1]),
         "error": round(errors[best], 4),
@@ -79,7 +79,7 @@ def outputs(student: LoadedStudent, states: Sequence[Messages]) -> Any:
     model = student.model.get_base_model() if hasattr(student.model, "get_base_model") else student.model
     encoded = [student.encode_chat(messages, for_reply=True) for messages in states]
     by_length = sorted(range(len(states)), key=lambda at: len(encoded[at]))
-    found: dict[int, Any] = {}
+    output_of: dict[int, Any] = {}
     with student.answering(), torch.inference_mode():
         for start in range(0, len(by_length), ROWS):
             places = by_length[start : start + ROWS]
@@ -92,8 +92,8 @@ def outputs(student: LoadedStudent, states: Sequence[Messages]) -> Any:
                 use_cache=False,
             ).last_hidden_state
             for row, at in enumerate(places):
-                found[at] = h_B_L_H[row, len(encoded[at]) - 1].float().cpu()
-    return torch.stack([found[at] for at in range(len(states))]).clone()
+                output_of[at] = h_B_L_H[row, len(encoded[at]) - 1].float().cpu()
+    return torch.stack([output_of[at] for at in range(len(states))]).clone()
 
 
 # --- fitting ----------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _apart(ids: Sequence[str], seed: int) -> list[bool]:
 
 
 def _fitted(h_N_H: Any, q_N: Any, strength: float) -> tuple[Any, Any]:
-    """Weights and bias of the head with the least squared error, and a price on its size."""
+    """Fit the weights and bias of the head by least squared error, with a penalty on the weights."""
     import torch
 
     mean, spread = h_N_H.mean(0), h_N_H.std(0, correction=0).clamp_min(1e-6)
@@ -118,9 +118,9 @@ def _fitted(h_N_H: Any, q_N: Any, strength: float) -> tuple[Any, Any]:
 
     def loss() -> Any:
         solver.zero_grad()
-        found = (((x_N_H @ weight + bias).tanh() - q_N) ** 2).mean() + strength * (weight**2).sum()
-        found.backward()
-        return found
+        total = (((x_N_H @ weight + bias).tanh() - q_N) ** 2).mean() + strength * (weight**2).sum()
+        total.backward()
+        return total
 
     solver.step(loss)
     scaled = weight.detach() / spread

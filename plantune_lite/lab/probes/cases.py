@@ -20,8 +20,8 @@ from plantune_lite.lab.worlds.pddl import Atom, Literal
 from plantune_lite.lab.worlds.simulator import Action, World
 from plantune_lite.types import Messages, Problem
 
-_LONGEST_WALK = 12  # steps before the one that is asked about
-_TRIES = 50  # drawings of steps after which there may be no pair
+_LONGEST_WALK = 12  # steps before the step in question
+_TRIES = 50  # draws of steps after which there may be no pair
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Case:
 
     problem_id: str
     prompt: Messages
-    begun: str  # the reply up to the step's number: the space behind it is part of the step's first token
+    begun: str  # the reply up to the step's number: the space after it is part of the step's first token
     step: str
     valid: bool
-    why: str  # the precondition that is lacking
+    why: str  # the missing precondition
     lacks: str  # its predicate
-    after: str  # "plan" or "walk": what the steps before it are
+    after: str  # "plan" or "walk": where the steps before it come from
     facts: frozenset[Atom]  # that hold before the step
     changed: frozenset[Atom]  # facts that began to hold, or ceased to, since the start
     atoms: tuple[Atom, ...]  # all that can change in its world
@@ -47,29 +47,29 @@ class Case:
 
     @property
     def before(self) -> Messages:
-        """Return the conversation up to where the step is next."""
+        """Return the conversation up to the step."""
         return (*self.prompt, {"role": "assistant", "content": self.begun})
 
 
 def cases(problems: Sequence[Problem], *, per_problem: int, seed: int) -> list[Case]:
-    """Pairs of cases of each problem, `per_problem` cases in all of one where there are so many."""
-    found = []
+    """Draw pairs of cases of each problem, up to `per_problem` cases for each."""
+    drawn = []
     for problem in problems:
         world = world_in(problem)
         rng = Random(f"{seed} {problem.id}")
         for pair in range(per_problem // 2):
             after = "plan" if pair % 2 == 0 and problem.steps else "walk"
-            found += _two(problem, world, after, rng)
-    return found
+            drawn += _two(problem, world, after, rng)
+    return drawn
 
 
 def _two(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
-    """A step that can be done and one that nearly can, after the same steps; nothing where there are none."""
+    """Draw a step that can be done and one that nearly can, after the same steps; nothing if there are none."""
     for _ in range(_TRIES):
         if after == "plan":
             before = list(problem.steps[: rng.randrange(len(problem.steps))])
         else:
-            before = [one.text for one in world.walk(rng, rng.randrange(_LONGEST_WALK + 1))]
+            before = [action.text for action in world.walk(rng, rng.randrange(_LONGEST_WALK + 1))]
         state = world.after(before)
         kinds: dict[str, dict[str, list[_Pair]]] = {}
         for pair in _alike(world, state):
@@ -77,8 +77,8 @@ def _two(problem: Problem, world: World, after: str, rng: Random) -> list[Case]:
         if kinds:
             lacking = kinds[rng.choice(sorted(kinds))]
             pairs = lacking[rng.choice(sorted(lacking))]
-            most = max(one.shared for one in pairs)
-            chosen = rng.choice([one for one in pairs if one.shared == most])
+            most = max(pair.shared for pair in pairs)
+            chosen = rng.choice([pair for pair in pairs if pair.shared == most])
             return [
                 _case(problem, world, before, after, chosen.good),
                 _case(problem, world, before, after, chosen.bad, chosen.lacks),
@@ -93,18 +93,18 @@ class _Pair:
     good: Action  # that can be done
     bad: Action  # that nearly can
     lacks: Literal
-    shared: int  # places that have the same object
+    shared: int  # positions with the same object
 
 
 def _alike(world: World, state: int) -> Iterator[_Pair]:
-    """All pairs in a state."""
+    """Yield all pairs in a state."""
     misses = world.near_misses(state)
     for good in world.applicable(state):
         if len(set(good.objects)) < len(good.objects):
             continue
         for bad, why in misses:
             if bad.schema == good.schema:
-                same = sum(one == other for one, other in zip(good.objects, bad.objects, strict=True))
+                same = sum(a == b for a, b in zip(good.objects, bad.objects, strict=True))
                 yield _Pair(good, bad, why, same)
 
 

@@ -18,8 +18,8 @@ _STEP_TOKENS = 24  # no step is longer
 
 
 def plans_written(generate: Generate, problems: Sequence[Problem], *, max_tokens: int) -> dict[str, Estimate]:
-    """Greedy plans: how many are valid, how many can be carried out, and how much of one can before it goes wrong."""
-    replies = generate([plan.ask_plainly(one) for one in problems], Sampling(max_tokens=max_tokens))
+    """Generate greedy plans: how many are valid, how many can be carried out, and how much before the first error."""
+    replies = generate([plan.ask_plainly(problem) for problem in problems], Sampling(max_tokens=max_tokens))
     success, executable, prefix = [], [], []
     for problem, [reply] in zip(problems, replies, strict=True):
         world = world_in(problem)
@@ -36,12 +36,12 @@ def plans_written(generate: Generate, problems: Sequence[Problem], *, max_tokens
 
 
 def next_steps(generate: Generate, cases: Sequence[Case], problems: Sequence[Problem], *, seed: int) -> Estimate:
-    """After the steps of each pair of cases, a step is sampled: how often it can be done, problem by problem."""
+    """Sample a step after the steps of each pair of cases: how often it can be done, averaged by problem."""
     world_of = {problem.id: world_in(problem) for problem in problems}
-    places = list({(one.problem_id, one.begun): one for one in cases}.values())
+    distinct = list({(case.problem_id, case.begun): case for case in cases}.values())
     sampling = Sampling(temperature=1.0, max_tokens=_STEP_TOKENS, stop=("\n",), seed=seed)
     legal: dict[str, list[float]] = {}
-    for case, [reply] in zip(places, generate([one.before for one in places], sampling), strict=True):
+    for case, [reply] in zip(distinct, generate([case.before for case in distinct], sampling), strict=True):
         world = world_of[case.problem_id]
         action = world.named(plan.clean_step(reply.text))
         can = action is not None and world.can(action, world.state(case.facts))

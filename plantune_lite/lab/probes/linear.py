@@ -6,7 +6,7 @@
     over_problems(auroc, scores, labels, problem_ids, seed=0)         Estimate(value=0.93, low=0.90, high=0.96)
     difference(auroc, [(scores, others, labels, problem_ids)])        Estimate(value=0.08, low=0.01, high=0.15)
 
-Several probes are fitted at once, a column each. A label that is not known, NaN, teaches nothing.
+Several probes are fitted at once, a column each. An unknown label, NaN, is ignored.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from plantune_lite.evaluate.stats import LEVEL, Estimate
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # of the L2 penalty on standardised residuals; one is chosen on dev
-_STEPS = 60  # of L-BFGS: more change no AUROC
+_STEPS = 60  # of L-BFGS: more do not change the AUROC
 _DRAWS = 500
-_CLIP = 10.0  # standard deviations: a few residuals of a few tokens are a thousand times all others
+_CLIP = 10.0  # standard deviations: a few residuals of a few tokens are a thousand times the others
 
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """A direction a column, over standardised residuals."""
+    """Linear probes over standardised residuals, one direction per column."""
 
     middle_H: Any
     scale_H: Any
@@ -39,7 +39,7 @@ class Probe:
         return x_N_H @ self.weights_H_T + self.bias_T
 
     def to_row(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Convert it to JSON types."""
         return {name: values.tolist() for name, values in vars(self).items()}
 
 
@@ -51,7 +51,7 @@ def from_row(row: dict[str, Any]) -> Probe:
 
 
 def fit(residuals_N_H: Any, labels_N_T: Any, *, strength: float) -> Probe:
-    """Logistic regression by L-BFGS; the same every time."""
+    """Fit logistic regression by L-BFGS; deterministic."""
     import torch
 
     raw_N_H = torch.as_tensor(residuals_N_H, dtype=torch.float32)
@@ -81,7 +81,7 @@ def _standardised(raw_N_H: Any, middle_H: Any, scale_H: Any) -> Any:
 
 
 class Fitted(NamedTuple):
-    """A probe with the penalty that is best for it."""
+    """A probe with its best penalty."""
 
     auroc: float  # where the penalty was chosen
     strength: float
@@ -90,7 +90,7 @@ class Fitted(NamedTuple):
 
 
 def best_fit(residuals_N_H: Any, labels_N: Any, fit_on: Sequence[int], choose_on: Sequence[int]) -> Fitted:
-    """One probe, fitted on some cases with each penalty; on others the best is chosen, of equals the strongest."""
+    """Fit a probe on some cases with each penalty, and choose the best on others; of equals, the strongest."""
     import numpy as np
 
     labels = np.asarray(labels_N, dtype=np.float32)
@@ -99,7 +99,7 @@ def best_fit(residuals_N_H: Any, labels_N: Any, fit_on: Sequence[int], choose_on
         probe = fit(residuals_N_H[fit_on], labels[fit_on], strength=strength)
         scores = probe(residuals_N_H)[:, 0].numpy()
         tried.append(Fitted(auroc(scores[choose_on], labels[choose_on]), strength, probe, scores))
-    return max(tried, key=lambda one: (one.auroc, one.strength))
+    return max(tried, key=lambda fitted: (fitted.auroc, fitted.strength))
 
 
 # --- how good it is ---------------------------------------------------------------------------------------------------
@@ -124,11 +124,11 @@ def balanced_accuracy(scores: Any, labels: Any, weights: Any = None) -> float:
     """Average the share of the yes that are scored above 0 and the share of the no that are not."""
     import numpy as np
 
-    said, labels = np.asarray(scores, dtype=float) > 0, np.asarray(labels, dtype=float) > 0
+    yes, labels = np.asarray(scores, dtype=float) > 0, np.asarray(labels, dtype=float) > 0
     weights = np.ones(len(labels)) if weights is None else np.asarray(weights, dtype=float)
     if not weights[labels].sum() or not weights[~labels].sum():
         return float("nan")
-    right = np.average(said[labels], weights=weights[labels]) + np.average(~said[~labels], weights=weights[~labels])
+    right = np.average(yes[labels], weights=weights[labels]) + np.average(~yes[~labels], weights=weights[~labels])
     return float(right / 2)
 
 
@@ -150,9 +150,9 @@ def over_problems(
     *,
     seed: int = 0,
 ) -> Estimate:
-    """A measure with its interval, by Rubin's Bayesian bootstrap: each draw weighs the problems anew.
+    """Estimate a measure and its interval, by Rubin's Bayesian bootstrap: each draw reweights the problems.
 
-    As in `intervals.mean` one more problem at either bound keeps it honest where there are few.
+    As in `stats.mean`, one more problem at each bound keeps it honest where there are few.
     """
     value = measure(scores, labels)
     if value != value:  # all labels are the same
@@ -174,16 +174,16 @@ def difference(
     def apart(both: Any, labels: Any, weights: Any = None) -> float:
         return measure(both[0], labels, weights) - measure(both[1], labels, weights)
 
-    each = [(apart, (one, other), labels, ids) for one, other, labels, ids in sets]
+    each = [(apart, (scores, other), labels, ids) for scores, other, labels, ids in sets]
     value = fmean(apart(both, labels) for _, both, labels, _ in each)
     return _interval(value, each, (-1.0, 1.0), seed)
 
 
-Measured = tuple[Callable[..., float], Any, Any, Sequence[str]]  # a measure, scores, labels, and whose they are
+Measured = tuple[Callable[..., float], Any, Any, Sequence[str]]  # a measure, scores, labels, problem ids
 
 
 def _interval(value: float, sets: Sequence[Measured], bounds: tuple[float, float], seed: int) -> Estimate:
-    """Of the mean of a measure over sets; the problems of each are weighed anew in every draw."""
+    """Estimate the mean of a measure over sets; each draw reweights the problems of every set."""
     import numpy as np
 
     rng, draws = np.random.default_rng(seed), []

@@ -1,12 +1,12 @@
 r"""Does a model know that its plan is good? A probe at the last token of a plan for "the answer will be right".
 
-    tries = tried(student, problems, file, samples=8, max_tokens=256)   what it answers, plan by plan
-    found, judge = knows(student, tries, Path("knows"))     {"auroc": {...}, "by_layer": [...], "controls": {...}}
-    judge.scores(student, [one.messages for one in tries])  [1.7, ...] below 0 a plan is weak
+    tries = tried(student, problems, file, how=asking)        its replies that have a plan, graded
+    results, judge = knows(student, tries, Path("knows"))     {"auroc": {...}, "by_layer": [...], "controls": {...}}
+    judge.scores(student, [each.messages for each in tries])  [1.7, ...] below 0 a plan is weak
 
 For any model that plans before it solves. Problems are split, so the probe never saw the problems that it is judged on.
-Beside it stand what is cheaper: how long the plan is, how often the problem's other tries are right (which no one knows
-beforehand), and how probable the plan's tokens are to the model itself.
+Its controls are cheaper: how long the plan is, how often the problem's other tries are right (unknown in advance), and
+how probable the plan's tokens are to the model itself.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,7 +26,7 @@ from plantune_lite.plan import CLOSE, OPEN
 from plantune_lite.student.load import Loaded
 from plantune_lite.types import Messages, PlantuneError, Problem, Score
 
-_AT_ONCE = 16  # problems, of several replies each
+_AT_ONCE = 16  # problems, with several replies each
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Judge:
     threshold: float = 0.0
 
     def scores(self, student: Loaded, planned: Sequence[Messages]) -> list[float]:
-        """Of conversations that end with a plan, how far the log-odds that it is good are above the threshold."""
+        """Score conversations that end with a plan: the log-odds that it is good, minus the threshold."""
         if not planned:
             return []
         texts = [student.encode_chat(messages) for messages in planned]
@@ -69,7 +69,7 @@ class Judge:
 
 
 def begun(prompt: Messages, text: str) -> Messages:
-    """A conversation whose reply has begun."""
+    """Return a conversation with the beginning of its reply."""
     return (*prompt, {"role": "assistant", "content": text})
 
 
@@ -81,19 +81,19 @@ def tried(
     mode: Mode = "m1",
     how: Asking,
 ) -> list[Try]:
-    """Several replies to each problem, graded; a reply without a whole plan is none of a model that plans.
+    """Sample and grade several replies to each problem; leave out replies without a whole plan.
 
-    They are written down in a file as they come, and those that are there are not asked for again. In mode m2 it is the
-    untuned model that carries the plans out.
+    Replies are written to a file as they come, and those already there are not sampled again. In mode m2 the untuned
+    model carries the plans out.
     """
     how = replace(how, executor=student.generate_untuned, chunk=_AT_ONCE)
     answer, prompt = modes.way_to_answer(mode, student.generate, problems, how)
     scores = metrics.by_problem(answered(problems, answer, mode=mode, out=out, how=how, settings={"prompt": prompt}))
-    return [found for one in problems for score in scores[one.id] if (found := _try(student, one, score))]
+    return [reply for problem in problems for score in scores[problem.id] if (reply := _try(student, problem, score))]
 
 
 def _try(student: Loaded, problem: Problem, score: Score) -> Try | None:
-    """A reply as a try, if it begins with a whole plan."""
+    """Convert a reply to a try if it begins with a whole plan."""
     before, close, _ = score.text.partition(CLOSE)
     if not close or not before.startswith(OPEN):
         return None
@@ -115,8 +115,8 @@ def knows(
         raise PlantuneError(
             "no reply begins with a whole plan: train with sft.target=plan+solution, or allow more tokens"
         )
-    right = np.array([float(one.right) for one in tries])
-    ids = [one.problem.id for one in tries]
+    right = np.array([float(attempt.right) for attempt in tries])
+    ids = [attempt.problem.id for attempt in tries]
     parts = split(ids, seed=seed, spared=spared)
     for places, what in ((parts.fit, "fit on"), (parts.choose, "choose on"), (parts.report, "report")):
         if len(set(right[places])) < 2:
@@ -124,20 +124,20 @@ def knows(
                 f"all of the {len(places)} replies to {what} are {'right' if right[places].all() else 'wrong'}, and a "
                 "probe needs both: take harder or easier problems, or more of them"
             )
-    texts = [student.encode_chat(one.messages) for one in tries]
+    texts = [student.encode_chat(attempt.messages) for attempt in tries]
     with residuals.room(out) as folder:
-        learned = [one.plan_tokens for one in tries]
+        learned = [attempt.plan_tokens for attempt in tries]
         read = residuals.read(student, texts, folder / "plans.f32", learned=learned)
         fitted = [linear.best_fit(read.layer(number), right, parts.fit, parts.choose) for number in range(read.layers)]
     best = max(range(read.layers), key=lambda number: fitted[number].auroc)
     probe, scores = fitted[best].probe, fitted[best].scores
     judge = Judge(best, probe, linear.best_threshold(scores[parts.choose], right[parts.choose]))
     others = {
-        "shorter_plan": np.array([-float(one.plan_tokens) for one in tries]),
+        "shorter_plan": np.array([-float(attempt.plan_tokens) for attempt in tries]),
         "pass_rate": _pass_rates(tries),
-        "token_probability": np.array([fmean(one) for one in read.logprobs]),
+        "token_probability": np.array([fmean(logprobs) for logprobs in read.logprobs]),
     }
-    found = {
+    results = {
         "tries": len(tries),
         "problems": len(set(ids)),
         "right": float(right.mean()),
@@ -145,7 +145,7 @@ def knows(
         "threshold": round(judge.threshold, 4),
         "auroc": _reported(scores, right, ids, parts.report, seed),
         "within_a_problem": _within(scores, right, ids, parts.report),
-        "by_layer": [round(linear.auroc(one.scores[parts.report], right[parts.report]), 4) for one in fitted],
+        "by_layer": [round(linear.auroc(fit.scores[parts.report], right[parts.report]), 4) for fit in fitted],
         "controls": {name: _reported(values, right, ids, parts.report, seed) for name, values in others.items()},
         "controls_within_a_problem": {
             name: _within(values, right, ids, parts.report) for name, values in others.items() if name != "pass_rate"
@@ -155,19 +155,19 @@ def knows(
             "problems": [ids[place] for place in parts.report],
             "right": [bool(right[place]) for place in parts.report],
             "probe": [round(float(scores[place]), 4) for place in parts.report],
-            **{name: [round(float(one), 4) for one in values[parts.report]] for name, values in others.items()},
+            **{name: [round(float(value), 4) for value in values[parts.report]] for name, values in others.items()},
         },
     }
-    return found, judge
+    return results, judge
 
 
 def _pass_rates(tries: Sequence[Try]) -> Any:
-    """Compute the pass rate of the other tries at each try's problem; a half where there is no other."""
+    """Compute the pass rate of the other tries at each try's problem; 0.5 where there is no other."""
     import numpy as np
 
     of: dict[str, list[int]] = {}
-    for place, one in enumerate(tries):
-        of.setdefault(one.problem.id, []).append(place)
+    for place, attempt in enumerate(tries):
+        of.setdefault(attempt.problem.id, []).append(place)
     rates = np.full(len(tries), 0.5)
     for places in of.values():
         right = sum(tries[place].right for place in places)
@@ -183,15 +183,15 @@ def _reported(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]
 
 
 def _within(scores: Any, right: Any, ids: Sequence[str], places: Sequence[int]) -> dict[str, Any] | None:
-    """Average the AUROC among the tries of one problem: what only tells hard problems from easy ones gets a half.
+    """Average the AUROC among the tries of one problem: what only tells hard problems from easy ones gets 0.5.
 
-    Return None where no problem has a right and a wrong one.
+    Return None if no problem has both a right and a wrong try.
     """
     of: dict[str, list[int]] = {}
     for place in places:
         of.setdefault(ids[place], []).append(place)
     each = [linear.auroc(scores[some], right[some]) for some in of.values()]
-    each = [one for one in each if one == one]  # all of a problem's tries may be right, or none
+    each = [value for value in each if value == value]  # all of a problem's tries may be right, or none
     if not each:
         return None
     return {**asdict(stats.mean(each)), "problems": len(each)}

@@ -30,7 +30,7 @@ from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import table
 from plantune_lite.types import Generate, Problem, RunError, Sampling, Score
 
-LEAST = 5  # problems that the judge does not know: of fewer there is nothing to be said
+LEAST = 5  # problems that are new to the judge: fewer say nothing about it
 OTHERS = ("one", "plain", "majority")  # what the judged way is compared with
 
 
@@ -45,40 +45,40 @@ def resample_run(
     kept = saved_judge.judge_of(run)  # before anything is loaded
     suites = dict(_suites(run, kept, say))
     recipe, _, loaded = final_student(run, say)
-    found: dict[str, Any] = {"tries": tries, "suites": {}}
+    results: dict[str, Any] = {"tries": tries, "suites": {}}
     for name, (problems, left_out) in suites.items():
         out = run / saved_judge.FOLDER / "resampled"
         scores = _answered(run, recipe, loaded, kept, name, problems, tries, out, show)
-        found["suites"][name] = {"left_out": left_out, **compared(scores, problems, seed=recipe.seed)}
-    found["line"] = "; ".join(f"{name}: {line(one)}" for name, one in found["suites"].items())
+        results["suites"][name] = {"left_out": left_out, **compared(scores, problems, seed=recipe.seed)}
+    results["line"] = "; ".join(f"{name}: {line(figures)}" for name, figures in results["suites"].items())
     file = run / saved_judge.FOLDER / "resampled" / f"results.{tries}.json"
-    write_whole(file, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    add(run, "live", {"tries": tries, "columns": COLUMNS, "rows": list(rows(found))})
-    return found
+    write_whole(file, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    add(run, "live", {"tries": tries, "columns": COLUMNS, "rows": list(rows(results))})
+    return results
 
 
 def _suites(run: Path, kept: Kept, say: Callable[[str], object]) -> Iterator[tuple[str, tuple[list[Problem], int]]]:
-    """Every suite without what the judge was fitted on, and how much that was."""
+    """Yield every suite without the problems that the judge was fitted on, and their number."""
     suites = RunFolder(run).suite_problems()
     if not suites:
         raise RunError(f"{run} has no test problems yet: plantune evaluate {run} makes them")
     there = False
     for name, suite in suites.items():
-        if any(one.kind == "code" for one in suite):
+        if any(problem.kind == "code" for problem in suite):
             say(f"{name} is left out: its answers are programs, which have no plan to judge")
             continue
-        unknown = [one for one in suite if not kept.knows(one)]
+        unknown = [problem for problem in suite if not kept.knows(problem)]
         count = len(suite) - len(unknown)
         if len(unknown) < LEAST:
-            say(f"{name} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, of {LEAST}")
+            say(f"{name} is left out: {len(unknown)} of its {len(suite)} problems are new to the judge, {LEAST} needed")
             continue
         if count:
-            say(f"{name}: {count} of {len(suite)} problems are left out, on which the judge was fitted")
+            say(f"{name}: {count} of {len(suite)} problems are left out: the judge was fitted on them")
         there = True
         yield name, (unknown, count)
     if not there:
         raise RunError(
-            f"no suite has {LEAST} problems that are new to the judge, so nothing can be said of it: add a suite "
+            f"no suite has {LEAST} problems that are new to the judge, so it cannot be measured: add a suite "
             "(evaluate.suites), or hold out more problems than are tested on (problems.held_out, evaluate.limit)"
         )
 
@@ -122,28 +122,28 @@ def _answered(
 
 
 def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem], *, seed: int) -> dict[str, Any]:
-    """Right answers and tokens of the four ways, and the judged way beside each of the others, problem by problem."""
+    """Compare right answers and tokens of the four ways, and the judged way with each other one by problem."""
     of = {name: metrics.by_problem(these) for name, these in scores.items()}
-    ids = [one.id for one in problems]
-    spent = fmean(one.tokens for one in scores["judged"])
+    ids = [problem.id for problem in problems]
+    spent = fmean(score.tokens for score in scores["judged"])
     drawn = [of["drawn"][id] for id in ids]
-    voting = resample.voters(drawn, spent, lambda one: one.tokens)
+    voting = resample.voters(drawn, spent, lambda score: score.tokens)
     right = {
         "judged": [float(of["judged"][id][0].same is True) for id in ids],
         "one": [float(of["one"][id][0].same is True) for id in ids],
-        "plain": [fmean(one.same is True for one in some) for some in drawn],
+        "plain": [fmean(score.same is True for score in some) for some in drawn],
         "majority": [
-            float(metrics.majority_is_right(some, one.choices)) for some, one in zip(voting, problems, strict=True)
+            float(metrics.majority_is_right(some, item.choices)) for some, item in zip(voting, problems, strict=True)
         ],
     }
     tokens = {
         "judged": spent,
-        "one": fmean(one.tokens for one in scores["one"]),
-        "plain": fmean(one.tokens for one in scores["drawn"]),
-        "majority": fmean(sum(one.tokens for one in some) for some in voting),
+        "one": fmean(score.tokens for score in scores["one"]),
+        "plain": fmean(score.tokens for score in scores["drawn"]),
+        "majority": fmean(sum(score.tokens for score in some) for some in voting),
     }
-    beside = {name: stats.paired(right["judged"], right[name], seed=seed) for name in OTHERS}
-    corrected = dict(zip(beside, stats.holm([one.p for one in beside.values()]), strict=True))
+    paired = {name: stats.paired(right["judged"], right[name], seed=seed) for name in OTHERS}
+    corrected = dict(zip(paired, stats.holm([test.p for test in paired.values()]), strict=True))
     return {
         "problems": len(ids),
         "ways": {
@@ -151,7 +151,7 @@ def compared(scores: Mapping[str, Sequence[Score]], problems: Sequence[Problem],
             for name, values in right.items()
         },
         "votes": round(fmean(map(len, voting)), 2),
-        "judged_minus": {name: {**asdict(one), "p": corrected[name]} for name, one in beside.items()},
+        "judged_minus": {name: {**asdict(test), "p": corrected[name]} for name, test in paired.items()},
     }
 
 
@@ -166,27 +166,27 @@ _WAYS = {
 }
 
 
-def rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def rows(results: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the rows of the table, one per suite and way."""
-    for suite, one in found["suites"].items():
-        for name, way in one["ways"].items():
-            many = f" of {one['votes']:.1f}" if name == "majority" else ""
+    for suite, figures in results["suites"].items():
+        for name, way in figures["ways"].items():
+            many = f" of {figures['votes']:.1f}" if name == "majority" else ""
             right = Estimate(way["value"], way["low"], way["high"]).percent()
-            beside = one["judged_minus"].get(name)
-            points = Estimate(**beside["difference"]).points() if beside else ""
-            p = p_text(beside["p"]) if beside else ""
-            yield f"{suite}, {one['problems']}", f"{_WAYS[name]}{many}", right, f"{way['tokens']:.0f}", points, p
+            paired = figures["judged_minus"].get(name)
+            points = Estimate(**paired["difference"]).points() if paired else ""
+            p = p_text(paired["p"]) if paired else ""
+            yield f"{suite}, {figures['problems']}", f"{_WAYS[name]}{many}", right, f"{way['tokens']:.0f}", points, p
 
 
-def as_text(found: Mapping[str, Any]) -> str:
+def as_text(results: Mapping[str, Any]) -> str:
     """Format the table for a terminal."""
-    return table(f"up to {found['tries']} plans", COLUMNS, list(rows(found)))
+    return table(f"up to {results['tries']} plans", COLUMNS, list(rows(results)))
 
 
-def line(one: Mapping[str, Any]) -> str:
-    """One suite in a line."""
-    ways = one["ways"]
+def line(figures: Mapping[str, Any]) -> str:
+    """Summarise one suite in a line."""
+    ways = figures["ways"]
     listed = (f"{_WAYS[name]} {100 * ways[name]['value']:.1f} %" for name in ("judged", *OTHERS))
-    minus = one["judged_minus"]["majority"]
+    minus = figures["judged_minus"]["majority"]
     points = Estimate(**minus["difference"]).points()
     return f"{', '.join(listed)} right; at equal tokens judged minus majority {points}, p {p_text(minus['p'])}"

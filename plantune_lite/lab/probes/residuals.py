@@ -3,7 +3,7 @@
     with room(Path("probe")) as folder:
         kept = read(student, [[1, 9690, ...], ...], folder / "residuals.f32", learned=[4, 5, ...])
     kept.layer(0)           N x H: the embeddings;   kept.layer(kept.layers - 1): what the output layer reads
-    kept.logprobs[3]        the log-probabilities of the last 5 tokens of the text 3, as the model would write them
+    kept.logprobs[3]        the log-probabilities of the last 5 tokens of text 3, as the model would write them
 
 The token is the last one of each text. Memory is bounded by the batch: nothing is kept of the other tokens.
 """
@@ -19,13 +19,13 @@ from typing import Any
 from plantune_lite.evaluate.answers import Show
 from plantune_lite.types import LoadedStudent, PlantuneError
 
-TOKENS_AT_ONCE = 2048  # padding included: of these all layers are in memory together
-ROOM = ".residuals-"  # what the names of such folders begin with
+TOKENS_AT_ONCE = 2048  # padding included: all layers of these are in memory together
+ROOM = ".residuals-"  # how the names of such folders begin
 
 
 @contextmanager
 def room(out: Path) -> Iterator[Path]:
-    """A folder in `out` for residuals, gone at the end; what a kill left of an earlier one goes too."""
+    """Create a folder in `out` for residuals and delete it at the end; also delete any that a kill left behind."""
     out.mkdir(parents=True, exist_ok=True)
     for left in out.glob(f"{ROOM}*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -41,10 +41,10 @@ class Residuals:
     layers: int  # with the embeddings
     texts: int
     width: int
-    logprobs: tuple[tuple[float, ...], ...]  # of the tokens that were asked for
+    logprobs: tuple[tuple[float, ...], ...]  # of the requested tokens
 
     def layer(self, number: int) -> Any:
-        """One layer of all texts."""
+        """Load one layer of all texts."""
         import numpy as np
 
         shape = (self.layers, self.texts, self.width)
@@ -64,7 +64,7 @@ def read(
     import torch
 
     if not texts:
-        raise PlantuneError("there is nothing to read residuals of: no text was given")
+        raise PlantuneError("no texts to read residuals from: give at least one")
     config = student.model.config.get_text_config()
     layers, width = config.num_hidden_layers + 1, config.hidden_size
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +77,9 @@ def read(
             kept[:, places] = states_L_B_H.numpy()
             for row, place in enumerate(places):
                 if count := learned[place]:
-                    said_K_V = logits_B_K_V[row, -count - 1 : -1].log_softmax(-1, dtype=torch.float32)
-                    ids = torch.tensor(texts[place][-count:], device=said_K_V.device)
-                    logprobs[place] = tuple(said_K_V.gather(1, ids[:, None])[:, 0].tolist())
+                    logprobs_K_V = logits_B_K_V[row, -count - 1 : -1].log_softmax(-1, dtype=torch.float32)
+                    ids = torch.tensor(texts[place][-count:], device=logprobs_K_V.device)
+                    logprobs[place] = tuple(logprobs_K_V.gather(1, ids[:, None])[:, 0].tolist())
             done += len(places)
             show(f"residuals, {file.stem}: {done} of {len(texts)} texts read", done == len(texts))
     kept.flush()
@@ -87,7 +87,7 @@ def read(
 
 
 def _batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Places of texts of about one length, the longest first: memory runs out in the first batch or never."""
+    """Group indices of texts of similar length, the longest first: memory runs out in the first batch or never."""
     order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
     batches: list[list[int]] = []
     for place in order:
@@ -99,14 +99,14 @@ def _batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
 
 
 def _forward(student: LoadedStudent, texts: Sequence[Sequence[int]], logits: int) -> tuple[Any, Any]:
-    """Every layer at the last token, and the logits of the last few; padded on the left, so that all end together."""
+    """Return every layer at the last token, and the last few logits; padded on the left so that all end together."""
     import torch
 
     model, pad = student.model, student.tokenizer.pad_token_id
     width = max(map(len, texts))
     ids_B_T = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in texts], device=model.device)
     mask_B_T = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in texts], device=model.device)
-    made = model(
+    output = model(
         input_ids=ids_B_T,
         attention_mask=mask_B_T,
         position_ids=(mask_B_T.cumsum(-1) - 1).clamp(min=0),
@@ -114,5 +114,5 @@ def _forward(student: LoadedStudent, texts: Sequence[Sequence[int]], logits: int
         use_cache=False,
         logits_to_keep=min(logits, width),
     )
-    states_L_B_H = torch.stack([layer[:, -1].float().cpu() for layer in made.hidden_states])
-    return states_L_B_H, made.logits
+    states_L_B_H = torch.stack([layer[:, -1].float().cpu() for layer in output.hidden_states])
+    return states_L_B_H, output.logits

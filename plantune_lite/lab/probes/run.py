@@ -1,6 +1,6 @@
 """Probe a run's final model (`plantune probe RECIPE`): figures as JSON, charts, and a section of the report.
 
-    probe_run(Path("runs/mine")) -> {"line": "it knows its plans: AUROC 71.3 % (62.0 to 79.9) on layer 17", ...}
+    probe_run(Path("runs/mine")) -> {"line": "Whether its plan will come out right is predicted by a probe on ...", ...}
 
 Writes probe/probe.json (all figures), probe/*.svg (AUROC by layer), probe/judge.json (tells weak plans from good ones,
 for `ask` and `evaluate --resample`) and probe/section.json, which the report shows: a title, sentences, tables, chart
@@ -45,44 +45,44 @@ def probe_run(
     say: Say = print,
     show: Show = lambda line, last: None,
 ) -> dict[str, Any]:
-    """Probe a run's final model on its own held-out problems; its "line" says the first of what was found.
+    """Probe a run's final model on its own held-out problems; its "line" is the first finding.
 
-    What a probe that was cut off has found out of worlds, and the replies it has drawn, are not made again.
+    The world figures of an interrupted probe, and the replies it has drawn, are reused.
     """
     recipe, _, loaded = final_student(run, say)
     most = recipe.evaluate.max_tokens
     if modes.mode_of(recipe, read_manifest(run).summaries) == "plain":
         raise PlantuneError(f"{run} was trained without plans (sft.target=solution): there is no plan to probe")
-    asked, tested = _asked(run, problems)
-    out, in_worlds = run / FOLDER, all(one.kind == "plan" for one in asked)
-    found: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed, "of": saved_judge.weights_of(run)}
+    held_out, tested = _held_out(run, problems)
+    out, in_worlds = run / FOLDER, all(problem.kind == "plan" for problem in held_out)
+    results: dict[str, Any] = {"run": recipe.name, "seed": recipe.seed, "of": saved_judge.weights_of(run)}
     if in_worlds:
-        wanted = {**found, "asked": [len(asked), per_problem]}
-        found = _begun(out, wanted)
-        if "worlds" not in found:
-            found["worlds"] = probe(
-                loaded, asked, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say, show=show
+        wanted = {**results, "asked": [len(held_out), per_problem]}
+        results = _begun(out, wanted)
+        if "worlds" not in results:
+            results["worlds"] = probe(
+                loaded, held_out, out, per_problem=per_problem, max_tokens=most, seed=recipe.seed, say=say, show=show
             )
-            _write(out, found)
+            _write(out, results)
     keep = None
     try:
-        found["plans"], keep = _of_plans(run, recipe, loaded, asked, tested, samples, say, show)
-    except PlantuneError as error:  # a model that is never right, or always, is no reason to lose the rest
+        results["plans"], keep = _of_plans(run, recipe, loaded, held_out, tested, samples, say, show)
+    except PlantuneError as error:  # a model that is never or always right must not lose the rest
         if not in_worlds:
             raise
-        say(f"whether it knows its plans is left out: {error}")
-        found["plans_left_out"] = str(error)
-    drawn = figures(found)
+        say(f"the probe of its plans is left out: {error}")
+        results["plans_left_out"] = str(error)
+    drawn = figures(results)
     for name, svg in drawn.items():
         write_whole(out / f"{name}.svg", svg + "\n")
-    _write(out, found)
-    if keep is not None:  # last: who finds a judge finds its figures too
+    _write(out, results)
+    if keep is not None:  # last: where there is a judge, there are its figures
         keep()
-    return {"line": section(found)["sentences"][0], **found}
+    return {"line": section(results)["sentences"][0], **results}
 
 
 def probe_once(run: Path, **how: Any) -> dict[str, Any]:
-    """Probe a run, or return what a probe of the same weights has found."""
+    """Probe a run, or return the figures of a probe of the same weights."""
     file = run / FOLDER / "probe.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     finished = "plans" in before or "plans_left_out" in before
@@ -90,7 +90,7 @@ def probe_once(run: Path, **how: Any) -> dict[str, Any]:
 
 
 def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    """Load what an interrupted probe with the same weights and settings found of worlds, else start from `wanted`."""
+    """Load the world figures of an interrupted probe with the same weights and settings, else return `wanted`."""
     file = out / "probe.json"
     before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     cut_off = "plans" not in before and "plans_left_out" not in before
@@ -98,31 +98,31 @@ def _begun(out: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 
 def add(run: Path, name: str, value: Any) -> None:
-    """Something more that was found of a run that has been probed."""
+    """Add a result to a finished probe of a run."""
     out = run / FOLDER
     _write(out, {**json.loads((out / "probe.json").read_text(encoding="utf-8")), name: value})
 
 
-def _write(out: Path, found: Mapping[str, Any]) -> None:
-    for name, value in (("probe", found), ("section", section(found))):
+def _write(out: Path, results: Mapping[str, Any]) -> None:
+    for name, value in (("probe", results), ("section", section(results))):
         write_whole(out / f"{name}.json", json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def _asked(run: Path, most: int) -> tuple[list[Problem], set[str]]:
-    """Held-out problems, and which of them a suite asks: these last, since no judge is measured on what it knows."""
-    own = [one for one in RunFolder(run).own() if one.kind != "code"]
+def _held_out(run: Path, most: int) -> tuple[list[Problem], set[str]]:
+    """List held-out problems, those in a suite last, and the ids of these: no judge is measured on what it knows."""
+    own = [problem for problem in RunFolder(run).own() if problem.kind != "code"]
     if not own:
         raise PlantuneError(f"{run} holds nothing out to probe on: set problems.held_out=0.2")
-    questions = {normalised(one) for suite in RunFolder(run).suite_problems().values() for one in suite}
-    tested = {one.id for one in own if normalised(one) in questions}
-    return sorted(own, key=lambda one: one.id in tested)[:most], tested
+    questions = {normalised(problem) for suite in RunFolder(run).suite_problems().values() for problem in suite}
+    tested = {problem.id for problem in own if normalised(problem) in questions}
+    return sorted(own, key=lambda problem: problem.id in tested)[:most], tested
 
 
 def _of_plans(
     run: Path,
     recipe: Recipe,
     loaded: Loaded,
-    asked: Sequence[Problem],
+    held_out: Sequence[Problem],
     tested: Collection[str],
     samples: int,
     say: Say,
@@ -132,10 +132,10 @@ def _of_plans(
 
     Return the figures, and a function that saves the judge.
     """
-    say(f"{samples} replies to each of {len(asked)} problems")
+    say(f"{samples} replies to each of {len(held_out)} problems")
     tries = tried(
         loaded,
-        asked,
+        held_out,
         run / FOLDER / f"tries.{samples}.jsonl",
         mode=modes.mode_of(recipe, read_manifest(run).summaries),
         how=Asking(
@@ -146,67 +146,67 @@ def _of_plans(
             show=show,
         ),
     )
-    found, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
-    reported_on = set(found["reported_on"])
-    reported = [one for one in tries if one.problem.id in reported_on]
-    scores = judge.scores(loaded, [one.messages for one in reported])
-    found["resampled"] = resample.compare(reported, scores)
-    known = [one.problem for one in tries if one.problem.id not in reported_on]
-    in_worlds = all(one.kind == "plan" for one in asked)
-    return found, partial(saved_judge.keep, run, judge, fitted_on=known, plan_is_all=in_worlds)
+    results, judge = knows(loaded, tries, run / FOLDER, seed=recipe.seed, spared=tested)
+    reported_on = set(results["reported_on"])
+    reported = [attempt for attempt in tries if attempt.problem.id in reported_on]
+    scores = judge.scores(loaded, [attempt.messages for attempt in reported])
+    results["resampled"] = resample.compare(reported, scores)
+    known = [attempt.problem for attempt in tries if attempt.problem.id not in reported_on]
+    in_worlds = all(problem.kind == "plan" for problem in held_out)
+    return results, partial(saved_judge.keep, run, judge, fitted_on=known, plan_is_all=in_worlds)
 
 
 # --- shown ------------------------------------------------------------------------------------------------------------
 
 
-def figures(found: Mapping[str, Any]) -> dict[str, str]:
-    """Charts of AUROC by layer."""
+def figures(results: Mapping[str, Any]) -> dict[str, str]:
+    """Draw charts of AUROC by layer."""
     drawn = {}
-    if worlds := found.get("worlds"):
-        series = {name: list(enumerate(one["by_layer"])) for name, one in worlds["validity"].items()}
+    if worlds := results.get("worlds"):
+        series = {name: list(enumerate(fit["by_layer"])) for name, fit in worlds["validity"].items()}
         for name in ("sum", "mean"):
-            said = worlds["output_probability"]["tuned"][name]["auroc"]["value"]
-            series[f"output probability, {name}"] = [(0, said), (worlds["layers"] - 1, said)]
+            auroc = worlds["output_probability"]["tuned"][name]["auroc"]["value"]
+            series[f"output probability, {name}"] = [(0, auroc), (worlds["layers"] - 1, auroc)]
         drawn["validity"] = charts.curves("can the step be done? AUROC by layer", series, across="layer")
-    if plans := found.get("plans"):
+    if plans := results.get("plans"):
         last = len(plans["by_layer"]) - 1
         series = {"probe": list(enumerate(plans["by_layer"]))}
-        for name, one in plans["controls"].items():
-            series[name.replace("_", " ")] = [(0, one["value"]), (last, one["value"])]
+        for name, estimate in plans["controls"].items():
+            series[name.replace("_", " ")] = [(0, estimate["value"]), (last, estimate["value"])]
         drawn["plans"] = charts.curves("will the answer be right? AUROC by layer", series, across="layer")
     return drawn
 
 
-def section(found: Mapping[str, Any]) -> dict[str, Any]:
+def section(results: Mapping[str, Any]) -> dict[str, Any]:
     """Assemble the report section: sentences, tables and charts."""
     sentences, tables = [], []
-    if worlds := found.get("worlds"):
+    if worlds := results.get("worlds"):
         tuned = worlds["validity"]["tuned"]
         sentences.append(
-            f"Whether a step can be done is told by a probe on layer {tuned['layer']} with an AUROC of "
+            f"Whether a step can be done is predicted by a probe on layer {tuned['layer']} with an AUROC of "
             f"{_percent(tuned['auroc'])}, by the model's own probability of the step with "
             f"{_percent(worlds['output_probability']['tuned']['mean']['auroc'])}."
         )
-        rows = [(f"probe, {name}", _percent(one["auroc"])) for name, one in worlds["validity"].items()]
+        rows = [(f"probe, {name}", _percent(fit["auroc"])) for name, fit in worlds["validity"].items()]
         rows += [
-            (f"rank among all steps of its kind, {name}", _percent(one["auroc"]))
-            for name, one in worlds["rank"].items()
+            (f"rank among all steps of its kind, {name}", _percent(rank["auroc"]))
+            for name, rank in worlds["rank"].items()
         ]
-        rows += [(name.replace("_", " "), _percent(one)) for name, one in worlds["controls"].items()]
+        rows += [(name.replace("_", " "), _percent(estimate)) for name, estimate in worlds["controls"].items()]
         tables.append({"columns": ["can the step be done?", "AUROC (95 %)"], "rows": rows})
         of_facts = {**worlds["predicates"], "by the step's words alone": worlds["predicates_by_words"]}
-        for name, one in of_facts.items():
-            facts = [(fact, _percent(value)) for fact, value in one["by_predicate"].items()]
+        for name, probed in of_facts.items():
+            facts = [(fact, _percent(value)) for fact, value in probed["by_predicate"].items()]
             tables.append({"columns": [f"what holds now, {name}", "balanced accuracy (95 %)"], "rows": facts})
         columns = ["what it does", *worlds["generative"]]
         done = [
-            (what.replace("_", " "), *(_percent(one[what]) for one in worlds["generative"].values()))
+            (what.replace("_", " "), *(_percent(measured[what]) for measured in worlds["generative"].values()))
             for what in ("success", "executable", "prefix", "next_step")
         ]
         tables.append({"columns": columns, "rows": done})
-    if plans := found.get("plans"):
+    if plans := results.get("plans"):
         sentences.append(
-            f"Whether its plan will come out right is told by a probe on layer {plans['layer']} with an AUROC of "
+            f"Whether its plan will come out right is predicted by a probe on layer {plans['layer']} with an AUROC of "
             f"{_percent(plans['auroc'])}, on {len(plans['reported_on'])} problems that it was not fitted on."
         )
         if within := plans["within_a_problem"]:
@@ -217,21 +217,21 @@ def section(found: Mapping[str, Any]) -> dict[str, Any]:
             f"as many tokens {_percent(again['majority'])}, a plain draw {_percent(again['plain'])}."
         )
         rows = [("probe", _percent(plans["auroc"]))]
-        rows += [(name.replace("_", " "), _percent(one)) for name, one in plans["controls"].items()]
+        rows += [(name.replace("_", " "), _percent(estimate)) for name, estimate in plans["controls"].items()]
         tables.append({"columns": ["will the answer be right?", "AUROC (95 %)"], "rows": rows})
-    if left_out := found.get("plans_left_out"):
-        sentences.append(f"Whether it knows its plans is not known: {left_out}.")
-    if live := found.get("live"):
+    if left_out := results.get("plans_left_out"):
+        sentences.append(f"The probe of its plans is left out: {left_out}.")
+    if live := results.get("live"):
         sentences.append(
-            f"On the test problems, weak plans are drawn again until there are {live['tries']}, beside replies as they "
-            "come and a majority at as many tokens. What the judge was fitted on is left out."
+            f"On the test problems, weak plans are redrawn (up to {live['tries']} per reply), compared with single "
+            "replies and a majority at as many tokens. Problems that the judge was fitted on are left out."
         )
         tables.append({"columns": live["columns"], "rows": live["rows"]})
     return {
         "title": "Does the model know?",
         "sentences": sentences,
         "tables": tables,
-        "charts": [f"{name}.svg" for name in sorted(figures(found))],
+        "charts": [f"{name}.svg" for name in sorted(figures(results))],
     }
 
 

@@ -5,8 +5,8 @@
     kept = judge_of(Path("runs/mine"))                       kept.judge, kept.identity, kept.knows(problem)
     generate = judged(Path("runs/mine"), tries=4)(student)   the run's model with weak plans drawn again
 
-A judge reads the residuals of one model. On weights that have changed since, even a little, it would still give scores,
-and nobody would notice: so it records which weights it belongs to.
+A judge reads the residuals of one model. On weights that have changed since, even a little, it would give wrong scores
+without an error: so it records which weights it belongs to.
 """
 
 import hashlib
@@ -29,15 +29,15 @@ _FILE = "judge.json"
 
 @dataclass(frozen=True)
 class Kept:
-    """A judge as it lies on the disk."""
+    """A judge loaded from disk."""
 
     judge: Judge
     fitted_on: frozenset[str]  # fingerprints of questions
-    plan_is_all: bool  # of a reply, as in a world: nothing has to be worked out after it
-    identity: str  # what tells its judgements from those of another
+    plan_is_all: bool  # the plan is the whole reply, as in a world
+    identity: str  # tells its scores from those of another judge
 
     def knows(self, problem: Problem) -> bool:
-        """Tell whether it was fitted on this question, under whatever id: such a problem proves nothing of it."""
+        """Tell whether it was fitted on this question, under any id: such a problem cannot test it."""
         return _question(problem) in self.fitted_on
 
 
@@ -56,7 +56,7 @@ def keep(run: Path, judge: Judge, *, fitted_on: Iterable[Problem], plan_is_all: 
 
 def judge_of(run: Path) -> Kept:
     """Load the judge that `plantune probe` saved; refuse it where the run's model has changed since."""
-    ours, file = weights_of(run), run / FOLDER / _FILE
+    weights, file = weights_of(run), run / FOLDER / _FILE
     if not file.is_file():
         raise RunError(f"{run} has no judge of plans; plantune probe {run} makes one")
     try:
@@ -65,11 +65,11 @@ def judge_of(run: Path) -> Kept:
         judge = Judge(int(row["layer"]), linear.from_row(row["probe"]), float(row["threshold"]))
         of, fitted_on, plan_is_all = row["of"], frozenset(row["fitted_on"]), bool(row["plan_is_all"])
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{file} is no judge of plans ({error!r}); plantune probe {run} makes it anew") from None
-    if of != ours:
+        raise RunError(f"{file} is not a judge of plans ({error!r}); plantune probe {run} makes a new one") from None
+    if of != weights:
         raise RunError(
-            f"{file} judges the plans of other weights: of {of}, and the run's model is {ours}. "
-            f"plantune probe {run} makes a judge of these"
+            f"{file} belongs to other weights ({of}); the run's model is {weights}. "
+            f"plantune probe {run} makes a new judge"
         )
     return Kept(judge, fitted_on, plan_is_all, hashlib.sha256(text.encode()).hexdigest()[:16])
 

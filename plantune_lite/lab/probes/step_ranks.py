@@ -3,7 +3,7 @@
     ranked(student, cases, worlds, seed=0)
         -> {"cases": 60, "auroc": {...}, "possible": {"value": 0.81, ...}, "impossible": {"value": 0.62, ...}}
 
-For `stack a b`, the other steps of its kind are all of `stack ?x ?y` with the objects that there are, most of which
+For `stack a b`, the other steps of its kind are all of `stack ?x ?y` with the existing objects, most of which
 cannot be done. A step's figure is the share of them that is less probable: 1 for the most probable one. The text before
 the step is read once for all of them (with Unsloth, for each).
 """
@@ -20,7 +20,7 @@ from plantune_lite.lab.probes.cases import Case
 from plantune_lite.lab.worlds.simulator import World
 from plantune_lite.student.load import Loaded
 
-_MOST = 64  # steps of a kind; of more, these are drawn
+_MOST = 64  # steps of a kind; of more, this many are drawn
 
 
 def ranked(student: Loaded, cases: Sequence[Case], worlds: Mapping[str, World], *, seed: int) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def ranked(student: Loaded, cases: Sequence[Case], worlds: Mapping[str, World], 
         "cases": len(cases),
         "auroc": asdict(linear.over_problems(linear.auroc, shares, valid, ids, seed=seed)),
         "possible": asdict(_mean(shares, ids, valid)),
-        "impossible": asdict(_mean(shares, ids, [not one for one in valid])),
+        "impossible": asdict(_mean(shares, ids, [not is_valid for is_valid in valid])),
     }
 
 
@@ -52,8 +52,8 @@ def _share(student: Loaded, case: Case, world: World, seed: int) -> float:
         others = Random(f"{seed} {case.problem_id} {case.begun} {case.step}").sample(others, _MOST - 1)
     before = student.encode_chat(case.before)
     endings = [student.encode_chat(replace(case, step=step).messages)[len(before) :] for step in (case.step, *others)]
-    mine, *theirs = map(sum, logprobs(student, before, endings))
-    return fmean((mine > one) + (mine == one) / 2 for one in theirs) if theirs else 0.5
+    own, *alternatives = map(sum, logprobs(student, before, endings))
+    return fmean((own > score) + (own == score) / 2 for score in alternatives) if alternatives else 0.5
 
 
 def logprobs(student: Loaded, before: Sequence[int], endings: Sequence[Sequence[int]]) -> list[list[float]]:
@@ -64,17 +64,17 @@ def logprobs(student: Loaded, before: Sequence[int], endings: Sequence[Sequence[
     model, pad = student.model, student.tokenizer.pad_token_id
     longest, read, memory = max(map(len, endings)), 0, None
     with student.answering(), torch.inference_mode():
-        if student.source.backend == "plain":  # Unsloth's own memory is none that is given from outside
+        if student.source.backend == "plain":  # Unsloth does not take a KV cache from outside
             memory, read = DynamicCache(config=model.config), len(before) - 1
             model(torch.tensor([before[:read]], device=model.device), past_key_values=memory, logits_to_keep=1)
             memory.reorder_cache(torch.zeros(len(endings), dtype=torch.long, device=model.device))
-        # Padded behind, where no token looks at it.
+        # Padded on the right, where no token attends to it.
         rows = [[*before[read:], *ending, *[pad] * (longest - len(ending))] for ending in endings]
-        made = model(
+        output = model(
             torch.tensor(rows, device=model.device),
             past_key_values=memory,
             use_cache=memory is not None,
             logits_to_keep=longest + 1,
         )
-        said_N_K_V = made.logits[:, :-1].log_softmax(-1, dtype=torch.float32)
-    return [said_N_K_V[row, range(len(ending)), list(ending)].tolist() for row, ending in enumerate(endings)]
+        logprobs_N_K_V = output.logits[:, :-1].log_softmax(-1, dtype=torch.float32)
+    return [logprobs_N_K_V[row, range(len(ending)), list(ending)].tolist() for row, ending in enumerate(endings)]

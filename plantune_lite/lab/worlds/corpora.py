@@ -1,11 +1,11 @@
-"""Three corpora of one pool and equally many learned tokens: the planner's plans, random walks, half and half.
+"""Build three corpora from one pool with equally many learned tokens: the planner's plans, random walks, half and half.
 
     corpora(worlds, plans, count=words, seed=0)["walks"]
         -> Corpus(name="walks", problems=(Problem(...), ...), tokens=5102, coverage=Coverage(states=811, pairs=1630))
 
-A walk is a problem of its own: the start of one of the pool, and as its goal what holds where the walk ended, of the
-predicates that the pool's own goal is about. Which problems are learned from and which are tested on is decided before,
-by problem, and the larger sizes are for tests only (`drawn`).
+A walk is a new problem: it has the start of one in the pool, and its goal is what holds where the walk ended, limited
+to the predicates in the goal of that one. The split into training and test problems is made before, by problem, and the
+larger sizes are for tests only (`drawn`).
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from plantune_lite.types import Problem
 
 Kind = Literal["planner", "walks", "mixed"]
 Count = Callable[[str], int]  # tokens of a text
-What = tuple[frozenset[pddl.Atom], frozenset[pddl.Literal]]  # what a problem asks, in whatever order it is written
+What = tuple[frozenset[pddl.Atom], frozenset[pddl.Literal]]  # start and goal of a problem, in whatever order written
 _TRIES = 20  # walks of one problem that may end where they began
 
 
@@ -31,7 +31,7 @@ class Coverage:
     """Counts of what a corpus shows of its worlds."""
 
     states: int  # different ones
-    pairs: int  # of a state and what is done in it
+    pairs: int  # of a state and the step taken in it
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Drawn:
 
 
 def drawn(name: str, *, sizes: Sequence[int], larger: Sequence[int], seed: int, train: int, test: int) -> Drawn:
-    """Problems to learn from and to test on, and larger ones for tests only."""
+    """Draw problems to learn from and to test on, and larger ones for tests only."""
     if larger and min(larger) <= max(sizes):
         raise WorldError(
             f"the larger sizes ({min(larger)}) must be larger than those that are trained on ({max(sizes)})"
@@ -79,7 +79,7 @@ def _last_of_each_size(worlds: Sequence[World], count: int) -> set[int]:
 
 
 def words(text: str) -> int:
-    """Tokens where no tokenizer is at hand: words."""
+    """Count words: tokens where there is no tokenizer."""
     return len(text.split())
 
 
@@ -102,63 +102,63 @@ def corpora(
 ) -> dict[Kind, Corpus]:
     """Build the three, each of `tokens` learned tokens to within one plan; None: as many as the planner's plans have.
 
-    `solved` maps each world to its plan by a planner; `apart` is what is tested on, which no walk may happen to be.
+    `solved` maps each world to its plan by a planner; `apart` are the test worlds, which no walk may equal.
     """
     planned = [
         problem_of(world, solved[world], id=f"{world.task.domain.name}/planner/{number}", teacher="planner")
         for number, world in enumerate(worlds)
     ]
-    there = sum(learned(one, count) for one in planned)
-    budget = there if tokens is None else tokens
-    if budget > there:
+    available = sum(learned(problem, count) for problem in planned)
+    budget = available if tokens is None else tokens
+    if budget > available:
         raise WorldError(
-            f"{budget} tokens are asked for, and the {len(planned)} plans have {there}: draw more problems"
+            f"{budget} tokens are asked for, and the {len(planned)} plans have {available}: draw more problems"
         )
-    lengths = [len(one.steps) for one in planned]
+    lengths = [len(problem.steps) for problem in planned]
     tested = set(map(asked, apart))
     shuffled = Random(f"corpora {seed}").sample(planned, len(planned))
 
     def walked(besides: Iterable[Problem] = ()) -> Iterator[Problem]:
-        seen = {asked(world_in(one)) for one in besides} | tested
+        seen = {asked(world_in(problem)) for problem in besides} | tested
         return walks(worlds, lengths, Random(f"walks {seed}"), seen)
 
     half = taken(shuffled, count, budget // 2)
-    rest = budget - sum(learned(one, count) for one in half)
+    rest = budget - sum(learned(problem, count) for problem in half)
     chosen: dict[Kind, list[Problem]] = {
         "planner": taken(shuffled, count, budget),
         "walks": taken(walked(), count, budget),
         "mixed": [*half, *taken(walked(half), count, rest)],
     }
     return {
-        name: Corpus(name, tuple(some), sum(learned(one, count) for one in some), coverage(some))
+        name: Corpus(name, tuple(some), sum(learned(problem, count) for problem in some), coverage(some))
         for name, some in chosen.items()
     }
 
 
 def asked(world: World) -> What:
-    """A start and a goal: two worlds in which they are the same are one problem."""
+    """Return the start and goal: two worlds in which they are the same are one problem."""
     return world.task.start, frozenset(world.task.goal)
 
 
 def taken(problems: Iterable[Problem], count: Count, budget: int) -> list[Problem]:
-    """As many of the first problems as a budget of learned tokens allows."""
-    found, spent = [], 0
-    for one in problems:
-        spent += learned(one, count)
+    """Take as many of the first problems as a budget of learned tokens allows."""
+    chosen, spent = [], 0
+    for problem in problems:
+        spent += learned(problem, count)
         if spent > budget:
             break
-        found.append(one)
-    return found
+        chosen.append(problem)
+    return chosen
 
 
 def walks(
     worlds: Sequence[World], lengths: Sequence[int], rng: Random, seen: Collection[What] = ()
 ) -> Iterator[Problem]:
-    """Random walks as problems, from one start of the pool after another without end, as long as plans are.
+    """Yield random walks as problems, from one start of the pool after another without end, as long as plans are.
 
-    None asks what was `seen`.
+    No walk repeats a problem in `seen`.
     """
-    seen, made = set(seen), numbers()
+    seen, counter = set(seen), numbers()
     while True:
         before = len(seen)
         for world in worlds:
@@ -166,19 +166,19 @@ def walks(
             if walked is not None:
                 there, steps = walked
                 seen.add(asked(there))
-                id = f"{world.task.domain.name}/walks/{next(made)}"
+                id = f"{world.task.domain.name}/walks/{next(counter)}"
                 yield problem_of(there, steps, id=id, teacher="random walk")
         if len(seen) == before:
             raise WorldError(
-                f"{len(worlds)} problems have no more than {next(made)} different walks: draw more problems"
+                f"{len(worlds)} problems have no more than {next(counter)} different walks: draw more problems"
             )
 
 
 def _walked(world: World, lengths: Sequence[int], rng: Random, seen: set[What]) -> tuple[World, tuple[str, ...]] | None:
-    """A walk from a world's start to somewhere else, and the world whose goal that is."""
-    about = {one.atom[0] for one in world.task.goal}
+    """Walk from a world's start to another state; return the world with that as its goal, and the steps."""
+    about = {literal.atom[0] for literal in world.task.goal}
     for _ in range(_TRIES):
-        steps = tuple(one.text for one in world.walk(rng, rng.choice(lengths)))
+        steps = tuple(action.text for action in world.walk(rng, rng.choice(lengths)))
         ended = world.facts(world.after(steps))
         goal = sorted(fact for fact in ended if fact[0] in about)
         if set(goal) - world.task.start:

@@ -1,4 +1,4 @@
-"""Three worlds of classical planning, and problems of them in any size.
+"""Three worlds of classical planning, and problems in them of any size.
 
     for world in generate("blocksworld", sizes=(3, 4), seed=0, count=100): ...
 
@@ -70,18 +70,18 @@ LOGISTICS = """(define (domain logistics)
     :effect (and (at ?a ?to) (not (at ?a ?from)))))
 """
 
-# object -> type, what holds, what is to be reached
+# object -> type, start, goal
 Drawn = tuple[dict[str, str], list[str], list[str]]
 
 
 def _blocksworld(rng: Random, size: int) -> Drawn:
     blocks = ascii_lowercase[:size]
-    goal = [one for one in _piled(rng, blocks) if one.startswith("on ")]
+    goal = [fact for fact in _piled(rng, blocks) if fact.startswith("on ")]
     return dict.fromkeys(blocks, OBJECT), [*_piled(rng, blocks), "handempty"], goal
 
 
 def _piled(rng: Random, blocks: str) -> list[str]:
-    """Blocks in towers: each in turn goes onto the table or onto a tower, all places alike."""
+    """Pile blocks in towers: each in turn goes onto the table or a tower, all equally likely."""
     towers: list[list[str]] = []
     for block in rng.sample(blocks, len(blocks)):
         place = rng.randrange(len(towers) + 1)
@@ -104,16 +104,16 @@ def _gripper(rng: Random, size: int) -> Drawn:
 
 
 def _logistics(rng: Random, size: int) -> Drawn:
-    """Two cities of an airport and another place each, a truck in each, and one plane."""
+    """Draw a problem: two cities, each with an airport, another place and a truck, and one plane."""
     cities, packages = (("a1", "p1"), ("a2", "p2")), [f"x{n}" for n in range(1, size + 1)]
     everywhere = [place for city in cities for place in city]
-    start = [f"road {way}" for one, other in cities for way in (f"{one} {other}", f"{other} {one}")]
+    start = [f"road {way}" for airport, place in cities for way in (f"{airport} {place}", f"{place} {airport}")]
     start += ["route a1 a2", "route a2 a1", f"at jet {rng.choice(('a1', 'a2'))}"]
     start += [f"at t{number} {rng.choice(city)}" for number, city in enumerate(cities, 1)]
-    start += [f"at {one} {rng.choice(everywhere)}" for one in packages]
+    start += [f"at {package} {rng.choice(everywhere)}" for package in packages]
     objects = {"a1": "airport", "a2": "airport", "p1": "place", "p2": "place"}
     objects |= {"t1": "truck", "t2": "truck", "jet": "plane", **dict.fromkeys(packages, "package")}
-    return objects, start, [f"at {one} {rng.choice(everywhere)}" for one in packages]
+    return objects, start, [f"at {package} {rng.choice(everywhere)}" for package in packages]
 
 
 _DOMAINS: dict[str, tuple[str, Callable[[Random, int], Drawn], range]] = {
@@ -122,11 +122,11 @@ _DOMAINS: dict[str, tuple[str, Callable[[Random, int], Drawn], range]] = {
     "logistics": (LOGISTICS, _logistics, range(1, 13)),
 }
 NAMES = tuple(_DOMAINS)
-_TRIES = 300  # drawings in a row that bring nothing new: the size is used up
+_TRIES = 300  # draws in a row with nothing new: the size is used up
 
 
 def generate(name: str, *, sizes: Iterable[int], seed: int, count: int) -> Iterator[World]:
-    """So many different problems, none of them solved from the start."""
+    """Yield `count` different problems, none of them solved from the start."""
     if name not in _DOMAINS:
         raise WorldError(f"no world {name!r}; there are {', '.join(NAMES)}, or your own PDDL files")
     sizes, (_, _, possible) = tuple(sizes), _DOMAINS[name]
@@ -143,7 +143,7 @@ def _problems(name: str, sizes: Sequence[int], rng: Random) -> Iterator[World]:
     while left:
         for size in tuple(left):
             if (drawn := _new(draw, rng, size, seen)) is None:
-                left.remove(size)  # all of its problems are there; the larger ones go on
+                left.remove(size)  # its problems are used up; other sizes continue
                 continue
             objects, start, goal = drawn
             facts, wanted = ([tuple(fact.split()) for fact in some] for some in (start, goal))
@@ -153,7 +153,7 @@ def _problems(name: str, sizes: Sequence[int], rng: Random) -> Iterator[World]:
 
 
 def _new(draw: Callable[[Random, int], Drawn], rng: Random, size: int, seen: set[tuple[str, ...]]) -> Drawn | None:
-    """A problem that was not drawn before and is not solved from the start."""
+    """Draw a problem that is new and not solved from the start."""
     for _ in range(_TRIES):
         objects, start, goal = draw(rng, size)
         what = (*sorted(start), "goal", *sorted(goal))

@@ -8,9 +8,9 @@ r"""Worlds as problems like any other: a question, a plan as the reply, validati
     grade(problem, "<plan>\n1. unstack b a\n2. put-down b\n</plan>").verdict
         -> Verdict(same=True, how="valid, 2 steps")
 
-The plan is the whole answer: there is nothing to work out after it. Its answer field is the goal in words, which says
-what a plan is for and spoils none. `extra["world"]` is the PDDL of domain and problem, so that a grader needs no more
-than the problem, and a reward no more than that column.
+The plan is the whole answer: there is nothing to work out after it. The answer field is the goal in words, which says
+what a plan is for and gives none away. `extra["world"]` is the PDDL of domain and problem, so that a grader needs only
+the problem, and a reward only that column.
 """
 
 import re
@@ -27,7 +27,7 @@ from plantune_lite.types import Graded, Problem, Verdict
 
 
 def problem_of(world: World, steps: Sequence[str] = (), *, id: str, split: str = "train", **extra: Any) -> Problem:
-    """A world as a problem; `steps` are a plan for it, where one is known, and `extra` what else is to be recorded."""
+    """Build a problem from a world; `steps` is a plan for it, if one is known, and `extra` is recorded with it."""
     task = world.task
     return Problem(
         id=id,
@@ -42,9 +42,9 @@ def problem_of(world: World, steps: Sequence[str] = (), *, id: str, split: str =
 
 
 def question(world: World) -> str:
-    """All that there is to know of a world, in few tokens and the words that its steps are made of."""
+    """Describe a world completely, in few tokens and in the words that its steps are made of."""
     task = world.task
-    actions = ", ".join(" ".join((one.name, *(name for name, _ in one.parameters))) for one in task.domain.schemas)
+    actions = ", ".join(" ".join((act.name, *(name for name, _ in act.parameters))) for act in task.domain.schemas)
     return "\n".join(
         (
             f"{task.domain.name.capitalize()}. Actions: {actions}.",
@@ -56,7 +56,7 @@ def question(world: World) -> str:
 
 
 def _objects(world: World) -> str:
-    """`a b c` where there are no types, else `ball: ball1 ball2; room: room1 room2`."""
+    """Format objects: `a b c` if there are no types, else `ball: ball1 ball2; room: room1 room2`."""
     of = world.task.objects
     if not world.task.domain.parents:
         return " ".join(of)
@@ -85,7 +85,7 @@ _STEP = re.compile(r"^\W*(?:\d+\s*[.):]\s*)?\(?\s*([a-z][\w-]*)\b", re.IGNORECAS
 
 
 def steps_in(world: World, text: str) -> tuple[str, ...]:
-    """Extract the plan from a reply: between its tags where actions stand there, else lines that begin with one."""
+    """Extract the plan from a reply: between its tags if actions are there, else lines that begin with one."""
     names = {schema.name for schema in world.task.domain.schemas}
 
     def names_one(line: str) -> bool:
@@ -100,7 +100,7 @@ def steps_in(world: World, text: str) -> tuple[str, ...]:
 
 
 def grade(problem: Problem, text: str) -> Graded:
-    """Validate the plan in a reply; its form is of no account, so that to have learned ours is no gain."""
+    """Validate the plan in a reply; its format does not matter, so having learned ours is no advantage."""
     world = world_in(problem)
     if not (steps := steps_in(world, text)):
         return Graded(None, Verdict(same=None, how="no plan in the reply"))
@@ -119,21 +119,21 @@ def valid_prefix(
     plan: Sequence[Sequence[str]] | None = None,
     **_: Any,
 ) -> list[float]:
-    """1 for a valid plan, else how much can be done: its steps before the first that cannot, of all that it needs.
+    """Return 1 for a valid plan, else its steps before the first that cannot be done, as a share of those it needs.
 
-    It needs as many as it has, or as the reference, `plan`, where that is longer: else one step that can be done would
-    earn as much as a whole plan of them, and to stop there would be what is learned. And it needs to reach the goal,
-    which counts as one more: else to pick something up and put it down for ever would be as good as a plan.
+    It needs as many as it has, or as the reference, `plan`, if that is longer: otherwise one step that can be done
+    would earn as much as a whole plan of them, and stopping there would be learned. And it needs to reach the goal,
+    which counts as one more: otherwise picking something up and putting it down forever would be as good as a plan.
     """
-    found = []
-    for (one, text), reference in zip(_each(completions, world), plan or [()] * len(completions), strict=True):
-        steps = steps_in(one, text)
-        checked = one.check(steps)
+    rewards = []
+    for (simulator, text), reference in zip(_each(completions, world), plan or [()] * len(completions), strict=True):
+        steps = steps_in(simulator, text)
+        checked = simulator.check(steps)
         most = max(len(steps), len(reference)) + 1
-        found.append(1.0 if steps and checked.valid else checked.good_steps / most)
-    return found
+        rewards.append(1.0 if steps and checked.valid else checked.good_steps / most)
+    return rewards
 
 
 def _each(completions: Sequence[Any], worlds: Sequence[Any]) -> list[tuple[World, str]]:
-    texts = [one if isinstance(one, str) else one[-1]["content"] for one in completions]
+    texts = [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
     return [(world_of(*pddl), text) for pddl, text in zip(worlds, texts, strict=True)]

@@ -1,13 +1,13 @@
-"""PDDL text to what it says: a domain, and a problem in it. A bad file gets its name, the line and what is wrong.
+"""Parse PDDL text into a domain and a problem in it. For a bad file the error has its name, the line and the reason.
 
     domain = read_domain(Path("blocks.pddl").read_text(), file="blocks.pddl")
     task = read_task("(define (problem p1) (:domain blocks) (:objects a b) ...)", domain, file="p1.pddl")
     domain.schemas[2]    Schema(name="stack", parameters=(("?x", "object"), ("?y", "object")), needs=(...), ...)
     task.goal            (Literal(atom=("on", "a", "b"), holds=True),)
 
-Read are STRIPS, types, constants, equality, and negative preconditions and goals; what goes beyond is refused by its
-name. Costs of actions (:functions, :metric, (increase (total-cost) ...)) are passed over: here a plan is as good as it
-is short. The reader is our own because libraries' errors name no file and often no line, and because a corpus is
+Supported are STRIPS, types, constants, equality, and negative preconditions and goals; anything else is refused by
+name. Action costs (:functions, :metric, (increase (total-cost) ...)) are ignored: here a shorter plan is a better one.
+The reader is our own because libraries' errors name no file and often no line, and because a corpus is
 thousands of small problems; the planner and the independent validator are a library's (planners.py).
 """
 
@@ -64,7 +64,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Task:
-    """A problem: what there is, what holds at the start, what is to be reached."""
+    """A problem: the objects, what holds at the start, and the goal."""
 
     domain: Domain
     name: str
@@ -83,7 +83,7 @@ def read_domain(text: str, *, file: str = "the domain") -> Domain:
     name, sections, actions = _sections(source, source.read(text), "domain", repeated=":action")
     for word in sections.pop(":requirements", [])[1:]:
         if word not in _REQUIREMENTS:
-            raise source.error(word, f"{shown(word)} is not read here, only {', '.join(_REQUIREMENTS)}")
+            raise source.error(word, f"{shown(word)} is not supported, only {', '.join(_REQUIREMENTS)}")
     parents = _types(source, sections.pop(":types", Form()))
     constants = source.names(sections.pop(":constants", Form())[1:], parents)
     predicates: dict[str, tuple[str, ...]] = {}
@@ -95,7 +95,7 @@ def read_domain(text: str, *, file: str = "the domain") -> Domain:
         predicates[predicate] = tuple(source.variables(form[1:], parents).values())
     sections.pop(":functions", None)
     for unread in sections.values():
-        raise source.error(unread, f"({unread[0]} ...) is not read here")
+        raise source.error(unread, f"({unread[0]} ...) is not supported")
     domain = Domain(name, parents, constants, predicates, (), text)
     schemas: dict[str, Schema] = {}
     for form in actions:
@@ -133,7 +133,7 @@ def _types(source: Source, form: Form) -> dict[str, str]:
     parents = source.names(form[1:], None)
     parents.pop(OBJECT, None)
     for parent in list(parents.values()):
-        parents.setdefault(parent, OBJECT)  # a type that only stands as a parent is one too
+        parents.setdefault(parent, OBJECT)  # a type that is only used as a parent is one too
     parents.pop(OBJECT, None)
     for type in parents:
         seen = {type}
@@ -152,10 +152,10 @@ def _schema(source: Source, form: Form, domain: Domain) -> Schema:
     rest = iter(form[2:])
     for keyword in rest:
         if keyword not in (":parameters", ":precondition", ":effect") or keyword in parts:
-            raise source.error(keyword, f"action {name}: {shown(keyword)} is not read here, or stands twice")
+            raise source.error(keyword, f"action {name}: {shown(keyword)} is not supported, or appears twice")
         part = next(rest, None)
         if not isinstance(part, Form):
-            raise source.error(keyword, f"action {name}: {keyword} is followed by no list in parentheses")
+            raise source.error(keyword, f"action {name}: {keyword} is not followed by a list in parentheses")
         parts[str(keyword)] = part
     if ":effect" not in parts:
         raise source.error(form, f"action {name} has no :effect")
@@ -167,8 +167,8 @@ def _schema(source: Source, form: Form, domain: Domain) -> Schema:
         name,
         tuple(parameters.items()),
         tuple(needs),
-        tuple(one.atom for one in effects if one.holds),
-        tuple(one.atom for one in effects if not one.holds),
+        tuple(effect.atom for effect in effects if effect.holds),
+        tuple(effect.atom for effect in effects if not effect.holds),
     )
 
 
@@ -203,7 +203,7 @@ _BEYOND = ("or", "imply", "forall", "exists", "when", "increase", "decrease", "a
 def _atom(source: Source, form: Word | Form, domain: Domain, terms: Mapping[str, str], equality: bool) -> Atom:
     head = source.head(form, "an atom")
     if head in _BEYOND or (head == EQUAL and not equality):
-        raise source.error(form, f"({head} ...) is not read here: conditions and effects are atoms, and, not")
+        raise source.error(form, f"({head} ...) is not supported: conditions and effects are atoms, and, not")
     types = (OBJECT, OBJECT) if head == EQUAL else domain.predicates.get(head)
     if types is None:
         known = ", ".join(domain.predicates) or "none"
@@ -243,7 +243,7 @@ def read_task(text: str, domain: Domain, *, file: str = "the problem") -> Task:
     init, goal = sections.pop(":init"), sections.pop(":goal")
     sections.pop(":metric", None)
     for unread in sections.values():
-        raise source.error(unread, f"({unread[0]} ...) is not read here")
+        raise source.error(unread, f"({unread[0]} ...) is not supported")
     if len(goal) != 2:
         raise source.error(goal, "(:goal ...) takes one condition")
     wanted = Form() if goal[1] == Form() else source.form(goal[1], "a condition")
@@ -260,23 +260,23 @@ def _start(source: Source, init: Form, domain: Domain, objects: Mapping[str, str
         if head == "and":
             raise source.error(form, "(:init ...) is a list of atoms, without (and ...)")
         if head == EQUAL and len(form) == 3 and isinstance(form[1], Form):
-            continue  # what a function, such as a cost, begins with
-        for one in _literals(source, form, domain, objects):
-            if one.atom in facts[not one.holds]:
-                raise source.error(form, f"({' '.join(one.atom)}) both holds at the start and does not")
-            facts[one.holds].add(one.atom)
+            continue  # the initial value of a function, such as a cost
+        for literal in _literals(source, form, domain, objects):
+            if literal.atom in facts[not literal.holds]:
+                raise source.error(form, f"({' '.join(literal.atom)}) both holds at the start and does not")
+            facts[literal.holds].add(literal.atom)
     return frozenset(facts[True])
 
 
 def write_task(
     domain: Domain, name: str, objects: Mapping[str, str], start: Iterable[Atom], goal: Iterable[Literal]
 ) -> str:
-    """A problem as PDDL text, which `read_task` reads."""
+    """Write a problem as PDDL text that `read_task` reads."""
     listed = [
-        f"{one} - {type}" if domain.parents else one for one, type in objects.items() if one not in domain.constants
+        f"{obj} - {type}" if domain.parents else obj for obj, type in objects.items() if obj not in domain.constants
     ]
     facts = [f"({' '.join(fact)})" for fact in sorted(start)]
-    wanted = [f"({' '.join(one.atom)})" if one.holds else f"(not ({' '.join(one.atom)}))" for one in goal]
+    wanted = [f"({' '.join(lit.atom)})" if lit.holds else f"(not ({' '.join(lit.atom)}))" for lit in goal]
     return (
         f"(define (problem {name}) (:domain {domain.name})\n"
         f"  (:objects {' '.join(listed)})\n  (:init {' '.join(facts)})\n  (:goal (and {' '.join(wanted)})))\n"

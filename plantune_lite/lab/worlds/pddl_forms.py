@@ -1,4 +1,4 @@
-"""PDDL as nested forms that know their lines, and the checks that all of PDDL's lists share.
+"""Parse PDDL into nested forms with line numbers, with the checks that all of PDDL's lists share.
 
 Source("blocks.pddl").read("(define (domain blocks) ...)") -> Form(["define", Form(["domain", "blocks"]), ...])
 Source("blocks.pddl").read("(define (domain blocks)")      -> blocks.pddl line 1: this parenthesis is never closed
@@ -15,9 +15,9 @@ OBJECT = "object"  # the type that all others descend from
 _TOKEN = re.compile(r"[()]|[^\s()]+")
 _NAME = re.compile(r"[a-z][\w-]*")
 _VARIABLE = re.compile(r"\?[a-z][\w-]*")
-# What begins a section, and so stands in no other one.
+# What begins a section, and so is inside no other one.
 _SECTIONS = (":requirements", ":types", ":constants", ":predicates", ":action", ":domain", ":objects", ":init", ":goal")
-_DEEPEST = 40  # parentheses in parentheses: no PDDL has so many, and what goes through them calls itself
+_DEEPEST = 40  # nested parentheses: no PDDL has so many, and the functions that walk them are recursive
 
 
 class PddlError(PlantuneError, ValueError):
@@ -50,7 +50,7 @@ class Source:
         """Parse the one form of a text."""
         forms = list(self._forms(text))
         if len(forms) != 1:
-            raise self.error(forms[1] if forms else 1, f"one (define ...) is expected, and there are {len(forms)}")
+            raise self.error(forms[1] if forms else 1, f"one (define ...) is expected, not {len(forms)}")
         return forms[0]
 
     def _forms(self, text: str) -> Iterator[Form]:
@@ -66,7 +66,7 @@ class Source:
                     if len(inside) > _DEEPEST:
                         raise self.error(number, f"more than {_DEEPEST} parentheses are open")
                 elif not inside:
-                    raise self.error(number, f"{shown(token)} stands outside of all parentheses")
+                    raise self.error(number, f"{shown(token)} is outside all parentheses")
                 elif token == ")":
                     closed = inside.pop()
                     if not inside:
@@ -95,13 +95,13 @@ class Source:
         return first
 
     def name(self, word: "Word | Form", what: str) -> str:
-        """A word that is a name."""
+        """Require a word that is a name."""
         if not isinstance(word, Word) or not _NAME.fullmatch(word):
             raise self.error(word, f"{what} is expected, a letter first, not {shown(word)}")
         return str(word)
 
     def names(self, words: Sequence["Word | Form"], types: Mapping[str, str] | None) -> dict[str, str]:
-        """`a b - block c` as {"a": "block", "b": "block", "c": "object"}; no `types`: any name may stand as a type."""
+        """Parse `a b - block c` to {"a": "block", "b": "block", "c": "object"}; no `types`: any name may be a type."""
         return self._typed(words, types, _NAME, "a name")
 
     def variables(self, words: Sequence["Word | Form"], types: Mapping[str, str]) -> dict[str, str]:
@@ -111,31 +111,31 @@ class Source:
     def _typed(
         self, words: Sequence["Word | Form"], types: Mapping[str, str] | None, pattern: re.Pattern[str], what: str
     ) -> dict[str, str]:
-        found: dict[str, str] = {}
+        type_of: dict[str, str] = {}
         untyped: list[str] = []
         rest = iter(words)
         for word in rest:
             if word == "-":
                 type = next(rest, None)
                 if type is None or not untyped:
-                    raise self.error(word, "a '-' stands between names and their type")
+                    raise self.error(word, "a '-' must be between names and their type")
                 if isinstance(type, Form):
-                    raise self.error(type, f"{shown(type)} is no type: give several types a common parent instead")
+                    raise self.error(type, f"{shown(type)} is not a type: give several types a common parent instead")
                 if types is not None and type != OBJECT and type not in types:
                     raise self.error(type, f"no type {shown(type)} in :types; there are {', '.join([OBJECT, *types])}")
-                found.update(dict.fromkeys(untyped, str(type)))
+                type_of.update(dict.fromkeys(untyped, str(type)))
                 untyped = []
             elif not isinstance(word, Word) or not pattern.fullmatch(word):
                 raise self.error(word, f"{what} is expected, not {shown(word)}")
-            elif word in found or word in untyped:
+            elif word in type_of or word in untyped:
                 raise self.error(word, f"{word} is named twice")
             else:
                 untyped.append(str(word))
-        return found | dict.fromkeys(untyped, OBJECT)
+        return type_of | dict.fromkeys(untyped, OBJECT)
 
 
 def shown(form: "str | Form") -> str:
-    """A form as a person wrote it, short enough for a sentence."""
+    """Format a form as it was written, short enough for a message."""
     return printable(_written(form), limit=60) if isinstance(form, list) else repr(printable(str(form), limit=40))
 
 

@@ -3,8 +3,8 @@
     plan(world, optimal=True)                    ("unstack b a", "put-down b", "pick-up a", "stack a b")
     Library(world).is_valid(("stack a b",))      False, by unified-planning's own validator
 
-Both libraries come with `pip install 'plantune-lite[lab]'`. Nothing else in the lab needs them: worlds.py reads, walks
-and validates by itself, and is compared with them.
+Both libraries come with `pip install 'plantune-lite[lab]'`. Nothing else in the lab needs them: simulator.py reads,
+walks and validates by itself, and is compared with them.
 """
 
 import warnings
@@ -28,8 +28,8 @@ _SEARCH = {  # optimal or not
 
 
 def plan(world: World, *, optimal: bool = False) -> tuple[str, ...] | None:
-    """A plan, the shortest one where that is asked for; None where the goal cannot be reached."""
-    with _told(world):
+    """Find a plan, a shortest one if `optimal`; None if the goal cannot be reached."""
+    with _as_world_error(world):
         problem = _built(world)
     return Library(world, problem).plan(optimal=optimal)
 
@@ -39,17 +39,17 @@ class Library:
 
     def __init__(self, world: World, problem: Any = None) -> None:
         self._world = world
-        with _told(world, "unified-planning's reader cannot read this world ({reason})"):
+        with _as_world_error(world, "unified-planning's reader cannot read this world ({reason})"):
             self.problem = problem or _reader().parse_problem_string(world.task.domain.text, world.task.text)
 
     def plan(self, *, optimal: bool) -> tuple[str, ...] | None:
-        """A plan of the planner's, checked before it is handed out."""
+        """Return the planner's plan, checked first."""
         factory = _environment().factory
-        with _told(self._world), factory.OneshotPlanner(name=_PLANNER, params=_SEARCH[optimal]) as planner:
-            found = planner.solve(self.problem).plan
-        if found is None:
+        with _as_world_error(self._world), factory.OneshotPlanner(name=_PLANNER, params=_SEARCH[optimal]) as planner:
+            solution = planner.solve(self.problem).plan
+        if solution is None:
             return None
-        steps = tuple(" ".join((one.action.name, *map(str, one.actual_parameters))) for one in found.actions)
+        steps = tuple(" ".join((step.action.name, *map(str, step.actual_parameters))) for step in solution.actions)
         if not (checked := self._world.check(steps)).valid:
             raise WorldError(f"{self._world.task.name}: {_PLANNER}'s plan is wrong here: {checked.sentence()}")
         return steps
@@ -59,7 +59,7 @@ class Library:
         from unified_planning.engines import SequentialPlanValidator
         from unified_planning.plans import SequentialPlan
 
-        with _told(self._world, "unified-planning cannot validate plans here ({reason})"):
+        with _as_world_error(self._world, "unified-planning cannot validate plans here ({reason})"):
             instances = [self.instance(step) for step in steps]
             return bool(SequentialPlanValidator().validate(self.problem, SequentialPlan(instances)))
 
@@ -69,18 +69,18 @@ class Library:
 
         name, *objects = step.split()
         as_object = self.problem.environment.expression_manager.ObjectExp
-        return ActionInstance(self.problem.action(name), tuple(as_object(self.problem.object(one)) for one in objects))
+        return ActionInstance(self.problem.action(name), tuple(as_object(self.problem.object(obj)) for obj in objects))
 
     def simulator(self) -> Any:
         """Create the library's own simulator."""
         from unified_planning.engines import UPSequentialSimulator
 
-        with _told(self._world, "unified-planning cannot simulate this world ({reason})"):
+        with _as_world_error(self._world, "unified-planning cannot simulate this world ({reason})"):
             return UPSequentialSimulator(self.problem)
 
 
 @contextmanager
-def _told(
+def _as_world_error(
     world: World,
     what: str = f"{_PLANNER} cannot plan here ({{reason}}). It takes STRIPS with types: leave out negative conditions "
     "and equality, or learn from random walks",
@@ -90,13 +90,13 @@ def _told(
     from pyparsing import ParseBaseException
     from unified_planning.exceptions import UPException
 
-    # Else it prints who wrote the planner, each time, and a type and a predicate must not have one name. Its simulator
-    # knows no other environment than this one.
+    # Otherwise it prints the planner's credits each time, and a type and a predicate must not share a name. Its
+    # simulator only works in this environment.
     before = env.credits_stream, env.error_used_name
     env.credits_stream, env.error_used_name = None, False
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that they are not sure of what they then refuse, or of names used twice
+            warnings.simplefilter("ignore")  # about what they then refuse anyway, or names used twice
             yield
     except PlantuneError:
         raise
@@ -115,7 +115,7 @@ def _told(
         env.credits_stream, env.error_used_name = before
 
 
-# --- made from ours, not read: reading takes the library ten times as long, and a corpus has many ---------------------
+# --- built from our worlds, not read: the library reads ten times slower, and a corpus has many -----------------------
 
 
 def _built(world: World) -> Any:
@@ -123,18 +123,18 @@ def _built(world: World) -> Any:
     problem = _domain(world.task.domain.text).clone()
     problem.name = world.task.name
     for name, type in world.task.objects.items():
-        if not problem.has_object(name):  # the domain's constants are there
+        if not problem.has_object(name):  # the domain's constants are there already
             problem.add_object(_object(world.task.domain, name, type))
     for atom in world.task.start:
         problem.set_initial_value(_fact(problem, atom), True)
-    for one in world.task.goal:
-        problem.add_goal(_condition(problem, one))
+    for literal in world.task.goal:
+        problem.add_goal(_condition(problem, literal))
     return problem
 
 
 @cache
 def _domain(text: str) -> Any:
-    """A problem of a domain, without objects of its own."""
+    """Build a problem of a domain, with no objects but the domain's."""
     from unified_planning.model import Fluent, InstantaneousAction, Parameter, Problem
 
     domain, env = domain_of(text), _environment()
@@ -148,12 +148,12 @@ def _domain(text: str) -> Any:
     for schema in domain.schemas:
         parameters = OrderedDict((name, _kind(domain, type)) for name, type in schema.parameters)
         action = InstantaneousAction(schema.name, parameters, env)
-        for one in schema.needs:
-            action.add_precondition(_condition(problem, one, action))
+        for need in schema.needs:
+            action.add_precondition(_condition(problem, need, action))
         for atom in dict.fromkeys(schema.adds):
             action.add_effect(_fact(problem, atom, action), True)
         for atom in dict.fromkeys(schema.deletes):
-            if atom not in schema.adds:  # what is deleted and added is added
+            if atom not in schema.adds:  # what is both deleted and added is added
                 action.add_effect(_fact(problem, atom, action), False)
         problem.add_action(action)
     return problem
@@ -161,19 +161,19 @@ def _domain(text: str) -> Any:
 
 def _widened(domain: Domain) -> dict[str, tuple[str, ...]]:
     """Widen the types of each predicate's terms to those of the parameters used there, as the library requires."""
-    found = {predicate: list(types) for predicate, types in domain.predicates.items()}
+    types_of = {predicate: list(types) for predicate, types in domain.predicates.items()}
     for schema in domain.schemas:
         types = dict(schema.parameters)
-        for atom in (*(one.atom for one in schema.needs if one.atom[0] != EQUAL), *schema.adds, *schema.deletes):
+        for atom in (*(need.atom for need in schema.needs if need.atom[0] != EQUAL), *schema.adds, *schema.deletes):
             for place, term in enumerate(atom[1:]):
-                if term in types and domain.is_a(found[atom[0]][place], types[term]):
-                    found[atom[0]][place] = types[term]
-    return {predicate: tuple(types) for predicate, types in found.items()}
+                if term in types and domain.is_a(types_of[atom[0]][place], types[term]):
+                    types_of[atom[0]][place] = types[term]
+    return {predicate: tuple(types) for predicate, types in types_of.items()}
 
 
 def _kind(domain: Domain, type: str) -> Any:
-    father = None if type == OBJECT else _kind(domain, domain.parents[type])
-    return _environment().type_manager.UserType(type, father)
+    parent = None if type == OBJECT else _kind(domain, domain.parents[type])
+    return _environment().type_manager.UserType(type, parent)
 
 
 def _object(domain: Domain, name: str, type: str) -> Any:
@@ -182,9 +182,9 @@ def _object(domain: Domain, name: str, type: str) -> Any:
     return Object(name, _kind(domain, type), _environment())
 
 
-def _condition(problem: Any, one: Literal, action: Any = None) -> Any:
-    made = _fact(problem, one.atom, action)
-    return made if one.holds else problem.environment.expression_manager.Not(made)
+def _condition(problem: Any, literal: Literal, action: Any = None) -> Any:
+    fact = _fact(problem, literal.atom, action)
+    return fact if literal.holds else problem.environment.expression_manager.Not(fact)
 
 
 def _fact(problem: Any, atom: Atom, action: Any = None) -> Any:

@@ -20,11 +20,11 @@ from random import Random
 from plantune_lite.lab.worlds.pddl import EQUAL, Atom, Domain, Literal, Schema, Task, read_domain, read_task
 from plantune_lite.types import PlantuneError
 
-_MOST_ACTIONS = 200_000  # of one world; more is another size of problem than what is studied here
+_MOST_ACTIONS = 200_000  # of one world: larger problems are out of scope
 
 
 class WorldError(PlantuneError, ValueError):
-    """A step or a world that cannot be."""
+    """An impossible step or world."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Action:
     forbids: int
     deletes: int
     adds: int
-    never: tuple[Literal, ...] = ()  # what it needs of the facts that never change, and has not
+    never: tuple[Literal, ...] = ()  # preconditions on facts that never change and do not hold
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class Action:
 
     @property
     def schema(self) -> str:
-        """Its name without objects."""
+        """Return its name without objects."""
         return self.text.partition(" ")[0]
 
 
@@ -60,7 +60,7 @@ class Checked:
     why: str = ""
 
     def sentence(self) -> str:
-        """One line that says it."""
+        """Summarise the result in one line."""
         if self.valid:
             return f"valid, {self.good_steps} steps"
         return f"step {self.good_steps + 1}, {self.wrong}: {self.why}" if self.wrong is not None else self.why
@@ -76,11 +76,11 @@ class World:
         self._bit_of: dict[Atom, int] = {}
         self.start = self.state(task.start)
         self.actions: dict[str, Action] = {action.text: action for action in self._grounded()}
-        goal = [one for one in task.goal if one.atom[0] in changing]
-        self.goal_needs = self.state(one.atom for one in goal if one.holds)
-        self.goal_forbids = self.state(one.atom for one in goal if not one.holds)
-        # What never changes is either so from the start or keeps the goal out of reach.
-        self._goal_never = tuple(one for one in task.goal if one.atom[0] not in changing and not self._is_so(one))
+        goal = [lit for lit in task.goal if lit.atom[0] in changing]
+        self.goal_needs = self.state(lit.atom for lit in goal if lit.holds)
+        self.goal_forbids = self.state(lit.atom for lit in goal if not lit.holds)
+        # What never changes either holds from the start or makes the goal unreachable.
+        self._goal_never = tuple(lit for lit in task.goal if lit.atom[0] not in changing and not self._is_so(lit))
         self._possible = tuple(action for action in self.actions.values() if not action.never)
 
     def _grounded(self) -> Iterator[Action]:
@@ -104,19 +104,19 @@ class World:
         def atom(lifted: Atom) -> Atom:
             return (lifted[0], *(bound.get(term, term) for term in lifted[1:]))
 
-        needs = [Literal(atom(one.atom), one.holds) for one in schema.needs]
-        if any((one.atom[1] == one.atom[2]) != one.holds for one in needs if one.atom[0] == EQUAL):
-            return None  # not an action that anybody could mean
-        needs = [one for one in needs if one.atom[0] != EQUAL]
-        dynamic = [one for one in needs if one.atom[0] in self._changing]
+        needs = [Literal(atom(lit.atom), lit.holds) for lit in schema.needs]
+        if any((lit.atom[1] == lit.atom[2]) != lit.holds for lit in needs if lit.atom[0] == EQUAL):
+            return None  # it can never be done
+        needs = [lit for lit in needs if lit.atom[0] != EQUAL]
+        dynamic = [lit for lit in needs if lit.atom[0] in self._changing]
         adds = self.state(map(atom, schema.adds))
         return Action(
             text=" ".join((schema.name, *objects)),
-            needs=self.state(one.atom for one in dynamic if one.holds),
-            forbids=self.state(one.atom for one in dynamic if not one.holds),
-            deletes=self.state(map(atom, schema.deletes)) & ~adds,  # what is deleted and added is added
+            needs=self.state(lit.atom for lit in dynamic if lit.holds),
+            forbids=self.state(lit.atom for lit in dynamic if not lit.holds),
+            deletes=self.state(map(atom, schema.deletes)) & ~adds,  # what is both deleted and added is added
             adds=adds,
-            never=tuple(one for one in needs if one.atom[0] not in self._changing and not self._is_so(one)),
+            never=tuple(lit for lit in needs if lit.atom[0] not in self._changing and not self._is_so(lit)),
         )
 
     def _is_so(self, literal: Literal) -> bool:
@@ -138,7 +138,7 @@ class World:
 
     @cached_property
     def atoms(self) -> tuple[Atom, ...]:
-        """Every fact that can change, in a fixed order."""
+        """List every fact that can change, in a fixed order."""
         return tuple(sorted(self._bit_of))
 
     @cached_property
@@ -162,8 +162,8 @@ class World:
         return state & action.needs == action.needs and not state & action.forbids and not action.never
 
     def applicable(self, state: int) -> list[Action]:
-        """All that can be done."""
-        return [one for one in self._possible if state & one.needs == one.needs and not state & one.forbids]
+        """List the actions that can be done."""
+        return [act for act in self._possible if state & act.needs == act.needs and not state & act.forbids]
 
     def step(self, action: Action, state: int) -> int:
         """Apply an action that can be done, and return the state after it."""
@@ -172,12 +172,12 @@ class World:
     def lacks(self, action: Action, state: int) -> list[Literal]:
         """List the preconditions of an action that do not hold."""
         missing, present = action.needs & ~state, action.forbids & state
-        found = [
+        unmet = [
             Literal(atom, holds=bool(missing >> bit & 1))
             for atom, bit in self._bit_of.items()
             if (missing | present) >> bit & 1
         ]
-        return sorted([*action.never, *found], key=str)
+        return sorted([*action.never, *unmet], key=str)
 
     def check(self, steps: Sequence[str]) -> Checked:
         """Check that a plan can be carried out and reaches the goal; if not, report the first wrong step and why."""
@@ -204,19 +204,19 @@ class World:
 
     def _why_unknown(self, step: str) -> str:
         name, *objects = step.lower().translate(_PUNCTUATION).split() or [""]
-        schema = next((one for one in self.task.domain.schemas if one.name == name), None)
+        schema = next((known for known in self.task.domain.schemas if known.name == name), None)
         if schema is None:
-            return f"there is no such action, only {', '.join(one.name for one in self.task.domain.schemas)}"
+            return f"there is no such action, only {', '.join(known.name for known in self.task.domain.schemas)}"
         if len(objects) != len(schema.parameters):
             return f"{name} takes {len(schema.parameters)} objects"
-        if strange := [one for one in objects if one not in self.task.objects]:
+        if strange := [obj for obj in objects if obj not in self.task.objects]:
             return f"there is no {strange[0]}"
         return f"{name} cannot be done with these objects"
 
     # --- exploring ----------------------------------------------------------------------------------------------------
 
     def walk(self, rng: Random, length: int) -> list[Action]:
-        """A random walk: each step is drawn evenly from all that can be done; shorter only in a dead end."""
+        """Walk at random: each step is drawn uniformly from all that can be done; shorter only in a dead end."""
         state = self.start
         steps: list[Action] = []
         while len(steps) < length and (options := self.applicable(state)):
@@ -226,17 +226,17 @@ class World:
 
     def near_misses(self, state: int) -> list[tuple[Action, Literal]]:
         """List the actions that cannot be done for exactly one reason, and that reason; none repeats an object."""
-        found = []
+        misses = []
         for action in self.actions.values():
             missing = (action.needs & ~state).bit_count() + (action.forbids & state).bit_count() + len(action.never)
             if missing == 1 and len(set(action.objects)) == len(action.objects):
-                found.append((action, self.lacks(action, state)[0]))
-        return found
+                misses.append((action, self.lacks(action, state)[0]))
+        return misses
 
     def broken(self, steps: Sequence[str], rng: Random) -> tuple[str, ...]:
-        """A plan with one step left out, doubled, exchanged or drawn anew; it may still be valid.
+        """Break a plan: drop, double, swap or replace one step; it may still be valid.
 
-        Of a plan without steps, which is one where the goal holds from the start, some action is made.
+        A plan without steps, whose goal holds from the start, becomes some action.
         """
         if not steps:
             return tuple(rng.sample(list(self.actions), min(1, len(self.actions))))
@@ -279,6 +279,6 @@ def from_files(domain: Path, problem: Path) -> World:
 
 def _text(path: Path) -> str:
     try:
-        return path.expanduser().read_text(encoding="utf-8-sig")  # Windows' Notepad begins a file with a mark
+        return path.expanduser().read_text(encoding="utf-8-sig")  # Windows' Notepad begins a file with a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise WorldError(f"{path} cannot be read as PDDL: {error}") from None

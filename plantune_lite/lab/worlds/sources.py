@@ -1,13 +1,13 @@
 """Worlds as a recipe's problems: `problems.source="world:blocksworld"`.
 
-    blocksworld            the planner's plans          gripper, logistics          the same of other worlds
+    blocksworld            the planner's plans          gripper, logistics          the same for other worlds
     blocksworld_walks      random walks                 gripper_walks, logistics_walks
     blocksworld_mixed      half and half                gripper_mixed, logistics_mixed
 
-Of one world the three teach equally many words: as many as the plans of `limit` problems have, so that walks, which are
-longer, are fewer. Beside them stand problems for tests and probes, none of which is learned from: half of them of the
-sizes that are, in the same proportions, and half of larger ones. Their plans are worked solutions
-(`distill.teacher="worked"`). For a world of your own, `from_folder` reads PDDL files: examples/own_world.
+For one world the three teach equally many words: as many as the plans of `limit` problems have, so that walks, which
+are longer, are fewer. Each also has problems for tests and probes, which are never learned from: half of the training
+sizes, in the same proportions, and half of larger ones. Their plans are worked solutions (`distill.teacher="worked"`).
+For a world of your own, `from_folder` reads PDDL files: examples/own_world.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,22 +43,22 @@ def problems(name: str, kind: Kind, *, seed: int, limit: int | None) -> Iterator
     yield from corpora.corpora(drawn.train, solved, seed=seed, apart=drawn.test)[kind].problems
 
 
-# --- a world of one's own ---------------------------------------------------------------------------------------------
+# --- your own world ---------------------------------------------------------------------------------------------------
 
-_WALKS = range(2, 13)  # steps of a walk where no plan says how long they are
-_SHARE, _MOST = 1 / 5, 1 / 2  # of the problems, those for tests; more are larger where one size alone is more
+_WALKS = range(2, 13)  # steps of a walk if there are no plans to match
+_SHARE, _MOST = 1 / 5, 1 / 2  # of the problems, those for tests; up to a half if one size alone is more
 
 
 def from_folder(
     domain: Path | str, folder: Path | str, kind: Kind = "planner", *, seed: int = 0, limit: int | None = None
 ) -> Iterator[Problem]:
-    """A domain file and a folder of problem files (*.pddl) as problems, those for tests first.
+    """Yield the problems of a domain file and a folder of problem files (*.pddl), those for tests first.
 
-    A problem's size is its objects. The largest are for tests only, about a fifth of all files, or half where these
-    have the same size; none where all have. Of the others a fifth is for tests too, of each size its share. What is
-    learned is the planner's plans of at most `limit` others, random walks from where they start, or half and half.
-    Walks alone ask no planner, for a domain that is too much for it: there are `limit` of them, or 400, or as many as a
-    small world has; they are not counted against plans, and the problems for tests come without one.
+    A problem's size is its number of objects. The largest are for tests only, about a fifth of all files, or up to half
+    if they have the same size; none if all have. Of the others a fifth is for tests too, from each size its share. The
+    planner's plans of at most `limit` others are learned from, random walks from their starts, or half and half. Walks
+    alone need no planner, for a domain that is too hard for it: there are `limit` of them, or 400, or as many as a
+    small world has; they are not matched to plans in tokens, and the problems for tests have no plan.
     """
     if kind not in (kinds := get_args(Kind)):
         raise WorldError(f"no kind {kind!r} of problems; there are {', '.join(kinds)}")
@@ -87,19 +87,19 @@ def from_folder(
         yield from _up_to(limit or LIMIT, corpora.walks(train, _WALKS, Random(f"walks {seed}"), seen))
         return
     solved = {world: solution(world) for world in train}
-    if kind == "planner":  # by itself: a world may be too small for as many walks as corpora of all kinds take
+    if kind == "planner":  # alone: a world may be too small for as many walks as corpora of all kinds take
         for world, plan in solved.items():
             yield problem_of(world, plan, id=f"{name}/planner/{stems[world]}", teacher="planner")
     else:
         yield from corpora.corpora(train, solved, seed=seed, apart=tested)[kind].problems
 
 
-def _up_to(most: int, walks: Iterator[Problem]) -> Iterator[Problem]:
+def _up_to(limit: int, walks: Iterator[Problem]) -> Iterator[Problem]:
     some = False
     try:
-        for one in islice(walks, most):
+        for walk in islice(walks, limit):
             some = True
-            yield one
+            yield walk
     except WorldError:  # there are no more
         if not some:
             raise
@@ -107,16 +107,16 @@ def _up_to(most: int, walks: Iterator[Problem]) -> Iterator[Problem]:
 
 def _files(domain: Path, folder: Path) -> list[Path]:
     own = domain.expanduser().resolve()
-    found = [path for path in sorted(folder.expanduser().glob("*.pddl")) if path.resolve() != own]
-    if len(found) < 3:
+    paths = [path for path in sorted(folder.expanduser().glob("*.pddl")) if path.resolve() != own]
+    if len(paths) < 3:
         raise WorldError(
-            f"{folder} has {len(found)} problem files (*.pddl): three are the least, some to learn from, some for tests"
+            f"{folder} has {len(paths)} problem files (*.pddl): at least three are needed, to learn from and for tests"
         )
-    return found
+    return paths
 
 
 def _no_two_alike(named: dict[Path, World]) -> None:
-    """Two files that ask the same could stand on two sides; one that is solved from the start asks nothing."""
+    """Refuse duplicates, which could be learned from and tested on, and problems that are solved from the start."""
     first: dict[corpora.What, Path] = {}
     for path, world in named.items():
         if world.is_goal(world.start):
@@ -128,7 +128,7 @@ def _no_two_alike(named: dict[Path, World]) -> None:
 def _parted(worlds: list[World], seed: int) -> Drawn:
     """Split worlds into those to learn from, those to test on, and larger ones for tests only."""
     sizes = sorted(len(world.task.objects) for world in worlds)
-    shares = {size: sum(one >= size for one in sizes) / len(sizes) for size in sorted(set(sizes))[1:]}
+    shares = {size: sum(other >= size for other in sizes) / len(sizes) for size in sorted(set(sizes))[1:]}
     few = [size for size, share in shares.items() if share <= _SHARE]
     few = few or [size for size, share in shares.items() if share <= _MOST][-1:]
 
@@ -146,7 +146,7 @@ def _parted(worlds: list[World], seed: int) -> Drawn:
     )
 
 
-# --- worlds that are here ---------------------------------------------------------------------------------------------
+# --- built-in worlds --------------------------------------------------------------------------------------------------
 
 
 def blocksworld(seed: int, limit: int | None) -> Iterator[Problem]:
