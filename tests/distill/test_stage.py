@@ -116,7 +116,7 @@ def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
         assert poor.returncode == 0, poor.stdout + poor.stderr
-        assert "raise distill.max_usd=... and run again to go on" in poor.stdout
+        assert "raise distill.max_usd=... and rerun to resume" in poor.stdout
         few, rows = len(kept(tmp_path)), manifest().line("corpus")
         asked = server.stats()["requests"]
         again = distil(tmp_path, server.url, "distill.max_usd=0.06")
