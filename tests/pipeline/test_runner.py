@@ -654,7 +654,7 @@ def test_weights_behind_a_gate_stop_a_run_before_anything_is_done(tmp_path, monk
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', which TRL's SFTConfig has not$"),
+        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', but TRL's SFTConfig does not$"),
         ('grpo.extra={"optim":"adamm"}', "grpo.extra is .*, which TRL refuses"),
         ('grpo.extra={"num_generations":4}', "grpo.extra has 'num_generations', which the recipe's own fields decide"),
         ("student.lora_targets=nope", "student.lora_targets names 'nope'"),
