@@ -26,12 +26,14 @@ def ada(monkeypatch):
 
 def test_vllm_answers_by_itself_where_it_is_installed_and_the_gpu_is_fit_for_it(ada):
     assert why_not(QWEN) is None
-    assert why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, and the adapter is of its text part"
+    assert (
+        why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, but the adapter is for its text part"
+    )
 
 
 def test_it_does_not_on_a_t4(ada, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert why_not(QWEN) == "vLLM wants a GPU of capability 8 or more"
+    assert why_not(QWEN) == "vLLM needs a GPU of capability 8 or more"
 
 
 def test_it_does_not_where_the_model_leaves_no_room(ada):
