@@ -82,7 +82,7 @@ def why_not(part: Student) -> str | None:
         return f"vLLM needs a GPU of capability {_CAPABILITY[0]} or more"
     preset = presets.find(part.model)
     if preset is not None and preset.is_part:
-        return "vLLM serves the whole model, but the adapter is for its text part"
+        return "vLLM serves the whole model, not its text part"
     weights = preset.parameters * 1e9 * part.bits / 8 if preset else 0
     if weights + _REMEMBERED > _SHARE * attention.free_on_gpu():
         return "the GPU's free memory is too small for vLLM"

@@ -81,7 +81,7 @@ def test_what_nobody_answered_is_told_apart_from_what_was_spent_in_the_runs_own_
     with gemini(faults=Faults({"cut": 0.3})) as server:
         done = distil(tmp_path, server.url, "problems.limit=6", f"distill.max_usd={max_usd}")
     said = done.stdout + done.stderr
-    assert re.search(r"\$0\.\d{4} spent and \$0\.\d{4} reserved for calls that nobody answered", said), said
+    assert re.search(r"\$0\.\d{4} spent and \$0\.\d{4} reserved for calls without a reply", said), said
     assert ("distill.max_usd=0.1" in said) is (max_usd == "0.1"), said
 
 

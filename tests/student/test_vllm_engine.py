@@ -26,9 +26,7 @@ def ada(monkeypatch):
 
 def test_vllm_answers_by_itself_where_it_is_installed_and_the_gpu_is_fit_for_it(ada):
     assert why_not(QWEN) is None
-    assert (
-        why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, but the adapter is for its text part"
-    )
+    assert why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, not its text part"
 
 
 def test_it_does_not_on_a_t4(ada, monkeypatch):
