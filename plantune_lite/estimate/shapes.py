@@ -75,8 +75,7 @@ class Shape:
         names = dict.fromkeys(name for name, *_ in self.linears)
         if unknown := [name for name in targets if name not in names]:
             raise PlantuneError(
-                f"student.lora_targets names {unknown[0]!r}, whose size is not known: "
-                f"choose among {', '.join(names)}"
+                f"student.lora_targets names {unknown[0]!r}, whose size is not known: choose among {', '.join(names)}"
             )
         return rank * sum((wide + high) * blocks for name, wide, high, blocks in self.linears if name in targets)
 

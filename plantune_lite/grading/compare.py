@@ -3,7 +3,7 @@ r"""Compare two values as answers, as leniently as the benchmarks, rule by rule.
 compare_answers(read("10 %"), read("0.1"), ask) -> Verdict(same=True, how="equal as a percentage")
 compare_answers(read("5 km"), read("5 m"), ask) -> Verdict(same=False, how="the units differ: km and m")
 
-A unit, name or pair of brackets on one side only is ignored; on both sides they must agree. Decimals are equal when they
+A unit, name or pair of brackets on one side only is ignored; on both sides they must agree. Decimals are equal if they
 agree rounded to 6 places, as in math-verify (below 0.001: to 6 digits); others are exact. Two expressions that need
 symbolic math are passed to `ask`.
 """
