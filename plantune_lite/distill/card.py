@@ -72,7 +72,7 @@ def page(data: "CardData", title: str, sections: Sequence[str]) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Show a recipe or an origin, without where files lie on this machine."""
+    """Show a recipe or an origin as JSON, without this machine's paths."""
     return fence(json.dumps(without_paths(value), indent=1, ensure_ascii=False), "json")
 
 

@@ -141,7 +141,7 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
     ]
 
 
-# --- what is learnt ---------------------------------------------------------------------------------------------------
+# --- the rows ---------------------------------------------------------------------------------------------------------
 
 
 def _rows(kept: Sequence[Trajectory], by_id: Mapping[str, Problem], wanted: Wanted) -> list[dict[str, Any]]:

@@ -189,7 +189,7 @@ def mix(sieve: Sieve, weights: tuple[float, ...], seed: int) -> None:
 def _shares(weights: tuple[float, ...], sizes: Mapping[str, int]) -> dict[str, float]:
     named = ", ".join(sizes)
     if len(weights) != len(sizes):
-        raise PlantuneError(f"corpus.weights has {len(weights)} numbers, but the problems are of {len(sizes)}: {named}")
+        raise PlantuneError(f"corpus.weights has {len(weights)} numbers, but there are {len(sizes)} sources: {named}")
     share = dict(zip(sizes, weights, strict=True))
     if not all(0 <= weight < float("inf") for weight in weights) or not any(weights):
         raise PlantuneError(f"corpus.weights is {weights}: give each of {named} 0 or more, one of them more than 0")

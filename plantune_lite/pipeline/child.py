@@ -103,7 +103,7 @@ def _work(folder: Path, stage: str, rest: list[str]) -> Summary:
 
 
 def _end_with_parent() -> None:
-    """End when a killed parent closes our stdin, so that a resumed run finds nothing else writing."""
+    """End when a killed parent closes our stdin, so that nothing else writes when the run resumes."""
     if os.environ.get("PLANTUNE_PARENT") != "1":
         return
 

@@ -102,8 +102,8 @@ class Replies:
             # Outside the handler, whose traceback keeps the batch's memory alive.
             if len(rows) == 1:
                 raise PlantuneError(
-                    f"memory ran out over one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} of "
-                    "reply: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
+                    f"out of memory for one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} reply "
+                    "tokens: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
                 )
             self._most = len(rows) // 2
             waiting[:0] = rows

@@ -127,7 +127,7 @@ def _arguments(part: Student, source: Source, length: int) -> dict[str, Any]:
 
     rank = next((rank for rank in RANKS if rank >= part.lora_rank), None)
     if rank is None:
-        raise EngineError(f"vLLM takes adapters up to rank {RANKS[-1]}, and student.lora_rank is {part.lora_rank}")
+        raise EngineError(f"vLLM takes adapters up to rank {RANKS[-1]}, but student.lora_rank is {part.lora_rank}")
     settings: dict[str, Any] = {
         "model": source.place,
         "tokenizer": source.place,

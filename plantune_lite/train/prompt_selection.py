@@ -37,7 +37,7 @@ SHARE_OF_TIME = 0.15  # and of its time
 _AT_ONCE = 8  # prompts sampled at once
 
 
-# --- what can be asked ------------------------------------------------------------------------------------------------
+# --- prompts that fit -------------------------------------------------------------------------------------------------
 
 
 def askable(
@@ -59,7 +59,7 @@ def askable(
             dropped[f"longer than {OUTLIER * usual:.0f} tokens, far more than the others"] += 1
         elif _as_trl_asks(tokenizer, row["prompt"]) != ids:
             raise LessonError(
-                f"TRL would ask {row['problem_id']} in other tokens than training and evaluation do. Install the "
+                f"TRL encodes {row['problem_id']} to other tokens than training and evaluation do. Install the "
                 "versions that plantune doctor names."
             )
         else:
@@ -77,7 +77,7 @@ def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[
     return list(encoded["input_ids"][0])
 
 
-# --- how long an answer may become ------------------------------------------------------------------------------------
+# --- the maximum answer length ----------------------------------------------------------------------------------------
 
 
 def calibrated(
@@ -97,15 +97,15 @@ def calibrated(
         most = min(room, max(LEAST, -(-longest // 16) * 16))
     else:
         say(
-            f"warning: most answers do not end within {room} tokens, which is all that student.max_length leaves: an "
-            "SFT before it teaches a student to end (grpo.start=sft)"
+            f"warning: most answers do not end within the {room} tokens that student.max_length leaves: run an SFT "
+            "first, which teaches the student to end (grpo.start=sft)"
         )
     write_whole(file, json.dumps({"max_completion": most, "room": room, "ended": len(ended)}) + "\n")
     say(f"{len(ended)} of {SAMPLES} sampled answers ended: an answer may have {most} tokens (grpo.max_completion)")
     return most
 
 
-# --- which prompts are solved at times --------------------------------------------------------------------------------
+# --- prompts that are solved sometimes --------------------------------------------------------------------------------
 
 
 def solved_at_times(
@@ -130,13 +130,13 @@ def solved_at_times(
             for row, count in zip(some, _passes(passed, student, some, replies_P_n), strict=True):
                 known[row["problem_id"]] = count
                 writer.write({"problem_id": row["problem_id"], "passed": count, "asked": part.group})
-            line = f"which prompts are solved at times: {len(known)} of {len(looked)} looked at"
+            line = f"which prompts are solved sometimes: {len(known)} of {len(looked)} sampled"
             training.reporter.show(line, start + _AT_ONCE >= len(left))
     passes = [(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known]
     kept = _kept(passes, part.group, training)
     others = [row for row in shuffled if row["problem_id"] not in known][: max(0, draws - len(kept))]
     if others:
-        training.reporter.say(f"{len(others)} more, not looked at, so that none comes more often than it must")
+        training.reporter.say(f"{len(others)} unsampled prompts are added, so that none repeats more than necessary")
     return kept + others
 
 

@@ -94,7 +94,7 @@ def run_grpo(job: Job) -> GRPOSummary:
     # No program is run here, so none could be rewarded.
     rows = [row for row in job.run.rows("prompts") if row["kind"] != "code"]
     if part.start == "sft":
-        before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
+        before = "cpl" if job.recipe.cpl else "sft"  # the training before it
         adapter: Path | None = job.run.adapter(before)
         pinned = job.earlier.training(before).revision
     else:

@@ -449,7 +449,7 @@ def test_a_source_that_weighs_little_is_not_left_out(tmp_path):
 def test_weights_that_cannot_be_are_refused(tmp_path):
     made = [problem(number, source="few" if number < 10 else "many") for number in range(20)]
     came = [trajectory(one) for one in made]
-    assert "3 numbers, but the problems are of 2: few, many" in refused(tmp_path, came, made, weights=(1.0, 1.0, 1.0))
+    assert "3 numbers, but there are 2 sources: few, many" in refused(tmp_path, came, made, weights=(1.0, 1.0, 1.0))
     assert "give each of few, many 0 or more" in refused(tmp_path, came, made, weights=(-1.0, 1.0))
     assert "gives few the weight 0.5, but none" in refused(tmp_path, came[10:], made, weights=(0.5, 0.5))
 

@@ -60,7 +60,7 @@ def test_asked_for_where_it_is_missing_it_is_one_line_and_the_student_answers_al
 def test_adapters_of_a_rank_that_vllm_has_no_room_for_are_refused(ada):
     source = vllm_engine.Source(repo="x", revision=None, place="x", backend="vllm")
     assert vllm_engine._arguments(replace(QWEN, lora_rank=24), source, 512)["max_lora_rank"] == 32
-    with pytest.raises(vllm_engine.EngineError, match="up to rank 512, and student.lora_rank is 1024"):
+    with pytest.raises(vllm_engine.EngineError, match="up to rank 512, but student.lora_rank is 1024"):
         vllm_engine._arguments(replace(QWEN, lora_rank=1024), source, 512)
 
 

@@ -432,7 +432,7 @@ def test_a_trl_that_asks_in_other_tokens_is_noticed_before_the_first_step(base, 
     learns.tokenizer.chat_template = "<|im_start|>" + learns.tokenizer.chat_template
     right = learns.encode_chat
     learns.encode_chat = lambda messages, for_reply: right(messages, for_reply=for_reply)[1:]
-    with pytest.raises(LessonError, match="TRL would ask 0 in other tokens than training and evaluation do"):
+    with pytest.raises(LessonError, match="TRL encodes 0 to other tokens than training and evaluation do"):
         train(learns, GRPO(**SMALL), tmp_path / "grpo")
 
 
@@ -490,7 +490,7 @@ def test_prompts_that_nobody_looked_at_keep_those_that_were_from_coming_again(ba
     kept, said = sift(knows, asked(100), tmp_path / "a.jsonl", steps=20)  # 80 draws, 20 looked at
     looked = {row["problem_id"] for row in read_jsonl(tmp_path / "a.jsonl")}
     assert len(kept) == 80 and all(int(id) % 2 for id in kept & looked)
-    assert said[1] == f"{80 - len(kept & looked)} more, not looked at, so that none comes more often than it must"
+    assert said[1] == f"{80 - len(kept & looked)} unsampled prompts are added, so that none repeats more than necessary"
 
 
 def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, tmp_path):

@@ -230,24 +230,24 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _worked(kind: Kind, facts: Mapping[str, str], asked: Quantity) -> list[str]:
+def _worked(kind: Kind, facts: Mapping[str, str], target: Quantity) -> list[str]:
     """Work forwards: what is given, then what follows from it."""
-    if asked.relation is None:
-        return [facts[asked.holder]]
-    before = [line for quantity in asked.of for line in _worked(kind, facts, quantity)]
-    first, second = (*(quantity.value for quantity in asked.of), asked.by)[:2]
-    sign = asked.relation.sign.replace("and", "+")
-    return [*before, f"{_capital(asked.holder)} {kind.has} {first} {sign} {second} = {asked.value}."]
+    if target.relation is None:
+        return [facts[target.holder]]
+    before = [line for quantity in target.of for line in _worked(kind, facts, quantity)]
+    first, second = (*(quantity.value for quantity in target.of), target.by)[:2]
+    sign = target.relation.sign.replace("and", "+")
+    return [*before, f"{_capital(target.holder)} {kind.has} {first} {sign} {second} = {target.value}."]
 
 
-def _planned(wording: str, facts: Mapping[str, str], asked: Quantity) -> tuple[list[str], list[str]]:
+def _planned(wording: str, facts: Mapping[str, str], target: Quantity) -> tuple[list[str], list[str]]:
     """Plan backwards, from the asked quantity to what it follows from and so on; and the same lines forwards."""
-    needed = [asked]
+    needed = [target]
     for quantity in needed:
         needed += quantity.of
     backwards = [(quantity.holder, " and ".join(other.holder for other in quantity.of)) for quantity in needed]
     forwards = [(quantity.holder, after.holder) for quantity, after in zip(needed[:0:-1], needed[-2::-1], strict=True)]
-    forwards.append((asked.holder, ""))
+    forwards.append((target.holder, ""))
 
     def lines(order: list[tuple[str, str]]) -> list[str]:
         pairs = [(facts[holder].rstrip("."), after) for holder, after in order]
@@ -282,19 +282,19 @@ def _problems(split: Split, kinds: list[tuple[Kind, int]], rng: Random) -> Itera
 
 
 def _problem(rng: Random, split: Split, kind: Kind, level: int, number: int) -> Problem:
-    asked, quantities = _quantities(rng, kind, level)
+    target, quantities = _quantities(rng, kind, level)
     things = rng.choice(kind.things)
     facts = {}
     for q in quantities:
         wordings = (_GIVEN,) if q.relation is None else q.relation.unseen if split == "words" else q.relation.wordings
         facts[q.holder] = _worded(rng.choice(wordings), kind, things, q)
-    steps = _worked(kind, facts, asked)
-    backwards, forwards = _planned(rng.choice(PLANS), facts, asked)
+    steps = _worked(kind, facts, target)
+    backwards, forwards = _planned(rng.choice(PLANS), facts, target)
     return Problem(
         id=f"practice/{split}/{number}",
-        question=" ".join([*facts.values(), kind.asks.format(t=things, b=asked.holder)]),
-        answer=str(asked.value),
-        solution="\n".join([*steps, f"The answer is \\boxed{{{asked.value}}}."]),
+        question=" ".join([*facts.values(), kind.asks.format(t=things, b=target.holder)]),
+        answer=str(target.value),
+        solution="\n".join([*steps, f"The answer is \\boxed{{{target.value}}}."]),
         steps=tuple(steps),
         source="practice",
         split="train" if split == "train" else "test",
