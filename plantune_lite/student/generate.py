@@ -102,7 +102,7 @@ class Replies:
             # Outside the handler, whose traceback keeps the batch's memory alive.
             if len(rows) == 1:
                 raise PlantuneError(
-                    f"out of memory for one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} reply "
+                    f"memory ran out for one prompt of {len(rows[0].ids)} tokens and up to {sampling.max_tokens} reply "
                     "tokens: allow fewer (max_tokens), or load the student in fewer bits (student.bits=4)"
                 )
             self._most = len(rows) // 2

@@ -186,7 +186,7 @@ def train(
     except Exception as error:
         if out_of_memory(error):
             raise TrainingError(
-                f"out of memory at step {trainer.state.global_step}. To use less: {less_memory}. "
+                f"memory ran out at step {trainer.state.global_step}. To use less: {less_memory}. "
                 "plantune estimate says what fits."
             ) from error
         raise

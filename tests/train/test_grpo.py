@@ -541,7 +541,7 @@ def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     with pytest.raises(TrainingError) as caught:
         train(learns, GRPO(**{**SMALL, "max_completion": 96}), tmp_path / "grpo")
     assert str(caught.value) == (
-        "out of memory at step 0. To use less: set grpo.extra.per_device_train_batch_size=1, or a smaller "
+        "memory ran out at step 0. To use less: set grpo.extra.per_device_train_batch_size=1, or a smaller "
         "grpo.max_completion or grpo.prompts_per_step, together with --again grpo; or student.checkpointing=true with "
         "--again on the first training stage. plantune estimate says what fits."
     )

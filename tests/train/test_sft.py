@@ -308,7 +308,7 @@ def test_memory_that_runs_out_gives_advice(base, tmp_path):
     with pytest.raises(callbacks.TrainingError) as caught:
         train(learns, rows(9), SFT(batch_size=6, accumulate=2), tmp_path / "sft", max_length=512)
     assert str(caught.value) == (
-        "out of memory at step 0. To use less: set student.checkpointing=true, half the sft.batch_size with twice "
+        "memory ran out at step 0. To use less: set student.checkpointing=true, half the sft.batch_size with twice "
         "the sft.accumulate (the same steps), or a smaller student.max_length (longer rows are left out and counted), "
         "together with --again sft. plantune estimate says what fits."
     )
