@@ -81,7 +81,7 @@ def run(
         manifest.name, manifest.resumed = wanted.name, time.time()
         manifest.versions, manifest.device = versions(), _device()
         work = _Run(folder, wanted, manifest, active, stream, tell)
-        work.save()  # a variant may have reused everything from its parent run
+        work.save()  # a variant may have reused all of its stages
         failed = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell)

@@ -116,7 +116,7 @@ def _default(name: str) -> Any:
 
 
 def _looked(entry: Entry, inputs: Mapping[str, Any]) -> bool:
-    """Return whether advice exists and still holds: not for another model, nor from a machine without a GPU for it."""
+    """Return whether advice exists and still holds: not for another model, nor from a machine that could not run it."""
     same = all(entry.inputs.get(name) == inputs[name] for name in inputs if name.startswith("student."))
     return same and not (isinstance(entry.summary, HeadroomSummary) and not entry.summary.looked)
 

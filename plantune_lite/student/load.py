@@ -277,7 +277,7 @@ def _plain(part: Student, source: Source) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
-    if "unsloth" not in sys.modules:  # its fused kernels bypass a head with hooks
+    if "unsloth" not in sys.modules:  # its fused kernels skip a head that has hooks
         # For a batch's last states, a slice, torch would copy the head's weights for each row.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, given: (given[0].contiguous(),))
     return model

@@ -73,7 +73,7 @@ def train(
     began, say = time.monotonic(), training.reporter.say
     checkpoint = callbacks.last_checkpoint(out)
     if checkpoint is not None:
-        # With this folder there, the trainer would load only the reference and start over.
+        # With this folder there, the trainer would load only the reference and train from the initial adapter.
         shutil.rmtree(checkpoint.folder / _REFERENCE, ignore_errors=True)
     # A resumed training keeps its prompts.
     looking = training if checkpoint is None else replace(training, hours=0.0)
