@@ -21,9 +21,9 @@ __all__ = [
 
 
 def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
-    """Run a recipe to its end, or go on with it: `run(RECIPE, "grpo=none", mirror="/content/drive/MyDrive/mine")`.
+    """Start or resume a recipe's run: `run(RECIPE, "grpo=none", mirror="/content/drive/MyDrive/mine")`.
 
-    In a script that holds the recipe, what stands behind its name on the command line counts too. The run folder.
+    In the script with the recipe, command-line arguments count too. Return the run folder.
     """
     import sys
     from pathlib import Path
@@ -34,7 +34,7 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     from plantune_lite.types import RecipeError
 
     if user_code.is_loading():
-        raise RecipeError("run() is called while the recipe is being read: put it under if __name__ == '__main__':")
+        raise RecipeError("run() is called while the recipe is loaded: put it under if __name__ == '__main__':")
     options = {name: Path(value) if name in ("to", "mirror") and value else value for name, value in options.items()}
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) and any(value is recipe for value in list(vars(main).values())):

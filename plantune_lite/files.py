@@ -1,4 +1,4 @@
-"""Read and write files: JSONL of records, texts written whole, and the folders where runs and caches live."""
+"""Read and write files: JSONL of records, atomic writes, and the folders of runs and caches."""
 
 import hashlib
 import json
@@ -20,13 +20,13 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def to_row(record: Any) -> dict[str, Any]:
-    """A record as a JSON object, without the optional fields that are empty."""
+    """Convert a record to a JSON object, without empty optional fields."""
     required = {f.name for f in fields(record) if f.default is MISSING and f.default_factory is MISSING}
     return {name: value for name, value in asdict(record).items() if name in required or value not in ((), {}, "")}
 
 
 def default_of(field: "Field[Any]") -> Any:
-    """Return what a field of a dataclass holds where nobody says it; MISSING where it must be said."""
+    """Return the default of a dataclass field; MISSING where it has none."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
@@ -34,7 +34,7 @@ type_hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Tell whether a value is of the hinted type."""
+    """Return whether a value is of the hinted type."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return any(fits(value, option) for option in inner)
@@ -49,7 +49,7 @@ def fits(value: Any, hint: Any) -> bool:
     if hint in (Any, object):
         return True
     if hint is float and type(value) is int:
-        return abs(value) < 2**1000  # which is a float too
+        return abs(value) < 2**1000  # fits into a float
     return type(value) is hint
 
 
@@ -60,7 +60,7 @@ def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
         raise PlantuneError(f"{kind.__name__} has no field {unknown[0]!r}; its fields are {', '.join(sorted(known))}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
     if wrong := next((name for name in values if not fits(values[name], known[name])), None):
-        raise PlantuneError(f"{wrong} is {values[wrong]!r:.40}, which no {kind.__name__} holds")
+        raise PlantuneError(f"{wrong} is {values[wrong]!r:.40}, which is not valid in a {kind.__name__}")
     try:
         return kind(**values)
     except TypeError as error:
@@ -68,25 +68,25 @@ def from_row(kind: type[Record], row: Mapping[str, Any]) -> Record:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object, as those that we write do; an error that names it where it is none."""
+    """Read a file with one JSON object, as we write them; raise an error with its path if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise PlantuneError(
-            f"{path} is no JSON object: it was damaged or changed. Remove it; --mirror FOLDER restores what a run's "
-            "mirror has, and --again STAGE makes anew what that stage wrote"
+            f"{path} is not a JSON object: it was damaged or changed. Remove it; --mirror FOLDER restores what a run's "
+            "mirror has, and --again STAGE reruns the stage that wrote it"
         )
     return value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a JSONL file that we wrote; drop a torn last line, raise an error on any other bad line."""
+    """Yield the objects of a JSONL file that we wrote; drop an incomplete last line, raise on any other bad line."""
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):
-                return  # the process was killed while it wrote this line, perhaps within a character
+                return  # the process was killed while writing this line
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError):
@@ -97,7 +97,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_records(kind: type[Record], path: Path) -> list[Record]:
-    """All records of a JSONL file."""
+    """Read all records of a JSONL file."""
     records = []
     for number, row in enumerate(read_jsonl(path), 1):
         try:
@@ -108,12 +108,12 @@ def read_records(kind: type[Record], path: Path) -> list[Record]:
 
 
 def encodable(text: str) -> str:
-    """Replace unpaired surrogates: JSON can spell them, but no UTF-8 file can hold them."""
+    """Replace unpaired surrogates, which JSON can spell but UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()
 
 
 class JsonlWriter:
-    """Appends records, each line handed to the system before the next; drops the torn line an earlier kill left."""
+    """Appends records, flushing each line; drops an incomplete line that an earlier kill left."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +128,7 @@ class JsonlWriter:
         self._file.flush()
 
     def close(self) -> None:
-        """Bring everything to the disk."""
+        """Sync everything to disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -141,13 +141,13 @@ class JsonlWriter:
 
 
 def sha256_of(file: Path) -> str:
-    """Hash a file's content, a piece at a time."""
+    """Hash a file's content in chunks."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees the old text or the new, never half: temporary name, fsync, rename."""
+    """Write a file atomically: temporary name, fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -161,7 +161,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def copy_whole(source: Path, target: Path, copy: Callable[[Path, Path], object] = shutil.copyfile) -> None:
-    """Copy a file so that a reader sees the old one or the new, never half: temporary name, rename."""
+    """Copy a file atomically: temporary name, rename."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.part")
     try:
@@ -178,7 +178,7 @@ def write_records(path: Path, records: Iterable[Any]) -> None:
 
 
 def as_path(text: str | os.PathLike[str]) -> Path:
-    """A path; of `--mirror=~/drive` too, whose ~ a shell leaves as it is. A ~ of nobody's is part of the name."""
+    """Return a path with ~ expanded, which a shell does not do in `--mirror=~/drive`; an unknown user's ~ stays."""
     return Path(os.path.expanduser(text))
 
 
@@ -191,7 +191,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 
 
 def is_data_file(text: str) -> bool:
-    """Tell whether a text names a file that `read_table` can read."""
+    """Return whether a text names a file that `read_table` can read."""
     return text.lower().endswith(SUFFIXES)
 
 

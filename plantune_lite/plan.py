@@ -1,4 +1,4 @@
-"""Define the text format of a plan, the prompts that ask for one, and what makes a plan a spoiler. One real example:
+"""Define the text format of a plan, the prompts that ask for one, and the check for spoilers. One real example:
 
 <plan>
 1. Divide the clips sold in April by two to get the clips sold in May.
@@ -29,21 +29,21 @@ _EMPHASIS = re.compile(r"\*\*|__")
 
 @dataclass(frozen=True)
 class Planned:
-    """A completion, taken apart."""
+    """A completion, split into plan and execution."""
 
     plan: tuple[str, ...]
     execution: str
 
 
 def clean_step(text: str) -> str:
-    """A step as one trimmed line without plan tags, numbering or bold marks; may come out empty."""
+    """Clean a step to one trimmed line without plan tags, numbering or bold marks; may be empty."""
     while True:
         cleaned = " ".join(_EMPHASIS.sub("", _TAG.sub(" ", text)).split())
         if match := _NUMBERED.match(cleaned + " "):
             cleaned = cleaned[match.end() :]
         if cleaned == text:
             return cleaned
-        text = cleaned  # what one pass removes can bring a tag or a number together
+        text = cleaned  # removing something can create a new tag or number
 
 
 def render(plan: Sequence[str], execution: str = "") -> str:
@@ -63,10 +63,10 @@ def parse(text: str) -> Planned | None:
 
 
 def split_steps(text: str) -> tuple[str, ...]:
-    """Split a teacher's free text into steps: numbered or bulleted lines with their continuations, else one a line."""
+    """Split a teacher's free text into steps: numbered or bulleted lines with continuations, else one per line."""
     inside = re.search(rf"{OPEN}(.*?){CLOSE}", text, re.DOTALL | re.IGNORECASE)
     lines: list[str] = []
-    apart: set[int] = set()  # the lines that begin a paragraph of their own
+    apart: set[int] = set()  # lines that begin a new paragraph
     gap = False
     for line in (inside[1] if inside else text).splitlines():
         blank = not line.strip() or _FENCE.fullmatch(line) is not None
@@ -93,14 +93,14 @@ def split_steps(text: str) -> tuple[str, ...]:
 
 
 def _end_of_steps(starts: Sequence[bool], apart: set[int]) -> int:
-    """Find where a paragraph after the last step begins ("I hope this helps!"), unless other steps have theirs too."""
+    """Find the paragraph after the last step ("I hope this helps!"), unless other steps are followed by one too."""
     places = [at for at, is_start in enumerate(starts) if is_start]
     after = [at for at in sorted(apart) if not starts[at] and at > places[0]]
     return after[0] if len(places) > 1 and after and after[0] > places[-1] else len(starts)
 
 
 def _split_inline(line: str) -> list[str]:
-    """`1. add 2. halve` as two lines, but `buy 3. then 5` as one: numbers must count up from 1."""
+    """Split `1. add 2. halve` into two lines, but not `buy 3. then 5`: numbers must count up from 1."""
     marks = list(re.finditer(r"(?:^|(?<=\s))([0-9]{1,2})[.)]\s", line))
     counted = [mark for mark, number in zip(marks, range(1, 100), strict=False) if int(mark[1]) == number]
     if len(counted) < 2:
@@ -111,7 +111,7 @@ def _split_inline(line: str) -> list[str]:
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
 
-# Always present and always the same: where it is left out, Qwen2.5 and SmolLM2 put in a system turn of their own.
+# Always present and always the same: without it, Qwen2.5 and SmolLM2 add their own system turn.
 SYSTEM = "You solve problems carefully and end with the final answer in \\boxed{}."
 
 _STEP_BY_STEP = "Work through it step by step, then {ending}."
@@ -122,7 +122,7 @@ _PLAN_THEN_SOLVE = (
 )
 _FOLLOW = "Follow this plan step by step, doing the calculations, then {ending}."
 
-# How a reply is to end, and what that looks like; a program is no answer that fits in a box.
+# How a reply must end, and its form; a program does not fit in a box.
 _BOX = {"ending": "give the final answer in \\boxed{}", "form": "\\boxed{answer}"}
 _PROGRAM = {
     "ending": "give the whole function, with the imports it needs, in one ```python block; nothing is to be boxed",
@@ -131,7 +131,7 @@ _PROGRAM = {
 
 
 def chat(user: str) -> Messages:
-    """A conversation that asks one thing."""
+    """Build a conversation with one user turn."""
     return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": user})
 
 
@@ -142,38 +142,38 @@ def question_text(problem: Problem) -> str:
 
 
 def as_completion(text: str) -> list[dict[str, str]]:
-    """Return a reply as the turn that a training row holds: TRL wants prompt and completion both as messages."""
+    """Return a reply as a training row's turn: TRL needs prompt and completion both as messages."""
     return [{"role": "assistant", "content": text}]
 
 
 def completion_text(row: Mapping[str, Any]) -> str:
-    """Return the text that a training row teaches; earlier versions wrote it bare."""
+    """Return the text of a training row's completion; earlier versions wrote a bare string."""
     completion = row["completion"]
     return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def ask_plainly(problem: Problem) -> Messages:
-    """Ask the bare question: every arm is trained on it, so that a tuned model plans without being told to."""
+    """Ask the bare question: every arm is trained on it, so that a tuned model plans without being asked to."""
     return chat(question_text(problem))
 
 
 def ask_step_by_step(problem: Problem) -> Messages:
-    """Zero-shot chain of thought, for an untuned model."""
-    return chat(f"{_asked(problem)}\n\n{_STEP_BY_STEP.format(**_end(problem))}")
+    """Ask for zero-shot chain of thought, for an untuned model."""
+    return chat(f"{_task(problem)}\n\n{_STEP_BY_STEP.format(**_end(problem))}")
 
 
 def ask_plan_then_solve(problem: Problem) -> Messages:
-    """Plan and solve in one reply, for an untuned model."""
-    return chat(f"{_asked(problem)}\n\n{_PLAN_THEN_SOLVE.format(**_end(problem))}")
+    """Ask for plan and solution in one reply, for an untuned model."""
+    return chat(f"{_task(problem)}\n\n{_PLAN_THEN_SOLVE.format(**_end(problem))}")
 
 
 def ask_to_follow(problem: Problem, plan: Sequence[str]) -> Messages:
-    """A plan to carry out: the executor of M2, which sees the rendered plan in its user turn."""
-    return chat(f"{_asked(problem)}\n\n{render(plan)}\n{_FOLLOW.format(**_end(problem))}")
+    """Ask to carry out a plan: the prompt of M2's executor, with the rendered plan in the user turn."""
+    return chat(f"{_task(problem)}\n\n{render(plan)}\n{_FOLLOW.format(**_end(problem))}")
 
 
-def _asked(problem: Problem) -> str:
-    """Write the question; a program's is only its beginning and does not say what is wanted, so ask to complete it."""
+def _task(problem: Problem) -> str:
+    """Write the question; for a program it is only the beginning, so ask to complete it."""
     if problem.kind != "code":
         return question_text(problem)
     return f"Complete this function:\n{as_block(problem.question)}"
@@ -184,12 +184,12 @@ def _end(problem: Problem) -> dict[str, str]:
 
 
 def as_block(program: str) -> str:
-    """A program in a fence."""
+    """Put a program in a fence."""
     return f"```python\n{program.rstrip()}\n```"
 
 
 def with_answer(execution: str, answer: str) -> str:
-    """An execution that ends in the boxed answer; one that boxes something already is left as it is."""
+    """Append the boxed answer to an execution, unless it boxes something already."""
     if "\\boxed" in execution:
         return execution
     return f"{execution.rstrip()}\nThe answer is \\boxed{{{answer}}}."
@@ -197,15 +197,15 @@ def with_answer(execution: str, answer: str) -> str:
 
 # --- spoilers ---------------------------------------------------------------------------------------------------------
 
-_LETTER = rf"[^\W{_UNSPACED}]"  # of a word that goes on; 得到72个 says 72
+_LETTER = rf"[^\W{_UNSPACED}]"  # that continues a word; 得到72个 contains 72
 _NUMBER = re.compile(rf"(?<!{_LETTER})(?<![.第])[0-9]+(?:,[0-9]{{3}})*(?:\.[0-9]+)?(?![0-9])")
-_VARIABLE = r"[abcknpqrtuvwxyzπθ](?![a-z])"  # stuck to a number: 3x; not m, g or s, which are units there
+_VARIABLE = r"[abcknpqrtuvwxyzπθ](?![a-z])"  # right after a number: 3x; not m, g or s, which are units there
 _RESULT = re.compile(  # but for the first number of 2^3, 3x and 6 * 4
     r"=\s*\\?[$€£]?\s*-?((?>[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?))"
     rf"(?![\^!(]|\s*[*×]\s*[0-9(\[]|{_VARIABLE})"
 )
 _FUNCTION = r"(?:sin|cos|tan|log|ln|sqrt|[dt]?frac|binom|times|cdot|div|gcd|lcm|mod|pi|left|right|circ)(?![a-z])"
-_OPERATION = re.compile(  # letters that are no unknowns: functions, the signs in 3 x 4 and C(5, 2), units
+_OPERATION = re.compile(  # letters that are not unknowns: functions, the signs in 3 x 4 and C(5, 2), units
     rf"\\?{_FUNCTION}|(?<=[0-9)\s])x(?=\s*[0-9(])|(?<=[0-9])\s*C\s*(?=[0-9])|\bC(?=\([0-9])"
     r"|(?<![a-zA-Z])(?:cm|mm|km|kg|ft)(?![a-zA-Z])|(?<=[0-9])\s+[mgshL]\b"
 )
@@ -216,13 +216,13 @@ _WORD = re.compile(
 _END_OF_LEFT = re.compile(r"[;:!?<>≤≥≠=≈→]|[.,]\s")
 _HENCE = re.compile(r"\b(?:so|thus|hence|therefore|gives?|giving|yields?|gets?|getting|find)[ ,:$]*[a-zA-Z]\s*$", re.I)
 _FACTS = ("90", "180", "360")  # of angles, in words: the sum of the angles = 180
-_NO_ANSWER = re.compile(  # in x^2, a_1, 3x, y = 0 and Step 2
+_NO_ANSWER = re.compile(  # numbers in x^2, a_1, 3x, y = 0 and Step 2
     rf"[\^_]\{{?-?[0-9]+|[0-9][0-9.,]*(?={_VARIABLE})|=\s*-?[01](?!\.?[0-9]|/)|\bsteps?\s+[0-9]+", re.IGNORECASE
 )
 
 
 def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
-    """Say why a plan is a spoiler: it states the answer or computes a result; None when it does neither."""
+    """Return why a plan is a spoiler: it states the answer or computes a result; None if it does neither."""
     if problem.kind == "code":
         return _written_out(plan, problem)
     question = question_text(problem)
@@ -252,7 +252,7 @@ def spoiler(plan: Sequence[str], problem: Problem) -> str | None:
 
 
 def _computes(before: str, number: str) -> bool:
-    """Tell a computed result (3 x 4 = 12, pens left = 12, so x = 12) from set-up (x + y = 12, let x = 12, y = 0)."""
+    """Distinguish a result (3 x 4 = 12, pens left = 12, so x = 12) from set-up (x + y = 12, let x = 12, y = 0)."""
     if number in ("0", "1"):
         return False
     left = _WORD.split(_END_OF_LEFT.split(before)[-1])[-1]
@@ -265,11 +265,11 @@ def _in_a_row(few: Sequence[str], many: Sequence[str]) -> bool:
     return f" {' '.join(few)} " in f" {' '.join(many)} "
 
 
-_A_LINE = 12  # characters: what is shorter, such as `return x`, says no more than words would
+_A_LINE = 12  # characters: a shorter line, such as `return x`, reveals no more than words would
 
 
 def _written_out(plan: Sequence[str], problem: Problem) -> str | None:
-    """A plan for a program may hold its numbers and names, but no line of it."""
+    """Return why a plan spoils a program: it may contain its numbers and names, but not one of its lines."""
     lines = [" ".join(line.split()) for line in problem.answer.splitlines()]
     for number, step in enumerate(plan, 1):
         if stated := [line for line in lines if len(line) >= _A_LINE and line in step]:
@@ -282,7 +282,7 @@ def _numbers(text: str) -> list[str]:
 
 
 def plain_number(number: str) -> str:
-    """Write a number without thousands' commas and the zeros that say nothing: 01,200.50 is 1200.5."""
+    """Write a number without thousands' commas and redundant zeros: 01,200.50 is 1200.5."""
     whole, _, decimals = number.replace(",", "").partition(".")
     decimals = decimals.rstrip("0")
     return (whole.lstrip("0") or "0") + (f".{decimals}" if decimals else "")

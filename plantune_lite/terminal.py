@@ -8,24 +8,24 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-_SHOWN = "\n\t\u00a0\u3000\u200c\u200d"  # lines, spaces and joiners that steer nothing
+_SHOWN = "\n\t\u00a0\u3000\u200c\u200d"  # harmless lines, spaces and joiners
 
 
 def printable(text: str, *, limit: int | None = None) -> str:
-    """Return model, teacher and data text as it may be shown: control characters spelled out, over-long text cut."""
+    """Return model, teacher and data text safe to show: control characters spelled out, long text cut."""
     if limit is not None and len(text) > limit:
         text = text[: limit - 1] + "…"
     return "".join(char if char.isprintable() or char in _SHOWN else f"\\u{ord(char):04x}" for char in text)
 
 
 def redrawn(line: str, *, last: bool = False) -> str:
-    """A line in the place of the one before it, cut to one row: of two the terminal would clear the second alone."""
+    """Redraw a progress line, cut to one row: of two rows the terminal would clear only the second."""
     columns = int(os.environ.get("PLANTUNE_COLUMNS") or 80)
     return "\x1b[2K" + (printable(line) + "\n" if last else printable(line, limit=columns - 1) + "\r")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, width: int | None = None) -> str:
-    """A table as text; every cell is shown as it is, never as markup."""
+    """Format a table as text; every cell is shown as it is, never as markup."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -45,7 +45,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, 
 
 
 def duration(seconds: float) -> str:
-    """8 s, 3 min 20 s, 2 h 5 min."""
+    """Format seconds: 8 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """640 B, 1.2 MB, 14.9 GB."""
+    """Format bytes: 640 B, 1.2 MB, 14.9 GB."""
     for unit, bytes_each in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= bytes_each:
             return f"{count / bytes_each:.1f} {unit}"
@@ -63,13 +63,13 @@ def size(count: float) -> str:
 
 
 def fence(text: str, language: str = "") -> str:
-    """A block that the text in it cannot end."""
+    """Put text in a code block that it cannot close."""
     ticks = "`" * max(3, _longest_ticks(text) + 1)
     return f"{ticks}{language}\n{printable(text)}\n{ticks}"
 
 
 def code_span(text: str) -> str:
-    """A code span of one line that the text in it cannot end."""
+    """Put text in a one-line code span that it cannot close."""
     line = " ".join(printable(text).split())
     ticks = "`" * (_longest_ticks(line) + 1)
     pad = " " if line.startswith("`") or line.endswith("`") else ""
@@ -81,6 +81,6 @@ def _longest_ticks(text: str) -> int:
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table, whatever its cells hold."""
+    """Format a Markdown table, with any cell content."""
     lines = (columns, ("---",) * len(columns), *rows)
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -1,4 +1,4 @@
-"""Define the vocabulary: records that stages exchange, the callables they pass, and the errors.
+"""Define the vocabulary: records that stages exchange, callables they pass, and errors.
 
 A record is frozen and round-trips through one line of JSONL:
 
@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 
 class PlantuneError(Exception):
-    """Something a user can mend; its text says what, the value, and what to do. Shown without a traceback."""
+    """Something a user can fix; its text says what, the value, and what to do. Shown without a traceback."""
 
 
 class RecipeError(PlantuneError, ValueError):
-    """A recipe that cannot be: every error in it, at once."""
+    """An invalid recipe: every error in it, at once."""
 
 
 class ProblemError(PlantuneError, ValueError):
@@ -27,25 +27,25 @@ class ProblemError(PlantuneError, ValueError):
 
 
 class RunError(PlantuneError, RuntimeError):
-    """A run folder that cannot go on as asked, or a stage that failed."""
+    """A run folder that cannot be used as requested, or a stage that failed."""
 
 
 class MissingError(PlantuneError, ImportError):
-    """A library that an extra brings is not installed."""
+    """A library of an extra is not installed."""
 
 
 Thing = TypeVar("Thing")
 
 
 def present(thing: Thing | None) -> Thing:
-    """Return what must be there here, such as the part of a recipe whose stage is running."""
+    """Return a value that cannot be None here, such as the part of a recipe whose stage is running."""
     assert thing is not None
     return thing
 
 
-# --- asking a model ---------------------------------------------------------------------------------------------------
+# --- calling a model --------------------------------------------------------------------------------------------------
 
-Messages = tuple[dict[str, str], ...]  # a last assistant message is a prefix to go on from
+Messages = tuple[dict[str, str], ...]  # a last assistant message is a prefix to continue
 Finish = Literal["stop", "length", "blocked"]
 
 
@@ -80,22 +80,22 @@ Reward = Callable[..., Sequence[float | None]]  # TRL's own signature
 
 
 class LoadedStudent(Protocol):
-    """A student in memory: what training, evaluation and export are handed."""
+    """A student in memory, as training, evaluation and export get it."""
 
     model: Any
     tokenizer: Any
     preset: Any
 
     def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        """Answer each prompt as often as the sampling says."""
+        """Generate `sampling.n` replies to each prompt."""
         ...
 
     def answering(self) -> AbstractContextManager[None]:
-        """Put the model into the state in which it answers, for a while."""
+        """Switch the model to inference mode within the context."""
         ...
 
     def encode_chat(self, messages: Messages, *, for_reply: bool) -> list[int]:
-        """Token ids of a conversation with exactly one BOS where the family has one."""
+        """Encode a conversation, with exactly one BOS where the family has one."""
         ...
 
 
@@ -117,12 +117,12 @@ class Problem:
     source: str = ""
     split: str = ""
     kind: Kind = "text"
-    extra: dict[str, Any] = field(default_factory=dict)  # what else the source says: level, subject, template ...
+    extra: dict[str, Any] = field(default_factory=dict)  # other fields of the source: level, subject, template ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trajectory:
-    """A plan, what came of following it, and who wrote it."""
+    """A plan, its execution, and its teacher."""
 
     problem_id: str
     sample: int
@@ -130,7 +130,7 @@ class Trajectory:
     plan: tuple[str, ...]
     execution: str
     answer: str | None
-    score: int | None = None  # -100 .. 100 by a verifier; None: nobody scored it
+    score: int | None = None  # -100 .. 100 by a verifier; None: not scored
     critique: str = ""
     teacher: str = ""
     tokens: int = 0
@@ -165,7 +165,7 @@ class Reason(StrEnum):
 class Rejected(Trajectory):
     """A trajectory that was not kept, and why."""
 
-    reason: str  # as it is counted: a Reason
+    reason: str  # a Reason, for counting
     detail: str = ""  # "60 < 80", "step 1 states the answer 777", "gsm8k test/17" ...
 
 
@@ -186,14 +186,14 @@ class Fault:
 
 
 def fault_of(verdict: Verdict) -> Fault | None:
-    """Return what is wrong with an answer that was compared, if anything is."""
+    """Return the fault of a compared answer, if it has one."""
     if verdict.same:
         return None
     return Fault(Reason.UNCHECKED if verdict.same is None else Reason.WRONG_ANSWER, verdict.how)
 
 
 class Graded(NamedTuple):
-    """Answer found in a reply, and whether it is right."""
+    """The answer in a reply, and whether it is right."""
 
     prediction: str | None
     verdict: Verdict

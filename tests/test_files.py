@@ -35,7 +35,7 @@ def test_a_row_with_an_unknown_field_is_named():
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ('{"id": 5, "question": "q", "answer": "4"}', "id is 5, which no Problem holds"),
+        ('{"id": 5, "question": "q", "answer": "4"}', "id is 5, which is not valid in a Problem"),
         ('{"id": "a", "question": "q"}', "Problem lacks 'answer'"),
         ("null", "not a JSON object"),
         ("[" * 100_000, "not a JSON object"),

@@ -1,7 +1,7 @@
-"""Sum a corpus up in figures, for stats.json, and in words, for the card that goes to the Hub with it.
+"""Summarise a corpus: figures for stats.json, and the data set card that is pushed to the Hub with it.
 
-A model card is the same template (`page`) and tells of its corpus by the same sections. What a model, a teacher or a
-data set wrote stands in fences that it cannot close; names stand in code spans.
+A model card uses the same template (`page`) and the same sections about its corpus. Text from a model, a teacher or a
+data set goes into fences that it cannot close; names go into code spans.
 """
 
 import json
@@ -26,24 +26,24 @@ def figures(
 ) -> dict[str, Any]:
     """Count lengths, differences and teachers."""
     return {
-        "teachers": dict(Counter(one.teacher for one in kept).most_common()),
+        "teachers": dict(Counter(t.teacher for t in kept).most_common()),
         "sources": dict(Counter(by_id[row["problem_id"]].source for row in rows)),
-        "unscored": round(sum(one.score is None for one in kept) / len(kept), 4),
-        "score": spread([one.score for one in kept if one.score is not None]),
-        "steps": spread([len(one.plan) for one in kept]),
-        "distinct_plans": len({one.plan for one in kept}),
+        "unscored": round(sum(t.score is None for t in kept) / len(kept), 4),
+        "score": spread([t.score for t in kept if t.score is not None]),
+        "steps": spread([len(t.plan) for t in kept]),
+        "distinct_plans": len({t.plan for t in kept}),
     }
 
 
 def spread(values: Sequence[int]) -> dict[str, float] | None:
-    """Return minimum, median and maximum; None of nothing."""
+    """Return minimum, median and maximum; None for no values."""
     return {"least": min(values), "median": median(values), "most": max(values)} if values else None
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
 
 TAGS = ["planning", "reasoning", "plan-tuning", "plantune-lite", "arxiv:2507.07495"]
-# Of the data sets that problems come from, as their own repositories state it: (as the Hub spells it, in words).
+# Of the source data sets, as their own repositories state it: (as the Hub spells it, in words).
 LICENCES = {
     "gsm8k": ("mit", "MIT"),
     "math": ("mit", "MIT"),
@@ -71,9 +71,9 @@ def page(data: "CardData", title: str, sections: Sequence[str]) -> str:
     return "\n\n".join([f"---\n{data.to_yaml()}\n---", f"# {code_span(title)}", *sections]) + "\n"
 
 
-def as_json(said: Any) -> str:
-    """Show a recipe or an origin, without where files lie on this machine."""
-    return fence(json.dumps(without_paths(said), indent=1, ensure_ascii=False), "json")
+def as_json(value: Any) -> str:
+    """Show a recipe or an origin as JSON, without this machine's paths."""
+    return fence(json.dumps(without_paths(value), indent=1, ensure_ascii=False), "json")
 
 
 def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[str, Any]) -> str:
@@ -94,16 +94,16 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
         "Problems with plans: a small language model that is trained on this writes a short numbered plan before it "
         "solves. The method is that of PLAN-TUNING ([arXiv 2507.07495](https://arxiv.org/abs/2507.07495)): plans are "
         "written for each problem, checked by a score, by the answer they lead to, or both, and what passes is learnt "
-        "from. What was done here is said below. Made with plantune-lite.",
+        "from. Details are below. Made with plantune-lite.",
         f"**What a completion is:** {TARGETS.get((stats['target'], stats['solutions']), stats['target'])}. "
         f"{stats['train']} rows in `train.jsonl` and {stats['validation']} in `validation.jsonl`, no problem in both; "
         f"`prompts.jsonl` has {stats['prompts']} training questions with the answer and a reference plan, for "
         f"reinforcement learning. {stats['distinct_plans']} distinct plans of {steps['least']} to {steps['most']} "
         f"steps, half of them of at most {steps['median']:g}.",
         "## One row",
-        "What is asked:",
+        "Prompt:",
         fence(row["prompt"][-1]["content"]),
-        "What is learnt:",
+        "Completion:",
         fence(completion_text(row)),
         *of_data(stats, about.get("origin")),
         *(["## Recipe", as_json(about["recipe"])] if about.get("recipe") else []),
@@ -112,7 +112,7 @@ def of_corpus(stats: Mapping[str, Any], row: Mapping[str, Any], about: Mapping[s
 
 
 def _configs(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name the files that have rows: the Hub stumbles over an empty one."""
+    """Name the files that have rows: the Hub cannot read an empty one."""
     splits = [{"split": split, "path": f"{split}.jsonl"} for split in ("train", "validation") if stats[split]]
     configs = [{"config_name": "sft", "data_files": splits, "default": True}]
     if stats["prompts"]:
@@ -121,7 +121,7 @@ def _configs(stats: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_data(stats: Mapping[str, Any], origin: Any = None) -> list[str]:
-    """Tell where rows come from and what was left out: for the card of a corpus and of a model that learnt from it."""
+    """Describe where rows come from and what was left out: for the card of a corpus or of a model trained on it."""
     origins = [as_json(origin)] if origin else []
     data = ["## Where the data comes from", _sources(stats), *origins, _teachers(stats)]
     return [*data, "## What was left out", *_left_out(stats)]
@@ -141,15 +141,15 @@ def _teachers(stats: Mapping[str, Any]) -> str:
         share = 1 - stats["unscored"]
         scored = f"A verifier scored {share:.0%} of the plans, from -100 to 100; the lowest score is {score['least']}."
     else:
-        scored = "The plans are **not scored**: nobody judged them, only the answers they lead to."
+        scored = "The plans are **not scored**: only the answers they lead to were checked."
     if stats["teachers"].keys() == {"worked"}:
-        named += ", which is no model: the data set's worked solutions, taken apart into a plan and its execution"
-    terms = " What a model wrote comes under its provider's terms too." if set(stats["teachers"]) - {"worked"} else ""
+        named += ", which is not a model: the data set's worked solutions, split into a plan and its execution"
+    terms = " Text from a model is under its provider's terms too." if set(stats["teachers"]) - {"worked"} else ""
     return f"Plans by {named}. {scored}{terms}"
 
 
 def _left_out(stats: Mapping[str, Any]) -> list[str]:
-    """Tell how many plans were kept, by which filter, and with which test sets they were compared."""
+    """Report how many plans were kept, by which filter, and with which test sets they were compared."""
     funnel, by = stats["funnel"], stats["part"]["filter"]
     lines = [
         f"Of {funnel['problems']} problems {funnel['problems_with_trajectories']} have plans from the teacher, "
@@ -163,9 +163,9 @@ def _left_out(stats: Mapping[str, Any]) -> list[str]:
     if not (tested["words"] and tested["suites"]):
         lines.append("**Test sets:** the problems were **not** compared with any.")
     else:
-        found = ", ".join(f"{code_span(suite)} {count}" for suite, count in tested["suites"].items())
+        counts = ", ".join(f"{code_span(suite)} {count}" for suite, count in tested["suites"].items())
         lines.append(
             f"**Test sets:** a problem was left out when it shares {tested['words']} words in a row with a test "
-            f"problem (or all of a shorter one) and its numbers. Problems found, by suite: {found}."
+            f"problem (or all of a shorter one) and its numbers. Problems found, by suite: {counts}."
         )
     return lines

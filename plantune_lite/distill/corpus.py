@@ -1,4 +1,4 @@
-r"""From trajectories to training rows: what is good, no copy and in no test set becomes what a student learns.
+r"""Turn trajectories into training rows: those that are good, not duplicates and in no test set.
 
     build_corpus(trajectories, problems, suites, Wanted(Corpus(filter="both")), Path("corpus"))
         -> {"line": "950 rows ...", ...}
@@ -10,9 +10,9 @@ set's card). One line of train.jsonl for target="plan+solution":
      "prompt": [{"role": "system", "content": "You solve ..."}, {"role": "user", "content": "Natalia sold clips ..."}],
      "completion": [{"role": "assistant", "content": "<plan>\n1. Halve the clips sold in April.\n2. Add ..."}]}
 
-which TRL's trainers, and whatever else reads prompts and completions as messages, take as it is.
+which TRL's trainers, and anything else that reads prompts and completions as messages, take as it is.
 
-All targets go through the same choice of problems, so that what is trained on plans and what is not can be compared.
+All targets use the same choice of problems, so that students trained with and without plans can be compared.
 """
 
 import json
@@ -32,18 +32,18 @@ from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Trajector
 
 @dataclass(frozen=True)
 class Wanted:
-    """Settings of a corpus, and what its dataset card says about the run."""
+    """Settings of a corpus, and what its data set card says about the run."""
 
     part: Corpus
     target: str = "plan+solution"
     solutions: str = "teacher"
     seed: int = 0
-    distilled_at: int | None = 80  # distill.min_score; the part may have one of its own
+    distilled_at: int | None = 80  # distill.min_score; the part may set its own
     about: Mapping[str, Any] = field(default_factory=dict)  # name, recipe, and the origin of each source
 
     @property
     def min_score(self) -> int | None:
-        """Return the score from which a plan is good."""
+        """Return the lowest score of a good plan."""
         return self.distilled_at if self.part.min_score is None else self.part.min_score
 
 
@@ -54,33 +54,33 @@ def build_corpus(
     wanted: Wanted,
     out: Path,
 ) -> dict[str, Any]:
-    """Write the corpus and sum it up.
+    """Write the corpus and summarise it.
 
-    What distill rejected may come in too: a threshold that is lowered, or a filter that is left out, finds it here.
+    Include what distill rejected: a lower threshold or a looser filter may keep it here.
     """
     part = wanted.part
     by_id = {problem.id: problem for problem in problems}
     best_first = filters.best_first(trajectories, by_id, by_score=part.filter in ("plan", "both"))
     sieve = filters.Sieve(by_id, best_first)
-    came = tuple(sieve.left)
-    overlaps = filters.overlaps(came, by_id, suites, part.decontaminate)
-    sieve.drop(lambda one, _: filters.in_test_set(overlaps.get(one.problem_id)))
+    incoming = tuple(sieve.left)
+    overlaps = filters.overlaps(incoming, by_id, suites, part.decontaminate)
+    sieve.drop(lambda t, _: filters.in_test_set(overlaps.get(t.problem_id)))
     if part.spoilers == "drop":
         sieve.drop(filters.spoils)
-    least, executed = wanted.min_score, wanted.target != "plan"
-    sieve.drop(lambda one, problem: filters.not_good(one, problem, part.filter, least, executed=executed))
+    min_score, executed = wanted.min_score, wanted.target != "plan"
+    sieve.drop(lambda t, problem: filters.not_good(t, problem, part.filter, min_score, executed=executed))
     good = len(sieve.left)
     filters.drop_copies(sieve, part.dedup)
     filters.drop_all_but_best(sieve, part.per_problem)
     filters.mix(sieve, part.weights, wanted.seed)
     validating = _validating(sieve, wanted)
     write_records(out / "rejected.jsonl", sieve.rejected)
-    reasons = Counter(one.reason for one in sieve.rejected)
+    reasons = Counter(t.reason for t in sieve.rejected)
     if not sieve.left:
         raise PlantuneError(_empty(reasons, len(problems), out / "rejected.jsonl"))
 
-    place = {problem.id: number for number, problem in enumerate(problems)}
-    kept = sorted(sieve.left, key=lambda one: place[one.problem_id])  # stable: the best of a problem stays first
+    position = {problem.id: number for number, problem in enumerate(problems)}
+    kept = sorted(sieve.left, key=lambda t: position[t.problem_id])  # stable: the best of a problem stays first
     rows = _rows(kept, by_id, wanted)
     train = [row for row in rows if row["problem_id"] not in validating]
     validation = [row for row in rows if row["problem_id"] in validating]
@@ -96,7 +96,7 @@ def build_corpus(
         "rejected": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
         "in_test_set": {
             "words": part.decontaminate,
-            "suites": {name: sum(name in found for found in overlaps.values()) for name in suites},
+            "suites": {name: sum(name in suites_hit for suites_hit in overlaps.values()) for name in suites},
             "problems": len(overlaps),
         },
     }
@@ -108,8 +108,8 @@ def build_corpus(
         "part": asdict(part),
         "funnel": {
             "problems": len(problems),
-            "problems_with_trajectories": len({one.problem_id for one in came}),
-            "trajectories": len(came),
+            "problems_with_trajectories": len({t.problem_id for t in incoming}),
+            "trajectories": len(incoming),
             "good": good,
             "kept": len(kept),
         },
@@ -117,21 +117,21 @@ def build_corpus(
     }
     write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "README.md", card.of_corpus(stats, train[0], wanted.about))
-    return {"line": _line(counts, len(came)), **counts}
+    return {"line": _line(counts, len(incoming)), **counts}
 
 
 def _validating(sieve: filters.Sieve, wanted: Wanted) -> frozenset[str]:
-    """Choose the problems to validate on, the same for every target; drop what the baseline has no solution of."""
-    validating = filters.validating({one.problem_id for one in sieve.left}, wanted.part.validation, wanted.seed)
+    """Choose the problems to validate on, the same for every target; drop those the baseline has no solution for."""
+    validating = filters.validating({t.problem_id for t in sieve.left}, wanted.part.validation, wanted.seed)
     if (wanted.target, wanted.solutions) == ("solution", "dataset"):
         sieve.drop(lambda _, problem: None if _solution(problem) else Fault(Reason.NO_SOLUTION))
-        if all(one.problem_id in validating for one in sieve.left):
-            return frozenset()  # the few that have a solution are all to learn from
+        if all(t.problem_id in validating for t in sieve.left):
+            return frozenset()  # train on the few that have a solution
     return validating
 
 
 def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]) -> list[dict[str, Any]]:
-    """Return the baseline's rows: of the same problems, the data set's own solution, where there is one."""
+    """Return the baseline's rows: for the same problems, the data set's own solution, where there is one."""
     by_id = {problem.id: problem for problem in problems}
     prompts = {row["problem_id"]: row["prompt"] for row in rows}
     return [
@@ -141,41 +141,41 @@ def without_plans(rows: Iterable[Mapping[str, Any]], problems: Iterable[Problem]
     ]
 
 
-# --- what is learnt ---------------------------------------------------------------------------------------------------
+# --- the rows ---------------------------------------------------------------------------------------------------------
 
 
 def _rows(kept: Sequence[Trajectory], by_id: Mapping[str, Problem], wanted: Wanted) -> list[dict[str, Any]]:
-    """Write a row a trajectory; of the data set's own solution, of which there is one, a row a problem.
+    """Write a row per trajectory; a row per problem where the target is the data set's own solution.
 
-    Where M1's completion is another, it stands in `whole`: arms that are compared leave out what is too long for one.
+    Where M1's completion differs, `whole` has it: arms that are compared leave out what is too long for any of them.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in kept:
-        problem = by_id[one.problem_id]
-        text = _completion(one, problem, wanted)
+    for trajectory in kept:
+        problem = by_id[trajectory.problem_id]
+        text = _completion(trajectory, problem, wanted)
         prompt, completion = list(plan.ask_plainly(problem)), plan.as_completion(text)
         row = {"problem_id": problem.id, "prompt": prompt, "completion": completion}
-        if (whole := _completion(one, problem, Wanted(wanted.part))) != text:
+        if (whole := _completion(trajectory, problem, Wanted(wanted.part))) != text:
             row["whole"] = plan.as_completion(whole)
         rows.setdefault((problem.id, text), row)
     return list(rows.values())
 
 
-def _completion(one: Trajectory, problem: Problem, wanted: Wanted) -> str:
-    if wanted.target == "plan" or problem.kind == "plan":  # a plan for a world is all there is to say
-        return plan.render(one.plan).rstrip("\n")  # generation ends with the tag, so learning does too
+def _completion(trajectory: Trajectory, problem: Problem, wanted: Wanted) -> str:
+    if wanted.target == "plan" or problem.kind == "plan":  # the plan for a world is the whole completion
+        return plan.render(trajectory.plan).rstrip("\n")  # generation ends with the tag, so learning does too
     if wanted.target == "solution" and wanted.solutions == "dataset":
         return _solution(problem)
-    execution = _executed(one, problem)
-    return execution if wanted.target == "solution" else plan.render(one.plan, execution)
+    execution = _executed(trajectory, problem)
+    return execution if wanted.target == "solution" else plan.render(trajectory.plan, execution)
 
 
-def _executed(one: Trajectory, problem: Problem) -> str:
-    """Return the execution with its answer in a box: the gold one where it found that, else what the teacher found."""
+def _executed(trajectory: Trajectory, problem: Problem) -> str:
+    """Return the execution with its answer boxed: the gold one where they match, else the teacher's."""
     if problem.kind == "code":
-        return one.execution
-    answer = problem.answer if filters.grade(one, problem).same else one.answer
-    return plan.with_answer(one.execution.strip(), answer) if answer else one.execution.strip()
+        return trajectory.execution
+    answer = problem.answer if filters.grade(trajectory, problem).same else trajectory.answer
+    return plan.with_answer(trajectory.execution.strip(), answer) if answer else trajectory.execution.strip()
 
 
 def _solution(problem: Problem) -> str:
@@ -189,15 +189,15 @@ def _solution(problem: Problem) -> str:
 def _prompts(
     kept: Sequence[Trajectory], by_id: Mapping[str, Problem], validating: frozenset[str]
 ) -> list[dict[str, Any]]:
-    """List what GRPO asks, each with the best plan as reference; what has an answer that can be checked."""
+    """List GRPO's prompts, each with the best plan as reference; only those whose answer can be checked."""
     best: dict[str, Trajectory] = {}
-    for one in kept:
-        if one.problem_id not in validating:
-            best.setdefault(one.problem_id, one)
+    for trajectory in kept:
+        if trajectory.problem_id not in validating:
+            best.setdefault(trajectory.problem_id, trajectory)
     prompts = []
-    for id, one in best.items():
+    for id, trajectory in best.items():
         problem = by_id[id]
-        # No reply to it would ever be rewarded, and nobody would notice why.
+        # No reply to it would ever be rewarded, silently.
         if problem.kind in ("text", "choice") and answer_kind(problem.answer, problem.choices) == "unchecked":
             continue
         prompts.append(
@@ -207,7 +207,7 @@ def _prompts(
                 "answer": problem.answer,
                 "choices": list(problem.choices),
                 "kind": problem.kind,
-                "plan": list(one.plan),
+                "plan": list(trajectory.plan),
                 **({"world": problem.extra["world"]} if problem.kind == "plan" else {}),  # to carry a plan out in
             }
         )
@@ -234,7 +234,7 @@ _WAYS_ON: dict[str, str] = {
 def _empty(reasons: Counter[str], problems: int, path: Path) -> str:
     if not reasons:
         return (
-            f"corpus is empty: no trajectory came in for the {problems} problems. "
+            f"corpus is empty: there is no trajectory for the {problems} problems. "
             "Raise problems.limit or distill.plans, or distill with a better teacher."
         )
     ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))

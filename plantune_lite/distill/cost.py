@@ -2,8 +2,8 @@
 
 distillation(problems, Distill("gemini"), os.environ) -> Cost(DEFAULT_MODEL, usd=(1.83, 6.92), ...)
 
-Nothing is modelled: the real flow runs against a fake teacher, once with every first plan kept and once with none ever
-kept. Prompts are therefore counted to the character; the length of replies is assumed, as below.
+Nothing is modelled: the real flow runs against a fake teacher, once with every first plan kept and once with none
+kept. So prompts are counted to the character; the length of replies is assumed, as below.
 """
 
 import asyncio
@@ -23,19 +23,19 @@ from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
 REPLY_TOKENS: dict[Kind, int] = {"constraints": 160, "plan": 120, "score": 220, "execution": 260}  # assumed
-_QUESTION_TOKENS = 100  # of what a judge is asked; assumed
+_QUESTION_TOKENS = 100  # in a judge's prompt; assumed
 _LENGTHS = ", ".join(f"{count} ({kind})" for kind, count in REPLY_TOKENS.items())
 ASSUMED = (
     f"Prompts are counted at {CHARACTERS_A_TOKEN} characters a token; replies are assumed to be {_LENGTHS} tokens "
-    f"long, and thoughts come on top where a model cannot do without; prices of {AS_OF}. The least is when every first "
-    "plan is kept, the most when none ever is. What the ledger holds is free. distill.max_usd is never passed."
+    f"long, plus thoughts where a model cannot turn them off; prices of {AS_OF}. The minimum is when every first plan "
+    "is kept, the maximum when none ever is. Calls already in the ledger are free. distill.max_usd is never exceeded."
 )
 _SAMPLE = 200  # problems the flow is run over; more are scaled up
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A teacher's bill: the least (every first plan is kept) and the most (all are carried out, all in vain)."""
+    """A teacher's bill: minimum (every first plan is kept) and maximum (all are executed, none is kept)."""
 
     teacher: str
     calls: tuple[int, int]
@@ -44,7 +44,7 @@ class Cost:
 
     @property
     def money(self) -> str:
-        """Put the least and the most in words."""
+        """Put the range in words."""
         return "free" if self.usd[1] == 0 else f"${self.usd[0]:.2f} to ${self.usd[1]:.2f}"
 
     def __str__(self) -> str:
@@ -70,7 +70,7 @@ def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[st
 
 
 def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
-    """Return the most that the teacher costs as judge of plans in GRPO; None where it is none."""
+    """Return the maximum that the teacher costs as judge of plans in GRPO; None where it does not judge."""
     part, grpo = wanted.distill, wanted.grpo
     if grpo is None or (grpo.reward, grpo.judge) != ("answer+plan", "teacher"):
         return None
@@ -79,7 +79,7 @@ def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
     tokens_out = calls * REPLY_TOKENS["score"]
     model = _model(part, environ)
     usd = 0.0 if is_loopback(part.teacher) else price_of(model, environ=environ).usd(tokens_in, tokens_out)
-    return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))  # none where all was judged before
+    return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))  # 0 where all was judged before
 
 
 def judged(cost: Cost) -> str:
@@ -88,14 +88,14 @@ def judged(cost: Cost) -> str:
 
 
 def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> str:
-    """Say what happens where the most of the range is more than the budget; "" where it is not."""
+    """Warn where the maximum is more than the budget; "" where it is not."""
     most = first.usd[1] + (judge_too.usd[1] if judge_too else 0.0)
     if max_usd is None or most <= max_usd:
         return ""
-    stops = ", and GRPO stops where its judge may ask no more" if judge_too else ""
+    stops = ", and GRPO stops at its judge's next call" if judge_too else ""
     return (
-        f"distill.max_usd={max_usd:g} may not suffice: it can come to ${most:.2f}. Then distillation ends with the "
-        f"plans it has by then{stops}; rerun the command with a larger distill.max_usd to resume"
+        f"distill.max_usd={max_usd:g} may not suffice: the bill can reach ${most:.2f}. Then distillation ends with the "
+        f"plans it has{stops}; rerun the command with a larger distill.max_usd to resume"
     )
 
 
@@ -103,17 +103,16 @@ def _model(part: Distill, environ: Mapping[str, str]) -> str:
     return model_name(part.model, environ) if part.teacher == "gemini" else part.model or part.teacher
 
 
-class _Unasked(Distiller):
-    """A problem's way past a teacher that is not there: what it would be asked is counted, its plans are kept at once
-    or never."""
+class _DryRun(Distiller):
+    """Distill a problem without a teacher: count its prompts, and keep every plan or none."""
 
     def __init__(self, problem: Problem, part: Distill, kept: bool) -> None:
-        super().__init__(problem, _nobody, part, "nobody", lambda *_: Verdict(same=kept, how=""))
+        super().__init__(problem, _no_teacher, part, "nobody", lambda *_: Verdict(same=kept, how=""))
         self._execution = f"\\boxed{{{problem.answer}}}" if kept else ""
-        self._asked: set[tuple[str, int]] = set()  # the ledger would not ask these again
+        self._asked: set[tuple[str, int]] = set()  # the ledger would answer these
         self.calls = self.characters = self.tokens_out = 0
 
-    async def asked(
+    async def ask(
         self, kind: Kind, prompt: str, schema: type | None = None, *, n: int = 1, count: int = 1
     ) -> list[Reply]:
         for sample in range(n):
@@ -135,10 +134,10 @@ class _Unasked(Distiller):
 
 
 def _letter(number: int) -> str:
-    return chr(ord("a") + number % 26)  # a number in a plan might be the answer
+    return chr(ord("a") + number % 26)  # a number in a plan could be the answer
 
 
-async def _nobody(messages: Messages, sampling: Sampling, schema: type | None) -> list[Reply]:
+async def _no_teacher(messages: Messages, sampling: Sampling, schema: type | None) -> list[Reply]:
     return []
 
 
@@ -149,8 +148,8 @@ class _Counted(NamedTuple):
 
 
 def _counted(problems: Sequence[Problem], part: Distill, kept: bool, scale: float) -> _Counted:
-    """Run the whole flow over the problems; what is asked, scaled up."""
-    flows = [_Unasked(problem, part, kept) for problem in problems]
+    """Run the whole flow over the problems and scale up its calls and tokens."""
+    flows = [_DryRun(problem, part, kept) for problem in problems]
 
     async def run_all() -> None:
         for flow in flows:

@@ -43,7 +43,7 @@ def words(text: str) -> Words:
     text = unicodedata.normalize("NFKC", text).translate(_SAME).replace("{,}", ",")
     text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])", "", text)
     text = re.sub(r"(?<=[^\W\d_])-(?=[^\W\d_])", " ", text)
-    return tuple(word for found in _WORD.findall(text) if (word := _plain(found)))
+    return tuple(word for match in _WORD.findall(text) if (word := _plain(match)))
 
 
 def _plain(word: str) -> str:
@@ -58,7 +58,7 @@ def numbers(of: Words) -> tuple[str, ...]:
 
 
 def runs(of: Words, length: int) -> Iterator[Words]:
-    """Yield every run of so many words; all the words where there are fewer."""
+    """Yield every run of `length` words; all the words where there are fewer."""
     if 0 < len(of) <= length:
         yield of
     else:
@@ -66,7 +66,7 @@ def runs(of: Words, length: int) -> Iterator[Words]:
 
 
 def alike(left: frozenset[int], right: frozenset[int]) -> float:
-    """Return the Jaccard similarity of two sets: what they share of what they hold together."""
+    """Return the Jaccard similarity of two sets."""
     shared = len(left & right)
     together = len(left) + len(right) - shared
     return shared / together if together else 1.0
@@ -84,38 +84,38 @@ def shingles(text: str) -> frozenset[int]:
 
 
 def near_copies(texts: Sequence[tuple[str, str]]) -> list[int | None]:
-    """Return for each question with its plan the first one before it that it repeats, itself no repetition; else None.
+    """Return for each question with its plan the index of the earlier original that it repeats, else None.
 
-    Both the questions and the plans must be alike, so that two plans do not become copies because a long question
-    stands before both, and the questions must have the same numbers. Within those every pair is compared.
+    Both the questions and the plans must be alike, so that two plans do not become copies because of a long shared
+    question, and the questions must have the same numbers. Among those every pair is compared.
     """
     kept: dict[tuple[str, ...], list[tuple[int, frozenset[int], frozenset[int]]]] = {}
-    found: list[int | None] = []
+    firsts: list[int | None] = []
     for index, (question, plan) in enumerate(texts):
-        asked, planned = shingles(question), shingles(plan)
+        new_question, new_plan = shingles(question), shingles(plan)
         earlier = kept.setdefault(numbers(words(question)), [])
-        low, high = ALIKE * len(planned), len(planned) / ALIKE  # of another size they cannot be alike
+        low, high = ALIKE * len(new_plan), len(new_plan) / ALIKE  # other sizes cannot be alike
         near = (
             at
             for at, text, steps in earlier
-            if low <= len(steps) <= high and alike(steps, planned) >= ALIKE and alike(text, asked) >= ALIKE
+            if low <= len(steps) <= high and alike(steps, new_plan) >= ALIKE and alike(text, new_question) >= ALIKE
         )
         first = next(near, None)
-        found.append(first)
+        firsts.append(first)
         if first is None:
-            earlier.append((index, asked, planned))
-    return found
+            earlier.append((index, new_question, new_plan))
+    return firsts
 
 
 # --- test questions ---------------------------------------------------------------------------------------------------
 
-_SHORTEST = 6  # words: a shorter test question ("Solve for x.") is only found where it is all there is
+_SHORTEST = 6  # words: a shorter test question ("Solve for x.") counts only as the whole of a question
 _PHRASE = -1
 _WORDINGS = 8  # of one question in a suite, and no more than a quarter of it: what more of them share is a template
 
 
 class TestQuestions:
-    """Test questions by their runs of words: finds those that another question holds, wholly or in part."""
+    """Test questions indexed by runs of words: finds those that another question contains, wholly or in part."""
 
     __test__ = False  # pytest: not a test
 
@@ -124,18 +124,18 @@ class TestQuestions:
 
     def found_in(self, question: str) -> dict[str, str]:
         """Suite -> id of the first of its questions that is found, where one is."""
-        asked = words(question)
-        given = Counter(numbers(asked))
-        hits = ((name, suite.first_in(asked, given)) for name, suite in self._suites.items())
+        question_words = words(question)
+        given = Counter(numbers(question_words))
+        hits = ((name, suite.first_in(question_words, given)) for name, suite in self._suites.items())
         return {name: id for name, id in hits if id is not None}
 
 
 class _Suite:
-    """A run that several questions share is a phrase of theirs ("Your task is to count how many legs ..."): no find.
+    """A run that several questions share is a phrase ("Your task is to count how many legs ..."), not a match.
 
     But a run with a number in it that a few questions with the same numbers share is one question in other wordings.
     Where a run is shared, the numbers must agree, all of one question's being among the other's: John's 3 apples are
-    not John's 5 apples. What both rules let pass, a whole copy of a question, is looked for by itself.
+    not John's 5 apples. A whole copy of a question, which both rules would miss, is looked up by itself.
     """
 
     def __init__(self, questions: Iterable[tuple[str, str]], length: int) -> None:
@@ -143,7 +143,7 @@ class _Suite:
         self._ids: list[str] = []
         self._numbers: list[Counter[str]] = []
         self._whole: dict[Words, int] = {}
-        # hash() differs between processes but not within one; a collision in 64 bits is not to be feared, and the
+        # hash() differs between processes but not within one; a collision in 64 bits is unlikely enough, and the
         # runs of 14,000 questions take 80 MB where the words themselves would take 300.
         self._runs: dict[int, int] = {}
         self._short: set[int] = set()
@@ -153,17 +153,17 @@ class _Suite:
         few = min(_WORDINGS, len(self._ids) // 4)
         self._runs.update((run, _PHRASE) for run, count in again.items() if count >= few)
 
-    def _add(self, id: str, asked: Words, again: Counter[int]) -> None:
-        if not asked or asked in self._whole:
+    def _add(self, id: str, question_words: Words, again: Counter[int]) -> None:
+        if not question_words or question_words in self._whole:
             return
-        index = self._whole[asked] = len(self._ids)
+        index = self._whole[question_words] = len(self._ids)
         self._ids.append(id)
-        self._numbers.append(Counter(numbers(asked)))
-        if len(asked) < self._length:
-            if len(asked) < _SHORTEST:
+        self._numbers.append(Counter(numbers(question_words)))
+        if len(question_words) < self._length:
+            if len(question_words) < _SHORTEST:
                 return
-            self._short.add(len(asked))
-        for run in set(runs(asked, self._length)):
+            self._short.add(len(question_words))
+        for run in set(runs(question_words, self._length)):
             first = self._runs.setdefault(hash(run), index)
             if first in (_PHRASE, index):
                 continue
@@ -172,15 +172,15 @@ class _Suite:
             else:
                 self._runs[hash(run)] = _PHRASE
 
-    def first_in(self, asked: Words, given: Counter[str]) -> str | None:
+    def first_in(self, question_words: Words, given: Counter[str]) -> str | None:
         """Return the id of the first question of the suite that is found."""
-        whole = self._whole.get(asked)
+        whole = self._whole.get(question_words)
         if whole is not None:
             return self._ids[whole]
         for length in (self._length, *sorted(self._short, reverse=True)):
-            if len(asked) < length:
+            if len(question_words) < length:
                 continue
-            for run in runs(asked, length):
+            for run in runs(question_words, length):
                 index = self._runs.get(hash(run), _PHRASE)
                 if index != _PHRASE and (self._numbers[index] <= given or given <= self._numbers[index]):
                     return self._ids[index]

@@ -1,7 +1,7 @@
-"""One problem through a teacher: constraints, plans, a verifier's score, an execution, a checked answer.
+"""Distill one problem with a teacher: constraints, plans, a verifier's score, an execution, a checked answer.
 
-The method is PLAN-TUNING's (arXiv 2507.07495): a plan is kept when a strict verifier scores it high enough and what
-comes of following it is the right answer. `keep="first"` makes plans until one is kept, "best" is the paper's own.
+The method is PLAN-TUNING's (arXiv 2507.07495): a plan is kept when a strict verifier scores it high enough and
+following it gives the right answer. `keep="first"` makes plans until one is kept, "best" is the paper's.
 """
 
 import asyncio
@@ -42,19 +42,19 @@ from plantune_lite.types import (
 )
 
 Check = Callable[[Problem, str], Verdict]  # whether the program in an execution passes its tests; may take seconds
-Kind = Literal["constraints", "plan", "score", "execution"]  # what a teacher is asked for
+Kind = Literal["constraints", "plan", "score", "execution"]  # of a teacher's reply
 
 
 @dataclass(frozen=True)
 class _Planned:
     """A plan on its way to a trajectory."""
 
-    made: Trajectory  # so far
+    draft: Trajectory  # so far
     fault: Fault | None = None  # why the plan is not worth an execution
 
 
 class Distiller:
-    """Take one problem through a teacher; where its answer is a program, `check` says whether it is right."""
+    """Distill one problem with a teacher; where its answer is a program, `check` grades it."""
 
     def __init__(self, problem: Problem, ask: Ask, part: Distill, teacher: str, check: Check | None = None) -> None:
         self._problem, self._ask, self._part = problem, ask, part
@@ -63,26 +63,26 @@ class Distiller:
         self._solution = problem.solution or "\n".join(problem.steps)
 
     async def run(self) -> list[Trajectory]:
-        """Return all that the teacher makes of the problem, what is rejected among it."""
+        """Return every trajectory of the problem, rejected ones included."""
         part = self._part
         if part.plan_from == "solution" and not self._solution:
             return [_rejected(_begun(self._problem, self._teacher), Fault(Reason.NO_WORKED_SOLUTION))]
         constraints = ""
         if part.min_score is not None:
-            constraints = (await self.asked("constraints", CONSTRAINTS.format(problem=self._text)))[0].text
-        found: list[Trajectory] = []
+            constraints = (await self.ask("constraints", CONSTRAINTS.format(problem=self._text)))[0].text
+        trajectories: list[Trajectory] = []
         kept = False
         async for planned in self._in_order(constraints):
-            made, fault = planned.made, planned.fault or (Fault(Reason.BETTER_KEPT) if kept else None)
+            draft, fault = planned.draft, planned.fault or (Fault(Reason.BETTER_KEPT) if kept else None)
             if not fault or part.execute == "all":
-                made, fault = await self._execute(planned)
-            found.append(_rejected(made, fault) if fault else made)
+                draft, fault = await self._execute(planned)
+            trajectories.append(_rejected(draft, fault) if fault else draft)
             kept = kept or not fault
             if kept and part.keep == "first" and part.execute == "kept":
                 break
-        return found
+        return trajectories
 
-    async def asked(
+    async def ask(
         self, kind: Kind, prompt: str, schema: type | None = None, *, n: int = 1, count: int = 1
     ) -> list[Reply]:
         """Ask for n replies, each with `count` plans or scores in it."""
@@ -91,7 +91,7 @@ class Distiller:
         return await self._ask(chat(prompt), sampling, schema)
 
     async def _in_order(self, constraints: str) -> AsyncIterator[_Planned]:
-        """Yield plans with their scores: as they are made, or all of them from the best down."""
+        """Yield plans with their scores: as they are made, or all of them, best first."""
         if self._part.keep == "first":
             async for batch in self._plans():
                 for plan in await self._judge(constraints, batch):
@@ -102,15 +102,15 @@ class Distiller:
             yield plan
 
     async def _plans(self) -> AsyncIterator[list[_Planned]]:
-        """Yield plans in the batches they are asked in; sample k is the same plan whatever `keep` says, so that nothing
-        is paid twice."""
+        """Yield plans in the batches of the calls; sample k is the same plan for every `keep`, so nothing is paid
+        twice."""
         part = self._part
-        told = {"problem": self._text, "direction": DIRECTION[part.direction]}
+        fields = {"problem": self._text, "direction": DIRECTION[part.direction]}
         if part.plans_per_call > 1:
-            prompt = PLANS.format(count=part.plans_per_call, **told)
+            prompt = PLANS.format(count=part.plans_per_call, **fields)
             for call in range(-(-part.plans // part.plans_per_call)):
-                replies = await self.asked("plan", prompt, reply_shapes()[2], n=call + 1, count=part.plans_per_call)
-                plans = _said(replies[call]).get("plans", [])
+                replies = await self.ask("plan", prompt, reply_shapes()[2], n=call + 1, count=part.plans_per_call)
+                plans = _parsed(replies[call]).get("plans", [])
                 first = call * part.plans_per_call
                 tokens = _tokens(replies[call]) // max(1, len(plans))
                 yield [
@@ -119,12 +119,12 @@ class Distiller:
                 ]
             return
         if part.plan_from == "solution":
-            prompt = PLAN_OF_SOLUTION.format(solution=self._solution, **told)
+            prompt = PLAN_OF_SOLUTION.format(solution=self._solution, **fields)
         else:
-            prompt = PLAN.format(**told)
+            prompt = PLAN.format(**fields)
         seen = 0
         for n in [part.plans] if part.keep == "best" else range(1, part.plans + 1):
-            replies = await self.asked("plan", prompt, n=n)
+            replies = await self.ask("plan", prompt, n=n)
             yield [
                 self._planned(number, "", _tokens(reply), Reason.PLAN_CUT_OFF)
                 if reply.finish == "length"
@@ -135,61 +135,61 @@ class Distiller:
 
     def _planned(self, sample: int, text: str, tokens: int, if_none: Reason = Reason.NO_PLAN) -> _Planned:
         begun = _begun(self._problem, self._teacher)
-        made = replace(begun, sample=sample, plan=split_steps(text), tokens=tokens)
-        return _Planned(made, spoils(made, self._problem) if made.plan else Fault(if_none))
+        draft = replace(begun, sample=sample, plan=split_steps(text), tokens=tokens)
+        return _Planned(draft, spoils(draft, self._problem) if draft.plan else Fault(if_none))
 
     async def _judge(self, constraints: str, plans: Sequence[_Planned]) -> list[_Planned]:
-        """Score the plans; one that is none, or a spoiler, is worth no call unless all are executed."""
+        """Score the plans; skip an empty plan, and a spoiler unless all are executed."""
         part = self._part
         if part.min_score is None:
             return list(plans)
-        wanted = [plan for plan in plans if plan.made.plan and (not plan.fault or part.execute == "all")]
+        wanted = [plan for plan in plans if plan.draft.plan and (not plan.fault or part.execute == "all")]
         prompt = functools.partial(SCORE.format, problem=self._text, constraints=constraints)
         scored: list[_Planned] = []
         if len(wanted) > 1 and part.plans_per_call > 1:
-            listed = "\n".join(f"Plan {number}:\n{render(plan.made.plan)}" for number, plan in enumerate(wanted, 1))
+            listed = "\n".join(f"Plan {number}:\n{render(plan.draft.plan)}" for number, plan in enumerate(wanted, 1))
             together = prompt(plans=f"{listed}\nJudge each of the {len(wanted)} plans, in this order.")
-            [reply] = await self.asked("score", together, reply_shapes()[1], count=len(wanted))
-            judged = _said(reply).get("judged", [])
+            [reply] = await self.ask("score", together, reply_shapes()[1], count=len(wanted))
+            judged = _parsed(reply).get("judged", [])
             if len(judged) == len(wanted):
                 tokens = _tokens(reply) // len(wanted)
-                scored = [self._scored(plan, said, tokens) for plan, said in zip(wanted, judged, strict=True)]
-        if not scored:  # nor where there were more verdicts than plans, or fewer
-            asking = (self.asked("score", prompt(plans=render(plan.made.plan)), reply_shapes()[0]) for plan in wanted)
+                scored = [self._scored(plan, verdict, tokens) for plan, verdict in zip(wanted, judged, strict=True)]
+        if not scored:  # also where the number of verdicts is not the number of plans
+            asking = (self.ask("score", prompt(plans=render(plan.draft.plan)), reply_shapes()[0]) for plan in wanted)
             for plan, (reply,) in zip(wanted, await asyncio.gather(*asking), strict=True):
-                scored.append(self._scored(plan, _said(reply), _tokens(reply)))
-        by_sample = {plan.made.sample: plan for plan in scored}
-        return [by_sample.get(plan.made.sample, plan) for plan in plans]
+                scored.append(self._scored(plan, _parsed(reply), _tokens(reply)))
+        by_sample = {plan.draft.sample: plan for plan in scored}
+        return [by_sample.get(plan.draft.sample, plan) for plan in plans]
 
     def _scored(self, plan: _Planned, verdict: dict[str, Any], tokens: int) -> _Planned:
-        made = replace(plan.made, tokens=plan.made.tokens + tokens)
+        draft = replace(plan.draft, tokens=plan.draft.tokens + tokens)
         if "score" not in verdict:
-            return _Planned(made, plan.fault or Fault(Reason.NO_SCORE))
+            return _Planned(draft, plan.fault or Fault(Reason.NO_SCORE))
         score, least = max(-100, min(100, verdict["score"])), self._part.min_score
         low = Fault(Reason.LOW_SCORE, f"{score} < {least}") if score < least else None
-        return _Planned(replace(made, score=score, critique=verdict.get("reasons", "")), plan.fault or low)
+        return _Planned(replace(draft, score=score, critique=verdict.get("reasons", "")), plan.fault or low)
 
     async def _execute(self, planned: _Planned) -> tuple[Trajectory, Fault | None]:
         """Carry the plan out, and say why the outcome is not kept, if it is not."""
-        problem, made, cut_off = self._problem, planned.made, None
-        if not made.plan:
-            return made, planned.fault
-        if self._part.plan_from == "solution":  # the data set's own working is what follows the plan
+        problem, draft, cut_off = self._problem, planned.draft, None
+        if not draft.plan:
+            return draft, planned.fault
+        if self._part.plan_from == "solution":  # the data set's own solution is the execution
             code = problem.kind == "code"
             execution = as_block(f"{problem.question.rstrip()}\n{self._solution}") if code else self._solution
         else:
             prompt = EXECUTE_CODE if problem.kind == "code" else EXECUTE
-            [reply] = await self.asked("execution", prompt.format(problem=self._text, plan=render(made.plan)))
-            execution, made = reply.text.strip(), replace(made, tokens=made.tokens + _tokens(reply))
-            if reply.finish == "length":  # said before all else: no filter may let it be learned from
+            [reply] = await self.ask("execution", prompt.format(problem=self._text, plan=render(draft.plan)))
+            execution, draft = reply.text.strip(), replace(draft, tokens=draft.tokens + _tokens(reply))
+            if reply.finish == "length":  # takes precedence: no filter may keep it for training
                 cut_off = Fault(Reason.EXECUTION_CUT_OFF)
         answer, wrong = await self._answer(execution)
-        return replace(made, execution=execution, answer=answer), cut_off or planned.fault or wrong
+        return replace(draft, execution=execution, answer=answer), cut_off or planned.fault or wrong
 
     async def _answer(self, execution: str) -> tuple[str | None, Fault | None]:
-        """Return the answer that an execution comes to, and what is wrong with it, if anything is."""
+        """Return an execution's answer, and its fault, if any."""
         problem = self._problem
-        if problem.kind == "code":  # a program that passes has the gold answer from here on: nobody need run it again
+        if problem.kind == "code":  # a program that passes has the gold answer from here on: no need to run it again
             verdict = await asyncio.to_thread(present(self._check), problem, execution)
             if verdict.same:
                 return problem.answer, None
@@ -201,8 +201,8 @@ class Distiller:
 
 
 def _best_first(planned: _Planned) -> tuple[bool, int, int, int]:
-    made = planned.made
-    return made.score is None, -(made.score or 0), len(made.plan), made.sample
+    draft = planned.draft
+    return draft.score is None, -(draft.score or 0), len(draft.plan), draft.sample
 
 
 def _begun(problem: Problem, teacher: str) -> Trajectory:
@@ -217,11 +217,11 @@ def _begun(problem: Problem, teacher: str) -> Trajectory:
     )
 
 
-def _rejected(made: Trajectory, fault: Fault) -> Rejected:
-    return Rejected(**vars(made), **vars(fault))
+def _rejected(trajectory: Trajectory, fault: Fault) -> Rejected:
+    return Rejected(**vars(trajectory), **vars(fault))
 
 
-def _said(reply: Reply) -> dict[str, Any]:
+def _parsed(reply: Reply) -> dict[str, Any]:
     """Read a structured reply; empty where there was none."""
     return json.loads(reply.text) if reply.text else {}
 
@@ -231,10 +231,10 @@ def _tokens(reply: Reply) -> int:
 
 
 def worked(problem: Problem, direction: Direction | None = None) -> Trajectory:
-    """Return what a worked solution makes of one problem, without a teacher."""
+    """Return the trajectory of a problem's worked solution, without a teacher."""
     taken = plan_of(problem, direction)
     answer = final_answer(taken.execution)
-    made = replace(_begun(problem, "worked"), plan=taken.plan, execution=taken.execution, answer=answer)
-    fault = Fault(taken.reason) if taken.reason else spoils(made, problem)
+    trajectory = replace(_begun(problem, "worked"), plan=taken.plan, execution=taken.execution, answer=answer)
+    fault = Fault(taken.reason) if taken.reason else spoils(trajectory, problem)
     fault = fault or fault_of(same_answer(answer or "", problem.answer, choices=problem.choices))
-    return _rejected(made, fault) if fault else made
+    return _rejected(trajectory, fault) if fault else trajectory

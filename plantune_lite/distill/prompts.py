@@ -78,7 +78,7 @@ block; nothing is to be boxed.
 
 @functools.cache
 def reply_shapes() -> tuple[type, type, type]:
-    """Score, list of scores, list of plans: what structured replies look like. pydantic is slow to import."""
+    """Return the structured replies' types: a score, scores, plans. pydantic is slow to import."""
     from pydantic import BaseModel
 
     class Judged(BaseModel):

@@ -1,15 +1,15 @@
-"""Problems to verified plans, many at once, each written down as soon as it is done.
+"""Turn problems into verified plans, many at once, each written as soon as it is done.
 
-What comes in: problems and an Ask (a teacher behind the ledger), or no Ask for worked solutions. What goes out:
-trajectories.jsonl with what was kept and rejected.jsonl with all else, each with its reason. One kept line:
+Input: problems and an Ask (a teacher behind the ledger), or no Ask for worked solutions. Output: trajectories.jsonl
+with what was kept and rejected.jsonl with the rest, each with its reason. One kept line:
 
     {"problem_id": "gsm8k/train/0", "plan": ["Halve the clips sold in April.", "Add both months."], "score": 92,
      "execution": "... \\boxed{72}", "answer": "72", "teacher": "gemini-flash", "sample": 0, "tokens": 512, ...}
 
-Every reply is in the ledger before it is used, so a problem that was cut off is asked for again: what was answered
-comes from there, free. So it is with a budget that is used up: problems that need no further call are still done, the
-others are left for the next time, and what was kept is there to be trained on. A problem that a teacher cannot answer,
-however often it is asked, is left out; only where that happens to many, one after another, is it the end.
+Every reply is in the ledger before it is used, so an interrupted problem is simply distilled again: replies it already
+had come from there, free. When the budget is used up, problems that need no further call are still done, the others
+are left for the next run, and what was kept can be trained on. A problem that the teacher cannot answer after all
+retries is left out; the stage fails only where that happens to many in a row.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ from plantune_lite.types import Ask, PlantuneError, Problem, Rejected, Trajector
 
 AT_ONCE = 128  # problems; the teacher's own limits decide how many calls are in flight
 _HOPELESS = 20  # problems one after another that the teacher could not answer
-_LOOK_SECONDS = 0.3  # between two looks at how far it is
-DONE = "distilled.jsonl"  # written last: rows of a problem that is not in here may be half of what it gave
+_LOOK_SECONDS = 0.3  # between progress updates
+DONE = "distilled.jsonl"  # written last: a problem that is not in here may have only part of its rows
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ async def distill_all(
     check: Check | None = None,
     hours: float | None = None,
 ) -> dict[str, Any]:
-    """Distil every problem that is not done yet; from worked solutions where nobody teaches.
+    """Distill every problem that is not done yet; from worked solutions where there is no teacher.
 
-    `check` judges programs, where they may be run. After `hours` no further problem is begun.
+    `check` grades programs, where they may be run. After `hours` no further problem is started.
     """
     programs = sum(problem.kind == "code" for problem in problems)
     if programs and check is None:
         raise PlantuneError(
-            f"{programs} of the {len(problems)} problems ask for a program, and to check one is to run what a teacher "
-            "wrote: allow it with evaluate.allow_code=true, or choose problems.source with answers in words or numbers"
+            f"{programs} of the {len(problems)} problems ask for a program, and checking one runs code that a teacher "
+            "wrote: allow it with evaluate.allow_code=true, or choose a problems.source with other answers"
         )
     ends = math.inf if hours is None else time.monotonic() + 3600 * hours
     return await _Distillation(problems, teaching, part, out, check, ends).run()
@@ -70,14 +70,14 @@ async def distill_all(
 
 @dataclass
 class _Distillation:
-    """Problems still to distil, and the outcome of the others."""
+    """Problems still to distill, and the outcome of the others."""
 
     problems: Sequence[Problem]
     teaching: Teaching | None
     part: Distill
     out: Path
     check: Check | None
-    ends: float  # when no further problem is begun
+    ends: float  # when no further problem is started
     stopping: bool = False
     out_of_time: bool = False
     unpaid: list[BudgetError] = field(default_factory=list)
@@ -92,7 +92,7 @@ class _Distillation:
         self.show, self.began = Progress(), time.monotonic()
 
     async def run(self) -> dict[str, Any]:
-        """Work on many at once; sum up what the folder holds then."""
+        """Distill many at once; then summarise the folder."""
         workers = min(AT_ONCE, len(self.problems) - self.done)
         out = self.out
         with (
@@ -121,26 +121,26 @@ class _Distillation:
                 if time.monotonic() > self.ends:
                     self.out_of_time = True
                     return
-                if (found := await self._distilled(problem)) is None:
+                if (trajectories := await self._distilled(problem)) is None:
                     continue
-                for made in found:
-                    (rejected if isinstance(made, Rejected) else kept).write(made)
-                    self.kept += not isinstance(made, Rejected)
+                for trajectory in trajectories:
+                    (rejected if isinstance(trajectory, Rejected) else kept).write(trajectory)
+                    self.kept += not isinstance(trajectory, Rejected)
                 done.write({"problem_id": problem.id})
                 self.done += 1
-                await asyncio.sleep(0)  # an interrupt is heard here even where nobody is asked
+                await asyncio.sleep(0)  # lets an interrupt through even where no call is made
         except BaseException:
-            self.stopping = True  # no worker begins another problem
+            self.stopping = True  # no worker starts another problem
             raise
 
     async def _distilled(self, problem: Problem) -> list[Trajectory] | None:
-        """Return what came of a problem; None where it must be left out or left for the next time."""
+        """Return a problem's trajectories; None where it must be left out or left for the next run."""
         if self.teaching is None:
             return [worked(problem, self.part.direction)]
         try:
             teaching = self.teaching
-            found = await Distiller(problem, teaching.ask, self.part, teaching.name, self.check).run()
-        except BudgetError as error:  # others may need no further call: the ledger has all of theirs
+            trajectories = await Distiller(problem, teaching.ask, self.part, teaching.name, self.check).run()
+        except BudgetError as error:  # other problems may have all their calls in the ledger
             self.unpaid.append(error)
             return None
         except UnansweredError as error:
@@ -150,7 +150,7 @@ class _Distillation:
                 raise
             return None
         self.unanswered_in_a_row = 0
-        return found
+        return trajectories
 
     def _summary(self) -> dict[str, Any]:
         problems, name = len(self.problems), self.teaching.name if self.teaching else "worked"
@@ -164,7 +164,7 @@ class _Distillation:
             line += "; rejected: " + ", ".join(f"{count} {reason}" for reason, count in reasons)
         if unanswered:
             why = f"the teacher could not answer: {unanswered[0].why}"
-            line += f"; {len(unanswered)} left out ({why}), which --again distill asks anew"
+            line += f"; {len(unanswered)} left out ({why}); --again distill retries them"
         summary = {
             "line": line,
             "problems": problems,
@@ -188,18 +188,18 @@ class _Distillation:
         parts = [f"{self.done} of {len(self.problems)} problems", f"{self.kept} kept"]
         if self.teaching:
             parts.append(self.teaching.status())
-        if made := self.done - self.done_before:
-            pace = (time.monotonic() - self.began) / made
+        if done_now := self.done - self.done_before:
+            pace = (time.monotonic() - self.began) / done_now
             parts.append(f"{duration(pace * (len(self.problems) - self.done))} left")
         return "; ".join(part for part in parts if part)
 
 
 def _done_before(out: Path) -> set[str]:
-    made = [out / TRAJECTORIES, out / REJECTED]
-    if not all(path.is_file() for path in made):
-        (out / DONE).unlink(missing_ok=True)  # what was done is not here any more
+    paths = [out / TRAJECTORIES, out / REJECTED]
+    if not all(path.is_file() for path in paths):
+        (out / DONE).unlink(missing_ok=True)  # what it lists is gone
     done = {row["problem_id"] for row in _rows(out / DONE)}
-    for path in made:
+    for path in paths:
         if any(row["problem_id"] not in done for row in _rows(path)):
             write_records(path, (row for row in _rows(path) if row["problem_id"] in done))
     return done

@@ -1,6 +1,6 @@
 """Run the stages that make training rows: plans from a teacher, and the corpus of those that are kept.
 
-A stage is a function of a Job that returns its summary: "line" is what a person reads, "usd" what it cost.
+A stage is a function of a Job that returns its summary: "line" is for people, "usd" is the cost.
 """
 
 import asyncio
@@ -47,45 +47,45 @@ def run_distill(job: Job) -> DistillSummary:
                 calls.forget_failures()
             opened = teacher.open_teacher(part, calls, own=own, say=job.say)
             async with opened as ask:
-                found = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)
-            return {**found, **calls.totals()}
+                counts = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)
+            return {**counts, **calls.totals()}
 
-    found = DistillSummary(**asyncio.run(ask_for_all()))
-    spent = ledger.spent_in_words(found.usd, found.usd_unanswered)
-    if found.usd_unanswered >= 0.00005:
-        found = replace(found, line=f"{found.line}; {spent}, which may never be billed")
-    if found.out_of_time and not found.problems_kept:
+    summary = DistillSummary(**asyncio.run(ask_for_all()))
+    spent = ledger.spent_in_words(summary.usd, summary.usd_unanswered)
+    if summary.usd_unanswered >= 0.00005:
+        summary = replace(summary, line=f"{summary.line}; {spent}, which may never be billed")
+    if summary.out_of_time and not summary.problems_kept:
         raise RunError(
-            f"max_hours={job.recipe.max_hours:g} leaves no time for plans: its share was up before one was kept. Rerun "
+            f"max_hours={job.recipe.max_hours:g} is too short: its share was used up before a plan was kept. Rerun "
             "the command with a larger max_hours to resume"
         )
-    if found.out_of_time:
-        why = f"its share of max_hours={job.recipe.max_hours:g} was up: raise max_hours=... and run again to go on"
-        return replace(_ended_early(found, why), max_hours=job.recipe.max_hours)
-    if found.partial:
+    if summary.out_of_time:
+        why = f"its share of max_hours={job.recipe.max_hours:g} was used up: raise max_hours=... and rerun to resume"
+        return replace(_ended_early(summary, why), max_hours=job.recipe.max_hours)
+    if summary.partial:
         why = (
-            f"the next call could have passed distill.max_usd={part.max_usd:g} ({spent}): raise distill.max_usd=... "
-            "and run again to go on"
+            f"the next call could have exceeded distill.max_usd={part.max_usd:g} ({spent}): raise distill.max_usd=... "
+            "and rerun to resume"
         )
-        return replace(_ended_early(found, why), max_usd=part.max_usd)
-    return found
+        return replace(_ended_early(summary, why), max_usd=part.max_usd)
+    return summary
 
 
 def _begins_again(job: Job) -> bool:
-    """Tell whether `--again` asked for this distillation and it is at its beginning."""
-    asked = read_manifest(job.run.path).again in ("problems", "distill")
-    return asked and not (job.out / DONE).exists()
+    """Return whether `--again` started this distillation over and it has not begun."""
+    again = read_manifest(job.run.path).again in ("problems", "distill")
+    return again and not (job.out / DONE).exists()
 
 
-def _ended_early(found: DistillSummary, why: str) -> DistillSummary:
-    """Sum up a distillation that time or money ended: how far it came, and how it goes on."""
-    done = f"{found.problems_done} of {found.problems} problems done"
-    return replace(found, line=f"{done}, then {why}; {found.line}")
+def _ended_early(summary: DistillSummary, why: str) -> DistillSummary:
+    """Summarise a distillation that ran out of time or money: how far it got, and how to resume."""
+    done = f"{summary.problems_done} of {summary.problems} problems done"
+    return replace(summary, line=f"{done}, then {why}; {summary.line}")
 
 
 def _check(job: Job, pool: Sequence[Problem]) -> Callable[[Problem, str], Verdict] | None:
-    """Return what judges programs, where there are some and they may be run; said before anything is spent."""
-    if not (job.recipe.evaluate.allow_code and any(one.kind == "code" for one in pool)):
+    """Return the grader of programs, where there are some and they may be run; fail before anything is spent."""
+    if not (job.recipe.evaluate.allow_code and any(problem.kind == "code" for problem in pool)):
         return None
     if why := sandbox.why_not():
         raise sandbox.SandboxError(why)
@@ -99,7 +99,7 @@ def run_corpus(job: Job) -> CorpusSummary:
     part = recipe.corpus
     if recipe.distill.teacher == "self" and part.filter in _UNSCORED:
         part = replace(part, filter=_UNSCORED[part.filter])
-        job.say(f"corpus.filter={part.filter} in place of {recipe.corpus.filter}: nobody scores what 'self' plans")
+        job.say(f"corpus.filter={part.filter} instead of {recipe.corpus.filter}: plans by 'self' are not scored")
     wanted = Wanted(
         part,
         target=sft.target if sft else "plan+solution",
@@ -116,7 +116,7 @@ def run_corpus(job: Job) -> CorpusSummary:
 
 
 def _trajectories(run: RunFolder) -> Iterator[Trajectory]:
-    """Yield everything the teacher wrote to its end, kept or not: which of it counts is the corpus's filter to say."""
+    """Yield every complete trajectory, kept or not: the corpus's filter decides which of them count."""
     for file in (run.trajectories, run.rejected):
         for row in read_jsonl(file):
             row.pop("detail", "")
@@ -125,14 +125,14 @@ def _trajectories(run: RunFolder) -> Iterator[Trajectory]:
 
 
 def self_teacher(job: Job) -> tuple[str, Generate]:
-    """Return the untuned student, to plan for itself, behind the name its calls are kept under."""
+    """Return the untuned student as its own teacher, with the name of its calls in the ledger."""
     try:
         part = job.recipe.student
         loaded = load_to_ask(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
     except MissingError as error:
         raise MissingError(
-            f"{error} (distill.teacher is 'self', and the student is its own teacher; 'worked' needs no model, "
-            "'gemini' a key, and the base URL of an OpenAI-compatible server will do too)"
+            f"{error} (distill.teacher is 'self': the student is its own teacher; 'worked' needs no model, "
+            "'gemini' a key, and the base URL of an OpenAI-compatible server works too)"
         ) from None
     weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
     return f"{loaded.source.repo}{weights}:{part.bits}bit", loaded.generate

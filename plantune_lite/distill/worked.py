@@ -1,4 +1,4 @@
-"""Stand in for a teacher without a model: turn a worked solution into a plan and its execution.
+"""Replace a teacher without a model: turn a worked solution into a plan and its execution.
 
 A plan says what to find next and how, without computing. Where a source has plan lines (practice) they are used, in the
 direction they have or, where practice has both, in the one requested; where it has sub-questions (gsm8k's socratic
@@ -12,7 +12,7 @@ where it has only steps (gsm_symbolic), each step's operation and what its resul
 
 Sub-questions and steps run forwards; for a backwards plan they are reversed.
 
-A solution with its numbers blanked is no plan, so a problem gets none where a bare step has no operation or result.
+A solution with its numbers blanked is not a plan, so a problem gets none where a bare step has no operation or result.
 """
 
 import re
@@ -31,7 +31,7 @@ _RESULT = re.compile(rf"=\s*{_NUMBER}\s*(?P<what>[^=.;\n]*)")
 
 @dataclass(frozen=True)
 class Worked:
-    """A worked solution, taken apart; `reason` says why there is no plan in it, where there is none."""
+    """A worked solution, split up; `reason` says why it has no plan, where it has none."""
 
     plan: tuple[str, ...]
     execution: str
@@ -39,7 +39,7 @@ class Worked:
 
 
 def plan_of(problem: Problem, direction: Direction | None = None) -> Worked:
-    """Take the plan out of a problem's worked solution, in the direction that is asked for."""
+    """Extract the plan from a problem's worked solution, in the given direction."""
     steps = problem.steps
     if not steps and not problem.solution:
         return Worked((), "", Reason.NO_WORKED_SOLUTION)
@@ -77,7 +77,7 @@ def _from_step(step: str) -> str:
 
 
 def _operations(step: str) -> str:
-    """`add`, or `multiply, then subtract`: what the sums of a step do, in the order they first appear."""
+    """Name a step's operations in the order they first appear: `add`, or `multiply, then subtract`."""
     sums = "".join(_SUM.findall(step)) or step.partition("=")[0]
     sums = re.sub(r"[×x](?=\s*[$(0-9])", "*", sums).replace("÷", "/").replace("−", "-")
     signs = re.findall(r"[-+*/](?=\s*[$€£(]*[.0-9])", sums)  # "7 stickers/page * 6 pages" has one

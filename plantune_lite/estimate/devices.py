@@ -1,9 +1,9 @@
-"""Describe the device that a run will use: its data-sheet figures, and how much of its memory is free.
+"""Describe the device that a run will use: its data-sheet figures and its free memory.
 
     here()        -> Machine("Tesla T4", on="cuda", free=15_600_000_000, bf16=False, speed=Device("T4", 65, 320, ...))
     here(gpu=12)  -> Machine("a GPU of 12 GB such as the RTX 3060", on="cuda", free=11_811_160_064, ...)
 
-Nothing here is measured: arithmetic is 16-bit with float32 accumulation, as in the makers' data sheets.
+Nothing here is measured: arithmetic is 16-bit with float32 accumulation, as in the data sheets.
 """
 
 import os
@@ -14,17 +14,17 @@ from typing import Literal
 from plantune_lite.student.attention import free_here
 
 AS_OF = "2026-11"
-_FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # of a GPU sold as that many gigabytes
-_OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # the slow one of that size
+_FREE_GIB = {8: 7.4, 12: 11.0, 16: 14.6, 24: 22.5}  # by a GPU's nominal gigabytes
+_OF_A_SIZE = {8: "RTX 4060", 12: "RTX 3060", 16: "T4", 24: "L4"}  # a slow GPU of that size
 
 
 @dataclass(frozen=True)
 class Factors:
     """Factors that data sheets do not give, one number per mode."""
 
-    training: float  # times what the arithmetic alone would take
-    layer: float  # seconds that a layer takes beside its memory traffic, at every step of answering
-    vllm: float = 1.0  # times what memory traffic alone would take
+    training: float  # times the arithmetic alone
+    layer: float  # seconds per layer and decoding step, on top of memory traffic
+    vllm: float = 1.0  # times memory traffic alone
 
 
 CUDA = Factors(training=9.0, layer=0.0020, vllm=1.0)  # fitted: python -m benchmarks.estimate
@@ -35,11 +35,11 @@ CPU = Factors(training=3.0, layer=0.0007)  # SmolLM2 on two cores: 5.5 s a step 
 class Device:
     """Data-sheet figures of a device."""
 
-    name: str  # as its driver spells it, without the maker
+    name: str  # as the driver spells it, without the maker
     teraflops: float
     gigabytes_a_second: float  # memory traffic
     bf16: bool = True
-    rows: int = 16  # replies that are written at once
+    rows: int = 16  # replies generated at once
     factors: Factors = CUDA
 
 
@@ -60,22 +60,22 @@ DEVICES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """A device with what is free of its memory."""
+    """A device with its free memory."""
 
     name: str
     on: Literal["cuda", "cpu"]
     free: float  # bytes
     bf16: bool
-    speed: Device | None  # None: nobody described it
+    speed: Device | None  # None: unknown
 
 
 def device(name: str) -> Device | None:
     """Find the device with this driver name."""
-    return next((one for one in DEVICES if f" {one.name} " in f" {name.replace('-', ' ')} "), None)
+    return next((known for known in DEVICES if f" {known.name} " in f" {name.replace('-', ' ')} "), None)
 
 
 def gpu_sold_as(gigabytes: float) -> Machine:
-    """A GPU sold as so many gigabytes, as it usually is."""
+    """Describe a typical GPU of this nominal size."""
     usual = device(_OF_A_SIZE.get(round(gigabytes), ""))
     name = f"a GPU of {gigabytes:g} GB" + (f" such as the {usual.name}" if usual else "")
     free = _FREE_GIB.get(round(gigabytes), 0.91 * gigabytes) * 2**30
@@ -83,12 +83,12 @@ def gpu_sold_as(gigabytes: float) -> Machine:
 
 
 def processor(cores: int) -> Device:
-    """So many cores of a processor."""
+    """Describe a CPU with this many cores."""
     return Device("CPU", 0.4 * cores, 10.0 * min(cores, 4), rows=4, factors=CPU)
 
 
 def here(gpu: float | None = None) -> Machine:
-    """Describe the GPU at hand, or one of `gpu` gigabytes; where there is neither, the CPU."""
+    """Describe this machine's GPU, or one of `gpu` gigabytes; without either, the CPU."""
     if gpu is not None:
         return gpu_sold_as(gpu)
     cores = os.cpu_count() or 1
@@ -104,7 +104,7 @@ def here(gpu: float | None = None) -> Machine:
 
 
 def why_no_gpu() -> str | None:
-    """Say why torch cannot use a GPU here, and what to do; None where it can."""
+    """Return why torch cannot use a GPU here, and what to do; None where it can."""
     try:
         import torch
     except ImportError:
@@ -113,18 +113,18 @@ def why_no_gpu() -> str | None:
         return None
     driver = next(iter(nvidia_smi("driver_version")), None)
     if driver is None:
-        return f"torch {torch.__version__} sees none, and there is no NVIDIA driver (nvidia-smi does not answer)"
+        return f"torch {torch.__version__} sees none, and there is no NVIDIA driver (nvidia-smi does not run)"
     built = torch.version.cuda
     if built is None:
         return f"torch {torch.__version__} is a build for CPUs, and the driver is {driver}: install torch's CUDA build"
     return (
         f"torch {torch.__version__} is built for CUDA {built} and sees none, and the driver is {driver}: update it, or "
-        "install a torch that is built for an older CUDA (the first line of nvidia-smi says up to which)"
+        "install a torch built for an older CUDA (the first line of nvidia-smi has the newest it supports)"
     )
 
 
 def nvidia_smi(field: str) -> list[str]:
-    """Ask the driver something of each GPU; nothing where there is no driver."""
+    """Query a field of each GPU from the driver; empty without a driver."""
     query = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader"]
     try:
         return subprocess.run(query, capture_output=True, text=True, check=True, timeout=10).stdout.splitlines()

@@ -2,7 +2,7 @@
 
     fit_to_gpu(RECIPE, 7.9e9) -> Fit(False, ("sft.accumulate=8", "sft.batch_size=1"), "qwen3_4b_sft needs 8.4 GB ...")
 
-Three settings are turned down, in this order: batch size (costs time), bits of the weights, length (cuts rows off).
+Three settings are reduced, in this order: batch size (costs time), bits of the weights, length (leaves out long rows).
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from plantune_lite.types import RecipeError
 
 @dataclass(frozen=True)
 class Fit:
-    """Verdict on whether a recipe fits, and if not, the settings with which it would."""
+    """Whether a recipe fits, and if not, the settings with which it would."""
 
     fits: bool
     overrides: tuple[str, ...]  # empty where it fits as it is, and where nothing helps
@@ -25,7 +25,7 @@ class Fit:
 
 
 def fit_to_gpu(recipe: Recipe, free: float, *, on: On = "cuda", bf16: bool = True) -> Fit:
-    """Compare every stage with the free bytes of the GPU (on a CPU: of RAM)."""
+    """Compare every stage's need with the GPU's free bytes (on a CPU: of RAM)."""
 
     def estimate(candidate: Recipe) -> dict[str, Need]:
         stages = needs(candidate, on=on, bf16=bf16)
@@ -41,9 +41,9 @@ def fit_to_gpu(recipe: Recipe, free: float, *, on: On = "cuda", bf16: bool = Tru
     smaller = recipe
     changes: dict[str, str] = {}
     while need.memory > free:
-        settings = next((one for one in _rungs(smaller, need.stage) if _helps(smaller, one, need, estimate)), None)
+        settings = next((turn for turn in _rungs(smaller, need.stage) if _helps(smaller, turn, need, estimate)), None)
         if settings is None:
-            least = f"{need.stage} still needs {size(need.memory)} with all turned down: "
+            least = f"{need.stage} still needs {size(need.memory)} with all of them reduced: "
             return Fit(False, (), too_much + least + "choose a smaller student.model, or a larger GPU.")
         smaller = override(smaller, settings)
         changes |= dict(setting.split("=", 1) for setting in settings)
@@ -64,7 +64,7 @@ def _helps(recipe: Recipe, settings: list[str], need: Need, estimate: Callable[[
 
 
 def _rungs(recipe: Recipe, stage: str) -> Iterator[list[str]]:
-    """Yield what can be turned down for a stage, what hurts least first: how much at once, bits, length."""
+    """Yield settings that reduce a stage's memory, least harmful first: batch size, bits, length."""
     sft, grpo, evaluate = recipe.sft, recipe.grpo, recipe.evaluate
     if stage in ("sft", "baseline", "cpl") and sft and sft.batch_size > 1:
         rows = sft.batch_size * sft.accumulate

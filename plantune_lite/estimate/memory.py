@@ -3,7 +3,7 @@
     needs(RECIPE) -> [Need("sft", parts={"weights": 3_080_000_000, "activations": 1_050_000_000, ...}, disk=...), ...]
 
 Weights and adapter follow exactly from the model's shape. Activations and KV cache are one formula each, times SAFETY;
-tests hold them to what small models allocate on a CPU. Unmeasured on CUDA: benchmarks/gpu compares the peaks.
+tests compare them with what small models allocate on a CPU. Unmeasured on CUDA: benchmarks/gpu compares the peaks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,23 +19,23 @@ from plantune_lite.terminal import size
 On = Literal["cuda", "cpu"]
 Precision = Literal["autocast", "mixed", "float32"]  # mixed: 16-bit weights, float32 adapter, no autocast
 
-# Assumed, until a GPU has measured it.
+# Assumed, until measured on a GPU.
 SAFETY = 1.25  # of activations and KV cache: rounding, fragmentation, and what the formulas leave out
-BLOCK = {"autocast": 16, "mixed": 20, "float32": 24}  # bytes a token that a block saves, per hidden + intermediate
-DROPOUT = 8  # the same, for the masks of LoRA's dropout and the inputs it keeps apart
-LOGITS_AT_ONCE = 256  # tokens of a chunk of the loss
+BLOCK = {"autocast": 16, "mixed": 20, "float32": 24}  # bytes per token that a block saves, per hidden + intermediate
+DROPOUT = 8  # the same, for the masks of LoRA's dropout and the inputs it saves separately
+LOGITS_AT_ONCE = 256  # tokens per chunk of the loss
 CUDA_BYTES = 700_000_000  # the context, cuBLAS's workspace, compiled kernels
 CPU_BYTES = 1_000_000_000  # Python with torch, transformers and trl
 OWN_4BIT = 1.2  # Unsloth's own 4-bit copies keep some layers in 16 bits
 PROMPT = 256  # tokens of a question and the turns around it
 MERGING = 3_000_000_000  # RAM, for a model of any size
-GGUF_BITS = 8.5  # a weight: q8_0, the largest quantised type
+GGUF_BITS = 8.5  # per weight: q8_0, the largest quantised type
 
 ASSUMED = (
     f"Memory assumes {SAFETY - 1:.0%} on top of activations and KV cache, {size(CUDA_BYTES)} for CUDA itself, "
     f"{size(CPU_BYTES)} for Python and torch on a CPU, {OWN_4BIT - 1:.0%} more for Unsloth's own 4-bit copies, rows of "
     f"the maximum length, {PROMPT} tokens a question, {GRPO_ROWS} completions trained at once. Unsloth's kernels need "
-    "less; answering takes more where there is more. Unmeasured on CUDA."
+    "less; inference uses more where more is free. Unmeasured on CUDA."
 )
 
 
@@ -44,23 +44,23 @@ class Need:
     """Memory and disk of one stage."""
 
     stage: str
-    parts: dict[str, int]  # bytes of memory, by what they are for
-    disk: int  # bytes that the stage adds at its worst
+    parts: dict[str, int]  # bytes of memory, by purpose
+    disk: int  # bytes that the stage adds at its peak
     where: Literal["GPU", "RAM"]
 
     @property
     def memory(self) -> int:
-        """Sum the parts, in bytes."""
+        """Return the sum of the parts, in bytes."""
         return sum(self.parts.values())
 
     @property
     def most(self) -> str:
-        """Name the largest part."""
+        """Return the name of the largest part."""
         return max(self.parts, key=lambda name: self.parts[name])
 
 
 def needs(recipe: Recipe, *, on: On = "cuda", bf16: bool = True) -> list[Need]:
-    """Estimate every stage that holds a model; `bf16`: the device computes in it."""
+    """Estimate every stage that loads a model; `bf16`: the device supports it."""
     estimate = _Estimate(recipe, on, bf16)
     first, *rest = estimate.stages()
     return [replace(first, disk=first.disk + estimate.download()), *rest]
@@ -82,20 +82,20 @@ def rows(stages: Sequence[Need], minutes: Mapping[str, str], money: str) -> list
 def activations(
     shape: Shape, student: Student, rows: int, length: int, *, precision: Precision, chunked: bool = True
 ) -> int:
-    """Count the bytes of a forward and backward pass, without SAFETY; `chunked`: the loss makes logits in chunks."""
+    """Count the bytes of a forward and backward pass, without SAFETY; `chunked`: the loss computes logits in chunks."""
     tokens = rows * length
     bytes_each = BLOCK[precision] + (DROPOUT if student.lora_dropout else 0)
     scores = 6 * shape.heads * length if shape.family == "gemma3_text" else 0  # its attention may be eager
     block = tokens * (bytes_each * (shape.hidden + shape.intermediate) + scores)
     stream = tokens * shape.hidden * (4 if precision == "float32" else 2)
-    saved = (shape.layers + 3) * stream  # each block's input, and what the last norm and the loss keep
+    saved = (shape.layers + 3) * stream  # each block's input, and what the last norm and the loss save
     gradients = block // 2
     if student.checkpointing:
         backward = block + gradients  # one block at a time is recomputed
     else:
         saved += shape.layers * block
         backward = gradients
-    # Float32 logits, log-probabilities and gradients; the last block's backward pass begins when they are gone.
+    # Float32 logits, log-probabilities and gradients; they are freed before the last block's backward pass.
     logits = 4 * 4 * shape.vocab * min(LOGITS_AT_ONCE, tokens) if chunked else 3 * 4 * shape.vocab * tokens
     return saved + max(backward, logits)
 
@@ -111,7 +111,7 @@ class _Estimate:
         float32 = self.student.bits == 32 or (not bf16 and overflows)
         self.precision: Precision = "float32" if float32 else "autocast" if on == "cuda" else "mixed"
         self.lora = self.shape.adapter(self.student.lora_rank, self.student.lora_targets)
-        # Two moments of AdamW: in 8 bits with a float32 scale for each 256, or in float32.
+        # Two moments of AdamW: in 8 bits with a float32 scale per 256, or in float32.
         self.optimiser = round((2 + 8 / 256 if on == "cuda" else 8) * self.lora)
         # Unsloth loads its own 4-bit copies of well-known models, unless a revision is set.
         self.own_4bit = on == "cuda" and self.student.bits == 4 and not self.student.revision and preset is not None
@@ -130,7 +130,7 @@ class _Estimate:
                 yield self._need("baseline", training, disk)
         if recipe.cpl:
             adapters = 2 * recipe.cpl.rounds * 4 * self.lora  # one of each training
-            pairs = max(2, (recipe.sft or SFT()).batch_size)  # one at least; the search takes what is free
+            pairs = max(2, (recipe.sft or SFT()).batch_size)  # at least one pair; the search uses what is free
             preferring = self._training(pairs, self.student.max_length, chunked=self.on == "cuda")
             yield self._need("cpl", preferring, self._checkpoints(2) + adapters)
         if recipe.grpo:
@@ -156,7 +156,7 @@ class _Estimate:
         return round(OWN_4BIT * weights) if self.own_4bit else weights
 
     def _answering(self, replies: int, tokens: int) -> dict[str, int]:
-        """Count the least that answering takes: every sample of one question at once."""
+        """Count the minimum for inference: all samples of one question at once."""
         return {"weights": self._weights(), "cache": self._cache(replies, PROMPT + tokens)}
 
     def _cache(self, replies: int, length: int) -> int:
@@ -168,13 +168,13 @@ class _Estimate:
         step = activations(self.shape, self.student, rows, length, precision=self.precision, chunked=chunked)
         return {
             "weights": self._weights(),
-            "adapter": 2 * 4 * self.lora,  # float32, and as much again of gradients
+            "adapter": 2 * 4 * self.lora,  # float32 weights and gradients
             "optimiser": self.optimiser,
             "activations": round(SAFETY * step),
         }
 
     def _grpo(self, part: GRPO) -> dict[str, int]:
-        """Count whichever takes more: training on the completions, or sampling them."""
+        """Count the larger of training on the completions and sampling them."""
         rows = part.extra.get("per_device_train_batch_size")
         length = PROMPT + part.max_completion if part.max_completion else self.student.max_length
         training = self._training(rows if isinstance(rows, int) else GRPO_ROWS, length, chunked=self.on == "cuda")
@@ -187,7 +187,7 @@ class _Estimate:
     # --- disk ---------------------------------------------------------------------------------------------------------
 
     def download(self) -> int:
-        """Count the student's weights, where they are not in a local folder."""
+        """Count the bytes of the student's weights, unless they are in a local folder."""
         if presets.find(self.student.model) is None and self.student.model.startswith((".", "/", "~")):
             return 0
         return self._weights() if self.own_4bit else self.shape.weights(16)
@@ -198,7 +198,7 @@ class _Estimate:
 
     def _exported(self) -> int:
         formats = self.recipe.export.formats
-        whole = 1 + self.own_4bit  # merged, and the weights to merge into where those are not downloaded yet
-        whole += not {"adapter", "lora_gguf", "merged", "q8_0"}.issuperset(formats)  # others start as a 16-bit file
+        whole = 1 + self.own_4bit  # merged, and the 16-bit base where that is not downloaded yet
+        whole += not {"adapter", "lora_gguf", "merged", "q8_0"}.issuperset(formats)  # others need a 16-bit file first
         quantised = sum(format.startswith("q") for format in formats)
         return whole * self.shape.weights(16) + round(quantised * GGUF_BITS / 8 * self.shape.parameters)

@@ -1,18 +1,18 @@
-"""Estimate how long each stage of a run takes, from a device's data sheet and one fitted factor a mode.
+"""Estimate how long each stage of a run takes, from a device's data sheet and one fitted factor per mode.
 
     stage_minutes(RECIPE, device("Tesla T4"), problems=1000) -> {"sft": 71.0, "evaluate": 204.0}
 
 Training is arithmetic: 2 x parameters x tokens for each pass (forward, the gradient of activations, and forward again
-where activations are recomputed; frozen weights have no gradient), times `Factors.training`, which no data sheet says.
+where activations are recomputed; frozen weights have no gradient), times `Factors.training`, which data sheets omit.
 
-Answering is steps: each writes the next token of all replies of a batch. A step reads the weights and the cache from
-memory once; 4-bit weights are also unpacked, which writes 16 bits and reads them again. To that come the kernels that
-each layer starts one after another (`Factors.layer`), which is what small models wait for; vLLM records them once, and
-takes `Factors.vllm` times what memory would. A batch runs until its longest reply ends; with vLLM a reply that ends
-makes room for the next, so there it is the mean length that counts.
+Inference is steps: each decodes the next token of all replies of a batch. A step reads the weights and the cache from
+memory once; 4-bit weights are also unpacked, which writes 16 bits and reads them again. Added to that is the time to
+launch each layer's kernels (`Factors.layer`), which dominates for small models; vLLM captures them once, and takes
+`Factors.vllm` times the memory traffic. A batch runs until its longest reply ends; with vLLM a reply that ends makes
+room for the next, so there the mean length counts.
 
 The factors are fitted to timings that others have published, and benchmarks/estimate.md says how far off they are when
-each timing is left out in turn. Nothing was measured by us on a GPU.
+each timing is left out in turn. We measured nothing on a GPU.
 """
 
 import math
@@ -27,31 +27,31 @@ from plantune_lite.student.generate import AT_ONCE
 
 ROW = 350  # tokens of a row of the corpus
 PROMPT = 200  # tokens of a question and the turns around it
-WRITTEN = 0.4  # of the tokens that a reply may have, how many it has on average
-CALLS = 2  # of a self teacher a problem, at least: a plan, and what comes of it
+WRITTEN = 0.4  # mean length of a reply, as a share of its maximum
+CALLS = 2  # of a self teacher per problem, at least: a plan and its execution
 LINE = 30  # tokens of one step of a plan
-TAUGHT = (2, 3)  # right paths and pairs of steps that the search of one question leaves, as SmolLM2's does
+TAUGHT = (2, 3)  # right paths and pairs of steps per searched question, as for SmolLM2
 PAIR_EPOCHS = 3
-VLLM_STARTS = 90  # seconds until it answers
+VLLM_STARTS = 90  # seconds until it is ready
 UNTUNED_PROMPTS = 3  # of which the untuned student's best is chosen
-WITHIN = 2  # the factor that every published timing was found within
+WITHIN = 2  # every published timing is within this factor
 
 
 ASSUMED = (
-    f"Minutes are of data sheets ({AS_OF}) and of one factor a mode, fitted to published timings, all of which are "
+    f"Minutes are from data sheets ({AS_OF}) and one factor per mode, fitted to published timings, all of which are "
     f"within a factor of {WITHIN}; unmeasured by us. Assumed are {ROW} tokens a row, {PROMPT} a question, replies of "
-    f"{WRITTEN:.0%} of the tokens they may have."
+    f"{WRITTEN:.0%} of their maximum tokens."
 )
 
 
 def training_seconds(shape: Shape, on: Device, tokens: float, *, passes: int) -> float:
-    """Estimate the seconds of learning from so many tokens."""
+    """Estimate the seconds of training on this many tokens."""
     return on.factors.training * 2 * passes * shape.parameters * tokens / (on.teraflops * 1e12)
 
 
 def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: float, vllm: bool = False) -> float:
-    """Estimate the seconds in which `rows` replies of so many tokens, with their prompts, get one token more each."""
-    state = shape.cache(1, 0)  # which does not grow
+    """Estimate the seconds for one more token in each of `rows` replies, `length` tokens long with their prompts."""
+    state = shape.cache(1, 0)  # the part that does not grow
     read = shape.weights(bits) + rows * (state + (shape.cache(1, 1) - state) * length)
     if bits == 4:
         read += 2 * 2 * shape.in_linears
@@ -62,7 +62,7 @@ def step_seconds(shape: Shape, on: Device, *, bits: int, rows: float, length: fl
 
 
 def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, float]:
-    """Estimate the minutes of each stage that holds a model."""
+    """Estimate the minutes of each stage that loads a model."""
     model = shapes.of(recipe.student.model)
     part = recipe.student
     passes = 3 if part.checkpointing else 2
@@ -75,7 +75,7 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, flo
         rows = min(replies, AT_ONCE if vllm else on.rows)
         steps = replies / rows * (written if vllm or on.name == "CPU" else most)
         wrote = steps * step_seconds(model, on, bits=part.bits, rows=rows, length=PROMPT + written / 2, vllm=vllm)
-        # With so many rows at once prompts take as long as replies.
+        # With this many rows at once, prompts take as long as replies.
         return wrote + (VLLM_STARTS + training(replies, PROMPT, passes=1) if vllm else 0)
 
     seconds: dict[str, float] = {}
@@ -103,16 +103,16 @@ def stage_minutes(recipe: Recipe, on: Device, *, problems: int) -> dict[str, flo
         seconds["cpl"] = cpl.rounds * (share * searching + training(rows, min(ROW, part.max_length)))
     if grpo := recipe.grpo:
         replies, most = grpo.prompts_per_step * grpo.group, grpo.max_completion or part.max_length // 2
-        learned = training(replies, round(PROMPT + WRITTEN * most), passes + 1)  # and what the sampler gave each token
+        learned = training(replies, round(PROMPT + WRITTEN * most), passes + 1)  # and the sampler's log probabilities
         seconds["grpo"] = grpo.steps * (answering(replies, most, vllm=False) + learned)
-    asked = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
+    answers = len(evaluate.suites) * (evaluate.limit or problems) * evaluate.samples
     arms = 2 + recipe.has_baseline + evaluate.before_grpo + evaluate.plan_use
-    seconds["evaluate"] = answering(arms * asked + UNTUNED_PROMPTS * CHOSEN_ON, evaluate.max_tokens)
+    seconds["evaluate"] = answering(arms * answers + UNTUNED_PROMPTS * CHOSEN_ON, evaluate.max_tokens)
     return {stage: took / 60 for stage, took in seconds.items()}
 
 
 def left_out(recipe: Recipe, minutes: Mapping[str, float]) -> Iterator[str]:
-    """Yield what max_hours ends before its end, stage by stage, if the estimate is right."""
+    """Yield the stages that max_hours would cut short, if the estimate is right."""
     left = 60 * (recipe.max_hours or math.inf)
     for stage, took in minutes.items():
         share = share_of(recipe, stage) * left
@@ -122,7 +122,7 @@ def left_out(recipe: Recipe, minutes: Mapping[str, float]) -> Iterator[str]:
 
 
 def in_words(minutes: float) -> str:
-    """`about 40 min`, `about 2.5 h`."""
+    """Put minutes in words: `about 40 min`, `about 2.5 h`."""
     if minutes < 1:
         return "under a minute"
     return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"

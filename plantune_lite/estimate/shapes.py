@@ -1,6 +1,6 @@
 """Count parameters and bytes of weights, adapters and KV caches from a model's shape.
 
-The model is a preset, a local folder, or a Hub id; of that its config.json is fetched, and nothing else.
+The model is a preset, a local folder, or a Hub id, of which only config.json is fetched.
 
     of("qwen3_4b").parameters -> 4_022_468_096        of("qwen3_4b").weights(4) -> 2_653_000_000 or so
 """
@@ -18,7 +18,7 @@ from plantune_lite.student.weights import short
 from plantune_lite.types import PlantuneError
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3_text", "qwen3_5_text", "gemma4_text")
-NF4 = 0.5162  # bytes a weight: 4 bits, a scale of 8 bits for each 64, a float32 scale of these for each 256
+NF4 = 0.5162  # bytes per weight: 4 bits, an 8-bit scale per 64 weights, a float32 scale per 256 of these
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Shape:
 
     @property
     def in_linears(self) -> int:
-        """Count the weights of all blocks' linear layers: what 4 bits apply to."""
+        """Count the weights of all blocks' linear layers, which 4 bits apply to."""
         return sum(wide * high * blocks for _, wide, high, blocks in self.linears)
 
     @property
@@ -67,7 +67,7 @@ class Shape:
         return self.in_linears + self.elsewhere
 
     def weights(self, bits: int) -> int:
-        """Count the bytes of the weights; 4 bits is NF4 with double quantisation, of the linear layers alone."""
+        """Count the bytes of the weights; 4 bits is NF4 with double quantisation, only for the linear layers."""
         return round(NF4 * self.in_linears) + 2 * self.elsewhere if bits == 4 else self.parameters * bits // 8
 
     def adapter(self, rank: int, targets: Sequence[str]) -> int:
@@ -75,8 +75,7 @@ class Shape:
         names = dict.fromkeys(name for name, *_ in self.linears)
         if unknown := [name for name in targets if name not in names]:
             raise PlantuneError(
-                f"student.lora_targets names {unknown[0]!r}, and what it needs is not known here: "
-                f"choose among {', '.join(names)}"
+                f"student.lora_targets names {unknown[0]!r}, whose size is not known: choose among {', '.join(names)}"
             )
         return rank * sum((wide + high) * blocks for name, wide, high, blocks in self.linears if name in targets)
 
@@ -97,7 +96,7 @@ class Qwen35(Shape):
 
     @cached_property
     def linears(self) -> tuple[tuple[str, int, int, int], ...]:
-        """List the linear layers; a query has its gate beside it."""
+        """List the linear layers; the query projection includes its gate."""
         query, *others = _attention(self, self.head_dim, self.layers // self.every, self.layers // self.every)
         rest, out = self.layers - self.layers // self.every, self.value_heads * self.width
         return (
@@ -113,13 +112,13 @@ class Qwen35(Shape):
 
     @property
     def between(self) -> int:
-        """Count norms, convolutions over 4 tokens, and how fast each head forgets."""
+        """Count norms, convolutions over 4 tokens, and each head's decay."""
         full, mixed = self.layers // self.every, (2 * self.key_heads + self.value_heads) * self.width
         rest = (self.layers - full) * (4 * mixed + 2 * self.value_heads + self.width)
         return self.layers * 2 * self.hidden + full * 2 * self.head_dim + rest
 
     def cache(self, sequences: int, length: int) -> int:
-        """Count keys and values where there is attention, and the other blocks' states in float32."""
+        """Count the bytes of keys and values where there is attention, and of the other blocks' float32 states."""
         full = self.layers // self.every
         state = 4 * (self.layers - full) * self.value_heads * self.width**2
         return sequences * (length * full * 2 * self.kv_heads * self.head_dim * 2 + state)
@@ -127,14 +126,14 @@ class Qwen35(Shape):
 
 @dataclass(frozen=True)
 class Gemma4(Shape):
-    """Sizes where every so many blocks have wider heads, and the last ones take keys and values from those before."""
+    """Sizes where every nth block has wider heads, and the last blocks reuse earlier ones' keys and values."""
 
     _: KW_ONLY
-    shared: int  # blocks without keys and values of their own
+    shared: int  # blocks without their own keys and values
     every: int
     doubled: bool  # their MLP is twice as wide
-    inputs: int = 256  # of each token's second embedding, one for every block
-    wide: int = 512  # head_dim of the wider ones
+    inputs: int = 256  # width of each token's second embedding, one per block
+    wide: int = 512  # head_dim of the wider heads
 
     @cached_property
     def linears(self) -> tuple[tuple[str, int, int, int], ...]:
@@ -190,8 +189,8 @@ def of(model: str) -> Shape:
             file = Path(hf_hub_download(model, "config.json"))
         except (errors.HFValidationError, errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
             raise PlantuneError(
-                f"what {model} needs cannot be estimated: it is no preset, no folder with a config.json, and the Hub "
-                f"does not give its config.json ({short(error)}). Private or gated: set HF_TOKEN"
+                f"what {model} needs cannot be estimated: it is not a preset or a folder with a config.json, and the "
+                f"Hub does not give its config.json ({short(error)}). Private or gated: set HF_TOKEN"
             ) from None
     config = json.loads(file.read_text(encoding="utf-8"))
     text_part.check(model, config)
@@ -199,14 +198,14 @@ def of(model: str) -> Shape:
 
 
 def from_config(config: Mapping[str, Any]) -> Shape:
-    """Read the shape from a model's config.json, with the family's defaults for what it leaves out."""
+    """Read the shape from a model's config.json, with the family's defaults for missing fields."""
     if text_part.is_part(config):
         config = {**config["text_config"], "model_type": f"{config['model_type']}_text"}
     family = config.get("model_type")
     if family not in FAMILIES:
         raise PlantuneError(
             f"what a model of the family {family!r} needs cannot be estimated. "
-            f"Known are {', '.join(FAMILIES)}; training may still work."
+            f"Known families: {', '.join(FAMILIES)}; training may still work."
         )
     heads, hidden = config["num_attention_heads"], config["hidden_size"]
     sizes = {
@@ -241,18 +240,18 @@ def from_config(config: Mapping[str, Any]) -> Shape:
 
 
 def _every(config: Mapping[str, Any], usual: int) -> int:
-    """Return after how many blocks one has attention without a window."""
+    """Return n where every nth block has attention without a window."""
     kinds = config.get("layer_types")
     return kinds.index("full_attention") + 1 if kinds else usual
 
 
 def _wide(config: Mapping[str, Any]) -> int:
-    """Return the width of a head without a window, as the maker writes it or as transformers does."""
+    """Return the width of a head without a window, from the maker's field or transformers'."""
     of_blocks = config.get("per_layer_config") or {}
     return config.get("global_head_dim") or next(iter(of_blocks.values()))["head_dim"]
 
 
-# family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab: as each repository's config.json has them
+# family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab: from each repository's config.json
 _PRESETS = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": Shape("llama", 30, 576, 1536, 9, 3, 64, 49152, tied=True),
     "HuggingFaceTB/SmolLM2-360M-Instruct": Shape("llama", 32, 960, 2560, 15, 5, 64, 49152, tied=True),

@@ -1,1 +1,1 @@
-"""Merge, convert and publish what was trained."""
+"""Merge, convert and publish trained models."""

@@ -1,13 +1,13 @@
-"""An adapter folder as PEFT's own layers over a base whose weights stay on the disk.
+"""Open an adapter folder as PEFT's layers over a base whose weights stay on disk.
 
-What comes in: a folder with adapter_config.json and adapter_model.safetensors, and the folder of the 16-bit base. What
-goes out: for each tensor of the merged model, which tensor it starts from and which layer is merged into it:
+Input: a folder with adapter_config.json and adapter_model.safetensors, and the folder of the 16-bit base. Output: for
+each tensor of the merged model, which tensor it starts from and which layer is merged into it:
 
     opened.parts["model.layers.0.self_attn.q_proj.weight"]  ->  Part(source=Tensor(...), layer=lora.Linear(...), ...)
 
-The model is built without weights, PEFT puts its layers in, each parameter is found in the adapter or in the base, and
-each layer then merges by its own merge(): what LoRA, rslora, DoRA, patterns and fan-in mean is PEFT's business. What
-cannot be merged so is refused.
+The model is built without weights, PEFT adds its layers, each parameter is found in the adapter or in the base, and
+each layer then merges with its own merge(): PEFT handles LoRA, rslora, DoRA, patterns and fan-in. What cannot be merged
+this way is refused.
 """
 
 import warnings
@@ -22,10 +22,10 @@ from plantune_lite.student import text_part
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-_ADAPTER = "default"  # what PEFT calls an adapter when it is loaded
+_ADAPTER = "default"  # PEFT's name for a loaded adapter
 
-# What may stand in a LoRA's config: where its layers are and how large, and what says nothing about them. Anything else
-# that is set is of a kind that came after this file, and a merge that ignored it would be wrong without a word.
+# Fields that a LoRA's config may set: where its layers are and how large, and what does not affect them. Any other set
+# field is newer than this file, and a merge that ignored it would be silently wrong.
 _SHAPE = {
     *("target_modules", "exclude_modules", "layers_pattern", "layers_to_transform", "modules_to_save"),
     *("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"),
@@ -36,19 +36,19 @@ _SILENT = {
     *("inference_mode", "lora_dropout", "bias", "init_lora_weights", "eva_config", "runtime_config"),
     *("megatron_core", "qalora_group_size"),
 }
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others take something out of the base
+_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # the others change the base's weights
 
 
 @dataclass(frozen=True)
 class Part:
-    """Tensor of the merged model: its source and, where one is merged into it, PEFT's layer with all its tensors."""
+    """Tensor of the merged model: its source and, where an adapter is merged, PEFT's layer with all its tensors."""
 
     source: Tensor
     layer: Any = None
     inside: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     def read(self) -> Any:
-        """Return its numbers, merged in float32 and rounded once to the type that the base has."""
+        """Return its values, merged in float32 and rounded once to the base's dtype."""
         given = self.source.read()
         if self.layer is None:
             return given
@@ -56,7 +56,7 @@ class Part:
         self.layer.merge()
         merged = self.layer.get_base_layer().weight.detach().to(given.dtype)
         self.layer.merged_adapters.clear()
-        self.layer.to("meta")  # or each layer of the model would keep its weights
+        self.layer.to("meta")  # frees the weights
         return merged
 
 
@@ -65,14 +65,14 @@ class Opened:
     """An adapter over a base."""
 
     model: Any  # with PEFT's layers, without weights
-    stored: dict[str, Tensor]  # each of its parameters
-    parts: dict[str, Part]  # each tensor of the merged model
+    stored: dict[str, Tensor]  # by parameter
+    parts: dict[str, Part]  # by tensor of the merged model
     layers: int
-    untied: bool  # what was one tensor in the base is two now
+    untied: bool  # a tensor that the base shares is now two
 
 
 def open_adapter(adapter: Path, base: Path) -> Opened:
-    """Lay out the merged model tensor by tensor; refuse, by name, what cannot be merged."""
+    """Map the merged model tensor by tensor; raise for what cannot be merged, with its name."""
     config = read_config(adapter)
     _refuse_kind(config, adapter)
     model = skeleton(base)
@@ -84,7 +84,7 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
         into = _bare(name).replace(f".modules_to_save.{_ADAPTER}.", ".")
         path = into.removesuffix(".weight")
         if name == f"{path}.base_layer.weight":
-            inside = {one.removeprefix(f"{path}."): stored[one] for one in stored if one.startswith(f"{path}.")}
+            inside = {key.removeprefix(f"{path}."): stored[key] for key in stored if key.startswith(f"{path}.")}
             parts[into] = Part(tensor, layers[path], inside)
         elif ".lora_" not in name and ".original_module." not in name:
             parts[into] = Part(tensor)
@@ -99,7 +99,7 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
 
 
 def read_config(adapter: Path) -> dict[str, Any]:
-    """Read the adapter's config as it is on disk."""
+    """Read the adapter's config from disk, unchanged."""
     try:
         return read_object(adapter / CONFIG)
     except (FileNotFoundError, NotADirectoryError):
@@ -109,8 +109,8 @@ def read_config(adapter: Path) -> dict[str, Any]:
 def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
     if config.get("peft_type") != "LORA":
         raise ExportError(
-            f"{adapter} is of the kind {config.get('peft_type')!r}, and only LoRA can be merged here (rslora and DoRA "
-            "too). Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
+            f"{adapter} has peft_type {config.get('peft_type')!r}, but only LoRA can be merged (rslora and DoRA too). "
+            "Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
         )
     set_fields = {name for name, value in config.items() if value not in (None, False, 0, "", [], {})}
     if unknown := sorted(set_fields - _SHAPE - _SILENT):
@@ -120,7 +120,7 @@ def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
         )
     if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
         raise ExportError(
-            f"{adapter} was begun with init_lora_weights={start!r}, which changes the base's own weights. Convert it "
+            f"{adapter} was initialised with init_lora_weights={start!r}, which changes the base's weights. Convert it "
             "to a plain LoRA first (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
         )
 
@@ -134,62 +134,62 @@ def skeleton(base: Path) -> Any:
     try:
         config = text_part.config_of(base)
     except (OSError, ValueError) as error:
-        raise ExportError(f"{base} is no folder that transformers can load: {str(error).splitlines()[0]}") from None
+        raise ExportError(f"transformers cannot load {base}: {str(error).splitlines()[0]}") from None
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
-    model.tie_weights()  # again: each tensor that is left out was made one of its own
+    model.tie_weights()  # again: init_empty_weights unties the tensors
     stored = {text_part.bare(name): tensor for name, tensor in tensors_in(base).items()}
     for name, values in model.named_buffers():
-        if name in stored:  # Gemma 4 scales each layer by one
+        if name in stored:  # Gemma 4 has a scale per layer
             values.copy_(stored[name].read())
     return model
 
 
 def _inject(model: Any, config: dict[str, Any]) -> dict[str, Any]:
-    """Put PEFT's layers of that config into the model, without weights; each by its path."""
+    """Add PEFT's layers of that config to the model, without weights; return them by path."""
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora import LoraLayer
 
     shape = {name: value for name, value in config.items() if name in _SHAPE}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about tied tensors, which open_adapter sees to, and fan-in, which PEFT mends
+        warnings.simplefilter("ignore")  # about tied tensors, which open_adapter handles, and fan-in, which PEFT fixes
         lora = LoraConfig(**shape, init_lora_weights=False, inference_mode=True)
         inject_adapter_in_model(lora, model, adapter_name=_ADAPTER, low_cpu_mem_usage=True)
     return {path: module for path, module in model.named_modules() if isinstance(module, LoraLayer)}
 
 
 def ties_of(model: Any) -> list[list[str]]:
-    """Group the names that share one tensor; in each group the name that a checkpoint keeps comes first."""
+    """Group the names that share one tensor; in each group the name that a checkpoint stores comes first."""
     groups: dict[int, list[str]] = {}
     for name, values in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(values), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
 
 
-def with_ties(model: Any, found: dict[str, Any]) -> dict[str, Any]:
-    """Add the names of a model that share a tensor with one that was found."""
+def with_ties(model: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    """Add the names of a model that share one of these tensors."""
     for tie in ties_of(model):
-        if kept := next((found[name] for name in tie if name in found), None):
-            found |= dict.fromkeys(tie, kept)
-    return found
+        if kept := next((tensors[name] for name in tie if name in tensors), None):
+            tensors |= dict.fromkeys(tie, kept)
+    return tensors
 
 
 def stored_in(folder: Path, model: Any) -> dict[str, Tensor]:
-    """Map each parameter of a model to its tensor in a folder, a tied one to its partner's; other tensors stay."""
-    found = tensors_in(folder)
+    """Map each parameter of a model to its tensor in a folder, a tied one to its partner's; keep other tensors."""
+    tensors = tensors_in(folder)
     if text_part.renaming(model.config):
         own = model.state_dict()
-        found = {text_part.bare(name): tensor for name, tensor in found.items() if text_part.bare(name) in own}
-    found = with_ties(model, found)
+        tensors = {text_part.bare(name): tensor for name, tensor in tensors.items() if text_part.bare(name) in own}
+    tensors = with_ties(model, tensors)
     for name, values in model.named_parameters():
-        if name not in found:
-            raise ExportError(f"{folder} lacks {name}, which its config.json asks for: fetch the model again")
-        if found[name].dtype not in FLOATS or found[name].shape != values.shape:
+        if name not in tensors:
+            raise ExportError(f"{folder} lacks {name}, which its config.json requires: fetch the model again")
+        if tensors[name].dtype not in FLOATS or tensors[name].shape != values.shape:
             raise ExportError(
-                f"{folder} keeps {name} as {found[name].dtype} {list(found[name].shape)} and not as 16-bit numbers "
-                f"{list(values.shape)}: it is quantised. An adapter is merged onto the 16-bit original; name that."
+                f"{folder} keeps {name} as {tensors[name].dtype} {list(tensors[name].shape)} and not as 16-bit numbers "
+                f"{list(values.shape)}: it is quantised. An adapter is merged into the 16-bit original: name that."
             )
-    return found
+    return tensors
 
 
 def _find(model: Any, in_base: dict[str, Tensor], adapter: Path) -> dict[str, Tensor]:
@@ -202,14 +202,14 @@ def _find(model: Any, in_base: dict[str, Tensor], adapter: Path) -> dict[str, Te
         tensor = trained.pop(key, None) or in_base.get(_bare(name))
         if tensor is None or tensor.shape != values.shape:
             raise ExportError(
-                f"{adapter} has {tensor.shape if tensor else 'nothing'} as {key}, where the base and the adapter's "
-                f"config want {tuple(values.shape)}: it is cut off, or of another model"
+                f"{adapter} has {tensor.shape if tensor else 'nothing'} as {key}, but the base and the adapter's "
+                f"config need {tuple(values.shape)}: it is cut off, or belongs to another model"
             )
         stored[name] = tensor
     if trained:
         raise ExportError(
-            f"{adapter} has {next(iter(trained))}, for which the base has no place: it is of another model, or of a "
-            "kind that this merge does not know. Merge it with PEFT's own merge_and_unload()."
+            f"{adapter} has {next(iter(trained))}, which the base does not have: it belongs to another model, or is of "
+            "an unknown kind. Merge it with PEFT's own merge_and_unload()."
         )
     return stored
 

@@ -1,11 +1,11 @@
-"""Run a GGUF file by llama.cpp before it is handed out, and compare what it says with the merged model.
+"""Run a GGUF file with llama.cpp before it is released, and compare its output with the merged model's.
 
     expected = read_expected(merged, prompts)
     check_file("q8_0", file, expected)
     -> {"ran": True, "agreement": "the same likeliest token on 99.4% of 512 positions"}
 
-It must load, have the same chat template, cut a conversation into the same tokens, stop at the same end of a turn, and
-hold the same tokens for the likeliest as the merged model does in float32; else it is an error.
+It must load, have the same chat template, tokenise a conversation into the same tokens, stop at the same end of a turn,
+and predict the same likeliest tokens as the merged model in float32; else it is an error.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 from plantune_lite.export import check_merge
 from plantune_lite.export.llama_cpp import GGUFError, run_child
 
-LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9, "lora_gguf": 0.75}  # positions with the same likeliest token
+LEAST = {"f16": 0.95, "bf16": 0.95, "q8_0": 0.9, "lora_gguf": 0.75}  # share of positions with the same likeliest token
 LEAST_OF_A_K_QUANT = 0.5
 _CHAT = [
     {"role": "system", "content": "Be brief."},
@@ -35,8 +35,8 @@ class Expected:
     rows: list[list[int]]  # token ids
     likeliest: list[list[int]]  # the likeliest token after each of a row's last ones
     template: str | None
-    text: str  # a conversation as the template has it; empty where there is none
-    tokens: list[int]  # the same, cut into tokens
+    text: str  # a rendered conversation; empty where there is no template
+    tokens: list[int]  # its tokens
     end: int | None  # the token that ends a turn
 
 
@@ -53,35 +53,35 @@ def read_expected(merged: Path, prompts: Sequence[Sequence[int]]) -> Expected:
 
 
 def check_file(kind: str, file: Path, expected: Expected, under: Path | None = None) -> dict[str, Any]:
-    """Run a file, that of a LoRA over its base's, and refuse what is not the merged model."""
-    name, found = file.name, _run(file, expected, under)
+    """Run a file, a LoRA's over its base's, and raise where it differs from the merged model."""
+    name, result = file.name, _run(file, expected, under)
     if under is None:
-        _check_chat(name, found, expected)
+        _check_chat(name, result, expected)
     pairs = [
-        (one, other)
-        for row in zip(found["likeliest"], expected.likeliest, strict=True)
-        for one, other in zip(*row, strict=True)
+        (got, want)
+        for row in zip(result["likeliest"], expected.likeliest, strict=True)
+        for got, want in zip(*row, strict=True)
     ]
-    top1 = sum(one == other for one, other in pairs) / len(pairs)
+    top1 = sum(got == want for got, want in pairs) / len(pairs)
     agreement = f"the same likeliest token on {top1:.1%} of {len(pairs)} positions"
     least = LEAST.get(kind, LEAST_OF_A_K_QUANT)
     if top1 < least:
         raise GGUFError(
-            f"{name} does not say what the merged model says: {agreement}, at least {least:.0%} are asked. It was not "
-            "kept. Take a larger one in export.formats, or export.formats=merged, which needs none."
+            f"{name} does not agree with the merged model: {agreement}, at least {least:.0%} are required. It was not "
+            "kept. Set a larger one in export.formats, or export.formats=merged for no GGUF."
         )
     return {"ran": True, "agreement": agreement}
 
 
-def _check_chat(name: str, found: dict[str, Any], expected: Expected) -> None:
-    if found["template"] != expected.template:
+def _check_chat(name: str, result: dict[str, Any], expected: Expected) -> None:
+    if result["template"] != expected.template:
         raise GGUFError(f"{name} has another chat template than the merged model. It was not kept.")
-    if found["tokens"] != expected.tokens:
+    if result["tokens"] != expected.tokens:
         raise GGUFError(
-            f"{name} cuts a conversation into {found['tokens']}, transformers into {expected.tokens}. It was not "
-            "kept: llama.cpp does not know this model's tokenizer; export.formats=merged does without."
+            f"{name} tokenises a conversation as {result['tokens']}, transformers as {expected.tokens}. It was not "
+            "kept: llama.cpp does not know this model's tokenizer; export.formats=merged needs no GGUF."
         )
-    if not found["stops"]:
+    if not result["stops"]:
         raise GGUFError(f"{name} does not stop where the merged model ends its turn. It was not kept.")
 
 

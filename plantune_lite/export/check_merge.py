@@ -1,16 +1,16 @@
-"""A merged model beside its adapter: do they say the same?
+"""Compare a merged model with its adapter.
 
-What comes in: the folders of base, adapter and merged model, and prompts as token ids. What goes out: on how many
-positions both hold the same token for the likeliest, and the largest difference of two logits, in float32:
+Input: the folders of base, adapter and merged model, and prompts as token ids. Output: the share of positions with
+the same likeliest token, and the largest difference of two logits, in float32:
 
     compare(adapter, base, merged, prompts) -> {"verified": True, "top1": 0.91, "largest": 1.5, "rounded_top1": 1.0, ...
 
-Two comparisons, because 16 bits cost something: beside the adapter as it is, to know how much (SmolLM2 in bfloat16:
-another likeliest token on one position in ten), and beside the adapter whose sums are rounded likewise, where nothing
+Two comparisons, because 16 bits cost something: with the adapter as it is, to measure how much (SmolLM2 in bfloat16:
+another likeliest token on one position in ten), and with the adapter whose sums are rounded the same way, where nothing
 may differ and even one lost matrix shows.
 
-The models run with their weights on the disk: each layer is read when its turn comes and forgotten after it, so that a
-model of any size is compared in the memory of its largest layer.
+The models run with their weights on disk: each layer is read when it is needed and freed after it, so that a model of
+any size is compared in the memory of its largest layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,15 +21,15 @@ from plantune_lite.export.adapter import Part, open_adapter, skeleton, stored_in
 from plantune_lite.export.safetensors_io import Tensor
 from plantune_lite.types import PlantuneError
 
-PROMPTS = 32  # on which a merged model and its adapter are to agree
-MIN_TOP1 = 0.99  # of positions, beside the rounded adapter
-MAX_SHARE = 0.003  # of the logits' spread, by which one of them may be off there: sums in another order, rounded apart
-_TOKENS = 24  # a prompt is cut to: its first and its last ones
+PROMPTS = 32  # on which a merged model and its adapter are compared
+MIN_TOP1 = 0.99  # of positions, against the rounded adapter
+MAX_SHARE = 0.003  # of the logits' spread, that a logit may differ there: sums in another order round differently
+_TOKENS = 24  # a prompt is cut to its first and its last ones
 _POSITIONS = 16  # a prompt's last ones are compared
 
 
 def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Run both on the prompts and say how far they agree, and whether the merged model may go out."""
+    """Run both on the prompts and report how far they agree, and whether the merged model may be released."""
     ids = _ids(prompts)
     opened = open_adapter(adapter, base)
     like_merged = skeleton(merged)
@@ -64,23 +64,23 @@ def _ids(prompts: Sequence[Sequence[int]]) -> Any:
     import torch
 
     if not prompts or not all(prompts):
-        raise PlantuneError("an exported model is compared on prompts, and there are none, or empty ones")
+        raise PlantuneError("an exported model is compared on prompts, but there are none, or empty ones")
     length = min(_TOKENS, *(len(prompt) for prompt in prompts))
     rows = [[*prompt[:1], *prompt[len(prompt) - length + 1 :]] for prompt in prompts]
     return torch.tensor(rows, device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _apart(one: Any, other: Any) -> tuple[float, float]:
+def _apart(first: Any, second: Any) -> tuple[float, float]:
     """Compute the share of positions with the same likeliest token, and the largest difference of two logits."""
-    top1 = (one.argmax(-1) == other.argmax(-1)).double().mean().item()
-    return round(top1, 4), float(f"{(one - other).abs().max().item():.3g}")
+    top1 = (first.argmax(-1) == second.argmax(-1)).double().mean().item()
+    return round(top1, 4), float(f"{(first - second).abs().max().item():.3g}")
 
 
-# --- a model whose weights stay on the disk ---------------------------------------------------------------------------
+# --- a model whose weights stay on disk -------------------------------------------------------------------------------
 
 
 class _Lazy:
-    """Numbers of a model's parameters by name, read when they are asked for."""
+    """Values of a model's parameters by name, read on access."""
 
     def __init__(self, stored: Mapping[str, Tensor | Part]) -> None:
         self._stored = stored
@@ -95,14 +95,13 @@ def _logits_of(folder: Path, ids: Any) -> Any:
 
 
 def _logits(model: Any, stored: Mapping[str, Tensor | Part], ids: Any) -> Any:
-    """Compute the logits of the last positions with a model without weights, which are stored there."""
+    """Compute the logits of the last positions with a model whose weights are in `stored`."""
     import torch
     from accelerate.hooks import attach_align_device_hook
 
-    # PEFT's layers and Qwen3.5's, by the names of their classes, look into the layers within them: those are filled
-    # together.
+    # PEFT's layers and Qwen3.5's, by class name, access the layers within them directly: those are loaded together.
     together = ["Linear", "Embedding", "Qwen3_5GatedDeltaNet"]
-    shared = getattr(model, "_skip_keys_device_placement", None)  # what Gemma 4's layers hand on, to be filled by them
+    shared = getattr(model, "_skip_keys_device_placement", None)  # the states that Gemma 4's layers share
     attach_align_device_hook(
         model.eval(), ids.device, True, _Lazy(stored), preload_module_classes=together, skip_keys=shared
     )

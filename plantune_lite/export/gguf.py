@@ -1,12 +1,12 @@
-"""Write the merged model as GGUF files, and run each by llama.cpp, where one is installed, before it bears its name.
+"""Write the merged model as GGUF files, and run each with llama.cpp, where it is installed, before it gets its name.
 
     model = Model(merged=Path("runs/mine/merged"), name="mine", preset=presets.find("qwen3_4b"), prompts=prompts)
     export_gguf(model, Path("runs/mine/gguf"), ("q8_0", "q4_k_m"), say=print)
     -> {"gguf": {"mine-Q8_0.gguf": {"ran": True, "agreement": "the same likeliest token on 99.4% of 512 positions", ...
         "run": ["ollama create mine -f ...", ...], "line": "2 GGUF files: 12.4 GB"}
 
-What comes in: a merged model's folder, and prompts as token ids. What goes out: files, and what Ollama wants next to
-them. Interrupted, it starts again.
+Input: a merged model's folder, and prompts as token ids. Output: the files, and Ollama's files next to them. After an
+interruption it starts over.
 """
 
 import math
@@ -31,12 +31,12 @@ from plantune_lite.types import present
 CONTEXT = 4096
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7, "lora_gguf": 0.1}
 _ORDER = tuple(_BYTES)  # the largest first
-_CONVERTED = ("f16", "bf16", "q8_0")  # by llama.cpp's converter; k-quants are made of such a file
+_CONVERTED = ("f16", "bf16", "q8_0")  # by llama.cpp's converter; k-quants are made from such a file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A merged model, and what its GGUF files are named, rendered and checked by."""
+    """A merged model, and what naming, describing and checking its GGUF files needs."""
 
     merged: Path
     name: str
@@ -47,18 +47,18 @@ class Model:
 
     @property
     def file_name(self) -> str:
-        """Return the name, spelled as files may be."""
+        """Return the name with only characters that a file name may have."""
         return re.sub(r"[^\w.-]+", "-", self.name)
 
     def file_of(self, kind: str) -> str:
-        """Name the file of a format; a LoRA's does not say its type, or the Hub would offer it as a quantised model."""
+        """Name a format's file; a LoRA's omits its type, or the Hub would offer it as a quantised model."""
         return f"{self.file_name}-{'lora' if kind == 'lora_gguf' else kind.upper()}.gguf"
 
 
 def export_gguf(
     model: Model, out: Path, formats: Sequence[str], *, say: Callable[[str], object] = lambda line: None
 ) -> dict[str, Any]:
-    """Write and check the files, in place of those that lie there: a push takes every one."""
+    """Write and check the files; replace all earlier ones, since a push takes every file."""
     kinds = sorted(set(formats), key=_ORDER.index)
     _refuse_other_vocabulary(model.merged)
     whole, values = _dtype_of(model.merged)
@@ -67,7 +67,7 @@ def export_gguf(
     work.mkdir(parents=True)
     for left in out.glob("*.gguf"):
         left.unlink()
-    made_of = 0 if set(kinds) <= {*_CONVERTED} else _BYTES[whole]  # k-quants, or what a LoRA is run over
+    made_of = 0 if set(kinds) <= {*_CONVERTED} else _BYTES[whole]  # for k-quants, or a LoRA's base
     try:
         check_free_space(out, int(values * (sum(_BYTES[kind] for kind in kinds) + made_of)), ", ".join(kinds), say)
         expected = read_expected(model.merged, model.prompts) if llama_cpp.runs_llama() else None
@@ -77,29 +77,29 @@ def export_gguf(
             say(f"writing {target.name}")
             part = _written(model, kind, whole, work / target.name, say)
             under = _base(model, work, say) if expected and kind == "lora_gguf" else None
-            found = check_file(kind, part, expected, under) if expected else {"ran": False}
+            check = check_file(kind, part, expected, under) if expected else {"ran": False}
             part.replace(target)
-            files[target.name] = {"bytes": target.stat().st_size, **found}
-            unrun = "which no llama.cpp has run: pip install 'plantune-lite[gguf]' and --again export checks it"
-            say(f"{target.name}: {size(target.stat().st_size)}, {found.get('agreement', unrun)}")
+            files[target.name] = {"bytes": target.stat().st_size, **check}
+            unrun = "not run by llama.cpp: pip install 'plantune-lite[gguf]' and --again export checks it"
+            say(f"{target.name}: {size(target.stat().st_size)}, {check.get('agreement', unrun)}")
     finally:
         shutil.rmtree(work)
     return _summary(model, out, files, say)
 
 
 def _refuse_other_vocabulary(merged: Path) -> None:
-    """Stop where the converter would take Gemma's vocabulary for GPT-2's, and fail or write a file that garbles."""
+    """Raise where the converter would take Gemma's vocabulary for GPT-2's, and fail or write a garbled file."""
     gemma = read_config(merged / "config.json")["model_type"] == "gemma3_text"
     if gemma and not (merged / "tokenizer.model").is_file():
         raise GGUFError(
             f"{merged} has no tokenizer.model, without which a GGUF file cannot have Gemma's vocabulary: copy it from "
             "google/gemma-3-1b-it (or unsloth/gemma-3-1b-it) into the student's folder, then --again export; "
-            "export.formats=merged needs none"
+            "export.formats=merged does not need it"
         )
 
 
 def _written(model: Model, kind: str, whole: str, target: Path, say: Callable[[str], object]) -> Path:
-    """Write one file; a k-quant is made of one that loses nothing of the merged model, for the time being."""
+    """Write one file; a k-quant is made from a temporary lossless one."""
     if kind == "lora_gguf":
         llama_cpp.convert_lora(present(model.adapter), present(model.base), target, say=say)
         return target
@@ -114,14 +114,14 @@ def _written(model: Model, kind: str, whole: str, target: Path, say: Callable[[s
 
 
 def _base(model: Model, work: Path, say: Callable[[str], object]) -> Path:
-    """Write the base that a LoRA's file is run over."""
+    """Write the base for running a LoRA's file."""
     target = work / "base.gguf"
     llama_cpp.convert(present(model.base), target, "bf16", name=model.file_name, say=say)
     return target
 
 
 def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Callable[[str], object]) -> dict[str, Any]:
-    """Return what the manifest keeps, with the lines to run; write what Ollama wants next to the files."""
+    """Return the manifest's summary, with the commands to run; write Ollama's files next to the GGUF files."""
     models = [name for name in files if name != model.file_of("lora_gguf")]
     smallest = models[-1] if models else None
     run = [f"llama-cli -m {out / smallest} --jinja -cnv --temp 0"] if smallest else []
@@ -134,18 +134,18 @@ def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Cal
             write_whole(out / name, text)
         run = [f"ollama create {model.file_name} -f {out / 'Modelfile'}", f"ollama run {model.file_name}", *run]
     elif smallest:
-        say("no Modelfile: this model is no preset, so its template in Ollama's language is not known")
-    unrun = [name for name, found in files.items() if not found["ran"]]
-    line = f"{len(files)} GGUF files: {size(sum(found['bytes'] for found in files.values()))}"
+        say("no Modelfile: this model is not a preset, so its template in Ollama's language is not known")
+    unrun = [name for name, check in files.items() if not check["ran"]]
+    line = f"{len(files)} GGUF files: {size(sum(check['bytes'] for check in files.values()))}"
     return {
-        "line": line + (f"; no llama.cpp has run {', '.join(unrun)}" if unrun else ""),
+        "line": line + (f"; not run by llama.cpp: {', '.join(unrun)}" if unrun else ""),
         "gguf": files,
         "run": run,
     }
 
 
 def _dtype_of(merged: Path) -> tuple[str, int]:
-    """Return the type that loses nothing of a model, and how many numbers it has."""
+    """Return a model's lossless type, and its number of parameters."""
     tensors = tensors_in(merged).values()
     dtypes = {tensor.dtype for tensor in tensors}
     whole = "bf16" if dtypes == {"BF16"} else "f16" if dtypes == {"F16"} else "f32"

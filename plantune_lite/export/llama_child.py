@@ -1,10 +1,10 @@
-"""Run llama.cpp in a process of its own: a C library that fails takes its process with it, and its memory.
+"""Run llama.cpp in a separate process: a C library that crashes takes only that process with it.
 
     python -m plantune_lite.export.llama_child quantise SOURCE.gguf TARGET.gguf q4_k_m
     python -m plantune_lite.export.llama_child run JOB.json
 
-What comes in: a job, the fields of check_gguf.Expected, "file" and "lora" (or null). What goes out, in the job's place:
-"likeliest", "template" and "tokens" as the file has them, and "stops": whether a turn ends at the token "end".
+Input: a job with the fields of check_gguf.Expected, "file" and "lora" (or null). Output, in the same file: "likeliest",
+"template" and "tokens" of the GGUF file, and "stops": whether a turn ends at the token "end".
 """
 
 import json
@@ -22,11 +22,11 @@ def quantise(source: str, target: str, kind: str) -> None:
     how = llama_cpp.llama_model_quantize_default_params()
     how.ftype = FTYPES[kind]
     if failed := llama_cpp.llama_model_quantize(source.encode(), target.encode(), how):
-        sys.exit(f"llama_model_quantize gave {failed}")
+        sys.exit(f"llama_model_quantize returned {failed}")
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
-    """Read what a file says where transformers said what stands in the job."""
+    """Run a GGUF file on the job's rows and text, for comparison with transformers."""
     import llama_cpp
 
     room = max(map(len, job["rows"]))
@@ -51,5 +51,5 @@ if __name__ == "__main__":
         quantise(*arguments)
     else:
         job = Path(arguments[0])
-        found = run(json.loads(job.read_text(encoding="utf-8")))
-        job.write_text(json.dumps(found), encoding="utf-8")
+        result = run(json.loads(job.read_text(encoding="utf-8")))
+        job.write_text(json.dumps(result), encoding="utf-8")

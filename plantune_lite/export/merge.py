@@ -4,9 +4,9 @@
     merging needs 15.2 GB in runs/mine/merged, where 78.1 GB are free
     -> {"line": "merged 196 layers: 15.2 GB in 8 files, 1 min 2 s", "bytes": 15231233024, "untied": False}
 
-What comes in: an adapter folder in PEFT's format, and the folder of the base. What goes out: a folder that transformers
-loads. Interrupted, it starts again. At most one file is in memory.
-Whether the model is its adapter's equal is for check_merge.compare to say.
+Input: an adapter folder in PEFT's format, and the folder of the base. Output: a folder that transformers loads. If
+interrupted, it starts over. At most one file is in memory.
+check_merge.compare checks that the model equals its adapter.
 """
 
 import json
@@ -32,10 +32,10 @@ def merge_adapter(
     out: Path,
     *,
     shard_bytes: int = SHARD_BYTES,
-    preset: Preset | None = None,  # whose template and turn end the model shall have; None: the base's own
+    preset: Preset | None = None,  # of the model's template and turn end; None: the base's own
     say: Callable[[str], object] = lambda line: None,
 ) -> dict[str, Any]:
-    """Write the adapter merged into its base as a model's folder: over an earlier one, its config after its weights."""
+    """Write the adapter merged into its base as a model folder; replace an earlier one, config after weights."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
 
@@ -55,18 +55,18 @@ def merge_adapter(
         write_whole(out / INDEX, json.dumps(index, indent=2) + "\n")
     write_companions(base, adapter, out, untied=opened.untied, preset=preset)
     if opened.untied:
-        say("embedding and output layer were one tensor and are two now, because the adapter changes one of them")
+        say("embedding and output layer were one tensor and are now two, because the adapter changes one of them")
     files, took = len(split.filename_to_tensors), duration(time.monotonic() - began)
     line = f"merged {opened.layers} layers: {size(total)} in {files} files, {took}"
     return {"line": line, "bytes": total, "untied": opened.untied}
 
 
 def _merged(name: str, part: Part) -> Any:
-    """Return a tensor of the output; refuse one that the adapter filled with what is no number."""
+    """Return a tensor of the output; raise for one with values that are not finite."""
     result = part.read()
     if part.layer is not None and not all(bound.isfinite() for bound in result.aminmax()):
         raise ExportError(
-            f"{name} does not hold finite numbers once merged: the training went wrong, or they do not fit into "
+            f"{name} does not hold finite numbers once merged: the training diverged, or they do not fit into "
             f"{result.dtype}. Export an earlier checkpoint, or train again with a lower learning rate."
         )
     return result
@@ -81,5 +81,5 @@ def _write(file: Path, tensors: Mapping[str, Any]) -> None:
     except (OSError, SafetensorError) as error:
         file.unlink(missing_ok=True)  # so that a full disk has room again
         raise ExportError(
-            f"{file} cannot be written ({error}): where the disk is full, free some space, then the same command"
+            f"{file} cannot be written ({error}): where the disk is full, free some space, then rerun the command"
         ) from None

@@ -1,10 +1,10 @@
-"""Write the card that goes to the Hub with an adapter, a merged model or GGUF files, from what a run left.
+"""Write the model card for an adapter, a merged model or GGUF files, from a run folder.
 
     card(of_run(Path("runs/mine"), form="merged", repos={"merged": "you/mine-merged"}))
         -> "---\\nbase_model: ...\\n---\\n\\n# `mine`\\n\\n**Not better than untuned** on `own`: ..."
 
-Nothing is claimed that was not measured: a card without scores says so in its first line, and where a paired test does
-not show a gain, it says that. What a model, a teacher or a data set wrote stands in fences.
+It claims only what was measured: a card without scores says so in its first line, and where a paired test does not show
+a gain, it says that. Text from a model, a teacher or a data set is in fences.
 """
 
 import json
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def notice(facts: Facts) -> str | None:
-    """Write the file NOTICE where the licence wants one next to the weights."""
+    """Return the text of NOTICE where the licence requires one next to the weights."""
     if facts.licence != "gemma":
         return None
     return (
@@ -72,7 +72,7 @@ def _metadata(facts: Facts) -> "ModelCardData":
 
     merged = facts.repos.get("merged")
     base, relation = facts.base, _RELATION[facts.form]
-    if facts.form == "gguf":  # quantised from our merged model; where that is not there, trained from the base
+    if facts.form == "gguf":  # quantised from our merged model; if that is not pushed, finetuned from the base
         base, relation = (merged, relation) if merged else (base, "finetune")
     sources = list(facts.stats["sources"]) if facts.stats else []
     results = _results(facts)
@@ -99,7 +99,7 @@ def _tags(facts: Facts) -> list[str]:
 
 
 def hub_scores(facts: Facts) -> dict[str, bytes]:
-    """Write the scores on benchmarks that the Hub keeps a leaderboard of, a file each, in the form it reads."""
+    """Write the scores on benchmarks with a leaderboard on the Hub, a file each, in its format."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     files = {}
@@ -109,13 +109,13 @@ def hub_scores(facts: Facts) -> dict[str, bytes]:
             notes = f"{_counts(mine)} right, 95 % interval {_interval(mine)}{_but(mine)}; by plantune-lite"
             value = round(100 * mine.accuracy.value, 1)
             entry = EvalResultEntry(dataset_id=known.hub, task_id=known.task, value=value, notes=notes)
-            text = json.dumps(eval_result_entries_to_yaml([entry]), indent=1)  # which is YAML too
+            text = json.dumps(eval_result_entries_to_yaml([entry]), indent=1)  # JSON is YAML too
             files[f".eval_results/{suite}.yaml"] = text.encode()
     return files
 
 
 def _results(facts: Facts) -> "list[EvalResult]":
-    """Give the scores as the Hub shows them: of what was evaluated, which a quantised file is not."""
+    """Return the scores in the Hub's form; none for quantised files, which were not evaluated."""
     from huggingface_hub import EvalResult
 
     results = []
@@ -135,24 +135,24 @@ def _results(facts: Facts) -> "list[EvalResult]":
     return results
 
 
-# --- what it can do ---------------------------------------------------------------------------------------------------
+# --- scores -----------------------------------------------------------------------------------------------------------
 
 
 def _verdict(facts: Facts) -> str:
     """Compare this model with the untuned one at its best prompt, suite by suite, in the first line of the card."""
     if not facts.scores:
-        return "**Unmeasured:** nobody has compared this model with the untuned one."
+        return "**Unmeasured:** this model has not been compared with the untuned one."
     lines = []
     for suite, scores in facts.scores.items():
         untuned, mine = scores.rows[0], scores.rows[-1]
         if mine.accuracy.value <= untuned.accuracy.value:
-            said = "**Not better than untuned**"
+            verdict = "**Not better than untuned**"
         elif scores.better:
-            said = "**Better than untuned**"
+            verdict = "**Better than untuned**"
         else:
-            said = "**Not shown to be better than untuned** (by a paired test)"
+            verdict = "**Not shown to be better than untuned** (by a paired test)"
         counts = f"{_counts(mine)} right, untuned at its best prompt {_counts(untuned)}"
-        lines.append(f"{said} on {code_span(suite)}: {counts}{_but(mine)}.")
+        lines.append(f"{verdict} on {code_span(suite)}: {counts}{_but(mine)}.")
     worst_first = sorted(lines, key=lambda line: ("**Better" in line, "**Not shown" in line))
     return "\n".join(f"- {line}" for line in worst_first) if len(lines) > 1 else lines[0]
 
@@ -176,17 +176,17 @@ _WRITES = {
 
 
 def _what(facts: Facts) -> str:
-    base = code_span(facts.base) if facts.base else "a model of its author's own"
+    base = code_span(facts.base) if facts.base else "its author's own model"
     forms = {
         "adapter": "This is the adapter alone (LoRA): PEFT loads it over the base model.",
         "merged": "The adapter is merged into the 16-bit weights: it runs wherever the base model runs.",
-        "gguf": "These are GGUF files of the merged model, for llama.cpp, Ollama, LM Studio and their kin.",
+        "gguf": "These are GGUF files of the merged model, for llama.cpp, Ollama, LM Studio and the like.",
     }
     others = {form: repo for form, repo in facts.repos.items() if form != facts.form}
     also = (
         " Also as " + ", ".join(f"{form}: [{repo}](/{repo})" for form, repo in others.items()) + "." if others else ""
     )
-    compared = f" Beside its adapter: {facts.agreement}." if facts.form == "merged" and facts.agreement else ""
+    compared = f" Against its adapter: {facts.agreement}." if facts.form == "merged" and facts.agreement else ""
     dequantised = f" {DEQUANTISED}" if facts.recipe["student"]["model"] == EMBEDDED else ""
     what = f"{base}, trained {_WRITES[facts.target]}. {forms[facts.form]}"
     return what + compared + dequantised + also
@@ -217,9 +217,9 @@ def _files(facts: Facts) -> list[str]:
         return []
     rows = []
     for name, check in facts.checks.items():
-        ran = "yes" if check.get("ran") else "**no: nobody has run this file**"
+        ran = "yes" if check.get("ran") else "**no: this file was never run**"
         rows.append((code_span(name), size(check["bytes"]), ran, check.get("agreement", "unmeasured")))
-    return ["## Files", markdown_table(("file", "size", "run by llama.cpp", "beside the merged model"), rows)]
+    return ["## Files", markdown_table(("file", "size", "run by llama.cpp", "against the merged model"), rows)]
 
 
 # --- how to use it ----------------------------------------------------------------------------------------------------
@@ -227,18 +227,18 @@ def _files(facts: Facts) -> list[str]:
 
 def _prompting(facts: Facts) -> list[str]:
     carried = (
-        "It stands in the chat template already, so a program that renders the template need not send it."
+        "The chat template contains it, so a program that renders the template need not send it."
         if facts.form != "adapter"
-        else "The tokenizer here puts it in where a conversation has none."
+        else "The tokenizer here adds it where a conversation has none."
     )
     turn = "The user's turn is the question" + (" and more, see below." if facts.asks_for_plans else ", as it is.")
     lines = [f"{turn} The system turn it was trained with is this. {carried}"]
     lines.append(fence(plan.SYSTEM))
     if facts.asks_for_plans:
-        asked = plan.ask_plan_then_solve(Problem(id="", question="(the question)", answer=""))[-1]["content"]
-        lines += ["It was trained with this behind the question, and plans where it is asked to:", fence(asked)]
+        prompt = plan.ask_plan_then_solve(Problem(id="", question="(the question)", answer=""))[-1]["content"]
+        lines += ["It was trained with this after the question, and plans where it is asked to:", fence(prompt)]
     if facts.target == "plan":
-        lines.append("The reply is a plan and no more; give it, with the question, to a model that carries it out.")
+        lines.append("The reply is only a plan; give it, with the question, to a model that carries it out.")
     return lines
 
 
@@ -269,7 +269,7 @@ def _running(facts: Facts) -> list[str]:
             'print(tokenizer.decode(reply[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))'
         )
         parts = ["PEFT:", fence(load, "python")]
-        if facts.base and not part:  # vLLM serves the whole model, whose layers have other names
+        if facts.base and not part:  # vLLM serves only the whole model, whose layers have other names
             rank = facts.recipe["student"]["lora_rank"]
             serve = vllm_line(facts.base, repo.split("/")[1], repo, "chat_template.jinja", rank)
             template = f"hf download {repo} chat_template.jinja --local-dir ."
@@ -285,7 +285,7 @@ def _running(facts: Facts) -> list[str]:
     quants = [_quantisation(name) for name in facts.checks]
     of = next((name for name in quants if name == "Q4_K_M"), quants[0] if quants else "Q8_0")
     return [
-        "Ollama (template, system turn and stop tokens come along):",
+        "Ollama (template, system turn and stop tokens are included):",
         fence(f"ollama run hf.co/{repo}:{of}", "bash"),
         "llama.cpp:",
         fence(f"llama-cli -hf {repo}:{of} -cnv --temp 0\nllama-server -hf {repo}:{of} --jinja", "bash"),
@@ -293,10 +293,10 @@ def _running(facts: Facts) -> list[str]:
 
 
 def vllm_line(base: str, name: str, adapter: str, template: str, rank: int) -> str:
-    """Write the command that serves an adapter over its base; the template brings the system turn of training."""
-    most = next((most for most in RANKS if most >= rank), rank)
+    """Write the command that serves an adapter over its base; the template adds the system turn of training."""
+    max_rank = next((max_rank for max_rank in RANKS if max_rank >= rank), rank)
     return (
-        f"vllm serve {base} --enable-lora --max-lora-rank {most} --lora-modules {name}={adapter} "
+        f"vllm serve {base} --enable-lora --max-lora-rank {max_rank} --lora-modules {name}={adapter} "
         f"--chat-template {template}"
     )
 
@@ -315,29 +315,29 @@ _REWARDS = {
 
 
 def _method(facts: Facts) -> str:
-    """List what its adapter was trained by, in order."""
+    """List the trainings of its adapter, in order."""
     recipe, ways = facts.recipe, []
     for stage in facts.trained:
         part = recipe[stage]
         if stage == "sft":
             ways.append(f"supervised learning on what was kept, to write {TARGETS[part['target'], part['solutions']]}")
         elif stage == "cpl":
-            ways.append("a search over plan steps (CPL): supervised learning, from the base anew, on its right paths")
+            ways.append("a search over plan steps (CPL): supervised learning, again from the base, on its right paths")
             if part["pairs"] != "none":
                 ways.append(f"preferences between its {part['pairs']}")
         else:
             ways.append(f"reinforcement (GRPO), {_REWARDS[part['reward']]}")
         if part.get("start") not in (None, "sft"):
-            ways[-1] += f", begun with {code_span(last_part(part['start']))}"
+            ways[-1] += f", starting from {code_span(last_part(part['start']))}"
     rank = recipe["student"]["lora_rank"]
     after = f"After PLAN-TUNING (arXiv 2507.07495): plans were filtered, and a LoRA adapter of rank {rank} trained by\n"
     return "\n".join([after, *(f"{number}. {way}" for number, way in enumerate(ways, 1))])
 
 
 def _data(facts: Facts) -> list[str]:
-    """Tell what it learnt from, and which of the test sets that have scores that was not compared with."""
+    """Describe the training data, and which scored test sets it was not compared with."""
     if facts.stats is None:
-        return ["**Data:** the run's corpus was not there when this card was written."]
+        return ["**Data:** the run's corpus was missing when this card was written."]
     stats, learnt = facts.stats, []
     if "sft" in facts.trained:
         learnt.append(f"{stats['train']} rows to learn from and {stats['validation']} to validate.")
@@ -346,13 +346,13 @@ def _data(facts: Facts) -> list[str]:
     tested = stats["in_test_set"]
     others = [code_span(suite) for suite in facts.scores if not tested["words"] or suite not in tested["suites"]]
     if others:
-        learnt.append(f"With {', '.join(others)} they were **not** compared before training.")
+        learnt.append(f"They were **not** compared with {', '.join(others)} before training.")
     return [*of_data(stats), *learnt]
 
 
 def _licence(facts: Facts) -> str:
     if facts.licence is None:
-        return "Unknown to plantune-lite: what the base model's authors say holds for this one too."
+        return "Unknown to plantune-lite: what the base model's authors say applies to this one too."
     link = f" ([terms]({facts.licence_url}))" if facts.licence_url else ""
     revision = f" The base's revision: {code_span(facts.revision)}." if facts.revision else ""
     return f"That of the base model: {code_span(facts.licence)}{link}.{revision}"

@@ -1,7 +1,7 @@
-"""Write the files next to the weights: what makes a folder of tensors a model that other programs load and plan with.
+"""Write the files next to the weights, so that other programs load a model that plans.
 
 Input: the folders of base and adapter. Output: config, generation config, tokenizer and chat template of the merged
-model; the tokenizer in a form that programs with transformers 4 read too.
+model; the tokenizer in a form that transformers 4 reads too.
 """
 
 import shutil
@@ -14,25 +14,25 @@ from plantune_lite.student.chat import for_everybody, prepare, read_config, writ
 from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
 
-_SPARE_BYTES = 64_000_000  # for what stands beside the weights
+_SPARE_BYTES = 64_000_000  # for the files next to the weights
 
 
 def check_free_space(folder: Path, needed: int, what: str, say: Callable[[str], object]) -> None:
-    """Say what is needed on the disk, and stop before the first byte where it is not there."""
+    """Report the disk space needed, and raise before writing anything where it is missing."""
     needed += _SPARE_BYTES
     free = shutil.disk_usage(folder).free
     say(f"{what} needs {size(needed)} in {folder}, where {size(free)} are free")
     if free < needed:
         raise ExportError(
-            f"{folder} has {size(free)} free and {what} needs {size(needed)}: free {size(needed - free)} there, or ask "
-            "for less in export.formats (the adapter alone can be pushed as it is)"
+            f"{folder} has {size(free)} free and {what} needs {size(needed)}: free {size(needed - free)} there, or set "
+            "fewer export.formats (the adapter alone can be pushed as it is)"
         )
 
 
 def write_companions(base: Path, adapter: Path, out: Path, *, untied: bool, preset: Preset | None) -> None:
     """Write everything but the weights of a merged model."""
     config = text_part.text_json(read_config(base / "config.json"))
-    for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder of this machine
+    for name in ("quantization_config", "_name_or_path"):  # the latter may be a folder on this machine
         config.pop(name, None)
     if untied:
         config["tie_word_embeddings"] = False
@@ -48,7 +48,7 @@ def write_companions(base: Path, adapter: Path, out: Path, *, untied: bool, pres
 
 
 def _write_tokenizer(source: Path, out: Path, preset: Preset | None) -> None:
-    """Have the folder speak as the student was trained to: its template and turn end, nothing of the base's own."""
+    """Write the tokenizer with the template and turn end of training, not the base's own."""
     from transformers import AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -57,5 +57,5 @@ def _write_tokenizer(source: Path, out: Path, preset: Preset | None) -> None:
         ends = tokenizer.convert_tokens_to_ids([preset.turn_end, *preset.stops])
         known = {"bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
         GenerationConfig(do_sample=False, eos_token_id=ends, **known).save_pretrained(out)
-    tokenizer.save_pretrained(out, save_jinja_files=False)  # older programs look for the template in the config alone
+    tokenizer.save_pretrained(out, save_jinja_files=False)  # older programs read the template only from the config
     for_everybody(out, tokenizer)

@@ -1,10 +1,10 @@
-"""Describe a GGUF file to Ollama: its template in Ollama's own language, our system turn, where a reply ends.
+"""Describe a GGUF file to Ollama: its template in Ollama's language, our system turn, stop tokens.
 
     files_for(presets.find("qwen3_4b"), "mine-Q4_K_M.gguf", context=4096)
     -> {"Modelfile": 'FROM ./mine-Q4_K_M.gguf\\nTEMPLATE ...', "template": ..., "system": ..., "params": ...}
 
 Input: the preset. Output: the Modelfile for `ollama create`, and the three files that the Hub hands to
-`ollama run hf.co/NAME`. Ollama reads no Jinja: without these files it uses whichever template it takes for similar.
+`ollama run hf.co/NAME`. Ollama does not read Jinja: without these files it guesses a similar template.
 """
 
 import json
@@ -13,8 +13,8 @@ from typing import Any
 from plantune_lite.plan import SYSTEM
 from plantune_lite.student.presets import Preset
 
-# Like the Jinja templates in presets.py: the default system turn where a conversation opens with none, and an answer
-# that was begun goes on. Gemma's opening <bos> is not here, because Ollama puts it in front by itself.
+# Like the Jinja templates in presets.py: the default system turn where a conversation has none, and a last assistant
+# message is continued. Gemma's opening <bos> is not here, because Ollama adds it itself.
 _CHATML = """{{- range $i, $_ := .Messages }}
 {{- $last := eq (len (slice $.Messages $i)) 1 }}
 {{- if and (eq $i 0) (ne .Role "system") }}<|im_start|>system
@@ -55,7 +55,7 @@ def template(preset: Preset) -> str:
 
 
 def parameters(preset: Preset, context: int) -> dict[str, Any]:
-    """Set Ollama's parameters: greedy decoding, as in evaluation by default, to the end of the turn."""
+    """Return Ollama's parameters: greedy decoding, as in evaluation by default, to the end of the turn."""
     return {"temperature": 0, "num_ctx": context, "stop": [preset.turn_end, *preset.stops]}
 
 

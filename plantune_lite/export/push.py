@@ -3,13 +3,13 @@
     bring([Push(Path("runs/mine/merged"), "you/mine-merged", say=print)], public=True)
         -> [{"line": "you/mine-merged: 9 files, 270.1 MB, public", "url": ..., "commit": ..., "sent": 9, ...}]
 
-Only what an allow-list names is pushed: weights as safetensors or GGUF, tokenizer, card, rows of a data set; never a
-checkpoint (they hold pickles), a log or a text with a key in it. plantune.json goes along: it says whose push this is
-and which files it brought, so that the next one replaces those and nothing else.
+Only files on an allow-list are pushed: weights as safetensors or GGUF, tokenizer, card, rows of a data set; never a
+checkpoint (they contain pickles), a log or a text with a key in it. plantune.json is pushed too: it records the run and
+the files of this push, so that the next one replaces those and nothing else.
 
 create_commit is used rather than upload_folder, which makes several commits where hf_xet is installed: a public
-repository would show a model half replaced. The library retries uploads and listings; after any other failure
-rerunning the command resumes, and neither hf_xet nor LFS sends again what the Hub has.
+repository would show a half-replaced model. The library retries uploads and listings; after any other failure rerunning
+the command resumes, and neither hf_xet nor LFS sends again what the Hub has.
 """
 
 import hashlib
@@ -47,15 +47,15 @@ _SUFFIXES = {
 }
 _BARE = {"LICENSE", "NOTICE", "Modelfile", "template", "system", "params"}  # the last four are Ollama's
 _NEVER = {"manifest.json", "trainer_state.json", "log.txt", "metrics.jsonl", "rejected.jsonl"}
-_NEVER |= {"base.json", "calibration.json"}  # of a training stage; the first says where on this machine the base lies
+_NEVER |= {"base.json", "calibration.json"}  # of a training stage; the first has the base's path on this machine
 _NEVER |= {"section.json", "loss.svg", "preference.svg", "taught.json"}  # for the report
-_NEVER_BELOW = re.compile(r"checkpoint-.*|\..*|round\d+")  # the last are CPL's: adapters on the way to the pushed one
+_NEVER_BELOW = re.compile(r"checkpoint-.*|\..*|round\d+")  # the last are CPL's intermediate adapters
 _KEYS = re.compile(rb"\bhf_[A-Za-z0-9]{30,}|\bAIza[\w-]{35}|\bsk-(?:proj-|or-v1-)?[A-Za-z0-9]{32,}")
-_SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # how variables end whose value is nobody's business
+_SECRET = ("_KEY", "_TOKEN", "_SECRET", "_PASSWORD")  # endings of variables with secret values
 
 
 def refuse_name(repo: str) -> None:
-    """Stop at a name that the Hub would not take."""
+    """Raise for a name that the Hub would not accept."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -64,17 +64,17 @@ def refuse_name(repo: str) -> None:
             raise HFValidationError("a user and a name")
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise PlantuneError(f"{printable(repo)!r} is no name for the Hub: write USER/NAME ({error})") from None
+        raise PlantuneError(f"{printable(repo)!r} is not a name on the Hub: write USER/NAME ({error})") from None
 
 
 def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
-    """List the files of a folder that may be pushed, by their path in the repository; and those that stay here."""
+    """List the files of a folder that may be pushed, by their path in the repository; and those left out."""
     chosen, left_out = {}, []
     for file in sorted(file for file in folder.rglob("*") if file.is_file()):
         inside = file.relative_to(folder)
         fits = file.suffix in _SUFFIXES[kind] or kind == "model" and file.name in _BARE
         held_back = file.name in _NEVER or any(map(_NEVER_BELOW.fullmatch, inside.parts))
-        if fits and not held_back and not file.is_symlink() and file.stat().st_size:  # the Hub stumbles over empty ones
+        if fits and not held_back and not file.is_symlink() and file.stat().st_size:  # the Hub rejects empty ones
             chosen[inside.as_posix()] = file
         else:
             left_out.append(inside.as_posix())
@@ -82,7 +82,7 @@ def gather(folder: Path, kind: Kind) -> tuple[dict[str, Path], list[str]]:
 
 
 def refuse_keys(files: "Sequence[CommitOperationAdd]", token: str | None) -> None:
-    """Stop before a key is published: one of this machine's, or anything that looks like one."""
+    """Raise before a key is published: one from this machine, or anything that looks like one."""
     secrets = {value for name, value in os.environ.items() if name.endswith(_SECRET) and len(value) >= 16}
     known = [re.escape(secret.encode()) for secret in secrets | ({token} if token else set())]
     pattern = re.compile(b"|".join([_KEYS.pattern, *known]))
@@ -95,12 +95,12 @@ def refuse_keys(files: "Sequence[CommitOperationAdd]", token: str | None) -> Non
                 if pattern.search(line):
                     raise PlantuneError(
                         f"{path} line {number} holds a key or what looks like one, so nothing was pushed. "
-                        "Take it out (and have the key replaced if it has been anywhere else)."
+                        "Remove it (and revoke the key if it may have leaked)."
                     )
 
 
 def _marker(files: "Sequence[CommitOperationAdd]", about: Mapping[str, str]) -> bytes:
-    """Write down what we push, and no time in it: the same push twice is the same file."""
+    """Record what we push, without a time: the same push twice has the same file."""
     brought = [add.path_in_repo for add in files]
     content = {"made_by": "plantune-lite", "version": version("plantune-lite"), **about, "files": brought}
     return (json.dumps(content, indent=1) + "\n").encode()
@@ -110,7 +110,7 @@ def _marker(files: "Sequence[CommitOperationAdd]", about: Mapping[str, str]) -> 
 
 
 def bring(pushes: "Sequence[Push]", public: bool) -> list[dict[str, Any]]:
-    """Upload all of them and make them public only then, so that no page links to one that failed."""
+    """Upload all of them before making any public, so that no page links to one that failed."""
     if any(push.dry_run for push in pushes):
         return [push.write_out() for push in pushes]
     done = []
@@ -125,7 +125,7 @@ def bring(pushes: "Sequence[Push]", public: bool) -> list[dict[str, Any]]:
 
 @contextmanager
 def _in_a_sentence(repo: str) -> Iterator[None]:
-    """Turn what the Hub or the way there refused into one sentence in its own words, without the token."""
+    """Turn an error of the Hub or the network into a PlantuneError with its message, without the token."""
     import httpx
     from huggingface_hub import get_token
 
@@ -134,21 +134,21 @@ def _in_a_sentence(repo: str) -> Iterator[None]:
     except PlantuneError:
         raise
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        wraps = type(error) is RuntimeError  # the library wraps what happened to a large file
+        wraps = type(error) is RuntimeError  # the library wraps errors of large files
         cause = (error.__cause__ if wraps else None) or error
-        said = getattr(cause, "server_message", None) or str(cause) or type(cause).__name__
+        reason = getattr(cause, "server_message", None) or str(cause) or type(cause).__name__
         if token := get_token():
-            said = said.replace(token, "***")
-        said = printable(" ".join(said.split()), limit=300).rstrip(".")
+            reason = reason.replace(token, "***")
+        reason = printable(" ".join(reason.split()), limit=300).rstrip(".")
         raise PlantuneError(
-            f"the push to {repo} failed: {said}. The repository has all of this push or none of it; once that is "
-            "fixed, rerun the command: it sends only what the Hub does not have."
+            f"the push to {repo} failed: {reason}. The repository has all of this push or none of it; once that is "
+            "fixed, rerun the command: it sends only what the Hub lacks."
         ) from None
 
 
 @dataclass
 class Push:
-    """A folder on its way to one repository; all that can be refused without asking the Hub is refused at once."""
+    """A push of a folder to one repository; raises at once for everything that can be checked without the Hub."""
 
     folder: Path
     repo: str
@@ -167,16 +167,16 @@ class Push:
         chosen, self.left_out = gather(self.folder, self.kind)
         contents = {path: content for path, content in sorted({**chosen, **self.also}.items()) if path != MARKER}
         if not contents:
-            raise PlantuneError(f"{self.folder} has nothing that may be pushed as a {self.kind}; look at what is in it")
+            raise PlantuneError(f"{self.folder} has nothing that may be pushed as a {self.kind}: check its files")
         self.files = [CommitOperationAdd(path, content) for path, content in contents.items()]
         refuse_keys(self.files, get_token())
         if get_token() is None and self.dry_run is None:
             raise PlantuneError(
-                "no token for the Hugging Face Hub: make one with the right to write (on the Hub: Settings, Access "
+                "no token for the Hugging Face Hub: make one with write access (on the Hub: Settings, Access "
                 "Tokens), then set HF_TOKEN or run `hf auth login`. --dry-run DIR needs none."
             )
         if self.left_out:
-            self.say(f"{len(self.left_out)} files stay here: {', '.join(self.left_out[:8])}")
+            self.say(f"{len(self.left_out)} files are not pushed: {', '.join(self.left_out[:8])}")
         self.files.append(CommitOperationAdd(MARKER, _marker(self.files, self.about)))  # reads and hashes all of them
         self.say(f"{self.repo}: {len(self.files)} files, {size(_bytes(self.files))}")
 
@@ -187,10 +187,10 @@ class Push:
         return HfApi(library_name="plantune-lite", library_version=version("plantune-lite"))
 
     def write_out(self) -> dict[str, Any]:
-        """Write exactly what would be pushed, as copies that may be changed without changing the run."""
+        """Write exactly what would be pushed, as copies, so that changing them does not change the run."""
         to = present(self.dry_run)
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
-            raise PlantuneError(f"{to} is not empty, and nothing is written over it: give --dry-run a new folder")
+            raise PlantuneError(f"{to} is not empty and is not overwritten: give --dry-run a new folder")
         try:
             for add in self.files:
                 target = to / add.path_in_repo
@@ -202,7 +202,7 @@ class Push:
         return self._summary(f"not pushed: it is in {to}", dry_run=str(to))
 
     def send(self, public: bool) -> dict[str, Any]:
-        """Send what the Hub does not list and remove what an earlier push left, in one commit; compare the listing."""
+        """Send what the Hub does not list, remove an earlier push's stale files, in one commit; check the listing."""
         from huggingface_hub import CommitOperationDelete
 
         if not self.api.repo_exists(self.repo, repo_type=self.kind):
@@ -213,8 +213,8 @@ class Push:
         earlier = self._brought_earlier(listed, commit) if filled else set()
         if filled and not info.private and not public:
             raise PlantuneError(
-                f"{self.repo} is public, and a push without --public stays private: give --public to replace what is "
-                "there, make it private in its settings, or choose another name"
+                f"{self.repo} is public, but a push without --public stays private: give --public to replace its "
+                "files, make it private in its settings, or choose another name"
             )
         if not filled and not info.private:
             self.api.update_repo_settings(self.repo, repo_type=self.kind, private=True)
@@ -232,20 +232,20 @@ class Push:
             listed = self._listed(commit)
             if wrong := [add.path_in_repo for add in self.files if not _is_listed(add, listed)]:
                 raise PlantuneError(
-                    f"the Hub does not list what was sent as {', '.join(wrong[:3])}. It was not made public by this "
-                    "push. Push again."
+                    f"the Hub does not list what was sent as {', '.join(wrong[:3])}. This push did not make it public: "
+                    "push again."
                 )
         else:
-            self.say("all of it is on the Hub already")
+            self.say("the Hub has all of it already")
         url = f"{self.api.endpoint}/{'' if self.kind == 'model' else 'datasets/'}{self.repo}"
         did = {"url": url, "commit": commit, "public": public, "sent": len(wanted), "removed": stale}
         return self._summary(f"{'public' if public else 'private'}: {url}", **did)
 
     def make_public(self) -> None:
-        """Open a private repository to everybody."""
+        """Make a private repository public."""
         if self._info().private:
             self.api.update_repo_settings(self.repo, repo_type=self.kind, private=False)
-            self.say(f"{self.repo}: what the Hub lists is what is here; made public")
+            self.say(f"{self.repo}: the Hub's listing matches; made public")
 
     def _info(self) -> Any:
         return self.api.repo_info(self.repo, repo_type=self.kind)
@@ -255,31 +255,31 @@ class Push:
         return {entry.path: entry for entry in tree if hasattr(entry, "blob_id")}  # folders have none
 
     def _brought_earlier(self, listed: Mapping[str, Any], revision: str) -> set[str]:
-        """Name the files of an earlier push of the same; stop at a repository that holds anything else."""
-        theirs: Any = None
+        """Return the files of an earlier push of the same model; raise for a repository with anything else."""
+        pushed: Any = None
         if MARKER in listed:
             kept = {"repo_type": self.kind, "revision": revision}
             with tempfile.TemporaryDirectory() as to:
                 marker = Path(self.api.hf_hub_download(self.repo, MARKER, local_dir=to, **kept)).read_bytes()
             with suppress(ValueError):
-                theirs = json.loads(marker)
-        if not isinstance(theirs, dict) or theirs.get("made_by") != "plantune-lite":
-            held = ", ".join(sorted(listed.keys() - {".gitattributes"})[:4])
+                pushed = json.loads(marker)
+        if not isinstance(pushed, dict) or pushed.get("made_by") != "plantune-lite":
+            names = ", ".join(sorted(listed.keys() - {".gitattributes"})[:4])
             raise PlantuneError(
-                f"{self.repo} is there already and was not pushed by plantune (it holds {printable(held, limit=200)}): "
+                f"{self.repo} exists and was not pushed by plantune (it holds {printable(names, limit=200)}): "
                 "choose another name, or empty it on the Hub first"
             )
-        if theirs.get("what") != self.about.get("what"):
+        if pushed.get("what") != self.about.get("what"):
             raise PlantuneError(
-                f"{self.repo} holds {printable(str(theirs.get('what')))!r}, and this is {self.about.get('what')!r}: "
+                f"{self.repo} holds {printable(str(pushed.get('what')))!r}, but this is {self.about.get('what')!r}: "
                 "choose another name for it"
             )
-        return set(theirs["files"])
+        return set(pushed["files"])
 
-    def _summary(self, said: str, **did: Any) -> dict[str, Any]:
+    def _summary(self, outcome: str, **did: Any) -> dict[str, Any]:
         total = _bytes(self.files)
         counted = {"files": len(self.files), "bytes": total, "left_out": list(self.left_out)}
-        line = f"{self.repo}: {len(self.files)} files, {size(total)}, {said}"
+        line = f"{self.repo}: {len(self.files)} files, {size(total)}, {outcome}"
         return {"line": line, "repo": self.repo, "kind": self.kind, **counted, **did}
 
 
@@ -288,7 +288,7 @@ def _bytes(files: "Sequence[CommitOperationAdd]") -> int:
 
 
 def _is_listed(add: "CommitOperationAdd", listed: Mapping[str, Any]) -> bool:
-    """Check that the Hub lists this file with its size and hash."""
+    """Return whether the Hub lists this file with its size and hash."""
     there = listed.get(add.path_in_repo)
     if there is None or there.size != add.upload_info.size:
         return False
@@ -296,4 +296,4 @@ def _is_listed(add: "CommitOperationAdd", listed: Mapping[str, Any]) -> bool:
         return there.lfs.sha256 == add.upload_info.sha256.hex()
     with add.as_file() as file:
         data = file.read()
-    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # what git calls a small file
+    return there.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # git's hash of a small file

@@ -1,9 +1,9 @@
-"""Push a run: adapter, merged model and GGUF files to a repository each, the corpus to a data set.
+"""Push a run: adapter, merged model and GGUF files each to a repository, the corpus to a data set.
 
     push_model(Path("runs/mine"), "you/mine", public=True, say=print)
         -> [{"line": "you/mine: 9 files, 20.1 MB, public: ...", ...}, {"line": "you/mine-merged: ...
 
-A merged model that was not found to be its adapter's equal never goes, nor do GGUF files of it.
+A merged model that was not verified against its adapter is never pushed, nor are its GGUF files.
 """
 
 import json
@@ -31,7 +31,7 @@ def push_model(
     dry_run: Path | None = None,
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Push a run's model in every form it was exported in (or `what`); what each push did.
+    """Push a run's model in every exported form (or `what`); return each push's summary.
 
     The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
     """
@@ -45,7 +45,7 @@ def push_model(
     names = {form: repo + run_facts.FORMS[form] for form in there}
     facts = run_facts.of_run(run, form=next(iter(there)), repos=names)
     if not facts.scores and any(RunFolder(run).eval.glob("*.jsonl")):
-        say(f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` makes it")
+        say(f"the card has no scores: no evaluation of this model is finished; `plantune evaluate {run}` adds them")
     pushes = []
     for form, folder in there.items():
         _refuse_unchecked(run, manifest, form)
@@ -70,7 +70,7 @@ def push_corpus(
     dry_run: Path | None = None,
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Push a run's corpus to a data set; what the push did."""
+    """Push a run's corpus to a data set; return the push's summary."""
     recipe = _recipe(run)
     also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
     refuse_changed(run, "corpus", read_manifest(run).stages.get("corpus", Entry()), whole=True)
@@ -80,12 +80,12 @@ def push_corpus(
 
 def _recipe(run: Path) -> dict[str, Any]:
     if not RunFolder(run).recipe.is_file():
-        raise PlantuneError(f"{run} is no run folder: it has no recipe.json")
+        raise PlantuneError(f"{run} is not a run folder: it has no recipe.json")
     return RunFolder(run).recipe_row()
 
 
 def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:
-    """Write a corpus's card and figures anew, as others may read them: without the folders of this machine."""
+    """Write a corpus's card and figures again for others, without this machine's paths."""
     folder = RunFolder(run)
     if not (folder.corpus / "README.md").is_file():
         raise PlantuneError(f"{run} has no corpus yet: `plantune distill {run}` makes it")
@@ -97,25 +97,25 @@ def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:
 
 
 def _forms_of(run: Path, manifest: Manifest) -> dict[Form, Path]:
-    found: dict[Form, Path] = {}
+    folders: dict[Form, Path] = {}
     if adapter := run_facts.adapter_folder(run, manifest):
-        found["adapter"] = adapter
+        folders["adapter"] = adapter
     others: tuple[tuple[Form, str], ...] = (("merged", "safetensors"), ("gguf", "gguf"))
     for form, suffix in others:
         if any((run / form).glob(f"*.{suffix}")):
-            found[form] = run / form
-    return found
+            folders[form] = run / form
+    return folders
 
 
 def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
-    """Stop at a merged model, or GGUF files of it, that was not found to be its adapter's equal."""
+    """Raise for a merged model, or its GGUF files, that was not verified against its adapter."""
     if form == "adapter":
         config = read_object(present(run_facts.adapter_folder(run, manifest)) / "adapter_config.json")
         base = config.get("base_model_name_or_path") or ""
         if not run_facts.is_public(base):
             raise PlantuneError(
-                f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a folder of yours or a "
-                "quantised copy, over which nobody else can load it: push the merged model alone, with --what merged"
+                f"the adapter names {printable(Path(base).name or 'nothing')!r} as its base, a local folder or a "
+                "quantised copy, which others cannot load: push the merged model alone, with --what merged"
             )
         stage = present(manifest.final)
         refuse_changed(run, stage, manifest.stages.get(stage, Entry()), whole=True)
@@ -125,6 +125,6 @@ def _refuse_unchecked(run: Path, manifest: Manifest, form: Form) -> None:
         why = "was found to differ from its adapter" if verified is False else "was not compared with its adapter"
         raise PlantuneError(
             f"{run / 'merged'} {why}, so neither it nor GGUF files of it are pushed: --what adapter pushes the adapter "
-            f"alone, and `plantune run {run} --again export` merges anew"
+            f"alone, and `plantune run {run} --again export` merges again"
         )
     refuse_changed(run, "export", manifest.stages["export"], f"{form}/", whole=True)

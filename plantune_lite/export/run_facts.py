@@ -1,10 +1,9 @@
-"""Read what a model card is written from: everything a run's folder says of its model.
+"""Read the facts for a model card from a run folder.
 
     facts = of_run(Path("runs/mine"), form="merged", repos={"merged": "you/mine-merged"})
     facts.base, facts.licence -> "google/gemma-3-1b-it", "gemma"
 
-What comes in: recipe.json, manifest.json, corpus/, eval/, the adapter's config. What goes out: Facts, and no folder of
-a user.
+Input: recipe.json, manifest.json, corpus/, eval/, the adapter's config. Output: Facts, without local paths.
 """
 
 import re
@@ -22,10 +21,10 @@ from plantune_lite.runs.manifest import ExportSummary, Manifest, read_manifest
 from plantune_lite.student.presets import Preset, find
 
 Form = Literal["adapter", "merged", "gguf"]
-FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and how their repositories end
+FORMS: dict[Form, str] = {"adapter": "", "merged": "-merged", "gguf": "-GGUF"}  # and their repositories' suffixes
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _QUANTISED = re.compile(r"bnb|[48]bit|gptq|awq|gguf|fp8", re.IGNORECASE)
-EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's own
+EMBEDDED = "smollm2_135m"  # the preset whose weights are not the Hub's
 
 
 @dataclass(frozen=True)
@@ -38,17 +37,17 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """Everything a card is written from."""
+    """Everything that a card needs."""
 
     name: str
     form: Form
     repos: Mapping[Form, str]  # where it goes, and the other forms of the same push
-    base: str | None = None  # on the Hub, 16-bit; None = a folder of the user's own
+    base: str | None = None  # on the Hub, 16-bit; None = a local folder
     revision: str | None = None
-    licence: str | None = None  # None = nobody told us
+    licence: str | None = None  # None = unknown
     licence_url: str | None = None
     recipe: Mapping[str, Any]
-    trained: Sequence[str] = ()  # the stages that its adapter has been through
+    trained: Sequence[str] = ()  # the stages that trained its adapter
     unsloth: bool = False  # whether Unsloth trained it
     asks_for_plans: bool = False  # whether its prompt in training asked for a plan
     stats: Mapping[str, Any] | None = None  # corpus/stats.json
@@ -64,7 +63,7 @@ class Facts:
 
     @property
     def target(self) -> str:
-        """Name what it writes: as supervised learning taught it, or a plan where that was searched for or rewarded."""
+        """Return what it writes: SFT's target, or a plan where plans were searched for or rewarded."""
         planned = "cpl" in self.trained or "grpo" in self.trained and self.recipe["grpo"]["reward"] != "answer"
         if planned:
             return "plan+solution"
@@ -72,7 +71,7 @@ class Facts:
 
 
 def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
-    """Read what a run's folder says of its model."""
+    """Read the facts of a run's model from its folder."""
     manifest, folder = read_manifest(run), RunFolder(run)
     recipe, summaries = folder.recipe_row(), manifest.summaries
     scores = _scores(run, manifest)
@@ -104,9 +103,9 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
 
 
 def _scores(run: Path, manifest: Manifest) -> dict[str, Scores]:
-    """Read the scores of the model of this run, by suite, beside the untuned model's and the baseline's.
+    """Read the scores of this run's model by suite, with the untuned model's and the baseline's.
 
-    Only of an evaluation that is done, so with the adapter that is there, and of no other model that was asked.
+    Only from a finished evaluation, so of the current adapter, and of no other evaluated model.
     """
     mine = manifest.summaries.evaluate.arm if manifest.is_done("evaluate") else None
     if mine is None:
@@ -122,7 +121,7 @@ def _scores(run: Path, manifest: Manifest) -> dict[str, Scores]:
 
 
 def _plot(run: Path, manifest: Manifest, suites: Iterable[str]) -> Path | None:
-    """Find the chart of the first suite that has one, where the report is of this evaluation."""
+    """Return the chart of the first suite that has one, where the report is finished."""
     if not manifest.is_done("report"):
         return None
     charts = (RunFolder(run).figures / f"scores_{suite}.svg" for suite in sorted(suites))
@@ -137,7 +136,7 @@ def _agreement(exported: ExportSummary) -> str | None:
 
 
 def adapter_folder(run: Path, manifest: Manifest) -> Path | None:
-    """Find the adapter that the run ended with; None before training."""
+    """Return the run's final adapter; None before training."""
     final = manifest.final
     return run / final if final and (run / final / "adapter_config.json").is_file() else None
 
@@ -148,14 +147,14 @@ def _trained(recipe: Mapping[str, Any], final: str | None) -> list[str]:
 
 
 def base_of(adapter: Path | None, preset: Preset | None) -> tuple[str | None, str | None]:
-    """Read name and revision of the base that an adapter was trained on; None for a folder of the user's own."""
+    """Return name and revision of the base that an adapter was trained on; None for a local folder."""
     config = read_object(adapter / "adapter_config.json") if adapter else {}
     named = config.get("base_model_name_or_path") or ""
     if is_public(named):
         return named, config.get("revision")
-    return preset.repo if preset else None, None  # a revision is one of the repository that is named with it
+    return preset.repo if preset else None, None  # a revision belongs to the repository named with it
 
 
 def is_public(base: str) -> bool:
-    """Check that a base is a name on the Hub that others can load: no folder, and no quantised copy."""
+    """Return whether a base is a Hub id that others can load: not a folder or a quantised copy."""
     return bool(_HUB_ID.fullmatch(base)) and not Path(base).exists() and not _QUANTISED.search(base)

@@ -1,4 +1,4 @@
-"""Read the tensors of a model's folder, one file or many; they are mapped, and read where they are used.
+"""Read the tensors of a model's folder, one file or many; they are memory-mapped and read on use.
 
 tensors = tensors_in(base)   # {"lm_head.weight": Tensor(dtype="BF16", shape=(151936, 3584), file=...)}
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from plantune_lite.types import PlantuneError
 
-FLOATS = {"BF16", "F16", "F32"}  # safetensors' words
+FLOATS = {"BF16", "F16", "F32"}  # safetensors' names
 
 
 class ExportError(PlantuneError, RuntimeError):
@@ -27,7 +27,7 @@ class Tensor:
     file: Path
 
     def read(self) -> Any:
-        """Map the tensor into memory; the map is closed when nothing uses the tensor any more."""
+        """Map the tensor into memory; the map is closed when nothing uses the tensor."""
         from safetensors import safe_open
 
         with safe_open(self.file, framework="pt") as opened:
@@ -49,7 +49,7 @@ def tensors_of(file: Path) -> list[Tensor]:
 
     try:
         with safe_open(file, framework="pt") as opened:
-            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
+            parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - it is not a dictionary
             return [
                 Tensor(name=name, dtype=part.get_dtype(), shape=tuple(part.get_shape()), file=file)
                 for name, part in parts.items()
@@ -57,7 +57,7 @@ def tensors_of(file: Path) -> list[Tensor]:
     except FileNotFoundError:
         raise ExportError(
             f"{file} is missing: name the folder of a model in 16 bits, or of an adapter in PEFT's format. Pickles "
-            "(*.bin) are not read, because loading one runs what is in it."
+            "(*.bin) are not read, because loading one runs its code."
         ) from None
     except SafetensorError as error:
         raise ExportError(f"{file} is not a whole safetensors file ({error}): fetch it again") from None

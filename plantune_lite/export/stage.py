@@ -8,7 +8,7 @@ from plantune_lite.student import chat, presets, weights
 
 
 def run_export(job: Job) -> ExportSummary:
-    """Merge the adapter into its 16-bit base, check it, and write GGUF files; the adapter alone needs nothing done."""
+    """Merge the adapter into its 16-bit base, check it, and write GGUF files; the adapter alone needs no work."""
     formats = job.recipe.export.formats
     trained = last_trained(job)
     if trained is None:
@@ -18,9 +18,9 @@ def run_export(job: Job) -> ExportSummary:
     if set(formats) <= {"adapter"}:
         adapter, rank = job.run.adapter(trained), job.recipe.student.lora_rank
         template = str(adapter / "chat_template.jinja")
-        if preset is None or not preset.is_part:  # vLLM serves the whole model, whose layers have other names
+        if preset is None or not preset.is_part:  # vLLM serves only the whole model, whose layers have other names
             job.say(model_card.vllm_line(base.repo, job.recipe.name, str(adapter), template, rank))
-        return ExportSummary(line="the adapter is what there is")
+        return ExportSummary(line="only the adapter: nothing to export")
     from transformers import AutoTokenizer
 
     place = weights.base_folder(base, job.say)
@@ -33,8 +33,8 @@ def run_export(job: Job) -> ExportSummary:
     job.say(checked["line"])
     if checked["verified"]:
         job.say(f"vllm serve {merged}")
-    files = [one for one in formats if one not in ("adapter", "merged")]
-    lines, made = [done["line"], checked["line"]], {}
+    files = [kind for kind in formats if kind not in ("adapter", "merged")]
+    lines, gguf_files = [done["line"], checked["line"]], {}
     if files and checked["verified"]:
         model = gguf.Model(
             merged=merged, name=job.recipe.name, preset=preset, prompts=prompts, adapter=adapter, base=place
@@ -43,7 +43,7 @@ def run_export(job: Job) -> ExportSummary:
         for line in exported["run"]:
             job.say(line)
         lines.append(exported["line"])
-        made = exported["gguf"]
+        gguf_files = exported["gguf"]
     return ExportSummary(
         line="; ".join(lines),
         merged=done,
@@ -51,5 +51,5 @@ def run_export(job: Job) -> ExportSummary:
         top1=checked["top1"],
         positions=checked["positions"],
         largest=checked["largest"],
-        gguf=made,
+        gguf=gguf_files,
     )

@@ -5,7 +5,7 @@ same_answer("$12.50", "12.5") -> Verdict(same=True, how="equal as numbers")
 same_answer("5 or 6", "5") -> Verdict(same=None, how="ambiguous: '5 or 6'")
 
 None instead of True or False means: empty, unreadable, ambiguous or timed out; `how` says which. An answer is parsed
-into a typed value (values.py) and compared by rule (compare.py); only symbolic expressions go to math-verify, in a
+into a typed value (values.py) and compared by rules (compare.py); only symbolic expressions go to math-verify, in a
 worker process, `python -m plantune_lite.grading.sympy_worker`.
 """
 
@@ -18,14 +18,14 @@ from plantune_lite.grading.normalize import clean
 from plantune_lite.grading.values import Expression, Letter, Number, Text, fold, read
 from plantune_lite.types import Verdict
 
-DEADLINE_SECONDS = 1.0  # the worker's, for one pair of answers
+DEADLINE_SECONDS = 1.0  # for the worker and one pair of answers
 
 # --- the final answer of a text ---------------------------------------------------------------------------------------
 
 _BOX_OR_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _HASHES = re.compile(r"(?<!#)####(?!#)([^\n]*)")
 _HEADING = re.compile(r"\W*(?:step|final answer|answer|solution|conclusion|summary)\b", re.IGNORECASE)
-_SAID = re.compile(
+_STATED = re.compile(
     r"\b(?:answer|correct (?:option|choice))(?:\*\*)?[ \t]*(?:is(?:\*\*)?[ \t]*:?|:)(?:\*\*)?[ \t]*(?:\n\s*)?",
     re.IGNORECASE,
 )
@@ -34,24 +34,24 @@ _LETTER_ALONE = re.compile(r"[*_ ]*(\([A-Za-z]\)|[A-Z])[.)*_ ]*")
 
 
 def final_answer(text: str) -> str | None:
-    """Find the last boxed answer, else what follows `####`, else "The answer is", else a lone letter as last line."""
-    for find in (_last_box, _after_hashes, _last_said, _last_letter):
+    """Return the last boxed answer, else what follows `####`, else "The answer is", else a lone letter as last line."""
+    for find in (_last_box, _after_hashes, _last_stated, _last_letter):
         if answer := find(text):
             return answer
     return None
 
 
 def _last_box(text: str) -> str | None:
-    found = None
-    open_: list[int] = []  # where the content of each open brace starts; 0 where it is no box
+    last = None
+    open_: list[int] = []  # where the content of each open brace starts; 0 where it is not a box
     for match in _BOX_OR_BRACE.finditer(text):
         if match[0] == "}":
             start = open_.pop() if open_ else 0
             if start and (content := text[start : match.start()].strip()):
-                found = content
+                last = content
         elif match[0].endswith("{") and match[0] != r"\{":
             open_.append(match.end() if len(match[0]) > 1 else 0)
-    return found
+    return last
 
 
 def _after_hashes(text: str) -> str | None:
@@ -62,9 +62,9 @@ def _after_hashes(text: str) -> str | None:
     return None
 
 
-def _last_said(text: str) -> str | None:
+def _last_stated(text: str) -> str | None:
     ends = len(text)
-    for match in reversed(list(_SAID.finditer(text))):
+    for match in reversed(list(_STATED.finditer(text))):
         if answer := _first_sentence(text[match.end() : ends].partition("\n")[0]):
             return answer
         ends = match.start()
@@ -82,11 +82,11 @@ def _last_letter(text: str) -> str | None:
     return match[1] if match else None
 
 
-# --- whether two answers are the same ---------------------------------------------------------------------------------
+# --- comparing two answers --------------------------------------------------------------------------------------------
 
 
 def same_answer(given: str | None, gold: str, *, choices: Sequence[str] = ()) -> Verdict:
-    """Decide whether an answer is the gold answer, as leniently as the benchmarks do."""
+    """Return whether an answer is the gold answer, as leniently as the benchmarks do."""
     if not given or not given.strip():
         return unsure("no answer")
     if not gold.strip():
@@ -99,7 +99,7 @@ def same_answer(given: str | None, gold: str, *, choices: Sequence[str] = ()) ->
 
 
 def _within_deadline() -> Ask:
-    """Wrap the worker in one deadline, shared by all calls for one pair of answers."""
+    """Give the worker one deadline, shared by all calls for one pair of answers."""
     left = DEADLINE_SECONDS
 
     def ask(given: str, gold: str) -> Verdict:
@@ -133,7 +133,7 @@ def _same_choice(given: str, gold: str, choices: Sequence[str], ask: Ask) -> Ver
 
 def _gold_choice(gold: str, choices: Sequence[str], ask: Ask) -> set[int]:
     named = _by_letter_or_text(gold, choices, ask)
-    return named & _by_letter(gold, choices) if len(named) > 1 else named  # a gold letter is meant as a letter
+    return named & _by_letter(gold, choices) if len(named) > 1 else named  # a gold letter means the letter
 
 
 def _by_letter(text: str, choices: Sequence[str]) -> set[int]:
@@ -143,7 +143,7 @@ def _by_letter(text: str, choices: Sequence[str]) -> set[int]:
 
 
 def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
-    """Find the choices with exactly this text, else in other case or formatting, else of the same value."""
+    """Return the choices with exactly this text, else with other case or formatting, else with the same value."""
     wanted = read(text)
     values = [read(choice) for choice in choices]
     for same in (
@@ -151,13 +151,13 @@ def _by_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
         lambda value: isinstance(wanted, Text) and fold(value.latex) == fold(wanted.latex),
         lambda value: compare_answers(wanted, value, ask).same,
     ):
-        if found := {number for number, value in enumerate(values) if same(value)}:
-            return found
+        if matching := {number for number, value in enumerate(values) if same(value)}:
+            return matching
     return set()
 
 
 def _by_letter_or_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
-    """Find the choices that a text may mean; more than one where its letter and its text disagree."""
+    """Return the choices that a text may mean; more than one where its letter and its text disagree."""
     value = read(text)
     exact = {number for number, choice in enumerate(choices) if clean(choice) == clean(text)}
     if not isinstance(value, Letter):

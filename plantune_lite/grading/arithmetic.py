@@ -1,4 +1,4 @@
-r"""Exact arithmetic as people write it: text in, a Fraction out; None where it would need symbols or is no arithmetic.
+r"""Evaluate arithmetic text exactly, as a Fraction; None where it needs symbols or is not arithmetic.
 
 evaluate("1 1/2") -> 3/2      evaluate(r"2.5 \times 10^3") -> 2500      evaluate(r"\frac{4!}{2^{3}}") -> 3
 """
@@ -41,7 +41,7 @@ def evaluate(text: str) -> Fraction | None:
 
 
 class _Arithmetic:
-    """Recursive descent over the tokens: sum, product, signed, power, atom. A ValueError where it is no arithmetic."""
+    """Recursive descent over the tokens: sum, product, signed, power, atom. A ValueError where it is not arithmetic."""
 
     def __init__(self, tokens: list[str]) -> None:
         self.tokens = [*tokens, ""]
@@ -81,7 +81,7 @@ class _Arithmetic:
         while self.take("!"):
             value = _factorial(value)
         if self.take("^"):
-            value = _power(value, self.power())  # 2^-3 is said in many ways; in braces it is clear
+            value = _power(value, self.power())  # 2^-3 is ambiguous; 2^{-3} is read
         return value
 
     def atom(self) -> Fraction:

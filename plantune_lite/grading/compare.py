@@ -1,11 +1,11 @@
-r"""Decide whether two values are the same answer, as leniently as the benchmarks, rule by rule.
+r"""Compare two values as answers, as leniently as the benchmarks, rule by rule.
 
 compare_answers(read("10 %"), read("0.1"), ask) -> Verdict(same=True, how="equal as a percentage")
 compare_answers(read("5 km"), read("5 m"), ask) -> Verdict(same=False, how="the units differ: km and m")
 
-A unit, name or pair of brackets on one side only is forgiven; on both sides they must agree. Decimals count as equal
-when they agree rounded to 6 places, as in math-verify (below 0.001: to 6 digits); others are exact. Two expressions
-that need symbolic math are passed to `ask`.
+A unit, name or pair of brackets on one side only is ignored; on both sides they must agree. Decimals are equal if they
+agree rounded to 6 places, as in math-verify (below 0.001: to 6 digits); others are exact. Two expressions that need
+symbolic math are passed to `ask`.
 """
 
 import re
@@ -31,33 +31,33 @@ from plantune_lite.grading.values import (
 )
 from plantune_lite.types import Verdict
 
-_MOST_COMPARED = 100  # of the elements of two unordered lists, those that are not written alike
+_MOST_COMPARED = 100  # elements of an unordered list that have no identical match
 
 Ask = Callable[[str, str], Verdict]  # two expressions in LaTeX, given and gold
 
 
 def yes(how: str) -> Verdict:
-    """Return the verdict that the answers are the same."""
+    """Return the verdict "the same"."""
     return Verdict(same=True, how=how)
 
 
 def no(how: str) -> Verdict:
-    """Another answer."""
+    """Return the verdict "another answer"."""
     return Verdict(same=False, how=how)
 
 
 def unsure(how: str) -> Verdict:
-    """It cannot be told."""
+    """Return the verdict "undecided"."""
     return Verdict(same=None, how=how)
 
 
 def decided(same: bool, how_same: str, how_not: str) -> Verdict:
-    """One of the two."""
+    """Return yes or no."""
     return Verdict(same=same, how=how_same if same else how_not)
 
 
 def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
-    """Decide whether the given value is the gold one, and say on what grounds."""
+    """Return whether the given value is the gold one, and by which rule."""
     match given, gold:
         case (Unreadable(why=why), _) | (_, Unreadable(why=why)):
             return yes("same text") if given.latex and given.latex == gold.latex else unsure(f"cannot be read: {why}")
@@ -103,7 +103,7 @@ def compare_answers(given: Value, gold: Value, ask: Ask) -> Verdict:
 
 
 def shortened(text: str) -> str:
-    """A text for a message."""
+    """Shorten a text for a message."""
     return repr(text if len(text) <= 40 else text[:37] + "...")
 
 
@@ -144,7 +144,7 @@ def _expressions(given: Number | Expression, gold: Number | Expression, ask: Ask
         isinstance(value, Number) and len("".join(value.unit)) == 1 for value in (given, gold)
     ):
         written = [value.written if isinstance(value, Number) else value.latex for value in (given, gold)]
-        return ask(*written) if all(written) else verdict  # "6 m" beside "6m": a symbol after all
+        return ask(*written) if all(written) else verdict  # "6 m" against "6m": a symbol after all
     return verdict
 
 
@@ -187,11 +187,11 @@ def _groups(given: Group, gold: Group, ask: Ask) -> Verdict:
             return no(f"the brackets differ: {given.opening}{given.closing} and {gold.opening}{gold.closing}")
         if "()" not in brackets:
             return unsure("ambiguous: an interval or a list")
-    return _all([compare_answers(mine, theirs, ask) for mine, theirs in zip(given.items, gold.items, strict=True)])
+    return _all([compare_answers(left, right, ask) for left, right in zip(given.items, gold.items, strict=True)])
 
 
 def _as_vector(group: Group, other: Group) -> Group:
-    """A matrix of one row or one column as a tuple, where the other side is no matrix."""
+    """Turn a matrix of one row or column into a tuple, where the other side is not a matrix."""
     if group.opening != "[" or any(isinstance(item, Group) for item in other.items):
         return group
     if len(group.items) == 1 and isinstance(row := group.items[0], Group):
@@ -203,25 +203,25 @@ def _as_vector(group: Group, other: Group) -> Group:
 
 
 def _unordered(given: Group, gold: Group, ask: Ask) -> Verdict:
-    mine, theirs = list(given.items), list(gold.items)
+    left, right = list(given.items), list(gold.items)
     if given.opening == gold.opening == "{":
-        mine, theirs = list(dict.fromkeys(mine)), list(dict.fromkeys(theirs))
-    if len(mine) != len(theirs):
-        return no(f"{len(mine)} answers against {len(theirs)}")
-    alike = Counter(mine) & Counter(theirs)
-    mine, theirs = (list((Counter(items) - alike).elements()) for items in (mine, theirs))
-    if len(theirs) > _MOST_COMPARED:
-        return unsure(f"{len(theirs)} answers are too many to compare one by one")
-    return _all([_found_in(mine, wanted, ask) for wanted in theirs])
+        left, right = list(dict.fromkeys(left)), list(dict.fromkeys(right))
+    if len(left) != len(right):
+        return no(f"{len(left)} answers against {len(right)}")
+    alike = Counter(left) & Counter(right)
+    left, right = (list((Counter(items) - alike).elements()) for items in (left, right))
+    if len(right) > _MOST_COMPARED:
+        return unsure(f"{len(right)} answers are too many to compare one by one")
+    return _all([_take(left, wanted, ask) for wanted in right])
 
 
-def _found_in(mine: list[Value], wanted: Value, ask: Ask) -> Verdict:
-    """Tell whether one of the values is the wanted one, and remove that one."""
+def _take(items: list[Value], wanted: Value, ask: Ask) -> Verdict:
+    """Return whether one of the values is the wanted one, and remove it."""
     undecided = None
-    for item in mine:
+    for item in items:
         verdict = compare_answers(item, wanted, ask)
         if verdict.same:
-            mine.remove(item)
+            items.remove(item)
             return verdict
         undecided = verdict if verdict.same is None else undecided
     return undecided or no(f"{shortened(wanted.latex)} is missing")
@@ -232,16 +232,16 @@ def _all(verdicts: list[Verdict]) -> Verdict:
 
 
 def _group_and_one(given: Value, gold: Value, ask: Ask) -> Verdict:
-    group, one = (given, gold) if isinstance(given, Group) else (gold, given)
+    group, single = (given, gold) if isinstance(given, Group) else (gold, given)
     assert isinstance(group, Group)
     if len(group.items) == 1 and group.opening in ("[", "{"):
         [several] = group.items
-    elif isinstance(one, Number) and group.opening == "" and "," in one.written:  # 100,200 beside 100, 200
-        several, one = group, read(one.written, thousands=False)
-    elif isinstance(one, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", one.latex):
+    elif isinstance(single, Number) and group.opening == "" and "," in single.written:  # 100,200 against 100, 200
+        several, single = group, read(single.written, thousands=False)
+    elif isinstance(single, Expression) and re.search(r"[<>]|\\(?:le|ge|ne|cup)(?![A-Za-z])", single.latex):
         return ask(given.latex, gold.latex)
-    elif group.opening == "or" or (one is given and isinstance(one, Text | YesNo | Letter)):
-        return unsure(f"ambiguous: {shortened(group.latex)} and {shortened(one.latex)}")
+    elif group.opening == "or" or (single is given and isinstance(single, Text | YesNo | Letter)):
+        return unsure(f"ambiguous: {shortened(group.latex)} and {shortened(single.latex)}")
     else:
         return no(f"{len(group.items)} answers against one")
-    return compare_answers(several, one, ask) if given is group else compare_answers(one, several, ask)
+    return compare_answers(several, single, ask) if given is group else compare_answers(single, several, ask)

@@ -1,10 +1,10 @@
-r"""A reply is graded by what its problem asks for: an answer, a program, or a plan that a world validates.
+r"""Grade a reply by its problem's kind: an answer, a program, or a plan that a world validates.
 
 grade_reply(problem, "<plan>\n1. pick-up a\n...") -> Graded("pick-up a; ...", Verdict(same=True, how="valid, 6 steps"))
 grade_answer(problem, "so he has 16 - 2 = 14 bikes left") -> Graded("14", Verdict(True, "last number: same text"))
 grade_answer(problem, r"... \boxed{14}") -> Graded("14", Verdict(True, "same text"))
 
-An answer is found and judged as leniently as the harnesses do: to have learned our format must be no gain.
+An answer is extracted and judged as leniently as in the harnesses: knowing our format must not be an advantage.
 """
 
 import re
@@ -19,7 +19,7 @@ from plantune_lite.types import Graded, Problem, Verdict
 
 
 def grade_reply(problem: Problem, text: str) -> Graded:
-    """A program by its tests, a plan by carrying it out, anything else by its answer."""
+    """Grade a program by its tests, a plan by carrying it out, anything else by its answer."""
     if problem.kind == "plan":
         return user_code.load_from_lab("grade_plan")(problem, text)
     return (code.grade_code if problem.kind == "code" else grade_answer)(problem, text)
@@ -29,14 +29,14 @@ _NUMBER = re.compile(r"(?<![\w.)])[-−]?[$€£]?[0-9][0-9,]*(?:\.[0-9]+)?(?:/[
 
 
 def grade_answer(problem: Problem, text: str) -> Graded:
-    """Judge a reply leniently, so that to have learned our format is no gain.
+    """Grade a reply leniently, so that knowing our format is not an advantage.
 
-    Where nothing marks an answer, the last number counts if the gold answer is one, as in the harnesses, and the choice
-    that the last line names if there are choices. The numbers of a plan's steps are no answers.
+    Where no answer is marked, the last number counts if the gold answer is one, as in the harnesses, and the choice
+    that the last line names if there are choices. The numbers of a plan's steps are not answers.
     """
     execution = _after_plan(text)
     gold_is_number = not problem.choices and isinstance(read(problem.answer), Number | LongNumber)
-    # What only a plan is may have the answer in it; beside an execution a step "The answer is the total" is none.
+    # A bare plan may contain the answer; with an execution, a step "The answer is the total" is not one.
     if marked := final_answer(execution if execution.strip() else text):
         verdict = same_answer(marked, problem.answer, choices=problem.choices)
         if verdict.same is None and gold_is_number and len(numbers := _numbers(marked)) == 1:
@@ -57,12 +57,12 @@ def _numbers(text: str) -> list[str]:
 
 
 def _named_choice(line: str, choices: Sequence[str]) -> str | None:
-    """Find the letter of the one choice that a line names, by a letter in brackets or by its text."""
+    """Return the letter of the one choice that a line names, by a letter in brackets or by its text."""
     letters = [chr(ord("A") + number) for number in range(len(choices))]
     named = {letter for letter in re.findall(r"(?:^|\()([A-Z])\)", line) if letter in letters}
     if not named:
-        said = [bool(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", line, re.IGNORECASE)) for choice in choices]
-        named = {letter for letter, is_said in zip(letters, said, strict=True) if is_said}
+        mentioned = [bool(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", line, re.IGNORECASE)) for choice in choices]
+        named = {letter for letter, is_mentioned in zip(letters, mentioned, strict=True) if is_mentioned}
     return named.pop() if len(named) == 1 else None
 
 

@@ -1,4 +1,4 @@
-r"""One spelling for the many ways to write an answer: delimiters, emphasis and end punctuation go, signs are unified.
+r"""Normalise the spelling of an answer: remove delimiters, emphasis and end punctuation, unify signs.
 
 clean(r"$\boxed{\dfrac12}$.") -> r"\frac{1}{2}"      clean("**1½ m²**") -> "1 1/2 m^{2}"      clean("> ) ]") -> "> ) ]"
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _UNICODE = str.maketrans({
-    **dict.fromkeys("−‐‑‒–—﹣－", "-"),  # minus signs and the dashes that stand in for them
+    **dict.fromkeys("−‐‑‒–—﹣－", "-"),  # minus signs and dashes used as such
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),  # invisible
     "⁄": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "≤": r"\le ", "⩽": r"\le ",
     "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "π": r"\pi ", "∞": r"\infty ", "∪": r"\cup ",
@@ -17,8 +17,8 @@ _UNICODE = str.maketrans({
 })  # fmt: skip
 
 OPEN_SET, CLOSE_SET = "⦃", "⦄"  # \{ and \}: plain braces only hold LaTeX together
-_DOLLAR = "\ue000"  # \$ is a currency, a bare $ may be a delimiter; a private character until that is settled
-_TEXT = "\ue001"  # stands for \text, \mathrm ... whose braces go too
+_DOLLAR = "\ue000"  # \$ is a currency, a bare $ may be a delimiter; a private character until delimiters are removed
+_TEXT = "\ue001"  # stands for \text, \mathrm ... whose braces are removed too
 
 
 def _each(commands: str, spelling: str) -> dict[str, str]:
@@ -60,7 +60,7 @@ _MATRIX = re.compile(
 
 
 def clean(text: str) -> str:
-    """Normalise an answer to its one spelling; empty where there is nothing."""
+    """Normalise an answer's spelling; empty where there is nothing."""
     if not text.isascii():
         text = re.sub(r"([0-9])([¼-¾⅐-⅞])", r"\1 \2", text)  # 1½ would become 11/2
         text = re.sub(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda match: f"^{{{match[0].translate(_SUPERSCRIPTS)}}}", text)
@@ -71,8 +71,8 @@ def clean(text: str) -> str:
         text = _THIN_SPACE.sub(",", _MATRIX.sub(_nested_lists, text))
         text = _COMMAND.sub(lambda match: _COMMANDS.get(match[0], match[0]), text)
         while _TEXT in text:
-            text, found = _TEXT_GROUP.subn(r" \1 ", text)
-            text = text if found else text.replace(_TEXT, " ")
+            text, replaced = _TEXT_GROUP.subn(r" \1 ", text)
+            text = text if replaced else text.replace(_TEXT, " ")
         for pattern, replacement in _SHORT_FORMS:
             text = pattern.sub(replacement, text)
     text = _MATHEMATICS.sub(r" \1 ", text.replace("$$", "$"))
@@ -112,7 +112,7 @@ _CLOSING = frozenset(")]}" + CLOSE_SET)
 
 
 def closing(text: str, start: int = 0) -> int:
-    """Find where the bracket at `start` is closed; -1 where it is not."""
+    """Return where the bracket at `start` is closed; -1 where it is not."""
     open_: list[str] = []
     for at in range(start, len(text)):
         char = text[at]

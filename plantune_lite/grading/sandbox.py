@@ -1,15 +1,15 @@
-"""Programs that a model wrote, run where they can do no harm, and judged by tests.
+"""Run programs that a model wrote in isolation, and grade them by tests.
 
     run("def double(x):\n    return x + x\n", "assert double(4) == 8") -> Ran(True, "passed the tests")
     run("while True: pass")                                             -> Ran(False, "ran out of time")
 
-Each program gets a process of its own in user, network, mount, process and IPC namespaces of its own: no network, no
-other process in sight, and a file system that holds Python's library and an empty /tmp. It is nobody, without
-capabilities; time, memory, files and system calls are limited (sandbox_child.py). Where the kernel does not give all of
-that, nothing is run: `why_not` says so in a sentence, and `run` raises it.
+Each program gets its own process in its own user, network, mount, process and IPC namespaces: no network, no other
+visible process, and a file system with Python's library and an empty /tmp. It runs as nobody, without capabilities;
+time, memory, files and system calls are limited (sandbox_child.py). Where the kernel does not support all of that,
+nothing is run: `why_not` returns the reason, and `run` raises it.
 
-What it does not do: it shares the kernel with us, so that a hole in the kernel is a hole in it; and a program that sets
-out to cheat its own tests, in whose process it is, can (sandbox_child.inmate says how).
+Limits: it shares the kernel with us, so a hole in the kernel is a hole in the sandbox; and a program that is written to
+cheat its own tests, which run in its process, can (sandbox_child.inmate says how).
 """
 
 import functools
@@ -23,11 +23,11 @@ from plantune_lite.types import PlantuneError
 
 SECONDS = 5  # of CPU time; three times as long by the clock
 MEMORY = 1 << 30  # bytes
-_PATIENCE_SECONDS = 30  # with the keeper, which keeps to its own time
+_PATIENCE_SECONDS = 30  # with the keeper, on top of the program's time
 
 
 class SandboxError(PlantuneError):
-    """Programs cannot be run here without harm, so they are not run."""
+    """Programs cannot be run safely here, so they are not run."""
 
 
 class Ran(NamedTuple):
@@ -39,7 +39,7 @@ class Ran(NamedTuple):
 
 @functools.cache
 def why_not() -> str | None:
-    """Say why programs cannot be run in isolation on this machine; None where they can."""
+    """Return why programs cannot be run in isolation on this machine; None where they can."""
     try:
         ran = run("import bisect, collections, datetime, decimal, fractions, hashlib, math, random, re", "assert math")
     except SandboxError as error:
@@ -62,23 +62,23 @@ def run(program: str, tests: str = "", *, before: str = "", seconds: int = SECON
             input=json.dumps(job).encode() + b"\n",
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"PYTHONHASHSEED": "0"},  # the same verdict each time, and nobody's keys
+            env={"PYTHONHASHSEED": "0"},  # deterministic verdicts, and no keys
             cwd="/",
             start_new_session=True,
             timeout=3 * seconds + _PATIENCE_SECONDS,
         )
     except subprocess.TimeoutExpired as late:
         raise SandboxError(_refusal(f"no verdict in {late.timeout:.0f} seconds")) from None
-    said = json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
-    if "cannot" in said:
-        raise SandboxError(_refusal(said["cannot"]))
-    return Ran(bool(said["ok"]), said["how"])
+    outcome = json.loads(keeper.stdout) if keeper.stdout else {"cannot": f"it ended with status {keeper.returncode}"}
+    if "cannot" in outcome:
+        raise SandboxError(_refusal(outcome["cannot"]))
+    return Ran(bool(outcome["ok"]), outcome["how"])
 
 
 def _refusal(reason: str) -> str:
     return (
         f"programs are not run here, because they cannot be isolated ({reason}). It takes Linux 5.12 or newer and "
-        "leave to make user namespaces and mounts, which in a container its owner gives and on Ubuntu "
+        "permission to make user namespaces and mounts: in a container from its owner, on Ubuntu by "
         "`sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`. Without it, leave out problems "
         "whose answers are programs"
     )

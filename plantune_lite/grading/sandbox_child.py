@@ -1,15 +1,15 @@
-"""Run one program inside the sandbox, in namespaces of its own, and judge it by its tests. sandbox.py starts this.
+"""Run one program inside the sandbox, in its own namespaces, and grade it by its tests. sandbox.py starts this.
 
 Input: one line of JSON on stdin, {"before", "program", "tests": sources, "seconds", "memory"}. Output: one line of
 JSON,
 
     {"ok": false, "how": "failed: AssertionError"}     or {"cannot": "unshare: Operation not permitted"}
 
-Two processes. The keeper makes the namespaces and a root of its own that holds Python's library, read-only, and an
-empty /tmp; no /proc, no /dev, no home folder. Then it starts the second, which becomes the user nobody, drops its
-remaining privileges and runs the program. The keeper ends it when it is done, out of time, or nobody waits any more.
+Two processes. The keeper makes the namespaces and a new root with Python's library, read-only, and an empty /tmp; no
+/proc, no /dev, no home folder. Then it starts the second, which becomes the user nobody, drops its remaining privileges
+and runs the program. The keeper kills it when it is done, out of time, or the parent has gone.
 
-A script that imports only the standard library: it runs without site-packages and without an environment.
+This script imports only the standard library: it runs without site-packages and without an environment.
 """
 
 import builtins
@@ -25,29 +25,29 @@ from typing import Any
 
 PASSED = "passed the tests"
 LATE = "ran out of time"
-SCRATCH = 64 << 20  # bytes in /tmp, and no file larger
+SCRATCH = 64 << 20  # bytes in /tmp, and the maximum file size
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NOBODY = 65534
-_PATIENCE = 3  # wall-clock seconds for a second of CPU time: the machine may be busy with other things
-_SAID = 300  # bytes of what a program's error says
+_PATIENCE = 3  # wall-clock seconds per second of CPU time: the machine may be busy
+_MESSAGE_BYTES = 300  # of a program's error message
 _NEW_USER, _NEW_NET, _NEW_MOUNT, _NEW_PID, _NEW_IPC = 0x10000000, 0x40000000, 0x20000, 0x20000000, 0x08000000
 
 
 def main() -> None:
-    """Read the job, run it, say what came of it."""
+    """Read the job, run it, and print the outcome."""
     job = json.loads(sys.stdin.buffer.readline())
     try:
         enter_namespaces()
         enter_root()
-        said = watched(job)
+        outcome = watched(job)
     except OSError as error:
-        said = {"cannot": f"{error.filename}: {error.strerror}"}
-    print(json.dumps(said), flush=True)
+        outcome = {"cannot": f"{error.filename}: {error.strerror}"}
+    print(json.dumps(outcome), flush=True)
 
 
 def call(name: str, *arguments: Any) -> None:
-    """A function of the C library that Python has no name for; its failure names it."""
+    """Call a C library function that Python does not wrap; an error names it."""
     if getattr(_LIBC, name)(*arguments) == -1:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), name)
@@ -57,26 +57,26 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def enter_namespaces() -> None:
-    """User, network, mount, process and IPC namespaces of our own; the next child is the first process in its own."""
+    """Enter new user, network, mount, process and IPC namespaces; the next child is the first process in them."""
     uid, gid = os.geteuid(), os.getegid()
     everything = _NEW_USER | _NEW_NET | _NEW_MOUNT | _NEW_PID | _NEW_IPC
-    if uid != 0:  # somebody may only be mapped to one other, and is nobody from the start
+    if uid != 0:  # an ordinary user may map only one id, so map itself to nobody
         call("unshare", everything)
         _write_maps("self", {"setgroups": "deny", "uid_map": f"{_NOBODY} {uid} 1", "gid_map": f"{_NOBODY} {gid} 1"})
         return
-    ours, theirs = os.pipe()
-    helper = os.fork()  # root takes nobody along, which only somebody outside can arrange
+    reader, writer = os.pipe()
+    helper = os.fork()  # root also maps nobody, which only a process outside can do
     if helper == 0:
-        os.close(theirs)
+        os.close(writer)
         maps = {"uid_map": f"0 {uid} 1\n{_NOBODY} {_NOBODY} 1", "gid_map": f"0 {gid} 1\n{_NOBODY} {_NOBODY} 1"}
         try:
-            if os.read(ours, 1):
+            if os.read(reader, 1):
                 _write_maps(str(os.getppid()), maps)
         except OSError as error:
             os._exit(error.errno or 1)
         os._exit(0)
     call("unshare", everything)
-    os.write(theirs, b".")
+    os.write(writer, b".")
     if failed := os.waitstatus_to_exitcode(os.waitpid(helper, 0)[1]):
         raise OSError(failed, os.strerror(failed), "uid_map")
 
@@ -84,14 +84,14 @@ def enter_namespaces() -> None:
 def _write_maps(process: str, maps: dict[str, str]) -> None:
     for name, text in maps.items():
         descriptor = os.open(f"/proc/{process}/{name}", os.O_WRONLY)
-        os.write(descriptor, text.encode())  # at once: the kernel takes no second write
+        os.write(descriptor, text.encode())  # in one write: the kernel accepts no second
         os.close(descriptor)
 
 
 def enter_root() -> None:
-    """A file system with nothing in it but Python's library, which cannot be written to, and an empty /tmp."""
+    """Enter a file system with only Python's library, read-only, and an empty /tmp."""
     shown = {path: os.path.realpath(path) for path in _library()}
-    _mount(None, "/", None, 0x44000)  # recursive, private: nothing of this is seen outside
+    _mount(None, "/", None, 0x44000)  # recursive, private: invisible outside
     _mount("none", "/tmp", "tmpfs", 0, "size=1m,mode=755")
     os.mkdir("/tmp/old")
     call("pivot_root", b"/tmp", b"/tmp/old")
@@ -110,9 +110,9 @@ def enter_root() -> None:
 
 def _library() -> list[str]:
     """List the folders that Python imports from, without those inside another of them."""
-    system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]  # what its extension modules are linked with
-    found = {path for path in [*system, f"{sys.base_prefix}/lib", *sys.path] if os.path.isdir(path)}
-    return sorted(path for path in found if not any(path.startswith(f"{other}/") for other in found))
+    system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]  # its extension modules are linked against these
+    folders = {path for path in [*system, f"{sys.base_prefix}/lib", *sys.path] if os.path.isdir(path)}
+    return sorted(path for path in folders if not any(path.startswith(f"{other}/") for other in folders))
 
 
 def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
@@ -133,9 +133,9 @@ def _set(path: str, flags: int, *, clear: int = 0, recursive: bool = False) -> N
 
 
 def watched(job: dict[str, Any]) -> dict[str, Any]:
-    """Run the program in a process of its own for as long as it may take, and say what came of it."""
+    """Run the program in a separate process within its time limit, and return the outcome."""
     _end_with_reader(1)
-    token = os.urandom(16)  # who does not have it cannot say what came of it
+    token = os.urandom(16)  # without it an outcome cannot be forged
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -146,11 +146,11 @@ def watched(job: dict[str, Any]) -> dict[str, Any]:
             os._exit(1)
     os.close(writer)
     ended, _, _ = select.select([os.pidfd_open(pid)], [], [], _PATIENCE * job["seconds"])
-    os.kill(pid, signal.SIGKILL)  # the first process of its namespace takes all others with it
+    os.kill(pid, signal.SIGKILL)  # killing the namespace's first process kills all others in it
     _, status, usage = os.wait4(pid, 0)
-    said = os.read(reader, 4096)
-    if said.startswith(token):
-        how = said[len(token) :].decode("utf-8", "replace")
+    report = os.read(reader, 4096)
+    if report.startswith(token):
+        how = report[len(token) :].decode("utf-8", "replace")
         return {"cannot": how.removeprefix(_CANNOT)} if how.startswith(_CANNOT) else {"ok": how == PASSED, "how": how}
     code = os.waitstatus_to_exitcode(status)
     # The kernel counts the limit in ticks and the usage exactly, and the two may differ on a busy machine.
@@ -161,11 +161,11 @@ def watched(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _end_with_reader(out: int) -> None:
-    """End when the parent ends, who reads `out`; at once if it ended before it could be told to the kernel."""
-    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; whoever changes user or capabilities afterwards loses it
+    """End when the parent, the reader of `out`, ends; at once if it ended before the kernel was told."""
+    _control(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; lost by later changes of user or capabilities
     pipe = select.poll()
     pipe.register(out, 0)
-    if pipe.poll(0):  # nobody can read it any more
+    if pipe.poll(0):  # the reader is gone
         os._exit(1)
 
 
@@ -175,11 +175,11 @@ _CANNOT = "cannot "
 
 
 def inmate(job: dict[str, Any], token: bytes, out: int) -> None:
-    """Give up what could be given up, run the program and its tests, say what came of it, and end.
+    """Drop privileges, run the program and its tests, report the outcome, and end.
 
-    What the program might change under us is taken beforehand: it can put its own `exec` or `abs` among the builtins,
-    and the tests still get the real ones. It shares a process with its tests all the same. Code that walks up the stack
-    for the token, or returns objects that equal everything, can pass; nothing but its own doing is what it then passed.
+    Functions that the program might replace are saved before: it can put its own `exec` or `abs` among the builtins,
+    and the tests still get the real ones. But it shares a process with its tests. Code that walks up the stack for the
+    token, or returns objects that equal everything, can pass; the only thing it fools is its own test.
     """
     write, leave, execute, real = os.write, os._exit, exec, dict(vars(builtins))
     try:
@@ -203,17 +203,17 @@ def inmate(job: dict[str, Any], token: bytes, out: int) -> None:
             how = f"{how}: {error}".removesuffix(": ")
         except BaseException:
             how = f"{how}: unprintable"
-    write(out, token + how.encode("utf-8", "replace")[:_SAID])
+    write(out, token + how.encode("utf-8", "replace")[:_MESSAGE_BYTES])
     leave(0)
 
 
 def _give_up(job: dict[str, Any], out: int) -> None:
-    """Files, the session, limits, identity, capabilities, system calls: in an order in which each is still possible."""
+    """Drop files, session, limits, identity, capabilities and system calls, in an order that allows each step."""
     import resource
 
     os.dup2(2, 0)  # the keeper's stderr is /dev/null
     os.dup2(2, 1)
-    os.setsid()  # to signal its group is to signal itself
+    os.setsid()  # so that it can signal only itself as a group
     seconds, memory = job["seconds"], job["memory"]
     limits = {"CPU": seconds, "AS": memory, "FSIZE": SCRATCH, "NOFILE": 32, "NPROC": 1}
     for name, most in {**limits, "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}.items():
@@ -236,9 +236,9 @@ def _control(*arguments: int) -> None:
     call("prctl", *(ctypes.c_ulong(number) for number in (*arguments, 0, 0, 0, 0)[:5]))
 
 
-# What a function of Python's needs for nothing, by the numbers of x86-64 and of arm64. No process or thread begins
-# another, so that nothing has to be counted; no socket, because not all kinds of them keep to a network namespace; no
-# memory that counts for nobody; no way into further namespaces, to other processes or to the kernel's keys.
+# System calls that Python functions do not need, by their numbers on x86-64 and arm64. No new processes or threads, so
+# that none need to be counted; no sockets, because not all kinds respect a network namespace; no memory outside the
+# limits; no way into further namespaces, to other processes or to the kernel's keys.
 _REFUSED = {
     "clone": (56, 220),
     "fork": (57, None),
@@ -271,7 +271,7 @@ _REFUSED = {
     "userfaultfd": (323, 282),
     "io_uring_setup": (425, 425),
 }
-_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # our column, the kernel's name of it
+_MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # our column, the kernel's constant
 
 
 class _Program(ctypes.Structure):
@@ -279,7 +279,7 @@ class _Program(ctypes.Structure):
 
 
 def _filter() -> bytes:
-    """Build the seccomp program: it refuses _REFUSED with "Operation not permitted" and kills calls by other tables."""
+    """Build the seccomp filter: _REFUSED fail with "Operation not permitted", calls of other architectures kill."""
     machine = os.uname().machine
     if machine not in _MACHINES:
         raise OSError(0, f"there is no table of system calls for {machine}, only for {', '.join(_MACHINES)}", "seccomp")

@@ -1,4 +1,4 @@
-r"""Decide whether two expressions are equal, by math-verify in a process of its own that is killed at a deadline.
+r"""Compare two expressions with math-verify, in a separate process that is killed at a deadline.
 
 same(r"\frac{\sqrt{8}}{2}", r"\sqrt{2}", seconds=1.0) -> Judged(Verdict(same=True, how="equal as expressions"), 0.01)
 
@@ -7,9 +7,9 @@ The worker reads one {"given": ..., "gold": ...} per line and writes {"same": ..
 - Nothing is evaluated as Python. math-verify's `parse` would: its ExprExtractionConfig, on by default, passes plain
   text to sympy's parse_expr, which calls eval. So only its comparison is used, on what the ANTLR grammar of
   latex2sympy2_extended parses. That reaches eval too: each literal goes through sympy.Number(text), that is sympify,
-  parse_expr and eval. A literal holds nothing but digits, a point and an exponent; still the worker replaces parse_expr
-  by a parser of such literals (it is faster, too) and disables the eval behind it, which covers any other
-  sympify("...") that a library may hold.
+  parse_expr and eval. A literal has only digits, a point and an exponent; still the worker replaces parse_expr with a
+  parser of such literals (which is faster, too) and disables the eval behind it, which covers any other sympify("...")
+  in a library.
 - math-verify's own timeouts (SIGALRM, main thread only) are off; the caller's kill is the deadline.
 """
 
@@ -30,17 +30,17 @@ from plantune_lite.types import MissingError, Verdict, present
 START_SECONDS = 60.0  # importing sympy takes one, more on a busy machine
 MEMORY_BYTES = 2 << 30  # of the worker's address space, where the platform can limit it
 _COMMAND = (sys.executable, "-m", "plantune_lite.grading.sympy_worker")
-_LAST_RESORT_SECONDS = 20  # the worker ends itself if nobody is left to kill it
+_LAST_RESORT_SECONDS = 20  # the worker ends itself if its caller is gone
 
 
 class Judged(NamedTuple):
-    """A verdict, and the seconds that the worker had for it."""
+    """A verdict, and the seconds that the worker took for it."""
 
     verdict: Verdict
     seconds: float
 
 
-# --- what the worker is asked -----------------------------------------------------------------------------------------
+# --- preparing expressions --------------------------------------------------------------------------------------------
 
 _TOO_LARGE = re.compile(
     r"\^\s*\{?\s*-?\s*[0-9]{6,}|[0-9]{5,}\s*\}?\s*!|!\s*!|[0-9]{1000,}"  # 2^1000000, 100000!, 9!!
@@ -53,7 +53,7 @@ _BARE_NAME = re.compile(
 
 
 def to_latex(text: str) -> str:
-    r"""An expression as the grammar wants it: "2*sqrt(x+1)**2" -> "2\cdot \sqrt{x+1}^2"."""
+    r"""Convert an expression for the grammar: "2*sqrt(x+1)**2" -> "2\cdot \sqrt{x+1}^2"."""
     text = _BARE_NAME.sub(r"\\\1 ", text.replace("**", "^").replace("*", r"\cdot "))
     text = re.sub(r"(?<![A-Za-z\\])(?:infinity|inf)(?![A-Za-z])", r"\\infty ", text).replace("°", r"^{\circ}")
     text = text.replace(OPEN_SET, r"\{").replace(CLOSE_SET, r"\}")
@@ -74,7 +74,7 @@ class _WorkerGone(Exception):
 
 
 class _Worker:
-    """One worker process, started when it is first needed and kept; callers from any thread wait for one another."""
+    """One worker process, started on first use and kept; callers from several threads take turns."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -82,7 +82,7 @@ class _Worker:
         self._ready = False
 
     def ask(self, given: str, gold: str, seconds: float) -> Judged:
-        """Ask the worker for its verdict, or None with the reason; replace a worker that is gone once."""
+        """Return the worker's verdict, or None with the reason; replace a worker that is gone, once."""
         from time import monotonic
 
         with self._lock:
@@ -113,7 +113,7 @@ class _Worker:
             with contextlib.suppress(_WorkerGone):
                 self._ready = self._line(START_SECONDS) is not None
         if not self._ready:
-            raise MissingError(f"Checking mathematics needs math-verify, which does not start: {' '.join(_COMMAND)}")
+            raise MissingError(f"checking mathematics needs math-verify, which does not start: {' '.join(_COMMAND)}")
 
     def _exchange(self, question: dict[str, str], seconds: float) -> Verdict:
         stdin = present(present(self._process).stdin)
@@ -122,12 +122,12 @@ class _Worker:
         line = self._line(seconds)
         if line is None:
             self._stop()
-            self._start()  # its imports overlap with whatever the caller does next
+            self._start()  # its imports overlap with the caller's next work
             return Verdict(same=None, how=f"timed out after {seconds:.2g} s")
         return Verdict(**json.loads(line))
 
     def _line(self, seconds: float) -> bytes | None:
-        """Read the next line; None when none came in time."""
+        """Read the next line; None if none came in time."""
         stdout = present(present(self._process).stdout)
         if not connection.wait([stdout.fileno()], seconds):
             return None
@@ -152,7 +152,7 @@ _worker = _Worker()
 
 
 def same(given: str, gold: str, *, seconds: float) -> Judged:
-    """Decide whether two expressions are equal; may wait for the worker to start, which is not counted."""
+    """Return whether two expressions are equal; may wait for the worker to start, which is not counted."""
     given, gold = to_latex(given), to_latex(gold)
     if any(_TOO_LARGE.search(text) for text in (given, gold)):
         return Judged(Verdict(same=None, how="a number too large to compute"), 0.0)
@@ -164,8 +164,8 @@ def _forget_worker() -> None:
     _worker = _Worker()
 
 
-atexit.register(lambda: _worker.close())  # the one that is there then
-if hasattr(os, "register_at_fork"):  # we never fork; a caller that does must not talk into its parent's pipes
+atexit.register(lambda: _worker.close())  # the current one at exit
+if hasattr(os, "register_at_fork"):  # we never fork; a caller that does must not use its parent's pipes
     os.register_at_fork(after_in_child=_forget_worker)
 
 
@@ -177,7 +177,7 @@ def serve() -> None:
     import faulthandler
     import signal
 
-    replies, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints must not be taken for an answer
+    replies, sys.stdout = sys.stdout, sys.stderr  # a library's output must not be taken for an answer
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C at the terminal is for the caller
     _limit_memory()
     judge = _Judge()
@@ -190,7 +190,7 @@ def serve() -> None:
 
 
 def _limit_memory() -> None:
-    with contextlib.suppress(ImportError, OSError, ValueError):  # where it cannot be, the deadline alone has to do
+    with contextlib.suppress(ImportError, OSError, ValueError):  # without it, only the deadline limits the worker
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -217,9 +217,7 @@ class _Judge:
         self._config = ConversionConfig(lowercase_symbols=False)  # n in N is not N in N
         self._is_complex = should_treat_as_complex
         for given, gold in ((r"\frac{\sqrt{8}}{2}", r"\sqrt{2}"), (r"\sin x+x^{2}", "x"), ("x > 2", r"(2,\infty)")):
-            self(
-                given, gold
-            )  # sympy imports half of itself on first use, and its own modules sympify strings of theirs
+            self(given, gold)  # sympy imports half of itself on first use, and its modules sympify their own strings
         sympy.parsing.sympy_parser.parse_expr = _read_literal
         sympy.parsing.sympy_parser.eval_expr = _read_literal
 
@@ -228,7 +226,7 @@ class _Judge:
             readings = [self._read(gold), self._read(given)]
             same = self._verify(*readings, timeout_seconds=None, allow_set_relation_comp=True, raise_on_error=True)
             return Verdict(same=bool(same), how="equal as expressions" if same else "different expressions")
-        except Exception as error:  # ANTLR and sympy raise whatever they meet: undecided, and the worker goes on
+        except Exception as error:  # ANTLR and sympy raise anything: undecided, and the worker continues
             return Verdict(same=None, how=f"cannot be read or compared as mathematics ({type(error).__name__})")
 
     def _read(self, text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Units and counted things after a number: text in, canonical words out.
+"""Split units and counted things from a number, as canonical words.
 
 split("5 square meters") -> ("5", ("²", "m"))     split("18 duck eggs") -> ("18", ("duck", "egg"))
 split("5x") -> ("5x", ())
@@ -32,7 +32,7 @@ _MAX_WORDS = 6
 
 
 def split(text: str) -> tuple[str, tuple[str, ...]]:
-    """Split off the currency sign before and the unit behind a text; return the rest and the unit, () if none."""
+    """Split off the currency sign before and the unit after a number; return the rest and the unit, () if none."""
     before: tuple[str, ...] = ()
     if match := _CURRENCY.match(text):
         word = match[2].rstrip(".")
@@ -69,7 +69,7 @@ def _unit(tail: str) -> tuple[str, ...]:
 
 
 def _fold(token: str) -> str:
-    """Lower case, without dots, singular."""
+    """Fold a word: lower case, without dots, singular."""
     word = token.replace(".", "").lower()
     if token.startswith("°"):
         return token.replace(" ", "")
@@ -83,7 +83,7 @@ def _fold(token: str) -> str:
 
 
 def agree(left: tuple[str, ...], right: tuple[str, ...]) -> bool:
-    """Tell whether two units agree; one may be more specific (duck eggs, eggs), and no unit agrees with any."""
+    """Return whether two units agree; one may be more specific (duck eggs, eggs), and no unit agrees with any."""
     if not left or not right:
         return True
     if {"²", "³"} & set(left) != {"²", "³"} & set(right):

@@ -1,4 +1,4 @@
-r"""An answer as written goes in, a typed value comes out; nothing is compared, simplified or run here.
+r"""Parse an answer into a typed value; nothing is compared, simplified or run here.
 
 read("$1{,}234.50") -> Number(1234.5, unit "$")        read("(0, 5]") -> Group("(", (Number(0), Number(5)), "]")
 read(r"x=2\sqrt{3} \text{ cm}") -> Equation("x", Expression(r"2\sqrt{3}", unit "cm"))
@@ -12,17 +12,17 @@ from plantune_lite.grading import units
 from plantune_lite.grading.arithmetic import evaluate
 from plantune_lite.grading.normalize import CLOSE_SET, OPEN_SET, clean, closing, outside_brackets
 
-MAX_CHARACTERS = 2_000  # of an answer; a longer one is read only where it is one plain number
-_MAX_DIGITS = 4_000  # of a number; Python refuses to read more than 4,300
+MAX_CHARACTERS = 2_000  # of an answer; a longer one is read only if it is one plain number
+_MAX_DIGITS = 4_000  # of a number; Python refuses to parse more than 4,300
 _MAX_NESTING = 20
 
 
 @dataclass(frozen=True)
 class Value:
-    """An answer that has been read."""
+    """A parsed answer."""
 
-    latex: str  # in its one spelling, without unit: what a parser of LaTeX is given
-    kind = "unchecked"  # for people, of the types that have one
+    latex: str  # normalised, without unit: the input of a LaTeX parser
+    kind = "unchecked"  # for people, set by some subclasses
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class Number(Value):
 
 @dataclass(frozen=True)
 class LongNumber(Value):
-    """A number with more digits than Python reads: compared digit by digit."""
+    """A number with more digits than Python parses: compared digit by digit."""
 
     kind = "whole number"
 
 
 @dataclass(frozen=True)
 class Expression(Value):
-    """Mathematics that needs symbols."""
+    """An expression that needs symbolic math."""
 
     unit: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Time(Value):
-    """A time of day; `half` is "am", "pm" or, where it was not said, ""."""
+    """A time of day; `half` is "am", "pm" or, where it is not given, ""."""
 
     minutes: Fraction
     half: str
@@ -68,7 +68,7 @@ class YesNo(Value):
 
 @dataclass(frozen=True)
 class Letter(Value):
-    """One letter, as of a choice, and the text that may stand after it: "(B) 42"."""
+    """One letter, as of a choice, and the text that may follow it: "(B) 42"."""
 
     letter: str
     rest: str = ""
@@ -76,7 +76,7 @@ class Letter(Value):
 
 @dataclass(frozen=True)
 class Equation(Value):
-    """A name and what it equals; `f(x)=2x` has the name f and the argument x."""
+    """A name and its value; `f(x)=2x` has the name f and the argument x."""
 
     name: str
     argument: str
@@ -101,7 +101,7 @@ class Text(Value):
 
 @dataclass(frozen=True)
 class Unreadable(Value):
-    """Value that cannot be checked, and why."""
+    """A value that cannot be checked, and why."""
 
     why: str
 
@@ -119,11 +119,11 @@ def read(text: str, *, thousands: bool = True) -> Value:
         return Unreadable(cleaned, "a number too large to compute")
 
 
-_OUTER = " .,;:!?'\"`()[]{}*_~"  # but no signs: -1 is not 1
+_OUTER = " .,;:!?'\"`()[]{}*_~"  # without signs: -1 is not 1
 
 
 def fold(text: str) -> str:
-    """Reduce a text to what is compared of its words; all of it where it has none: `> ) ]` is an answer too."""
+    """Fold a text for comparison; keep punctuation where there are no words: `> ) ]` is an answer too."""
     if not any(char.isalnum() for char in text):
         return "".join(text.split())
     folded = text.casefold().strip(_OUTER)
@@ -308,7 +308,7 @@ def _read_expression(text: str) -> Value:
 
 
 def _is_mathematics(text: str) -> bool:
-    """Tell whether letters are symbols here; words of four letters or more, and two words in a row, are prose."""
+    """Return whether letters are symbols here; words of four letters or more, and two words in a row, are prose."""
     bare = _NO_LETTERS.sub(" 0 ", text)
     runs = re.findall(r"[A-Za-z]+", bare)
     return (

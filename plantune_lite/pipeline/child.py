@@ -1,9 +1,9 @@
-"""One stage of one run in a process of its own: `python -m plantune_lite.pipeline.child RUN STAGE`.
+"""Run one stage of a run in a separate process: `python -m plantune_lite.pipeline.child RUN STAGE`.
 
-What comes in: a run folder with recipe.json, and the outputs of earlier stages in it. What goes out: the stage's own
-files, its lines on stdout, and .stage/STAGE.json with its summary or the sentence that says why there is none.
+Input: a run folder with recipe.json and the outputs of earlier stages. Output: the stage's files, its lines on stdout,
+and .stage/STAGE.json with its summary or the error message.
 
-What the stages do is in the functions named at _WORK: there the parts meet, which need not know each other.
+_WORK names the functions that do the stages' work: packages that do not import each other meet only there.
 """
 
 import json
@@ -31,7 +31,7 @@ from plantune_lite.train.stage import run_baseline, run_grpo, run_sft
 from plantune_lite.types import PlantuneError
 
 INTERRUPTED = 130
-_DISK_FULL = ("no space left", "os error 28", "disk is full", "unexpected pos")  # the last is torch.save's word for it
+_DISK_FULL = ("no space left", "os error 28", "disk is full", "unexpected pos")  # the last is torch.save's
 
 _WORK: dict[str, Callable[[Job], Summary]] = {
     "problems": run_problems,
@@ -50,18 +50,18 @@ _WORK: dict[str, Callable[[Job], Summary]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run one stage; the exit status says whether it is done."""
+    """Run one stage; return 0 if it is done."""
     run, stage, *rest = arguments
     folder = Path(run)
     result = RunFolder(folder).result(stage)
     _end_with_parent()
-    # As the student does: a merge imports it too, and it speaks of a kernel for CPUs that it would download.
+    # As when loading a student: a merge imports it too, and it warns of a CPU kernel that it would download.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         if not is_first():
             _work(folder, stage, rest)
             return 0
-        # An orphan of a killed run may still be ending; two processes must not write one stage.
+        # A killed run's child may still be ending; two processes must not write one stage.
         with locked(RunFolder(folder).at_work, wait_seconds=30.0):
             write_whole(result, json.dumps({"summary": _work(folder, stage, rest).to_row()}, ensure_ascii=False))
         return 0
@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _say_why(result: Path, sentence: str) -> None:
-    """Write down why the stage failed, unless another process has: what breaks in this one is its echo."""
+    """Record why the stage failed, unless another process has: this one's error is then only a consequence."""
     if not result.is_file():
         write_whole(result, json.dumps({"error": sentence}, ensure_ascii=False))
 
@@ -103,12 +103,12 @@ def _work(folder: Path, stage: str, rest: list[str]) -> Summary:
 
 
 def _end_with_parent() -> None:
-    """A killed parent closes our stdin: end too, so that whoever goes on finds nobody writing."""
+    """End when a killed parent closes our stdin, so that nothing else writes when the run resumes."""
     if os.environ.get("PLANTUNE_PARENT") != "1":
         return
 
     def watch() -> None:
-        while os.read(0, 1):  # not sys.stdin: a thread waiting in it upsets the interpreter's end
+        while os.read(0, 1):  # not sys.stdin: a thread blocked in it breaks the interpreter's shutdown
             pass
         os._exit(INTERRUPTED)
 

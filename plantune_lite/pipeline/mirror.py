@@ -1,11 +1,11 @@
-"""A second copy of a run's small files in a folder that outlives the machine, such as a mounted Drive.
+"""Mirror a run's small files to a folder that outlives the machine, such as a mounted Drive.
 
-    bring_back(drive, run)              what is missing or damaged in the run folder is restored from DRIVE/NAME/
-    copies = Mirror(drive, run, say)    from here on DRIVE/NAME/ and DRIVE/calls.sqlite follow the run, every minute
+    bring_back(drive, run)              restores missing or damaged files of the run folder from DRIVE/NAME/
+    copies = Mirror(drive, run, say)    updates DRIVE/NAME/ and DRIVE/calls.sqlite every minute, once started
     copies.start()
 
-Copied are recipe, manifest, JSONL, adapters, whole checkpoints and the report; never merged/ or gguf/, which are
-made again. A mirror that is full, slow or gone is a warning, never a stop. One machine works on a run at a time.
+It copies recipe, manifest, JSONL, adapters, complete checkpoints and the report; never merged/ or gguf/, which can be
+rebuilt. A mirror that is full, slow or gone is a warning, not an error. One machine works on a run at a time.
 """
 
 import json
@@ -24,11 +24,11 @@ from plantune_lite.types import PlantuneError, RunError
 INTERVAL_SECONDS = 60.0
 _INDEX = ".mirror.json"  # file -> [size, modification time] of the copy, so that only what changed is copied
 _WRITTEN_LAST = "trainer_state.json"  # of a checkpoint, and copied last
-_NOT_COPIED = ("merged", "gguf", "old", "ablate")  # made again; of another time; mirrored by a study, run by run
+_NOT_COPIED = ("merged", "gguf", "old", "ablate")  # can be rebuilt (2); old results; mirrored by a study, run by run
 
 
 class Mirror:
-    """Copies in a thread of its own, so that a slow folder holds nothing up."""
+    """Copies in a separate thread, so that a slow folder blocks nothing."""
 
     def __init__(self, folder: Path, run: Path, say: Callable[[str], None]) -> None:
         self._target, self._run, self._say = folder / run.name, run, say
@@ -37,11 +37,11 @@ class Mirror:
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
 
     def start(self) -> None:
-        """Begin to copy at every interval."""
+        """Start copying at every interval."""
         self._thread.start()
 
     def close(self, wait_seconds: float = 60.0) -> None:
-        """Copy once more; a mirror that does not answer in time is left behind with a warning."""
+        """Copy once more; warn where the mirror does not finish in time."""
         self._ending.set()
         self._thread.join(wait_seconds)
         if self._thread.is_alive():
@@ -54,9 +54,9 @@ class Mirror:
             try:
                 self._copy_all()
                 self._warned = ""
-            except Exception as error:  # whatever it is, the run goes on, and the next interval tries again
+            except Exception as error:  # whatever it is, the run continues, and the next interval tries again
                 why = getattr(error, "strerror", None) or error
-                self._warn(f"the mirror {self._target} cannot be written ({why}); the run goes on without it")
+                self._warn(f"the mirror {self._target} cannot be written ({why}); the run continues without it")
 
     def _warn(self, sentence: str) -> None:
         if sentence != self._warned:  # once, not every minute
@@ -65,7 +65,7 @@ class Mirror:
 
     def _copy_all(self) -> None:
         self._target.mkdir(parents=True, exist_ok=True)
-        # The manifest says what is complete: read first and written last, it never promises more than is here.
+        # The manifest lists what is complete: read first and written last, it never lists more than was copied.
         manifest = (self._run / "manifest.json").read_text(encoding="utf-8")
         index = _read_index(self._target)
         small = {file.relative_to(self._run).as_posix(): file for file in _small_files(self._run)}
@@ -77,10 +77,10 @@ class Mirror:
                     continue
                 copy_whole(small[name], self._target / name)
             except FileNotFoundError:
-                continue  # a checkpoint was rotated away while we copied
+                continue  # a checkpoint was deleted while we copied
             index[name] = identity
             write_whole(self._target / _INDEX, json.dumps(index))
-        gone = set(index) - set(small)  # rotated or moved away since it was copied
+        gone = set(index) - set(small)  # deleted or moved away since it was copied
         if gone:
             write_whole(self._target / _INDEX, json.dumps({name: index[name] for name in set(index) - gone}))
         for name in gone:
@@ -91,7 +91,7 @@ class Mirror:
 
 
 def _small_files(run: Path) -> Iterator[Path]:
-    for folder, inner, names in os.walk(run):  # which passes over what is rotated away meanwhile
+    for folder, inner, names in os.walk(run):  # which skips what is deleted meanwhile
         place = Path(folder)
         left_out = (*_NOT_COPIED, "manifest.json") if place == run else ()
         inner[:] = [name for name in inner if name not in left_out and name[0] != "." and _is_whole(place / name)]
@@ -99,12 +99,12 @@ def _small_files(run: Path) -> Iterator[Path]:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether a folder is no checkpoint that is still being written."""
+    """Return whether a folder is anything but a checkpoint that is still being written."""
     return not folder.name.startswith("checkpoint-") or (folder / _WRITTEN_LAST).is_file()
 
 
 def _read_index(target: Path) -> dict[str, list[int]]:
-    """Read what the mirror holds; a name that leads out of it is none of ours."""
+    """Read the mirror's index; skip names that lead out of the mirror."""
     try:
         index = read_object(target / _INDEX)
     except (FileNotFoundError, PlantuneError):
@@ -114,17 +114,17 @@ def _read_index(target: Path) -> dict[str, list[int]]:
     }
 
 
-# --- the way back -----------------------------------------------------------------------------------------------------
+# --- restoring --------------------------------------------------------------------------------------------------------
 
 
 def bring_back(folder: Path, run: Path) -> int:
-    """Restore what is missing or damaged here, before a run starts or resumes; the number of files.
+    """Restore missing or damaged files before a run starts or resumes; return their number.
 
-    Refuses a mirror of another run, one that is ahead of what is here, and one that lies in the run or around it.
+    Raise for a mirror of another run, one that is ahead of the run folder, and one inside the run folder or around it.
     """
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
-        raise RunError(f"--mirror {folder} and the run folder {run} lie in each other; mirror to another folder")
+        raise RunError(f"--mirror {folder} and the run folder {run} overlap: mirror to another folder")
     mirrored, begun = (source / "manifest.json").is_file(), _is_begun(run)
     if mirrored:
         _check_same_run(source, run if begun else None)
@@ -136,7 +136,7 @@ def bring_back(folder: Path, run: Path) -> int:
 
 
 def _is_begun(run: Path) -> bool:
-    """Tell whether a run has a manifest; one that cannot be read is as good as none, where a mirror has it."""
+    """Return whether a run has a manifest; an unreadable one counts as missing, since the mirror has it."""
     try:
         read_manifest(run)
     except RunError:
@@ -146,28 +146,28 @@ def _is_begun(run: Path) -> bool:
 
 def _check_same_run(source: Path, run: Path | None) -> None:
     try:
-        theirs = read_manifest(source)
+        mirrored = read_manifest(source)
     except RunError:
         why = f"the mirror's {source / 'manifest.json'} is damaged"
-        raise RunError(f"{why}: move {source} away to mirror the run anew, or leave --mirror out") from None
+        raise RunError(f"{why}: move {source} away to mirror the run again, or leave --mirror out") from None
     if run is None:
         return
-    ours = read_manifest(run)
-    if theirs.id != ours.id:
-        raise RunError(f"{source} mirrors another run of this name: take name=OTHER, or move {run} away to restore it")
-    if theirs.resumed > ours.resumed:
+    local = read_manifest(run)
+    if mirrored.id != local.id:
+        raise RunError(f"{source} mirrors another run of this name: set name=OTHER, or move {run} away to restore it")
+    if mirrored.resumed > local.resumed:
         raise RunError(f"{source} is ahead of {run}: move {run} away to restore it, or mirror to another folder")
 
 
 def _restore(source: Path, run: Path) -> int:
-    """Fetch the whole run, its manifest last: half a copy is no run."""
+    """Fetch the whole run, its manifest last: half a copy is not a run."""
     names = sorted(_read_index(source))  # half a checkpoint too: training removes it
     move_away(run, {"manifest.json", *(Path(name).parts[0] for name in names)}, place_in_old(run))
     return _fetch(source, run, [*names, "manifest.json"])
 
 
 def _repair(source: Path, run: Path) -> int:
-    """Fetch what finished stages left, is missing or damaged here, and is sound in the mirror."""
+    """Fetch finished stages' outputs that are missing or damaged here and intact in the mirror."""
     done = (entry for entry in read_manifest(run).stages.values() if entry.status == "done")
     outputs = {name: known for entry in done for name, known in entry.outputs.items() if (source / name).is_file()}
     missing, damaged = changed_outputs(run, outputs, every_byte=True)

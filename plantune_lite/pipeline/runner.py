@@ -1,6 +1,6 @@
-"""run(recipe): the stages in their order, each in its own process; a done one is skipped, a cut-off one resumes.
+"""Run a recipe's stages in order, each in its own process; a finished stage is skipped, an interrupted one resumes.
 
-What comes in: a recipe. What goes out: a run folder, and a copy of its small things in the mirror.
+Input: a recipe. Output: a run folder, and a copy of its small files in the mirror.
 """
 
 import json
@@ -37,7 +37,7 @@ from plantune_lite.types import RunError
 
 
 def run(
-    asked: Recipe,
+    recipe: Recipe,
     *,
     to: Path | None = None,
     mirror: Path | None = None,
@@ -47,47 +47,47 @@ def run(
     say: Callable[[str], None] = print,
     stream: TextIO | None = None,
 ) -> Path:
-    """Bring a run to its end, or go on with it; its folder. `only` names the stages to do, given those before.
+    """Start or resume a run and return its folder. `only` names the stages to do, given those before.
 
-    `stream` takes what the stages print, standard output where it is None.
+    `stream` gets what the stages print; None is standard output.
     """
-    folder = folder_of(asked, to)
+    folder = folder_of(recipe, to)
     mirror = mirror and files.as_path(mirror).resolve()
 
     def tell(line: str) -> None:
         say(printable(line))
 
     if mirror is None and "COLAB_RELEASE_TAG" in os.environ:
-        tell("Colab forgets this machine's files: --mirror /content/drive/MyDrive/plantune keeps them on your Drive")
+        tell("Colab deletes this machine's files: --mirror /content/drive/MyDrive/plantune keeps them on your Drive")
     with ExitStack() as stack:
         stack.enter_context(locked(RunFolder(folder).lock))
         if mirror is not None and (count := bring_back(mirror, folder)):
             tell(f"restored {count} files of {folder} from {mirror}")
         manifest = read_manifest(folder)
         _settle(folder, manifest, stages)
-        wanted = with_teacher(asked, os.environ, manifest, tell, again)
-        found, anew = plan(folder, wanted, manifest, again, stages)
-        active = [stage for stage, _, _ in found]
+        wanted = with_teacher(recipe, os.environ, manifest, tell, again)
+        planned, redo = plan(folder, wanted, manifest, again, stages)
+        active = [stage for stage, _, _ in planned]
         only = with_what_is_moved(again, only, active) if only and again else only
-        _refuse(folder, found, only)
-        _refuse_what_training_would(wanted, found, only, tell)
-        if again is not None and not anew:
-            made = ", ".join(next(stage.outputs for stage in active if stage.name == again))
-            tell(f"--again {again} was stopped and resumes (remove {made} from {folder} to begin anew)")
-        if anew:
-            manifest.again = again  # until it is made: rerunning the command resumes it
-        _put_away(folder, manifest, stages, anew, tell)
+        _refuse(folder, planned, only)
+        _refuse_what_training_would(wanted, planned, only, tell)
+        if again is not None and not redo:
+            outputs = ", ".join(next(stage.outputs for stage in active if stage.name == again))
+            tell(f"--again {again} was stopped and resumes (remove {outputs} from {folder} to start over)")
+        if redo:
+            manifest.again = again  # until it is done: rerunning the command resumes it
+        _put_away(folder, manifest, stages, redo, tell)
         write_whole(RunFolder(folder).recipe, to_json(wanted))
         manifest.name, manifest.resumed = wanted.name, time.time()
         manifest.versions, manifest.device = versions(), _device()
         work = _Run(folder, wanted, manifest, active, stream, tell)
-        work.save()  # a variant may have taken over all there is to do
+        work.save()  # a variant may have reused all of its stages
         failed = None
         if mirror is not None:
             copies = Mirror(mirror, folder, tell)
             copies.start()
             stack.callback(copies.close)
-        for number, (stage, state, _) in enumerate(found, 1):
+        for number, (stage, state, _) in enumerate(planned, 1):
             label = f"[{number}/{len(active)}] {stage.name:<9}"
             if only is not None and stage.name not in only:
                 continue
@@ -114,9 +114,9 @@ def run(
     return folder
 
 
-def folder_of(asked: Recipe, to: Path | None) -> Path:
-    """Return the run folder; one without a name, such as `.`, is resolved: the ledger lies next to it."""
-    folder = files.as_path(to or files.runs_folder() / asked.name)
+def folder_of(recipe: Recipe, to: Path | None) -> Path:
+    """Return the run folder; one without a name, such as `.`, is resolved: the ledger is next to it."""
+    folder = files.as_path(to or files.runs_folder() / recipe.name)
     return folder if folder.name not in ("", "..") else folder.resolve()
 
 
@@ -126,125 +126,125 @@ def plan(
     """List what a run would do with each stage, and which stages `again` reruns."""
     active = active_stages(wanted, stages)
     if again is not None and again not in {stage.name for stage in active}:
-        raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [one.name for one in active])}")
+        raise RunError(f"--again {again}: this recipe has no such stage{nearest(again, [s.name for s in active])}")
     known = _as_far_as_limits_go(wanted, manifest)
-    if again is not None and again == manifest.again:  # stopped before its end: what it made is what it asks for
-        found = list(states(folder, wanted, known, active))
-        begun = {stage.name: state for stage, state, _ in found}
+    if again is not None and again == manifest.again:  # an interrupted --again: its results so far count
+        planned = list(states(folder, wanted, known, active))
+        begun = {stage.name: state for stage, state, _ in planned}
         if begun[again] in ("resumes", "done") and "differs" not in begun.values():
-            return found, []
-    # Over all stages, not those of this recipe: one that it leaves out must not come back made from what is gone.
-    anew = [again, *stale_after(again, stages)] if again is not None else []
-    left = next((one for one in active if one.name not in anew and not is_empty(folder, one.outputs)), None)
+            return planned, []
+    # Over all stages, not only this recipe's: one that it leaves out must not reappear with stale inputs.
+    redo = [again, *stale_after(again, stages)] if again is not None else []
+    left = next((stage for stage in active if stage.name not in redo and not is_empty(folder, stage.outputs)), None)
     if left and not RunFolder(folder).manifest.is_file():
         raise RunError(
-            f"{folder} has lost its manifest.json, which said what its {left.name} was made from: --mirror FOLDER "
-            f"restores it if the run has one; --again {active[0].name} moves all there is to {folder / 'old'} and "
-            "begins anew; name=OTHER begins another run"
+            f"{folder} has lost its manifest.json, which recorded how its {left.name} was made: --mirror FOLDER "
+            f"restores it if the run has one; --again {active[0].name} moves all results to {folder / 'old'} and "
+            "starts over; name=OTHER starts another run"
         )
-    return list(states(folder, wanted, known, active, anew)), anew
+    return list(states(folder, wanted, known, active, redo)), redo
 
 
 def _as_far_as_limits_go(wanted: Recipe, manifest: Manifest) -> Manifest:
     """Count a distillation that distill.max_usd or max_hours ended as done, unless the limit is higher now."""
-    said = manifest.summaries.distill
-    limits = ((said.max_usd, wanted.distill.max_usd), (said.max_hours, wanted.max_hours))
+    summary = manifest.summaries.distill
+    limits = ((summary.max_usd, wanted.distill.max_usd), (summary.max_hours, wanted.max_hours))
     if not any(reached is not None and limit is not None and limit <= reached for reached, limit in limits):
         return manifest
-    whole = replace(manifest.stages["distill"], summary=replace(said, partial=False))
+    whole = replace(manifest.stages["distill"], summary=replace(summary, partial=False))
     return replace(manifest, stages={**manifest.stages, "distill": whole})
 
 
 def with_teacher(
-    asked: Recipe,
+    recipe: Recipe,
     environ: Mapping[str, str],
     manifest: Manifest,
     say: Callable[[str], None],
     again: str | None = None,
 ) -> Recipe:
-    """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has begun."""
-    if asked.distill.teacher != "gemini" or key_name(environ):
-        return asked
+    """Return the recipe as it can be run: without a key the student is its own teacher, unless Gemini has started."""
+    if recipe.distill.teacher != "gemini" or key_name(environ):
+        return recipe
     begun = None if again in ("problems", "distill") else manifest.stages.get("distill")
     if begun and begun.inputs.get("distill.teacher") == "gemini":
         if begun.status == "done":
-            return asked  # its plans are here, no key is needed
+            return recipe  # its plans are done, no key is needed
         raise RunError(f"distillation with Gemini is incomplete: set {KEYS[1]} and rerun the command to resume")
     say(f"no {' or '.join(KEYS)} is set: distill.teacher='self', the untuned student plans for itself")
-    return replace(asked, distill=replace(asked.distill, teacher="self"))
+    return replace(recipe, distill=replace(recipe.distill, teacher="self"))
 
 
-def _refuse(folder: Path, found: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
-    """Stop where the folder holds another run, a damaged one or not what a verb needs: nothing is overwritten."""
-    active = [stage for stage, _, _ in found]
-    for stage, state, why in found:
+def _refuse(folder: Path, planned: Sequence[tuple[Stage, State, str]], only: Sequence[str] | None) -> None:
+    """Raise where the folder holds another run, a damaged one or lacks what a verb needs: nothing is overwritten."""
+    active = [stage for stage, _, _ in planned]
+    for stage, state, why in planned:
         stale = ", ".join([stage.name, *stale_after(stage.name, active)])
         if state == "damaged":
             raise RunError(
                 f"{folder / why}: it was changed or damaged since. --mirror FOLDER restores it if the run has one; "
-                f"otherwise --again {stage.name} moves {stale} to {folder / 'old'} and makes them again"
+                f"otherwise --again {stage.name} moves {stale} to {folder / 'old'} and reruns them"
             )
         if state == "differs":
             raise RunError(
-                f"{folder} holds another run: {why}. Three ways on: {folder} as the RECIPE, without settings, resumes "
-                f"with it as it was made; name=OTHER (or another --to) starts a run of its own; --again {stage.name} "
-                f"moves what there is of {stale} to {folder / 'old'} and makes it anew"
+                f"{folder} was made with other settings: {why}. Choose: {folder} as the RECIPE, without settings, "
+                f"resumes it unchanged; name=OTHER (or another --to) starts another run; --again {stage.name} moves "
+                f"the results of {stale} to {folder / 'old'} and reruns them"
             )
-    for stage, state, _ in found:
+    for stage, state, _ in planned:
         if only and stage.name not in only and state != "done" and set(only) & set(readers_of(stage.name, active)):
-            raise RunError(f"{folder} has no finished {stage.name} yet; `plantune run` or that stage's verb makes it")
+            raise RunError(f"{folder} has no finished {stage.name} yet: `plantune run` or that stage's verb makes it")
 
 
 def _refuse_what_training_would(
     wanted: Recipe,
-    found: Sequence[tuple[Stage, State, str]],
+    planned: Sequence[tuple[Stage, State, str]],
     only: Sequence[str] | None,
     say: Callable[[str], None],
 ) -> None:
-    """Stop before anything is spent where training would fail later, or take days without a GPU."""
-    trainings = [stage.name for stage, state, _ in found if stage.trains and stage.work is None and state != "done"]
+    """Raise before anything is spent where training would fail later, or take days without a GPU."""
+    trainings = [stage.name for stage, state, _ in planned if stage.trains and stage.work is None and state != "done"]
     if not trainings:
         return
-    # A verb that only distils pays for plans that are trained on later.
+    # Checked for distillation too: its plans are paid for, and trained on later.
     if wanted.sft is not None and "sft" in trainings:
         trl_args.refuse_extra(wanted.sft, "sft")
     if wanted.grpo is not None and "grpo" in trainings:
         trl_args.refuse_extra(wanted.grpo, "grpo")
     preset = presets.find(wanted.student.model)
     if preset is not None:
-        shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # knows its layers' names
+        shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # checks layer names
     if only is not None and set(only).isdisjoint(trainings):
         return
     if preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
         raise RunError(
-            f"{preset.title} wants a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
-            "same recipe and settings (a teacher's plans, to be trained on elsewhere), or plantune run smollm2_135m"
+            f"{preset.title} needs a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
+            "same recipe and settings (a teacher's plans, to train on elsewhere), or plantune run smollm2_135m"
         )
     architecture = weights.check_access(wanted.student, preset)
     if architecture and set(wanted.export.formats) - {"adapter", "merged"}:
-        with suppress(llama_cpp.GGUFError):  # no network: export says so, if it still is then
+        with suppress(llama_cpp.GGUFError):  # no network: export reports it, if still so
             llama_cpp.scripts(say)
         llama_cpp.refuse_unknown(architecture)
 
 
 def _put_away(
-    folder: Path, manifest: Manifest, stages: Sequence[Stage], anew: Sequence[str], say: Callable[[str], None]
+    folder: Path, manifest: Manifest, stages: Sequence[Stage], redo: Sequence[str], say: Callable[[str], None]
 ) -> None:
-    """Move the output of stages that are made anew to old/."""
+    """Move the output of stages to be rerun to old/."""
     old = place_in_old(folder)
     for stage in stages:
-        if stage.name in anew:
+        if stage.name in redo:
             if move_away(folder, stage.outputs, old):
                 say(f"moved {stage.name} to {old}")
             manifest.stages.pop(stage.name, None)
-            write_manifest(folder, manifest)  # a kill here leaves stages that are to be done, never half a promise
+            write_manifest(folder, manifest)  # a kill here leaves stages to do, never an entry without its output
 
 
 def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage]) -> None:
-    """Put away what is in the way of a stage that starts or resumes.
+    """Move away old output before a stage starts or resumes.
 
-    What was made of a part of it is marked, to be made anew even after a kill: a training must not go on from a
-    checkpoint that learned from fewer plans. What was found out about a model goes with the model.
+    Mark stages made from its partial output to be rerun, even after a kill: a training must not resume from a
+    checkpoint that learned from fewer plans. A model's probe is moved away with the model.
     """
     entries = run.manifest.stages
     if state == "to do":
@@ -264,7 +264,7 @@ def _make_room(run: "_Run", stage: Stage, state: State, stages: Sequence[Stage])
 
 @dataclass
 class _Run:
-    """A run that is being worked on."""
+    """A run in progress."""
 
     folder: Path
     recipe: Recipe
@@ -274,10 +274,10 @@ class _Run:
     say: Callable[[str], None]
 
     def save(self) -> None:
-        """Write the manifest, with the stage whose adapter is the run's model and what all stages have cost."""
+        """Write the manifest, with the final model's stage and the total cost."""
         trained = [stage for stage in self.active if stage.trains and self.manifest.is_done(stage.name)]
         self.manifest.final = trained[-1].home if trained else None
-        spent = (one.summary.usd for one in self.manifest.stages.values() if one.summary)
+        spent = (entry.summary.usd for entry in self.manifest.stages.values() if entry.summary)
         self.manifest.usd = round(sum(spent), 6)
         write_manifest(self.folder, self.manifest)
 
@@ -307,33 +307,33 @@ def _do(stage: Stage, run: _Run) -> None:
 
 
 def _settle(folder: Path, manifest: Manifest, stages: Sequence[Stage]) -> None:
-    """Count what a killed stage took against max_hours, before another one writes to log.txt."""
+    """Count a killed stage's time against max_hours, before another one writes to log.txt."""
     for stage in stages:
         entry = manifest.stages.get(stage.name)
         if entry and entry.status == "running":
-            ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to when it was
+            ended = last_written(folder, (*stage.outputs, "log.txt", "metrics.jsonl"))  # close to the kill
             entry.seconds = round(entry.seconds + max(0.0, ended - (entry.began or ended)), 3)
             entry.status = "stopped"
 
 
 def _hours_left(wanted: Recipe, manifest: Manifest) -> float | None:
-    """Compute what is left of max_hours."""
+    """Return the remaining part of max_hours."""
     if wanted.max_hours is None:
         return None
-    spent = sum(one.seconds for one in manifest.stages.values()) / 3600
+    spent = sum(entry.seconds for entry in manifest.stages.values()) / 3600
     return max(0.0, wanted.max_hours - spent)
 
 
-# --- what the manifest says of the machine ----------------------------------------------------------------------------
+# --- the machine, for the manifest ------------------------------------------------------------------------------------
 
 
 def versions() -> dict[str, str]:
-    """Collect the versions that decide what a run makes."""
-    found = {"python": sys.version.split()[0], "plantune-lite": __version__}
+    """Return the versions that affect a run's results."""
+    installed = {"python": sys.version.split()[0], "plantune-lite": __version__}
     for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "unsloth", "google-genai", "math-verify"):
         with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+            installed[name] = version(name)
+    return installed
 
 
 def _device() -> str:

@@ -1,6 +1,6 @@
-"""Define the stages, their order, and what each reads of the recipe; state.py compares them with a folder.
+"""Define the stages, their order, and which recipe fields each reads; state.py compares them with a folder.
 
-This table alone ties parts of the recipe to stages: a test fails when a part has a field that no stage reads.
+Only this table ties parts of the recipe to stages: a test fails when a part has a field that no stage reads.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +15,16 @@ class Stage:
     """One row of the order."""
 
     name: str
-    reads: tuple[str, ...]  # parts or fields of the recipe that decide what it makes
-    after: tuple[str, ...] = ()  # stages whose output decides what it makes
-    also: tuple[str, ...] = ()  # stages whose output it reads without being another stage when that changes
+    reads: tuple[str, ...]  # parts or fields of the recipe that determine its output
+    after: tuple[str, ...] = ()  # stages whose output determines its output
+    also: tuple[str, ...] = ()  # stages whose output it reads without becoming stale when that changes
     home: str | None = None  # its folder; None = its name, or the run folder itself where it has outputs there
     outputs: tuple[str, ...] = ()  # under the run folder; empty = its folder
-    trains: bool = False  # leaves an adapter: the last one of these is the run's final model
-    shared: bool = False  # several processes may share it, one a GPU
-    advice: bool = False  # what it found is for a person: with other settings it is looked at anew, nothing is refused
-    may_fail: bool = False  # what comes after it is made all the same; the run ends with its error
-    work: str | None = None  # in tests: another function than child.py's, "module_or_path.py:function"
+    trains: bool = False  # makes an adapter: the last one of these is the run's final model
+    shared: bool = False  # several processes may share it, one per GPU
+    advice: bool = False  # only for people: with other settings it is rerun, nothing is refused
+    may_fail: bool = False  # later stages run anyway; the run ends with its error
+    work: str | None = None  # in tests: a function instead of child.py's, "module_or_path.py:function"
 
     def __post_init__(self) -> None:
         home = self.home or ("" if self.outputs else self.name)
@@ -35,7 +35,7 @@ class Stage:
 STAGES = (
     Stage(name="problems", reads=("seed", "problems")),
     Stage(name="suites", reads=("seed", "evaluate.suites", "evaluate.limit"), after=("problems",)),
-    # Nothing comes after it: what it says is for the person who decides whether to go on.
+    # Nothing comes after it: it only advises whether to continue.
     Stage(
         name="headroom",
         reads=("seed", "headroom", "student.model", "student.revision", "student.bits", "evaluate.max_tokens"),
@@ -48,7 +48,7 @@ STAGES = (
         after=("problems",),
         outputs=(TRAJECTORIES, REJECTED, "distilled.jsonl"),
     ),
-    # A suite added later does not make this another corpus: evaluation says which of its problems the corpus overlaps.
+    # A suite added later does not change the corpus: evaluation reports which of its problems overlap with it.
     Stage(
         name="corpus",
         reads=("seed", "corpus", "sft.target", "sft.solutions"),
@@ -56,7 +56,7 @@ STAGES = (
         also=("problems", "suites"),
     ),
     Stage(name="sft", reads=("seed", "student", "sft"), after=("corpus",), trains=True, shared=True),
-    # The same problems and as many steps, without plans: what the tuned model is compared with.
+    # The same problems and as many steps, without plans: the comparison for the tuned model.
     Stage(
         name="baseline",
         reads=("seed", "student", "sft", "evaluate.baseline"),
@@ -89,7 +89,7 @@ STAGES = (
 
 
 def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stage]:
-    """Return the stages of this recipe, in order, with the ones it leaves out gone from what others come after."""
+    """Return the stages of this recipe, in order, without the ones it leaves out, also in `after` and `also`."""
     left_out = {name for name in OPTIONAL if getattr(wanted, name) is None}
     if not wanted.has_baseline:
         left_out.add("baseline")
@@ -122,8 +122,8 @@ def with_what_is_moved(again: str, only: Sequence[str], active: Sequence[Stage])
 
 
 def _following(name: str, active: Sequence[Stage], before: Callable[[Stage], tuple[str, ...]]) -> list[str]:
-    found = [name]
+    names = [name]
     for stage in active:
-        if set(before(stage)) & set(found):
-            found.append(stage.name)
-    return found[1:]
+        if set(before(stage)) & set(names):
+            names.append(stage.name)
+    return names[1:]

@@ -1,4 +1,4 @@
-"""Tell whether a folder holds the stages that are asked for: fingerprints, and the state of each stage."""
+"""Compare a run folder with a recipe: fingerprints, and the state of each stage."""
 
 import hashlib
 import json
@@ -19,16 +19,16 @@ from plantune_lite.runs.manifest import Entry, HeadroomSummary, Manifest
 def inputs_of(wanted: Recipe, stage: Stage, known: Mapping[str, Any] = {}) -> dict[str, Any]:
     """Return every field the stage reads, by its dotted name; files and functions by their content too.
 
-    A file whose content is `known` from a run made before may be gone meanwhile: it is still the file that was read.
+    A file whose content is `known` from an earlier run may be gone: its recorded content still counts.
     """
     read = {}
     for name, value in leaves(wanted):
         if name in known and means_the_same(value, known[name]):
-            value = known[name]  # a run made before may spell parts of the lab in another way
+            value = known[name]  # an earlier run may spell parts of the lab differently
         if is_pace(name) or not any(name == entry or name.startswith(entry + ".") for entry in stage.reads):
             continue
         if stage.name == "distill" and name.startswith("student") and wanted.distill.teacher != "self":
-            continue  # the student is asked only where it is its own teacher
+            continue  # distill uses the student only where it is its own teacher
         read[name] = list(value) if isinstance(value, tuple) else value
         for text in _texts(name, value):
             place = f"{name}{_CONTENT}{text})"
@@ -57,7 +57,7 @@ def _content(name: str, text: str) -> str | None:
 
 
 def _is_gone(text: str) -> bool:
-    """Tell whether a text names a file, or a function in one, that is not there."""
+    """Return whether a text names a file, or a function in one, that does not exist."""
     is_function = user_code.is_reference(text)
     file = as_path(text.rpartition(":")[0] if is_function else text)
     return not file.is_file() and (file.suffix == ".py" or not is_function)
@@ -83,7 +83,7 @@ def states(
         entry = None if stage.name in anew else manifest.stages.get(stage.name)
         inputs = inputs_of(wanted, stage, {} if entry is None else entry.inputs)
         if entry is not None:
-            # A field that is younger than the entry, and says nothing new, was not there to be read.
+            # Ignore a field that is newer than the entry and has its default value.
             known = entry.inputs
             inputs = {name: value for name, value in inputs.items() if name in known or value != _default(name)}
         expected[stage.name] = fingerprint(stage, inputs, expected)
@@ -95,18 +95,18 @@ def states(
             yield stage, "differs", _difference(stage, entry, inputs)
         elif entry.status != "done" or (entry.summary and entry.summary.partial) or partial & set(stage.after):
             if entry.status == "done":
-                partial.add(stage.name)  # and what was made of a part is made again
+                partial.add(stage.name)  # and stages made from its partial output are rerun
             yield stage, "resumes", ""
         else:
             missing, different = changed_outputs(folder, entry.outputs)
             if different:
                 yield stage, "damaged", f"{different[0]} is not what {stage.name} wrote"
-            else:  # merged/ and gguf/ are in no mirror: what is missing is made again
+            else:  # merged/ and gguf/ are not mirrored: missing files are rebuilt
                 yield stage, "resumes" if missing else "done", ""
 
 
 def _default(name: str) -> Any:
-    """Return what a field holds where a recipe does not set it."""
+    """Return a field's default value."""
     part, _, inner = name.rpartition(".")
     for field in fields(PARTS.get(part, Recipe)):
         if field.name == inner:
@@ -116,7 +116,7 @@ def _default(name: str) -> Any:
 
 
 def _looked(entry: Entry, inputs: Mapping[str, Any]) -> bool:
-    """Tell whether advice is there and still holds: not for another model, nor from a machine that could not look."""
+    """Return whether advice exists and still holds: not for another model, nor from a machine that could not run it."""
     same = all(entry.inputs.get(name) == inputs[name] for name in inputs if name.startswith("student."))
     return same and not (isinstance(entry.summary, HeadroomSummary) and not entry.summary.looked)
 
@@ -125,10 +125,10 @@ _CONTENT = " (content of "
 
 
 def _difference(stage: Stage, entry: Entry, inputs: Mapping[str, Any]) -> str:
-    """Describe the first difference that makes the stage another one."""
+    """Describe the first difference between a recorded stage and this one."""
     recorded = entry.inputs
     for name in [*inputs, *(name for name in recorded if name not in inputs)]:
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
         if json.dumps(was) != json.dumps(is_now):
             return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
-    return f"it was made by another version, or after another of {', '.join(stage.after)}"
+    return f"it was made by another version, or after another {' or '.join(stage.after)}"

@@ -1,4 +1,4 @@
-"""Describe the public benchmarks: their place on the Hugging Face Hub, their columns, and how these map to our fields.
+"""Describe the public benchmarks: their Hugging Face Hub ids, their columns, and how these map to our fields.
 
 BENCHMARKS["mmlu"].fields({"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "arithmetic"})
     -> {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": "B", "subject": "arithmetic"}
@@ -11,20 +11,20 @@ from typing import Any
 
 from plantune_lite.types import Kind
 
-Cells = dict[str, Any]  # of one row of a Hub data set, and of what we make of it
+Cells = dict[str, Any]  # of one row of a Hub data set, or of our fields
 
 
-def _columns(**ours: str) -> Callable[[Cells], Cells]:
-    """Take each of our fields from the column that is named for it."""
-    return lambda row: {name: row[column] for name, column in ours.items()}
+def _columns(**columns: str) -> Callable[[Cells], Cells]:
+    """Take each of our fields from the given column."""
+    return lambda row: {name: row[column] for name, column in columns.items()}
 
 
 def _gsm8k(row: Cells) -> Cells:
-    """`How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` a line, then `#### 13`."""
+    """Split `How many eggs? ** She has 16 - 3 = <<16-3=13>>13 eggs.` lines and a last `#### 13`."""
     lines = re.sub(r"<<[^>]*>>", "", row["answer"]).strip().split("\n")
-    asked = [line.split(" ** ", 1) for line in lines if not line.startswith("####")]
-    steps = [pieces[-1].strip() for pieces in asked]
-    questions = [pieces[0].strip() for pieces in asked if len(pieces) == 2]
+    parts = [line.split(" ** ", 1) for line in lines if not line.startswith("####")]
+    steps = [pieces[-1].strip() for pieces in parts]
+    questions = [pieces[0].strip() for pieces in parts if len(pieces) == 2]
     return {
         "question": row["question"],
         "answer": lines[-1],
@@ -40,7 +40,7 @@ def _math500(row: Cells) -> Cells:
 
 
 def _olympiadbench(row: Cells) -> Cells:
-    """Several answers come as one text; every text stands in dollars: `$(1,8,19), (2,7,13)$`."""
+    """Join the answers, each in dollar signs, into one text: `$(1,8,19), (2,7,13)$`."""
     question = "\n\n".join(text for text in (row.get("context"), row["question"]) if text)
     answer = ", ".join(text.strip().strip("$") for text in row["final_answer"] or [])
     return {
@@ -65,7 +65,7 @@ def _aime_years(row: Cells) -> Cells:
 
 
 def _arc(row: Cells) -> Cells:
-    """Labels are A to E in most rows and 1 to 4 in some."""
+    """Map labels to letters: they are A to E in most rows and 1 to 4 in some."""
     labels = row["choices"]["label"]
     letter = chr(ord("A") + labels.index(row["answerKey"])) if row["answerKey"] in labels else row["answerKey"]
     return {
@@ -81,7 +81,7 @@ def _mmlu(row: Cells) -> Cells:
 
 
 def _bbh_file(row: Cells) -> Cells:
-    """Its questions already list their options, so the answer stays as the release has it: (B)."""
+    """Keep the answer as the release has it, (B): the questions already list their options."""
     row = {**row, "answer": row.get("answer_raw") or row.get("answer")}
     return {name: value for name, value in row.items() if name not in ("choices", "answer_raw")}
 
@@ -103,11 +103,11 @@ class Benchmark:
     configs: tuple[str | None, ...] = (None,)  # one after another
     train: str | None = None  # the Hub's name of the split; None = there is none to train on
     test: str
-    fields: Callable[[Cells], Cells]  # ours, from a row of the Hub; a KeyError where it has not the columns
+    fields: Callable[[Cells], Cells]  # ours, from a row of the Hub; a KeyError where it lacks the columns
     of_file: Callable[[Cells], Cells] = dict  # ours, from a row of a file in $PLANTUNE_DATA
     kind: Kind | None = None
-    only: frozenset[str] = frozenset()  # of MMLU's subjects; empty = all
-    task: str = ""  # its name on the Hub's leaderboard; "" = there is none
+    only: frozenset[str] = frozenset()  # MMLU subjects; empty = all
+    task: str = ""  # name on the Hub's leaderboard; "" = none
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -134,8 +134,8 @@ _BBH_TASKS = _names(
     tracking_shuffled_objects_seven_objects tracking_shuffled_objects_three_objects web_of_lies word_sorting"""
 )
 
-# Ids, configs, splits and columns as public dataset cards and loaders had them in November 2026. The Hub itself was not
-# asked when this was written: what is there is checked on every load, and a difference names the id.
+# Ids, configs, splits and columns as public dataset cards and loaders had them in November 2026, not checked against
+# the Hub then: every load checks them, and an error names the id.
 _MMLU = Benchmark(
     hub="cais/mmlu",
     configs=("all",),
@@ -167,7 +167,7 @@ BENCHMARKS = {
     "olympiadbench": Benchmark(
         hub="Hothan/OlympiadBench",
         configs=("OE_TO_maths_en_COMP",),
-        test="train",  # the only split it has, and by the authors' word a test set
+        test="train",  # its only split, which the authors call a test set
         fields=_olympiadbench,
     ),
     "aime24": Benchmark(hub="HuggingFaceH4/aime_2024", test="train", fields=_contest),

@@ -1,8 +1,8 @@
-"""Tell which column of a user's file is what: as the recipe says, or by its name.
+"""Guess the role of each column of a user's file: from the recipe, or by its name.
 
     columns Frage, Antwort, Kapitel    guess(table, part) -> {"question": "Frage", "answer": "Antwort"}
 
-Where no name is known, the user is told what there is and what to write.
+Where no name is known, an error lists the columns and the settings to write.
 """
 
 import unicodedata
@@ -15,7 +15,7 @@ from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import ProblemError
 
-# What people call their columns, most telling first; compared without case, spaces and punctuation.
+# Common column names, most specific first; compared without case, spaces and punctuation.
 _NAMES = {
     "question": """question problem question_text problem_text word_problem prompt instruction query input exercise task
         frage aufgabe pregunta q""",
@@ -29,9 +29,9 @@ _NAMES = {
 
 
 def guess(table: Table, part: Problems) -> dict[str, str]:
-    """Return role -> column: those that a recipe names, and for the others the ones that can only be meant.
+    """Return role -> column: those that the recipe names, and for the others the best match by name.
 
-    The role "input" has what stands below an instruction.
+    The role "input" is the text that belongs below an instruction.
     """
     names: dict[str, str] = {}
     for role in _NAMES:
@@ -41,7 +41,7 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
                     f"{table.path.name} has no column {given!r} (problems.{role}){nearest(given, table.columns)}"
                 )
             names[role] = given
-    folded = {_folded(column): column for column in reversed(table.columns)}  # the first of two alike wins
+    folded = {_folded(column): column for column in reversed(table.columns)}  # the first of equal names wins
     for role, known in _NAMES.items():
         known_here = (folded[_folded(name)] for name in known.split() if _folded(name) in folded)
         column = next((name for name in known_here if name not in names.values()), None)
@@ -54,17 +54,17 @@ def guess(table: Table, part: Problems) -> dict[str, str]:
         ways = " ".join(f"problems.{role}=COLUMN" for role in missing)
         raise ProblemError(
             f"{table.path.name}: which column holds the {' and which the '.join(missing)}? "
-            + (f"There are {there}. Write {ways}" if there else "It has no column")
+            + (f"There are {there}. Set {ways}" if there else "It has no columns")
         )
     column = folded.get("input")
     instructs = part.question is None and _folded(names["question"]) == "instruction"
     if instructs and column and column not in names.values():
-        names["input"] = column  # "Solve the word problem." is asked of every row: of what, its input says
+        names["input"] = column  # every row's instruction may be the same, "Solve the word problem."
     return names
 
 
 def without_chats(table: Table) -> Table:
-    """Write chats as text: `messages` become prompt and completion, and of a list of turns remains what is said."""
+    """Convert chats to text: `messages` become prompt and completion, a list of turns its content."""
     rows = tuple(_without_chats(row) for row in table.rows)
     there = dict.fromkeys(column for row in rows for column in row.cells)
     return replace(table, columns=tuple(there), rows=rows) if rows != table.rows else table
@@ -73,8 +73,8 @@ def without_chats(table: Table) -> Table:
 def _without_chats(row: Row) -> Row:
     cells = dict(row.cells)
     if _is_chat(cells.get("messages")):
-        *asked, said = cells.pop("messages")
-        cells = {"prompt": asked, "completion": [said]} | cells
+        *prompt, reply = cells.pop("messages")
+        cells = {"prompt": prompt, "completion": [reply]} | cells
     fault = row.fault
     for name, value in cells.items():
         if _is_chat(value):
@@ -92,7 +92,7 @@ def _is_chat(value: Any) -> bool:
 
 
 def _tells_apart(table: Table, column: str) -> bool:
-    """Tell whether a column's values are unique: `Nr` may restart in each chapter."""
+    """Return whether a column's values are unique: `Nr` may restart in each chapter."""
     return len({str(row.cells.get(column)) for row in table.rows}) == len(table.rows)
 
 
@@ -107,7 +107,7 @@ def drafts(table: Table, names: Mapping[str, str]) -> Iterator[Draft]:
 
 
 def _fields(row: Row, names: Mapping[str, str]) -> dict[str, Any]:
-    """Map a row's cells to our field names; a column that is only called like one of ours is left out."""
+    """Map a row's cells to our field names; leave out a column that has one of our names but not its role."""
     taken = {*names.values(), *_NAMES}
     fields: dict[str, Any] = {name: value for name, value in row.cells.items() if name not in taken}
     fields |= {role: row.cells.get(column) for role, column in names.items()}

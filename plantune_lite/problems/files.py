@@ -1,9 +1,9 @@
-"""A data file of any common format as rows of named cells, each row known by its place in the file.
+"""Read a data file of any common format as rows of named cells, each with its position in the file.
 
     my.csv:  Frage;Antwort                 read(Path("my.csv")).rows[0]
              Was ist 6 mal 7?;42           -> Row("my.csv line 2", 2, {"Frage": "Was ist 6 mal 7?", "Antwort": "42"})
 
-Nothing is interpreted here but the format: a cell stays what the file says, text in CSV, any JSON value elsewhere.
+Only the format is interpreted: a cell stays as in the file, text in CSV, any JSON value elsewhere.
 """
 
 import csv
@@ -25,12 +25,12 @@ class BadRow(ValueError):
     """Reason why a row is not a problem."""
 
 
-Draft = tuple[str, str, Mapping[str, Any] | BadRow]  # where it stands, its id if it names none, its fields by our names
+Draft = tuple[str, str, Mapping[str, Any] | BadRow]  # position, default id, fields by our names
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row and where it stands; `fault` says why it is no row of the table, where it is none."""
+    """One row and its position; `fault` says why it is not a valid row, where it is not."""
 
     where: str  # "my.csv line 14"
     number: int  # 14
@@ -54,7 +54,7 @@ def read_table(path: Path) -> Table:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ProblemError(f"no file {path} to be read (looked in {Path.cwd()}): {error.strerror}") from None
+        raise ProblemError(f"cannot read {path} (in {Path.cwd()}): {error.strerror}") from None
     if suffix == ".parquet":
         columns, rows = _parquet(path.name, data)
     elif suffix in (".csv", ".tsv"):
@@ -68,11 +68,11 @@ def read_table(path: Path) -> Table:
 
 def _text(name: str, data: bytes) -> str:
     try:
-        text, place = data.decode("utf-8-sig"), data.find(b"\0")  # Excel's "CSV UTF-8" begins with a byte order mark
+        text, offset = data.decode("utf-8-sig"), data.find(b"\0")  # Excel's "CSV UTF-8" begins with a byte order mark
     except UnicodeDecodeError as error:
-        data, place = error.object, error.start
-    if place >= 0:  # NUL is what every other byte of UTF-16 is
-        line, byte = data.count(b"\n", 0, place) + 1, data[place]
+        data, offset = error.object, error.start
+    if offset >= 0:  # UTF-16 text has a NUL in every other byte
+        line, byte = data.count(b"\n", 0, offset) + 1, data[offset]
         raise ProblemError(
             f"{name} line {line}: byte 0x{byte:02X} is not UTF-8; save it as UTF-8 (in a spreadsheet: 'CSV UTF-8')"
         )
@@ -83,7 +83,7 @@ def _text(name: str, data: bytes) -> str:
 
 
 def _csv(name: str, text: str, delimiter: str | None) -> tuple[tuple[str, ...], list[Row]]:
-    """Read every record and the line it begins on; blank lines are none."""
+    """Read every record and the line it begins on; skip blank lines."""
     delimiter = delimiter or max(_DELIMITERS, key=text.lstrip().partition("\n")[0].count)  # of the header
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns: tuple[str, ...] = ()
@@ -125,7 +125,7 @@ def _json(name: str, text: str, *, lines: bool) -> tuple[tuple[str, ...], list[R
         data = _parsed(name, text)
         data = data.get("data", data) if isinstance(data, dict) else data
         if not isinstance(data, list):
-            raise ProblemError(f'{name}: a list of problems or {{"data": [...]}} is expected, not {data!r:.40}')
+            raise ProblemError(f'{name}: expected a list of problems or {{"data": [...]}}, not {data!r:.40}')
         rows = [_json_row(name, "item", number, item) for number, item in enumerate(data, 1)]
     columns = dict.fromkeys(column for row in rows for column in row.cells)  # in the order they first appear
     return tuple(columns), rows
@@ -134,14 +134,14 @@ def _json(name: str, text: str, *, lines: bool) -> tuple[tuple[str, ...], list[R
 def _parsed(where: str, text: str) -> Any:
     try:
         return json.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of more than 4,300 digits is the former
+    except (ValueError, RecursionError) as error:  # ValueError also for a number of more than 4,300 digits
         raise ProblemError(f"{where}: not JSON ({str(error).partition(';')[0]})") from None
 
 
 def _json_row(name: str, unit: str, number: int, item: Any) -> Row:
     if isinstance(item, dict):
         return Row(f"{name} {unit} {number}", number, item)
-    return Row(f"{name} {unit} {number}", number, {}, f"a JSON object is expected, not {item!r:.40}")
+    return Row(f"{name} {unit} {number}", number, {}, f"expected a JSON object, not {item!r:.40}")
 
 
 def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
@@ -154,7 +154,7 @@ def _parquet(name: str, data: bytes) -> tuple[tuple[str, ...], list[Row]]:
         cells = table.to_pylist()
     except ProblemError:
         raise
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # the last of a text that is not UTF-8
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError for text that is not UTF-8
         raise ProblemError(f"{name} is not a Parquet file: {str(error).splitlines()[0]}") from None
     rows = [Row(f"{name} row {number}", number, row) for number, row in enumerate(cells, 1)]
     return tuple(table.column_names), rows

@@ -1,7 +1,7 @@
 """Load the rows of a benchmark from a local folder or from the Hugging Face Hub, or any data set from there.
 
     load_rows("gsm8k", "test") -> [("openai/gsm8k (socratic) test row 0", "gsm8k/test/0", {...}), ...], origin
-    load_table("hf:openai/gsm8k/main", "train") -> Table of what its columns hold, origin
+    load_table("hf:openai/gsm8k/main", "train") -> Table of its columns, origin
 
 No revision is hard-coded: the newest commit on the Hub is loaded and recorded in `origin`; pass it back to get the same
 rows again. A folder in $PLANTUNE_DATA with NAME_SPLIT.jsonl (or NAME.jsonl, for a benchmark with a test split only)
@@ -21,7 +21,7 @@ from plantune_lite.types import ProblemError, present
 PLACE = "PLANTUNE_DATA"
 
 
-Rows = tuple[list[files.Draft], dict[str, Any]]  # and where they came from
+Rows = tuple[list[files.Draft], dict[str, Any]]  # and their origin
 
 
 def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
@@ -29,7 +29,7 @@ def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
     benchmark = BENCHMARKS[name]
     if split == "train" and benchmark.train is None:
         raise ProblemError(
-            f"{name} has only a test split, which is not trained on: name it in evaluate.suites and another in "
+            f"{name} has only a test split, which is not trained on: put it in evaluate.suites and train on another "
             "problems.source"
         )
     if path := _local_file(name, split, benchmark):
@@ -47,7 +47,7 @@ def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
     folder = as_path(place)
     if not folder.is_dir():
         raise ProblemError(
-            f"{PLACE} is {place!r}, which is no folder; it holds files like gsm8k_train.jsonl, or is not set"
+            f"{PLACE} is {place!r}, which is not a folder: set it to one with files like gsm8k_train.jsonl, or unset it"
         )
     whole = folder / f"{name}.jsonl"
     if benchmark.train is not None and whole.is_file():
@@ -58,22 +58,22 @@ def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
 
 def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
     table = files.read_table(path)
-    found: list[files.Draft] = [
+    drafts: list[files.Draft] = [
         (row.where, f"{name}/{split}/{number}", benchmark.of_file(row.cells)) for number, row in enumerate(table.rows)
     ]
-    return found, {"file": str(path), "sha256": table.sha256}
+    return drafts, {"file": str(path), "sha256": table.sha256}
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------
 
 
 def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None) -> Rows:
-    theirs = present(benchmark.train) if split == "train" else benchmark.test
+    hub_split = present(benchmark.train) if split == "train" else benchmark.test
     instead = f"put {name}_SPLIT.jsonl in a folder and set {PLACE} to it"
-    revision, parts = _parts(benchmark.hub, benchmark.configs, theirs, revision, instead)
-    found: list[files.Draft] = []
+    revision, parts = _parts(benchmark.hub, benchmark.configs, hub_split, revision, instead)
+    drafts: list[files.Draft] = []
     for config, part in zip(benchmark.configs, parts, strict=True):
-        place = f"{benchmark.hub}{f' ({config})' if config else ''} {theirs}"
+        place = f"{benchmark.hub}{f' ({config})' if config else ''} {hub_split}"
         stem = "/".join([name, *([present(config)] if len(benchmark.configs) > 1 else []), split])
         for number, row in enumerate(part):
             if benchmark.only and row["subject"] not in benchmark.only:
@@ -82,12 +82,12 @@ def _from_hub(name: str, split: str, benchmark: Benchmark, revision: str | None)
                 cells = benchmark.fields(row)
             except KeyError as missing:
                 raise ProblemError(
-                    f"{place} on the Hub has no column {missing}; it has {', '.join(part.column_names)}. It is not the "
-                    f"data set this version knows: put a copy in {PLACE}"
+                    f"{place} on the Hub has no column {missing}; it has {', '.join(part.column_names)}. It differs "
+                    f"from the data set this version knows: put a copy in {PLACE}"
                 ) from None
-            found.append((f"{place} row {number}", f"{stem}/{number}", cells))
+            drafts.append((f"{place} row {number}", f"{stem}/{number}", cells))
     config = ", ".join(filter(None, benchmark.configs)) or None
-    return found, {"id": benchmark.hub, "config": config, "split": theirs, "revision": revision}
+    return drafts, {"id": benchmark.hub, "config": config, "split": hub_split, "revision": revision}
 
 
 def place_of(name: str) -> tuple[str, str | None]:
@@ -122,15 +122,15 @@ def _parts(
     try:
         revision = present(revision or HfApi().dataset_info(id, timeout=30).sha)
         what = f"{id} at revision {revision[:12]}"
-        parts = [datasets.load_dataset(id, one, split=split, revision=revision) for one in configs]
-        # Out of the Hub's reach, datasets takes what its cache has; the folder there is named by the commit.
+        parts = [datasets.load_dataset(id, config, split=split, revision=revision) for config in configs]
+        # Offline, datasets falls back to its cache, where the folder is named by the commit.
         if any(part.cache_files and revision not in part.cache_files[0]["filename"] for part in parts):
-            raise ValueError(f"the cache has another revision of it than {revision[:12]}")
+            raise ValueError(f"the cache has another revision than {revision[:12]}")
         return revision, parts
     except refusals as error:
-        first = " ".join(str(error).strip().split("\n")[:2])  # the second names the configs that there are
+        first = " ".join(str(error).strip().split("\n")[:2])  # the second names the available configs
         raise ProblemError(
-            f"{what} could not be had from the Hub ({first}): try again when it can be reached; "
+            f"{what} could not be loaded from the Hub ({first}): try again when it can be reached; "
             "if it is gated or private, accept its terms on its page and set HF_TOKEN; "
             f"or {instead}"
         ) from None

@@ -1,4 +1,4 @@
-"""Problems from everywhere: what a recipe names goes in, problems to learn from and problems held out come out.
+"""Load problems from any source that a recipe names: problems to learn from and problems held out.
 
     load(Problems("gsm8k", limit=1000), seed=0)       -> Loaded(pool=1000 problems, own=300 held out, origin, notes)
     load_suite("math500", limit=300, seed=0, own=())  -> Source("math500", 300 problems, origin, notes)
@@ -36,7 +36,7 @@ _GENERATORS: dict[str, Callable[..., Iterator[Problem]]] = {
     "practice": practice_problems,
     "practice_stories": stories.generate,
 }
-# Suites beside `own`: fresh problems, one hop more than in training, relations worded anew, no need of plans at all.
+# Suites next to `own`: fresh problems, one hop more than in training, relations in new wordings, no need for plans.
 PRACTICE = ("practice", "practice_longer", "practice_words", "practice_stories")
 
 
@@ -52,7 +52,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Source:
-    """Problems of one source or suite; a generator may have made its own test problems, which training never sees."""
+    """Problems of one source or suite; a generator may have made separate test problems, which training never sees."""
 
     name: str
     problems: tuple[Problem, ...]
@@ -60,33 +60,33 @@ class Source:
     notes: tuple[str, ...] = ()
     own: tuple[Problem, ...] = ()
     generated: bool = False
-    measured: bool = False  # it held its tests out itself and was told the limit: what it then gives is not cut down
+    measured: bool = False  # it held its tests out itself and knew the limit: its problems are not cut down
 
 
 def revisions_of(origins: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return Hub id -> the commit that was loaded: given back to `load_problems`, the same rows come again."""
+    """Return Hub id -> loaded commit: pass it to `load_problems` to get the same rows again."""
     return {origin["id"]: origin["revision"] for origin in origins if "revision" in origin}
 
 
 def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {}, checked: bool = False) -> Loaded:
     """Load a recipe's problems; pass the `revisions` of an earlier start to resume with the same rows.
 
-    If only a `checked` answer is learned from, problems with prose for an answer are left out: each would be paid for,
-    and nothing of it kept.
+    If only `checked` answers are learned from, problems with prose for an answer are left out: each would cost money,
+    and none would be kept.
     """
     names = _source_names(part)
     if part.limit is not None and part.limit < len(names):
         raise ProblemError(f"problems.limit is {part.limit}, less than one problem for each of {len(names)} sources")
     limits = shares(part.limit, len(names))
-    most = math.ceil(MOST / len(names))
+    max_own = math.ceil(MOST / len(names))
     sources = [
-        _of_levels(_source(name, part, seed=seed, limit=limit, most=most, revisions=revisions), part.levels)
+        _of_levels(_source(name, part, seed=seed, limit=limit, max_own=max_own, revisions=revisions), part.levels)
         for name, limit in zip(names, limits, strict=True)
     ]
     sources = _with_ids_once([_without_prose(source) for source in sources] if checked else sources)
     together = [problem for source in sources if not source.own for problem in source.problems]
-    made = tuple(problem for source in sources for problem in source.own)
-    split = hold_out(together, share=part.held_out, seed=seed, most=MOST - len(made))
+    own_tests = tuple(problem for source in sources for problem in source.own)
+    split = hold_out(together, share=part.held_out, seed=seed, most=MOST - len(own_tests))
     kept = {problem.id for problem in split.pool}
     pool: list[Problem] = []
     origin = {}
@@ -95,7 +95,7 @@ def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {
         if source.measured:
             taken = tuple(mine)
         elif source.generated:
-            # A generator's first problems are as good a sample as any, and a longer run of it begins with them.
+            # A generator's first problems are as good a sample as any, and a larger limit begins with them.
             taken = tuple(mine[:limit])
         else:
             taken = sample(mine, limit, seed=seed)
@@ -106,9 +106,9 @@ def load_problems(part: Problems, *, seed: int, revisions: Mapping[str, str] = {
     notes = [note for source in sources for note in source.notes]
     if split.left_out:
         notes.append(f"{len(split.left_out)} problems of a held-out template are neither trained on nor tested on")
-    if part.held_out and not (made or split.own):
-        notes.append("nothing is held out for the suite 'own': all problems ask the same question")
-    return Loaded(tuple(pool), made + split.own, origin, tuple(notes))
+    if part.held_out and not (own_tests or split.own):
+        notes.append("nothing is held out for the suite 'own': all problems have the same question")
+    return Loaded(tuple(pool), own_tests + split.own, origin, tuple(notes))
 
 
 def _source_names(part: Problems) -> list[str]:
@@ -121,7 +121,7 @@ def _source_names(part: Problems) -> list[str]:
 
 
 def _source(
-    name: str, part: Problems, *, seed: int, limit: int | None, most: int, revisions: Mapping[str, str]
+    name: str, part: Problems, *, seed: int, limit: int | None, max_own: int, revisions: Mapping[str, str]
 ) -> Source:
     if part.path is None and name.startswith("hf:"):
         table, origin = hub.load_table(name, part.split, revision=revisions.get(hub.place_of(name)[0]))
@@ -139,11 +139,11 @@ def _source(
             f"name {name} in evaluate.suites to test on it"
         )
     if name in _GENERATORS:
-        return _practice(name, part, seed=seed, limit=limit or LIMIT, most=most)
+        return _practice(name, part, seed=seed, limit=limit or LIMIT, max_own=max_own)
     if name in BENCHMARKS:
         return _benchmark(name, "train", revisions)
     known = [*BENCHMARKS, *_GENERATORS, "gym:NAME", "hf:OWNER/NAME", "a data file", "module_or_path.py:function"]
-    raise ProblemError(f"no source {name!r} of problems{nearest(name, known)}")
+    raise ProblemError(f"problems.source is {name!r}, which is not a source{nearest(name, known)}")
 
 
 # --- the sources ------------------------------------------------------------------------------------------------------
@@ -152,48 +152,48 @@ def _source(
 def _benchmark(name: str, split: str, revisions: Mapping[str, str]) -> Source:
     benchmark = BENCHMARKS[name]
     rows, origin = hub.load_rows(name, split, revision=revisions.get(benchmark.hub))
-    # Nobody can mend a row of a public benchmark, so a bad one is left out, counted and named.
-    return _made(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
+    # A user cannot fix a row of a public benchmark, so a bad one is left out, counted and named.
+    return _from_rows(name, checked_problems(rows, source=name, split=split, kind=benchmark.kind), origin, "skip")
 
 
 def _table(name: str, table: Table, origin: dict[str, Any], part: Problems) -> Source:
     table = columns.without_chats(table)
     names = columns.guess(table, part)
-    id = origin.get("id")  # of the Hub, where nobody can mend a row either
+    id = origin.get("id")  # on the Hub, where a user cannot fix a row either
     checked = checked_problems(columns.drafts(table, names), source=id or table.path.name, split=part.split)
-    return _made(name, checked, {**origin, "columns": names}, "skip" if id else part.bad_rows)
+    return _from_rows(name, checked, {**origin, "columns": names}, "skip" if id else part.bad_rows)
 
 
 def _function(name: str, part: Problems, *, seed: int, limit: int | None) -> Source:
     wanted = None if limit is None else _before_holding_out(limit, part.held_out)
     drafts, origin = function_drafts(name, seed=seed, limit=wanted)
-    told = limit is not None and "limit" in inspect.signature(user_code.load(name)).parameters
+    takes_limit = limit is not None and "limit" in inspect.signature(user_code.load(name)).parameters
     given: list[Draft] = []
     measured = False
-    for one in drafts:
-        given.append(one)
-        if told and _is_for_tests(one):
-            # It holds out by itself, so it is asked for what is to be learned from and no more. What it then gives is
-            # its answer to that: random walks are longer than plans, and fewer of them have as many words.
+    for draft in drafts:
+        given.append(draft)
+        if takes_limit and _is_for_tests(draft):
+            # It holds out by itself, so call it with the limit of what to learn from and take all that it returns:
+            # random walks are longer than plans, and fewer of them have as many words.
             given, measured = list(function_drafts(name, seed=seed, limit=limit)[0]), True
             break
-    tests = [one for one in given if _is_for_tests(one)]
-    learned = [one for one in given if not _is_for_tests(one)]
+    tests = [draft for draft in given if _is_for_tests(draft)]
+    learned = [draft for draft in given if not _is_for_tests(draft)]
     checked = checked_problems(learned, source=name, split=part.split)
-    made = replace(_made(name, checked, origin, part.bad_rows), measured=measured)
+    source = replace(_from_rows(name, checked, origin, part.bad_rows), measured=measured)
     if not tests or not part.held_out:
-        return made
-    # It says itself what is for tests: nothing else is held out of it.
-    own = _made(name, checked_problems(tests, source=name, split="test"), origin, part.bad_rows)
-    return replace(made, own=own.problems, notes=(*made.notes, *own.notes))
+        return source
+    # It marks its own tests: nothing else is held out.
+    own = _from_rows(name, checked_problems(tests, source=name, split="test"), origin, part.bad_rows)
+    return replace(source, own=own.problems, notes=(*source.notes, *own.notes))
 
 
 def _is_for_tests(draft: Draft) -> bool:
     return isinstance(draft[2], Mapping) and draft[2].get("split") == "test"
 
 
-def _practice(name: str, part: Problems, *, seed: int, limit: int, most: int) -> Source:
-    own = 0 if part.held_out == 0 else min(most, max(1, round(limit * part.held_out)))
+def _practice(name: str, part: Problems, *, seed: int, limit: int, max_own: int) -> Source:
+    own = 0 if part.held_out == 0 else min(max_own, max(1, round(limit * part.held_out)))
     generate = _GENERATORS[name]
     pool = tuple(generate("train", seed=seed, limit=limit, levels=part.levels))
     tests = tuple(generate("test", seed=seed, limit=own, levels=part.levels)) if own else ()
@@ -202,26 +202,26 @@ def _practice(name: str, part: Problems, *, seed: int, limit: int, most: int) ->
 
 
 def _gym(name: str, part: Problems, *, seed: int, limit: int) -> Source:
-    # A fifth more than needed: templates are held out whole, so how many problems that takes is not known before.
+    # A fifth more than needed: templates are held out whole, so how many problems that takes is not known yet.
     size = math.ceil(1.2 * _before_holding_out(limit, part.held_out))
     drafts, origin = gym_drafts(name.removeprefix("gym:"), size=size, seed=seed)
     checked = checked_problems(drafts, source=name, split="train")
-    return replace(_made(name, checked, origin, "skip"), generated=True)
+    return replace(_from_rows(name, checked, origin, "skip"), generated=True)
 
 
 def _before_holding_out(limit: int, share: float) -> int:
     return math.ceil(limit / (1 - share)) + 1
 
 
-def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> Source:
-    """Return the problems of a source; its bad rows stop everything or are left out, counted and named."""
+def _from_rows(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) -> Source:
+    """Return a source's problems; raise for its bad rows, or leave them out and note them."""
     good, bad = checked
     rows = len(good) + len(bad)
     named = [f"  {where}: {reason}" for where, reason in bad[:10]]
     if len(bad) > 10:
         named.append(f"  ... and {len(bad) - 10} more")
     if bad and bad_rows == "stop":
-        title = f"{len(bad)} of {rows} rows of {name} are no problems; fix them, or set problems.bad_rows=skip:"
+        title = f"{len(bad)} of {rows} rows of {name} are not valid: fix them, or set problems.bad_rows=skip:"
         raise ProblemError("\n".join([title, *named]))
     notes = [f"{len(bad)} of {rows} rows of {name} are left out:", *named] if bad else []
     if not good:
@@ -232,22 +232,22 @@ def _made(name: str, checked: Checked, origin: dict[str, Any], bad_rows: str) ->
 
 def _of_levels(source: Source, levels: tuple[int, ...]) -> Source:
     """Keep the problems of these levels."""
-    there = sorted({level for one in source.problems if isinstance(level := one.extra.get("level"), int)})
-    if not levels or not there:  # a recipe's levels are of its own source, which the user may have replaced
+    there = sorted({level for problem in source.problems if isinstance(level := problem.extra.get("level"), int)})
+    if not levels or not there:  # a recipe's levels are for its source, which the user may have replaced
         return source
     kept = [problem for problem in source.problems if problem.extra.get("level") in levels]
-    none = f"{source.name} has no problem of these problems.levels: there are {', '.join(map(str, there))}"
+    none = f"{source.name} has no problem of problems.levels; its levels are {', '.join(map(str, there))}"
     return _of(source, kept, none, f"only those of level {','.join(map(str, levels))}")
 
 
 def _without_prose(source: Source) -> Source:
-    """Keep the problems whose answer is no explanation."""
+    """Keep the problems whose answer is not an explanation."""
     kept = [problem for problem in source.problems if not is_prose(problem)]
     none = (
-        f"every answer of {source.name} is prose, which cannot be checked, so nothing could be learned from it: "
+        f"every answer of {source.name} is prose, which cannot be checked, so there is nothing to learn from: "
         "name a column of short answers in problems.answer, or set corpus.filter=plan"
     )
-    some = "the answers of the others are prose, which cannot be checked (with corpus.filter=plan it need not be)"
+    some = "the other answers are prose, which cannot be checked (corpus.filter=plan does not need to)"
     return _of(source, kept, none, some)
 
 
@@ -261,30 +261,28 @@ def _of(source: Source, kept: list[Problem], none: str, why: str) -> Source:
 
 
 def _with_ids_once(sources: Sequence[Source]) -> list[Source]:
-    """Make ids unique: of two files that both count from 1, the second one's ids begin with 2/."""
+    """Make ids unique: where two files both count from 1, the second one's ids get the prefix 2/."""
     seen: set[str] = set()
-    made = []
+    unique = []
     for number, source in enumerate(sources, 1):
-        while seen & {one.id for one in (*source.problems, *source.own)}:
-            renamed = [
-                tuple(replace(one, id=f"{number}/{one.id}") for one in side) for side in (source.problems, source.own)
-            ]
+        while seen & {problem.id for problem in (*source.problems, *source.own)}:
+            renamed = [tuple(replace(p, id=f"{number}/{p.id}") for p in side) for side in (source.problems, source.own)]
             source = replace(source, problems=renamed[0], own=renamed[1])
-        seen |= {one.id for one in (*source.problems, *source.own)}
-        made.append(source)
-    return made
+        seen |= {problem.id for problem in (*source.problems, *source.own)}
+        unique.append(source)
+    return unique
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
 
 
 def suite_names(suites: Sequence[str]) -> tuple[str, ...]:
-    """Expand suite names and groups to the suites they stand for, each once."""
+    """Expand suite names and groups to their suites, each once."""
     known = ("own", *PRACTICE, *BENCHMARKS)
     names: dict[str, None] = {}
     for suite in suites:
         if suite not in known and suite not in GROUPS:
-            raise ProblemError(f"evaluate.suites: no suite {suite!r}{nearest(suite, [*known, *GROUPS])}")
+            raise ProblemError(f"evaluate.suites has no suite {suite!r}{nearest(suite, [*known, *GROUPS])}")
         names.update(dict.fromkeys(GROUPS.get(suite, (suite,))))
     return tuple(names)
 
@@ -307,13 +305,13 @@ def load_suite(
     elif name in BENCHMARKS:
         source = _benchmark(name, "test", revisions)
     else:
-        source = _made_here(name, limit or MOST, seed, pool)
+        source = _generated(name, limit or MOST, seed, pool)
     taken = sample(source.problems, limit, seed=seed)
     return replace(source, problems=taken, origin={**source.origin, "taken": len(taken)})
 
 
-def _made_here(name: str, size: int, seed: int, pool: Sequence[Problem]) -> Source:
-    """A suite that is generated; its ids are apart from those of `own`."""
+def _generated(name: str, size: int, seed: int, pool: Sequence[Problem]) -> Source:
+    """Generate a suite; its ids differ from those of `own`."""
     levels = tuple(sorted({problem.extra["level"] for problem in pool if problem.source == "practice"}))
     if name == "practice_longer":
         levels = (max(levels or LEVELS) + 1,)

@@ -1,9 +1,9 @@
-"""Rows as problems: what a row says becomes a problem, or the reason why it is none.
+"""Turn rows into problems, or into the reason why a row is not one.
 
     {"question": "Was ist 6 mal 7?", "answer": "#### 42"} -> Problem(question="Was ist 6 mal 7?", answer="42", ...)
     {"question": "Was ist 6 mal 7?", "answer": ""}        -> BadRow("answer is empty")
 
-Files, functions, benchmarks and generators all come through here, so that one set of checks holds for all of them.
+Files, functions, benchmarks and generators all pass through here, so that the same checks hold for all of them.
 """
 
 import json
@@ -18,15 +18,15 @@ from plantune_lite.grading.compare import shortened
 from plantune_lite.problems.files import BadRow, Draft
 from plantune_lite.types import Kind, Problem
 
-_PROSE_WORDS = 20  # a list of words to be sorted, or a sentence to be put in order, is repeated to the letter
+_PROSE_WORDS = 20  # more than in answers that must match to the letter: sorted words, a reordered sentence
 _SENTENCE = re.compile(r"[^\W\d_][\"')\]]*[.!?](?:\s|$)|[。！？]")
 
 
-Checked = tuple[list[tuple[str, Problem]], list[tuple[str, str]]]  # where a problem stands; where none does, and why
+Checked = tuple[list[tuple[str, Problem]], list[tuple[str, str]]]  # (position, problem); (position, reason)
 
 
 def checked_problems(drafts: Iterable[Draft], *, source: str, split: str, kind: Kind | None = None) -> Checked:
-    """Make each draft (where it stands, default id, fields) a problem or the reason why not; ids are given once."""
+    """Turn each draft (position, default id, fields) into a problem or the reason why not; ids are unique."""
     good: list[tuple[str, Problem]] = []
     bad: list[tuple[str, str]] = []
     seen: dict[str, str] = {}
@@ -34,19 +34,19 @@ def checked_problems(drafts: Iterable[Draft], *, source: str, split: str, kind: 
         try:
             if isinstance(fields, BadRow):
                 raise fields
-            made = problem(fields, id=id, source=source, split=split, kind=kind)
-            if made.id in seen:
-                raise BadRow(f"id {made.id!r} is also that of {seen[made.id]}")
-            seen[made.id] = where
-            good.append((where, made))
+            row_problem = problem(fields, id=id, source=source, split=split, kind=kind)
+            if row_problem.id in seen:
+                raise BadRow(f"id {row_problem.id!r} is also the id of {seen[row_problem.id]}")
+            seen[row_problem.id] = where
+            good.append((where, row_problem))
         except BadRow as fault:
             bad.append((where, str(fault)))
     return good, bad
 
 
 def problem(fields: Mapping[str, Any], *, id: str, source: str, split: str, kind: Kind | None = None) -> Problem:
-    """Build the Problem from fields with our names; BadRow if they are none."""
-    as_is = (kind or fields.get("kind")) == "code"  # where a line begins and ends is part of it
+    """Build the Problem from fields with our names; raise BadRow if they are invalid."""
+    as_is = (kind or fields.get("kind")) == "code"  # white space matters in code
     question = _text(fields.get("question"), "question", required=True, as_is=as_is)
     if not isinstance(fields["question"], str):
         raise BadRow(f"question is {fields['question']!r:.40}, not text")
@@ -55,9 +55,9 @@ def problem(fields: Mapping[str, Any], *, id: str, source: str, split: str, kind
     choices = _choices(fields.get("choices"))
     if not as_is and _is_worked(answer) and answer not in choices:
         solution = solution or _working(answer)
-        if not (found := final_answer(answer)):
-            raise BadRow("answer holds a worked solution whose final answer cannot be found")
-        answer = found
+        if not (final := final_answer(answer)):
+            raise BadRow("answer is a worked solution, but its final answer cannot be found")
+        answer = final
     if choices:
         answer = _letter(answer, choices)
     extra = _rest(fields)
@@ -81,16 +81,16 @@ def problem(fields: Mapping[str, Any], *, id: str, source: str, split: str, kind
 
 
 def is_prose(problem: Problem) -> bool:
-    """Tell whether the answer is an explanation, which nobody would repeat in the same words."""
+    """Return whether the answer is an explanation, which a model would not repeat in the same words."""
     if problem.kind != "text" or len(problem.answer.split()) <= _PROSE_WORDS or not _SENTENCE.search(problem.answer):
         return False
     return answer_kind(problem.answer) == "unchecked"
 
 
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Collect a row's other fields, among them a `kind` that is none of ours and an `extra` that is not an object."""
-    ours = {"id", "question", "answer", "solution", "steps", "choices", "split"}
-    rest = {name: value for name, value in fields.items() if name not in ours}
+    """Collect a row's other fields, including an unknown `kind` and an `extra` that is not an object."""
+    known = {"id", "question", "answer", "solution", "steps", "choices", "split"}
+    rest = {name: value for name, value in fields.items() if name not in known}
     if rest.get("kind") in get_args(Kind):
         del rest["kind"]
     if isinstance(rest.get("extra"), Mapping):
@@ -103,15 +103,15 @@ _ONLY_SAYS = re.compile(r"\W*(?:(?:so|the|final|correct)\s+)*answer\**\s*(?:is\b
 
 
 def _is_worked(answer: str) -> bool:
-    """Tell whether an answer is marked in its working: `#### 72`, a box, or "so the answer is 72" at its end."""
+    """Return whether an answer is marked within its working: `#### 72`, a box, or "so the answer is 72" at its end."""
     if "####" in answer or "\\boxed" in answer:
         return True
-    said = final_answer(answer) if _SAYS.search(answer) else None
-    return bool(said and answer.rstrip(" .*").endswith(said.rstrip(" .*")))
+    stated = final_answer(answer) if _SAYS.search(answer) else None
+    return bool(stated and answer.rstrip(" .*").endswith(stated.rstrip(" .*")))
 
 
 def _working(worked: str) -> str:
-    """A worked solution without the `#### 72` below it, which is the answer and no step; nor is a bare statement."""
+    """Return a worked solution without the `#### 72` below it, which is the answer; "" for a bare statement."""
     before, hashes, after = worked.rpartition("####")
     if hashes and "\\boxed" not in after:
         return before.strip()
@@ -124,13 +124,13 @@ def _text(value: Any, name: str, *, required: bool = False, as_is: bool = False)
     if isinstance(value, bool):
         text = "yes" if value else "no"
     elif isinstance(value, float) and not math.isnan(value):
-        text = str(int(value)) if value.is_integer() else str(value)  # a column with one gap makes every 12 a 12.0
+        text = str(int(value)) if value.is_integer() else str(value)  # one gap in a column turns every 12 into 12.0
     else:
         text = "" if _empty(value) else str(value)
     if required and not text.strip():
         raise BadRow(f"{name} is empty")
     if text != encodable(text) or "\0" in text:
-        raise BadRow(f"{name} holds half of a character (a lone surrogate) or none (NUL)")
+        raise BadRow(f"{name} contains half of a character (a lone surrogate) or a NUL")
     return text if as_is else text.strip()
 
 
@@ -139,7 +139,7 @@ def _empty(value: Any) -> bool:
 
 
 def _choices(value: Any) -> tuple[str, ...]:
-    """Choices as they come: a list, letter -> text, ARC's text and label, or one cell of CSV."""
+    """Read choices in any form: a list, letter -> text, ARC's text and label, or one cell of CSV."""
     if isinstance(value, str):
         value = _cut(value.strip())
     if isinstance(value, Mapping):
@@ -150,7 +150,7 @@ def _choices(value: Any) -> tuple[str, ...]:
         raise BadRow(f"choices is {value!r:.40}, not a list of choices")
     choices = tuple(_text(item, "choices") for item in value)
     if len(choices) < 2 or not all(choices) or len(choices) > 26:
-        raise BadRow(f"choices must hold 2 to 26 choices, none of them empty, but is {shortened(' | '.join(choices))}")
+        raise BadRow(f"choices must be 2 to 26 texts, none of them empty, but is {shortened(' | '.join(choices))}")
     return choices
 
 
@@ -161,9 +161,9 @@ def _cut(cell: str) -> Any:
         try:
             return json.loads(cell)
         except json.JSONDecodeError:
-            raise BadRow("choices begins like JSON but is none") from None
+            raise BadRow("choices begins like JSON but is not") from None
     if "|" not in cell:
-        raise BadRow("choices cannot be cut at |; write red | blue, or a JSON list")
+        raise BadRow("choices cannot be split at |; write red | blue, or a JSON list")
     return [text.strip() for text in cell.split("|")]
 
 

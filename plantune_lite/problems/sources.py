@@ -1,4 +1,4 @@
-"""Problems that code makes: a user's own function, or the reasoning-gym library.
+"""Get problems from code: a user's function, or the reasoning-gym library.
 
     def ten_sums(seed):                                   # problems.source="own_problems.py:ten_sums"
         for number in range(10):
@@ -27,7 +27,7 @@ def function_drafts(name: str, *, seed: int, limit: int | None) -> tuple[Iterato
     accepts = inspect.signature(function).parameters
     items = function(**{name: value for name, value in (("seed", seed), ("limit", limit)) if name in accepts})
     if not isinstance(items, Iterable) or isinstance(items, str | bytes | Mapping):
-        raise ProblemError(f"{name} gave one {type(items).__name__}; it must return or yield Problems or dicts")
+        raise ProblemError(f"{name} returned one {type(items).__name__}; it must return or yield Problems or dicts")
     return _drafts(name, items), {"function": name, "sha256": user_code.source_hash(name)}
 
 
@@ -35,14 +35,14 @@ def _drafts(name: str, items: Iterable[Any]) -> Iterator[Draft]:
     stem = name.rpartition(":")[2]
     for number, item in enumerate(items, 1):
         if number > _ENDLESS:
-            raise ProblemError(f"{name} gave more than {_ENDLESS:,} problems; let it take `limit` and stop there")
+            raise ProblemError(f"{name} yielded more than {_ENDLESS:,} problems; let it take `limit` and stop there")
         where, id = f"{name} item {number}", f"{stem}/{number}"
         if isinstance(item, Problem):
             yield where, id, asdict(item)
         elif isinstance(item, Mapping):
             yield where, id, item
         else:
-            yield where, id, BadRow(f"a Problem or a dict is expected, not a {type(item).__name__}")
+            yield where, id, BadRow(f"expected a Problem or a dict, not a {type(item).__name__}")
 
 
 # --- reasoning-gym ----------------------------------------------------------------------------------------------------
@@ -62,16 +62,16 @@ def gym_drafts(generator: str, *, size: int, seed: int) -> tuple[list[tuple[str,
 
     if generator not in DATASETS:
         raise ProblemError(f"reasoning-gym has no generator {generator!r}{nearest(generator, sorted(DATASETS))}")
-    made = reasoning_gym.create_dataset(generator, size=size, seed=seed)
+    dataset = reasoning_gym.create_dataset(generator, size=size, seed=seed)
     rows = [
         (f"gym:{generator} item {number}", f"{generator}/{seed}/{number}", _fields(entry))
-        for number, entry in enumerate(made)
+        for number, entry in enumerate(dataset)
     ]
     return rows, {"generator": f"gym:{generator}", "version": version("reasoning-gym"), "seed": seed}
 
 
 def _fields(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """gsm_symbolic works its problems out, and names their variables, which tell one template from another."""
+    """Map an entry to our fields; gsm_symbolic's have worked steps, and variables that identify the template."""
     about = entry.get("metadata", {})
     lines = [line.strip() for line in str(about.get("answer_cot") or "").split("\n")]
     steps = [line for line in lines if line and not line.startswith("####")]

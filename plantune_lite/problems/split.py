@@ -17,12 +17,12 @@ from typing import TypeVar
 from plantune_lite.types import Problem
 
 T = TypeVar("T")
-MOST = 300  # held out of one recipe: more would cost time, and a score of 300 is sure to 6 points at worst
+MOST = 300  # held out per recipe: more would cost time, and a score on 300 is within 6 points at worst
 
 
 @dataclass(frozen=True)
 class Split:
-    """Both sides of a split; `left_out` are problems of a held-out group that was larger than what may be held out."""
+    """Both sides of a split; `left_out` are problems of a held-out group that was larger than the maximum."""
 
     pool: tuple[Problem, ...]
     own: tuple[Problem, ...]
@@ -37,7 +37,7 @@ def normalised(problem: Problem) -> str:
 
 
 def group_of(problem: Problem) -> str:
-    """Name what must not be on both sides: the template of a generated problem, else the question."""
+    """Return what must not be on both sides: the template of a generated problem, else the question."""
     return str(problem.extra.get("template") or normalised(problem))
 
 
@@ -45,8 +45,8 @@ def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int 
     """Hold out a share of the groups, at most `most` problems.
 
     Each group draws its own number from (seed, group) and is held out when that lies below the share, so a row that is
-    added to a file later has no say over the rows before it. Where more than `most` problems would be held out, those
-    with the lowest numbers are: a growing file can lower that bar, which hands a test problem to training, but it can
+    added to a file later does not affect the rows before it. Where more than `most` problems would be held out, those
+    with the lowest numbers are: a growing file can lower that threshold, which moves a test problem to training, but
     never raise it, so no problem that was once trained on becomes a test problem.
     """
     groups: dict[str, list[Problem]] = {}
@@ -55,16 +55,16 @@ def hold_out(problems: Sequence[Problem], *, share: float, seed: int, most: int 
     if share <= 0 or most <= 0 or len(groups) < 2:
         return Split(tuple(problems), ())
     numbers = sorted((drawn_number(seed, name), name) for name in groups)
-    held: set[str] = set()
+    held_out: set[str] = set()
     count = 0
     for number, name in numbers:
         size = len(groups[name])
-        if held and (number >= share or count + size > most):
-            break  # the lowest number is held out whatever it is: a small file has a test problem too
-        held.add(name)
+        if held_out and (number >= share or count + size > most):
+            break  # the lowest number is always held out: a small file needs a test problem too
+        held_out.add(name)
         count += size
-    own = [problem for problem in problems if group_of(problem) in held]
-    pool = tuple(problem for problem in problems if group_of(problem) not in held)
+    own = [problem for problem in problems if group_of(problem) in held_out]
+    pool = tuple(problem for problem in problems if group_of(problem) not in held_out)
     return Split(pool, tuple(own[:most]), tuple(own[most:]))
 
 
@@ -75,7 +75,7 @@ def drawn_number(seed: int, text: str) -> float:
 
 
 def sample(items: Sequence[T], limit: int | None, *, seed: int) -> tuple[T, ...]:
-    """A seeded sample in the order of the source; a larger limit contains a smaller one's items."""
+    """Draw a seeded sample in the order of the source; a larger limit contains a smaller one's items."""
     if limit is None or limit >= len(items):
         return tuple(items)
     order = list(range(len(items)))
@@ -84,7 +84,7 @@ def sample(items: Sequence[T], limit: int | None, *, seed: int) -> tuple[T, ...]
 
 
 def shares(limit: int | None, parts: int) -> list[int | None]:
-    """A limit divided as evenly as it goes."""
+    """Divide a limit as evenly as possible."""
     if limit is None:
         return [None] * parts
     return [limit // parts + (number < limit % parts) for number in range(parts)]

@@ -8,16 +8,16 @@ from plantune_lite.types import ProblemError
 
 
 def run_problems(job: Job) -> ProblemsSummary:
-    """Load the pool, hold out the recipe's own test problems."""
+    """Load the pool and hold out the recipe's own test problems."""
     loaded = load_problems(
         job.recipe.problems,
         seed=job.recipe.seed,
         revisions=job.earlier.problems.revisions,
         checked=job.recipe.wants_checked_answers,
     )
-    if job.recipe.has_baseline and not any(one.solution or one.steps for one in loaded.pool):
+    if job.recipe.has_baseline and not any(problem.solution or problem.steps for problem in loaded.pool):
         raise ProblemError(
-            "evaluate.baseline is true, but no problem has a solution that a baseline could learn from: name their "
+            "evaluate.baseline is true, but no problem has a solution for the baseline to learn from: name their "
             "column in problems.solution, or set evaluate.baseline=false"
         )
     write_records(job.run.pool, loaded.pool)
@@ -34,7 +34,7 @@ def run_problems(job: Job) -> ProblemsSummary:
 
 
 def run_suites(job: Job) -> SuitesSummary:
-    """Load what the recipe evaluates on, before anything is spent."""
+    """Load the test suites, before anything is spent."""
     own, pool, part = job.run.own(), job.run.problems(), job.recipe.evaluate
     known = job.earlier.suites.revisions
     counts, origins, suite_holds_programs = {}, {}, []
@@ -44,7 +44,7 @@ def run_suites(job: Job) -> SuitesSummary:
         for note in suite.notes:
             job.say(note)
         counts[name], origins[name] = len(suite.problems), suite.origin
-        suite_holds_programs.append(any(one.kind == "code" for one in suite.problems))
+        suite_holds_programs.append(any(problem.kind == "code" for problem in suite.problems))
     if all(suite_holds_programs) and not part.allow_code:
         raise ProblemError(
             f"all answers of {', '.join(counts)} are programs, which are only run with evaluate.allow_code=true: "

@@ -2,7 +2,7 @@
 
     survey_problems(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
 
-It reads the file as `problems.load` does, but does not stop at bad rows: what is wrong with them is part of the result.
+It reads the file as `problems.load` does, but does not stop at bad rows: their faults are part of the result.
 """
 
 from collections import Counter
@@ -17,13 +17,13 @@ from plantune_lite.recipe.schema import Problems
 from plantune_lite.types import Problem
 
 SAMPLES = 5
-NAMED = 10  # of each sort of trouble, the first
-TRIED = 1_000  # answers: of a formula, the grader's symbolic worker takes some 15 ms to say whether it can be read
+NAMED = 10  # rows per kind of fault, the first ones
+TRIED = 1_000  # answers: the grader's symbolic worker takes some 15 ms to try a formula
 
 
 @dataclass(frozen=True)
 class Survey:
-    """A file as `plantune show` tells of it."""
+    """A file as `plantune show` describes it."""
 
     file: str
     rows: int
@@ -31,8 +31,8 @@ class Survey:
     columns: tuple[str, ...]
     roles: dict[str, str]  # question, answer, ... -> column
     samples: tuple[Problem, ...]
-    tried: int  # answers that the grader was tried on: all, or a seeded sample
-    checkable: dict[str, int]  # kind of answer -> how many of these it can check, most first
+    tried: int  # answers that the grader tried: all, or a seeded sample
+    checkable: dict[str, int]  # kind of answer -> how many of these it can check, most frequent first
     uncheckable: int
     unchecked: tuple[tuple[str, str], ...]  # the first ten: where, answer
     bad: int
@@ -41,7 +41,7 @@ class Survey:
 
 
 def survey_problems(part: Problems, *, seed: int) -> Survey:
-    """Read a file as a run would, and say what a run would find."""
+    """Read a file as a run would, and report what a run would find."""
     path = as_path(part.path or part.source)
     table = files.read_table(path)
     names = columns.guess(table, part)
@@ -51,7 +51,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     answers = [(where, problem) for where, problem in good if problem.kind != "code"]
     tried = sample(answers, TRIED, seed=seed)
     kinds = [answer_kind(problem.answer, problem.choices) for _, problem in tried]
-    unchecked = [(at, one.answer) for (at, one), kind in zip(tried, kinds, strict=True) if kind == "unchecked"]
+    unchecked = [(at, problem.answer) for (at, problem), kind in zip(tried, kinds, strict=True) if kind == "unchecked"]
     return Survey(
         file=str(path),
         rows=len(table.rows),

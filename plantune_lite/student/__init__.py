@@ -1,1 +1,1 @@
-"""Hold the student in memory: its weights, how it is spoken to, what it answers."""
+"""Load the student: its weights, chat format and generation."""

@@ -1,11 +1,11 @@
-"""Attention for one new token at a time, where transformers would copy more than it computes.
+"""Compute attention for one new token at a time, where transformers would copy more than it computes.
 
     from_pretrained(..., attn_implementation=register())
-    generate(..., past_key_values=memory_of(config))      what was read and said, with room for more
+    generate(..., past_key_values=memory_of(config))      a KV cache with room for more
 
-Several heads of a query share one head of keys. transformers repeats the keys for each of them at every token; here the
-heads that share them are so many queries of one head, which is the same sum without the copy. And a token is added to
-what is remembered without copying the rest.
+Several query heads share one key head. transformers repeats the keys for each of them at every token; here the heads
+that share keys become several queries of one head, which is the same sum without the copy. And a token is added to the
+KV cache without copying the rest.
 """
 
 from collections.abc import Iterable
@@ -13,11 +13,11 @@ from functools import cache
 from typing import Any
 
 NAME = "plantune_sdpa"
-ROOM = 64  # tokens that room is made for at a time
+ROOM = 64  # tokens by which the cache grows
 
 
 def register() -> str:
-    """Make this attention known to transformers; its masks are those of sdpa."""
+    """Register this attention with transformers; its masks are those of sdpa."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -27,9 +27,9 @@ def register() -> str:
 
 
 def memory_of(config: Any) -> Any:
-    """Return an empty memory for a model.
+    """Return an empty KV cache for a model.
 
-    A layer that looks back only so far remembers all the same: its mask leaves out the rest.
+    A sliding-window layer caches everything too: its mask leaves out the rest.
     """
     from transformers.cache_utils import DynamicCache
 
@@ -39,38 +39,38 @@ def memory_of(config: Any) -> Any:
 
 
 def can_join(config: Any) -> bool:
-    """Tell whether rows of two memories can become rows of one: all layers of the model are attention."""
+    """Return whether two KV caches can be joined row by row: all layers of the model are attention."""
     from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
 
 
 def has_window(config: Any) -> bool:
-    """Tell whether a layer looks back only so far: padding in the midst of a row would count."""
+    """Return whether a layer has a sliding window: padding within a row would count against it."""
     return any("sliding" in kind for kind in getattr(config.get_text_config(), "layer_types", None) or ())
 
 
 def chosen(memory: Any, rows: list[int], start: int = 0) -> Any:
-    """Return the memory of these rows, from a column on."""
+    """Return the KV cache of these rows, from a column on."""
     return _of((layer.keys[rows, :, start:], layer.values[rows, :, start:]) for layer in memory.layers)
 
 
-def joined(one: Any, other: Any) -> Any:
-    """Return the memory of the rows of both; the shorter is padded on the left."""
+def joined(first: Any, second: Any) -> Any:
+    """Return the KV cache of both caches' rows; the shorter is padded on the left."""
     import torch
 
-    width = max(one.get_seq_length(), other.get_seq_length())
+    width = max(first.get_seq_length(), second.get_seq_length())
 
     def both(*known: Any) -> Any:
         pad = torch.nn.functional.pad
         return torch.cat([pad(tensor, (0, 0, width - tensor.shape[-2], 0)) for tensor in known])
 
-    pairs = zip(one.layers, other.layers, strict=True)
-    return _of((both(layer.keys, beside.keys), both(layer.values, beside.values)) for layer, beside in pairs)
+    pairs = zip(first.layers, second.layers, strict=True)
+    return _of((both(layer.keys, other.keys), both(layer.values, other.values)) for layer, other in pairs)
 
 
 def _of(known: Iterable[tuple[Any, Any]]) -> Any:
-    """Return a memory of the keys and values of each layer."""
+    """Build a KV cache from each layer's keys and values."""
     from transformers.cache_utils import DynamicCache
 
     memory = DynamicCache()
@@ -112,7 +112,7 @@ def _roomy_layer() -> Any:
             before = self.get_seq_length()
             end = before + key_states.shape[-2]
             states = (key_states, value_states)
-            # Rows that were left out made new tensors of the others.
+            # Dropping rows copies the others into new tensors.
             in_place = before and self.room and self.keys.data_ptr() == self.room[0].data_ptr()
             if not in_place or end > self.room[0].shape[-2]:
                 known = (self.keys, self.values) if before else (new[:, :, :0] for new in states)
@@ -127,13 +127,13 @@ def _roomy_layer() -> Any:
     return RoomyLayer
 
 
-# --- memory of the machine --------------------------------------------------------------------------------------------
+# --- the machine's memory ---------------------------------------------------------------------------------------------
 
 
 def bytes_a_token(model: Any) -> int:
-    """Return what attention remembers of one token: a key and a value, every layer and head."""
+    """Return the KV cache's size per token: a key and a value, every layer and head."""
     config = model.config.get_text_config()
-    # Not each layer of these remembers, and not each alike.
+    # Layers may differ in their keys, or have none.
     keys = sum(part.out_features for name, part in model.named_modules() if name.endswith(".k_proj"))
     if not keys:
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -147,7 +147,7 @@ _REMEMBERED += ("temp_QA", "temp_KV", "temp_O", "RH_Q")
 
 
 def forget_last_batch(model: Any) -> None:
-    """Drop what Unsloth remembers of the last batch: it would go when the next is read, which is measured first."""
+    """Drop Unsloth's KV cache of the last batch, so that free memory can be measured before the next one."""
     for module in model.modules():
         if "paged_attention" in vars(module):
             for name in _REMEMBERED:
@@ -164,7 +164,7 @@ def free_on_gpu() -> int:
 
 def free_here() -> int:
     """Return the bytes of RAM that the system could give."""
-    try:  # what the system could give: far more than lies unused, since old files fill that
+    try:  # MemAvailable, which is far more than MemFree: the page cache fills that
         with open("/proc/meminfo", encoding="ascii") as file:
             return next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
@@ -172,7 +172,7 @@ def free_here() -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, on the GPU or on the host."""
+    """Return whether an error means that memory ran out, on the GPU or on the host."""
     import torch
 
     text = str(error).lower()

@@ -1,7 +1,7 @@
-"""Encode conversations with a student as token ids: one way for training, GRPO and evaluation alike.
+"""Encode conversations with a student as token ids, the same way for training, GRPO and evaluation.
 
 encode_chat(tokenizer, chat("What is 2+3?")) -> [1, 9690, 198, ...]: exactly one BOS where the family has one, else
-none; our own system turn; no thinking. A rendered template is never given a second BOS.
+none; our own system turn; no thinking. A rendered template never gets a second BOS.
 """
 
 import json
@@ -16,7 +16,7 @@ from plantune_lite.types import Messages, PlantuneError
 _PROBE = "plantune-turn"
 _USER, _ASSISTANT = {"role": "user", "content": "hi"}, {"role": "assistant", "content": _PROBE}
 
-# Put before a model's own template, so that the turns of its family open as ours do in any program that renders them.
+# Prepended to a model's own template, so that it opens with our system turn in any program that renders it.
 _OUR_SYSTEM = (
     "{%- if messages[0]['role'] != 'system' -%}"
     f"{{%- set messages = [{{'role': 'system', 'content': {json.dumps(SYSTEM)}}}] + messages -%}}"
@@ -30,9 +30,9 @@ _NO_THINKING = "{%- set enable_thinking = false -%}"
 
 
 def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -> list[int]:
-    """Token ids of a conversation: up to where the reply begins, or whole with every turn closed.
+    """Encode a conversation: up to where the reply begins, or whole with every turn closed.
 
-    With for_reply a last assistant message is the beginning of that reply, to go on from.
+    With for_reply a last assistant message is the beginning of that reply, to continue.
     """
     control = control_tokens(tokenizer)
     messages = tuple({**turn, "content": _without(control, turn["content"])} for turn in messages)
@@ -40,26 +40,26 @@ def encode_chat(tokenizer: Any, messages: Messages, *, for_reply: bool = True) -
     if for_reply and messages[-1]["role"] == "assistant":
         messages, begun = messages[:-1], messages[-1]["content"]
     ids = encode(tokenizer, _rendered(tokenizer, messages, add_generation_prompt=for_reply))
-    # A reply is generated token by token behind these ids, so its beginning is encoded behind them too.
+    # A reply is generated token by token after these ids, so its beginning is encoded separately too.
     return ids + encode(tokenizer, begun) if begun else ids
 
 
 def control_tokens(tokenizer: Any) -> list[str]:
-    """List the tokens that begin turns, end them or pad: text that spells one would be read as more than text."""
+    """List the tokens that begin turns, end them or pad: text that spells one would be read as control."""
     special = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     return [token for token in {*tokenizer.all_special_tokens, *special} if token]
 
 
 def _without(control: list[str], text: str) -> str:
-    """A question that spells out the end of its turn would forge another: what steers the chat is the template's."""
-    while found := [token for token in control if token in text]:
-        for token in found:
+    """Remove control tokens from a text: a question that spells the end of its turn would forge another turn."""
+    while spelled := [token for token in control if token in text]:
+        for token in spelled:
             text = text.replace(token, "")
     return text
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of text as it stands: what a template has written is not added to."""
+    """Encode a text as it is, without adding special tokens: a template has written them already."""
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -68,7 +68,7 @@ def _rendered(tokenizer: Any, messages: Messages, **how: Any) -> str:
 
 
 def prepare(tokenizer: Any, preset: Preset) -> Preset:
-    """Give the tokenizer the preset's template, and its tokens for the end of a turn and for padding."""
+    """Set the preset's template and its turn-end and padding tokens on the tokenizer."""
     tokenizer.chat_template = preset.chat_template
     tokenizer.pad_token = preset.pad
     tokenizer.eos_token = preset.turn_end
@@ -78,7 +78,7 @@ def prepare(tokenizer: Any, preset: Preset) -> Preset:
 
 
 def settle(model: Any, tokenizer: Any, preset: Preset) -> None:
-    """Replace the model's own generation settings: Qwen2.5's repeat penalty and sampling would stay in force unseen."""
+    """Replace the model's own generation settings: Qwen2.5's repeat penalty and sampling would silently apply."""
     from transformers import GenerationConfig
 
     ends = tokenizer.convert_tokens_to_ids([preset.turn_end, *preset.stops])
@@ -88,11 +88,11 @@ def settle(model: Any, tokenizer: Any, preset: Preset) -> None:
     model.config.pad_token_id = tokenizer.pad_token_id
 
 
-# --- a model that is no preset ----------------------------------------------------------------------------------------
+# --- a model without a preset -----------------------------------------------------------------------------------------
 
 
-def stranger(name: str, model: Any, tokenizer: Any) -> Preset:
-    """A preset for a model we do not know, from what its own tokenizer says."""
+def preset_from_tokenizer(name: str, model: Any, tokenizer: Any) -> Preset:
+    """Build a preset for an unknown model from its tokenizer."""
     if not tokenizer.chat_template:
         raise PlantuneError(
             f"student.model is {name}, which has no chat template: use an instruct model, not a base one"
@@ -114,22 +114,22 @@ def stranger(name: str, model: Any, tokenizer: Any) -> Preset:
 
 
 def template_of(tokenizer: Any) -> str:
-    """Adapt the model's own template: it opens with our system turn and has thinking turned off."""
+    """Adapt the model's own template: open with our system turn, turn thinking off."""
     from jinja2 import TemplateError
 
     template = tokenizer.get_chat_template()
-    if SYSTEM in _rendered(tokenizer, (_USER,)):  # a student of ours, put right before
+    if SYSTEM in _rendered(tokenizer, (_USER,)):  # one of our students, already adapted
         return template
     try:
-        told = _PROBE in _rendered(tokenizer, ({"role": "system", "content": _PROBE}, _USER))
+        has_system = _PROBE in _rendered(tokenizer, ({"role": "system", "content": _PROBE}, _USER))
     except TemplateError:  # "System role not supported"
-        told = False
+        has_system = False
     thinking = _NO_THINKING if "enable_thinking" in template else ""
-    return thinking + _OUR_SYSTEM + ("" if told else _SYSTEM_IN_USER) + template
+    return thinking + _OUR_SYSTEM + ("" if has_system else _SYSTEM_IN_USER) + template
 
 
 def end_of_turn(tokenizer: Any) -> str:
-    """Find the token that closes an assistant's turn: the first added one that the template writes after its text."""
+    """Return the token that closes an assistant's turn: the first added one that the template writes after its text."""
     added = {id: str(token) for id, token in tokenizer.added_tokens_decoder.items() if not str(token).isspace()}
     after = encode(tokenizer, _rendered(tokenizer, (_USER, _ASSISTANT)).partition(_PROBE)[2])
     end = next((added[id] for id in after if id in added), tokenizer.eos_token)
@@ -145,7 +145,7 @@ def beginning(tokenizer: Any) -> str | None:
 
 
 def padding(tokenizer: Any, turn_end: str) -> str:
-    """A pad token that is no end of a turn: the tokenizer's own, else an added one that is for nothing else."""
+    """Return a pad token that does not end a turn: the tokenizer's own, else an unused added one."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     spare = [token for token in added if any(word in token.lower() for word in ("pad", "reserved", "unused"))]
     for token in (tokenizer.pad_token, *spare, tokenizer.unk_token, *added):
@@ -155,11 +155,11 @@ def padding(tokenizer: Any, turn_end: str) -> str:
 
 
 def for_everybody(folder: Path, tokenizer: Any) -> None:
-    """A saved tokenizer as programs with transformers 4 read it, without the folders of this machine."""
+    """Rewrite a saved tokenizer so that transformers 4 reads it, without this machine's paths."""
     config = read_config(folder / "tokenizer_config.json")
     # transformers 5 leaves it out, and llama.cpp's converter then takes Gemma's <start_of_turn> for text.
     config["added_tokens_decoder"] = {id: token.__getstate__() for id, token in tokenizer.added_tokens_decoder.items()}
-    # transformers 5 writes two things that no version 4 reads, and much that runs models still has 4.
+    # transformers 5 writes two fields that version 4 cannot read, and many programs that run models still have 4.
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
     if isinstance(config.get("extra_special_tokens"), list):
@@ -174,7 +174,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as error:
-        raise PlantuneError(f"{path} is missing or no JSON ({error}): fetch the model again") from None
+        raise PlantuneError(f"{path} is missing or not JSON ({error}): fetch the model again") from None
 
 
 def write_config(path: Path, content: dict[str, Any]) -> None:

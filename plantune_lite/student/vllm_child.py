@@ -1,4 +1,4 @@
-"""Answer prompts with a vLLM engine, as a process of its own; vllm_engine.py starts it and talks to it.
+"""Answer prompts with a vLLM engine in a separate process; vllm_engine.py starts it and talks to it.
 
 Input, a line of JSON each: first vLLM's EngineArgs, then jobs
 
@@ -19,7 +19,7 @@ from typing import Any
 def main() -> None:
     """Build the engine and answer job after job."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what vLLM prints is no reply
+    os.dup2(2, 1)  # vLLM's own output must not mix with replies
     settings = json.loads(sys.stdin.readline())
     jobs: queue.Queue[dict[str, Any]] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
@@ -39,7 +39,7 @@ def main() -> None:
 def _read(jobs: queue.Queue[dict[str, Any]]) -> None:
     for line in sys.stdin:
         jobs.put(json.loads(line))
-    os._exit(0)  # whoever asked has ended
+    os._exit(0)  # the parent has ended
 
 
 def _answer(engine: Any, job: dict[str, Any], jobs: queue.Queue[dict[str, Any]], out: Any) -> None:
@@ -57,11 +57,11 @@ def _answer(engine: Any, job: dict[str, Any], jobs: queue.Queue[dict[str, Any]],
             return
         for reply in engine.step():
             if reply.finished:
-                said = reply.outputs[0]
-                logs = [at[id].logprob for id, at in zip(said.token_ids, said.logprobs or (), strict=False)]
+                best = reply.outputs[0]
+                logs = [at[id].logprob for id, at in zip(best.token_ids, best.logprobs or (), strict=False)]
                 row = int(reply.request_id.partition("-")[2])
                 print(
-                    json.dumps({"job": job["job"], "row": row, "ids": list(said.token_ids), "logprobs": logs}), file=out
+                    json.dumps({"job": job["job"], "row": row, "ids": list(best.token_ids), "logprobs": logs}), file=out
                 )
 
 

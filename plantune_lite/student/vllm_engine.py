@@ -1,12 +1,12 @@
-"""Answer with vLLM in place of generate(), through the same interface: for speed on a recent GPU, unmeasured by us.
+"""Answer with vLLM instead of generate(), through the same interface: for speed on a recent GPU, unmeasured by us.
 
     student = serve(Student("qwen3_4b"), adapter=run.adapter("sft"), room=2048, say=print)
     student.generate(prompts, sampling)            with the adapter
     student.generate_untuned(prompts, sampling)    from the same engine, without it
     with student.wearing(other): ...               with the adapter of another training
 
-The engine is a process of its own (vllm_child.py), so that its memory is given back when it ends: with the student, or
-with this process. Prompts are encoded and replies decoded here, as for every other engine.
+The engine is a separate process (vllm_child.py), so that its memory is freed when it ends: with the student, or with
+this process. Prompts are encoded and replies decoded here, as for every other engine.
 """
 
 import json
@@ -31,17 +31,17 @@ from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Source, resolve_source
 from plantune_lite.types import Messages, PlantuneError, Sampling
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
-_CAPABILITY = (8, 0)  # Ampere: vLLM's fast kernels begin there
-_SHARE = 0.9  # of the GPU's free memory, for weights and what is remembered
-_REMEMBERED = 2 << 30  # bytes beside the weights without which few rows are answered at once
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM supports
+_CAPABILITY = (8, 0)  # Ampere: vLLM's fast kernels need it
+_SHARE = 0.9  # of the GPU's free memory, for weights and KV cache
+_REMEMBERED = 2 << 30  # bytes of KV cache, next to the weights: with less, few rows are answered at once
 _EXAMPLES = 4096  # tokens that worked examples may add to a prompt
-_CPU_GIGABYTES = "2"  # for what is remembered
-_WITHOUT = "Rerun the command with student.engine=unsloth (without a GPU transformers) to resume without it"
+_CPU_GIGABYTES = "2"  # for the KV cache
+_WITHOUT = "Rerun the command with student.engine=unsloth (transformers without a GPU) to resume without it"
 
 
 class EngineError(PlantuneError):
-    """vLLM does not start, or has ended."""
+    """vLLM did not start, or has ended."""
 
 
 def load_to_ask(
@@ -53,7 +53,7 @@ def load_to_ask(
     seed: int = 0,
     say: Callable[[str], object] = print,
 ) -> "Loaded | Served":
-    """Load a student that only answers: with vLLM where the recipe asks for it or it pays, else as for training."""
+    """Load a student for inference: with vLLM where the recipe sets it or it pays off, else as for training."""
     if answers(part):
         try:
             served = serve(part, adapter=adapter, pinned=pinned, room=room, say=say)
@@ -66,12 +66,12 @@ def load_to_ask(
 
 
 def answers(part: Student) -> bool:
-    """Tell whether vLLM is to answer for this student."""
+    """Return whether vLLM answers for this student."""
     return part.engine == "vllm" or (part.engine == "auto" and why_not(part) is None)
 
 
 def why_not(part: Student) -> str | None:
-    """Say why vLLM does not answer for this student by itself; None where it does."""
+    """Return why vLLM is not chosen automatically for this student; None where it is."""
     import torch
 
     if find_spec("vllm") is None:
@@ -79,10 +79,10 @@ def why_not(part: Student) -> str | None:
     if not torch.cuda.is_available():
         return "vLLM is meant for a GPU"
     if torch.cuda.get_device_capability() < _CAPABILITY:
-        return f"vLLM wants a GPU of capability {_CAPABILITY[0]} or more"
+        return f"vLLM needs a GPU of capability {_CAPABILITY[0]} or more"
     preset = presets.find(part.model)
     if preset is not None and preset.is_part:
-        return "vLLM serves the whole model, and the adapter is of its text part"
+        return "vLLM serves the whole model, not its text part"
     weights = preset.parameters * 1e9 * part.bits / 8 if preset else 0
     if weights + _REMEMBERED > _SHARE * attention.free_on_gpu():
         return "the GPU's free memory is too small for vLLM"
@@ -97,7 +97,7 @@ def serve(
     room: int = 0,
     say: Callable[[str], object] = print,
 ) -> "Served":
-    """Start an engine for a student's base, and wait until it can answer."""
+    """Start an engine for a student's base and wait until it is ready."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -109,12 +109,12 @@ def serve(
     config = AutoConfig.from_pretrained(source.place, trust_remote_code=False)
     if text_part.is_part({"model_type": config.model_type}):
         raise EngineError(
-            f"student.engine is vllm, which serves all of {part.model}, and the adapter is of its text part: set "
+            f"student.engine is vllm, which serves all of {part.model}, but the adapter is for its text part: set "
             "student.engine=unsloth (without a GPU: transformers)"
         )
-    with torch.device("meta"):  # its settings without its weights
+    with torch.device("meta"):  # only the model's settings, no weights
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-    preset = chat.prepare(tokenizer, preset or chat.stranger(part.model, model, tokenizer))
+    preset = chat.prepare(tokenizer, preset or chat.preset_from_tokenizer(part.model, model, tokenizer))
     chat.settle(model, tokenizer, preset)
     context = getattr(config.get_text_config(), "max_position_embeddings", None) or math.inf
     engine = Engine(_arguments(part, source, int(min(max(part.max_length, room) + _EXAMPLES, context))))
@@ -127,8 +127,8 @@ def _arguments(part: Student, source: Source, length: int) -> dict[str, Any]:
 
     rank = next((rank for rank in RANKS if rank >= part.lora_rank), None)
     if rank is None:
-        raise EngineError(f"vLLM takes adapters up to rank {RANKS[-1]}, and student.lora_rank is {part.lora_rank}")
-    found: dict[str, Any] = {
+        raise EngineError(f"vLLM takes adapters up to rank {RANKS[-1]}, but student.lora_rank is {part.lora_rank}")
+    settings: dict[str, Any] = {
         "model": source.place,
         "tokenizer": source.place,
         "dtype": "float32" if part.bits == 32 else "auto",
@@ -137,23 +137,23 @@ def _arguments(part: Student, source: Source, length: int) -> dict[str, Any]:
         "max_lora_rank": rank,
         "max_loras": 1,
         "max_num_seqs": AT_ONCE,
-        "logprobs_mode": "processed_logprobs",  # of what was drawn from
-        "generation_config": "vllm",  # not the model's own, whose repeat penalty would stay in force unseen
+        "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled
+        "generation_config": "vllm",  # not the model's own, whose repeat penalty would silently apply
         "trust_remote_code": False,
         "disable_log_stats": True,
     }
     if part.bits == 4:
-        found["quantization"] = "bitsandbytes"  # the 16-bit weights, made small as they are loaded
+        settings["quantization"] = "bitsandbytes"  # of the 16-bit weights, while they are loaded
     if torch.cuda.is_available():
         _, total = torch.cuda.mem_get_info()
-        found["gpu_memory_utilization"] = round(_SHARE * attention.free_on_gpu() / total, 3)
+        settings["gpu_memory_utilization"] = round(_SHARE * attention.free_on_gpu() / total, 3)
     else:
-        found["enforce_eager"] = True
-    return found
+        settings["enforce_eager"] = True
+    return settings
 
 
 class Engine:
-    """One vLLM engine in a process of its own."""
+    """One vLLM engine in a separate process."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         quiet = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -164,12 +164,12 @@ class Engine:
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process, which ends whole
             "HF_HUB_OFFLINE": "1",  # the weights are here
         }
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the engine
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the engine
         self._process = subprocess.Popen(
             [sys.executable, "-m", "plantune_lite.student.vllm_child"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             env=environ,
             text=True,
             encoding="utf-8",
@@ -200,20 +200,20 @@ class Engine:
             {
                 "job": self._job,
                 "prompts": [row.ids for row in rows],
-                "seeds": [int(row.throws[0] * 2**31) for row in rows],
+                "seeds": [int(row.uniforms[0] * 2**31) for row in rows],
                 "sampling": wanted,
                 "adapter": named if adapter else {},
             }
         )
         left = len(rows)
         while left:
-            found = self._line()
-            if found.get("job") != self._job:
-                continue  # of a job whose rest nobody waited for
-            if "error" in found:
-                raise EngineError(f"vLLM does not answer: {found['error']}. {_WITHOUT}")
-            row = rows[found["row"]]
-            row.said, row.logprobs = found["ids"], found["logprobs"]
+            message = self._line()
+            if message.get("job") != self._job:
+                continue  # of an abandoned job
+            if "error" in message:
+                raise EngineError(f"vLLM failed: {message['error']}. {_WITHOUT}")
+            row = rows[message["row"]]
+            row.reply_ids, row.logprobs = message["ids"], message["logprobs"]
             left -= 1
             yield row
 
@@ -232,9 +232,9 @@ class Engine:
 
     def _error(self) -> EngineError:
         code = self._process.wait()
-        self._said.seek(0)
-        lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
-        why = f"vLLM ended with status {code}: {lines[-1] if lines else 'it said nothing'}"
+        self._stderr.seek(0)
+        lines = self._stderr.read().decode("utf-8", "replace").strip().splitlines()
+        why = f"vLLM ended with status {code}: {lines[-1] if lines else 'no output'}"
         return EngineError(f"{why}. {_WITHOUT}" if self._job else why)
 
 
@@ -244,7 +244,7 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 class Served:
-    """A student whose replies come from a vLLM engine; like a Loaded to those who only ask."""
+    """A student whose replies come from a vLLM engine; a Loaded for inference only."""
 
     def __init__(
         self, model: Any, tokenizer: Any, preset: Preset, source: Source, engine: Engine, adapter: Path | None
@@ -254,21 +254,21 @@ class Served:
 
     @cached_property
     def generate(self) -> "ServedReplies":
-        """Replies to a batch of conversations."""
+        """Generate replies to a batch of conversations."""
         return ServedReplies(self)
 
     @cached_property
     def generate_untuned(self) -> "ServedReplies":
-        """Replies of the model as it was before any training."""
+        """Generate replies with the model as it was before any training."""
         return ServedReplies(self, untuned=True)
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
-        """Token ids of a conversation; up to where the reply begins, or whole."""
+        """Encode a conversation up to where the reply begins, or whole."""
         return chat.encode_chat(self.tokenizer, messages, for_reply=for_reply)
 
     @contextmanager
     def wearing(self, adapter: Path) -> Iterator["Served"]:
-        """Replace the adapter within the context by that of another training."""
+        """Use another training's adapter within the context."""
         own, self.adapter = self.adapter, adapter
         try:
             yield self
@@ -276,7 +276,7 @@ class Served:
             self.adapter = own
 
     def untuned(self) -> nullcontext[None]:
-        """Change nothing: each job names its adapter."""
+        """Do nothing: each job names its adapter."""
         return nullcontext()
 
     answering = untuned

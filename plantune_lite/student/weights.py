@@ -1,4 +1,4 @@
-"""Resolve a student's weights: turn a preset, a Hub id or a folder into a folder whose commit is known.
+"""Resolve a student's weights: turn a preset, a Hub id or a folder into a folder with a known commit.
 
     resolve_source(Student("gemma3_1b", bits=16), preset, "plain", None, print)
         -> Source(repo="google/gemma-3-1b-it", revision="dcc83ea8...", place="~/.cache/.../snapshots/dcc83ea8...")
@@ -25,7 +25,7 @@ from plantune_lite.student.text_part import StudentError
 Backend = Literal["unsloth", "plain", "vllm"]
 
 PATIENCE_SECONDS = 10  # with a Hub that does not answer
-# Of a repository: not the copies of its weights that lie in folders or in other formats beside them.
+# Files of a repository: not the copies of its weights in subfolders or other formats.
 _WANTED = {
     "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"],
     "ignore_patterns": ["*/*", "consolidated*"],
@@ -34,11 +34,11 @@ _WANTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Origin of the weights, and the base that an adapter trained on them names."""
+    """Origin of the weights, and the base that an adapter trained on them refers to."""
 
     repo: str  # the public 16-bit original, or the user's own folder
-    revision: str | None  # its commit; None: a folder, or the Hub could not be asked
-    place: str  # what was really loaded: a folder, or the name that Unsloth finds its 4-bit copy by
+    revision: str | None  # its commit; None: a folder, or the Hub could not be reached
+    place: str  # what was loaded: a folder, or the name by which Unsloth finds its 4-bit copy
     backend: Backend
 
     @property
@@ -46,7 +46,7 @@ class Source:
         """Identify the weights: by the commit or, for a folder, by a hash of its files' names, sizes and times."""
         if self.repo != self.place or not Path(self.place).is_dir():
             return self.revision or ""
-        files = [(one.name, one.stat()) for one in sorted(Path(self.place).glob("*.safetensors"))]
+        files = [(file.name, file.stat()) for file in sorted(Path(self.place).glob("*.safetensors"))]
         looks = [(name, about.st_size, about.st_mtime_ns) for name, about in files]
         return hashlib.sha256(repr(looks).encode()).hexdigest()[:12]
 
@@ -63,8 +63,8 @@ def resolve_source(
         return Source(repo=str(folder.resolve()), revision=None, place=str(folder.resolve()), backend=backend)
     repo = _original(part.model, preset)
     revision = pinned or part.revision
-    # Unsloth keeps 4-bit copies of the well-known models, a quarter of the download, under names of their own; a
-    # revision that the user asks for is one of the original's.
+    # Unsloth keeps 4-bit copies of the well-known models, a quarter of the download, under other names; a revision
+    # that the user sets is one of the original's.
     if backend == "unsloth" and part.bits == 4 and part.revision is None and preset is not None:
         return Source(repo=repo, revision=_commit(repo, revision) or revision, place=repo, backend=backend)
     place = _folder(repo, revision, say)
@@ -73,21 +73,21 @@ def resolve_source(
 
 
 def _original(model: str, preset: Preset | None) -> str:
-    """Find the repository of the 16-bit weights: a 16-bit copy's own (it may be ungated), a 4-bit copy's original."""
+    """Return the repository of the 16-bit weights: a 16-bit copy's own (it may be ungated), a 4-bit copy's original."""
     if preset is None:
         if model.count("/") != 1:
-            known = [one.name for one in presets.PRESETS]
+            known = [p.name for p in presets.PRESETS]
             raise StudentError(
-                f"student.model is {model!r}, which is no preset, no folder here and no Hub id{nearest(model, known)}"
+                f"student.model is {model!r}, which is not a preset, a folder or a Hub id{nearest(model, known)}"
             )
         return model
     return model if model in preset.aliases and "4bit" not in model else preset.repo
 
 
 def check_access(part: Student, preset: Preset | None) -> str | None:
-    """Refuse what the Hub will not hand out, or cannot be served here, before anything is spent.
+    """Raise for a model that the Hub refuses us, or that we cannot serve, before anything is spent.
 
-    Unsloth's copies have no gate, a merge has. Of a model that is no preset, return the class in transformers.
+    Unsloth's copies are ungated, a merge's base is not. Without a preset, return the model's class in transformers.
     """
     embedded = preset is not None and preset.name == smollm2.PRESET
     folder = as_path(part.model)
@@ -113,12 +113,12 @@ def _check_config(name: str, file: Path) -> str | None:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
-        raise StudentError(f"student.model is {name}, whose config.json is no JSON: fetch the model again") from None
+        raise StudentError(f"student.model is {name}, whose config.json is not JSON: fetch the model again") from None
     return text_part.check(name, config)
 
 
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
-    """Return the folder of the 16-bit weights that a merge starts from; download them if only a 4-bit copy was."""
+    """Return the folder of the 16-bit weights for a merge; download them if only a 4-bit copy was loaded."""
     place = Path(source.place)
     return place if place.is_dir() else _folder(source.repo, source.revision, say)
 
@@ -126,7 +126,7 @@ def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:
 def _commit(repo: str, revision: str | None) -> str | None:
     """Resolve a branch, or none, to its commit, so that a merge next month starts from the same weights.
 
-    None where the Hub is out of reach.
+    None where the Hub cannot be reached.
     """
     import httpx
     from huggingface_hub import HfApi, constants, errors
@@ -139,22 +139,22 @@ def _commit(repo: str, revision: str | None) -> str | None:
         if error.response.status_code >= 500 or error.response.status_code == 429:
             return None
         raise StudentError(
-            f"student.model is {repo!r} and student.revision {revision!r}, which the Hub does not show you: look at "
+            f"student.model is {repo!r} and student.revision {revision!r}, which the Hub does not show you: check "
             f"the spelling, and set HF_TOKEN where it is private ({short(error)})"
         ) from None
-    except (httpx.HTTPError, OSError):  # OfflineModeIsEnabled among them
+    except (httpx.HTTPError, OSError):  # including OfflineModeIsEnabled
         return None
-    _refuse_unloadable(repo, [one.rfilename for one in info.siblings or ()])
+    _refuse_unloadable(repo, [sibling.rfilename for sibling in info.siblings or ()])
     if info.gated and _is_closed(repo, info.sha):
         raise StudentError(
             f"{repo} is gated: accept its terms on {constants.ENDPOINT}/{repo} and set HF_TOKEN to a token of that "
-            f"account, or use a copy without a gate (Unsloth's: student.model=unsloth/{repo.partition('/')[2]})"
+            f"account, or use an ungated copy (Unsloth's: student.model=unsloth/{repo.partition('/')[2]})"
         )
     return info.sha
 
 
 def _is_closed(repo: str, commit: str) -> bool:
-    """Tell whether the files of a gated repository, which everybody is shown the names of, are refused to us."""
+    """Return whether a gated repository refuses us its files; it shows their names to everyone."""
     import httpx
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
 
@@ -164,7 +164,7 @@ def _is_closed(repo: str, commit: str) -> bool:
         get_hf_file_metadata(hf_hub_url(repo, "config.json", revision=commit), timeout=PATIENCE_SECONDS)
     except errors.GatedRepoError:
         return True
-    except (httpx.HTTPError, OSError):  # a download will say what is wrong
+    except (httpx.HTTPError, OSError):  # the download will report it
         pass
     return False
 
@@ -173,16 +173,16 @@ def _refuse_unloadable(name: str, files: Iterable[str]) -> None:
     files = set(files)
     if "adapter_config.json" in files:
         raise StudentError(
-            f"student.model is {name}, an adapter: name its base there, and the adapter's folder as sft.start"
+            f"student.model is {name}, an adapter: set its base instead, and the adapter's folder as sft.start"
         )
     if "config.json" not in files or not any(file.endswith(".safetensors") for file in files):
         raise StudentError(
-            f"student.model is {name}, which has no config.json with safetensors files: nothing else is loaded"
+            f"student.model is {name}, which has no config.json or no safetensors files: nothing else is loaded"
         )
 
 
 def _folder(repo: str, revision: str | None, say: Callable[[str], object]) -> Path:
-    """Return the folder of a revision: downloaded, or from the cache where it is whole or the Hub out of reach."""
+    """Return a revision's folder: downloaded, or from the cache where it is complete or the Hub unreachable."""
     import httpx
     from huggingface_hub import errors, snapshot_download
 
@@ -194,14 +194,14 @@ def _folder(repo: str, revision: str | None, say: Callable[[str], object]) -> Pa
             _kept(repo, commit)
         except StudentError:
             say(f"fetching {repo} from the Hub")
-        # By its branch: the cache remembers which commit that was, for when there is no network.
+        # By branch: the cache records which commit that was, for when there is no network.
         return Path(snapshot_download(repo, revision=revision, **_WANTED))
     except (errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise StudentError(f"{repo} cannot be fetched: {short(error)}. Rerun the command to resume.") from error
 
 
 def _kept(repo: str, revision: str | None) -> Path:
-    """Find the folder of a revision that was downloaded before."""
+    """Return the folder of a revision that was downloaded before."""
     from huggingface_hub import errors, snapshot_download
 
     with suppress(errors.LocalEntryNotFoundError):
@@ -214,5 +214,5 @@ def _kept(repo: str, revision: str | None) -> Path:
 
 
 def short(error: Exception) -> str:
-    """An error in a line."""
+    """Shorten an error to one line."""
     return " ".join(str(error).split())[:300].rstrip(".")

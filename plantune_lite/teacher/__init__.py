@@ -1,1 +1,1 @@
-"""Ask whoever teaches, once, within a budget."""
+"""Call teachers, each call once, within a budget."""

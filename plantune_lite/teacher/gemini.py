@@ -1,9 +1,9 @@
-"""Gemini through google-genai: one request, and what came of it.
+"""Call Gemini through google-genai: one request and its outcome.
 
 Request(messages=messages, sampling=Sampling()) -> Outcome(what="ok", text="1. Divide ...", ...)
 
-The client's own retries are off: it ignores the delay that the server asks for, and an attempt that it repeats in
-silence is one that no ledger sees. What differs from model to model stands in models.py.
+The client's own retries are off: it ignores the delay that the server asks for, and the ledger would not see its silent
+retries. Differences between models are in models.py.
 """
 
 import os
@@ -27,7 +27,7 @@ from plantune_lite.teacher.provider import (
     usage_of,
 )
 
-API_VERSION = "v1beta"  # google-genai 3.x would take v1, which knows no `gemini-*-latest` names
+API_VERSION = "v1beta"  # google-genai 3.x would use v1, which has no `gemini-*-latest` names
 KEYS = ("GOOGLE_API_KEY", "GEMINI_API_KEY")  # in the client's own order
 HOST = "generativelanguage.googleapis.com"
 _MOST_OUT = 65_536  # tokens, of every model in the table
@@ -35,7 +35,7 @@ _ROOM: dict[Level, int] = {"minimal": 1024, "low": 4096, "medium": 16_384, "high
 
 
 def key_name(environ: Mapping[str, str]) -> str:
-    """Return which key is set, "" where none is; one of blanks is none."""
+    """Return which key is set, "" where none is; a blank one does not count."""
     return next((name for name in KEYS if environ.get(name, "").strip()), "")
 
 
@@ -43,7 +43,7 @@ def key_name(environ: Mapping[str, str]) -> str:
 
 
 class Gemini:
-    """One Gemini model behind one key."""
+    """One Gemini model with one key."""
 
     timeout_seconds = 180.0
 
@@ -65,7 +65,7 @@ class Gemini:
         self._client: Any = None
 
     def most_out(self, request: Request) -> int:
-        """Return the cap that is sent: thoughts count against it, so they get room of their own."""
+        """Return the cap that is sent: thoughts count against it, so it has extra room for them."""
         return min(_MOST_OUT, request.sampling.max_tokens + self._room(request.thinking))
 
     async def attempt(self, request: Request) -> Outcome:
@@ -82,7 +82,7 @@ class Gemini:
         except errors.APIError as error:
             raise self._refused(error.code, error.message or error.status or "no reason given", error.details) from None
         except (aiohttp.ClientConnectorError, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            why = getattr(error, "os_error", error)  # aiohttp's own words have its SSLContext in them
+            why = getattr(error, "os_error", error)  # aiohttp's message contains its SSLContext
             raise Failed("down", f"{self._address} cannot be reached: {scrub(why, self._key)}") from None
         except TimeoutError as error:
             raise Failed("lost", scrub(error, self._key)) from None
@@ -93,10 +93,10 @@ class Gemini:
         except (
             ValueError,
             RecursionError,
-        ) as error:  # not JSON, not UTF-8, no such shape: whoever wrote it may bill it
-            raise Failed("lost", f"a reply that is no answer ({scrub(error, self._key)})") from None
+        ) as error:  # not JSON, not UTF-8, wrong shape: it may be billed all the same
+            raise Failed("lost", f"a reply that is not an answer ({scrub(error, self._key)})") from None
         except (AttributeError, LookupError, TypeError) as error:  # null, or a list
-            raise Failed("down", f"a reply that is no answer ({scrub(error, self._key)})") from None
+            raise Failed("down", f"a reply that is not an answer ({scrub(error, self._key)})") from None
 
     async def close(self) -> None:
         """Close the client's sessions."""
@@ -115,7 +115,7 @@ class Gemini:
                 api_version=API_VERSION,
                 timeout=round(self.timeout_seconds * 1000),
                 retry_options=types.HttpRetryOptions(attempts=1),  # None would still repeat a dropped connection
-                # The key is for the host that was named: aiohttp would carry it wherever that one points to.
+                # The key is for this host only: aiohttp would send it along with redirects.
                 async_client_args={"allow_redirects": False, "follow_redirects": False},
             )
             self._client = genai.Client(api_key=self._key, http_options=options, vertexai=False)
@@ -142,7 +142,7 @@ class Gemini:
         return config
 
     def _level(self, wanted: int | None) -> Level | None:
-        """Return the level that has room for these tokens, or None: say nothing and let the model decide."""
+        """Return the level that has room for these tokens, or None: send none and let the model decide."""
         least = self._takes.least
         if least is None or wanted is None or wanted < 0:
             return None
@@ -153,9 +153,9 @@ class Gemini:
 
     # --- what goes wrong
 
-    def _refused(self, code: int, said: str, body: Any = None) -> Failed:
-        """Return what an error status means for the call, and for all calls after it."""
-        message = scrub(said, self._key)
+    def _refused(self, code: int, reason: str, body: Any = None) -> Failed:
+        """Return what an error status means for this call and all later ones."""
+        message = scrub(reason, self._key)
         if code == 429:
             return self._quota(message, body)
         key = f"the key in {self._key_name}"
@@ -166,8 +166,8 @@ class Gemini:
         if _NO_MONEY.search(message):
             return Failed(
                 "over",
-                f"the money of the key in {self._key_name} is used up ({message}). What is done is kept: add some, or "
-                "raise its spending cap, and run the same command.",
+                f"the credit of the key in {self._key_name} is used up ({message}). What is done is kept: add some, or "
+                "raise its spending cap, and rerun the command to resume.",
             )
         for violation in (violation for detail in details for violation in detail.get("violations") or ()):
             if "PerDay" in (quota := str(violation.get("quotaId", ""))):
@@ -189,7 +189,7 @@ _UNFILTERED = [
 
 
 def _contents(request: Request) -> list[dict[str, Any]]:
-    """Return the turns of a request; its system turn stands in the config."""
+    """Return the turns of a request; its system turn is in the config."""
     roles = {"user": "user", "assistant": "model"}
     return [
         {"role": roles[message["role"]], "parts": [{"text": message["content"]}]}
@@ -203,21 +203,21 @@ _ENDS: dict[str, What] = {"MAX_TOKENS": "length", "RECITATION": "recitation", **
 
 
 def _outcome(response: Any) -> Outcome:
-    """Read what Gemini said."""
+    """Read Gemini's response."""
     used, usage = response.usage_metadata, None
     if used is not None:
         usage = usage_of(used.prompt_token_count, used.candidates_token_count or 0, used.thoughts_token_count or 0)
     if not response.candidates:
         if used is None and response.prompt_feedback is None:
-            raise Failed("down", "a reply without candidates or usage")  # an outage, and no answer for good
+            raise Failed("down", "a reply without candidates or usage")  # an outage, not a final answer
         feedback = response.prompt_feedback
         return Outcome(what="blocked" if feedback is not None and feedback.block_reason else "empty", usage=usage)
     candidate = response.candidates[0]
     parts = (candidate.content.parts if candidate.content else None) or ()
     text = encodable("".join(part.text for part in parts if part.text and not part.thought))
     reason = getattr(candidate.finish_reason, "value", "STOP")
-    said: What = "ok" if reason == "STOP" and text.strip() else "empty"  # by OTHER and reasons newer than this file too
-    return Outcome(what=_ENDS.get(reason, said), text=text, mean_logprob=candidate.avg_logprobs, usage=usage)
+    default: What = "ok" if reason == "STOP" and text.strip() else "empty"  # for OTHER and newer reasons too
+    return Outcome(what=_ENDS.get(reason, default), text=text, mean_logprob=candidate.avg_logprobs, usage=usage)
 
 
 def _details(body: Any) -> list[dict[str, Any]]:

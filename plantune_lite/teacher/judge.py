@@ -1,13 +1,13 @@
-"""Judge a student's plan with the teacher: five scores, from another way altogether to the same way.
+"""Judge a student's plan with the teacher: five scores, from an entirely different way to the same way.
 
     opened = open_teacher(part, ledger)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
         judge = teacher_judge(ask, portal)
         judge([question], [plan], [reference]) -> [0.75]
 
-A trainer is not async and a teacher is, so the teacher is opened and called in one event loop on a thread of its own.
-Behind the ledger the same comparison is paid for once, and the budget is the ledger's: when it is used up, that is an
-error, as everywhere. A reply without a score on the scale is None: `rewards.Filled` decides what becomes of it.
+A trainer is not async and a teacher is, so the teacher is opened and called in one event loop on a separate thread.
+With the ledger the same comparison is paid for once, and the ledger's budget applies: when it is used up, that is an
+error, as everywhere. A reply without a score on the scale is None: `rewards.Filled` fills it in.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _SAMPLING = Sampling(max_tokens=512)
 
 @functools.cache
 def shape() -> Any:
-    """Return what a judgement looks like. pydantic is slow to import."""
+    """Return the schema of a judgement. pydantic is slow to import."""
     from pydantic import BaseModel
 
     class Compared(BaseModel):
@@ -68,7 +68,7 @@ def score_in(text: str) -> float | None:
 def teacher_judge(ask: Ask, portal: Any) -> Judge:
     """Return a judge that asks a teacher, all at once, through the portal to the loop where it was opened."""
 
-    async def asked(prompts: Sequence[str]) -> list[float | None]:
+    async def ask_all(prompts: Sequence[str]) -> list[float | None]:
         replies = await asyncio.gather(*(ask(chat(prompt), _SAMPLING, shape()) for prompt in prompts))
         return [score_in(reply.text) for [reply] in replies]
 
@@ -79,8 +79,8 @@ def teacher_judge(ask: Ask, portal: Any) -> Judge:
             COMPARE.format(problem=question, reference=render(reference).strip(), plan=render(plan).strip())
             for question, plan, reference in zip(questions, plans, references, strict=True)
         ]
-        different = list(dict.fromkeys(prompts))  # a group has many plans twice
-        scores = dict(zip(different, portal.call(asked, different), strict=True))
+        different = list(dict.fromkeys(prompts))  # a group often repeats a plan
+        scores = dict(zip(different, portal.call(ask_all, different), strict=True))
         return [scores[prompt] for prompt in prompts]
 
     return judge

@@ -1,16 +1,16 @@
-"""Every teacher call, asked once: what it said, what it cost, and how much may still be spent.
+"""Record every teacher call, so that none is made twice: its reply, its cost, and the remaining budget.
 
     key = call_key(DEFAULT_MODEL, messages, sampling, None, sample=0)
     ledger.reply(key) or: await ledger.reserve(key, ...); send it; await ledger.settle(key, reply, usd=..., ...)
 
-One SQLite file for all runs. A call's key has no recipe in it, so no variant of a run pays twice. A call's worst case
-is on disk before the call is sent, so a budget holds even through a kill: what was in flight then counts as spent,
-and is told apart as unanswered: nobody knows whether it was billed.
+One SQLite file for all runs. A call's key does not include the recipe, so no variant of a run pays twice. A call's
+worst case is on disk before the call is sent, so a budget holds even through a kill: calls in flight then count as
+spent, and are listed as unanswered: whether they were billed is unknown.
 
-    what came of an attempt              its cost                      the call is asked again
+    outcome of an attempt                its cost                      the call is repeated
     ok                                   tokens reported, or worst     never
     blocked                              the same                      by --again distill: final at once
-    length, empty, recitation, unfit     the same                      once more; then it is final, as blocked is
+    length, empty, recitation, unfit     the same                      once; then it is final, like blocked
     declined                             nothing                       by the next run
     down, busy, reworded, refused, over  nothing                       now, or by the next run
     sent (a kill), lost, crashed         its worst case, unanswered    now, or by the next run
@@ -45,10 +45,10 @@ CREATE TABLE IF NOT EXISTS calls (
 CREATE TABLE IF NOT EXISTS lost (id TEXT PRIMARY KEY, run TEXT, usd REAL);
 CREATE TABLE IF NOT EXISTS unanswered (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS troubles (key TEXT, what TEXT, PRIMARY KEY (key, what))
-"""  # troubles: what has come of a call that is worth one more attempt, each kind once, whatever is killed in between
-# calls.seconds: written by earlier versions alone
-# lost: what calls cost that brought no reply and were asked again; it stays spent, by the run that spent it
-# unanswered: which of these nobody answered
+"""  # troubles: outcomes of a call that allow another attempt, each kind once, even across kills
+# calls.seconds: written by earlier versions only
+# lost: costs of calls that brought no reply and were repeated; they stay spent, by the run that spent them
+# unanswered: which of these got no answer
 _NOBODY = "outcome IN ('sent', 'lost', 'crashed')"
 _LOSE = "INSERT INTO lost SELECT :id, run, usd FROM calls WHERE key = :key AND usd > 0"
 _LOSE_UNANSWERED = f"INSERT INTO unanswered SELECT :id FROM calls WHERE key = :key AND usd > 0 AND {_NOBODY}"
@@ -66,7 +66,7 @@ _UNANSWERED = (
     " + (SELECT total(usd) FROM lost WHERE run = :run AND id IN (SELECT id FROM unanswered))"
 )
 _SPENT = "(SELECT total(usd) FROM calls WHERE run = :run) + (SELECT total(usd) FROM lost WHERE run = :run)"
-_BUSY_SECONDS = 60.0  # the mirror's copy holds the file for a moment
+_BUSY_SECONDS = 60.0  # copying to the mirror locks the file for a moment
 
 
 class BudgetError(PlantuneError, RuntimeError):
@@ -74,16 +74,16 @@ class BudgetError(PlantuneError, RuntimeError):
 
 
 def spent_in_words(usd: float, unanswered: float) -> str:
-    """Tell what was spent apart from what is only reserved."""
+    """Report what was spent, separately from what is only reserved."""
     if unanswered < 0.00005:
         return f"${usd:.4f} spent"
-    return f"${usd - unanswered:.4f} spent and ${unanswered:.4f} reserved for calls that nobody answered"
+    return f"${usd - unanswered:.4f} spent and ${unanswered:.4f} reserved for calls without a reply"
 
 
 def call_key(
     model: str, messages: Messages, sampling: Sampling, schema: type | None, *, sample: int, **extra: Any
 ) -> str:
-    """Hash what makes a call this call: model, prompt, settings and the number of the sample."""
+    """Hash what identifies a call: model, prompt, settings and the number of the sample."""
     settings = {name: value for name, value in dataclasses.asdict(sampling).items() if name != "n"}
     shape = None if schema is None else f"{schema.__name__} {json.dumps(shape_of(schema), sort_keys=True)}"
     parts = [model, list(messages), settings, shape, sample, extra]
@@ -91,28 +91,28 @@ def call_key(
 
 
 class Ledger:
-    """Ledger of all runs' calls, opened for one of them; one thread writes, and commits what is queued together."""
+    """Ledger of all runs' calls, opened for one run; one thread writes, and commits queued writes together."""
 
     def __init__(self, path: Path, *, run: str, max_usd: float | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.run, self.max_usd = path, run, max_usd
-        self._held = ExitStack()
+        self._file_lock = ExitStack()
         try:  # by one process: two could pay for the same call
-            self._held.enter_context(locked(path.with_name(".calls.lock")))
+            self._file_lock.enter_context(locked(path.with_name(".calls.lock")))
         except RunError:
-            raise RunError(f"the ledger {path} is in use by another plantune, or not writable") from None
+            raise RunError(f"the ledger {path} is in use by another plantune, or cannot be written") from None
         self._db = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             # No shared-memory file, every commit on disk: safe on odd mounts, and fast enough.
             pragmas = ("PRAGMA journal_mode = TRUNCATE", "PRAGMA synchronous = FULL")
             for statement in (*pragmas, "BEGIN", *_TABLES.split(";"), "COMMIT"):
                 self._db.execute(statement).fetchall()
-            # With what is reserved for calls in flight, now or when a kill came.
+            # Includes what is reserved for calls in flight, now or at a kill.
             (self.spent_usd,) = self._db.execute(f"SELECT {_SPENT}", {"run": run}).fetchone()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            self._held.close()
-            why = f"{path} is no ledger, or used elsewhere ({error})"
+            self._file_lock.close()
+            why = f"{path} is not a ledger, or in use elsewhere ({error})"
             raise RunError(f"{why}; if it is damaged, move it away, or restore it from the mirror") from None
         self._open: dict[str, float] = {}  # key -> reserved, in this process
         self._lock = threading.Lock()
@@ -123,22 +123,22 @@ class Ledger:
 
     @property
     def booked_usd(self) -> float:
-        """Return what was spent or may have been, without what is reserved for calls in flight."""
+        """Return what was or may have been spent, without what is reserved for calls in flight."""
         return max(0.0, self.spent_usd - sum(self._open.values()))
 
     def reply(self, key: str) -> Reply | None:
-        """Return the reply to a call that was asked before; None where it must still be asked."""
+        """Return the recorded reply to a call; None where it must still be made."""
         with self._lock:
             row = self._db.execute("SELECT reply FROM calls WHERE key = ? AND reply IS NOT NULL", (key,)).fetchone()
         return None if row is None else from_row(Reply, json.loads(row[0]))
 
     async def reserve(self, key: str, *, model: str, worst_usd: float) -> None:
-        """Put a call's worst case on disk before it is sent; refuses where that could pass the budget."""
+        """Put a call's worst case on disk before it is sent; raise where that could exceed the budget."""
         if self.max_usd is not None and self.spent_usd + worst_usd > self.max_usd:
             spent = spent_in_words(self.spent_usd, self.totals()["usd_unanswered"])
             raise BudgetError(
-                f"the next call may cost ${worst_usd:.4f}, which with {spent} could pass "
-                f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to go on."
+                f"the next call may cost ${worst_usd:.4f}, which with {spent} could exceed "
+                f"distill.max_usd={self.max_usd}. What is done is kept; raise distill.max_usd to resume."
             )
         self.spent_usd += worst_usd
         self._open[key] = self._open.get(key, 0.0) + worst_usd
@@ -146,15 +146,15 @@ class Ledger:
         await self._written((_LOSE, _LOSE_UNANSWERED, _RESERVE), values)
 
     def troubles(self, key: str) -> list[str]:
-        """Return what has come of earlier attempts at a call that has no reply yet."""
+        """Return the outcomes of earlier attempts at a call that has no reply yet."""
         with self._lock:
             return [what for (what,) in self._db.execute("SELECT what FROM troubles WHERE key = ?", (key,))]
 
     async def settle(
         self, key: str, reply: Reply | None, *, outcome: str, usd: float, trouble: str | None = None
     ) -> None:
-        """Put a call's reply, or why there is none, on disk before anybody uses it; a `trouble` is worth one more."""
-        # Sums of floats come back to a hair below what they were, and "$-0.00" is no sum of money.
+        """Put a call's reply, or why there is none, on disk before it is used; a `trouble` allows another attempt."""
+        # Rounding can leave a sum slightly below zero, which would print as "$-0.00".
         self.spent_usd = max(0.0, self.spent_usd + usd - self._open.pop(key, 0.0))
         values = {
             "key": key,
@@ -168,7 +168,7 @@ class Ledger:
         await self._written((_SETTLE,) if trouble is None else (_SETTLE, _TROUBLE), {**values, "trouble": trouble})
 
     def totals(self) -> dict[str, float]:
-        """Calls, tokens and money of this run; of the money, what is only reserved, since nobody answered."""
+        """Return calls, tokens and money of this run, and the part of the money reserved for unanswered calls."""
         names = ("calls", "tokens_in", "tokens_out", "tokens_thought", "usd", "usd_unanswered")
         sums = "count(*), total(tokens_in), total(tokens_out), total(tokens_thought)"
         with self._lock:
@@ -178,14 +178,14 @@ class Ledger:
         return {name: value if name.startswith("usd") else int(value) for name, value in zip(names, row, strict=True)}
 
     def forget_failures(self) -> None:
-        """Let this run's calls that failed for good be asked again; what they cost stays spent."""
+        """Allow this run's finally failed calls to be repeated; what they cost stays spent."""
         failed = "run = ? AND outcome != 'ok' AND reply IS NOT NULL"
         with self._lock:
             self._db.execute(f"DELETE FROM troubles WHERE key IN (SELECT key FROM calls WHERE {failed})", (self.run,))
             self._db.execute(f"UPDATE calls SET reply = NULL WHERE {failed}", (self.run,))
 
     def take_from(self, image: bytes) -> None:
-        """Take the calls of a ledger's copy where we have none; one machine works on a run at a time."""
+        """Add the calls of a ledger's copy that we do not have; one machine works on a run at a time."""
         with self._lock:
             self._db.execute("ATTACH ':memory:' AS other")
             self._db.deserialize(image, name="other")
@@ -194,7 +194,7 @@ class Ledger:
                 self._db.execute(statement.replace("NOT EXISTS ", "NOT EXISTS other."))
             for table in ("lost", "unanswered", "troubles"):
                 self._db.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
-            # Theirs has the reply that ours waits for: what ours may have cost stays spent.
+            # The copy has the reply that ours lacks: what ours may have cost stays spent.
             gone = "reply IS NULL AND key IN (SELECT key FROM other.calls WHERE reply IS NOT NULL)"
             lost = f"SELECT 'merged ' || key, run, usd FROM calls WHERE usd > 0 AND {gone}"
             unanswered = f"SELECT 'merged ' || key FROM calls WHERE usd > 0 AND {gone} AND {_NOBODY}"
@@ -205,11 +205,11 @@ class Ledger:
             self._db.execute("COMMIT")
 
     def close(self) -> None:
-        """Write what waits and let go of the file."""
+        """Write what is queued and close the file."""
         self._writer.submit(self._commit, self._queued)
         self._writer.shutdown(wait=True)
         self._db.close()
-        self._held.close()
+        self._file_lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -223,7 +223,7 @@ class Ledger:
         await asyncio.get_running_loop().run_in_executor(self._writer, self._commit, self._queued)
 
     def _commit(self, number: int) -> None:
-        """Commit the write of this number and all that is queued by now; after one failure no more."""
+        """Commit the write of this number and all that is queued so far; after a failure, nothing more."""
         with self._lock:
             try:
                 if self._failure is None and self._committed < number:
@@ -246,21 +246,21 @@ class Ledger:
 
 
 def copy_ledger(ledger: Path, target: Path) -> None:
-    """Copy a ledger to a folder that may be slow; a stage that holds it waits only while it is read."""
+    """Copy a ledger to a folder that may be slow; a stage that uses it waits only while it is read."""
     with closing(sqlite3.connect(ledger, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
         try:
             db.execute("BEGIN")
             db.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock, or fails
         except sqlite3.DatabaseError as error:
-            raise OSError(f"{ledger} is no ledger: {error}") from None
+            raise OSError(f"{ledger} is not a ledger: {error}") from None
         image = db.serialize()
     write_whole(target, image)
 
 
 def merge_ledger(copy: Path, ledger: Path) -> None:
-    """Take over what the mirror's copy knows: a machine that is new to a mirror must not pay for its calls again.
+    """Merge the mirror's copy: a machine that is new to a mirror must not pay for its calls again.
 
-    The ledger is one for all runs, so there may be one here already, of other runs.
+    All runs share one ledger, so there may already be one here, from other runs.
     """
     try:
         image = copy.read_bytes()
@@ -275,12 +275,12 @@ def merge_ledger(copy: Path, ledger: Path) -> None:
 
 
 def _check(image: bytes) -> None:
-    """Stop at a copy that is damaged, or no ledger."""
+    """Raise for a copy that is damaged or not a ledger."""
     if not image:
         raise sqlite3.DatabaseError("it is empty")
     with closing(sqlite3.connect(":memory:")) as db:
         db.deserialize(image)
-        (found,) = db.execute("PRAGMA quick_check").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        (result,) = db.execute("PRAGMA quick_check").fetchone()
+        if result != "ok":
+            raise sqlite3.DatabaseError(result)
         db.execute("SELECT key, reply FROM calls LIMIT 1")

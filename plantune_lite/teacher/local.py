@@ -1,10 +1,10 @@
-"""A Generate behind the door that teachers use: single requests come in, full batches go to the model.
+"""Use a Generate as a teacher: single requests come in, full batches go to the model.
 
     own = Batched("self:smollm2_135m", generate)
-    outcome = await own.attempt(Request(messages=..., sampling=Sampling()))      joins what others ask meanwhile
+    outcome = await own.attempt(Request(messages=..., sampling=Sampling()))      joins concurrent requests
 
-Requests with the same sampling go together, a moment after the first. The model works in a thread of its own, so the
-event loop goes on.
+Requests with the same sampling form a batch, a moment after the first. The model runs in a separate thread, so the
+event loop is not blocked.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from typing import Literal
 from plantune_lite.teacher.provider import FREE, Outcome, Request, Usage, asking_for
 from plantune_lite.types import Generate, Messages, Reply, Sampling
 
-BATCH = 64  # replies at once; the Generate makes smaller batches where memory asks for them
-IN_FLIGHT = 1024  # calls that may wait for the model: those with the same sampling, seed and all, fill a batch
-_GATHERING_SECONDS = 0.02  # in which whoever else asks comes into the same batch
+BATCH = 64  # replies at once; the Generate makes smaller batches where memory is short
+IN_FLIGHT = 1024  # calls that may wait for the model: those with the same sampling, including the seed, fill a batch
+_GATHERING_SECONDS = 0.02  # for other requests to join the batch
 
 _Waiting = tuple[Messages, "asyncio.Future[Reply]"]
 
@@ -35,11 +35,11 @@ class Batched:
         self._worker: asyncio.Task[None] | None = None
 
     def most_out(self, request: Request) -> int:
-        """Return tokens, which are free here."""
+        """Return the maximum tokens; they are free here."""
         return request.sampling.max_tokens
 
     async def attempt(self, request: Request) -> Outcome:
-        """Return the reply out of the batch that this request ends up in."""
+        """Join a batch and return this request's reply."""
         messages = request.messages if request.schema is None else asking_for(request.schema, request.messages)
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(request.sampling, []).append((messages, reply))
@@ -48,7 +48,7 @@ class Batched:
         return _outcome(await reply)
 
     async def close(self) -> None:
-        """End the thread, after the batch it works on."""
+        """End the thread after its current batch."""
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -57,7 +57,7 @@ class Batched:
     async def _work(self) -> None:
         while self._waiting:
             await asyncio.sleep(_GATHERING_SECONDS)
-            sampling = max(self._waiting, key=lambda one: len(self._waiting[one]))
+            sampling = max(self._waiting, key=lambda key: len(self._waiting[key]))
             taken, left = self._waiting[sampling][:BATCH], self._waiting[sampling][BATCH:]
             if left:
                 self._waiting[sampling] = left
@@ -72,16 +72,16 @@ class Batched:
             for (_, waiting), (reply,) in zip(taken, await work, strict=True):
                 if not waiting.done():
                     waiting.set_result(reply)
-        except Exception as error:  # whoever asked must hear of it, whatever it is
+        except Exception as error:  # the callers must get it, whatever it is
             for _, waiting in taken:
                 if not waiting.done():
                     waiting.set_exception(error)
 
 
 def _outcome(reply: Reply) -> Outcome:
-    said: Literal["ok", "empty"] = "ok" if reply.text.strip() else "empty"
+    what: Literal["ok", "empty"] = "ok" if reply.text.strip() else "empty"
     return Outcome(
-        what=said if reply.finish == "stop" else reply.finish,
+        what=what if reply.finish == "stop" else reply.finish,
         text=reply.text,
         mean_logprob=reply.mean_logprob,
         usage=Usage(reply.tokens_in, reply.tokens_out, reply.tokens_thought),

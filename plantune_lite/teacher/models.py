@@ -1,4 +1,4 @@
-"""Look up what Gemini's models cost and take: one table, the only place of the project where their names stand.
+"""Look up prices and options of Gemini's models: one table, the only place in the project with their names.
 
 price_of(DEFAULT_MODEL, today=date(2026, 11, 1)) -> Price(0.75, 3.75)      PLANTUNE_PRICE="0.10,0.40" overrides it
 """
@@ -11,20 +11,20 @@ from typing import Literal
 
 from plantune_lite.teacher.provider import FREE, Price, TeacherError
 
-# Google's price page as read on that day. On 2026-11-30 nothing newer was to be found, and 2.5 was gone.
+# Google's price page on that day. On 2026-11-30 there was nothing newer, and 2.5 was gone.
 AS_OF = date(2026, 10, 7)
 Level = Literal["minimal", "low", "medium", "high"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a token costs, and what differs in a request."""
+    """A model's price, and what differs in its requests."""
 
     price: Price  # USD per million tokens. Prompts over 200,000 tokens cost more; ours are never that long
-    least: Level | None  # of thinking, which none of them can do without; None: it does not think
-    tunes: bool = False  # False: temperature and top_p are ignored, the seed alone varies
-    later: tuple[date, Price] | None = None  # from this day on
-    ends: date | None = None  # the day on which Google shuts it down, where that is announced
+    least: Level | None  # minimum thinking, which cannot be turned off; None: it does not think
+    tunes: bool = False  # False: temperature and top_p are ignored, only the seed varies
+    later: tuple[date, Price] | None = None  # price from this day on
+    ends: date | None = None  # announced shutdown
 
 
 _RISE = (date(2027, 1, 1), Price(1.50, 7.50))  # when the introductory prices end
@@ -38,12 +38,12 @@ MODELS = {
     "gemini-3.1-pro-preview": Model(Price(2.00, 12.00), "low", tunes=True),
 }
 DEFAULT_MODEL = "gemini-3.8-flash"
-_OTHER = Model(FREE, None, tunes=True)  # what the same server has besides: Gemma
+_OTHER = Model(FREE, None, tunes=True)  # other models of the same server: Gemma
 OVERRIDE = "PLANTUNE_PRICE"
 
 
 def model_name(model: str | None, environ: Mapping[str, str], today: date | None = None) -> str:
-    """Return the name of the model to ask, the default where none is given; refuse one that has been shut down."""
+    """Return the model's name, the default where none is given; raise for one that has been shut down."""
     name = (model or DEFAULT_MODEL).removeprefix("models/")
     ends = MODELS[name].ends if name in MODELS else None
     own_address = environ.get("GOOGLE_GEMINI_BASE_URL", "").strip()  # may still serve it
@@ -53,12 +53,12 @@ def model_name(model: str | None, environ: Mapping[str, str], today: date | None
 
 
 def takes(name: str) -> Model:
-    """Return what a request to this model may hold; a Gemini that is not in the table is asked as the default is."""
+    """Return what a request to this model may contain; a Gemini that is not in the table counts as the default."""
     return MODELS.get(name) or (MODELS[DEFAULT_MODEL] if name.startswith("gemini-") else _OTHER)
 
 
 def price_of(model: str, *, environ: Mapping[str, str] = os.environ, today: date | None = None) -> Price:
-    """Return the price of a model; the override in the environment goes first, an unknown price is an error."""
+    """Return the price of a model; the environment's override takes precedence, an unknown price is an error."""
     if written := environ.get(OVERRIDE, "").strip():
         return _parsed(written)
     known = MODELS.get(model)
@@ -66,7 +66,7 @@ def price_of(model: str, *, environ: Mapping[str, str] = os.environ, today: date
         others = f", or distill.model to one of {', '.join(MODELS)}" if model.startswith("gemini-") else ""
         raise TeacherError(
             f"the price of {model!r} is not known, so no budget could hold. Set {OVERRIDE}='IN,OUT' in the environment "
-            f"(USD per million tokens; {OVERRIDE}='0,0' for a server of your own){others}"
+            f"(USD per million tokens; {OVERRIDE}='0,0' for your own server){others}"
         )
     later = known.later
     return later[1] if later and later[0] <= (today or date.today()) else known.price

@@ -1,7 +1,7 @@
-"""One attempt at asking a model, whoever it is: what is sent, what comes of it, and how a schema is kept.
+"""Define one attempt to call any model: the request, its outcome, and how a schema is enforced.
 
-A provider (gemini, openai, a student) turns a Request into an Outcome, or raises Failed where it came to nothing; what
-to do about either is decided once, in teacher.py.
+A provider (gemini, openai, a student) turns a Request into an Outcome, or raises Failed where there is none; what to do
+about either is decided in one place, teacher.py.
 """
 
 import json
@@ -13,11 +13,11 @@ from plantune_lite.types import Messages, PlantuneError, Sampling
 
 
 class TeacherError(PlantuneError, RuntimeError):
-    """Raised when the teacher cannot continue: no key, a wrong one, a retired model, a used-up quota, an outage."""
+    """Raised when the teacher cannot continue: a missing or wrong key, a retired model, a used-up quota, an outage."""
 
 
 class UnansweredError(TeacherError):
-    """One request came to nothing; others need not."""
+    """Raised when one request fails; others may succeed."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"{why.rstrip('.')}. What is done is kept: rerun the command to resume.")
@@ -31,11 +31,11 @@ class Request:
     messages: Messages
     sampling: Sampling
     schema: type | None = None
-    thinking: int | None = 0  # tokens; 0 = as few as it can, -1 = the model decides, None = its default
+    thinking: int | None = 0  # tokens; 0 = the model's minimum, -1 = the model decides, None = its default
 
 
-# "ok" text to use; "length" cut off; "empty" nothing said; "recitation" withheld as a quotation; "blocked" refused;
-# "declined" not even begun: the prompt does not fit the model's window, or its filter, and nothing was paid
+# "ok" usable text; "length" cut off; "empty" no text; "recitation" withheld as a quotation; "blocked" refused;
+# "declined" not started: the prompt is too long for the window or fails the filter, and cost nothing
 What = Literal["ok", "length", "empty", "recitation", "blocked", "declined"]
 
 
@@ -53,11 +53,11 @@ class Usage:
         return self.tokens_in + self.tokens_out + self.tokens_thought
 
 
-_MOST_TOKENS = 10_000_000  # of a request: more is no count
+_MOST_TOKENS = 10_000_000  # of a request: a larger count is an error
 
 
 def usage_of(tokens_in: Any, tokens_out: Any, tokens_thought: Any) -> Usage | None:
-    """Return what a server reports where it can be true; None where it cannot, and the worst case counts."""
+    """Return the usage a server reports where it is plausible; else None, and the worst case counts."""
     counts = (tokens_in, tokens_out, tokens_thought)
     if any(not isinstance(count, int) or not 0 <= count <= _MOST_TOKENS for count in counts):
         return None
@@ -74,15 +74,15 @@ class Outcome:
     usage: Usage | None = None  # None: the server did not report it
 
 
-# "busy" asked too much; "down" did not work and cost nothing; "lost" may have worked and cost, but nobody knows;
+# "busy" rate limited; "down" failed at no cost; "lost" failed, and may have been billed;
 # "reworded" refused a field that the provider will leave out or lower from now on, which `why` says once;
-# "declined" will not have this prompt;
-# "refused" will not have this request, whatever is wrong with it; "over" no use to go on at all
+# "declined" refused this prompt;
+# "refused" refused this request for another reason; "over" no further request can succeed
 Failure = Literal["busy", "down", "lost", "reworded", "declined", "refused", "over"]
 
 
 class Failed(Exception):
-    """A request that brought nothing."""
+    """A request without an outcome."""
 
     def __init__(self, what: Failure, why: str, *, wait_seconds: float | None = None) -> None:
         super().__init__(why)
@@ -105,14 +105,14 @@ FREE = Price(0.0, 0.0)
 
 
 class Provider(Protocol):
-    """A way to ask one model."""
+    """A way to call one model."""
 
     model: str
     price: Price
-    notice: str  # said before the first request leaves, where a key goes to an address nobody would expect; "" = none
+    notice: str  # shown before the first request, where a key goes to an unusual address; "" = none
 
     def most_out(self, request: Request) -> int:
-        """Return the most output and thought tokens that this request can be billed for."""
+        """Return the maximum output and thought tokens that this request can be billed for."""
         ...
 
     async def attempt(self, request: Request) -> Outcome:
@@ -120,27 +120,27 @@ class Provider(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
 def most_in(request: Request) -> int:
-    """Return the most input tokens: no tokenizer makes more than one token of a byte, but templates add some."""
+    """Return the maximum input tokens: no tokenizer makes more than one token per byte, but templates add some."""
     sizes = [len(message["content"].encode()) + 16 for message in request.messages]
     shape = 0 if request.schema is None else 2 * len(json.dumps(shape_of(request.schema)).encode())
     return sum(sizes) + shape + 64
 
 
-def scrub(said: object, key: str | None = None) -> str:
-    """Return a server's words or an error on one line, short, and without a key in them."""
-    text = str(said) or type(said).__name__
+def scrub(message: object, key: str | None = None) -> str:
+    """Return a server's message or an error as one short line without the key."""
+    text = str(message) or type(message).__name__
     if key:
         text = text.replace(key, "(the key)")
     text = " ".join(text.split())
     return text if len(text) <= 400 else text[:399] + "…"
 
 
-# As vLLM, llama.cpp, OpenAI, Azure, OpenRouter and Gemini put it.
+# Messages of vLLM, llama.cpp, OpenAI, Azure, OpenRouter and Gemini.
 _ITS_PROMPT = re.compile(
     r"context[ _](?:length|size|window)|maximum number of tokens|(?:prompt|input) is too long"
     r"|content[ _](?:filter|policy)|content management|(?:prompt|input|content) (?:was|is|has been) flagged",
@@ -148,19 +148,19 @@ _ITS_PROMPT = re.compile(
 )
 
 
-def blames_the_prompt(said: str) -> bool:
-    """Tell whether a refusal is about one prompt, too long for the window or caught by a filter, and not about all."""
-    return _ITS_PROMPT.search(said) is not None
+def blames_the_prompt(text: str) -> bool:
+    """Return whether a refusal is about this prompt only: too long for the window or caught by a filter."""
+    return _ITS_PROMPT.search(text) is not None
 
 
-def refused(code: int, message: str, said: str, *, server: str, model: str, key: str) -> Failed:
-    """Return what an error status means for the call, and for all calls after it; `said` has the error's codes too."""
+def refused(code: int, message: str, details: str, *, server: str, model: str, key: str) -> Failed:
+    """Return what an error status means for this call and all later ones; `details` includes the error's codes."""
     if code in (408, 499) or code >= 500:
         return Failed("down", f"{code} {message}")
-    if code == 413 or (code in (400, 403, 422) and blames_the_prompt(said)):
+    if code == 413 or (code in (400, 403, 422) and blames_the_prompt(details)):
         return Failed("declined", f"{code} {message}")
-    if "location is not supported" in message:  # Gemini's 400, which no other request and no other day will change
-        return Failed("over", f"{server} does not serve the country you ask from ({message}). Choose another teacher.")
+    if "location is not supported" in message:  # Gemini's 400, which is permanent
+        return Failed("over", f"{server} does not serve your country ({message}). Choose another teacher.")
     if code in (401, 403) or "API key" in message:
         return Failed("over", f"{server} refuses {key} for {model} ({code}: {message}). Set a valid one.")
     if code == 404:
@@ -189,12 +189,12 @@ def fitting(text: str, schema: type) -> str | None:
     try:
         _, end = json.JSONDecoder().raw_decode(text, start)
         return schema.model_validate_json(text[start:end]).model_dump_json()  # type: ignore[attr-defined]
-    except ValueError:  # pydantic's ValidationError is one too
+    except ValueError:  # includes pydantic's ValidationError
         return None
 
 
 def asking_for(schema: type, messages: Messages) -> Messages:
-    """Return the messages with the wish for JSON in words, for a model that takes no schema."""
+    """Return the messages with a request for JSON in words, for a model that takes no schema."""
     wish = f"\n\nReply with one JSON object and nothing else. It must fit this schema:\n{json.dumps(shape_of(schema))}"
     last_user = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=0)
     return tuple(
@@ -207,7 +207,7 @@ def asking_for(schema: type, messages: Messages) -> Messages:
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether an address is on this machine."""
+    """Return whether an address is on this machine."""
     import ipaddress
     from urllib.parse import urlsplit
 

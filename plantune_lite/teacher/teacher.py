@@ -1,12 +1,12 @@
-"""Put any teacher behind one Ask: each call is asked once, paid for within the budget, and retried where that can help.
+"""Put any teacher behind one Ask: each call is made once, paid within the budget, and retried where that can help.
 
     async with open_teacher(recipe.distill, ledger) as ask:
         [reply] = await ask(chat("Write a plan ..."), Sampling(max_tokens=512), None)
 
 Each sample is looked up in the ledger first; else it waits for its turn, its worst case is reserved, and it is sent,
-judged and settled before it is returned. A failure (refused, or twice empty, withheld, cut off or unfit for its schema)
-is a reply too: finish="blocked" or "length", kept in the ledger and never asked again. A prompt that is declined at no
-cost is "blocked" as well, but not kept: the same model may be served with more room by tomorrow.
+checked and settled before it is returned. A failure (refused, or twice empty, withheld, cut off or not matching its
+schema) is a reply too: finish="blocked" or "length", kept in the ledger and never sent again. A prompt that is declined
+at no cost is "blocked" as well, but not kept: the same model may be served with a larger window by tomorrow.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ from plantune_lite.teacher.provider import (
 from plantune_lite.teacher.rate_limit import Pace
 from plantune_lite.types import Generate, Messages, Reply, Sampling
 
-# Attempts at one request that does not come through, by what it fails of. Where others fail too, the circuit breaker
-# mostly ends it sooner; where it meets a limit, others come through meanwhile.
+# Attempts at one request, by failure. Where other requests fail too, Pace usually stops it sooner; a rate limit lets
+# others through meanwhile.
 _ATTEMPTS = {"down": 12, "lost": 12, "busy": 60}
-_NEW_SEED = 1000  # between the seeds of a sample's attempts, so that samples and attempts share none
+_NEW_SEED = 1000  # between the seeds of a sample's attempts, so that no two share one
 _WARMER = 0.5  # added to the temperature after a recitation
 _GRACE_SECONDS = 5.0  # for the calls in flight when the user interrupts
 
@@ -62,7 +62,7 @@ def open_teacher(
         provider = Batched(f"self:{own[0]}", own[1])
         pace = pace or Pace(start=IN_FLIGHT, most=IN_FLIGHT)
     elif part.teacher in ("self", "worked"):
-        raise TeacherError(f"distill.teacher is {part.teacher!r}: there is nobody to ask")
+        raise TeacherError(f"distill.teacher is {part.teacher!r}, which is not a model to call")
     else:
         provider = OpenAICompatible(part.teacher, part.model, environ=environ)
     pace = pace or Pace(requests_per_minute=part.requests_per_minute)
@@ -71,7 +71,7 @@ def open_teacher(
 
 @dataclass
 class Stats:
-    """Counts of what this process has asked so far."""
+    """Counts of this process's calls so far."""
 
     sent: int = 0  # requests
     retries: Counter[str] = field(default_factory=Counter)  # reason -> how often
@@ -82,7 +82,7 @@ class Stats:
 
 
 class Teacher:
-    """An Ask with its figures; a context manager."""
+    """An Ask with statistics; a context manager."""
 
     def __init__(
         self,
@@ -97,12 +97,12 @@ class Teacher:
         self.model = provider.model
         self._provider, self._ledger, self._pace = provider, ledger, pace
         self._thinking, self._say = thinking, say
-        self._asking: dict[str, asyncio.Task[Reply]] = {}  # key -> who is at it: a key is never asked twice
+        self._asking: dict[str, asyncio.Task[Reply]] = {}  # key -> its task: a key is never sent twice
         self._reserved: set[str] = set()
         self._settled = asyncio.Event()
 
     def status(self) -> str:
-        """Return the figures on one line."""
+        """Return the statistics on one line."""
         stats, pace = self.stats, self._pace
         retried = f" ({stats.retries.total():,} again)" if stats.retries else ""
         kept = f", {stats.from_ledger:,} from the ledger" if stats.from_ledger else ""
@@ -134,7 +134,7 @@ class Teacher:
     async def __call__(
         self, messages: Messages, sampling: Sampling, schema: type | None = None, *, apart: str = ""
     ) -> list[Reply]:
-        """Return sampling.n replies, in order; `apart` from those given to anybody who did not name the same."""
+        """Return sampling.n replies, in order; a name in `apart` separates them from replies under other names."""
         replies: dict[int, Reply] = {}
         asking: dict[int, asyncio.Task[Reply]] = {}
         settings = {"thinking": self._thinking} | ({"apart": apart} if apart else {})
@@ -146,53 +146,53 @@ class Teacher:
                 replies[sample] = reply
                 self.stats.from_ledger += 1
             else:
-                one = replace(sampling, n=1, seed=sampling.seed + sample)
-                request = Request(messages=messages, sampling=one, schema=schema, thinking=self._thinking)
+                single = replace(sampling, n=1, seed=sampling.seed + sample)
+                request = Request(messages=messages, sampling=single, schema=schema, thinking=self._thinking)
                 asking[sample] = self._asking[key] = asyncio.create_task(self._answer(key, request))
                 asking[sample].add_done_callback(functools.partial(self._done, key))
-        if asking:  # shielded: another caller may wait for the same sample, and what is sent is paid
+        if asking:  # shielded: another caller may wait for the same sample, and calls in flight are billed
             await asyncio.gather(*(asyncio.shield(task) for task in asking.values()))
         return [replies[n] if n in replies else asking[n].result() for n in range(sampling.n)]
 
     def _done(self, key: str, task: "asyncio.Task[Reply]") -> None:
         del self._asking[key]
         if not task.cancelled():
-            task.exception()  # the callers have it; without this, asyncio reports it again
+            task.exception()  # the callers have it; without this, asyncio would report it again
 
-    # --- a sample, until there is an answer of whatever kind
+    # --- a sample, until it has a final reply
 
     async def _answer(self, key: str, request: Request) -> Reply:
-        """Ask for one sample: what is worth a second attempt gets one, each trouble once."""
-        had: dict[str, Outcome | None] = dict.fromkeys(self._ledger.troubles(key))  # of a process that was killed
+        """Get one sample's reply: retry once for each kind of trouble that a retry can fix."""
+        troubles: dict[str, Outcome | None] = dict.fromkeys(self._ledger.troubles(key))  # of a process that was killed
         seed = request.sampling.seed
-        for number, trouble in enumerate(had, 1):
+        for number, trouble in enumerate(troubles, 1):
             request = _again(request, trouble, seed=seed + _NEW_SEED * number)
         while True:
             outcome, usd = await self._send(key, request)
-            if outcome.what == "declined" and (cut_off := had.get("length")):
-                outcome = cut_off  # there is no room for more: what was cut off stays so
+            if outcome.what == "declined" and (cut_off := troubles.get("length")):
+                outcome = cut_off  # no room for more: keep the reply that was cut off
             trouble, text, reply = str(outcome.what), outcome.text, None
             if trouble == "ok" and request.schema is not None:
                 fits = fitting(text, request.schema)
                 trouble, text = ("unfit", "") if fits is None else ("ok", fits)
             if trouble == "ok":
                 reply = _reply(outcome, text, "stop")
-            elif trouble in ("blocked", "declined", *had):
+            elif trouble in ("blocked", "declined", *troubles):
                 kept = text if trouble == "length" and request.schema is None else ""
                 reply = _reply(outcome, kept, "length" if trouble == "length" else "blocked")
-            stored = None if trouble == "declined" and not had else reply  # nothing was paid for it
+            stored = None if trouble == "declined" and not troubles else reply  # it cost nothing
             await self._settle(key, stored, trouble, usd, None if reply else trouble)
             if reply is not None:
                 self.stats.samples += 1
                 return reply
-            had[trouble] = outcome
+            troubles[trouble] = outcome
             self.stats.retries[trouble] += 1
-            request = _again(request, trouble, seed=seed + _NEW_SEED * len(had))
+            request = _again(request, trouble, seed=seed + _NEW_SEED * len(troubles))
 
-    # --- a request, until it comes through
+    # --- a request, until it succeeds
 
     async def _send(self, key: str, request: Request) -> tuple[Outcome, float]:
-        """Return what came of the request and its cost, which stays reserved."""
+        """Return the request's outcome and its cost, which stays reserved."""
         failures: Counter[str] = Counter()
         while True:
             try:
@@ -214,12 +214,12 @@ class Teacher:
                     raise UnansweredError(
                         f"one request failed {failures[what]} times, the last time with: {why}"
                     ) from None
-                if failed.wait_seconds is None:  # else everybody waits, see Pace
+                if failed.wait_seconds is None:  # else all calls wait, see Pace
                     await self._pace.rest(self._pace.backoff_seconds(failures[what]))
 
     async def _once(self, key: str, request: Request) -> tuple[Outcome, float]:
-        """Send a request when its turn comes, and tell the pace how it went. Its worst case is reserved only then, and
-        until it fails: a kill makes nobody pay for what only waited."""
+        """Send a request when its turn comes, and report the result to Pace. Its worst case is reserved only from then
+        until it fails, so that a kill charges nothing for queued calls."""
         started = await self._pace.enter()
         try:
             worst = self._provider.price.usd(most_in(request), self._provider.most_out(request))
@@ -231,7 +231,7 @@ class Teacher:
                 if failed.what in _ATTEMPTS:
                     self._pace.went_wrong(failed, started)
                     if not self.stats.samples and not self.stats.retries:
-                        self._say(f"no reply so far ({failed.why}); it is asked again, slower and slower")
+                        self._say(f"no reply so far ({failed.why}); retrying more and more slowly")
                 self.stats.retries[failed.what] += 1
                 await self._settle(key, None, failed.what, worst if failed.what == "lost" else 0.0)
                 raise
@@ -243,25 +243,25 @@ class Teacher:
         finally:
             self._pace.leave()
         if (usage := outcome.usage) is None:
-            return outcome, worst  # not reported: as much as it can have been
+            return outcome, worst  # not reported: assume the worst case
         return outcome, self._provider.price.usd(usage.tokens_in, usage.tokens_out + usage.tokens_thought)
 
     async def _attempt(self, request: Request) -> Outcome:
-        """Attempt it once; a prompt that is declined is an outcome, for the model works and others are answered."""
+        """Attempt it once; a declined prompt is an outcome, since the model works and answers others."""
         try:
             return await self._provider.attempt(request)
         except Failed as failed:
             if failed.what != "declined":
                 raise
             if not self.stats.declined:
-                self._say(f"a prompt is declined, and goes without an answer as others like it will ({failed.why})")
+                self._say(f"a prompt was declined and gets no answer; others like it will too ({failed.why})")
             self.stats.declined += 1
             return Outcome(what="declined", usage=Usage(0, 0))
 
     # --- money
 
     async def _reserve(self, key: str, worst_usd: float) -> None:
-        """Reserve a call's worst case; what does not fit waits for what the calls in flight give back."""
+        """Reserve a call's worst case; where it does not fit, wait for what the calls in flight release."""
         ledger = self._ledger
         while True:
             self._pace.raise_if_stopped()
@@ -290,7 +290,7 @@ class Teacher:
 
 
 def _again(request: Request, trouble: str, *, seed: int) -> Request:
-    """Return the second attempt: more room after a cut, a warmer one after a recitation, another seed in any case."""
+    """Return the next attempt: more room after a cut-off, warmer after a recitation, another seed in any case."""
     sampling = replace(request.sampling, seed=seed)
     if trouble == "length":
         return replace(request, sampling=replace(sampling, max_tokens=2 * sampling.max_tokens), thinking=0)

@@ -28,7 +28,7 @@ _SAVING = 1.5  # in steps: what a checkpoint and the end take
 
 
 class TrainingError(PlantuneError, RuntimeError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""
 
 
 class Schedule:
@@ -50,7 +50,7 @@ class Schedule:
 
 
 class Clock:
-    """Ends a training in time: shortens the schedule once its pace is known."""
+    """Ends a training in time: shortens the schedule once the pace is known."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Clock:
         hours: float | None,
         say: Callable[[str], object],
         *,
-        validation: float = 0.0,  # what one takes, in steps
+        validation: float = 0.0,  # duration of one, in steps
         agree: Callable[[int], int] = lambda count: count,  # the first process's count, where there are several
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -69,29 +69,29 @@ class Clock:
         self._second = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Plan once enough steps are known; end when the time is up all the same."""
+        """Plan once enough steps are timed; end when the time is up in any case."""
         self._steps += 1
         if self._steps == 1:
-            self._second = self._now()  # the first step compiles and takes the longest batch: it says nothing of pace
+            self._second = self._now()  # the first step compiles and has the longest batch: not the usual pace
         elif self._deadline is not None and state.global_step < self._schedule.steps:
             pace = (self._now() - self._second) / (self._steps - 1)
             fits = self._agree(max(0, int((self._deadline - self._now()) / max(pace, 1e-9) - self._reserve)))
             if self._steps == self._planning or not fits:
-                self._planning *= 2  # again later: a pace may change
+                self._planning *= 2  # plan again later: the pace may change
                 steps, planned = state.global_step + fits, self._schedule.steps
                 if steps < planned:
                     self._say(f"max_hours leaves time for {steps} of {planned} steps: the schedule ends there")
                     self._schedule.shorten(steps)
-        state.max_steps = self._schedule.steps  # a checkpoint keeps it, so that who goes on knows
-        if state.global_step >= self._schedule.steps:  # the last step is looked at and kept, wherever it falls
+        state.max_steps = self._schedule.steps  # saved in checkpoints, for resuming
+        if state.global_step >= self._schedule.steps:  # validate and save after the last step, wherever it falls
             control.should_training_stop = control.should_save = True
             control.should_evaluate = args.eval_strategy != "no"
 
 
 class Figures:
-    """Every logged figure to metrics.jsonl, and a line now and then for the person who waits.
+    """Write every logged figure to metrics.jsonl, and show a progress line from time to time.
 
-    Steps that a kill threw away are logged again when they are made again: of two rows of a step the later counts.
+    Steps lost to a kill are logged again when they are repeated: of two rows for a step the later counts.
     """
 
     def __init__(
@@ -107,19 +107,19 @@ class Figures:
         self._began, self._first = time.monotonic(), 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Its pace is that of the steps it makes itself."""
+        """Start timing: the pace counts only this process's steps."""
         self._began, self._first = time.monotonic(), state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, float], **_: Any) -> None:
-        """Stop where the loss is no number any more, before that is saved; else write down and show."""
+        """Stop at a loss that is not finite, before it is saved; else write and show the figures."""
         figures = {self._names[name]: value for name, value in logs.items() if name in self._names}
-        figures = {name: value for name, value in figures.items() if value is not None}  # a reward that nobody gave
+        figures = {name: value for name, value in figures.items() if value is not None}  # a reward of no completion
         if args.fp16 and not math.isfinite(figures.get("grad_norm", 0.0)):
-            del figures["grad_norm"]  # the scaler found its limit and left this step out
+            del figures["grad_norm"]  # the scaler overflowed and skipped this step
         for name in ("loss", "grad_norm", "validation_loss"):
             if not math.isfinite(figures.get(name, 0.0)):
                 raise TrainingError(
-                    f"{name} is {figures[name]} at step {state.global_step}: the training has gone wrong; what it has "
+                    f"{name} is {figures[name]} at step {state.global_step}: the training has diverged; what it "
                     f"saved is from before that. {self._advice}"
                 )
         if figures:
@@ -135,7 +135,7 @@ class Figures:
 
 
 def callback(watcher: Any) -> Any:
-    """A watcher as the trainer wants it: transformers is imported only where training is."""
+    """Wrap a watcher as a TrainerCallback; transformers is imported only for training."""
     from transformers import TrainerCallback
 
     kind = type(watcher).__name__
@@ -153,13 +153,13 @@ def build(
     prepare: Callable[[Any], object] = lambda model: None,
     **arguments: Any,
 ) -> Any:
-    """Build one of TRL's trainers with our schedule of the learning rate; `prepare` comes before its optimiser."""
+    """Build one of TRL's trainers with our learning rate schedule; `prepare` runs before its optimiser is created."""
     from torch.optim.lr_scheduler import LambdaLR
 
-    weights = {one: one.data for one in student.model.parameters() if one.requires_grad}
+    weights = {p: p.data for p in student.model.parameters() if p.requires_grad}
     trainer = kind(model=student.model, processing_class=student.tokenizer, **arguments)
-    for one, was in weights.items():
-        one.data = was.float()  # TRL makes them bf16 in 4-bit runs, where small updates round to nothing
+    for p, was in weights.items():
+        p.data = was.float()  # TRL makes them bf16 in 4-bit runs, where small updates round to nothing
     prepare(student.model)
     trainer.create_optimizer()
     trainer.lr_scheduler = LambdaLR(trainer.optimizer, schedule)
@@ -173,7 +173,7 @@ def train(
     less_memory: str,
     say: Callable[[str], object],
 ) -> None:
-    """Train to the end, or on from a checkpoint; `less_memory` says what to do where memory runs out."""
+    """Train, or resume from a checkpoint; `less_memory` is the advice where memory runs out."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)  # the lines are ours
@@ -186,7 +186,7 @@ def train(
     except Exception as error:
         if out_of_memory(error):
             raise TrainingError(
-                f"memory ran out at step {trainer.state.global_step}. With less of it: {less_memory}. "
+                f"memory ran out at step {trainer.state.global_step}. To use less: {less_memory}. "
                 "plantune estimate says what fits."
             ) from error
         raise
@@ -200,13 +200,13 @@ def both_ends(figures: Sequence[float]) -> tuple[float, float]:
 
 
 def keep(student: Any, out: Path) -> None:
-    """Save what has been learned, and remove the checkpoints on the way there."""
+    """Save the adapter and remove the checkpoints."""
     student.save(out)
     for folder in sorted(out.glob("checkpoint-*"), key=step_of, reverse=True):
-        shutil.rmtree(folder)  # the newest first: killed here, it goes on from an older one to the same end
+        shutil.rmtree(folder)  # the newest first: killed here, it resumes from an older one to the same end
 
 
-# --- going on ---------------------------------------------------------------------------------------------------------
+# --- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ class Checkpoint:
 
     folder: Path
     step: int
-    planned: int  # steps of the schedule it was on
+    planned: int  # steps of its schedule
 
 
 _NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
@@ -223,20 +223,20 @@ _NEEDED = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt")
 
 def last_checkpoint(out: Path) -> Checkpoint | None:
     """Find the newest complete checkpoint; delete those that a kill or a full disk left half written."""
-    found: list[Checkpoint] = []
+    checkpoints: list[Checkpoint] = []
     for folder in out.glob("checkpoint-*"):
         try:
             state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))  # written last
             if not all(map(_is_whole, (*(folder / name for name in _NEEDED), *folder.glob("rng_state*.pth")))):
                 raise ValueError(folder)
-            found.append(Checkpoint(folder, state["global_step"], state["max_steps"]))
+            checkpoints.append(Checkpoint(folder, state["global_step"], state["max_steps"]))
         except (OSError, ValueError, KeyError, TypeError):
             shutil.rmtree(folder, ignore_errors=True)
-    return max(found, key=lambda one: one.step, default=None)
+    return max(checkpoints, key=lambda checkpoint: checkpoint.step, default=None)
 
 
 def _is_whole(file: Path) -> bool:
-    """Tell whether a file of a checkpoint was written to its end."""
+    """Return whether a file of a checkpoint is complete."""
     if file.suffix != ".safetensors":
         return zipfile.is_zipfile(file)  # as torch.save writes it, with its directory at the end
     from safetensors import SafetensorError, safe_open

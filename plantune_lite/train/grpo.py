@@ -1,13 +1,13 @@
-"""Reinforcement: a student, prompts and rewards become an adapter whose answers earn more (GRPO, over TRL's trainer).
+"""Reinforce a student's adapter with rewards for its answers to prompts (GRPO, over TRL's trainer).
 
     rewarded = Rewards(lambda max_completion: [("right_answer", right_answer, 1.0)], passed=right_answer)
     train(student, prompts, rewarded, GRPO(steps=200), Path("runs/mine/grpo"), Training())
         -> {"line": "200 steps on 61 prompts, reward 0.82 to 1.34", ...}
 
-Of every prompt a group of answers is sampled, and those that earn more than their group are made likelier. What goes
-out is the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; killed, the same call goes
-on. `settings` says how: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" what holds for small models (Dr. GRPO's
-loss, DAPO's clip).
+For every prompt a group of answers is sampled, and those that earn more than their group are made likelier. Output:
+the adapter with the tokenizer, samples.jsonl, calibration.json and pass_rates.jsonl; after a kill the same call
+resumes. `settings`: "paper" is PLAN-TUNING's, "pta" PTA-GRPO's, "stable" suits small models (Dr. GRPO's loss, DAPO's
+clip).
 """
 
 import os
@@ -39,7 +39,7 @@ _NAMES = {
     "grad_norm": "grad_norm",
     "num_tokens": "tokens",
 }
-_REFERENCE = "ref"  # what TRL calls the adapter that the policy is kept near
+_REFERENCE = "ref"  # TRL's name for the KL reference's adapter
 _ADVICE = (
     "Try a lower grpo.learning_rate (a third of it) with --again grpo, or on a GPU without bf16 student.bits=32 with "
     "--again on the first training stage"
@@ -51,9 +51,9 @@ _LESS_MEMORY = (
 
 
 class Rewards(NamedTuple):
-    """Weighted reward functions, and the reward whose value above 0 says that an answer is right."""
+    """Weighted reward functions, and the reward that is above 0 for a right answer."""
 
-    weighed: Callable[[int], Sequence[Weighed]]  # by how many tokens a completion may have
+    weighed: Callable[[int], Sequence[Weighed]]  # of the maximum completion length in tokens
     passed: Reward
 
 
@@ -65,17 +65,17 @@ def train(
     out: Path,
     training: Training,
 ) -> dict[str, Any]:
-    """Reinforce the student's adapter on these prompts, or go on from the last checkpoint; what came of it.
+    """Reinforce the student's adapter on these prompts, or resume from the last checkpoint; return a summary.
 
-    `rows` have a problem_id, a prompt, and the columns that rewards ask for.
+    `rows` have a problem_id, a prompt, and the columns that rewards use.
     """
-    grpo_config(student.model, part, out, training, part.steps)  # what cannot be is refused before anything is sampled
+    grpo_config(student.model, part, out, training, part.steps)  # refuse bad settings before anything is sampled
     began, say = time.monotonic(), training.reporter.say
     checkpoint = callbacks.last_checkpoint(out)
     if checkpoint is not None:
-        # Found there, the trainer would load the reference alone, and train on from where it began.
+        # With this folder there, the trainer would load only the reference and train from the initial adapter.
         shutil.rmtree(checkpoint.folder / _REFERENCE, ignore_errors=True)
-    # What was trained on before a kill stays what is trained on.
+    # A resumed training keeps its prompts.
     looking = training if checkpoint is None else replace(training, hours=0.0)
     part, kept = select(student, rows, rewards, part, out, looking)
     most = present(part.max_completion)
@@ -107,7 +107,7 @@ def train(
 def select(
     student: Any, rows: Sequence[Mapping[str, Any]], rewards: Rewards, part: GRPO, out: Path, training: Training
 ) -> tuple[GRPO, list[Mapping[str, Any]]]:
-    """Return how long an answer may become, in the part, and the prompts to train on; both are looked for once."""
+    """Return the part with the maximum answer length, and the prompts to train on; both are determined once."""
     asked, room = prompt_selection.askable(student, rows, training.max_length, training.reporter.say)
     most = part.max_completion
     if most is None:
@@ -125,8 +125,8 @@ def _refuse_names(names: Sequence[str]) -> None:
     taken = {*_NAMES.values(), "spread", "planned"}
     if not names or len(set(names)) < len(names) or taken & set(names):
         raise RecipeError(
-            f"the rewards are called {', '.join(names) or 'nothing'}: each needs a name of its own, and none of "
-            f"{', '.join(sorted(taken))}, which are figures already"
+            f"the rewards are named {', '.join(names) or 'nothing'}: each needs a unique name other than "
+            f"{', '.join(sorted(taken))}, which are metrics already"
         )
 
 
@@ -144,7 +144,7 @@ def _trainer(
     """Build TRL's trainer over our prompts in our order."""
     from datasets import Dataset, disable_progress_bars
 
-    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is known to be
+    os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is experimental
     from trl import GRPOTrainer
 
     disable_progress_bars()
@@ -168,7 +168,7 @@ def _rollout(student: Any, part: GRPO, seed: int) -> Any:
 
 
 def order(count: int, draws: int, seed: int) -> list[int]:
-    """List prompt indices in training order: epochs, each reshuffled; a kill would lose the trainer's own order."""
+    """List prompt indices in training order, reshuffled every epoch; the trainer's own order is lost in a kill."""
     dice, placed = Random(seed), list[int]()
     while len(placed) < draws:
         placed += dice.sample(range(count), count)
@@ -176,7 +176,7 @@ def order(count: int, draws: int, seed: int) -> list[int]:
 
 
 def _keep_reference(model: Any) -> None:
-    """Freeze a copy of the adapter as training finds it, as KL reference; Unsloth would use the bare base."""
+    """Freeze a copy of the adapter before training, as KL reference; Unsloth would use the bare base."""
     if _REFERENCE not in model.peft_config:
         model.add_adapter(_REFERENCE, model.peft_config["default"])
     for name, values in model.named_parameters():
@@ -186,7 +186,7 @@ def _keep_reference(model: Any) -> None:
             copy.requires_grad_(False)
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- the summary ------------------------------------------------------------------------------------------------------
 
 
 def _summary(
@@ -201,7 +201,7 @@ def _summary(
     line = f"{trainer.state.global_step} steps on {prompts} prompts, reward {first} to {last}"
     parts = {name: ends(logged) for logged, name in watched.names.items() if logged.startswith("rewards/")}
     if len(parts) > 1:
-        line += f" ({', '.join(f'{name} {one} to {other}' for name, (one, other) in parts.items())})"
+        line += f" ({', '.join(f'{name} {start} to {end}' for name, (start, end) in parts.items())})"
     if stopped:
         line += f"; stopped early: {stopped}"
     return {

@@ -1,13 +1,13 @@
-"""Score how closely a plan follows a reference plan, by the words of their steps: by default no model is asked.
+"""Score how closely a plan follows a reference plan, by the words of their steps: by default without a model.
 
     alignment = Alignment([(question, plan), ...])              the corpus sets word weights and the zero point
     alignment([question], [plan], [reference]) -> [0.83]
 
 After ROSCOE: the average of reasoning alignment (mean over the plan's steps of their best match in the reference) and
-missing step (minimum over the reference's steps of their best match in the plan). Two steps match as far as all their
-words do and, of these, the words that are not in the question: a copied question matches nothing. A plan with more of
-the question's wording than the reference scores lower, so a copy with "subtract" appended gains little. Zero is what
-plans of other problems score, one is the reference itself.
+missing step (minimum over the reference's steps of their best match in the plan). A step match is the product of two
+similarities, of all words and of the words that are not in the question: a copied question matches nothing. A plan
+with more of the question's wording than the reference scores lower, so a copy with "subtract" appended gains little.
+Plans of other problems score about 0, the reference itself 1.
 """
 
 import math
@@ -24,12 +24,12 @@ from plantune_lite.types import RecipeError
 Plan = Sequence[str]
 Alike = Callable[[Sequence[str], Sequence[str]], list[list[float]]]  # the cosine, 0 to 1, of each text with each other
 
-_PAIRS = 500  # of a question and another problem's plan, from which zero is found
-_CHANCE = 0.75  # of them are at zero: among the rest are problems of the same kind, whose plans are much the same
+_PAIRS = 500  # of a question and another problem's plan, to estimate the zero point
+_CHANCE = 0.75  # of them score 0: among the rest are problems of the same kind, whose plans are much alike
 
 
 class Alignment:
-    """A judge of plans: questions, plans and their references in, numbers from 0 to 1 out."""
+    """A judge of plans: scores plans against their references, from 0 to 1."""
 
     def __init__(self, corpus: Sequence[tuple[str, Plan]], *, alike: Alike | None = None, seed: int = 0) -> None:
         self._alike = alike or lexical(" ".join(plan) for _, plan in corpus)
@@ -37,19 +37,19 @@ class Alignment:
 
     def __call__(self, questions: Sequence[str], plans: Sequence[Plan], references: Sequence[Plan]) -> list[float]:
         raw = map(self.raw, questions, plans, references)
-        return [max(0.0, one - self.zero) / (1 - self.zero) for one in raw]
+        return [max(0.0, score - self.zero) / (1 - self.zero) for score in raw]
 
     def raw(self, question: str, plan: Plan, reference: Plan) -> float:
         """Average reasoning alignment and missing step, before rescaling."""
         known = frozenset(words(question))
-        ours, theirs = _told(plan, known), _told(reference, known)
-        copied = {step for step, new in theirs.items() if not new}  # a step that only repeats the question: no matter
-        ours = {step: new for step, new in ours.items() if step not in copied}
-        theirs = {step: new for step, new in theirs.items() if new}
-        if not ours or not theirs:
+        written, expected = _step_words(plan, known), _step_words(reference, known)
+        copied = {step for step, new in expected.items() if not new}  # steps that only repeat the question
+        written = {step: new for step, new in written.items() if step not in copied}
+        expected = {step: new for step, new in expected.items() if new}
+        if not written or not expected:
             return 0.0
-        whole = self._alike([*ours], [*theirs])
-        novel = self._alike([*ours.values()], [*theirs.values()])
+        whole = self._alike([*written], [*expected])
+        novel = self._alike([*written.values()], [*expected.values()])
         match = [[a * b for a, b in zip(*rows, strict=True)] for rows in zip(whole, novel, strict=True)]
         reasoning_alignment = fmean(map(max, match))
         missing_step = min(map(max, zip(*match, strict=True)))
@@ -66,8 +66,8 @@ class Alignment:
         return min(raw[int(_CHANCE * len(raw))], 0.9)
 
 
-def _told(plan: Plan, known: frozenset[str]) -> dict[str, str]:
-    """Each different step in its words, and those of them that the question does not have."""
+def _step_words(plan: Plan, known: frozenset[str]) -> dict[str, str]:
+    """Map each distinct step's words to those of them that the question does not have."""
     steps = (list(_tokens(step)) for step in plan)
     return {
         " ".join(word for word, _ in step): " ".join(word for word, stem in step if stem not in known) for step in steps
@@ -82,8 +82,8 @@ def _own(plan: Plan, question: str) -> float:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    found = re.findall(r"\w+", text.casefold())
-    return list(zip(["", *found], found, strict=False))  # the first word counts too, so that one alone is a pair
+    tokens = re.findall(r"\w+", text.casefold())
+    return list(zip(["", *tokens], tokens, strict=False))  # "" first, so that a single word is a pair
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 def words(text: str) -> list[str]:
-    """Reduce a step to what it is about: its words without endings and stop words, its operators as words."""
+    """Reduce a step to its content words: without endings and stop words, its operators as words."""
     return [stem for _, stem in _tokens(text)]
 
 
@@ -119,11 +119,11 @@ def _stem(word: str) -> str:
 
 # --- how alike two texts are ------------------------------------------------------------------------------------------
 
-_PIECES = 0.5  # the weight of a word's pieces beside the word: "subtraction" is like "subtract", but not the same
+_PIECES = 0.5  # weight of a word's pieces relative to the word: "subtraction" is like "subtract", but not the same
 
 
 def lexical(texts: Iterable[str]) -> Alike:
-    """Cosines of words and of their three-letter pieces, rarer ones weighing more; `texts` say what is rare."""
+    """Return a cosine over words and their three-letter pieces, rarer words in `texts` weighing more."""
     documents = [frozenset(words(text)) for text in texts]
     seen = Counter(word for document in documents for word in document)
 
@@ -134,26 +134,26 @@ def lexical(texts: Iterable[str]) -> Alike:
             weight = 1 + math.log((1 + len(documents)) / (1 + seen[word]))
             sums[word] += weight
             marked = f"^{word}$"
-            pieces = [marked[place : place + 3] for place in range(len(marked) - 2)]
+            pieces = [marked[start : start + 3] for start in range(len(marked) - 2)]
             for piece in pieces:
                 sums[f"{piece}*"] += _PIECES * weight / math.sqrt(len(pieces))
         length = math.sqrt(sum(weight * weight for weight in sums.values()))
         return {feature: weight / length for feature, weight in sums.items()}
 
-    def cosine(one: str, other: str) -> float:
-        ours, theirs = vector(one), vector(other)
-        return sum(weight * theirs.get(feature, 0.0) for feature, weight in ours.items())
+    def cosine(left: str, right: str) -> float:
+        first, second = vector(left), vector(right)
+        return sum(weight * second.get(feature, 0.0) for feature, weight in first.items())
 
-    return lambda these, those: [[cosine(one, other) for other in those] for one in these]
+    return lambda these, those: [[cosine(left, right) for right in those] for left in these]
 
 
-# --- how alike two steps are to an embedding model --------------------------------------------------------------------
+# --- how alike two texts are, by an embedding model -------------------------------------------------------------------
 
 _LONGEST = 256  # tokens of a step
 
 
 def embedding_similarity(name: str) -> Callable[[Sequence[str], Sequence[str]], list[list[float]]]:
-    """Load a sentence encoder that scores each text against each other by cosine, 0 to 1."""
+    """Load a sentence encoder that scores each pair of texts by cosine, 0 to 1."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -172,14 +172,14 @@ def embedding_similarity(name: str) -> Callable[[Sequence[str], Sequence[str]], 
     @lru_cache(maxsize=10_000)
     def vector(text: str) -> Any:
         if not text:
-            return torch.zeros(model.config.hidden_size)  # no words are like nothing
-        asked = tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")
+            return torch.zeros(model.config.hidden_size)  # similar to nothing
+        encoded = tokenizer(text, truncation=True, max_length=_LONGEST, return_tensors="pt")
         with torch.no_grad():
-            hidden_1_L_D = model(input_ids=asked.input_ids, attention_mask=asked.attention_mask).last_hidden_state
+            hidden_1_L_D = model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask).last_hidden_state
         return torch.nn.functional.normalize(hidden_1_L_D.mean(1)[0], dim=-1)
 
     def alike(these: Sequence[str], those: Sequence[str]) -> list[list[float]]:
-        ours, theirs = (torch.stack([vector(text) for text in texts]) for texts in (these, those))
-        return (ours @ theirs.T).clamp(0, 1).tolist()
+        left, right = (torch.stack([vector(text) for text in texts]) for texts in (these, those))
+        return (left @ right.T).clamp(0, 1).tolist()
 
     return alike

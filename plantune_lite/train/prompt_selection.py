@@ -1,4 +1,4 @@
-"""Select GRPO prompts that the student solves sometimes; calibrate how long an answer may become.
+"""Select GRPO prompts that the student solves sometimes; calibrate the maximum answer length.
 
     rows, room = askable(student, rows, 512, print)                         what fits, and the tokens left for an answer
     most = calibrated(student, rows, room, Path("calibration.json"), part, training)         176
@@ -6,10 +6,10 @@
 
     {"problem_id": "practice/train/7", "passed": 3, "asked": 8}
 
-What is solved always or never teaches nothing, since all answers of its group are worth the same. Only a share of the
-run's answers is spent on looking, so prompts that nobody looked at make up the rest: a few that come again and again
-are learned by heart. Both looks cost answers of the start policy, so what they found is kept: a run that goes on does
-not look again.
+A prompt that is solved always or never teaches nothing, since all answers of its group earn the same. Only a share of
+the run's answers is spent on sampling, so unsampled prompts make up the rest: a few prompts repeated many times would
+be memorised. Both measurements sample from the start policy, so the results are saved: a resumed run does not sample
+again.
 """
 
 import json
@@ -29,26 +29,26 @@ from plantune_lite.types import LoadedStudent, Reply, Reward, Sampling, present
 
 Row = Mapping[str, Any]
 
-LEAST = 64  # tokens an answer is allowed at least
-OUTLIER = 1.25  # times as long as 95 % of the prompts: left out
-SAMPLES = 16  # answers whose lengths are looked at
-SHARE = 0.25  # of the run's own answers may be spent on pass rates, at most
+LEAST = 64  # minimum tokens for an answer
+OUTLIER = 1.25  # times the length of the 95th percentile: left out
+SAMPLES = 16  # answers whose lengths are measured
+SHARE = 0.25  # maximum share of the run's answers spent on pass rates
 SHARE_OF_TIME = 0.15  # and of its time
-_AT_ONCE = 8  # prompts between two lines of pass_rates.jsonl
+_AT_ONCE = 8  # prompts sampled at once
 
 
-# --- what can be asked ------------------------------------------------------------------------------------------------
+# --- prompts that fit -------------------------------------------------------------------------------------------------
 
 
 def askable(
     student: LoadedStudent, rows: Sequence[Row], max_length: int, say: Callable[[str], object]
 ) -> tuple[list[Row], int]:
-    """Return the prompts that leave room for an answer, and that room; TRL must make the same token ids of them."""
+    """Return the prompts that leave room for an answer, and that room; TRL must encode them to the same token ids."""
     tokenizer = student.tokenizer
     control = chat.control_tokens(tokenizer)
     kept, longest, dropped = [], 0, Counter[str]()
     encoded = [student.encode_chat(tuple(row["prompt"]), for_reply=True) for row in rows]
-    # What the longest prompt leaves is all that any answer may have: a few outliers must not shorten them all.
+    # The longest prompt limits every answer: a few outliers must not shorten them all.
     usual = sorted(map(len, encoded))[95 * (len(rows) - 1) // 100] if rows else 0
     for row, ids in zip(rows, encoded, strict=True):
         if any(token in message["content"] for message in row["prompt"] for token in control):
@@ -59,7 +59,7 @@ def askable(
             dropped[f"longer than {OUTLIER * usual:.0f} tokens, far more than the others"] += 1
         elif _as_trl_asks(tokenizer, row["prompt"]) != ids:
             raise LessonError(
-                f"TRL would ask {row['problem_id']} in other tokens than training and evaluation do. Install the "
+                f"TRL encodes {row['problem_id']} to other tokens than training and evaluation do. Install the "
                 "versions that plantune doctor names."
             )
         else:
@@ -71,19 +71,19 @@ def askable(
 
 def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
     """Encode a conversation as TRL's trainer does."""
-    asked = tokenizer.apply_chat_template(
+    encoded = tokenizer.apply_chat_template(
         conversation=[list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    return list(asked["input_ids"][0])
+    return list(encoded["input_ids"][0])
 
 
-# --- how long an answer may become ------------------------------------------------------------------------------------
+# --- the maximum answer length ----------------------------------------------------------------------------------------
 
 
 def calibrated(
     student: LoadedStudent, rows: Sequence[Row], room: int, file: Path, part: GRPO, training: Training
 ) -> int:
-    """Return how long nearly all answers are that end: what is allowed beyond that is paid for and rarely used."""
+    """Return the 95th percentile of the lengths of answers that end: more would cost time and rarely be used."""
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))["max_completion"]
     order = Random(training.seed).sample(range(len(rows)), min(SAMPLES, len(rows)))
@@ -97,21 +97,21 @@ def calibrated(
         most = min(room, max(LEAST, -(-longest // 16) * 16))
     else:
         say(
-            f"warning: most answers do not end within {room} tokens, which is all that student.max_length leaves: an "
-            "SFT before it teaches a student to end (grpo.start=sft)"
+            f"warning: most answers do not end within the {room} tokens that student.max_length leaves: run an SFT "
+            "first, which teaches the student to end (grpo.start=sft)"
         )
     write_whole(file, json.dumps({"max_completion": most, "room": room, "ended": len(ended)}) + "\n")
     say(f"{len(ended)} of {SAMPLES} sampled answers ended: an answer may have {most} tokens (grpo.max_completion)")
     return most
 
 
-# --- which prompts are solved at times --------------------------------------------------------------------------------
+# --- prompts that are solved sometimes --------------------------------------------------------------------------------
 
 
 def solved_at_times(
     student: LoadedStudent, rows: Sequence[Row], passed: Reward, file: Path, part: GRPO, training: Training
 ) -> list[Row]:
-    """Return the prompts whose answers pass at times and at times not, and more where these would come too often."""
+    """Return the prompts that are solved sometimes, and others where these alone would repeat too often."""
     draws = part.steps * part.prompts_per_step
     shuffled = Random(training.seed).sample(rows, len(rows))
     looked = shuffled[: max(2 * _AT_ONCE, round(SHARE * draws))]
@@ -130,13 +130,13 @@ def solved_at_times(
             for row, count in zip(some, _passes(passed, student, some, replies_P_n), strict=True):
                 known[row["problem_id"]] = count
                 writer.write({"problem_id": row["problem_id"], "passed": count, "asked": part.group})
-            line = f"which prompts are solved at times: {len(known)} of {len(looked)} looked at"
+            line = f"which prompts are solved sometimes: {len(known)} of {len(looked)} sampled"
             training.reporter.show(line, start + _AT_ONCE >= len(left))
     passes = [(row, known[row["problem_id"]]) for row in looked if row["problem_id"] in known]
     kept = _kept(passes, part.group, training)
     others = [row for row in shuffled if row["problem_id"] not in known][: max(0, draws - len(kept))]
     if others:
-        training.reporter.say(f"{len(others)} more, not looked at, so that none comes more often than it must")
+        training.reporter.say(f"{len(others)} unsampled prompts are added, so that none repeats more than necessary")
     return kept + others
 
 
@@ -144,30 +144,30 @@ def _passes(
     passed: Reward, student: LoadedStudent, rows: Sequence[Row], replies_P_n: Sequence[Sequence[Reply]]
 ) -> list[int]:
     """Count each prompt's passing answers, calling the reward as TRL would."""
-    asked = [(row, reply) for row, replies in zip(rows, replies_P_n, strict=True) for reply in replies]
-    columns = {name: [row[name] for row, _ in asked] for name in rows[0] if name not in ("prompt", "completion")}
+    samples = [(row, reply) for row, replies in zip(rows, replies_P_n, strict=True) for reply in replies]
+    columns = {name: [row[name] for row, _ in samples] for name in rows[0] if name not in ("prompt", "completion")}
     end = student.tokenizer.convert_tokens_to_ids([student.preset.turn_end])
     worth = passed(
-        prompts=[list(row["prompt"]) for row, _ in asked],
-        completions=[[{"role": "assistant", "content": reply.text}] for _, reply in asked],
-        completion_ids=[[*reply.token_ids, *(end if reply.finish == "stop" else [])] for _, reply in asked],
+        prompts=[list(row["prompt"]) for row, _ in samples],
+        completions=[[{"role": "assistant", "content": reply.text}] for _, reply in samples],
+        completion_ids=[[*reply.token_ids, *(end if reply.finish == "stop" else [])] for _, reply in samples],
         **columns,
     )
     each = len(replies_P_n[0])
-    right = [one is not None and one > 0 for one in worth]
+    right = [reward is not None and reward > 0 for reward in worth]
     return [sum(right[start : start + each]) for start in range(0, len(right), each)]
 
 
 def _kept(passed: Sequence[tuple[Row, int]], group: int, training: Training) -> list[Row]:
-    """Keep what is solved at times; an error where there is nothing of the kind."""
+    """Keep the prompts that are solved sometimes; raise where there is none."""
     kept = [row for row, count in passed if 0 < count < group]
     never = sum(count == 0 for _, count in passed)
     counts = f"{len(passed)} prompts the student solves {never} never and {len(passed) - len(kept) - never} always"
     if not kept:
         raise LessonError(
-            f"nothing to reinforce: of {counts}. Where it solves none, let it learn more before (sft.max_steps or "
-            "sft.epochs, grpo.start=sft) or try more (grpo.group, grpo.temperature); where all, take harder problems "
-            "(problems.levels, problems.source) or leave it there (grpo=none)."
+            f"nothing to reinforce: of {counts}. Where it solves none, train it longer first (sft.max_steps or "
+            "sft.epochs, grpo.start=sft) or sample more (grpo.group, grpo.temperature); where all, use harder problems "
+            "(problems.levels, problems.source) or skip GRPO (grpo=none)."
         )
-    training.reporter.say(f"{len(kept)} prompts are solved at times and are trained on: of {counts}")
+    training.reporter.say(f"{len(kept)} prompts are solved sometimes and trained on: of {counts}")
     return kept

@@ -21,18 +21,18 @@ from plantune_lite.types import Reward
 
 Weighed = tuple[str, Reward, float]  # name, reward, weight
 
-KEPT = 4  # completions of every step that are written down, of one group
-OF_PLANS = ("plan_similarity", "guided")  # rewards that are nothing without a plan
-FIRST = 3  # steps in which a plan must be seen where such a reward is given
-PATIENCE = 20  # steps that go wrong before a reinforcement is stopped
+KEPT = 4  # completions of every step that are written, of one group
+OF_PLANS = ("plan_similarity", "guided")  # rewards that need a plan
+FIRST = 3  # steps within which a plan must appear where such a reward is used
+PATIENCE = 20  # bad steps before GRPO is stopped
 CLIPPED = 0.5  # share of completions that are cut off
-SPREAD = 0.02  # share of groups whose answers are not all worth the same
-_SAME = 1e-6  # what two rewards differ by at least
+SPREAD = 0.02  # share of groups whose answers do not all earn the same
+_SAME = 1e-6  # rewards closer than this are equal
 _FROM_REFERENCE = 0.01  # nats a token, of rounding
 
 
 class Rewarded:
-    """Reward functions for a trainer, called one after the other on the same batch; logged when all have returned."""
+    """Reward functions for a trainer, called in turn on the same batch; logged when all have returned."""
 
     def __init__(self, rewards: Sequence[Weighed], group: int, file: Path, *, after_step: int = 0) -> None:
         self.weights = [weight for _, _, weight in rewards]
@@ -40,7 +40,7 @@ class Rewarded:
         self.functions = [self._watched(name, reward) for name, reward, _ in rewards]
         self._group, self._file, self._given = group, file, dict[str, list[float | None]]()
         self._all = [name for name, _, _ in rewards]
-        if file.is_file():  # the steps after the checkpoint are made again
+        if file.is_file():  # the steps after the checkpoint are repeated
             write_records(file, [row for row in read_jsonl(file) if row["step"] <= after_step])
 
     def _watched(self, name: str, reward: Reward) -> Reward:
@@ -61,41 +61,41 @@ class Rewarded:
         return watched
 
     def _look(self, completions: Sequence[Any], columns: dict[str, Any], note: Callable[[str, float], None]) -> None:
-        given = [[self._given[name][place] for name in self._all] for place in range(len(completions))]
-        worth = [_total(one, self.weights) for one in given]
+        given = [[self._given[name][index] for name in self._all] for index in range(len(completions))]
+        worth = [_total(row, self.weights) for row in given]
         groups = [worth[start : start + self._group] for start in range(0, len(worth), self._group)]
         note("spread", sum(max(group) - min(group) > _SAME for group in groups) / len(groups))
-        note("planned", sum(bool(written_plan(one[-1]["content"])) for one in completions) / len(completions))
+        note("planned", sum(bool(written_plan(chat[-1]["content"])) for chat in completions) / len(completions))
         with JsonlWriter(self._file) as writer:
-            for place in range(min(KEPT, self._group)):
+            for index in range(min(KEPT, self._group)):
                 writer.write(
                     {
                         "step": columns["trainer_state"].global_step + 1,
-                        "problem_id": columns["problem_id"][place],
-                        "text": completions[place][-1]["content"],
-                        "tokens": len(columns["completion_ids"][place]),
-                        "reward": worth[place],
-                        "rewards": dict(zip(self._all, given[place], strict=True)),
+                        "problem_id": columns["problem_id"][index],
+                        "text": completions[index][-1]["content"],
+                        "tokens": len(columns["completion_ids"][index]),
+                        "reward": worth[index],
+                        "rewards": dict(zip(self._all, given[index], strict=True)),
                     }
                 )
 
 
 def _total(given: Sequence[float | None], weights: Sequence[float]) -> float:
-    """Sum the weighted rewards as the trainer does: a reward of None counts as nothing."""
-    return sum(weight * one for weight, one in zip(weights, given, strict=True) if one is not None)
+    """Sum the weighted rewards as the trainer does: a reward of None counts as 0."""
+    return sum(weight * reward for weight, reward in zip(weights, given, strict=True) if reward is not None)
 
 
 class Signs:
-    """Ends a reinforcement that teaches nothing, and says why: its figures are read from the trainer's own history,
-    so that one that goes on after a kill sees the same."""
+    """Ends a GRPO that teaches nothing, and says why: reads its figures from the trainer's history, so that a resumed
+    training sees the same."""
 
     def __init__(self, say: Callable[[str], object], max_completion: int, rewards: Sequence[str] = ()) -> None:
-        self.stopped: str | None = None  # why, where it ended before its time with something learned
+        self.stopped: str | None = None  # why, where it ended early but had learned something
         self._say, self._most = say, max_completion
         self._of_plans = [name for name in rewards if name in OF_PLANS]
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-        """Look at the steps so far."""
+        """Check the steps so far."""
         steps = [row for row in state.log_history if "spread" in row]
         if len(steps) == 1 and state.global_step == 1 and logs.get("kl", 0.0) > _FROM_REFERENCE:
             raise TrainingError(
@@ -105,8 +105,8 @@ class Signs:
         if self._of_plans and len(steps) == FIRST and not any(row["planned"] for row in steps):
             raise TrainingError(
                 f"none of the answers of the first {FIRST} steps has a plan (<plan> to </plan>), which the reward "
-                f"{self._of_plans[0]} is for: let an SFT teach the student to plan first (sft.target=plan+solution "
-                "grpo.start=sft) or take grpo.reward=answer, with --again grpo."
+                f"{self._of_plans[0]} needs: teach the student to plan with an SFT first (sft.target=plan+solution "
+                "grpo.start=sft) or set grpo.reward=answer, with --again grpo."
             )
         last = steps[-PATIENCE:]
         if len(last) < PATIENCE:
@@ -115,18 +115,18 @@ class Signs:
             raise TrainingError(
                 f"more than {CLIPPED:.0%} of the completions were cut off at {self._most} tokens in each of the last "
                 f"{PATIENCE} steps (to step {state.global_step}), so their answers were never seen. Allow longer ones "
-                "(grpo.max_completion, student.max_length), or let an SFT teach the student to end first "
-                "(grpo.start=sft), with --again on the first stage that it changes."
+                "(grpo.max_completion, student.max_length), or teach the student to end its answers with an SFT first "
+                "(grpo.start=sft), with --again on the first stage that changes."
             )
         if sum(row["spread"] for row in last) <= SPREAD * PATIENCE:
             self._flat(steps, state, control)
 
     def _flat(self, steps: Sequence[dict[str, float]], state: Any, control: Any) -> None:
-        why = f"all answers of a group were worth the same in the last {PATIENCE} steps (to step {state.global_step})"
+        why = f"all answers of a group earned the same in the last {PATIENCE} steps (to step {state.global_step})"
         if not any(row["spread"] > SPREAD for row in steps[:-PATIENCE]):
             raise TrainingError(
-                f"{why}, so there is nothing to prefer: each earned {steps[-1]['reward']:.3g}. Sample more, and more "
-                "freely (grpo.group, grpo.temperature), or let an SFT come first (grpo.start=sft), with --again grpo."
+                f"{why}, so there is nothing to prefer: each earned {steps[-1]['reward']:.3g}. Sample more answers or "
+                "more freely (grpo.group, grpo.temperature), or run an SFT first (grpo.start=sft), with --again grpo."
             )
         self.stopped = f"{why}: there is nothing left to learn from these prompts"
         self._say(

@@ -1,12 +1,11 @@
-"""Rewards for GRPO: plain functions that any TRL trainer takes, over the text format of plans and the grader.
+"""Define rewards for GRPO: plain functions for any TRL trainer, over the text format of plans and the grader.
 
     right_answer(prompts, completions, answer=["72"], ...) -> [2.0]
     GRPOTrainer(..., reward_funcs=[right_answer, plan_shape, plan_similarity(Alignment(corpus))])
 
-What comes in: prompts and completions as chats or as texts, and the data set's columns by name; corpus/prompts.jsonl
-has `answer`, `choices`, `kind` and `plan`, the reference; where the prompt says more than the question, `question` is
-the question alone. What goes out: a number a completion, in order. `of` says which rewards a recipe means, and what
-each weighs.
+Input: prompts and completions as chats or as texts, and the data set's columns by name; corpus/prompts.jsonl has
+`answer`, `choices`, `kind` and `plan`, the reference; where the prompt says more than the question, `question` is the
+question alone. Output: a number per completion, in order. `of` returns the rewards of a recipe, with their weights.
 """
 
 import math
@@ -34,8 +33,8 @@ RIGHT = 2.0
 
 
 def right_answer(prompts: Column, completions: Column, **columns: Any) -> list[float]:
-    """2 for the right answer, judged as in evaluation, else 0."""
-    return [RIGHT if one else 0.0 for one in _right(completions, **columns)]
+    """Pay 2 for the right answer, graded as in evaluation, else 0."""
+    return [RIGHT if is_right else 0.0 for is_right in _right(completions, **columns)]
 
 
 def _right(
@@ -44,21 +43,21 @@ def _right(
     answer: Sequence[str],
     choices: Sequence[Sequence[str]] | None = None,
     kind: Sequence[Kind] | None = None,
-    world: Sequence[Sequence[str] | None] | None = None,  # what a plan is carried out in
+    world: Sequence[Sequence[str] | None] | None = None,  # where a plan is carried out
     **_: Any,
 ) -> list[bool]:
     if "code" in (kind or ()):
         raise PlantuneError(
-            "a program cannot be rewarded here, since nothing runs it: leave problems of kind 'code' out of the prompts"
+            "a program cannot be rewarded, since GRPO does not run it: leave problems of kind 'code' out of the prompts"
         )
     nothing = [()] * len(completions)
     kinds: Sequence[Kind] = kind or ["text"] * len(completions)
     right = []
-    for completion, gold, some, sort, one in zip(
+    for completion, gold, options, sort, setting in zip(
         completions, answer, choices or nothing, kinds, world or nothing, strict=True
     ):
-        extra = {"world": tuple(one or ())}
-        problem = Problem(id="", question="", answer=gold, choices=tuple(some or ()), kind=sort, extra=extra)
+        extra = {"world": tuple(setting or ())}
+        problem = Problem(id="", question="", answer=gold, choices=tuple(options or ()), kind=sort, extra=extra)
         right.append(grade.grade_reply(problem, _text(completion)).verdict.same is True)
     return right
 
@@ -69,7 +68,7 @@ _BOX = re.compile(r"\\boxed\s*\{\s*[^\s}]")
 
 
 def plan_shape(prompts: Column, completions: Column, **_: Any) -> list[float]:
-    """Pay half each for a plan in exact form, however short, and for one boxed answer after it."""
+    """Pay half for a plan in exact form, however short, and half for one boxed answer after it."""
     return [_shape(_text(completion)) for completion in completions]
 
 
@@ -82,7 +81,7 @@ def _shape(text: str) -> float:
 
 
 def plan_similarity(judge: Judge) -> Reward:
-    """Reward a plan for following the reference, 0 to 1, as the judge scores it; no plan, or half of one, gets 0."""
+    """Reward a plan for following the reference, 0 to 1, as the judge scores it; none, or an unfinished one, gets 0."""
 
     def plan_similarity(
         prompts: Column,
@@ -96,11 +95,11 @@ def plan_similarity(judge: Judge) -> Reward:
             raise PlantuneError("a row has no reference plan to compare with: column `plan` needs one in every row")
         written = [written_plan(_text(completion)) for completion in completions]
         questions = question or list(map(_question, prompts))
-        judged = [place for place, steps in enumerate(written) if steps]
-        of_judged = [questions[place] for place in judged]
-        scores = judge(of_judged, [written[place] for place in judged], [tuple(plan[place]) for place in judged])
-        by_place = dict(zip(judged, scores, strict=True))
-        return [by_place.get(place, 0.0) for place in range(len(written))]
+        judged = [index for index, steps in enumerate(written) if steps]
+        of_judged = [questions[index] for index in judged]
+        scores = judge(of_judged, [written[index] for index in judged], [tuple(plan[index]) for index in judged])
+        by_index = dict(zip(judged, scores, strict=True))
+        return [by_index.get(index, 0.0) for index in range(len(written))]
 
     return plan_similarity
 
@@ -108,7 +107,7 @@ def plan_similarity(judge: Judge) -> Reward:
 def spoiler_penalty(
     prompts: Column, completions: Column, *, answer: Sequence[str], question: Sequence[str] | None = None, **_: Any
 ) -> list[float]:
-    """-1 for a plan that states the answer or computes, else 0."""
+    """Charge 1 for a plan that states the answer or computes."""
     penalties = []
     questions = question or list(map(_question, prompts))
     for text, completion, gold in zip(questions, completions, answer, strict=True):
@@ -121,7 +120,7 @@ def spoiler_penalty(
 
 
 def soft_overlong(max_completion: int) -> Reward:
-    """0, falling in a line to -1 over the last fifth of the tokens that a completion may have, as DAPO's."""
+    """Fall linearly from 0 to -1 over the last fifth of the allowed tokens, as DAPO's."""
     last = max(1, max_completion // 5)
 
     def soft_overlong(
@@ -143,17 +142,17 @@ def plan_softmax(accuracies: Sequence[float], temperature: float = 0.5) -> list[
 
 
 def length_terms(part: schema.GRPO, lengths: Sequence[int], right: Sequence[float]) -> list[float]:
-    """grpo.length_weight for a reply as short as the shortest right one of its group, falling off for others."""
+    """Pay grpo.length_weight for a reply as short as the shortest right one of its group, less for others."""
     correct = [length for length, is_right in zip(lengths, right, strict=True) if is_right]
     shortest, longest = min(correct, default=0), part.longest or max(lengths)
-    if not correct or longest <= shortest:  # the formula says nothing here
+    if not correct or longest <= shortest:  # the formula is undefined here
         return [0.0] * len(lengths)
     terms = [part.length_weight * math.exp(-abs(length - shortest) / (longest - shortest)) for length in lengths]
     return [term if is_right or part.length_for == "all" else 0.0 for term, is_right in zip(terms, right, strict=True)]
 
 
 def guided(part: schema.GRPO) -> Reward:
-    """PTA-GRPO's whole reward for groups of grpo.plans with grpo.continuations replies each, plan by plan."""
+    """Return PTA-GRPO's whole reward for groups of grpo.plans with grpo.continuations replies each, plan by plan."""
     size = part.plans * part.continuations
 
     def guided(
@@ -164,14 +163,14 @@ def guided(part: schema.GRPO) -> Reward:
         log_metric: Callable[[str, float], object] = lambda name, value: None,
         **columns: Any,
     ) -> list[float]:
-        outcome = [float(one) for one in _right(completions, **columns)]
+        outcome = [float(is_right) for is_right in _right(completions, **columns)]
         shape = [part.structure_weight if _shape(_text(completion)) == 1 else 0.0 for completion in completions]
         analytic: list[float] = []
         length: list[float] = []
         for group in groups(prompts, size):
             right = outcome[group]
             shares = [fmean(right[at : at + part.continuations]) for at in range(0, size, part.continuations)]
-            analytic += [one for one in plan_softmax(shares, part.plan_softmax) for _ in range(part.continuations)]
+            analytic += [share for share in plan_softmax(shares, part.plan_softmax) for _ in range(part.continuations)]
             length += length_terms(part, [len(ids) for ids in completion_ids[group]], right)
         for name, values in (("outcome", outcome), ("analytic", analytic), ("structure", shape), ("length", length)):
             log_metric(f"guided/{name}", fmean(values))
@@ -187,9 +186,9 @@ _TOO_MANY = 0.2  # of the samples of the last calls
 
 
 class Filled:
-    """A reward whose failures (None) become the mean of the rest of their group; of a group all failed, 0.
+    """A reward whose failures (None) become the mean of the rest of their group; 0 where all failed.
 
-    TRL adds a None up as 0, which would punish a sample for its judge's failure.
+    TRL counts a None as 0, which would punish a sample for its judge's failure.
     """
 
     def __init__(self, reward: Reward, group: int) -> None:
@@ -200,10 +199,10 @@ class Filled:
         rewards = self._reward(prompts=prompts, completions=completions, **columns)
         filled: list[float] = []
         for group in groups(prompts, self._group):
-            judged = [one for one in rewards[group] if one is not None]
+            judged = [value for value in rewards[group] if value is not None]
             mean = fmean(judged) if judged else 0.0
-            filled += [mean if one is None else one for one in rewards[group]]
-        self._lately.append(sum(one is None for one in rewards))
+            filled += [mean if value is None else value for value in rewards[group]]
+        self._lately.append(sum(value is None for value in rewards))
         if sum(self._lately) > _TOO_MANY * _CALLS * len(rewards):
             raise PlantuneError(
                 f"{sum(self._lately)} plans could not be judged, more than {_TOO_MANY:.0%} of those of {_CALLS} steps. "
@@ -212,26 +211,26 @@ class Filled:
         return filled
 
 
-# --- what a recipe means ----------------------------------------------------------------------------------------------
+# --- the rewards of a recipe ------------------------------------------------------------------------------------------
 
 
 def of(
     part: schema.GRPO, rows: Sequence[Mapping[str, Any]], *, max_completion: int, judge: Judge | None = None
 ) -> list[Weighed]:
-    """Name, reward and weight of all that a recipe rewards; `rows` are the prompts, `judge` is a teacher's."""
+    """Return name, function and weight of a recipe's rewards; `rows` are the prompts, `judge` is a teacher's."""
     if part.reward == "guided":
-        found: list[Weighed] = [("guided", guided(part), 1.0)]
+        weighed: list[Weighed] = [("guided", guided(part), 1.0)]
     else:
-        found = [("right_answer", right_answer, 1.0)]
+        weighed = [("right_answer", right_answer, 1.0)]
     if part.reward == "answer+plan":
-        found.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
+        weighed.append(("plan_similarity", _similarity(part, rows, judge), 1.0))
     if part.settings == "stable":
         if part.reward == "answer+plan":
-            found += [("plan_shape", plan_shape, 0.25), ("spoiler_penalty", spoiler_penalty, 0.5)]
-        found.append(("soft_overlong", soft_overlong(max_completion), 0.5))
-    # A user's own, "module_or_path.py:function", by the function's name.
-    found += [(name.rpartition(":")[2], user_code.load(name), 1.0) for name in part.rewards]
-    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in found]
+            weighed += [("plan_shape", plan_shape, 0.25), ("spoiler_penalty", spoiler_penalty, 0.5)]
+        weighed.append(("soft_overlong", soft_overlong(max_completion), 0.5))
+    # The user's rewards, "module_or_path.py:function", named by the function.
+    weighed += [(name.rpartition(":")[2], user_code.load(name), 1.0) for name in part.rewards]
+    return [(name, reward, part.weights.get(name, weight)) for name, reward, weight in weighed]
 
 
 def _similarity(part: schema.GRPO, rows: Sequence[Mapping[str, Any]], judge: Judge | None) -> Reward:

@@ -1,4 +1,4 @@
-"""Guidance-aware groups (PTA-GRPO): several plans a question, several continuations a plan, one group of them all.
+"""Sample guidance-aware groups (PTA-GRPO): several plans per question, several continuations per plan, one group.
 
     GRPOTrainer(..., rollout_func=Guided(student, plans=4, continuations=3))
 
@@ -6,10 +6,9 @@
     <plan> A </plan> other working ...         plan_index 0      the same plan, token for token
     <plan> B </plan> ...                       plan_index 1 ...
 
-What comes in: the prompts of a step, each as often as its group is large. What goes out: token ids of prompts and
-completions, which plan each follows, and whether that was closed. A plan is cut by token ids, behind the one that
-closes `</plan>`, and gone on from in token ids: text that is encoded again may become other tokens, and the student
-would be trained on what it never said.
+Input: the prompts of a step, each repeated group-size times. Output: token ids of prompts and completions, which plan
+each follows, and whether that was closed. A plan is cut after the token that closes `</plan>`, and continued from its
+token ids: text that is encoded again may become other tokens, and the student would be trained on what it never wrote.
 """
 
 from bisect import bisect_left
@@ -20,18 +19,18 @@ from plantune_lite.plan import CLOSE
 from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.types import Sampling
 
-_TAIL = 2 * len(CLOSE)  # tokens in which a tag that has just been closed must lie: a character is a token at most
+_TAIL = 2 * len(CLOSE)  # last tokens that must contain a tag just closed: a character is a token at most
 
 
 class Plan(NamedTuple):
     """Tokens sampled up to the end of a plan."""
 
     ids: list[int]
-    closed: bool  # else nothing follows it: the turn was ended, or no room is left
+    closed: bool  # else nothing follows it: the turn ended, or no room is left
 
 
 class Guided:
-    """A rollout for TRL's trainer."""
+    """A rollout of plans and continuations for TRL's trainer."""
 
     def __init__(self, student: Any, plans: int, continuations: int) -> None:
         self._student, self._plans, self._continuations = student, plans, continuations
@@ -40,26 +39,26 @@ class Guided:
         """Completions of the prompts of one step, in their order."""
         size = self._plans * self._continuations
         each = [prompts[group.start] for group in groups(prompts, size)]
-        asked = [self._student.encode_chat(tuple(prompt), for_reply=True) for prompt in each]
+        prompt_ids = [self._student.encode_chat(tuple(prompt), for_reply=True) for prompt in each]
         settings = {"temperature": trainer.temperature, "ends": set(trainer.eos_token_ids)}
-        most = trainer.max_completion_length
+        limit = trainer.max_completion_length
 
-        before = [ids for ids in asked for _ in range(self._plans)]
+        before = [ids for ids in prompt_ids for _ in range(self._plans)]
         with self._student.answering():
-            said = self._sampled(before, [most] * len(before), closing=True, **settings)
-            plans = [cut(self._student.tokenizer, ids, most) for ids in said]
+            samples = self._sampled(before, [limit] * len(before), closing=True, **settings)
+            plans = [cut(self._student.tokenizer, ids, limit) for ids in samples]
             pairs = zip(before, plans, strict=True)
             begun = [(ids, plan.ids) for ids, plan in pairs if plan.closed for _ in range(self._continuations)]
-            room = [most - len(plan) for _, plan in begun]
+            room = [limit - len(plan) for _, plan in begun]
             endings = iter(self._sampled([ids + plan for ids, plan in begun], room, closing=False, **settings))
         completions = [
             plan.ids + (next(endings) if plan.closed else []) for plan in plans for _ in range(self._continuations)
         ]
         return {
-            "prompt_ids": [ids for ids in asked for _ in range(size)],
+            "prompt_ids": [ids for ids in prompt_ids for _ in range(size)],
             "completion_ids": completions,
             "logprobs": None,  # the policy that samples is the one that is trained: TRL computes its own
-            "plan_index": [place % self._plans for place in range(len(plans)) for _ in range(self._continuations)],
+            "plan_index": [index % self._plans for index in range(len(plans)) for _ in range(self._continuations)],
             "plan_tokens": [len(plan.ids) for plan in plans for _ in range(self._continuations)],
             "plan_closed": [plan.closed for plan in plans for _ in range(self._continuations)],
         }
@@ -67,7 +66,7 @@ class Guided:
     def _sampled(
         self, prefixes: Sequence[list[int]], room: Sequence[int], *, closing: bool, temperature: float, ends: set[int]
     ) -> list[list[int]]:
-        """Sample a continuation of each prefix, to the end of its turn and no further than there is room."""
+        """Sample a continuation of each prefix, up to the end of its turn or its maximum length."""
         import torch
         from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -101,11 +100,11 @@ class Guided:
                 generation_config=settings,
                 stopping_criteria=StoppingCriteriaList([closes] if closing else []),
             )
-        return [to_end(ids, ends)[:most] for ids, most in zip(out_B_L[:, width:].tolist(), room, strict=True)]
+        return [to_end(ids, ends)[:limit] for ids, limit in zip(out_B_L[:, width:].tolist(), room, strict=True)]
 
 
 def closed(tokenizer: Any, ids: Sequence[int]) -> bool:
-    """Tell whether a plan ends in these tokens."""
+    """Return whether a plan ends in these tokens."""
     return CLOSE in tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
@@ -119,24 +118,24 @@ def cut(tokenizer: Any, ids: Sequence[int], most: int) -> Plan:
 
 def to_end(ids: Sequence[int], ends: set[int]) -> list[int]:
     """Keep the tokens up to and including the one that ends the turn."""
-    last = next((place for place, id in enumerate(ids) if id in ends), len(ids))
+    last = next((index for index, id in enumerate(ids) if id in ends), len(ids))
     return list(ids[: last + 1])
 
 
 # --- answers without guidance: the student's own way to sample --------------------------------------------------------
 
-_STEPS = 1_000_000  # more than any run has: no two runs of neighbouring seeds draw alike
+_STEPS = 1_000_000  # more than any run has: runs with neighbouring seeds draw differently
 
 
 class Sampled:
-    """A rollout for TRL's trainer."""
+    """A rollout of the student's ordinary answers for TRL's trainer."""
 
     def __init__(self, student: Any, group: int, seed: int) -> None:
         self._student, self._group, self._seed = student, group, seed
 
     def __call__(self, prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
         """Completions of the prompts of one step, in their order."""
-        asked = [tuple(prompts[group.start]) for group in groups(prompts, self._group)]
+        conversations = [tuple(prompts[group.start]) for group in groups(prompts, self._group)]
         sampling = Sampling(
             temperature=trainer.temperature,
             n=self._group,
@@ -145,12 +144,12 @@ class Sampled:
         )
         end = self._student.tokenizer.convert_tokens_to_ids(self._student.preset.turn_end)
         settings = self._student.model.generation_config
-        ends, settings.eos_token_id = settings.eos_token_id, [end]  # a reply does not say which of several ended it
+        ends, settings.eos_token_id = settings.eos_token_id, [end]  # a reply does not record which of several ended it
         try:
-            replies_P_G = self._student.generate(asked, sampling)
+            replies_P_G = self._student.generate(conversations, sampling)
         finally:
             settings.eos_token_id = ends
-        prompt_ids = [self._student.encode_chat(messages, for_reply=True) for messages in asked]
+        prompt_ids = [self._student.encode_chat(messages, for_reply=True) for messages in conversations]
         return {
             "prompt_ids": [ids for ids in prompt_ids for _ in range(self._group)],
             "completion_ids": [
@@ -163,13 +162,13 @@ class Sampled:
 
 
 def groups(prompts: Sequence[Any], size: int) -> list[slice]:
-    """Split a batch into its groups: blocks of one prompt. Raise if the batch is made of anything else."""
-    found = [slice(start, start + size) for start in range(0, len(prompts), size)]
-    for group in found:
+    """Split a batch into groups, blocks of one prompt; raise where it is anything else."""
+    slices = [slice(start, start + size) for start in range(0, len(prompts), size)]
+    for group in slices:
         block = prompts[group]
         if len(block) < size or any(prompt != block[0] for prompt in block):
             raise TrainingError(
                 f"a batch of {len(prompts)} completions is not made of whole groups, {size} of the same prompt one "
                 f"after another: set num_generations={size} and a batch per process that is a multiple of it"
             )
-    return found
+    return slices

@@ -1,9 +1,9 @@
-"""Supervised training: a loaded student and a corpus's rows become an adapter.
+"""Train a loaded student's adapter on a corpus's rows (supervised).
 
     train(student, rows, SFT(epochs=1), Path("runs/mine/sft"), Training()) -> {"line": "60 steps, loss 1.94 ...", ...}
 
-Which arm this is (baseline, control, M1, M2) is what the rows say, not the trainer: corpus.py wrote them. What goes out
-is adapter_model.safetensors with the tokenizer, and checkpoints while it works; killed, the same call goes on.
+The rows, written by corpus.py, decide which arm this is (baseline, control, M1, M2), not the trainer. Output:
+adapter_model.safetensors with the tokenizer, and checkpoints meanwhile; after a kill the same call resumes.
 """
 
 import sys
@@ -19,7 +19,7 @@ from plantune_lite.train import callbacks, data, trl_args
 from plantune_lite.train.data import Lesson
 from plantune_lite.types import LoadedStudent
 
-VALIDATED = 64  # rows at most: a validation is a pause in the training
+VALIDATED = 64  # rows at most: validation pauses training
 _NAMES = {
     "loss": "loss",
     "mean_token_accuracy": "token_accuracy",
@@ -45,7 +45,7 @@ def train(
     *,
     validation: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """Train the student's adapter on the rows, or go on from the last checkpoint; what came of it.
+    """Train the student's adapter on the rows, or resume from the last checkpoint; return a summary.
 
     Rows of a lower `rank`, where they have one, come earlier.
     """
@@ -56,7 +56,7 @@ def train(
     taught = data.lessons(student, rows, training.max_length)
     data.check_left("learned from", taught.kept, taught.dropped, "corpus/train.jsonl", say)
     validated = _validated(data.lessons(student, validation, training.max_length).kept, part.batch_size, training.seed)
-    example = min(taught.kept, key=lambda one: len(one.ids))
+    example = min(taught.kept, key=lambda lesson: len(lesson.ids))
     say("one row, what is learned in ⟦ ⟧:\n" + printable(data.shown(student.tokenizer, example), limit=2000))
 
     checkpoint = callbacks.last_checkpoint(out)
@@ -66,9 +66,9 @@ def train(
         schedule.shorten(checkpoint.planned)  # max_hours did, before the kill
     settings = _settings(student.model, part, out, training, schedule.steps, bool(validated))
     a_step = part.batch_size * part.accumulate
-    places = data.order([len(one.ids) for one in taught.kept], part.batch_size, count, training.seed)
-    places.sort(key=lambda place: taught.kept[place].rank)
-    dataset = _dataset(taught.kept).select(places[: schedule.steps * a_step])
+    indices = data.order([len(lesson.ids) for lesson in taught.kept], part.batch_size, count, training.seed)
+    indices.sort(key=lambda index: taught.kept[index].rank)
+    dataset = _dataset(taught.kept).select(indices[: schedule.steps * a_step])
     trainer = callbacks.build(
         SFTTrainer,
         student,
@@ -76,7 +76,7 @@ def train(
         args=settings,
         train_dataset=dataset,
         eval_dataset=_dataset(validated) if validated else None,
-        # On the right: the causal mask alone keeps padding out of what comes before it.
+        # Pads on the right, where the causal mask alone hides padding from the tokens before it.
         data_collator=DataCollatorForLanguageModeling(student.tokenizer.pad_token_id),
     )
     clock = callbacks.Clock(
@@ -92,7 +92,7 @@ def train(
 
 
 def _validated(kept: Sequence[Lesson], batch: int, seed: int) -> list[Lesson]:
-    """Some of the rows that are kept apart; where processes share them, whole batches, or one would count twice."""
+    """Sample the validation rows; where processes share them, whole batches, or some would count twice."""
     count = min(VALIDATED, len(kept))
     if (processes := trl_args.processes()) > 1:
         count -= count % (batch * processes)
@@ -100,7 +100,7 @@ def _validated(kept: Sequence[Lesson], batch: int, seed: int) -> list[Lesson]:
 
 
 def planned(part: SFT, rows: int) -> tuple[int, int]:
-    """Count the rows, repeats included, that a training on `rows` rows takes, and its steps."""
+    """Return the number of rows drawn, repeats included, and of steps in a training on `rows` rows."""
     a_step = part.batch_size * part.accumulate
     count = part.max_steps * a_step if part.max_steps else max(1, round(part.epochs * rows))
     return count, -(-count // a_step)
@@ -114,7 +114,7 @@ def _dataset(taught: Sequence[Lesson]) -> Any:
 
     disable_progress_bars()  # Unsloth goes through the validation rows before it uses them
     return Dataset.from_dict(
-        {"input_ids": [list(one.ids) for one in taught], "labels": [data.labels_of(one) for one in taught]}
+        {"input_ids": [list(lesson.ids) for lesson in taught], "labels": [data.labels_of(lesson) for lesson in taught]}
     )
 
 
@@ -133,8 +133,8 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
         "loss_type": "nll" if "unsloth" in sys.modules else "chunked_nll",
         "max_length": training.max_length,
         "padding_free": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},  # the rows are encoded already, by the one encoder
-        "train_sampling_strategy": "sequential",  # the order is lessons.order's
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # data.lessons has encoded the rows
+        "train_sampling_strategy": "sequential",  # the order is data.order's
         "eval_strategy": "steps" if validates else "no",
         "eval_steps": part.save_steps,
         "load_best_model_at_end": validates,
@@ -142,7 +142,7 @@ def _settings(model: Any, part: SFT, out: Path, training: Training, steps: int, 
     return trl_args.config(SFTConfig, settings, part.extra, "sft")
 
 
-# --- what came of it --------------------------------------------------------------------------------------------------
+# --- the summary ------------------------------------------------------------------------------------------------------
 
 
 def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule) -> dict[str, Any]:

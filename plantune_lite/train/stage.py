@@ -1,7 +1,7 @@
-"""Run the training stages: an adapter learns from the corpus (SFT), then from rewards for its own answers (GRPO).
+"""Run the training stages: an adapter learns from the corpus (SFT), then from rewards for its answers (GRPO).
 
 A stage is a function of a Job that returns its summary; `line` is the part people read. Each loads the student itself
-because each runs in its own process: memory is freed, and Unsloth is imported before what it patches.
+because each runs in its own process: this frees memory, and imports Unsloth before what it patches.
 """
 
 import json
@@ -34,7 +34,7 @@ def run_sft(job: Job) -> SFTSummary:
 
 
 def run_baseline(job: Job) -> SFTSummary:
-    """Train what the tuned model is compared with: the data set's own solutions to the same problems, as many steps."""
+    """Train the baseline: the data set's own solutions to the same problems, for as many steps."""
     pool = job.run.problems()
     rows, validation = (corpus.without_plans(job.run.rows(name), pool) for name in ("train", "validation"))
     if not rows:
@@ -44,7 +44,7 @@ def run_baseline(job: Job) -> SFTSummary:
         )
     learned = {row["problem_id"] for row in job.run.rows("train")}
     steps = job.earlier.sft.steps
-    # From the base, wherever the SFT goes on from: that run may have learned plans.
+    # From the base, whatever sft.start is: that run may have learned plans.
     part = replace(present(job.recipe.sft), target="solution", solutions="dataset", start=None, max_steps=steps)
     summary = _trained(job, part, rows, validation, pinned=job.earlier.sft.revision)
     return replace(summary, problems=len(rows), of=len(learned), sft_steps=steps)
@@ -73,12 +73,12 @@ def _trained(
 def _rows_of_all_arms(
     job: Job, part: schema.SFT, loaded: Any, rows: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
-    """Leave out the problems of which another arm's row cannot be learned, say because it is too long."""
+    """Leave out the problems that another arm cannot learn from, for example because its row is too long."""
     trained = job.run.rows("train")
     solved = corpus.without_plans(trained, job.run.problems())
-    beside = [*({**row, "completion": row.get("whole", row["completion"])} for row in trained), *solved]
-    kept = {one.row for one in data.lessons(loaded, beside, job.recipe.student.max_length).kept}
-    out = {row["problem_id"] for place, row in enumerate(beside) if place not in kept}
+    arm_rows = [*({**row, "completion": row.get("whole", row["completion"])} for row in trained), *solved]
+    kept = {lesson.row for lesson in data.lessons(loaded, arm_rows, job.recipe.student.max_length).kept}
+    out = {row["problem_id"] for index, row in enumerate(arm_rows) if index not in kept}
     if part.same_rows:
         out |= {row["problem_id"] for row in trained} - {row["problem_id"] for row in solved}
     left = [row for row in rows if row["problem_id"] not in out]
@@ -94,7 +94,7 @@ def run_grpo(job: Job) -> GRPOSummary:
     # No program is run here, so none could be rewarded.
     rows = [row for row in job.run.rows("prompts") if row["kind"] != "code"]
     if part.start == "sft":
-        before = "cpl" if job.recipe.cpl else "sft"  # what was trained before it
+        before = "cpl" if job.recipe.cpl else "sft"  # the training before it
         adapter: Path | None = job.run.adapter(before)
         pinned = job.earlier.training(before).revision
     else:
@@ -116,13 +116,13 @@ def run_grpo(job: Job) -> GRPOSummary:
 
 
 def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
-    """Tell whether the prompt must ask for a plan: asked the bare question, what this starts from writes none."""
+    """Return whether the prompt must ask for a plan, because the start model writes none for the bare question."""
     if adapter is None:
         return True
     recipe, part = job.recipe, present(job.recipe.grpo)
     if part.start != "sft":
         if not RunFolder(adapter.parent).recipe.is_file():
-            return False  # an adapter from elsewhere: nobody knows
+            return False  # an adapter from elsewhere: unknown
         if adapter.name == "grpo" and read_manifest(adapter.parent).summaries.grpo.asks_for_plans:
             return True
         recipe = load_recipe(adapter.parent)
@@ -130,29 +130,29 @@ def _must_ask_for_plans(job: Job, adapter: Path | None) -> bool:
 
 
 def _asking_for_plans(rows: Sequence[Mapping[str, Any]], pool: Sequence[Problem]) -> list[dict[str, Any]]:
-    """Ask for a plan as evaluation asks an untuned model; what rewards read of the question is a column of its own."""
+    """Ask for a plan as evaluation asks an untuned model; add the bare question for rewards as a column."""
     by_id = {problem.id: problem for problem in pool}
-    asked = [(row, by_id[row["problem_id"]]) for row in rows]
+    pairs = [(row, by_id[row["problem_id"]]) for row in rows]
     return [
         {**row, "prompt": list(ask_plan_then_solve(problem)), "question": question_text(problem)}
-        for row, problem in asked
+        for row, problem in pairs
     ]
 
 
 @contextmanager
 def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
-    """Yield the teacher as judge of plans, if the recipe wants one, and what it has cost; within distill.max_usd."""
+    """Yield the teacher as judge of plans, if the recipe has one, and its cost so far; within distill.max_usd."""
     part = present(job.recipe.grpo)
     if (part.reward, part.judge) != ("answer+plan", "teacher"):
         yield None, lambda: 0.0
         return
     from anyio.from_thread import start_blocking_portal  # anyio comes with google-genai
 
-    asked = job.recipe.distill
+    distill = job.recipe.distill
     path = home(job.run.path) / LEDGER
-    with ledger.Ledger(path, run=job.recipe.name, max_usd=asked.max_usd) as calls:
-        before = job.earlier.distill.usd  # a session that was cut off has spent something too
-        opened = teacher.open_teacher(asked, calls, say=job.say)
+    with ledger.Ledger(path, run=job.recipe.name, max_usd=distill.max_usd) as calls:
+        before = job.earlier.distill.usd  # so an interrupted session's spending is counted too
+        opened = teacher.open_teacher(distill, calls, say=job.say)
         with start_blocking_portal() as portal, portal.wrap_async_context_manager(opened) as ask:
             yield teacher_judge(ask, portal), lambda: round(calls.spent_usd - before, 6)
 
@@ -172,7 +172,7 @@ def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
 
 
 def _pinned(job: Job, adapter: Path | None) -> str | None:
-    """Find the base's revision that this stage began with, if it began before, or that the adapter was trained on."""
+    """Return the base's revision that this stage started with, if it has, or that the adapter was trained on."""
     for file in (job.out / "base.json", *([adapter / "adapter_config.json"] if adapter else [])):
         if file.is_file():
             return json.loads(file.read_text(encoding="utf-8")).get("revision")
@@ -190,7 +190,7 @@ def adapter_of(name: str, run: Path) -> Path:
     raise RunError(f"start is {name!r}, but no run or folder of that name has a finished adapter")
 
 
-# --- the time that is left --------------------------------------------------------------------------------------------
+# --- the remaining time -----------------------------------------------------------------------------------------------
 
 
 def _refuse_spent(job: Job) -> None:
@@ -202,5 +202,5 @@ def _refuse_spent(job: Job) -> None:
 
 
 def _hours(job: Job) -> float | None:
-    """Return what of the run's time this training may take."""
+    """Return this training's share of the run's time."""
     return None if job.hours_left is None else share_of(job.recipe, job.stage) * job.hours_left

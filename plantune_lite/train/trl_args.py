@@ -1,4 +1,4 @@
-"""Set TRL's arguments: every option whose default is not ours, or that Unsloth changes; a recipe's `extra` comes last.
+"""Set TRL's arguments: options whose default we change or Unsloth changes; a recipe's `extra` comes last.
 
 common(model, out, Training(seed=1), steps=60)        {"max_steps": 60, "optim": "adamw_8bit", ...}
 config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or an error that says why not
@@ -17,7 +17,7 @@ from plantune_lite.types import MissingError, RecipeError
 
 
 def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, Any]:
-    """Return the settings of any training."""
+    """Return the settings that all trainings share."""
     import torch
 
     logger = training.logger
@@ -40,17 +40,17 @@ def common(model: Any, out: Path, training: Training, steps: int) -> dict[str, A
         "remove_unused_columns": False,
         "seed": training.seed,
         "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # it would hide what we stop at
+        "logging_nan_inf_filter": False,  # it would hide the values we stop at
         "disable_tqdm": True,
         "report_to": [] if logger == "none" else [logger],
         "run_name": out.parent.name,
         "project": "plantune",
-        "trackio_space_id": None,  # older versions make a Space on the Hub of it
+        "trackio_space_id": None,  # older versions would create a Space on the Hub
         "save_total_limit": 2,
     }
 
 
-# Of a recipe's `extra`: what its other fields or our own rows, order and schedule decide already.
+# Refused in a recipe's `extra`: its other fields or our rows, order and schedule decide these.
 _OURS = {
     *("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "seed", "output_dir", "logging_nan_inf_filter"),
@@ -69,13 +69,13 @@ _OURS_TOO = {
 
 
 def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], part: str) -> Any:
-    """Return TRL's config of our settings and the recipe's extra ones."""
+    """Build TRL's config from our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
         if name in _OURS | _OURS_TOO[part]:
             raise RecipeError(f"{part}.extra has {name!r}, which the recipe's own fields decide")
         if name not in known:
-            raise RecipeError(f"{part}.extra has {name!r}, which TRL's {kind.__name__} has not{nearest(name, known)}")
+            raise RecipeError(f"{part}.extra has {name!r}, but TRL's {kind.__name__} does not{nearest(name, known)}")
     try:
         return kind(**{**settings, **extra})
     except (TypeError, ValueError) as error:
@@ -85,14 +85,14 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
 
 
 def refuse_extra(part: SFT | GRPO, name: Literal["sft", "grpo"]) -> None:
-    """Stop at an `extra` that TRL would refuse, by a config built for no model; without TRL, training says it."""
+    """Raise for an `extra` that TRL would refuse, by a config without a model; if TRL is missing, training raises."""
     if not part.extra or find_spec("trl") is None:
         return
     import trl
 
     dry: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": []}
     if isinstance(part, GRPO):
-        at_once = {"per_device_train_batch_size": part.group}  # _at_once looks at a recipe's own number
+        at_once = {"per_device_train_batch_size": part.group}  # _at_once checks the recipe's own number
         config(trl.GRPOConfig, {**dry, "num_generations": part.group}, {**part.extra, **at_once}, name)
         _at_once(part, part.prompts_per_step * part.group)
     else:
@@ -108,7 +108,7 @@ def processes() -> int:
 
 
 def accumulated_by_each(accumulate: int) -> int:
-    """Batches a step for each process: with more GPUs a step is of the same rows, each GPU its share."""
+    """Return each process's batches per step: with more GPUs a step has the same rows, shared among them."""
     count = processes()
     if accumulate % count:
         raise RecipeError(
@@ -119,7 +119,7 @@ def accumulated_by_each(accumulate: int) -> int:
 
 
 def first_says(number: int) -> int:
-    """Broadcast the first process's number to all, so that they end at the same step."""
+    """Broadcast the first process's number to all, so that they stop at the same step."""
     from accelerate.utils import broadcast_object_list
 
     return broadcast_object_list([number])[0]
@@ -127,7 +127,7 @@ def first_says(number: int) -> int:
 
 # --- GRPO -------------------------------------------------------------------------------------------------------------
 
-# TRL 0.16.1's, which the paper used, where the paper says nothing: the loss, and nothing masked.
+# Where the paper says nothing, the defaults of TRL 0.16.1, which it used: the loss, and nothing masked.
 _PAPER = {
     "loss_type": "bnpo",
     "beta": 0.04,
@@ -138,10 +138,10 @@ _PAPER = {
 }
 _SETTINGS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
-    # PTA-GRPO's: the standard loss, a mean of means, with clip and KL; how much of each it does not say.
+    # PTA-GRPO's: the standard loss, a mean of means, with clip and KL; it does not give their values.
     "pta": {**_PAPER, "loss_type": "grpo", "beta": 0.001, "weight_decay": 0.01},
-    # No division by a group's spread, which makes much of groups that are nearly alike, nor by an answer's length;
-    # room for what is unlikely to become likely; what was cut off teaches nothing; no second pass for a reference.
+    # No division by a group's spread, which inflates groups that are nearly alike, nor by an answer's length; a higher
+    # upper clip, so that unlikely tokens can become likely; truncated answers masked; no second pass for a reference.
     "stable": {
         "loss_type": "dr_grpo",
         "beta": 0.0,
@@ -156,7 +156,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 def grpo_config(
     model: Any, part: GRPO, out: Path, training: Training, steps: int, weights: Sequence[float] | None = None
 ) -> Any:
-    """Return a GRPOConfig; `weights` are those of the rewards."""
+    """Build a GRPOConfig; `weights` are the rewards'."""
     from trl import GRPOConfig
 
     completions = part.prompts_per_step * part.group
@@ -176,25 +176,25 @@ def grpo_config(
         "generation_kwargs": {"use_cache": True},
         "reward_weights": None if weights is None else list(weights),
         "use_bias_correction_kl": False,
-        "disable_dropout": True,  # else an answer is scored by another model than the one that gave it
+        "disable_dropout": True,  # else the model that scores an answer is not the one that sampled it
         "shuffle_dataset": False,  # the order is ours
     }
-    made = config(GRPOConfig, settings, part.extra, "grpo")
-    if "scale_rewards" in part.extra:  # which Unsloth sets back where loss_type is dr_grpo
-        asked = part.extra["scale_rewards"]
+    built = config(GRPOConfig, settings, part.extra, "grpo")
+    if "scale_rewards" in part.extra:  # Unsloth resets it where loss_type is dr_grpo
+        scaling = part.extra["scale_rewards"]
         named: dict[object, object] = {True: "group", False: "none"}
-        made.scale_rewards = named.get(asked, asked)
-    return made
+        built.scale_rewards = named.get(scaling, scaling)
+    return built
 
 
 def _at_once(part: GRPO, completions: int) -> int:
-    """Count the completions that are learned from at once: as asked, or the most that go into a step evenly."""
-    asked = part.extra.get("per_device_train_batch_size")
-    if asked is None:
+    """Return the micro-batch size in completions: the recipe's, or the largest that divides a step evenly."""
+    batch = part.extra.get("per_device_train_batch_size")
+    if batch is None:
         return next(rows for rows in range(GRPO_ROWS, 0, -1) if completions % rows == 0)
-    if not isinstance(asked, int) or asked < 1 or completions % asked:
+    if not isinstance(batch, int) or batch < 1 or completions % batch:
         raise RecipeError(
-            f"grpo.extra has per_device_train_batch_size={asked!r}, but a step has grpo.prompts_per_step x grpo.group "
-            f"= {completions} completions: take a number that divides it, or leave it out"
+            f"grpo.extra has per_device_train_batch_size={batch!r}, but a step has grpo.prompts_per_step x grpo.group "
+            f"= {completions} completions: set a number that divides it, or leave it out"
         )
-    return asked
+    return batch

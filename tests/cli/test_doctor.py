@@ -133,7 +133,7 @@ def test_gguf_of_what_llama_cpp_does_not_know_is_found_before_a_run(tmp_path, mo
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path))
     asked = replace(DEMO, student=Student(str(tmp_path)), export=Export(("q8_0",)))
     found = check(asked, "student")
-    assert found.state == "bad" and "knows no LlamaForCausalLM: set export.formats=merged" in found.found
+    assert found.state == "bad" and "does not support LlamaForCausalLM: set export.formats=merged" in found.found
     assert check(replace(asked, export=Export(("merged",))), "student").state == "note"
 
 

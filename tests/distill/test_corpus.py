@@ -207,7 +207,7 @@ def test_an_empty_corpus_says_why_and_what_to_do(tmp_path):
     )
     assert text.endswith("Raise distill.plans, or distill with a better teacher.")
     assert len(list(read_jsonl(tmp_path / "corpus" / "rejected.jsonl"))) == 5
-    assert refused(tmp_path, [], made).startswith("corpus is empty: no trajectory came in for the 5 problems. Raise")
+    assert refused(tmp_path, [], made).startswith("corpus is empty: there is no trajectory for the 5 problems. Raise")
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
@@ -449,9 +449,9 @@ def test_a_source_that_weighs_little_is_not_left_out(tmp_path):
 def test_weights_that_cannot_be_are_refused(tmp_path):
     made = [problem(number, source="few" if number < 10 else "many") for number in range(20)]
     came = [trajectory(one) for one in made]
-    assert "3 numbers, but the problems are of 2: few, many" in refused(tmp_path, came, made, weights=(1.0, 1.0, 1.0))
+    assert "3 numbers, but there are 2 sources: few, many" in refused(tmp_path, came, made, weights=(1.0, 1.0, 1.0))
     assert "give each of few, many 0 or more" in refused(tmp_path, came, made, weights=(-1.0, 1.0))
-    assert "wants 0.5 of few, but none" in refused(tmp_path, came[10:], made, weights=(0.5, 0.5))
+    assert "gives few the weight 0.5, but none" in refused(tmp_path, came[10:], made, weights=(0.5, 0.5))
 
 
 # --- what is learnt ---------------------------------------------------------------------------------------------------
@@ -615,7 +615,7 @@ def test_worked_plans_are_called_what_they_are_and_an_unknown_licence_unknown(tm
     about = {"origin": {"/home/ada/my file.csv": {"file": "/home/ada/my file.csv", "sha256": "12"}}}
     built(tmp_path, [trajectory(made[0], score=None, teacher="worked")], made, filter="answer", about=about)
     text = (tmp_path / "corpus" / "README.md").read_text(encoding="utf-8")
-    assert "`worked` (1), which is no model" in text and "**not scored**" in text
+    assert "`worked` (1), which is not a model" in text and "**not scored**" in text
     assert "licence: unknown" in text and "license: unknown" in text
     assert '"file": "my file.csv"' in text and "/home" not in text
 

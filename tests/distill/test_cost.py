@@ -67,7 +67,7 @@ def test_a_range_that_passes_the_budget_is_said_with_the_judges_part_in_it():
     first = distillation(PROBLEMS, Distill("gemini"), {})
     judge = judging(replace(load_recipe("smollm2_135m"), distill=Distill("gemini"), grpo=JUDGED), {})
     assert over_budget(first, None, None) == over_budget(first, None, first.usd[1]) == ""
-    assert f"it can come to ${first.usd[1]:.2f}" in over_budget(first, None, first.usd[1] / 2)
+    assert f"the bill can reach ${first.usd[1]:.2f}" in over_budget(first, None, first.usd[1] / 2)
     assert "judge" in over_budget(first, judge, first.usd[1])
 
 

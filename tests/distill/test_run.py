@@ -240,7 +240,7 @@ class Poor(Teacher):
     def reply(self, text, schema, sample):
         if (text, sample) not in self.known:
             if self.calls == 0:
-                raise BudgetError("could pass distill.max_usd")
+                raise BudgetError("could exceed distill.max_usd")
             self.calls -= 1
             self.known[text, sample] = super().reply(text, schema, sample)
         return self.known[text, sample]

@@ -81,7 +81,7 @@ def test_what_nobody_answered_is_told_apart_from_what_was_spent_in_the_runs_own_
     with gemini(faults=Faults({"cut": 0.3})) as server:
         done = distil(tmp_path, server.url, "problems.limit=6", f"distill.max_usd={max_usd}")
     said = done.stdout + done.stderr
-    assert re.search(r"\$0\.\d{4} spent and \$0\.\d{4} reserved for calls that nobody answered", said), said
+    assert re.search(r"\$0\.\d{4} spent and \$0\.\d{4} reserved for calls without a reply", said), said
     assert ("distill.max_usd=0.1" in said) is (max_usd == "0.1"), said
 
 
@@ -116,7 +116,7 @@ def test_a_spent_budget_leaves_a_corpus_of_what_was_kept_and_more_money_goes_on(
     with gemini() as server:
         poor = distil(tmp_path, server.url, "distill.max_usd=0.06")
         assert poor.returncode == 0, poor.stdout + poor.stderr
-        assert "raise distill.max_usd=... and run again to go on" in poor.stdout
+        assert "raise distill.max_usd=... and rerun to resume" in poor.stdout
         few, rows = len(kept(tmp_path)), manifest().line("corpus")
         asked = server.stats()["requests"]
         again = distil(tmp_path, server.url, "distill.max_usd=0.06")

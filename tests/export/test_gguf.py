@@ -82,7 +82,7 @@ def test_an_export_starts_again_after_a_kill_and_says_what_no_llama_cpp_has_run(
     (tmp_path / "older-Q4_K_M.gguf").write_bytes(b"of another model")
     monkeypatch.setattr(llama_cpp, "runs_llama", lambda: False)
     unrun = gguf.export_gguf(model, tmp_path, ("q8_0",))
-    assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and "no llama.cpp has run tiny-Q8_0.gguf" in unrun["line"]
+    assert unrun["gguf"]["tiny-Q8_0.gguf"]["ran"] is False and "not run by llama.cpp: tiny-Q8_0.gguf" in unrun["line"]
     assert {path.name for path in tmp_path.iterdir()} == {"tiny-Q8_0.gguf", "Modelfile", "template", "system", "params"}
     with pytest.raises(GGUFError, match="q5_k_m needs a built llama.cpp"):
         llama_cpp.quantise(tmp_path / "tiny-Q8_0.gguf", tmp_path / "x.gguf", "q5_k_m")
@@ -96,7 +96,7 @@ def test_a_file_of_another_model_is_refused(six, merged, prompts, tmp_path):
     shape = {"vocab_size": 49152, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
     tiny_model("llama", seed=1, dtype=torch.bfloat16, **shape).save_pretrained(other)
     expected = check_gguf.read_expected(other, prompts)
-    with pytest.raises(GGUFError, match=r"does not say what the merged model says: the same likeliest token on \d\."):
+    with pytest.raises(GGUFError, match=r"does not agree with the merged model: the same likeliest token on \d\."):
         check_gguf.check_file("q8_0", out / "tiny-Q8_0.gguf", expected)
 
 

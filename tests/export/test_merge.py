@@ -320,7 +320,7 @@ def test_a_kind_that_cannot_be_merged_is_refused_by_name(field, value, qwen2, tm
 def test_real_adapters_of_other_kinds_are_refused(qwen2, tmp_path):
     base, _, _ = qwen2
     trained(base, tmp_path / "loha", kind=LoHaConfig, target_modules=SOME)
-    with pytest.raises(ExportError, match="is of the kind 'LOHA', and only LoRA can be merged here"):
+    with pytest.raises(ExportError, match="has peft_type 'LOHA', but only LoRA can be merged"):
         open_adapter(tmp_path / "loha", base)
     trained(base, tmp_path / "tokens", target_modules=SOME, trainable_token_indices=[3])
     with pytest.raises(ExportError, match=r"trainable_token_indices=.*merge_and_unload"):
@@ -330,15 +330,15 @@ def test_real_adapters_of_other_kinds_are_refused(qwen2, tmp_path):
 def test_an_adapter_of_another_model_is_refused_by_its_first_wrong_layer(qwen2, tmp_path):
     base, adapter, _ = qwen2
     wider = tiny_student(tmp_path / "wider", "qwen2", intermediate_size=256)
-    with pytest.raises(ExportError, match=r"has \(128, 8\) as .*mlp.gate_proj.lora_B.weight, .* want \(256, 8\)"):
+    with pytest.raises(ExportError, match=r"has \(128, 8\) as .*mlp.gate_proj.lora_B.weight, .* need \(256, 8\)"):
         open_adapter(adapter, wider)
-    with pytest.raises(ExportError, match=r"want \(16, 64\): it is cut off, or of another model"):
+    with pytest.raises(ExportError, match=r"need \(16, 64\): it is cut off, or belongs to another model"):
         open_adapter(edited(adapter, tmp_path / "rank", r=16), base)
     deeper = tiny_student(tmp_path / "deeper", "qwen2", num_hidden_layers=3)
     with pytest.raises(ExportError, match=r"has nothing as model.layers.2.self_attn.q_proj.lora_A.weight"):
         open_adapter(adapter, deeper)
     flatter = tiny_student(tmp_path / "flatter", "qwen2", num_hidden_layers=1)
-    with pytest.raises(ExportError, match=r"has model.layers.1.*for which the base has no place"):
+    with pytest.raises(ExportError, match=r"has model.layers.1.*which the base does not have"):
         open_adapter(adapter, flatter)
 
 

@@ -246,7 +246,7 @@ def test_a_file_that_nobody_ran_is_called_so(run):
     known = facts(run, "gguf")
     assert "| `mine-q8_0.gguf` | 4 B | yes | 12 of 12 |" in card(known)
     unrun = replace(known, checks={"mine-q4_k_m.gguf": {"bytes": 4, "ran": False}})
-    assert "**no: nobody has run this file** | unmeasured" in card(unrun)
+    assert "**no: this file was never run** | unmeasured" in card(unrun)
 
 
 # --- what it says of the making ---------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ def test_the_funnel_is_the_corpuss_own(run):
 def test_the_test_sets_that_training_was_compared_with_are_named_and_so_are_the_others(run):
     text = card(facts(run, scores={"own": [UNTUNED, EQUAL], "practice_words": [UNTUNED, BETTER]}))
     assert "shares 13 words in a row with a test problem" in text and "Problems found, by suite: `own` 1." in text
-    assert "With `practice_words` they were **not** compared before training." in text
+    assert "They were **not** compared with `practice_words` before training." in text
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def trained_as(run, *settings) -> str:
 
 @pytest.mark.parametrize(
     ("start", "said"),
-    [("base", "begun with `base`"), ("/home/ada/runs/older", "begun with `older`")],
+    [("base", "starting from `base`"), ("/home/ada/runs/older", "starting from `older`")],
 )
 def test_reinforcement_that_leaves_the_runs_own_adapter_aside_learned_nothing_of_it(run, start, said):
     text = trained_as(run, "grpo=default", f"grpo.start={start}")
@@ -307,7 +307,7 @@ def test_reinforcement_that_leaves_the_runs_own_adapter_aside_learned_nothing_of
 
 def test_a_training_that_went_on_from_another_run_says_so(run):
     text = trained_as(run, "grpo=none", "sft.start=other_run")
-    assert "that follows it (M1), begun with `other_run`" in text
+    assert "that follows it (M1), starting from `other_run`" in text
 
 
 def test_a_training_that_is_not_done_is_no_part_of_the_model(tmp_path):

@@ -208,7 +208,7 @@ def test_a_repository_with_something_else_in_it_is_left_alone(hub, folder, marke
 
 def test_a_repository_of_another_form_is_left_alone(hub, folder):
     pushed(hub, folder, about={"run": "mine", "what": "adapter"})
-    assert "holds 'adapter', and this is 'merged'" in refused(hub, folder)
+    assert "holds 'adapter', but this is 'merged'" in refused(hub, folder)
 
 
 def test_an_empty_repository_that_was_public_is_filled_in_private(hub, folder):
@@ -488,7 +488,7 @@ def test_a_run_with_nothing_to_push_says_what_makes_it(hub, run, tmp_path):
         (run / name).unlink()
     assert "has no model to push yet: `plantune run" in run_refused(hub, run)
     assert "has no corpus yet" in run_refused(hub, run, data=True)
-    assert "is no run folder" in run_refused(hub, tmp_path / "elsewhere")
+    assert "is not a run folder" in run_refused(hub, tmp_path / "elsewhere")
 
 
 # --- the loopback Hub says no -----------------------------------------------------------------------------------------

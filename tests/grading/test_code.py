@@ -82,7 +82,7 @@ def test_whatever_a_reply_says_a_program_or_nothing_comes_of_it(reply):
 
 
 def test_a_problem_without_tests_is_a_sentence():
-    with pytest.raises(ProblemError, match="'test': to judge one it takes the columns entry_point"):
+    with pytest.raises(ProblemError, match="'test': grading one needs the columns entry_point"):
         grade_code(Problem(id="x", question=HEAD, answer=BODY, kind="code", extra={"entry_point": "roof"}), "")
 
 

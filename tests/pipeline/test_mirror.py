@@ -271,7 +271,7 @@ def test_a_damaged_ledger_in_the_mirror_is_a_sentence_and_one_here_a_warning(run
     (run.parent / "calls.sqlite").write_text("no database at all" * 100)
     said = []
     mirrored(run, tmp_path / "m2", said.append)
-    assert len(said) == 1 and "the run goes on without it" in said[0]
+    assert len(said) == 1 and "the run continues without it" in said[0]
 
 
 def test_a_name_that_leads_out_of_the_mirror_is_not_followed(run, tmp_path):
@@ -330,7 +330,7 @@ def test_a_mirror_that_is_gone_is_a_warning(run, tmp_path):
     (tmp_path / "m").write_text("a file where the folder was")
     said = []
     mirrored(run, tmp_path / "m", said.append)
-    assert len(said) == 1 and "the run goes on without it" in said[0]
+    assert len(said) == 1 and "the run continues without it" in said[0]
 
 
 def test_a_slow_mirror_holds_nothing_up(run, tmp_path, monkeypatch):

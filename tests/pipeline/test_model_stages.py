@@ -149,7 +149,7 @@ def test_a_student_that_teaches_itself_plans_and_carries_out_and_scores_nothing(
     assert found.problems_kept == 8 and len(asked) == 16, "a plan and an execution each"
     write_records(tmp_path / "r" / "problems" / "own.jsonl", [])
     rows = run_corpus(replace(made, out=tmp_path / "r" / "corpus"))
-    assert rows.problems == 8 and "corpus.filter=answer in place of both" in capsys.readouterr().out
+    assert rows.problems == 8 and "corpus.filter=answer instead of both" in capsys.readouterr().out
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------

@@ -560,7 +560,7 @@ def names_in(folder):
 
 @pytest.mark.parametrize("mirror", ["r/m", "."])
 def test_a_mirror_in_the_run_or_around_it_is_refused(tmp_path, mirror):
-    with pytest.raises(RunError, match="lie in each other"):
+    with pytest.raises(RunError, match="run folder .* overlap: mirror"):
         run_toy(tmp_path / "r", mirror=tmp_path / mirror)
 
 
@@ -636,7 +636,7 @@ def test_the_report_comes_whatever_export_does(tmp_path):
 def test_a_recipe_that_wants_a_gpu_stops_before_anything_is_done_where_there_is_none(tmp_path, monkeypatch):
     why = "torch 2.13.0 is built for CUDA 13.0 and sees none, and the driver is 570.1: update it"
     monkeypatch.setattr("plantune_lite.estimate.devices.why_no_gpu", lambda: why)
-    with pytest.raises(RunError, match="Qwen3-4B.* wants a GPU, and torch 2.13.0 .*570.1.* Nothing was spent"):
+    with pytest.raises(RunError, match="Qwen3-4B.* needs a GPU, and torch 2.13.0 .*570.1.* Nothing was spent"):
         run(load_recipe("qwen3_4b_sft"), to=tmp_path / "r", say=print)
     assert not (tmp_path / "r" / "problems").exists()
     run_toy(tmp_path / "small")  # SmolLM2 wants none
@@ -654,7 +654,7 @@ def test_weights_behind_a_gate_stop_a_run_before_anything_is_done(tmp_path, monk
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', which TRL's SFTConfig has not$"),
+        ('sft.extra={"bogus":1}', "sft.extra has 'bogus', but TRL's SFTConfig does not$"),
         ('grpo.extra={"optim":"adamm"}', "grpo.extra is .*, which TRL refuses"),
         ('grpo.extra={"num_generations":4}', "grpo.extra has 'num_generations', which the recipe's own fields decide"),
         ("student.lora_targets=nope", "student.lora_targets names 'nope'"),
@@ -674,7 +674,7 @@ def test_where_no_line_can_be_redrawn_a_silent_stage_is_said_to_be_at_work(tmp_p
     silent = [sys.executable, "-c", "import time; time.sleep(0.5); print('done')"]
     with subprocess.Popen(silent, stdout=subprocess.PIPE) as stage:
         process._stream(stage, "sft", tmp_path / "log.txt", stream)
-    assert stream.getvalue().startswith("sft is at work, 0.") and stream.getvalue().endswith("so far\ndone\n")
+    assert stream.getvalue().startswith("sft is running, 0.") and stream.getvalue().endswith("so far\ndone\n")
     assert (tmp_path / "log.txt").read_text() == "done\n"
 
 

@@ -148,10 +148,10 @@ def test_a_file_that_is_not_utf_8_is_told_by_the_line_of_its_first_bad_byte(tmp_
         ("a.csv", "question,answer,answer\nq?,1,2\n", "a.csv: two columns are named 'answer'"),
         ("a.csv", 'question,answer\n"q?,1\n', "a.csv line 2: unexpected end of data"),
         ("a.jsonl", '{"question": "q?", "answer": 1}\n{"question": \n', "a.jsonl line 2: not JSON"),
-        ("a.json", '{"rows": []}', 'a list of problems or {"data": [...]} is expected, not '),
+        ("a.json", '{"rows": []}', 'expected a list of problems or {"data": [...]}, not '),
         ("a.jsonl", "\n\n", "has no rows"),
         ("a.parquet", "nonsense", "a.parquet is not a Parquet file"),
-        ("a.xlsx", "PK", "no source"),
+        ("a.xlsx", "PK", "not a source"),
     ],
 )
 def test_a_broken_file_is_one_sentence(tmp_path, name, text, told):
@@ -275,7 +275,7 @@ def test_other_columns_are_kept_and_one_that_is_only_called_like_ours_is_not_tak
 
 def test_half_a_character_is_a_bad_row_and_not_a_crash_when_the_pool_is_written(tmp_path):
     path = write(tmp_path / "a.jsonl", r'{"question": "a \ud83d?", "answer": 1}' + "\n")
-    assert "line 1: question holds half of a character" in refused(path)
+    assert "line 1: question contains half of a character" in refused(path)
 
 
 def test_a_file_of_one_question_says_that_nothing_is_held_out(tmp_path):
@@ -286,7 +286,7 @@ def test_a_file_of_one_question_says_that_nothing_is_held_out(tmp_path):
 def test_an_id_is_given_once(tmp_path):
     rows = [{"id": 7, "question": "a?", "answer": 1}, {"id": 7, "question": "b?", "answer": 2}]
     path = write_rows(tmp_path / "a.jsonl", rows)
-    assert "line 2: id '7' is also that of a.jsonl line 1" in refused(path, id="id")
+    assert "line 2: id '7' is also the id of a.jsonl line 1" in refused(path, id="id")
     assert ids(everything(path)) == {"a/1", "a/2"}  # a column that is only guessed to be the id is not insisted on
 
 
@@ -402,8 +402,8 @@ def test_a_function_yields_dicts_or_problems_and_takes_a_seed_where_it_wants_one
 
 def test_a_function_that_gives_something_else_is_told_so(tmp_path):
     home = write(tmp_path / "mine.py", FUNCTIONS)
-    assert "item 1: a Problem or a dict is expected, not a str" in refused(f"{home}:odd")
-    assert "gave one int; it must return or yield Problems or dicts" in refused(f"{home}:endless")
+    assert "item 1: expected a Problem or a dict, not a str" in refused(f"{home}:odd")
+    assert "returned one int; it must return or yield Problems or dicts" in refused(f"{home}:endless")
 
 
 def test_reasoning_gym_is_asked_for_with_the_command_when_it_is_not_there(monkeypatch):
@@ -716,17 +716,17 @@ def test_what_the_hub_refuses_is_one_sentence(hub):
     assert (
         hub.humaneval.startswith("openai/openai_humaneval") and "gated" in hub.humaneval and "HF_TOKEN" in hub.humaneval
     )
-    assert hub.aime25.startswith("math-ai/aime25 could not be had from the Hub (") and "PLANTUNE_DATA" in hub.aime25
-    assert hub.gone.startswith("openai/gsm8k at revision 000000000000 could not be had from the Hub (")
+    assert hub.aime25.startswith("math-ai/aime25 could not be loaded from the Hub (") and "PLANTUNE_DATA" in hub.aime25
+    assert hub.gone.startswith("openai/gsm8k at revision 000000000000 could not be loaded from the Hub (")
 
 
 def test_a_hub_out_of_reach_is_one_sentence(hub):
-    assert hub.away.startswith("math-ai/amc23 could not be had from the Hub (") and "PLANTUNE_DATA" in hub.away
+    assert hub.away.startswith("math-ai/amc23 could not be loaded from the Hub (") and "PLANTUNE_DATA" in hub.away
 
 
 def test_out_of_reach_only_the_very_revision_of_the_run_is_taken_from_the_cache(hub):
     assert hub.cached == ["Which?"]
-    assert "the cache has another revision of it than 111111111111" in hub.uncached
+    assert "the cache has another revision than 111111111111" in hub.uncached
 
 
 def test_the_loopback_hub_says_no(hub):

@@ -349,7 +349,7 @@ def test_where_memory_runs_out_the_batch_is_halved_and_no_reply_changes(folders)
 def test_a_prompt_that_alone_is_too_much_is_one_sentence(folders):
     cramped = loaded(folders["llama"])
     cramped.model = Watched(cramped.model, most=0)
-    with pytest.raises(PlantuneError, match=r"memory ran out over one prompt of \d+ tokens and up to 5 of reply"):
+    with pytest.raises(PlantuneError, match=r"memory ran out for one prompt of \d+ tokens and up to 5 reply tokens"):
         cramped.generate(PROMPTS[:1], Sampling(max_tokens=5))
 
 

@@ -262,12 +262,12 @@ def refused(text, folder, **how):
 @pytest.mark.parametrize(
     ("trained", "text"),
     [
-        ({"lora_rank": 8}, "was trained with student.lora_rank=8, and the recipe says 4"),
-        ({"lora_alpha": 16}, "was trained with student.lora_alpha=16, and the recipe says 8"),
-        ({"rslora": True}, "was trained with student.rslora=True, and the recipe says False"),
+        ({"lora_rank": 8}, "was trained with student.lora_rank=8, but the recipe has 4"),
+        ({"lora_alpha": 16}, "was trained with student.lora_alpha=16, but the recipe has 8"),
+        ({"rslora": True}, "was trained with student.rslora=True, but the recipe has False"),
         (
             {"lora_targets": ("q_proj",)},
-            "is of another model or of other layers: set student.model and student.lora_targets",
+            "belongs to another model or other layers: set student.model and student.lora_targets",
         ),
     ],
 )
@@ -279,15 +279,15 @@ def test_an_adapter_trained_otherwise_is_refused_with_both_values(folders, tmp_p
 def test_an_adapter_of_another_model_is_refused(folders, tmp_path):
     load(folders["llama"]).save(tmp_path / "adapter")
     wider = folder_of("llama", tmp_path / "wider", intermediate_size=192)
-    refused("is of another model or of other layers", wider, adapter=tmp_path / "adapter")
+    refused("belongs to another model or other layers", wider, adapter=tmp_path / "adapter")
 
 
 def test_a_folder_without_an_adapter_and_half_a_one_are_refused(folders, tmp_path):
-    refused("holds no whole adapter", folders["llama"], adapter=tmp_path)
+    refused("has no whole adapter", folders["llama"], adapter=tmp_path)
     load(folders["llama"]).save(tmp_path)
     file = tmp_path / "adapter_model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    refused("holds no whole adapter", folders["llama"], adapter=tmp_path)
+    refused("has no whole adapter", folders["llama"], adapter=tmp_path)
 
 
 def test_layers_that_are_not_there_are_named_with_those_that_are(folders):
@@ -310,11 +310,11 @@ def test_what_is_no_whole_16_bit_model_of_transformers_is_refused(folders, tmp_p
         (folder / "config.json").write_text(json.dumps({**config, **changes}), encoding="utf-8")
         return folder
 
-    refused("quantised already: give the 16-bit original", altered("4bit", quantization_config={"bits": 4}))
+    refused("already quantised: use the 16-bit original", altered("4bit", quantization_config={"bits": 4}))
     code = {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M"}}
     own = altered("code", **code)
     (own / "own.py").write_text("raise SystemExit('it ran')")
-    refused("code of its own is never run", own)
+    refused("its own code is never run", own)
     torn = altered("torn")
     torn.joinpath("model.safetensors").write_bytes((torn / "model.safetensors").read_bytes()[:-64])
     refused("cannot be loaded", torn)

@@ -116,7 +116,7 @@ def test_an_own_copy_that_is_not_there_is_refused(index, tmp_path, monkeypatch):
 def test_a_cache_that_cannot_be_made_is_one_sentence(index, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     monkeypatch.setenv("PLANTUNE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(WeightsError, match="cannot be kept in .*PLANTUNE_CACHE"):
+    with pytest.raises(WeightsError, match="cannot be saved in .*PLANTUNE_CACHE"):
         gguf_path(SHA256)
 
 

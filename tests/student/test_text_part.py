@@ -168,7 +168,7 @@ def test_its_size_is_counted_exactly(base, trained):
     [
         ({"model_type": "gemma3", "vision_config": {}}, "reads more than text: .* qwen3_5 and gemma4 is served"),
         ({"model_type": "never_heard_of"}, "cannot be loaded .* transformers .* has no 'never_heard_of'"),
-        ({"model_type": "vit"}, "has no 'vit' that writes text"),
+        ({"model_type": "vit"}, "has no 'vit' that generates text"),
     ],
 )
 def test_a_model_that_cannot_be_served_is_refused_before_anything_is_spent(config, why, tmp_path):

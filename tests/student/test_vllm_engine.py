@@ -26,12 +26,12 @@ def ada(monkeypatch):
 
 def test_vllm_answers_by_itself_where_it_is_installed_and_the_gpu_is_fit_for_it(ada):
     assert why_not(QWEN) is None
-    assert why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, and the adapter is of its text part"
+    assert why_not(Student("qwen3_5_2b", bits=16)) == "vLLM serves the whole model, not its text part"
 
 
 def test_it_does_not_on_a_t4(ada, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
-    assert why_not(QWEN) == "vLLM wants a GPU of capability 8 or more"
+    assert why_not(QWEN) == "vLLM needs a GPU of capability 8 or more"
 
 
 def test_it_does_not_where_the_model_leaves_no_room(ada):
@@ -60,7 +60,7 @@ def test_asked_for_where_it_is_missing_it_is_one_line_and_the_student_answers_al
 def test_adapters_of_a_rank_that_vllm_has_no_room_for_are_refused(ada):
     source = vllm_engine.Source(repo="x", revision=None, place="x", backend="vllm")
     assert vllm_engine._arguments(replace(QWEN, lora_rank=24), source, 512)["max_lora_rank"] == 32
-    with pytest.raises(vllm_engine.EngineError, match="up to rank 512, and student.lora_rank is 1024"):
+    with pytest.raises(vllm_engine.EngineError, match="up to rank 512, but student.lora_rank is 1024"):
         vllm_engine._arguments(replace(QWEN, lora_rank=1024), source, 512)
 
 

@@ -149,10 +149,10 @@ def test_what_was_fetched_through_a_gate_needs_no_token_again(hub, files, monkey
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (("config.json", "pytorch_model.bin"), "has no config.json with safetensors files: nothing else is loaded"),
-        (("model.Q4_K_M.gguf",), "has no config.json with safetensors files"),
-        (("adapter_config.json", "adapter_model.safetensors"), "an adapter: name its base"),
-        (("config.json", "model.safetensors", "adapter_config.json"), "an adapter: name its base"),
+        (("config.json", "pytorch_model.bin"), "has no config.json or no safetensors files: nothing else is loaded"),
+        (("model.Q4_K_M.gguf",), "has no config.json or no safetensors files"),
+        (("adapter_config.json", "adapter_model.safetensors"), "an adapter: set its base"),
+        (("config.json", "model.safetensors", "adapter_config.json"), "an adapter: set its base"),
     ],
 )
 def test_what_is_no_model_in_safetensors_is_refused_before_it_is_fetched(hub, tmp_path, content, text):
@@ -167,7 +167,7 @@ def test_what_is_no_model_in_safetensors_is_refused_before_it_is_fetched(hub, tm
 
 
 def test_a_name_that_can_be_nothing_is_refused_with_the_nearest_preset(hub):
-    refused("'qwen3_4', which is no preset, no folder here and no Hub id; did you mean 'qwen3_4b'", "qwen3_4")
+    refused("'qwen3_4', which is not a preset, a folder or a Hub id; did you mean 'qwen3_4b'", "qwen3_4")
     refused("neither a folder here nor a Hub id", "./model s")
     assert hub.requests == []
 

@@ -106,7 +106,7 @@ def test_a_second_process_gets_a_sentence(tmp_path):
 
 def test_a_file_that_is_no_ledger_gets_a_sentence(tmp_path):
     (tmp_path / "calls.sqlite").write_text("not a database, but long enough to look at" * 9, encoding="utf-8")
-    with pytest.raises(RunError, match="no ledger"):
+    with pytest.raises(RunError, match="not a ledger"):
         Ledger(tmp_path / "calls.sqlite", run="a")
 
 
@@ -229,7 +229,7 @@ def test_what_nobody_answered_is_told_apart_from_what_was_spent(tmp_path):
 
     totals = asyncio.run(spend())
     assert (totals["usd"], totals["usd_unanswered"]) == (1.5, 1.0)
-    apart = r"\$0\.5000 spent and \$1\.0000 reserved for calls that nobody answered"
+    apart = r"\$0\.5000 spent and \$1\.0000 reserved for calls without a reply"
     with Ledger(tmp_path / "calls.sqlite", run="r", max_usd=1.6) as ledger, pytest.raises(BudgetError, match=apart):
         asyncio.run(ledger.reserve("d", model="m", worst_usd=0.5))
     with Ledger(tmp_path / "calls.sqlite", run="r") as ledger:  # asked again and answered

@@ -474,7 +474,7 @@ def test_a_field_that_a_server_does_not_know_is_done_without_and_that_is_said(tm
         asks = [(PLAN, sampling, None), (PLAN, ONE, Judged)]
         pace = hurried(start=1, most=1)
         (plans, judged), teacher, _ = openai(server, tmp_path, asks, pace=pace, say=said.append)
-        assert len(said) == 1 and said[0].startswith(f"requests go without {missing} (the server says: ")
+        assert len(said) == 1 and said[0].startswith(f"requests now omit {missing} (the server says: ")
         assert server.stats()["outcomes"]["refused"] == 1
         assert server.stats()["answered_again"] == (2 if missing == "seed" else 0)  # without, all samples are alike
     assert len(plans) == 3 and not any("\n2." in reply.text for reply in plans)
@@ -997,7 +997,7 @@ def test_messages_of_what_goes_wrong_name_the_address_and_what_is_missing(tmp_pa
     with FakeOpenAI() as server:
         (error,), _, _ = openai(server, tmp_path, [(chat("A plan. [[bare always]]"), ONE, None)])
         (behind,), _, _ = openai(server, tmp_path, [(chat("A plan. [[behind always]]"), ONE, None)])
-    assert 'no chat completion ({"object": "list"})' in str(error)
+    assert 'not a chat completion ({"object": "list"})' in str(error)
     assert "502 Provider returned error: Elsewhere: overloaded" in str(behind)
 
 

@@ -101,7 +101,7 @@ def test_only_prompts_that_are_solved_at_times_are_trained_on(learned):
     kept = {row["problem_id"] for row in rates if 0 < row["passed"] < 16}
     assert 0 < len(kept) < len(rates) == 16 and learned.summary["prompts"] == len(kept)
     assert {row["problem_id"] for row in read_jsonl(learned.out / "samples.jsonl")} <= kept
-    assert learned.said[-1].startswith(f"{len(kept)} prompts are solved at times and are trained on: of 16 prompts")
+    assert learned.said[-1].startswith(f"{len(kept)} prompts are solved sometimes and trained on: of 16 prompts")
 
 
 def test_an_adapter_with_its_tokenizer_is_left_and_no_reference(learned):
@@ -359,7 +359,7 @@ def test_rewards_may_be_made_once_the_length_is_known(base, start, tmp_path):
 
 @pytest.mark.parametrize("names", [("a", "a"), ("loss",), ()])
 def test_rewards_need_names_of_their_own(base, tmp_path, names):
-    with pytest.raises(RecipeError, match="each needs a name of its own"):
+    with pytest.raises(RecipeError, match="each needs a unique name"):
         train(load(base), GRPO(**SMALL), tmp_path / "grpo", [(name, low_ids, 1.0) for name in names])
 
 
@@ -432,7 +432,7 @@ def test_a_trl_that_asks_in_other_tokens_is_noticed_before_the_first_step(base, 
     learns.tokenizer.chat_template = "<|im_start|>" + learns.tokenizer.chat_template
     right = learns.encode_chat
     learns.encode_chat = lambda messages, for_reply: right(messages, for_reply=for_reply)[1:]
-    with pytest.raises(LessonError, match="TRL would ask 0 in other tokens than training and evaluation do"):
+    with pytest.raises(LessonError, match="TRL encodes 0 to other tokens than training and evaluation do"):
         train(learns, GRPO(**SMALL), tmp_path / "grpo")
 
 
@@ -467,7 +467,7 @@ def test_what_is_solved_always_or_never_is_left_out_and_nobody_is_asked_twice(ba
     kept, said = sift(knows, asked(12), tmp_path / "rates.jsonl")
     assert (kept, knows.asked) == ({"2", "3"}, [8, 4])
     assert said == [
-        "2 prompts are solved at times and are trained on: of 12 prompts the student solves 9 never and 1 always"
+        "2 prompts are solved sometimes and trained on: of 12 prompts the student solves 9 never and 1 always"
     ]
     lines = (tmp_path / "rates.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "rates.jsonl").write_text("".join(lines[:8]) + lines[8][:9])  # killed in the second look
@@ -490,7 +490,7 @@ def test_prompts_that_nobody_looked_at_keep_those_that_were_from_coming_again(ba
     kept, said = sift(knows, asked(100), tmp_path / "a.jsonl", steps=20)  # 80 draws, 20 looked at
     looked = {row["problem_id"] for row in read_jsonl(tmp_path / "a.jsonl")}
     assert len(kept) == 80 and all(int(id) % 2 for id in kept & looked)
-    assert said[1] == f"{80 - len(kept & looked)} more, not looked at, so that none comes more often than it must"
+    assert said[1] == f"{80 - len(kept & looked)} unsampled prompts are added, so that none repeats more than necessary"
 
 
 def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, tmp_path):
@@ -498,7 +498,7 @@ def test_nothing_that_is_solved_at_times_is_an_error_that_says_which_way(base, t
         LessonError, match=r"of 12 prompts the student solves 12 never and 0 always. Where it solves none"
     ):
         sift(Knows(base, {}), asked(12), tmp_path / "a.jsonl")
-    with pytest.raises(LessonError, match=r"solves 0 never and 12 always. .* where all, take harder problems"):
+    with pytest.raises(LessonError, match=r"solves 0 never and 12 always. .* where all, use harder problems"):
         sift(Knows(base, {str(number): 4 for number in range(12)}), asked(12), tmp_path / "b.jsonl")
 
 
@@ -517,7 +517,7 @@ def test_every_prompt_comes_once_before_any_comes_again():
         ({"extra": {"bete": 0.1}}, "grpo.extra has 'bete', .* did you mean 'beta'"),
         ({"extra": {"num_generations": 5}}, "grpo.extra has 'num_generations', which the recipe's own fields decide"),
         ({"extra": {"use_vllm": True}}, "grpo.extra has 'use_vllm', which the recipe's own fields decide"),
-        ({"extra": {"per_device_train_batch_size": 3}}, "=3, but a step has .* = 8 completions: take a number that"),
+        ({"extra": {"per_device_train_batch_size": 3}}, "=3, but a step has .* = 8 completions: set a number that"),
         ({"extra": {"loss_type": 5, "optim": "sgdd"}}, "which TRL refuses"),
     ],
 )
@@ -541,7 +541,7 @@ def test_memory_that_runs_out_gives_advice(base, start, tmp_path):
     with pytest.raises(TrainingError) as caught:
         train(learns, GRPO(**{**SMALL, "max_completion": 96}), tmp_path / "grpo")
     assert str(caught.value) == (
-        "memory ran out at step 0. With less of it: set grpo.extra.per_device_train_batch_size=1, or a smaller "
+        "memory ran out at step 0. To use less: set grpo.extra.per_device_train_batch_size=1, or a smaller "
         "grpo.max_completion or grpo.prompts_per_step, together with --again grpo; or student.checkpointing=true with "
         "--again on the first training stage. plantune estimate says what fits."
     )
@@ -590,7 +590,7 @@ def test_plans_are_looked_for_in_the_first_steps_alone_and_only_where_they_are_r
             watcher.on_log(None, state, None, rows[step - 1])
 
     none = {"planned": 0.0}
-    with pytest.raises(TrainingError, match="of the first 3 steps has a plan .* the reward guided is for"):
+    with pytest.raises(TrainingError, match="of the first 3 steps has a plan .* the reward guided needs"):
         after([none] * 3, ["guided"])
     after([{"planned": 0.1}, *[none] * 9], ["right_answer", "plan_similarity"])
     after([none] * 9, ["right_answer"])
@@ -623,7 +623,7 @@ def test_a_reinforcement_that_is_done_ends_early_with_its_adapter(base, start, t
 
     part = GRPO(steps=60, group=2, prompts_per_step=1, max_completion=16)
     done = train(load(base, start), part, tmp_path / "grpo", [("flat", flat_from_step_4, 1.0)])
-    assert done.summary["steps"] == 23 and "; stopped early: all answers of a group were" in done.summary["line"]
+    assert done.summary["steps"] == 23 and "; stopped early: all answers of a group earned" in done.summary["line"]
     assert of(done, "spread") == [1.0] * 3 + [0.0] * 20
     assert (tmp_path / "grpo/adapter_model.safetensors").is_file()
     assert not list((tmp_path / "grpo").glob("checkpoint-*"))

@@ -308,7 +308,7 @@ def test_memory_that_runs_out_gives_advice(base, tmp_path):
     with pytest.raises(callbacks.TrainingError) as caught:
         train(learns, rows(9), SFT(batch_size=6, accumulate=2), tmp_path / "sft", max_length=512)
     assert str(caught.value) == (
-        "memory ran out at step 0. With less of it: set student.checkpointing=true, half the sft.batch_size with twice "
+        "memory ran out at step 0. To use less: set student.checkpointing=true, half the sft.batch_size with twice "
         "the sft.accumulate (the same steps), or a smaller student.max_length (longer rows are left out and counted), "
         "together with --again sft. plantune estimate says what fits."
     )
@@ -336,7 +336,7 @@ def test_nothing_left_to_learn_is_an_error(base, tmp_path):
     [
         ({"neftune_noise_alpa": 5}, "sft.extra has 'neftune_noise_alpa', .* did you mean 'neftune_noise_alpha'"),
         ({"max_steps": 5}, "sft.extra has 'max_steps', which the recipe's own fields decide"),
-        ({"use_vllm": True}, "sft.extra has 'use_vllm', which TRL's SFTConfig has not"),
+        ({"use_vllm": True}, "sft.extra has 'use_vllm', but TRL's SFTConfig does not"),
         ({"packing": True}, "sft.extra has 'packing', which the recipe's own fields decide"),
         ({"optim": "adamm"}, "sft.extra is {'optim': 'adamm'}, which TRL refuses: .*adamm"),
     ],

@@ -1,4 +1,4 @@
-"""Our own small generator: quantities told by how they relate to others. One problem of `generate("train", seed=0)`:
+"""Generate word problems about quantities and their relations. One problem of `practice_problems("train", seed=0)`:
 
     Rose has 3 stamps. Robert has 3 more than Paul. Peter has 2 stamps more than Sam. Sam has twice as many as
     George. Luke has 3 times as many as Rose. Fred has 2 stamps more than Luke. Mary has 6 stamps. George has 5
@@ -11,13 +11,13 @@
     Fred has 9 + 2 = 11.
     The answer is \\boxed{11}.
 
-A worked solution runs forwards, so that its first line must know where the asked quantity begins, several hops back. A
-plan runs backwards from the question, one hop a line, and so comes to where the solution begins. That is what makes
-these problems ones for planning; `practice_stories` are of the other kind.
+A worked solution runs forwards, so its first line must know the given quantity that the question leads back to, several
+hops away. A plan runs backwards from the question, one hop a line, and ends where the solution begins. So these
+problems need planning; `practice_stories` do not.
 
-What comes in: a split, a seed, a limit, levels (hops from the asked quantity back to a given one). What goes out:
-problems with exact steps and an exact plan, always the same ones in the same order. Splits: `train` and `test`, alike
-but kept apart by their `fingerprint`, and `words`, in which relations are worded as never in training.
+Input: a split, a seed, a limit, levels (hops from the asked quantity back to a given one). Output: problems with exact
+steps and an exact plan, always the same ones in the same order. Splits: `train` and `test`, alike but separated by
+`fingerprint`, and `words`, with wordings of relations that training never has.
 """
 
 import re
@@ -32,11 +32,11 @@ from plantune_lite.types import Problem, ProblemError
 Split = Literal["train", "test", "words"]
 LEVELS = (2, 3, 4, 5)
 LONGEST = 6  # hops; one more than any level, for tests of more hops than in training
-LIMIT = 1_000  # problems, where nobody says how many
-CHAINS = 3  # one is asked for, the others distract
-_LEAST, _MOST = 2, 12  # of any quantity: planning is what is learned here, not reckoning
+LIMIT = 1_000  # problems, by default
+CHAINS = 3  # the question is about one, the others distract
+_LEAST, _MOST = 2, 12  # of any quantity: these problems teach planning, not arithmetic
 _AMOUNTS = range(2, 6)  # how many more, fewer or times as many
-_TEST_SHARE = 5  # one fingerprint in so many is for tests
+_TEST_SHARE = 5  # one fingerprint in five is for tests
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -100,9 +100,9 @@ class Relation(NamedTuple):
     """Rule by which a quantity follows from another, with its wordings in training and those never used there."""
 
     sign: str
-    level: int  # the first that has it
-    told: tuple[str, ...]
-    anew: tuple[str, ...]
+    level: int  # the lowest with it
+    wordings: tuple[str, ...]
+    unseen: tuple[str, ...]
 
 
 # The quantity of b follows from that of a, by n, or from those of a and c.
@@ -141,7 +141,7 @@ RELATIONS = (
 _GIVEN = "{B} {has} {n} {t}."
 _PARTS = {2: "half", 3: "a third", 4: "a quarter"}
 
-# How a plan names a fact and, where something is left to be found, what comes next.
+# How a plan states a fact and, where something is still unknown, what comes next.
 PLANS = ("{fact}", "{fact}, so find {a}", "{fact}: next {a}")
 
 
@@ -149,7 +149,7 @@ PLANS = ("{fact}", "{fact}, so find {a}", "{fact}: next {a}")
 
 
 class Quantity(NamedTuple):
-    """Amount that somebody has: given, or following from one or two others."""
+    """An amount: given, or following from one or two others."""
 
     holder: str
     value: int
@@ -159,24 +159,24 @@ class Quantity(NamedTuple):
 
 
 def _chain(rng: Random, holders: Iterator[str], first: Quantity, hops: int, level: int) -> list[Quantity]:
-    """A quantity and so many that follow, each from the one before it; at the higher levels one joins another in."""
+    """Chain `hops` quantities to the first, each from the one before it; at higher levels one adds another in."""
     chain = [first]
     while len(chain) <= hops:
-        joined = any(len(one.of) > 1 for one in chain)
+        joined = any(len(quantity.of) > 1 for quantity in chain)
         chain.append(_following(rng, next(holders), chain[-1], holders, 3 if joined and level > 3 else level))
     return chain
 
 
-def _following(rng: Random, holder: str, one: Quantity, holders: Iterator[str], level: int) -> Quantity:
-    """A quantity that follows from another by a relation of the level."""
+def _following(rng: Random, holder: str, quantity: Quantity, holders: Iterator[str], level: int) -> Quantity:
+    """Draw a quantity that follows from another by a relation of the level."""
     ways = []
     for relation in RELATIONS:
-        values = {by: value for by in _AMOUNTS if (value := _value(relation.sign, one.value, by))}
+        values = {by: value for by in _AMOUNTS if (value := _value(relation.sign, quantity.value, by))}
         if relation.level <= level and values:
             ways.append((relation, values))
     relation, values = rng.choice(ways)
     by = rng.choice(list(values))
-    of = (one, _given(next(holders), by)) if relation.sign == "and" else (one,)
+    of = (quantity, _given(next(holders), by)) if relation.sign == "and" else (quantity,)
     return Quantity(holder, values[by], relation, by, of)
 
 
@@ -188,38 +188,38 @@ def _value(sign: str, value: int, by: int) -> int | None:
     """Apply a relation to a value; None unless the result is small and whole."""
     if sign in "x/" and by not in _PARTS or sign == "/" and value % by:
         return None
-    found = {"+": value + by, "and": value + by, "-": value - by, "x": value * by, "/": value // by}[sign]
-    return found if _LEAST <= found <= _MOST else None
+    result = {"+": value + by, "and": value + by, "-": value - by, "x": value * by, "/": value // by}[sign]
+    return result if _LEAST <= result <= _MOST else None
 
 
 def _quantities(rng: Random, kind: Kind, level: int) -> tuple[Quantity, list[Quantity]]:
     """Draw the asked quantity, `level` hops from a given one, and all quantities of the problem in a shuffled order."""
     holders = iter(rng.sample(kind.holders, len(kind.holders)))
-    asked = _chain(rng, holders, _given(next(holders), rng.randint(3, 9)), level, level)
-    told = {one.holder: one for one in asked}
+    chain = _chain(rng, holders, _given(next(holders), rng.randint(3, 9)), level, level)
+    by_holder = {quantity.holder: quantity for quantity in chain}
     for _ in range(CHAINS - 1):
         branches = level > 2 and rng.random() < 0.25
-        first = rng.choice(asked[1:-1]) if branches else _given(next(holders), rng.randint(3, 9))
-        told.update((one.holder, one) for one in _chain(rng, holders, first, rng.randint(1, level), level))
-    told.update((one.holder, one) for follows in list(told.values()) for one in follows.of)
-    return asked[-1], rng.sample(list(told.values()), len(told))
+        first = rng.choice(chain[1:-1]) if branches else _given(next(holders), rng.randint(3, 9))
+        by_holder.update((q.holder, q) for q in _chain(rng, holders, first, rng.randint(1, level), level))
+    by_holder.update((q.holder, q) for follows in list(by_holder.values()) for q in follows.of)
+    return chain[-1], rng.sample(list(by_holder.values()), len(by_holder))
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- wording ----------------------------------------------------------------------------------------------------------
 
 
-def _said(wording: str, kind: Kind, things: str, one: Quantity) -> str:
-    """A quantity in words."""
-    a, c = (*(each.holder for each in one.of), "", "")[:2]
+def _worded(wording: str, kind: Kind, things: str, quantity: Quantity) -> str:
+    """Put a quantity in words."""
+    a, c = (*(other.holder for other in quantity.of), "", "")[:2]
     return wording.format(
         a=a,
         A=_capital(a),
-        b=one.holder,
-        B=_capital(one.holder),
+        b=quantity.holder,
+        B=_capital(quantity.holder),
         c=c,
-        n=one.by or one.value,
-        times="twice" if one.by == 2 else f"{one.by} times",
-        part=_PARTS.get(one.by),
+        n=quantity.by or quantity.value,
+        times="twice" if quantity.by == 2 else f"{quantity.by} times",
+        part=_PARTS.get(quantity.by),
         t=things,
         has=kind.has,
         have=kind.have,
@@ -230,28 +230,28 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _worked(kind: Kind, facts: Mapping[str, str], asked: Quantity) -> list[str]:
-    """Forwards: what is given, then what follows from it."""
-    if asked.relation is None:
-        return [facts[asked.holder]]
-    before = [line for one in asked.of for line in _worked(kind, facts, one)]
-    first, second = (*(one.value for one in asked.of), asked.by)[:2]
-    sign = asked.relation.sign.replace("and", "+")
-    return [*before, f"{_capital(asked.holder)} {kind.has} {first} {sign} {second} = {asked.value}."]
+def _worked(kind: Kind, facts: Mapping[str, str], target: Quantity) -> list[str]:
+    """Work forwards: what is given, then what follows from it."""
+    if target.relation is None:
+        return [facts[target.holder]]
+    before = [line for quantity in target.of for line in _worked(kind, facts, quantity)]
+    first, second = (*(quantity.value for quantity in target.of), target.by)[:2]
+    sign = target.relation.sign.replace("and", "+")
+    return [*before, f"{_capital(target.holder)} {kind.has} {first} {sign} {second} = {target.value}."]
 
 
-def _planned(wording: str, facts: Mapping[str, str], asked: Quantity) -> tuple[list[str], list[str]]:
-    """Plan backwards, from the asked quantity to what it follows from and so on; and the same lines turned round."""
-    needed = [asked]
-    for one in needed:
-        needed += one.of
-    backwards = [(one.holder, " and ".join(each.holder for each in one.of)) for one in needed]
-    forwards = [(one.holder, after.holder) for one, after in zip(needed[:0:-1], needed[-2::-1], strict=True)]
-    forwards.append((asked.holder, ""))
+def _planned(wording: str, facts: Mapping[str, str], target: Quantity) -> tuple[list[str], list[str]]:
+    """Plan backwards, from the asked quantity to what it follows from and so on; and the same lines forwards."""
+    needed = [target]
+    for quantity in needed:
+        needed += quantity.of
+    backwards = [(quantity.holder, " and ".join(other.holder for other in quantity.of)) for quantity in needed]
+    forwards = [(quantity.holder, after.holder) for quantity, after in zip(needed[:0:-1], needed[-2::-1], strict=True)]
+    forwards.append((target.holder, ""))
 
     def lines(order: list[tuple[str, str]]) -> list[str]:
-        told = [(facts[holder].rstrip("."), after) for holder, after in order]
-        return [f"{wording.format(fact=fact, a=after) if after else fact}." for fact, after in told]
+        pairs = [(facts[holder].rstrip("."), after) for holder, after in order]
+        return [f"{wording.format(fact=fact, a=after) if after else fact}." for fact, after in pairs]
 
     return lines(backwards), lines(forwards)
 
@@ -259,7 +259,7 @@ def _planned(wording: str, facts: Mapping[str, str], asked: Quantity) -> tuple[l
 def practice_problems(
     split: Split, *, seed: int, limit: int | None = None, levels: tuple[int, ...] = ()
 ) -> Iterator[Problem]:
-    """Problems of a split, no two alike; a larger limit only appends, and no levels means all of them."""
+    """Generate problems of a split, no two alike; a larger limit only appends, and no levels means all of them."""
     if split not in get_args(Split):
         raise ProblemError(f"practice has the splits {', '.join(get_args(Split))}, not {split!r}")
     if unknown := sorted(set(levels) - {*LEVELS, LONGEST}):
@@ -282,19 +282,19 @@ def _problems(split: Split, kinds: list[tuple[Kind, int]], rng: Random) -> Itera
 
 
 def _problem(rng: Random, split: Split, kind: Kind, level: int, number: int) -> Problem:
-    asked, told = _quantities(rng, kind, level)
+    target, quantities = _quantities(rng, kind, level)
     things = rng.choice(kind.things)
     facts = {}
-    for one in told:
-        wordings = (_GIVEN,) if one.relation is None else one.relation.anew if split == "words" else one.relation.told
-        facts[one.holder] = _said(rng.choice(wordings), kind, things, one)
-    steps = _worked(kind, facts, asked)
-    backwards, forwards = _planned(rng.choice(PLANS), facts, asked)
+    for q in quantities:
+        wordings = (_GIVEN,) if q.relation is None else q.relation.unseen if split == "words" else q.relation.wordings
+        facts[q.holder] = _worded(rng.choice(wordings), kind, things, q)
+    steps = _worked(kind, facts, target)
+    backwards, forwards = _planned(rng.choice(PLANS), facts, target)
     return Problem(
         id=f"practice/{split}/{number}",
-        question=" ".join([*facts.values(), kind.asks.format(t=things, b=asked.holder)]),
-        answer=str(asked.value),
-        solution="\n".join([*steps, f"The answer is \\boxed{{{asked.value}}}."]),
+        question=" ".join([*facts.values(), kind.asks.format(t=things, b=target.holder)]),
+        answer=str(target.value),
+        solution="\n".join([*steps, f"The answer is \\boxed{{{target.value}}}."]),
         steps=tuple(steps),
         source="practice",
         split="train" if split == "train" else "test",
@@ -315,5 +315,5 @@ def fingerprint(question: str) -> str:
 
 
 def is_for_tests(alike: str) -> bool:
-    """Tell whether problems of this fingerprint are tested on; all others may be trained on."""
+    """Return whether problems of this fingerprint are for tests; all others may be trained on."""
     return zlib.crc32(alike.encode()) % _TEST_SHARE == 0

@@ -1,4 +1,4 @@
-"""Word problems that are told in the order they are solved, beside those of generate.py, which need planning.
+"""Generate word problems that are told in the order they are solved; those of generate.py need planning.
 
     A shop has 22 bikes. It sells 3 of them on Monday and 4 on Tuesday. On Wednesday 4 new bikes arrive. How many
     bikes are there then?
@@ -10,7 +10,7 @@
     Then there are 15 + 4 = 19 bikes.
     The answer is \\boxed{19}.
 
-The numbers are used in the order in which they are told, and the plan is the name of the story. Level 1 takes one or
+The numbers are used in the order in which they appear, and the kind of story determines the plan. Level 1 takes one or
 two steps, level 2 two or three, level 3 three or four.
 """
 
@@ -26,8 +26,8 @@ from plantune_lite.problems.practice.generate import LIMIT
 from plantune_lite.types import Problem, ProblemError
 
 LEVELS = (1, 2, 3)
-_TEST_SHARE = 5  # one question in so many is for tests
-_TRIES = 500  # drawings in a row that bring nothing new: a story is used up
+_TEST_SHARE = 5  # one question in five is for tests
+_TRIES = 500  # draws in a row without a new question: the story is used up
 
 
 Step = tuple[str, str]  # what a plan says, without a number or a result, and the sentence that computes it
@@ -35,7 +35,7 @@ Step = tuple[str, str]  # what a plan says, without a number or a result, and th
 
 @dataclass(frozen=True)
 class Story:
-    """One telling."""
+    """One generated story."""
 
     question: str
     answer: int
@@ -51,7 +51,7 @@ ANIMALS = {"cats": 4, "dogs": 4, "cows": 4, "sheep": 4, "hens": 2, "ducks": 2, "
 TEXTS = ("book", "comic", "magazine")
 
 
-# --- telling ----------------------------------------------------------------------------------------------------------
+# --- numbers and words ------------------------------------------------------------------------------------------------
 
 
 def spare(total: int, parts: int) -> int:
@@ -60,12 +60,12 @@ def spare(total: int, parts: int) -> int:
 
 
 def draw(rng: Random, *bounds: tuple[int, int]) -> list[int]:
-    """A whole number within each pair of bounds, both included."""
+    """Draw a whole number within each pair of bounds, both included."""
     return [rng.randint(low, high) for low, high in bounds]
 
 
 def worked(*lines: str) -> tuple[Step, ...]:
-    """Lines that are by turns a step's plan and its work."""
+    """Pair lines that alternate between a step's plan and its work."""
     return tuple(zip(lines[::2], lines[1::2], strict=True))
 
 
@@ -77,7 +77,7 @@ def listed(parts: list[str]) -> str:
 
 
 def shopping(rng: Random, level: int) -> Story:
-    """Things at a price each; things of two kinds; what is left of a note."""
+    """Ask for the price of things; of things of two kinds; for the change from a note."""
     who, (a, b) = rng.choice(NAMES), rng.sample(GOODS, 2)
     n, price, m, other_price = draw(rng, (2, 5), (2, 6), (2, 4), (2, 5))
     first, second = n * price, m * other_price
@@ -109,15 +109,15 @@ def legs(rng: Random, level: int) -> Story:
     """Ask for the legs of one, two or three kinds of animals."""
     who, kinds = rng.choice(NAMES), rng.sample(sorted(ANIMALS), level)
     counts = draw(rng, *[(2, 6)] * level)
-    found = [count * ANIMALS[kind] for count, kind in zip(counts, kinds, strict=True)]
+    legs_by_kind = [count * ANIMALS[kind] for count, kind in zip(counts, kinds, strict=True)]
     lines = []
-    for count, kind, part in zip(counts, kinds, found, strict=True):
+    for count, kind, part in zip(counts, kinds, legs_by_kind, strict=True):
         lines.append(f"Multiply the number of {kind} by the legs of each to find the legs of the {kind}.")
         lines.append(f"The {kind} have {count} x {ANIMALS[kind]} = {part} legs.")
-    answer = sum(found)
+    answer = sum(legs_by_kind)
     if level > 1:
         lines.append("Add the legs of all kinds to find all the legs.")
-        lines.append(f"Together they have {' + '.join(map(str, found))} = {answer} legs.")
+        lines.append(f"Together they have {' + '.join(map(str, legs_by_kind))} = {answer} legs.")
     herd = listed([f"{count} {kind}" for count, kind in zip(counts, kinds, strict=True)])
     question = rng.choice(
         [
@@ -130,7 +130,7 @@ def legs(rng: Random, level: int) -> Story:
 
 
 def sharing(rng: Random, level: int) -> Story:
-    """Dividing a heap; dividing it after a loss; dividing it after it was bought in packs."""
+    """Divide a heap; divide it after a loss; divide it after it was bought in packs and partly lost."""
     who, what = rng.choice(NAMES), rng.choice(TREASURES)
     friends, share, packs, size = draw(rng, (2, 5), (2, 6), (2, 5), (3, 6))
     bought = packs * size
@@ -157,7 +157,7 @@ def sharing(rng: Random, level: int) -> Story:
 
 
 def selling(rng: Random, level: int) -> Story:
-    """A shop sells on two days; more is brought; more is brought in crates."""
+    """Sell on two days; then more arrives; then more arrives in crates."""
     what = rng.choice(WARES)
     monday, tuesday, rest, new, crates, size = draw(rng, (2, 6), (2, 6), (3, 15), (3, 10), (2, 4), (2, 5))
     start = monday + tuesday + rest
@@ -187,7 +187,7 @@ def selling(rng: Random, level: int) -> Story:
 
 
 def reading(rng: Random, level: int) -> Story:
-    """Pages read; how many days the rest takes; the same with a few pages more."""
+    """Ask for the pages left; for the days the rest takes; the same with a few pages more."""
     who, text = rng.choice(NAMES), rng.choice(TEXTS)
     pages, days, bonus, pace, more_days = draw(rng, (3, 8), (2, 5), (2, 6), (2, 6), (2, 5))
     in_days = pages * days
@@ -225,7 +225,7 @@ STORIES = (shopping, legs, sharing, selling, reading)
 def generate(
     split: Literal["train", "test"], *, seed: int, limit: int | None = None, levels: tuple[int, ...] = ()
 ) -> Iterator[Problem]:
-    """Problems of a split, all different; a larger limit only appends, and no levels means all of them."""
+    """Generate problems of a split, all different; a larger limit only appends, and no levels means all of them."""
     if split not in ("train", "test"):
         raise ProblemError(f"practice_stories has the splits train and test, not {split!r}")
     if unknown := sorted(set(levels) - set(LEVELS)):
@@ -261,7 +261,7 @@ def _new_story(split: str, tell: Callable[[Random, int], Story], level: int, rng
         story = tell(rng, level)
         texts = (story.question, *(work for _, work in story.steps))
         is_for_tests = zlib.crc32(story.question.encode()) % _TEST_SHARE == 0
-        # One of a thing would need the singular, and none of it teaches nothing.
+        # A count of 1 would need the singular, and 0 teaches nothing.
         if (
             is_for_tests == (split == "test")
             and story.question not in seen
