@@ -39,7 +39,7 @@ def _looks_first(wanted: Recipe) -> bool:
 @cli.command()
 @run_options
 def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
-    """Train an adapter on the training rows: SFT, then CPL and GRPO if set."""
+    """Train an adapter: SFT, then CPL and GRPO if the recipe has them."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     do_stages(wanted, only=("sft", "baseline", "cpl", "grpo"), **options)
 
@@ -49,7 +49,7 @@ def train(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @click.option("--model", metavar="PATH", help="Another model: an adapter, a merged folder, a .gguf file, URL#NAME.")
 @click.option("--resample", type=click.IntRange(2), metavar="N", help="Draw weak plans again, N at most (probe first).")
 def evaluate(recipe: str, settings: tuple[str, ...], model: str | None, resample: int | None, **options: Any) -> None:
-    """Evaluate the untuned model at its best prompt, then the tuned one, with intervals."""
+    """Evaluate the untuned and the tuned model, with intervals."""
     wanted, options["to"] = load_asked(recipe, settings, options["to"])
     if model is not None and resample is not None:
         raise click.UsageError("--resample is for the run's own model, whose plans its judge knows: leave --model out")

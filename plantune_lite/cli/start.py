@@ -43,7 +43,10 @@ def run(recipe: str, settings: tuple[str, ...], **options: Any) -> None:
 @settings_argument
 @json_option
 def doctor(recipe: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Check this machine, one fix per line; the exit status says whether RECIPE can run."""
+    """Check this machine, with a fix for each problem.
+
+    Exit status 1 if RECIPE cannot run here.
+    """
     from plantune_lite.cli.doctor import examine
 
     wanted, _ = load_asked(recipe, settings, None)
@@ -124,7 +127,7 @@ def copy(name: str, dest: Path | None) -> None:
 @settings_argument
 @json_option
 def show(what: str, settings: tuple[str, ...], as_json: bool) -> None:
-    """Show a recipe, a run folder, or a problem file before anything is spent on it."""
+    """Show a recipe, a run folder or a problem file; spend nothing."""
     path = Path(what)
     if (path / "recipe.json").is_file():
         wanted, folder = load_asked(what, settings, None)

@@ -25,7 +25,7 @@ from plantune_lite.recipe import user_code
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=as_path)
 @json_option
 def compare(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Compare models of one or several runs on the same problems, with p values."""
+    """Compare models of one or several runs on the same problems."""
     from plantune_lite.evaluate.compare import standing, standing_json, standing_text
 
     result = standing([folder_of_run(run) for run in runs])
@@ -75,7 +75,7 @@ def ablate(
 @click.option("--problems", type=click.IntRange(10), default=100, help="Held-out problems to ask about (default: 100).")
 @json_option
 def probe(recipe: str, to: Path | None, problems: int, as_json: bool) -> None:
-    """Probe whether a trained model knows which of its plans will succeed."""
+    """Probe whether a model knows which of its plans will succeed."""
     from plantune_lite.pipeline import runner
     from plantune_lite.report import page
     from plantune_lite.runs.folder import RunFolder, locked
