@@ -231,9 +231,6 @@ def scores(loaded):
         return loaded.model(input_ids=ids).logits[0, -1].float().tolist()
 
 
-sft.SAMPLED = 2  # a training ends with replies twice as long as the longest row
-
-
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
     unsloth()  # before transformers, as in a stage
