@@ -2,15 +2,15 @@
 
     plantune run smollm2_135m_grpo name=short_plans grpo.rewards=examples/custom_reward.py:short_plan
 
-A reward is a function with TRL's own signature, which any TRL trainer takes as it is: lists of prompts and completions
+A reward is a function with TRL's signature, so any TRL trainer accepts it: it takes lists of prompts and completions
 (chats, a list of messages each), and the columns of corpus/prompts.jsonl by name: `answer`, `choices`, `kind`, `plan`
-(the reference), `problem_id`. It gives a number a completion, or None where it has no opinion. Name the columns you
-want, and take the rest as **_.
+(the reference), `problem_id`. It returns one number per completion, or None where it does not apply. Name the columns
+you need, and collect the rest with **_.
 
-The right answer earns 2, likeness to the reference plan up to 1; yours counts as it is, or times what
-GRPO(weights={"short_plan": 0.5}) says. What each reward gave is in metrics.jsonl and in report.html, and what it was
-given for in grpo/samples.jsonl. In a recipe it stands as text, GRPO(rewards=("examples/custom_reward.py:short_plan",)),
-and a changed function is a changed recipe.
+A right answer earns 2, similarity to the reference plan up to 1; yours is added as it is, or multiplied by a weight,
+GRPO(weights={"short_plan": 0.5}). metrics.jsonl and report.html show what each reward gave, grpo/samples.jsonl which
+samples got it. In a recipe, write it as text: GRPO(rewards=("examples/custom_reward.py:short_plan",)). If the function
+changes, the recipe counts as changed.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from plantune_lite.plan import parse
 
 
 def short_plan(prompts: list[Any], completions: list[Any], *, plan: list[list[str]], **_: Any) -> list[float]:
-    """Half a point for a plan in our format that has no more steps than the reference."""
+    """Give half a point to a plan in our format that has no more steps than the reference."""
     rewards = []
     for completion, reference in zip(completions, plan, strict=True):
         written = parse(completion[-1]["content"])

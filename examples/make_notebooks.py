@@ -1,6 +1,6 @@
-"""Writes the notebooks of this folder: `python examples/make_notebooks.py`; a test says that they are what it writes.
+"""Write the notebooks of this folder: `python examples/make_notebooks.py`; a test checks that they are up to date.
 
-Three of them differ in their model alone and could drift apart if each were edited by hand. Edit here, and run it. Once
+Three of them differ only in their model and would drift apart if edited by hand: edit this file and run it. Once
 pyproject.toml has `[project.urls] Repository`, they install from there and have badges that open them.
 """
 
@@ -20,7 +20,7 @@ _GIT = """# What pip installs.
 INSTALL = "git+REPOSITORY"
 """
 _WHEEL = """# What pip installs: a wheel that you upload. In a checkout this makes it: pip wheel . --no-deps
-# Colab: into your Drive, or by the folder symbol on the left. Kaggle: Add Input > Upload. Else: beside this notebook.
+# Colab: to your Drive, or with the folder symbol on the left. Kaggle: Add Input > Upload. Else: next to this notebook.
 INSTALL = "plantune_lite-*.whl"
 """
 _FROM_GIT = "    source = INSTALL\n"
@@ -52,13 +52,13 @@ _SITES = {
 
 
 def repository() -> str:
-    """The project's address on GitHub, "" while pyproject.toml has none."""
+    """Return the project's address on GitHub, or "" while pyproject.toml has none."""
     project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project.get("urls", {}).get("Repository", "")
 
 
 def badges(name: str, address: str) -> str:
-    """What opens a notebook in a browser."""
+    """Return the badges that open a notebook in a browser."""
     path = address.removeprefix("https://github.com/")
     shown = []
     for site, (image, target) in _SITES.items():
@@ -68,12 +68,12 @@ def badges(name: str, address: str) -> str:
 
 
 def install(address: str) -> str:
-    """The one line about it."""
+    """Return the lines that set INSTALL, what pip installs."""
     return _GIT.replace("REPOSITORY", address) if address else _WHEEL
 
 
 def installed(address: str, extra: str) -> str:
-    """The cell that installs; it stops in one sentence where that fails."""
+    """Return the cell that installs; if that fails, it stops with a one-line message."""
     source = _FROM_GIT if address else _FROM_WHEEL
     return _INSTALLED.replace("SOURCE", source).replace("EXTRA", extra)
 
@@ -85,19 +85,19 @@ _ABOUT = """# TITLE learns to plan before it solves
 BADGES**GPU:** SIZE, with room to spare. **Time:** TIME **Gain:** unmeasured; `evaluate` measures it.
 
 On **Colab** plans are written on a CPU runtime, where waiting for a teacher costs no GPU hours; a GPU runtime trains on
-them. Between the two lies a folder on your Drive. On **Kaggle** one GPU session does it all, with Internet on and
-Persistence at "Files only" in its settings. Whatever is cut off: run the set-up and the same cell again, and it goes
-on; what is done is skipped, and no call to the teacher is asked twice.
+them. A folder on your Drive connects the two. On **Kaggle** one GPU session does it all, with Internet on and
+Persistence at "Files only" in its settings. If the session is cut off, run the set-up and the same cell again to
+resume: finished work is skipped, and no call to the teacher is repeated.
 """
 _SET_UP = """## Set-up: on every runtime, before either half
 
-Keys belong into the secrets (Colab: the key symbol on the left; Kaggle: Add-ons > Secrets; allow this notebook to read
+Keys belong in the secrets (Colab: the key symbol on the left; Kaggle: Add-ons > Secrets; allow this notebook to read
 them): `GEMINI_API_KEY` for the teacher, `HF_TOKEN` for gated weights and for pushing. Without a Gemini key the untuned
-model plans for itself: then do both halves on a GPU runtime.
+model plans for itself: then run both halves on a GPU runtime.
 """
 _CONSTANTS = """RECIPE = "MODEL_sft"  # or "MODEL_grpo": the same, then GRPO
-OVERRIDES = ""  # settings for every command below, say "problems.limit=300 sft.epochs=1"
-HUB = "you/MODEL-plans"  # where the last cell would push to
+OVERRIDES = ""  # settings for every command below, such as "problems.limit=300 sft.epochs=1"
+HUB = "you/MODEL-plans"  # the Hub repository that the last cell would push to
 """
 _PLACES = """import os
 
@@ -115,7 +115,7 @@ elif "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
 else:
     secret, unread = os.environ.__getitem__, KeyError
 for name in ("GEMINI_API_KEY", "HF_TOKEN"):
-    try:  # into this process's environment, from which commands take it; never shown, never written
+    try:  # into this process's environment, where commands read it; never shown, never written
         os.environ[name] = secret(name)
     except unread:
         print(name, "is not among the secrets that this notebook may read")"""
@@ -124,7 +124,7 @@ _FIRST = """## First half: plans, on a CPU runtime
 
 Minutes, money and memory, before anything is spent. The recipe never spends more than its `distill.max_usd`.
 """
-_DISTIL = "Problems, plans, their scores, and the answers they lead to: calls and waiting, no computing."
+_DISTIL = "Problems, plans, their scores, and the answers they lead to: teacher calls and waiting, no local computing."
 _ROW = """import json
 
 with open(f"runs/{RECIPE}/corpus/train.jsonl", encoding="utf-8") as file:
@@ -132,29 +132,29 @@ with open(f"runs/{RECIPE}/corpus/train.jsonl", encoding="utf-8") as file:
 print(row["prompt"][-1]["content"], row["completion"][-1]["content"], sep="\\n\\n")"""
 _SECOND = """## Second half: training, on a GPU runtime
 
-On Colab: Runtime > Change runtime type > a GPU. Then the three cells of the set-up again, and on from here: the first
-command that is given `--mirror` brings the plans back from the Drive.
+On Colab: Runtime > Change runtime type > a GPU. Then run the three set-up cells again and continue here: the first
+command with `--mirror` restores the plans from the Drive.
 """
-_TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one resumes from the last of them."
-_EVALUATE = "The untuned model at its best prompt comes first: what training is worth is what it adds to that."
+_TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one resumes from the last checkpoint."
+_EVALUATE = "The untuned model at its best prompt comes first: training is worth what it adds to that."
 _QUESTION = "A pen costs 3 dollars and a book 12. What do 4 pens and 2 books cost?"
-_ASK = "One question, before and after: the trained model's answer, and below it that of the untuned one."
+_ASK = "One question, after and before training: the trained model's answer, and the untuned model's below it."
 _EXPORT = """
-The adapter is merged into its 16-bit base and compared with it; GGUF files are for llama.cpp, LM Studio and Ollama,
-with Ollama's `Modelfile` beside them. Neither goes to the Drive by itself: they are large.
+The adapter is merged into its 16-bit base, and the result is compared with it; GGUF files are for llama.cpp, LM Studio
+and Ollama, with Ollama's `Modelfile` next to them. They are large and are not copied to the Drive automatically.
 """
 _TO_DRIVE = """import shutil
 
 if os.path.isdir(f"runs/{RECIPE}/gguf"):
     shutil.copytree(f"runs/{RECIPE}/gguf", f"{MIRROR}/gguf", dirs_exist_ok=True)"""
 _PUSH = """
-What would go to the Hub, in the folder `pushed`. Without `--dry-run pushed` it goes there, private unless you add
-`--public`; `plantune push RUN USER/NAME --data` is for the plans.
+This writes what would go to the Hub to the folder `pushed`. Without `--dry-run pushed` it is pushed to the Hub, private
+unless you add `--public`; `plantune push RUN USER/NAME --data` pushes the plans.
 """
 
 
 def colab(model: str, title: str, address: str) -> list[dict[str, Any]]:
-    """The two halves for one model; the recipe's own docstring says which GPU and how long."""
+    """Return the cells of both halves for one model; GPU and time are from the recipe's docstring."""
     docstring = (HERE.parent / "recipes" / f"{model}_sft.py").read_text(encoding="utf-8")
     size = re.search(r"one (\d+ GB) GPU", docstring)[1]
     time = re.search(r"^Time: (.+)$", docstring, re.MULTILINE)[1]
@@ -192,32 +192,32 @@ def colab(model: str, title: str, address: str) -> list[dict[str, Any]]:
 
 _HERE = """# A 135M model learns to plan, on a CPU
 
-BADGES**GPU:** none. **Time:** some ten minutes on two CPU cores; `plantune estimate smollm2_135m` guesses it for yours.
-**Gain:** in `benchmarks/demo.md`, of five seeds. No key, and no network beyond the package index, from which the model
+BADGES**GPU:** none. **Time:** some ten minutes on two CPU cores; `plantune estimate smollm2_135m` estimates yours.
+**Gain:** see `benchmarks/demo.md`, five seeds. No key, and no network beyond the package index, from which the model
 comes.
 """
-_HERE_CONSTANTS = """SETTINGS = []  # say ["problems.limit=100", "sft.max_steps=10"]
+_HERE_CONSTANTS = """SETTINGS = []  # such as ["problems.limit=100", "sft.max_steps=10"]
 """
 _RECIPE = """## The recipe
 
-It is `recipes/smollm2_135m.py`. Every field has its meaning written beside it in `plantune_lite/recipe/schema.py`.
+This is `recipes/smollm2_135m.py`. `plantune_lite/recipe/schema.py` explains every field.
 """
 _RUN = """## The run
 
-The same cell, run again, resumes after whatever interrupts it. Another setting under the same name is refused with a
-sentence that says how to go on; `name=another` starts another run.
+If this cell is interrupted, run it again to resume. Other settings under the same name are refused, with a message
+that says what to do; `name=another` starts another run.
 """
 _TABLE = """from IPython.display import Markdown
 
 Markdown(filename=run_folder / "eval" / "standing.md")"""
 _AFTER = """## What came of it
 
-The untuned model at its best prompt first. `report.html` in the run's folder is the whole of it on one page.
+The untuned model at its best prompt comes first. `report.html` in the run's folder shows everything on one page.
 """
 
 
 def embedded(address: str) -> list[dict[str, Any]]:
-    """The recipe as a literal, and run(RECIPE)."""
+    """Return the cells that show the recipe as a literal and call run(RECIPE)."""
     return [
         text(_HERE.replace("BADGES", badges("smollm2_135m", address))),
         code(_HERE_CONSTANTS + install(address)),
@@ -238,7 +238,7 @@ def embedded(address: str) -> list[dict[str, Any]]:
 
 
 def literal(recipe: Path) -> str:
-    """A recipe's file without its docstring and without what only a script needs."""
+    """Return a recipe's file without its docstring and without what only a script needs."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     docstring, *_, main = ast.parse("\n".join(lines)).body
     return "\n".join(lines[docstring.end_lineno : main.lineno - 1]).strip()
@@ -248,12 +248,12 @@ def literal(recipe: Path) -> str:
 
 
 def text(source: str) -> dict[str, Any]:
-    """A cell of Markdown."""
+    """Return a Markdown cell."""
     return {"cell_type": "markdown", "metadata": {}, "source": _lines(source)}
 
 
 def code(source: str) -> dict[str, Any]:
-    """A cell of code, never run."""
+    """Return a code cell without outputs."""
     return {"cell_type": "code", "execution_count": None, "metadata": {}, "outputs": [], "source": _lines(source)}
 
 
@@ -262,11 +262,11 @@ def _lines(source: str) -> list[str]:
 
 
 def notebooks(address: str) -> dict[str, str]:
-    """Every notebook's file name and text, for a project of this address."""
-    made = {f"{model}.ipynb": colab(model, title, address) for model, title in MODELS.items()}
-    made["smollm2_135m.ipynb"] = embedded(address)
-    found = {}
-    for name, cells in made.items():
+    """Return each notebook's text by file name, for a project with this address."""
+    cells_of = {f"{model}.ipynb": colab(model, title, address) for model, title in MODELS.items()}
+    cells_of["smollm2_135m.ipynb"] = embedded(address)
+    texts = {}
+    for name, cells in cells_of.items():
         kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
         notebook = {
             "cells": [{"id": f"cell-{number}", **cell} for number, cell in enumerate(cells)],
@@ -274,8 +274,8 @@ def notebooks(address: str) -> dict[str, str]:
             "nbformat": 4,
             "nbformat_minor": 5,
         }
-        found[name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-    return found
+        texts[name] = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    return texts
 
 
 if __name__ == "__main__":

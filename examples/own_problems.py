@@ -1,12 +1,12 @@
 """Your own problems, from a file or from a function.
 
-A file needs no Python: CSV, TSV, JSON, JSONL or Parquet, its columns under whatever names they have.
+A file needs no Python: CSV, TSV, JSON, JSONL or Parquet, with any column names.
 
     plantune show examples/my.csv                                # what is in it, before anything is spent
     plantune run qwen3_4b_sft problems.path=examples/my.csv problems.question=Frage problems.answer=Antwort name=mine
 
-A function is for problems that are made or fetched. It may take `seed` and `limit`, and yields dicts with at least a
-question and an answer. Worked steps let the `worked` teacher write plans without a model, as in the recipe below:
+A function is for problems that are generated or fetched. It may take `seed` and `limit`, and yields dicts with at least
+a question and an answer. With worked steps, the `worked` teacher writes plans without a model, as in the recipe below:
 
     python examples/own_problems.py --dry-run                    # then without it
 
@@ -21,7 +21,7 @@ from plantune_lite import SFT, Corpus, Distill, Problems, Recipe, Student, run
 
 
 def change_problems(seed: int, limit: int | None) -> Iterator[dict[str, Any]]:
-    """Paying with a note: one addition, one subtraction."""
+    """Generate problems about paying with a note: one addition, one subtraction."""
     rng = random.Random(seed)
     for _ in range(limit or 500):
         bread, cheese = rng.randint(2, 9), rng.randint(2, 9)

@@ -1,12 +1,12 @@
-"""What `plantune train` does in its SFT stage, without plantune: a loop over corpus/train.jsonl, to read and to change.
+"""Do what `plantune train` does in its SFT stage, without plantune: a loop over corpus/train.jsonl to read and change.
 
     plantune distill smollm2_135m
     python examples/sft_loop.py runs/smollm2_135m HuggingFaceTB/SmolLM2-135M-Instruct adapter
     plantune evaluate smollm2_135m --model adapter
 
-Needs torch, transformers and peft. It learns the completion alone, its turn's end included, and starts with the same
-loss; a test holds it to that. Left out: checkpoints, validation, 4-bit weights, rows of about one length together, what
-happens when memory runs out, and the time there is.
+Needs torch, transformers and peft. It learns only the completion, including its end of turn; a test checks that its
+losses are those of the SFT stage. Left out: checkpoints, validation, 4-bit weights, batching rows by length, handling
+of out-of-memory errors, and the time limit.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-NOT_LEARNED = -100  # what cross entropy leaves out
+NOT_LEARNED = -100  # the label that cross entropy ignores
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -37,65 +37,65 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=512)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
+    args = parser.parse_args()
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = AutoTokenizer.from_pretrained(asked.model)
-    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=torch.float32).to(device)
-    torch.manual_seed(asked.seed)
-    lora = LoraConfig(r=asked.rank, lora_alpha=asked.rank, target_modules=LAYERS, task_type="CAUSAL_LM")
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).to(device)
+    torch.manual_seed(args.seed)
+    lora = LoraConfig(r=args.rank, lora_alpha=args.rank, target_modules=LAYERS, task_type="CAUSAL_LM")
     model = get_peft_model(model, lora).train()
 
-    with open(asked.run / "corpus" / "train.jsonl", encoding="utf-8") as file:
+    with open(args.run / "corpus" / "train.jsonl", encoding="utf-8") as file:
         rows = [encoded(tokenizer, json.loads(line)) for line in file]
-    rows = [row for row in rows if len(row[0]) <= asked.max_length]
+    rows = [row for row in rows if len(row[0]) <= args.max_length]
     trained = [weights for weights in model.parameters() if weights.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=asked.learning_rate, weight_decay=0.0)
-    shares = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step, asked.steps))
+    optimizer = torch.optim.AdamW(trained, lr=args.learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: share(step, args.steps))
 
-    batches = shuffled(rows, asked.batch, asked.seed)
-    for step in range(1, asked.steps + 1):
+    batches = shuffled(rows, args.batch, args.seed)
+    for step in range(1, args.steps + 1):
         ids, mask, labels = (part.to(device) for part in padded(next(batches), tokenizer.pad_token_id))
         logits = model(input_ids=ids, attention_mask=mask).logits
-        # Position n says what comes at n + 1; the mean is over the learned tokens of the whole batch.
+        # Position n predicts the token at n + 1; the mean is over the learned tokens of the whole batch.
         loss = torch.nn.functional.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=NOT_LEARNED
         )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        shares.step()
+        schedule.step()
         optimizer.zero_grad()
-        print(f"step {step} of {asked.steps}, loss {loss.item():.6f}", flush=True)
+        print(f"step {step} of {args.steps}, loss {loss.item():.6f}", flush=True)
 
-    model.save_pretrained(asked.out)
-    tokenizer.save_pretrained(asked.out)
+    model.save_pretrained(args.out)
+    tokenizer.save_pretrained(args.out)
 
 
 def encoded(tokenizer: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-    """A row's token ids, and what each position is to be: nothing for the prompt."""
-    # The template writes the one BOS where a family has one, so nothing is added to what it has written.
+    """Return a row's token ids and labels, with the prompt not learned."""
+    # The template writes the BOS token if the family has one, so the tokenizer must not add another.
     prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
-    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     learned = tokenizer(row["completion"][-1]["content"].rstrip(), add_special_tokens=False)["input_ids"]
-    # Gemma's turns do not end with its EOS; a student that never learns the end of a turn never stops.
+    # Gemma's turns do not end with its EOS; a student that never learns to end its turn never stops.
     ends = "<end_of_turn>" if "<end_of_turn>" in tokenizer.chat_template else tokenizer.eos_token
     learned.append(tokenizer.convert_tokens_to_ids(ends))
-    return asked + learned, [NOT_LEARNED] * len(asked) + learned
+    return prompt_ids + learned, [NOT_LEARNED] * len(prompt_ids) + learned
 
 
 def shuffled(rows: list[Any], batch: int, seed: int) -> Iterator[list[Any]]:
-    """Batches for ever, every epoch in another order."""
-    dice, waiting = random.Random(seed), []
+    """Yield batches endlessly, each epoch in a new order."""
+    rng, waiting = random.Random(seed), []
     while True:
-        waiting += dice.sample(rows, len(rows))
+        waiting += rng.sample(rows, len(rows))
         while len(waiting) >= batch:
             yield waiting[:batch]
             waiting = waiting[batch:]
 
 
 def padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rows as one batch, filled up on the right: token ids, what of them counts, and labels."""
+    """Pad rows on the right to one batch: token ids, attention mask and labels."""
     width = max(len(ids) for ids, _ in rows)
     ids = [ids + [pad] * (width - len(ids)) for ids, _ in rows]
     mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]
@@ -104,7 +104,7 @@ def padded(rows: list[tuple[list[int], list[int]]], pad: int) -> tuple[torch.Ten
 
 
 def share(step: int, steps: int, warmup: float = 0.1) -> float:
-    """Of the learning rate: up in a line for a tenth of the steps, then down along a cosine."""
+    """Return the learning rate's multiplier: linear warm-up for a tenth of the steps, then cosine decay."""
     up = round(warmup * steps)
     if step < up:
         return (step + 1) / (up + 1)

@@ -1,17 +1,17 @@
 """Gemma-3-1B learns to plan before it solves (M1): LoRA SFT, one 8 GB GPU, batch 2 x 1024 tokens. Gain: unmeasured.
 
-Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate gemma3_1b_sft` says how much, before the
-first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
+Costs: with a Gemini key the calls for 1,000 problems (`plantune estimate gemma3_1b_sft` prints the cost
+beforehand); without a key the untuned model plans for itself, which costs only time; its plans are not scored.
 Time: 1 h on an RTX 4060, 3 h without a key, by `plantune estimate`; unmeasured.
-Memory: 4.2 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet.
+Memory: 4.2 GiB for SFT by `plantune estimate`, not yet checked on a GPU.
 Expect: unknown. PLAN-TUNING reports no SFT figure for this model; its authors saw 5 % on GSM8K after plain SFT and 28 %
-after Plan-GRPO, so SFT alone may well leave it worse than untuned. The first line of the table says so if it does.
+after Plan-GRPO, so SFT alone may well make it worse than untuned. The first line of the table says so if it does.
 
-Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
+Out of memory? Lower in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
 student.lora_rank=16 student.lora_alpha=16.
 On a T4 (no bf16) Gemma computes in float32, slower: its activations overflow fp16.
 The paper's size: problems.limit=none distill.keep=best evaluate.suites=paper evaluate.limit=none (its learning rate
-of 5e-6 is of all weights, and would hardly move an adapter)
+of 5e-6 is for training all weights and would hardly move an adapter)
 The weights are gated: accept Gemma's terms and set HF_TOKEN, or student.model=unsloth/gemma-3-1b-it.
 """
 

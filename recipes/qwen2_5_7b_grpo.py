@@ -1,17 +1,17 @@
 """Qwen2.5-7B learns to plan before it solves: SFT, then GRPO for answer and plan. One 16 GB GPU, gain unmeasured.
 
-Costs: the plans of `qwen2_5_7b_sft`, from the same ledger: whoever ran that pays nothing twice. Then 60 steps of 2
-prompts x 8 answers.
+Costs: the plans of `qwen2_5_7b_sft`, from the same ledger: if you ran that, they are free. Then 60 steps of
+2 prompts x 8 answers.
 Time: 5 h on a T4, 8 h without a key, by `plantune estimate`; unmeasured.
-Memory: 9.4 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
+Memory: 9.4 GiB for GRPO by `plantune estimate`, not yet checked on a GPU.
 Expect: unknown. PLAN-TUNING reports no GRPO figure for this model.
-Prompts that the warmed-up model always or never solves teach nothing and are left out; the run says how many.
+Prompts that the model always or never solves after SFT teach nothing and are left out; the run prints how many.
 
-grpo.reward=answer is plain GRPO, answer+plan adds likeness to the reference plan (grpo.judge=teacher lets the teacher
-judge it, for money), guided makes groups of plans with several continuations each (grpo.group=12), after PTA-GRPO.
-Out of memory? Turn down in this order: grpo.max_completion=384, grpo.group=4, both with --again grpo; then
-student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT is of the same student.
-The paper's numbers: grpo.settings=paper grpo.group=4 grpo.prompts_per_step=8 grpo.learning_rate=5e-6 grpo.start=base
+grpo.reward=answer is plain GRPO, answer+plan adds similarity to the reference plan (grpo.judge=teacher lets the
+teacher judge it, which costs money), guided samples several continuations of each plan, as PTA-GRPO (grpo.group=12).
+Out of memory? Lower in this order: grpo.max_completion=384, grpo.group=4, both with --again grpo; then
+student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT trains the same student.
+The paper's settings: grpo.settings=paper grpo.group=4 grpo.prompts_per_step=8 grpo.learning_rate=5e-6 grpo.start=base
 sft=none grpo.judge=teacher (its judge is a model; it trained all weights, on all prompts)
 """
 

@@ -1,18 +1,18 @@
 """Qwen2.5-7B learns to plan before it solves (M1): QLoRA SFT, one 16 GB GPU, batch 2 x 1024 tokens. Gain: unmeasured.
 
-Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen2_5_7b_sft` says how much, before the
-first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
+Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen2_5_7b_sft` prints the cost
+beforehand); without a key the untuned model plans for itself, which costs only time; its plans are not scored.
 Time: 3 h on a T4, 5 h without a key, by `plantune estimate`; unmeasured.
-Memory: 9.4 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet.
+Memory: 9.4 GiB for SFT by `plantune estimate`, not yet checked on a GPU.
 Expect: little on easy problems. Untuned, this model solves most of GSM8K, so the recipe trains on MATH levels 3 to 5,
-where there may be headroom; before anything is spent `plantune run` asks it 64 of them and says how many it solves
-already.
+where there may be headroom; before anything is spent, `plantune run` tests it on 64 of them and prints how many it
+already solves.
 PLAN-TUNING reports no SFT figure for this model.
 
-Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
+Out of memory? Lower in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
 student.lora_rank=16 student.lora_alpha=16.
 The paper's size: problems.limit=none distill.keep=best evaluate.suites=paper evaluate.limit=none (its learning rate
-of 5e-6 is of all weights, and would hardly move an adapter)
+of 5e-6 is for training all weights and would hardly move an adapter)
 """
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run

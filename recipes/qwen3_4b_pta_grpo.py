@@ -1,19 +1,19 @@
 """Qwen3-4B learns from groups of plans and what follows them (PTA-GRPO): SFT, then GRPO. One 12 GB GPU, gain unknown.
 
-The plans that SFT begins with are summaries of the data set's own solutions, one call each; nobody scores them. Then
-60 steps of 2 prompts x 4 plans x 3 continuations, paid for the answer, the plan's share of right ones, form and length.
-Costs: with a Gemini key 500 calls (`plantune estimate qwen3_4b_pta_grpo` says how much, before the first); without
-one the untuned model summarises for itself.
+SFT trains on plans that are summaries of the data set's own solutions, one call each, not scored. Then 60 steps of
+2 prompts x 4 plans x 3 continuations, rewarded for the answer, the plan's share of right answers, form and length.
+Costs: with a Gemini key 500 calls (`plantune estimate qwen3_4b_pta_grpo` prints the cost beforehand); without one
+the untuned model writes the summaries itself.
 Time: 5 h on an RTX 4070, 6 h without a key, by `plantune estimate`; unmeasured.
-Memory: 8.5 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
+Memory: 8.5 GiB for GRPO by `plantune estimate`, not yet checked on a GPU.
 Expect: little. The paper reports no figure for this model; another paper that ran PTA-GRPO on it found 95.8 % on
-MATH-500 beside 96.0 % untuned, by majority of 16. For Qwen2.5-7B PTA's own has 58.5 beside 54.8 % after GRPO.
+MATH-500 and 96.0 % untuned, by majority of 16. For Qwen2.5-7B the PTA-GRPO paper has 58.5 %, and 54.8 % for GRPO.
 
 As in the paper: advantages by the group's spread, clip and KL, no warm-up, weight decay 0.01, the weights 0.5 of a plan
-and 0.2 of the form, sampling at 1.0, testing at 0.6 with top_p 0.95. It gives no KL weight, clip, or weight, softmax
-and longest of the length term: those are ours (grpo.extra.beta, grpo.length_weight, grpo.plan_softmax, grpo.longest).
-Out of memory? Turn down in this order: grpo.max_completion=384, grpo.prompts_per_step=1, both with --again grpo; then
-student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT is of the same student.
+and 0.2 of the form, sampling at 1.0, testing at 0.6 with top_p 0.95. It gives no KL weight or clip, nor weight, softmax
+and longest for the length term: those are ours (grpo.extra.beta, grpo.length_weight, grpo.plan_softmax, grpo.longest).
+Out of memory? Lower in this order: grpo.max_completion=384, grpo.prompts_per_step=1, both with --again grpo; then
+student.lora_rank=16 student.lora_alpha=16 with --again sft, because the SFT trains the same student.
 The paper's size: problems.limit=none grpo.steps=150 grpo.prompts_per_step=11 grpo.max_completion=4500
 student.max_length=6000 evaluate.suites=pta evaluate.samples=64 evaluate.limit=none evaluate.max_tokens=4500
 max_hours=none (it trained all weights, with a rate of 1e-6, on 60,000 problems of DeepMath, after 10,000 plans)
@@ -40,7 +40,7 @@ RECIPE = Recipe(
         plan_weight=0.5,
         structure_weight=0.2,
         prompts_per_step=2,
-        learning_rate=5e-6,  # of an adapter; the paper trains all weights with 1e-6
+        learning_rate=5e-6,  # for an adapter; the paper trains all weights with 1e-6
     ),
     evaluate=Evaluate(("own", "math500"), limit=75, samples=4, temperature=0.6, top_p=0.95, max_tokens=1024),
     export=Export(("adapter", "merged", "q8_0")),

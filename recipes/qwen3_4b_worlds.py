@@ -1,13 +1,13 @@
 """Qwen3-4B learns to plan in blocksworld: QLoRA SFT, then GRPO on valid plans, one 12 GB GPU. Gain: unmeasured.
 
 Costs: nothing but time. Problems are drawn by a generator, plans come from a planner, and an exact simulator grades
-them: a plan is right when every step can be done and the goal holds at its end. Minutes on a GPU: unmeasured.
-`plantune probe qwen3_4b_worlds` then asks what the student knows of its world. Needs the extra [lab].
+them: a plan is right if every step can be done and the goal holds at the end. Minutes on a GPU: unmeasured.
+`plantune probe qwen3_4b_worlds` then tests what the student knows about its world. Needs the extra [lab].
 
-Memory: 7.1 GiB for GRPO by `plantune estimate`, which nobody has compared with a GPU yet.
+Memory: 7.1 GiB for GRPO by `plantune estimate`, not yet checked on a GPU.
 Other worlds: problems.source=world:gripper, or :logistics. Random walks instead of plans,
 which show more of a world: :blocksworld_walks; half and half: :blocksworld_mixed.
-Out of memory? Turn down in this order: sft.batch_size=2 sft.accumulate=4 with --again sft, grpo.group=6 with --again
+Out of memory? Lower in this order: sft.batch_size=2 sft.accumulate=4 with --again sft, grpo.group=6 with --again
 grpo, student.lora_rank=16 student.lora_alpha=16 with --again sft.
 """
 
@@ -18,7 +18,7 @@ RECIPE = Recipe(
     seed=0,
     problems=Problems("world:blocksworld", limit=1_000),
     distill=Distill(teacher="worked"),  # no model: the planner's plans
-    # Nobody scored these plans. Questions share the words of their world, so that only a whole copy is a copy.
+    # These plans have no scores. All questions of a world share its words, so only exact copies count as duplicates.
     corpus=Corpus(filter="none", dedup="exact", decontaminate=100),
     student=Student("qwen3_4b", bits=4, max_length=768, lora_rank=32, checkpointing=True),
     sft=SFT(target="plan+solution", epochs=1, learning_rate=2e-4, batch_size=4, accumulate=2),

@@ -1,16 +1,16 @@
 """Qwen3.5-2B, its text part, learns to plan before it solves (M1): 16-bit LoRA SFT, one 12 GB GPU. Gain: unmeasured.
 
-Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen3_5_2b_sft` says how much, before the
-first); without a key the untuned model plans for itself, for nothing but time, and nobody scores its plans.
-Memory: 5.9 GiB for SFT by `plantune estimate`, which nobody has compared with a GPU yet. In 16 bits, because Unsloth
-advises against 4 for this family; a GPU without bf16 (a T4) computes in float32, slowly.
-Expect: unmeasured. Thinking stays off, in training and in answering, so that the plan is what it thinks; before
-anything is spent `plantune run` asks it 64 of the problems and says how many it solves already.
+Costs: with a Gemini key the calls for 500 problems (`plantune estimate qwen3_5_2b_sft` prints the cost
+beforehand); without a key the untuned model plans for itself, which costs only time; its plans are not scored.
+Memory: 5.9 GiB for SFT by `plantune estimate`, not yet checked on a GPU. In 16 bits, because Unsloth
+advises against 4 bits for this family; a GPU without bf16 (a T4) computes in float32, slowly.
+Expect: unmeasured. Thinking stays off, in training and in answering, so that the plan takes its place; before
+anything is spent, `plantune run` tests it on 64 of the problems and prints how many it already solves.
 
-Out of memory? Turn down in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
+Out of memory? Lower in this order, with --again sft: sft.batch_size=1 sft.accumulate=8, student.max_length=768,
 student.lora_rank=16 student.lora_alpha=16.
 The paper's size: problems.limit=none distill.keep=best evaluate.suites=paper evaluate.limit=none (its learning rate
-of 5e-6 is of all weights, and would hardly move an adapter)
+of 5e-6 is for training all weights and would hardly move an adapter)
 """
 
 from plantune_lite import SFT, Corpus, Distill, Evaluate, Export, Problems, Recipe, Student, run
@@ -26,7 +26,7 @@ RECIPE = Recipe(
         bits=16,
         max_length=1024,
         lora_rank=32,
-        # Three of four layers have these three in place of attention's.
+        # In three of four layers, the last three replace the attention projections.
         lora_targets=(
             *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
             *("in_proj_qkv", "in_proj_z", "out_proj"),

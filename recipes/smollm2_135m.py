@@ -1,10 +1,10 @@
 """SmolLM2-135M learns to plan before it solves, on a CPU: no GPU, no key, no network beyond the package index.
 
-Problems are of our own small generator, chosen to need planning: three chains of relations in shuffled order, asked for
-the end of one. A worked solution must begin where the asked chain begins, two hops back; a plan runs backwards from the
-question and finds it. Three arms answer the same fresh problems: the untuned model at its best prompt, a baseline
-trained on the solutions alone, and the same training with a plan before each solution. What they come to, seed after
-seed, in how many minutes: benchmarks/demo.md. Where little is to be planned, in stories:
+Problems are from our own small generator, chosen to need planning: three chains of relations in shuffled order, and a
+question about the end of one. A solution must begin where that chain begins, two hops back; a plan runs backwards from
+the question and finds it. Three arms answer the same fresh problems: the untuned model at its best prompt, a baseline
+trained on the solutions alone, and the same training with a plan before each solution. Results of every
+seed, and minutes: benchmarks/demo.md. On stories, which need little planning:
 `plantune run smollm2_135m problems.source=practice_stories name=stories`.
 """
 

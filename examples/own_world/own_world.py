@@ -1,11 +1,11 @@
-"""A world of your own, from PDDL files: a planner's plans to learn, a simulator as the judge. Needs the extra [lab].
+"""A planning world of your own, from PDDL files: a planner writes the plans, a simulator grades. Needs the extra [lab].
 
     plantune distill smollm2_135m_worlds problems.source=examples/own_world/own_world.py:mine name=painter
     plantune run smollm2_135m_worlds problems.source=examples/own_world/own_world.py:mine name=painter
 
-The folder `problems` holds sixteen houses for a painter, of three to five rooms; the largest are for tests only. It is
-enough to see it run: to learn from takes hundreds. Where the planner refuses a domain because it has more than STRIPS
-with types, `walks` asks it nothing: its plans are random walks, and where they end are the goals.
+The folder `problems` has sixteen houses for a painter, of three to five rooms; the largest are for tests only. They are
+enough to see it run; to learn, use hundreds. If the planner refuses a domain because it has more than STRIPS with
+types, use `walks`, which needs no planner: its plans are random walks, and its goals are where they end.
 """
 
 from collections.abc import Iterator
@@ -18,10 +18,10 @@ HERE = Path(__file__).parent
 
 
 def mine(seed: int, limit: int | None) -> Iterator[Problem]:
-    """The planner's plans."""
+    """Yield problems with the planner's plans."""
     return from_folder(HERE / "domain.pddl", HERE / "problems", seed=seed, limit=limit)
 
 
 def walks(seed: int, limit: int | None) -> Iterator[Problem]:
-    """Random walks."""
+    """Yield problems with random walks as plans."""
     return from_folder(HERE / "domain.pddl", HERE / "problems", "walks", seed=seed, limit=limit)
