@@ -210,7 +210,7 @@ that says what to do; `name=another` starts another run.
 _TABLE = """from IPython.display import Markdown
 
 Markdown(filename=run_folder / "eval" / "standing.md")"""
-_AFTER = """## What came of it
+_AFTER = """## Results
 
 The untuned model at its best prompt comes first. `report.html` in the run's folder shows everything on one page.
 """

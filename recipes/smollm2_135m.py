@@ -15,7 +15,7 @@ RECIPE = Recipe(
     seed=0,
     problems=Problems("practice", levels=(2,), limit=256, held_out=0.8),  # hops; 205 more are held out
     distill=Distill(teacher="worked"),  # no model: a worked solution becomes a plan and its execution
-    corpus=Corpus(filter="answer", validation=0.0),  # nobody scored these plans
+    corpus=Corpus(filter="answer", validation=0.0),  # these plans have no scores
     student=Student("smollm2_135m", bits=16, max_length=512, checkpointing=False),
     sft=SFT(target="plan+solution", max_steps=64, learning_rate=2e-3, batch_size=4, accumulate=1),
     evaluate=Evaluate(
@@ -27,7 +27,7 @@ RECIPE = Recipe(
         plan_use=True,
     ),
     export=Export(("merged", "q8_0")),
-    headroom=0,  # the untuned model is asked in evaluation
+    headroom=0,  # evaluation measures the untuned model
     max_hours=1.0,
 )
 
