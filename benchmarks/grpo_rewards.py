@@ -17,7 +17,6 @@ from benchmarks.demo import over_seeds, plantune
 from benchmarks.report import HERE, machine, markdown, write
 from plantune_lite.evaluate import compare
 from plantune_lite.evaluate.stats import Estimate
-from plantune_lite.files import read_jsonl
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.studies.definitions import study
@@ -33,9 +32,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--runs", nargs="*", default=[f"{reward}{seed}" for reward in REWARDS for seed in SEEDS])
-    parser.add_argument("--note", default="", help="what the minutes must not be read without")
+    written = json.loads((HERE / "grpo_rewards.json").read_text(encoding="utf-8"))
+    parser.add_argument("--note", default=written["note"], help="what the tables must not be read without")
     arguments = parser.parse_args()
-    known = json.loads((HERE / "grpo_rewards.json").read_text(encoding="utf-8")).get("runs", {})
+    known = written["runs"]
     variants = {one.name: one.settings for one in study("reward", load_recipe("smollm2_135m_grpo")).variants}
     for name in arguments.runs:
         if name not in known:
@@ -51,7 +51,6 @@ def figures(run: Path) -> dict[str, Any]:
     manifest = read_manifest(run)
     stood = compare.standing([run])
     added = next(one for one in stood.comparisons if (one.model, one.reference) == ("grpo", "m1"))
-    sampled = list(read_jsonl(run / "grpo" / "samples.jsonl"))
     return {
         "right": {row.model: vars(row.accuracy) for row in stood.rows},
         "added": vars(added.paired.difference),
@@ -60,14 +59,13 @@ def figures(run: Path) -> dict[str, Any]:
         "seconds": {name: entry.seconds for name, entry in manifest.stages.items()},
         "line": manifest.line("grpo"),
         "rewards": manifest.summaries.grpo.rewards,
-        "sampled_tokens": sum(one["tokens"] for one in sampled),
         "recipe": json.loads((run / "recipe.json").read_text(encoding="utf-8")),
     }
 
 
 def write_down(found: dict[str, Any], note: str) -> None:
     """Write the page; the seed that was tuned on has a table of its own."""
-    columns = ("run", "untuned", "after SFT", "after GRPO", "added", "won", "lost", "minutes", "sampled tokens")
+    columns = ("run", "untuned", "after SFT", "after GRPO", "added", "won", "lost", "minutes")
     parts = []
     for reward in REWARDS:
         runs = {f"{reward}{seed}": found[f"{reward}{seed}"] for seed in SEEDS if f"{reward}{seed}" in found}
@@ -96,7 +94,7 @@ def _row(name: str, one: dict[str, Any]) -> tuple[Any, ...]:
     right = [f"{100 * one['right'][model]['value']:.1f} %" for model in ("untuned", "m1", "grpo")]
     minutes = sum(one["seconds"].values()) / 60
     added = Estimate(**one["added"]).points().replace(" points", "")
-    return (name, *right, added, one["won"], one["lost"], f"{minutes:.1f}", f"{one['sampled_tokens']:,}")
+    return (name, *right, added, one["won"], one["lost"], f"{minutes:.1f}")
 
 
 if __name__ == "__main__":
