@@ -178,7 +178,6 @@ class Push:
         if self.left_out:
             self.say(f"{len(self.left_out)} files are not pushed: {', '.join(self.left_out[:8])}")
         self.files.append(CommitOperationAdd(MARKER, _marker(self.files, self.about)))  # reads and hashes all of them
-        self.say(f"{self.repo}: {len(self.files)} files, {size(_bytes(self.files))}")
 
     @cached_property
     def api(self) -> "HfApi":

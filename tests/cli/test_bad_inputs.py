@@ -89,7 +89,7 @@ DEEP = "[" * 800 + "]" * 800
     [
         *((("estimate", "smollm2_135m", f"--gpu={gigabytes}"), "'--gpu'") for gigabytes in ("nan", "1e400", "-5", "0")),
         (("ablate", "target", "smollm2_135m", "--dry-run", "--seeds=1000000"), "'--seeds': 1000000"),
-        (("estimate", "smollm2_135m", "problems.path=~nobody-here/x"), "no file ~nobody-here/x"),
+        (("estimate", "smollm2_135m", "problems.path=~nobody-here/x"), "cannot read ~nobody-here/x"),
         (("show", "smollm2_135m", f'sft.extra={{"x": {DEEP}}}'), "sft.extra is"),
         (("show", "smollm2_135m", f"sft.extra.x={DEEP}"), "sft.extra is"),
         (("show", "smollm2_135m", "name=a\0b"), "name is"),
@@ -97,7 +97,7 @@ DEEP = "[" * 800 + "]" * 800
         (("show", "huge.jsonl"), "huge.jsonl line 1: not JSON"),
         (("show", "deep.json"), "deep.json: not JSON"),
         (("show", "utf16.csv"), "byte 0x00 is not UTF-8"),
-        (("estimate", "smollm2_135m", "problems.path=nul.jsonl"), "nul.jsonl line 1: question holds"),
+        (("estimate", "smollm2_135m", "problems.path=nul.jsonl"), "nul.jsonl line 1: question contains"),
         (("show", "latin.parquet"), "latin.parquet is not a Parquet file: 'utf-8'"),
         (("show", "smollm2_135m", "sft.=none"), "SFT has no field ''"),
         (("report", "list"), "recipe.json: not a recipe"),

@@ -165,13 +165,13 @@ def test_a_parquet_file_with_two_columns_of_a_name_says_so(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_one_sentence(tmp_path):
-    assert "no file" in refused(str(tmp_path / "gone.csv"))
+    assert "cannot read" in refused(str(tmp_path / "gone.csv"))
 
 
 def test_a_file_whose_columns_have_no_known_names_is_told_what_to_write(tmp_path):
     text = "foo,bar\nHow many apples does Ann have?,3\nHow many pears does Ben have?,4\n"
     path = write(tmp_path / "a.csv", text)
-    assert "There are foo, bar. Write problems.question=COLUMN problems.answer=COLUMN" in refused(path)
+    assert "There are foo, bar. Set problems.question=COLUMN problems.answer=COLUMN" in refused(path)
     assert everything(path, question="foo", answer="bar")[1].answer == "4"
     assert refused(write(tmp_path / "a.jsonl", "{}\n")).endswith("which the answer? It has no column")
 
@@ -343,7 +343,7 @@ def test_only_the_levels_asked_for_are_taken_and_those_there_are_named(tmp_path)
     rows = [{**row, "level": f"Level {1 + number % 3}"} for number, row in enumerate(sums(30))]
     path = write_rows(tmp_path / "a.jsonl", rows)
     assert {p.extra["level"] for p in everything(path, levels=(1, 3))} == {1, 3}
-    assert "there are 1, 2, 3" in refused(path, levels=(5,))
+    assert "its levels are 1, 2, 3" in refused(path, levels=(5,))
     own = load_problems(Problems(str(write_rows(tmp_path / "b.jsonl", sums(3))), levels=(5,), held_out=0), seed=0)
     assert len(own.pool) == 3, "a source without levels is taken whole"
 
