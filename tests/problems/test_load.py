@@ -173,7 +173,7 @@ def test_a_file_whose_columns_have_no_known_names_is_told_what_to_write(tmp_path
     path = write(tmp_path / "a.csv", text)
     assert "There are foo, bar. Set problems.question=COLUMN problems.answer=COLUMN" in refused(path)
     assert everything(path, question="foo", answer="bar")[1].answer == "4"
-    assert refused(write(tmp_path / "a.jsonl", "{}\n")).endswith("which the answer? It has no column")
+    assert refused(write(tmp_path / "a.jsonl", "{}\n")).endswith("which the answer? It has no columns")
 
 
 def test_a_column_that_a_recipe_names_is_taken_or_missed_by_name(tmp_path):
