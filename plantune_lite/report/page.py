@@ -26,8 +26,8 @@ from plantune_lite.types import Score, Trajectory
 
 SHOWN_TRAJECTORIES, SHOWN_ANSWERS = 10, 5
 _FOR_PLANNING = (
-    "These problems were chosen to need planning: their solution begins where only the way back from the question "
-    "leads. Where little is to be planned: problems.source=practice_stories."
+    "These problems were chosen to need planning: where the solution begins is found only by working back from the "
+    "question. Problems on which plans matter little: problems.source=practice_stories."
 )
 _CURVES = {  # chart -> the figures of a step that it draws
     "loss": ("loss", "validation_loss"),
@@ -86,7 +86,7 @@ def _about(recipe: Mapping[str, Any], manifest: Manifest) -> str:
     trained = f"trained by {' and '.join(ways)}" if ways else "not trained"
     return (
         f"{recipe['student']['model']} on {recipe['problems']['source']}, plans from {recipe['distill']['teacher']}, "
-        f"{trained}. Begun {manifest.created}."
+        f"{trained}. Started {manifest.created}."
         + (f" {DEQUANTISED}" if recipe["student"]["model"] == "smollm2_135m" else "")
     )
 
