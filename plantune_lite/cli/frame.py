@@ -43,7 +43,9 @@ def cli() -> None:
     """Teach small language models to plan before they solve.
 
     A RECIPE is a shipped name (plantune recipes), a .py file, or a run folder. Change any part of a recipe with
-    part.field=value after it: plantune run smollm2_135m sft.max_steps=80 seed=1
+    part.field=value after it:
+
+    plantune run smollm2_135m sft.max_steps=80 seed=1
     """
     from plantune_lite.pipeline.process import quiet_telemetry
 
