@@ -68,7 +68,7 @@ def nearest(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are {', '.join(names)}" if len(names) <= 40 else ""
+    return f"; there are {', '.join(names)}" if 0 < len(names) <= 40 else ""
 
 
 def is_json(value: Any, levels: int = 20) -> bool:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from plantune_lite.files import as_path
+from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.lab import FUNCTIONS, function_path
 from plantune_lite.types import RecipeError, present
 
@@ -73,10 +74,10 @@ def source_hash(text: str) -> str:
         tree = ast.parse(source)
     except (OSError, ValueError, SyntaxError) as error:
         raise RecipeError(f"{text}: {home} cannot be read ({error})") from None
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == name:
-            return hashlib.sha256((ast.get_source_segment(source, node) or "").encode()).hexdigest()
-    raise RecipeError(f"{text}: {home} has no function of that name at its top level")
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    if name not in functions:
+        raise RecipeError(f"{text}: {home} has no function {name!r} at its top level{nearest(name, functions)}")
+    return hashlib.sha256((ast.get_source_segment(source, functions[name]) or "").encode()).hexdigest()
 
 
 def _file_of(module: str) -> Path:

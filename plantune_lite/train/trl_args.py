@@ -4,6 +4,7 @@ common(model, out, Training(seed=1), steps=60)        {"max_steps": 60, "optim":
 config(SFTConfig, settings, {"neftune_noise_alpha": 5}, "sft")      an SFTConfig, or an error that says why not
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -88,6 +89,7 @@ def refuse_extra(part: SFT | GRPO, name: Literal["sft", "grpo"]) -> None:
     """Raise for an `extra` that TRL would refuse, by a config without a model; if TRL is missing, training raises."""
     if not part.extra or find_spec("trl") is None:
         return
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces kernels that it cannot download
     import trl
 
     dry: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": []}

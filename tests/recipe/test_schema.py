@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student
 from plantune_lite.files import default_of
-from plantune_lite.recipe import fields
+from plantune_lite.recipe import fields, user_code
 from plantune_lite.recipe.load import from_json, load_recipe, override, shipped, to_json
 from plantune_lite.recipe.schema import PARTS, leaves
 from plantune_lite.types import RecipeError
@@ -188,6 +188,16 @@ def test_a_function_in_a_recipe_is_stored_by_file_and_name(tmp_path):
         "RECIPE = Recipe(name='x', problems=Problems(make), student=Student('smollm2_135m'))\n"
     )
     assert load_recipe(path).problems.source == f"{path}:make"
+
+
+def test_the_nearest_function_is_named_where_a_file_lacks_one(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("def make(): return []\n")
+    with pytest.raises(RecipeError, match="has no function 'mak' at its top level; did you mean 'make'"):
+        user_code.source_hash(f"{path}:mak")
+    path.write_text("")
+    with pytest.raises(RecipeError, match="has no function 'mak' at its top level$"):
+        user_code.source_hash(f"{path}:mak")
 
 
 def test_a_lambda_in_a_recipe_is_refused_with_what_to_do():
