@@ -1,10 +1,10 @@
-r"""Does the grader agree with real gold answers? Each must equal its usual rewritings and differ from its neighbour's.
+r"""Check the grader on real gold answers: each must equal its usual rewritings and differ from its neighbour's.
 
     PLANTUNE_DATA=FOLDER python -m benchmarks.grader_agreement
 
-FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl and olympiadbench.jsonl, one {"id": ..., "answer": ...} a line. The
-truth does not come from the grader: a rewriting is the same by how it is made, and two neighbours are the same where
-their texts, or their values as fractions, are.
+FOLDER holds gsm8k_train.jsonl, gsm8k_test.jsonl and olympiadbench.jsonl, one {"id": ..., "answer": ...} per line.
+The truth does not come from the grader: rewritings are equal by construction, and two neighbours are equal if their
+texts are, or their values as fractions.
 """
 
 import json
@@ -20,10 +20,10 @@ from time import perf_counter
 
 from benchmarks.report import machine, markdown, write
 from plantune_lite.grading import sympy_worker
-from plantune_lite.grading.answers import answer_kind, final_answer, same_answer
+from plantune_lite.grading.answers import final_answer, same_answer
 
 SOURCES = {"gsm8k": ("gsm8k_train.jsonl", "gsm8k_test.jsonl"), "olympiadbench": ("olympiadbench.jsonl",)}
-MOST_LISTED = 50
+MAX_LISTED = 50
 
 _FRACTION = re.compile(r"(-?)\\frac\{(-?[0-9]+)\}\{([0-9]+)\}")
 _SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
@@ -32,7 +32,7 @@ _SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 
 def rewritings(gold: str) -> Iterator[tuple[str, str | None]]:
-    """The usual ways to write a gold answer; (name, text) pairs, as many as apply."""
+    """Yield the usual ways to write a gold answer that apply, as (name, text) pairs."""
     gold = gold.strip()
     yield "itself", gold
     yield r"\boxed{} found by final_answer", final_answer(f"Adding up, we get $\\boxed{{{gold}}}$.")
@@ -132,7 +132,7 @@ def _is_number(text: str) -> bool:
 
 
 def as_fraction(text: str) -> Fraction | None:
-    """The value of a plain number or a plain \\frac, read without the grader."""
+    """Parse a plain number or a plain \\frac without the grader."""
     text = text.strip().replace(" ", "")
     if match := _FRACTION.fullmatch(text):
         return Fraction(int(match[1] + match[2]), int(match[3]))
@@ -143,7 +143,7 @@ def as_fraction(text: str) -> Fraction | None:
 
 
 def truly_same(left: str, right: str) -> bool:
-    """Whether two gold answers are one answer, by text or by value."""
+    """Return whether two gold answers are equal, by text or by value."""
     if re.sub(r"\s", "", left) == re.sub(r"\s", "", right):
         return True
     return as_fraction(left) is not None and as_fraction(left) == as_fraction(right)
@@ -154,7 +154,7 @@ def truly_same(left: str, right: str) -> bool:
 
 @dataclass
 class Count:
-    """How often the grader agreed in one check."""
+    """Count how often the grader agreed in a check."""
 
     pairs: int = 0
     agree: int = 0
@@ -165,19 +165,19 @@ class Count:
 
 
 def counted_worker() -> Callable[[], int]:
-    """Count the pairs that go to the worker; the function returned says how many since it was last asked."""
-    asked, real = Counter(), sympy_worker._worker.ask
+    """Count the calls of the worker; return a function that gives their number since its last call."""
+    calls, real = Counter(), sympy_worker._worker.ask
 
     def ask(*args: object) -> sympy_worker.Judged:
-        asked["worker"] += 1
+        calls["worker"] += 1
         return real(*args)
 
     sympy_worker._worker.ask = ask
-    return lambda: asked.pop("worker", 0)
+    return lambda: calls.pop("worker", 0)
 
 
 def data_folder() -> Path:
-    """The folder with the benchmarks' JSONL files."""
+    """Return the folder with the benchmarks' JSONL files."""
     folder = os.environ.get("PLANTUNE_DATA")
     if not folder or not Path(folder).is_dir():
         sys.exit(f"PLANTUNE_DATA is {folder!r}: set it to the folder with gsm8k_test.jsonl, olympiadbench.jsonl ...")
@@ -185,17 +185,16 @@ def data_folder() -> Path:
 
 
 def golds_of(data: Path, source: str) -> list[str]:
-    """The gold answers of a source, in order."""
+    """Read the gold answers of a source, in order."""
     return [str(json.loads(line)["answer"]) for file in SOURCES[source] for line in open(data / file, encoding="utf-8")]
 
 
 def main() -> None:
-    """Check everything and write the table."""
+    """Check all answers and write the page."""
     data = data_folder()
     from_worker = counted_worker()
     started = perf_counter()
     counts: dict[tuple[str, str], Count] = {}
-    kinds: dict[str, Counter[str]] = {}
     skipped: list[dict[str, str]] = []
 
     def check(source: str, name: str, given: str | None, gold: str, expected: bool) -> None:
@@ -213,8 +212,6 @@ def main() -> None:
 
     for source in SOURCES:
         golds = golds_of(data, source)
-        kinds[source] = Counter(answer_kind(gold) for gold in golds)
-        from_worker()
         for gold in golds:
             for name, given in rewritings(gold):
                 check(source, name, given, gold, True)
@@ -225,11 +222,11 @@ def main() -> None:
                 skipped.append({"source": source, "gold": gold, "neighbour": neighbour})
             else:
                 check(source, "differs from its neighbour", neighbour, gold, False)
-    _write(counts, kinds, skipped, data, perf_counter() - started)
+    _write(counts, skipped, data, perf_counter() - started)
 
 
 def expanded_by_sympy(gold: str) -> str | None:
-    """The gold answer as math-verify parses it, expanded and printed again; None where it has no root or symbol."""
+    """Parse a gold answer with math-verify, expand and print it; None if it has no root or symbol."""
     import math_verify
     import sympy
 
@@ -239,7 +236,7 @@ def expanded_by_sympy(gold: str) -> str | None:
         parsed = math_verify.parse(f"${gold}$", [math_verify.LatexExtractionConfig()], fallback_mode="no_fallback")
         if (
             parsed and isinstance(parsed[0], sympy.Expr) and not re.search("[NRm]", gold)
-        ):  # it lowers letters, and drops m
+        ):  # it lowercases letters and drops m
             return sympy.latex(sympy.expand(parsed[0].doit()))
     except Exception:  # an expression that sympy cannot expand is no rewriting
         return None
@@ -247,19 +244,18 @@ def expanded_by_sympy(gold: str) -> str | None:
 
 
 def unparsable_by_math_verify(data: Path) -> list[str]:
-    """Gold answers of olympiadbench that math-verify itself does not parse, given in dollars."""
+    """Return the gold answers of olympiadbench that plain math-verify cannot parse between dollars."""
     import math_verify
 
     golds = golds_of(data, "olympiadbench")
     return [gold for gold in golds if not math_verify.parse(f"${gold}$", fallback_mode="no_fallback")]
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def _write(
     counts: dict[tuple[str, str], Count],
-    kinds: dict[str, Counter[str]],
     skipped: list[dict[str, str]],
     data: Path,
     seconds: float,
@@ -281,45 +277,39 @@ def _write(
         source: Counter(f"{row['gold']} = {row['neighbour']}" for row in skipped if row["source"] == source)
         for source in SOURCES
     }
-    lines = [markdown(("source", "check", "pairs", "agree", "disagree", "None", "asked the worker"), table), ""]
+    lines = [markdown(("source", "check", "pairs", "agree", "disagree", "None", "sent to the worker"), table), ""]
     for source in SOURCES:
-        lines.append(f"- {source}, kinds of gold answer: {_counted(kinds[source])}.")
         lines.append(
-            f"- {source}, neighbours left out because they are the same answer: {same[source].total()} pairs of "
-            f"{len(same[source])} values, listed in the JSON."
+            f"- {source}: {same[source].total()} neighbour pairs left out because their answers are equal "
+            f"({len(same[source])} values, listed in the JSON)."
         )
     lines.append(
-        f"- olympiadbench golds that math-verify alone does not parse: {', '.join(f'`{gold}`' for gold in unparsable)}."
+        f"- olympiadbench golds that plain math-verify cannot parse: {', '.join(f'`{gold}`' for gold in unparsable)}."
     )
     lines += [
         "",
-        f"Misses: {len(misses)}" + (f", of which {MOST_LISTED} are listed." if len(misses) > MOST_LISTED else "."),
+        f"Misses: {len(misses)}" + (f", of which {MAX_LISTED} are listed." if len(misses) > MAX_LISTED else "."),
         "",
     ]
     lines += [
         f"- {miss['source']}, {miss['check']}: `{miss['given']}` against `{miss['gold']}`: {miss['how']}"
-        for miss in misses[:MOST_LISTED]
+        for miss in misses[:MAX_LISTED]
     ]
     write(
         "grader_agreement",
         command="PLANTUNE_DATA=FOLDER python -m benchmarks.grader_agreement",
-        about="The grader on real gold answers: each should equal its usual rewritings and differ from the next row's. "
-        "None counts apart: the grader could not tell.",
+        about="The grader on real gold answers: each must equal its usual rewritings and differ from the next row's. "
+        "None: the grader could not decide.",
         found={
             "machine": machine("math-verify", "latex2sympy2_extended", "sympy"),
             "seconds": round(seconds, 1),
             "rows": rows,
-            "kinds": {source: dict(counter.most_common()) for source, counter in kinds.items()},
             "neighbours_left_out": {source: counter.most_common() for source, counter in same.items()},
             "golds_math_verify_cannot_parse": unparsable,
-            "misses": misses[:MOST_LISTED],
+            "misses": misses[:MAX_LISTED],
         },
         text="\n".join(lines),
     )
-
-
-def _counted(counter: Counter[str]) -> str:
-    return ", ".join(f"{kind} {number}" for kind, number in counter.most_common())
 
 
 if __name__ == "__main__":

@@ -133,7 +133,8 @@ print(row["prompt"][-1]["content"], row["completion"][-1]["content"], sep="\\n\\
 _SECOND = """## Second half: training, on a GPU runtime
 
 On Colab: Runtime > Change runtime type > a GPU. Then run the three set-up cells again and continue here: the first
-command with `--mirror` restores the plans from the Drive.
+command with `--mirror` restores the plans from the Drive. On an L4 or A100, not on a T4, `"[train,vllm]"` in place of
+`"[train]"` in the set-up lets vLLM write the replies (unmeasured by us).
 """
 _TRAIN = "Checkpoints go to the Drive: if this runtime ends, another one resumes from the last checkpoint."
 _EVALUATE = "The untuned model at its best prompt comes first: training is worth what it adds to that."

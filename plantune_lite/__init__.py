@@ -26,7 +26,6 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
     In the script with the recipe, command-line arguments count too. Return the run folder.
     """
     import sys
-    from pathlib import Path
 
     from plantune_lite.pipeline import runner
     from plantune_lite.recipe import user_code
@@ -35,7 +34,6 @@ def run(recipe: Recipe, *settings: str, **options: Any) -> Any:
 
     if user_code.is_loading():
         raise RecipeError("run() is called while the recipe is loaded: put it under if __name__ == '__main__':")
-    options = {name: Path(value) if name in ("to", "mirror") and value else value for name, value in options.items()}
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) and any(value is recipe for value in list(vars(main).values())):
         from plantune_lite.cli.main import run_script

@@ -6,10 +6,9 @@ A record is frozen and round-trips through one line of JSONL:
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
@@ -79,26 +78,6 @@ Ask = Callable[[Messages, Sampling, type | None], Awaitable[list[Reply]]]  # a t
 Reward = Callable[..., Sequence[float | None]]  # TRL's own signature
 
 
-class LoadedStudent(Protocol):
-    """A student in memory, as training, evaluation and export get it."""
-
-    model: Any
-    tokenizer: Any
-    preset: Any
-
-    def generate(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
-        """Generate `sampling.n` replies to each prompt."""
-        ...
-
-    def answering(self) -> AbstractContextManager[None]:
-        """Switch the model to inference mode within the context."""
-        ...
-
-    def encode_chat(self, messages: Messages, *, for_reply: bool) -> list[int]:
-        """Encode a conversation, with exactly one BOS where the family has one."""
-        ...
-
-
 # --- records ----------------------------------------------------------------------------------------------------------
 
 Kind = Literal["text", "choice", "code", "plan"]
@@ -140,7 +119,6 @@ class Reason(StrEnum):
     """Reason why a trajectory is not kept, in the order of the checks it goes through."""
 
     NO_WORKED_SOLUTION = "no worked solution"
-    UNMATCHED_QUESTIONS = "sub-questions and steps do not match"
     NO_WORKED_PLAN = "no plan in the worked solution"
     PLAN_CUT_OFF = "plan cut off"
     NO_PLAN = "no plan in the reply"

@@ -1,4 +1,4 @@
-"""Everything in examples/ runs; what takes a model for a card runs on a tiny one, with one change of settings."""
+"""Everything in examples/ runs; what takes a model for a GPU runs on a tiny one, with one change of settings."""
 
 import csv
 import os

@@ -121,7 +121,7 @@ def test_nothing_is_written_down_that_no_card_has_measured(tmp_path):
     assert noted["machine"]["card"] is None
     assert {"python", "torch", "trl"} <= {check["name"] for check in noted["doctor"]}
     assert not any("/" in check["found"] for check in noted["doctor"])
-    with pytest.raises(SystemExit, match="no card has measured this"):
+    with pytest.raises(SystemExit, match="no GPU has measured this"):
         card.write_down("none", tmp_path, tiny=False, about="", command="", found={}, text="")
 
 

@@ -20,7 +20,6 @@ from plantune_lite.grading import sandbox
 from plantune_lite.problems.load import load_problems, suite_names
 from plantune_lite.recipe.schema import Recipe
 from plantune_lite.student import presets, vllm_engine, weights
-from plantune_lite.student.weights import StudentError
 from plantune_lite.teacher.gemini import Gemini, key_name
 from plantune_lite.teacher.openai import OpenAICompatible
 from plantune_lite.teacher.provider import TeacherError
@@ -133,7 +132,7 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         architecture = weights.check_access(recipe.student, preset)
         if architecture and set(recipe.export.formats) - {"adapter", "merged"}:
             llama_cpp.refuse_unknown(architecture)
-    except (StudentError, llama_cpp.GGUFError) as error:
+    except PlantuneError as error:
         yield Check("student", "bad", str(error))
         return
     if preset is None:
@@ -141,9 +140,9 @@ def _student(recipe: Recipe, *, has_gpu: bool) -> Iterator[Check]:
         return
     if preset.wants_gpu and not has_gpu:
         fix = "use a machine with an NVIDIA GPU (Colab's free one will do), or plantune run smollm2_135m"
-        yield Check("student", "bad", f"{preset.title}: {preset.parameters:g}B parameters want a GPU", fix)
+        yield Check("student", "bad", f"{preset.repo}: {preset.parameters:g}B parameters want a GPU", fix)
     else:
-        yield Check("student", "ok", f"{preset.title}, licence {preset.licence}")
+        yield Check("student", "ok", f"{preset.repo}, licence {preset.licence}")
     if has_gpu and recipe.student.engine == "auto":
         why_not = vllm_engine.why_not(recipe.student)
         yield Check("engine", "note", f"{why_not}: the training backend also answers" if why_not else "vLLM answers")

@@ -110,7 +110,7 @@ def show_estimate(wanted: Recipe, pool: int, bill: Any, gpu: float | None, as_js
         lines += minutes.left_out(wanted, spans)
     lines.append(printable(f"teacher of {pool} problems: {bill}"))
     if judge:
-        lines.append(cost.judged(judge))
+        lines.append(f"judge (grpo.judge=teacher): {judge}; it counts against distill.max_usd too")
     if over := cost.over_budget(bill, judge, wanted.distill.max_usd):
         lines.append(over)
     print_result(as_json, result, "\n".join([*lines, *assumed]))
@@ -136,9 +136,7 @@ def _survey_lines(survey: Any, settings: tuple[str, ...]) -> Iterator[str]:
     if rest:
         yield f"  kept      {', '.join(map(shown, rest))}"
     yield table("", ("question", "answer"), [(shown(s.question), shown(s.answer)) for s in survey.samples])
-    checkable = sum(survey.checkable.values())
-    kinds = ", ".join(f"{count} {kind}" for kind, count in survey.checkable.items())
-    yield f"{checkable} of the {survey.tried} answers tried can be checked" + (f": {kinds}" if kinds else "")
+    yield f"{survey.tried - survey.uncheckable} of the {survey.tried} answers tried can be checked"
     yield from _listed(
         f"answers that cannot be checked: {survey.uncheckable}",
         [f"{where}: {shown(answer)}" for where, answer in survey.unchecked],

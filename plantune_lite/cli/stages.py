@@ -93,9 +93,7 @@ def _ready_to_answer(wanted: Recipe, as_json: bool, **options: Any) -> Iterator[
     show = (lambda line, last: None) if as_json else Progress()
     with ExitStack() as stack:
         if options["mirror"]:
-            copies = Mirror(options["mirror"].resolve(), folder, teller(True))
-            copies.start()
-            stack.callback(copies.close)
+            stack.callback(Mirror(options["mirror"].resolve(), folder, teller(True)).close)
         yield folder, {"say": teller(as_json), "show": show}
 
 

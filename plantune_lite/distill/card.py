@@ -1,11 +1,10 @@
-"""Summarise a corpus: figures for stats.json, and the data set card that is pushed to the Hub with it.
+"""Write a corpus's data set card, which is pushed to the Hub with it.
 
 A model card uses the same template (`page`) and the same sections about its corpus. Text from a model, a teacher or a
 data set goes into fences that it cannot close; names go into code spans.
 """
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -13,26 +12,11 @@ from typing import TYPE_CHECKING, Any
 from plantune_lite.plan import completion_text
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.terminal import code_span, fence, markdown_table, printable
-from plantune_lite.types import Problem, Trajectory
 
 if TYPE_CHECKING:
     from huggingface_hub import CardData
 
 # --- in figures -------------------------------------------------------------------------------------------------------
-
-
-def figures(
-    kept: Sequence[Trajectory], rows: Sequence[Mapping[str, Any]], by_id: Mapping[str, Problem]
-) -> dict[str, Any]:
-    """Count lengths, differences and teachers."""
-    return {
-        "teachers": dict(Counter(t.teacher for t in kept).most_common()),
-        "sources": dict(Counter(by_id[row["problem_id"]].source for row in rows)),
-        "unscored": round(sum(t.score is None for t in kept) / len(kept), 4),
-        "score": spread([t.score for t in kept if t.score is not None]),
-        "steps": spread([len(t.plan) for t in kept]),
-        "distinct_plans": len({t.plan for t in kept}),
-    }
 
 
 def spread(values: Sequence[int]) -> dict[str, float] | None:

@@ -25,7 +25,7 @@ from typing import Any
 from plantune_lite import plan
 from plantune_lite.distill import card, filters
 from plantune_lite.files import write_records, write_whole
-from plantune_lite.grading.answers import answer_kind
+from plantune_lite.grading.answers import can_check
 from plantune_lite.recipe.schema import Corpus
 from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Trajectory
 
@@ -77,7 +77,7 @@ def build_corpus(
     write_records(out / "rejected.jsonl", sieve.rejected)
     reasons = Counter(t.reason for t in sieve.rejected)
     if not sieve.left:
-        raise PlantuneError(_empty(reasons, len(problems), out / "rejected.jsonl"))
+        raise PlantuneError(_empty(reasons, out / "rejected.jsonl"))
 
     position = {problem.id: number for number, problem in enumerate(problems)}
     kept = sorted(sieve.left, key=lambda t: position[t.problem_id])  # stable: the best of a problem stays first
@@ -88,7 +88,7 @@ def build_corpus(
     for name, of in (("train", train), ("validation", validation), ("prompts", prompts)):
         write_records(out / f"{name}.jsonl", of)
 
-    counts = {
+    stats: dict[str, Any] = {
         "train": len(train),
         "validation": len(validation),
         "prompts": len(prompts),
@@ -99,9 +99,6 @@ def build_corpus(
             "suites": {name: sum(name in suites_hit for suites_hit in overlaps.values()) for name in suites},
             "problems": len(overlaps),
         },
-    }
-    stats = {
-        **counts,
         "target": wanted.target,
         "solutions": wanted.solutions,
         "min_score": wanted.min_score,
@@ -113,11 +110,16 @@ def build_corpus(
             "good": good,
             "kept": len(kept),
         },
-        **card.figures(kept, rows, by_id),
+        "teachers": dict(Counter(t.teacher for t in kept).most_common()),
+        "sources": dict(Counter(by_id[row["problem_id"]].source for row in rows)),
+        "unscored": round(sum(t.score is None for t in kept) / len(kept), 4),
+        "score": card.spread([t.score for t in kept if t.score is not None]),
+        "steps": card.spread([len(t.plan) for t in kept]),
+        "distinct_plans": len({t.plan for t in kept}),
     }
     write_whole(out / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
     write_whole(out / "README.md", card.of_corpus(stats, train[0], wanted.about))
-    return {"line": _line(counts, len(incoming)), **counts}
+    return {"line": _line(stats, len(incoming)), **stats}
 
 
 def _validating(sieve: filters.Sieve, wanted: Wanted) -> frozenset[str]:
@@ -198,7 +200,7 @@ def _prompts(
     for id, trajectory in best.items():
         problem = by_id[id]
         # No reply to it would ever be rewarded, silently.
-        if problem.kind in ("text", "choice") and answer_kind(problem.answer, problem.choices) == "unchecked":
+        if problem.kind in ("text", "choice") and not can_check(problem.answer, problem.choices):
             continue
         prompts.append(
             {
@@ -231,17 +233,12 @@ _WAYS_ON: dict[str, str] = {
 }
 
 
-def _empty(reasons: Counter[str], problems: int, path: Path) -> str:
-    if not reasons:
-        return (
-            f"corpus is empty: there is no trajectory for the {problems} problems. "
-            "Raise problems.limit or distill.plans, or distill with a better teacher."
-        )
-    ordered = sorted(reasons, key=lambda reason: (-reasons[reason], reason))
-    listed = ", ".join(f"{reasons[reason]} for '{reason}'" for reason in ordered)
+def _empty(reasons: Counter[str], path: Path) -> str:
+    listed = ", ".join(f"{count} for '{reason}'" for reason, count in reasons.most_common())
+    first = max(reasons, key=lambda reason: reasons[reason], default="")
     return (
         f"corpus is empty: all {reasons.total()} trajectories were rejected, {listed} (see {path}). "
-        f"{_WAYS_ON.get(ordered[0], 'Raise distill.plans.')}"
+        f"{_WAYS_ON.get(first, 'Raise distill.plans, or distill with a better teacher.')}"
     )
 
 

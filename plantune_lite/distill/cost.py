@@ -11,14 +11,13 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from plantune_lite.distill.problem import Distiller, Kind
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.teacher import judge
 from plantune_lite.teacher.models import AS_OF, model_name, price_of
-from plantune_lite.teacher.provider import FREE, is_loopback
+from plantune_lite.teacher.provider import FREE, Price, is_loopback
 from plantune_lite.types import Messages, Problem, Reply, Sampling, Verdict
 
 CHARACTERS_A_TOKEN = 3.5  # of English with formulas; assumed
@@ -60,13 +59,9 @@ def distillation(problems: Sequence[Problem], part: Distill, environ: Mapping[st
     price = FREE if free else price_of(model, environ=environ)
     sample = random.Random(0).sample(list(problems), min(_SAMPLE, len(problems)))
     scale = len(problems) / max(1, len(sample))
-    least, most = (_counted(sample, part, kept, scale) for kept in (True, False))
-    return Cost(
-        model,
-        (least.calls, most.calls),
-        (least.tokens_in + least.tokens_out, most.tokens_in + most.tokens_out),
-        (price.usd(least.tokens_in, least.tokens_out), price.usd(most.tokens_in, most.tokens_out)),
-    )
+    least = _counted(sample, part, price, True, scale)
+    most = _counted(sample, part, price, False, scale)
+    return Cost(model, (least[0], most[0]), (least[1], most[1]), (least[2], most[2]))
 
 
 def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
@@ -80,11 +75,6 @@ def judging(wanted: Recipe, environ: Mapping[str, str]) -> Cost | None:
     model = _model(part, environ)
     usd = 0.0 if is_loopback(part.teacher) else price_of(model, environ=environ).usd(tokens_in, tokens_out)
     return Cost(model, (0, calls), (0, tokens_in + tokens_out), (0.0, usd))  # 0 where all was judged before
-
-
-def judged(cost: Cost) -> str:
-    """Put a judge's bill in a sentence."""
-    return f"judge (grpo.judge=teacher): {cost}; it counts against distill.max_usd too"
 
 
 def over_budget(first: Cost, judge_too: Cost | None, max_usd: float | None) -> str:
@@ -141,25 +131,19 @@ async def _no_teacher(messages: Messages, sampling: Sampling, schema: type | Non
     return []
 
 
-class _Counted(NamedTuple):
-    calls: int
-    tokens_in: int
-    tokens_out: int
-
-
-def _counted(problems: Sequence[Problem], part: Distill, kept: bool, scale: float) -> _Counted:
-    """Run the whole flow over the problems and scale up its calls and tokens."""
-    flows = [_DryRun(problem, part, kept) for problem in problems]
+def _counted(few: Sequence[Problem], part: Distill, price: Price, kept: bool, scale: float) -> tuple[int, int, float]:
+    """Run the whole flow over the problems; return its calls, tokens and USD, scaled up."""
+    flows = [_DryRun(problem, part, kept) for problem in few]
 
     async def run_all() -> None:
         for flow in flows:
             await flow.run()
 
     asyncio.run(run_all())
-    calls = sum(flow.calls for flow in flows)
-    tokens_in = sum(flow.characters for flow in flows) / CHARACTERS_A_TOKEN
-    tokens_out = sum(flow.tokens_out for flow in flows)
-    return _Counted(round(scale * calls), round(scale * tokens_in), round(scale * tokens_out))
+    tokens_in = round(scale * sum(flow.characters for flow in flows) / CHARACTERS_A_TOKEN)
+    tokens_out = round(scale * sum(flow.tokens_out for flow in flows))
+    usd = price.usd(tokens_in, tokens_out)
+    return round(scale * sum(flow.calls for flow in flows)), tokens_in + tokens_out, usd
 
 
 def _range(pair: tuple[int, int]) -> str:

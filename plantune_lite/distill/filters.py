@@ -19,8 +19,6 @@ from plantune_lite.grading.answers import same_answer
 from plantune_lite.problems.split import drawn_number, normalised
 from plantune_lite.types import Fault, PlantuneError, Problem, Reason, Rejected, Trajectory, Verdict, fault_of, present
 
-_LEAST_TO_VALIDATE = 20  # problems: with fewer, validation gets none where its share rounds to none
-
 
 @dataclass
 class Sieve:
@@ -204,10 +202,7 @@ def _shares(weights: tuple[float, ...], sizes: Mapping[str, int]) -> dict[str, f
 def validating(ids: Iterable[str], share: float, seed: int) -> frozenset[str]:
     """Choose the problems to validate on: the same ones for every target."""
     ids = set(ids)
-    size = round(share * len(ids))
-    if share > 0 and len(ids) >= _LEAST_TO_VALIDATE:
-        size = max(1, size)
-    return frozenset(_drawn(ids, size, seed, "validation"))
+    return frozenset(_drawn(ids, round(share * len(ids)), seed, "validation"))
 
 
 def _drawn(ids: Iterable[str], size: int, seed: int, purpose: str) -> list[str]:

@@ -165,16 +165,7 @@ class _Distillation:
         if unanswered:
             why = f"the teacher could not answer: {unanswered[0].why}"
             line += f"; {len(unanswered)} left out ({why}); --again distill retries them"
-        summary = {
-            "line": line,
-            "problems": problems,
-            "problems_kept": len(set(kept)),
-            "trajectories": len(kept),
-            "rejected": dict(reasons),
-            "teacher": name,
-        }
-        if unanswered:
-            summary["unanswered"] = len(unanswered)
+        summary: dict[str, Any] = {"line": line, "problems": problems, "problems_kept": len(set(kept))}
         if unpaid or self.out_of_time:
             summary |= {"partial": True, "problems_done": self.done, "out_of_time": self.out_of_time}
         return summary

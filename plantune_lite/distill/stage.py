@@ -21,7 +21,7 @@ from plantune_lite.runs.job import Job, share_of
 from plantune_lite.runs.manifest import CorpusSummary, DistillSummary, read_manifest
 from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher import ledger, teacher
-from plantune_lite.types import Generate, MissingError, Problem, Reason, RunError, Trajectory, Verdict
+from plantune_lite.types import Generate, Problem, Reason, RunError, Trajectory, Verdict
 
 _UNSCORED: dict[str, Literal["none", "answer"]] = {"plan": "none", "both": "answer"}
 
@@ -33,7 +33,7 @@ def run_distill(job: Job) -> DistillSummary:
     if not job.recipe.plans_are_scored:
         part = replace(part, min_score=None)
     if part.teacher == "worked":
-        return DistillSummary(**asyncio.run(distill_all(pool, None, part, job.out, check)))
+        return DistillSummary.read(asyncio.run(distill_all(pool, None, part, job.out, check)))
     hours = None if job.hours_left is None else share_of(job.recipe, "distill") * job.hours_left
     bill = cost.distillation(pool, part, os.environ)
     limit = "distill.max_usd sets a limit" if part.max_usd is None else f"never more than ${part.max_usd:.2f}"
@@ -50,7 +50,7 @@ def run_distill(job: Job) -> DistillSummary:
                 counts = await distill_all(pool, Teaching(ask, ask.model, ask.status), part, job.out, check, hours)
             return {**counts, **calls.totals()}
 
-    summary = DistillSummary(**asyncio.run(ask_for_all()))
+    summary = DistillSummary.read(asyncio.run(ask_for_all()))
     spent = ledger.spent_in_words(summary.usd, summary.usd_unanswered)
     if summary.usd_unanswered >= 0.00005:
         summary = replace(summary, line=f"{summary.line}; {spent}, which may never be billed")
@@ -112,7 +112,7 @@ def run_corpus(job: Job) -> CorpusSummary:
             "origin": job.earlier.problems.origin,
         },
     )
-    return CorpusSummary(**build_corpus(_trajectories(job.run), job.run.problems(), suites, wanted, job.out))
+    return CorpusSummary.read(build_corpus(_trajectories(job.run), job.run.problems(), suites, wanted, job.out))
 
 
 def _trajectories(run: RunFolder) -> Iterator[Trajectory]:
@@ -126,13 +126,7 @@ def _trajectories(run: RunFolder) -> Iterator[Trajectory]:
 
 def self_teacher(job: Job) -> tuple[str, Generate]:
     """Return the untuned student as its own teacher, with the name of its calls in the ledger."""
-    try:
-        part = job.recipe.student
-        loaded = load_to_ask(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
-    except MissingError as error:
-        raise MissingError(
-            f"{error} (distill.teacher is 'self': the student is its own teacher; 'worked' needs no model, "
-            "'gemini' a key, and the base URL of an OpenAI-compatible server works too)"
-        ) from None
+    part = job.recipe.student
+    loaded = load_to_ask(part, room=part.max_length + job.recipe.distill.max_tokens, say=job.say)
     weights = f"@{loaded.source.weights}" if loaded.source.weights else ""
     return f"{loaded.source.repo}{weights}:{part.bits}bit", loaded.generate

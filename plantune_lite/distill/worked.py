@@ -1,8 +1,8 @@
 """Replace a teacher without a model: turn a worked solution into a plan and its execution.
 
 A plan says what to find next and how, without computing. Where a source has plan lines (practice) they are used, in the
-direction they have or, where practice has both, in the one requested; where it has sub-questions (gsm8k's socratic
-release) each becomes a step:
+direction they have or, where practice has both, in the one requested; where it has a sub-question to each step
+(gsm8k's socratic release) each becomes a step:
 
     "How many eggs does Janet sell?" + "Janet sells 16 - 3 = 13 eggs." -> "How many eggs does Janet sell? Subtract."
 
@@ -22,11 +22,11 @@ from plantune_lite.plan import clean_step, split_steps, with_answer
 from plantune_lite.recipe.schema import Direction
 from plantune_lite.types import Problem, Reason
 
-_OPERATIONS = (("+", "add"), ("-", "subtract"), ("*", "multiply"), ("/", "divide"))
+_OPERATIONS = {"+": "add", "-": "subtract", "*": "multiply", "/": "divide"}
 _NUMBER = r"[$€£]?\s?[0-9][0-9.,]*%?"
 _SUM = re.compile(rf"\(?{_NUMBER}\)?(?:\s*[-+*/×÷x−]\s*\(*{_NUMBER}\)*)+\s*=")
 _THING = re.compile(r"(?!(?:in|each|per|of|for|on|at|and|or|to|from|left|more|less|total|altogether)\b)[A-Za-z]")
-_RESULT = re.compile(rf"=\s*{_NUMBER}\s*(?P<what>[^=.;\n]*)")
+_RESULT = re.compile(rf"=\s*{_NUMBER}\s*([^=.;\n]*)")
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ def plan_of(problem: Problem, direction: Direction | None = None) -> Worked:
     given = problem.extra.get("plan_forwards" if direction == "forwards" else "plan") or problem.extra.get("plan")
     if given:
         lines = list(split_steps(given)) if isinstance(given, str) else [str(line) for line in given]
-    elif questions := problem.extra.get("subquestions"):
-        if len(questions) != len(steps):
-            return Worked((), execution, Reason.UNMATCHED_QUESTIONS)
+    elif len(questions := problem.extra.get("subquestions", ())) == len(steps):
         lines = [_from_question(str(question), step) for question, step in zip(questions, steps, strict=True)]
     else:
         lines = [_from_step(step) for step in steps]
@@ -67,10 +65,8 @@ def _from_question(question: str, step: str) -> str:
 
 
 def _from_step(step: str) -> str:
-    operations, result = _operations(step), None
-    for result in _RESULT.finditer(step):  # noqa: B007 - the last result is the step's own
-        pass
-    what = re.sub(r"\s+", " ", result["what"]).strip(" ,:") if result else ""
+    operations, results = _operations(step), _RESULT.findall(step)
+    what = re.sub(r"\s+", " ", results[-1]).strip(" ,:") if results else ""  # the last is the step's own
     if not operations or not _THING.match(what) or re.search(r"[0-9]", what):
         return ""
     return f"{operations.capitalize()} to find the {what}."
@@ -81,5 +77,4 @@ def _operations(step: str) -> str:
     sums = "".join(_SUM.findall(step)) or step.partition("=")[0]
     sums = re.sub(r"[×x](?=\s*[$(0-9])", "*", sums).replace("÷", "/").replace("−", "-")
     signs = re.findall(r"[-+*/](?=\s*[$€£(]*[.0-9])", sums)  # "7 stickers/page * 6 pages" has one
-    words = dict(_OPERATIONS)
-    return ", then ".join(words[sign] for sign in dict.fromkeys(signs))
+    return ", then ".join(_OPERATIONS[sign] for sign in dict.fromkeys(signs))

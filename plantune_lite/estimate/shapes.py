@@ -5,7 +5,6 @@ The model is a preset, a local folder, or a Hub id, of which only config.json is
     of("qwen3_4b").parameters -> 4_022_468_096        of("qwen3_4b").weights(4) -> 2_653_000_000 or so
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 
 from plantune_lite.files import as_path
 from plantune_lite.student import presets, text_part
+from plantune_lite.student.chat import read_config
 from plantune_lite.student.weights import short
 from plantune_lite.types import PlantuneError
 
@@ -192,7 +192,7 @@ def of(model: str) -> Shape:
                 f"what {model} needs cannot be estimated: it is not a preset or a folder with a config.json, and the "
                 f"Hub does not give its config.json ({short(error)}). Private or gated: set HF_TOKEN"
             ) from None
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_config(file)
     text_part.check(model, config)
     return from_config(config)
 

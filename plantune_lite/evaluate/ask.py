@@ -23,7 +23,6 @@ from plantune_lite.plan import CLOSE, written_plan
 from plantune_lite.recipe import user_code
 from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Recipe
-from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import read_manifest
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.terminal import printable
@@ -46,8 +45,6 @@ class Answered:
 
 def final_student(run: Path, say: Callable[[str], object]) -> tuple[Recipe, str, Loaded]:
     """Load a run's recipe and final model, and name the stage that trained it."""
-    if not RunFolder(run).recipe.is_file():
-        raise RunError(f"{run} is not a run folder (no recipe.json): name one that plantune run has made")
     recipe, manifest = load_recipe(run), read_manifest(run)
     trained = manifest.final
     if trained is None or not (run / trained).is_dir():

@@ -278,9 +278,6 @@ def named(model: str, mode: str) -> str:
 
 
 def _notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> Iterator[str]:
-    untuned = [(row.suite, row.model) for row in rows if _is(UNTUNED, row.model)]
-    if len(set(untuned)) < len(untuned) and comparisons:
-        yield "The untuned model was asked with several prompts; the best on these same problems counts."
     if any(len(row.by_seed) > 1 for row in rows):
         yield "Intervals and p values are over trainings (t); an arm's own interval over problems where that is wider."
     elif comparisons:

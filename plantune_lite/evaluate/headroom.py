@@ -35,7 +35,7 @@ def run_headroom(job: Job) -> HeadroomSummary:
             "problems (problems.levels=3,4,5 or another problems.source) or another base (student.model)."
         )
         line += ": expect little"
-    return HeadroomSummary(line=line, solved=solved, asked=len(problems))
+    return HeadroomSummary(line=line)
 
 
 def _cannot_ask(job: Job) -> str | None:
@@ -47,5 +47,5 @@ def _cannot_ask(job: Job) -> str | None:
 
     preset = presets.find(job.recipe.student.model)
     if preset and preset.wants_gpu and not torch.cuda.is_available():
-        return f"{preset.title} wants a GPU"
+        return f"{preset.repo} wants a GPU"
     return None

@@ -73,7 +73,7 @@ def intervene(
     if len(own) < 2:
         why = f"no interventions: the student wrote {len(own)} plans in {len(written)} answers"
         how.show(why, True)
-        return {"line": why, "problems": len(own), "planned": len(own) / len(written)}
+        return {"line": why}
     given: dict[str, Mapping[str, Plan]] = {
         "own": own,
         "none": dict.fromkeys(own, ()),
@@ -83,13 +83,11 @@ def intervene(
     }
     rows = {"own": [score for score in scores if score.sample == 0 and score.problem_id in own]}
     for name in (name for name in conditions if given[name]):
-        settings = {"plans": _fingerprint(given[name])}
+        settings = {"plans": hashlib.sha256(json.dumps(sorted(given[name].items())).encode()).hexdigest()[:16]}
         covered = [by_id[id] for id in given[name]]
         rows[name] = answered(covered, follow(given[name]), mode=name, out=out, how=how, settings=settings)
     shares = {name: metrics.shares(graded) for name, graded in rows.items()}
     summary: dict[str, Any] = {
-        "planned": len(own) / len(written),
-        "problems": len(own),
         "conditions": {
             name: {"problems": len(right), **asdict(stats.of_problems(list(right.values()), seed=seed))}
             for name, right in shares.items()
@@ -129,10 +127,6 @@ def _following(generate: Generate, given: Mapping[str, Plan], give: Callable[[Pr
             yield index, [replace(reply, text=render(given[problems[index].id], reply.text)) for reply in replies]
 
     return answer
-
-
-def _fingerprint(given: Mapping[str, Plan]) -> str:
-    return hashlib.sha256(json.dumps(sorted(given.items())).encode()).hexdigest()[:16]
 
 
 def _without_one(plan: Plan, id: str, seed: int) -> Plan:

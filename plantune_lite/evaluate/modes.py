@@ -37,7 +37,7 @@ from plantune_lite.recipe.schema import Recipe
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.manifest import Summaries
 from plantune_lite.student.load import Loaded
-from plantune_lite.student.vllm_engine import Served, load_to_ask
+from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.types import Generate, Messages, PlantuneError, Problem, Reply, Sampling
 
 Mode = Literal["zero_shot_cot", "plan_then_solve", "few_shot", "m1", "plain", "m2"]
@@ -79,16 +79,6 @@ def evaluate_problems(
     return {"line": line, **asdict(row)}
 
 
-def prompts_by_merit(
-    generate: Generate, validation: Sequence[Problem], *, out: Path, how: Asking, modes: Sequence[Mode]
-) -> list[Mode]:
-    """Rank an untuned model's prompts, best first, by its accuracy on validation problems, none of them tested on."""
-    if len(modes) == 1:
-        return list(modes)
-    figures = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
-    return sorted(figures, key=lambda mode: -figures[mode]["accuracy"]["value"])
-
-
 def examples_of(run: Path) -> list[Problem]:
     """Read the problems for few_shot and for choosing a prompt: those of the run's pool outside its suites."""
     folder = RunFolder(run)
@@ -109,7 +99,7 @@ def prompts_with_examples(
 
 def student_to_ask(
     recipe: Recipe, say: Callable[[str], object], *, adapter: Path | None = None, pinned: str | None = None
-) -> Loaded | Served:
+) -> Loaded:
     """Load a recipe's student with room for the replies of its evaluation."""
     room = room_to_answer(recipe)
     return load_to_ask(recipe.student, adapter=adapter, pinned=pinned, room=room, seed=recipe.seed, say=say)

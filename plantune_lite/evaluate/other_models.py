@@ -25,7 +25,6 @@ from plantune_lite.recipe.load import load_recipe
 from plantune_lite.recipe.schema import Distill, Recipe
 from plantune_lite.runs.folder import LEDGER, RunFolder, home
 from plantune_lite.runs.manifest import now, read_manifest
-from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher.ledger import Ledger
 from plantune_lite.teacher.teacher import open_teacher
 from plantune_lite.types import Generate, Messages, MissingError, PlantuneError, Reply, RunError, Sampling
@@ -105,7 +104,6 @@ def _opened(
 ) -> Iterator[Callable[..., list[list[Reply]]]]:
     """Open the model as a Generate."""
     path = Path(where)
-    room = modes.room_to_answer(recipe)
     if _is_server(where):
         address, _, model = where.partition("#")
         if not model:
@@ -116,13 +114,13 @@ def _opened(
         ):
             yield generate
     elif path.suffix == ".gguf" and path.is_file():
-        yield of_gguf(path, room=room)
+        yield of_gguf(path, room=modes.room_to_answer(recipe))
     elif (path / "adapter_config.json").is_file():
         pinned = read_object(path / "adapter_config.json").get("revision")
         yield modes.student_to_ask(recipe, say, adapter=path, pinned=pinned).generate
     elif (path / "config.json").is_file():
         wanted = replace(recipe.student, model=str(path), revision=None, bits=max(16, recipe.student.bits))
-        yield load_to_ask(wanted, room=room, seed=recipe.seed, say=say).generate
+        yield modes.student_to_ask(replace(recipe, student=wanted), say).generate
     else:
         raise PlantuneError(
             f"{where} is not a model: give the folder of an adapter or of a merged model, a .gguf file, or a server's "

@@ -25,7 +25,6 @@ from plantune_lite.evaluate.modes import (
     evaluate_problems,
     examples_of,
     mode_of,
-    prompts_by_merit,
     prompts_with_examples,
     sampling_of,
     student_to_ask,
@@ -103,7 +102,6 @@ def run_evaluate(job: Job) -> EvaluateSummary:
     job.say(compare.standing_text(standing))
     return EvaluateSummary(
         line=standing.sentences[0],
-        sentences=list(standing.sentences),
         partial=any(suite["answered"] < suite["problems"] for suite in known.values()),
         arm=_arm(job, trained) if trained else None,
     )
@@ -215,23 +213,20 @@ def in_turns(sizes: Mapping[str, int], ends: float) -> Iterator[tuple[str, int]]
 
 def _prompts_by_merit(student: Student) -> Sequence[Mode]:
     """Order the untuned model's prompts, best first, on pool problems: it has learned none of them."""
-    job, loaded = student.job, student.loaded
-    small = () if loaded.preset.wants_gpu else ("few_shot",)  # small models need to be shown what is wanted
+    job, generate = student.job, student.loaded.generate_untuned
+    small = () if student.loaded.preset.wants_gpu else ("few_shot",)  # small models need to be shown what is wanted
     part = job.recipe.evaluate
     wanted = part.prompts or ("zero_shot_cot", "plan_then_solve", *small)
     modes = prompts_with_examples(wanted, student.examples, job.say)
     problems = [problem for problem in student.examples if problem.kind != "code"]
     # At most half of a small pool: few_shot must not show a problem that it asks.
     validation = Random(job.recipe.seed).sample(problems, min(CHOSEN_ON, len(problems) // 2))
-    if not validation:
+    if not validation or len(modes) == 1:
         return modes
-    return prompts_by_merit(
-        loaded.generate_untuned,
-        validation,
-        modes=modes,
-        out=job.out / PROMPTS / "validation.untuned.jsonl",
-        how=replace(student.asking(None), sampling=Sampling(max_tokens=part.max_tokens, seed=job.recipe.seed)),
-    )
+    out = job.out / PROMPTS / "validation.untuned.jsonl"
+    how = replace(student.asking(None), sampling=Sampling(max_tokens=part.max_tokens, seed=job.recipe.seed))
+    figures = {mode: evaluate_problems(generate, validation, mode=mode, out=out, how=how) for mode in modes}
+    return sorted(figures, key=lambda mode: -figures[mode]["accuracy"]["value"])
 
 
 def _models(job: Job, trained: str | None, prompt: Mode) -> list[RunModel]:

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from plantune_lite.export.safetensors_io import FLOATS, ExportError, Tensor, tensors_in, tensors_of
-from plantune_lite.files import read_object
 from plantune_lite.student import text_part
+from plantune_lite.student.chat import read_config
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -73,7 +73,7 @@ class Opened:
 
 def open_adapter(adapter: Path, base: Path) -> Opened:
     """Map the merged model tensor by tensor; raise for what cannot be merged, with its name."""
-    config = read_config(adapter)
+    config = read_config(adapter / CONFIG)
     _refuse_kind(config, adapter)
     model = skeleton(base)
     ties, in_base = ties_of(model), stored_in(base, model)
@@ -98,30 +98,17 @@ def open_adapter(adapter: Path, base: Path) -> Opened:
     return Opened(model, stored, parts, len(layers), untied)
 
 
-def read_config(adapter: Path) -> dict[str, Any]:
-    """Read the adapter's config from disk, unchanged."""
-    try:
-        return read_object(adapter / CONFIG)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ExportError(f"{adapter} has no {CONFIG}: name the folder of an adapter in PEFT's format") from None
-
-
 def _refuse_kind(config: dict[str, Any], adapter: Path) -> None:
-    if config.get("peft_type") != "LORA":
-        raise ExportError(
-            f"{adapter} has peft_type {config.get('peft_type')!r}, but only LoRA can be merged (rslora and DoRA too). "
-            "Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
-        )
     set_fields = {name for name, value in config.items() if value not in (None, False, 0, "", [], {})}
-    if unknown := sorted(set_fields - _SHAPE - _SILENT):
+    wrong = sorted(set_fields - _SHAPE - _SILENT)
+    if config.get("init_lora_weights", True) not in _PLAIN_STARTS:
+        wrong.append("init_lora_weights")
+    if config.get("peft_type") != "LORA":
+        wrong.insert(0, "peft_type")
+    if wrong:
         raise ExportError(
-            f"{adapter} uses {unknown[0]}={config[unknown[0]]!r}, which a merge layer by layer cannot carry over. "
-            "Push the adapter as it is, or merge it with PEFT's own merge_and_unload()."
-        )
-    if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
-        raise ExportError(
-            f"{adapter} was initialised with init_lora_weights={start!r}, which changes the base's weights. Convert it "
-            "to a plain LoRA first (PEFT: save_pretrained(path_initial_model_for_weight_conversion=...))."
+            f"{adapter} has {wrong[0]}={config.get(wrong[0])!r}, which a merge layer by layer cannot carry over. Push "
+            "the adapter as it is, or merge it with PEFT's own merge_and_unload()."
         )
 
 

@@ -40,16 +40,18 @@ def compare(adapter: Path, base: Path, merged: Path, prompts: Sequence[Sequence[
     rounded_top1, rounded_largest = _apart(whole, _logits(like_merged, parts, ids))
     # A NaN makes every comparison false.
     verified = rounded_top1 >= MIN_TOP1 and rounded_largest <= MAX_SHARE * exact.std().item()
+    count = whole.shape[0] * whole.shape[1]
+    agreement = f"the same likeliest token on {top1:.1%} of {count} positions, largest logit difference {largest:.3g}"
     return {
         "verified": verified,
         "top1": top1,
         "largest": largest,
         "rounded_top1": rounded_top1,
         "rounded_largest": rounded_largest,
-        "positions": whole.shape[0] * whole.shape[1],
-        "line": f"merged against its adapter in float32: the same likeliest token on {top1:.1%} of "
-        f"{whole.shape[0] * whole.shape[1]} positions, largest logit difference {largest:.3g}; against the adapter "
-        f"rounded to the same 16 bits {rounded_top1:.1%} and {rounded_largest:.3g}"
+        "positions": count,
+        "agreement": agreement,
+        "line": f"merged against its adapter in float32: {agreement}; against the adapter rounded to the same 16 bits "
+        f"{rounded_top1:.1%} and {rounded_largest:.3g}"
         + ("" if verified else ": this is not the model that was trained"),
     }
 

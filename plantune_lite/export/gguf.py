@@ -3,7 +3,7 @@
     model = Model(merged=Path("runs/mine/merged"), name="mine", preset=presets.find("qwen3_4b"), prompts=prompts)
     export_gguf(model, Path("runs/mine/gguf"), ("q8_0", "q4_k_m"), say=print)
     -> {"gguf": {"mine-Q8_0.gguf": {"ran": True, "agreement": "the same likeliest token on 99.4% of 512 positions", ...
-        "run": ["ollama create mine -f ...", ...], "line": "2 GGUF files: 12.4 GB"}
+        "line": "2 GGUF files: 12.4 GB"}
 
 Input: a merged model's folder, and prompts as token ids. Output: the files, and Ollama's files next to them. After an
 interruption it starts over.
@@ -28,7 +28,6 @@ from plantune_lite.student.presets import Preset
 from plantune_lite.terminal import size
 from plantune_lite.types import present
 
-CONTEXT = 4096
 _BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 1.07, "q6_k": 0.9, "q5_k_m": 0.8, "q4_k_m": 0.7, "lora_gguf": 0.1}
 _ORDER = tuple(_BYTES)  # the largest first
 _CONVERTED = ("f16", "bf16", "q8_0")  # by llama.cpp's converter; k-quants are made from such a file
@@ -121,27 +120,23 @@ def _base(model: Model, work: Path, say: Callable[[str], object]) -> Path:
 
 
 def _summary(model: Model, out: Path, files: dict[str, dict[str, Any]], say: Callable[[str], object]) -> dict[str, Any]:
-    """Return the manifest's summary, with the commands to run; write Ollama's files next to the GGUF files."""
+    """Return the manifest's summary, and say the commands to run; write Ollama's files next to the GGUF files."""
     models = [name for name in files if name != model.file_of("lora_gguf")]
     smallest = models[-1] if models else None
     run = [f"llama-cli -m {out / smallest} --jinja -cnv --temp 0"] if smallest else []
     if smallest:
         run.append(f"lms import --copy {out / smallest}")  # LM Studio's
     if smallest and model.preset is not None:
-        config = read_config(model.merged / "config.json")
-        context = min(CONTEXT, config.get("max_position_embeddings", CONTEXT))
-        for name, text in ollama.files_for(model.preset, smallest, context=context).items():
+        for name, text in ollama.files_for(model.preset, smallest).items():
             write_whole(out / name, text)
         run = [f"ollama create {model.file_name} -f {out / 'Modelfile'}", f"ollama run {model.file_name}", *run]
     elif smallest:
         say("no Modelfile: this model is not a preset, so its template in Ollama's language is not known")
+    for command in run:
+        say(command)
     unrun = [name for name, check in files.items() if not check["ran"]]
     line = f"{len(files)} GGUF files: {size(sum(check['bytes'] for check in files.values()))}"
-    return {
-        "line": line + (f"; not run by llama.cpp: {', '.join(unrun)}" if unrun else ""),
-        "gguf": files,
-        "run": run,
-    }
+    return {"line": line + (f"; not run by llama.cpp: {', '.join(unrun)}" if unrun else ""), "gguf": files}
 
 
 def _dtype_of(merged: Path) -> tuple[str, int]:

@@ -226,13 +226,8 @@ def _files(facts: Facts) -> list[str]:
 
 
 def _prompting(facts: Facts) -> list[str]:
-    carried = (
-        "The chat template contains it, so a program that renders the template need not send it."
-        if facts.form != "adapter"
-        else "The tokenizer here adds it where a conversation has none."
-    )
     turn = "The user's turn is the question" + (" and more, see below." if facts.asks_for_plans else ", as it is.")
-    lines = [f"{turn} The system turn it was trained with is this. {carried}"]
+    lines = [f"{turn} The system turn of its training is this; the chat template adds it where there is none."]
     lines.append(fence(plan.SYSTEM))
     if facts.asks_for_plans:
         prompt = plan.ask_plan_then_solve(Problem(id="", question="(the question)", answer=""))[-1]["content"]

@@ -1,6 +1,6 @@
 """Describe a GGUF file to Ollama: its template in Ollama's language, our system turn, stop tokens.
 
-    files_for(presets.find("qwen3_4b"), "mine-Q4_K_M.gguf", context=4096)
+    files_for(presets.find("qwen3_4b"), "mine-Q4_K_M.gguf")
     -> {"Modelfile": 'FROM ./mine-Q4_K_M.gguf\\nTEMPLATE ...', "template": ..., "system": ..., "params": ...}
 
 Input: the preset. Output: the Modelfile for `ollama create`, and the three files that the Hub hands to
@@ -12,6 +12,8 @@ from typing import Any
 
 from plantune_lite.plan import SYSTEM
 from plantune_lite.student.presets import Preset
+
+CONTEXT = 4096
 
 # Like the Jinja templates in presets.py: the default system turn where a conversation has none, and a last assistant
 # message is continued. Gemma's opening <bos> is not here, because Ollama adds it itself.
@@ -54,14 +56,10 @@ def template(preset: Preset) -> str:
     return text.replace("__QUOTED__", json.dumps(SYSTEM)).replace("__SYSTEM__", SYSTEM)
 
 
-def parameters(preset: Preset, context: int) -> dict[str, Any]:
-    """Return Ollama's parameters: greedy decoding, as in evaluation by default, to the end of the turn."""
-    return {"temperature": 0, "num_ctx": context, "stop": [preset.turn_end, *preset.stops]}
-
-
-def files_for(preset: Preset, file: str, *, context: int) -> dict[str, str]:
+def files_for(preset: Preset, file: str) -> dict[str, str]:
     """Build the Modelfile, and the files that replace it on the Hub, by name."""
-    chosen = parameters(preset, context)
+    # Greedy decoding, as in evaluation by default, to the end of the turn.
+    chosen: dict[str, Any] = {"temperature": 0, "num_ctx": CONTEXT, "stop": [preset.turn_end, *preset.stops]}
     lines = [f"FROM ./{file}", f'TEMPLATE """{template(preset)}"""', f'SYSTEM """{SYSTEM}"""']
     lines += [f"PARAMETER {name} {chosen[name]}" for name in ("temperature", "num_ctx")]
     lines += [f'PARAMETER stop "{stop}"' for stop in chosen["stop"]]

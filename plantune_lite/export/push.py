@@ -190,14 +190,11 @@ class Push:
         to = present(self.dry_run)
         if to.exists() and (not to.is_dir() or any(to.iterdir())):
             raise PlantuneError(f"{to} is not empty and is not overwritten: give --dry-run a new folder")
-        try:
-            for add in self.files:
-                target = to / add.path_in_repo
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with add.as_file() as source, open(target, "wb") as copy:
-                    shutil.copyfileobj(source, copy)
-        except OSError as error:
-            raise PlantuneError(f"{to} cannot be written ({error.strerror}); give --dry-run another folder") from None
+        for add in self.files:
+            target = to / add.path_in_repo
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with add.as_file() as source, open(target, "wb") as copy:
+                shutil.copyfileobj(source, copy)
         return self._summary(f"not pushed: it is in {to}", dry_run=str(to))
 
     def send(self, public: bool) -> dict[str, Any]:

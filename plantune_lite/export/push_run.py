@@ -35,7 +35,7 @@ def push_model(
 
     The adapter goes to USER/NAME, the merged model to USER/NAME-merged, GGUF files to USER/NAME-GGUF.
     """
-    recipe, manifest = _recipe(run), read_manifest(run)
+    recipe, manifest = RunFolder(run).recipe_row(), read_manifest(run)
     there = {form: folder for form, folder in _forms_of(run, manifest).items() if what in (None, form)}
     if not there:
         raise PlantuneError(
@@ -71,17 +71,11 @@ def push_corpus(
     say: push.Say = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Push a run's corpus to a data set; return the push's summary."""
-    recipe = _recipe(run)
+    recipe = RunFolder(run).recipe_row()
     also, about = _about_corpus(run, recipe), {"run": recipe["name"], "what": "corpus"}
     refuse_changed(run, "corpus", read_manifest(run).stages.get("corpus", Entry()), whole=True)
     corpus = push.Push(RunFolder(run).corpus, repo, kind="dataset", dry_run=dry_run, also=also, about=about, say=say)
     return push.bring([corpus], public)
-
-
-def _recipe(run: Path) -> dict[str, Any]:
-    if not RunFolder(run).recipe.is_file():
-        raise PlantuneError(f"{run} is not a run folder: it has no recipe.json")
-    return RunFolder(run).recipe_row()
 
 
 def _about_corpus(run: Path, recipe: dict[str, Any]) -> dict[str, push.Content]:

@@ -17,7 +17,7 @@ from plantune_lite.files import read_object
 from plantune_lite.recipe.redact import without_paths
 from plantune_lite.runs.folder import RunFolder
 from plantune_lite.runs.job import TRAININGS, trained_by
-from plantune_lite.runs.manifest import ExportSummary, Manifest, read_manifest
+from plantune_lite.runs.manifest import Manifest, read_manifest
 from plantune_lite.student.presets import Preset, find
 
 Form = Literal["adapter", "merged", "gguf"]
@@ -96,7 +96,7 @@ def of_run(run: Path, *, form: Form, repos: Mapping[Form, str]) -> Facts:
             file.name: {"bytes": file.stat().st_size, **summaries.export.gguf.get(file.name, {})}
             for file in sorted(folder.gguf.glob("*.gguf"))
         },
-        agreement=_agreement(summaries.export),
+        agreement=summaries.export.agreement,
         plot=_plot(run, manifest, scores),
         versions=manifest.versions,
     )
@@ -126,13 +126,6 @@ def _plot(run: Path, manifest: Manifest, suites: Iterable[str]) -> Path | None:
         return None
     charts = (RunFolder(run).figures / f"scores_{suite}.svg" for suite in sorted(suites))
     return next((chart for chart in charts if chart.is_file()), None)
-
-
-def _agreement(exported: ExportSummary) -> str | None:
-    if exported.top1 is None:
-        return None
-    same = f"the same likeliest token on {exported.top1:.1%} of {exported.positions} positions"
-    return f"{same}, largest logit difference {exported.largest:.3g}"
 
 
 def adapter_folder(run: Path, manifest: Manifest) -> Path | None:

@@ -40,16 +40,8 @@ def run_export(job: Job) -> ExportSummary:
             merged=merged, name=job.recipe.name, preset=preset, prompts=prompts, adapter=adapter, base=place
         )
         exported = gguf.export_gguf(model, job.run.gguf, files, say=job.say)
-        for line in exported["run"]:
-            job.say(line)
         lines.append(exported["line"])
         gguf_files = exported["gguf"]
     return ExportSummary(
-        line="; ".join(lines),
-        merged=done,
-        verified=checked["verified"],
-        top1=checked["top1"],
-        positions=checked["positions"],
-        largest=checked["largest"],
-        gguf=gguf_files,
+        line="; ".join(lines), verified=checked["verified"], agreement=checked["agreement"], gguf=gguf_files
     )

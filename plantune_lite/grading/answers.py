@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from plantune_lite.grading import sympy_worker
 from plantune_lite.grading.compare import Ask, compare_answers, decided, shortened, unsure, yes
 from plantune_lite.grading.normalize import clean
-from plantune_lite.grading.values import Expression, Letter, Number, Text, fold, read
+from plantune_lite.grading.values import Expression, Letter, Text, Unreadable, fold, read
 from plantune_lite.types import Verdict
 
 DEADLINE_SECONDS = 1.0  # for the worker and one pair of answers
@@ -167,25 +167,17 @@ def _by_letter_or_text(text: str, choices: Sequence[str], ask: Ask) -> set[int]:
     return exact or _by_letter(text, choices) | _by_text(value.rest, choices, ask)  # exact: "E. coli"
 
 
-# --- what kind of answer ----------------------------------------------------------------------------------------------
+# --- answers that can be checked --------------------------------------------------------------------------------------
 
 _PROSE_WORDS = 8
 
 
-def answer_kind(gold: str, choices: Sequence[str] = ()) -> str:
-    """Classify a gold answer: "whole number", "several values" ... or "unchecked" where the grader cannot check it."""
+def can_check(gold: str, choices: Sequence[str] = ()) -> bool:
+    """Tell whether the grader can check answers against this gold answer."""
     if choices:
-        return "choice" if len(_gold_choice(gold, choices, _within_deadline())) == 1 else "unchecked"
+        return len(_gold_choice(gold, choices, _within_deadline())) == 1
     value = read(gold)
-    match value:
-        case Number(unit=unit, form=form):
-            return "percent" if "%" in unit else "money" if {"$", "€", "£", "¥", "₹", "¢"} & set(unit) else form
-        case Letter(rest=""):
-            return "choice"
-        case Expression(latex=latex):
-            readable = sympy_worker.same(latex, latex, seconds=DEADLINE_SECONDS).verdict.same
-            return "expression" if readable else "unchecked"
-        case Text() | Letter() if len(gold.split()) <= _PROSE_WORDS:
-            return "text"
-        case _:
-            return value.kind
+    if isinstance(value, Expression):
+        return sympy_worker.same(value.latex, value.latex, seconds=DEADLINE_SECONDS).verdict.same is True
+    prose = isinstance(value, Text | Letter) and len(gold.split()) > _PROSE_WORDS
+    return not (prose or isinstance(value, Unreadable))

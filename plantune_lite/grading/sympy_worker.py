@@ -16,7 +16,6 @@ The worker reads one {"given": ..., "gold": ...} per line and writes {"same": ..
 import atexit
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -159,14 +158,7 @@ def same(given: str, gold: str, *, seconds: float) -> Judged:
     return _worker.ask(given, gold, seconds)
 
 
-def _forget_worker() -> None:
-    global _worker
-    _worker = _Worker()
-
-
-atexit.register(lambda: _worker.close())  # the current one at exit
-if hasattr(os, "register_at_fork"):  # we never fork; a caller that does must not use its parent's pipes
-    os.register_at_fork(after_in_child=_forget_worker)
+atexit.register(_worker.close)
 
 
 # --- the worker's side ------------------------------------------------------------------------------------------------

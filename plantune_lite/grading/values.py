@@ -22,7 +22,6 @@ class Value:
     """A parsed answer."""
 
     latex: str  # normalised, without unit: the input of a LaTeX parser
-    kind = "unchecked"  # for people, set by some subclasses
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,6 @@ class Number(Value):
 class LongNumber(Value):
     """A number with more digits than Python parses: compared digit by digit."""
 
-    kind = "whole number"
-
 
 @dataclass(frozen=True)
 class Expression(Value):
@@ -55,7 +52,6 @@ class Time(Value):
 
     minutes: Fraction
     half: str
-    kind = "time"
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,6 @@ class YesNo(Value):
     """Yes or true, no or false."""
 
     yes: bool
-    kind = "yes/no"
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,6 @@ class Equation(Value):
     name: str
     argument: str
     value: Value
-    kind = "equation"
 
 
 @dataclass(frozen=True)
@@ -91,7 +85,6 @@ class Group(Value):
     opening: str
     items: tuple[Value, ...]
     closing: str = ""
-    kind = "several values"
 
 
 @dataclass(frozen=True)

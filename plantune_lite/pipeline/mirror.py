@@ -1,8 +1,8 @@
 """Mirror a run's small files to a folder that outlives the machine, such as a mounted Drive.
 
     bring_back(drive, run)              restores missing or damaged files of the run folder from DRIVE/NAME/
-    copies = Mirror(drive, run, say)    updates DRIVE/NAME/ and DRIVE/calls.sqlite every minute, once started
-    copies.start()
+    copies = Mirror(drive, run, say)    updates DRIVE/NAME/ and DRIVE/calls.sqlite every minute
+    copies.close()                      updates them once more
 
 It copies recipe, manifest, JSONL, adapters, complete checkpoints and the report; never merged/ or gguf/, which can be
 rebuilt. A mirror that is full, slow or gone is a warning, not an error. One machine works on a run at a time.
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from plantune_lite.files import copy_whole, read_object, write_whole
 from plantune_lite.runs.folder import LEDGER, changed_outputs, home, move_away, place_in_old
-from plantune_lite.runs.manifest import read_manifest
+from plantune_lite.runs.manifest import Manifest, read_manifest
 from plantune_lite.teacher.ledger import copy_ledger, merge_ledger
 from plantune_lite.types import PlantuneError, RunError
 
@@ -35,9 +35,6 @@ class Mirror:
         self._ending = threading.Event()
         self._warned = ""
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
-
-    def start(self) -> None:
-        """Start copying at every interval."""
         self._thread.start()
 
     def close(self, wait_seconds: float = 60.0) -> None:
@@ -125,38 +122,27 @@ def bring_back(folder: Path, run: Path) -> int:
     source, here = (folder / run.name).resolve(), run.resolve()
     if source == here or here in source.parents or source in here.parents:
         raise RunError(f"--mirror {folder} and the run folder {run} overlap: mirror to another folder")
-    mirrored, begun = (source / "manifest.json").is_file(), _is_begun(run)
-    if mirrored:
-        _check_same_run(source, run if begun else None)
+    local, mirrored = _manifest_of(run), _manifest_of(source)
+    if mirrored is None and (source / "manifest.json").is_file():
+        why = f"the mirror's {source / 'manifest.json'} is damaged"
+        raise RunError(f"{why}: move {source} away to mirror the run again, or leave --mirror out")
+    if local and mirrored and mirrored.id != local.id:
+        raise RunError(f"{source} mirrors another run of this name: set name=OTHER, or move {run} away to restore it")
+    if local and mirrored and mirrored.resumed > local.resumed:
+        raise RunError(f"{source} is ahead of {run}: move {run} away to restore it, or mirror to another folder")
     if (ledger := home(source) / LEDGER).is_file():
         merge_ledger(ledger, home(here) / LEDGER)
-    if not mirrored:
+    if mirrored is None:
         return 0
-    return _repair(source, run) if begun else _restore(source, run)
+    return _repair(source, run, local) if local else _restore(source, run)
 
 
-def _is_begun(run: Path) -> bool:
-    """Return whether a run has a manifest; an unreadable one counts as missing, since the mirror has it."""
+def _manifest_of(run: Path) -> Manifest | None:
+    """Read a run's manifest; None where it is missing or damaged: the mirror has it."""
     try:
-        read_manifest(run)
+        return read_manifest(run) if (run / "manifest.json").is_file() else None
     except RunError:
-        return False
-    return (run / "manifest.json").exists()
-
-
-def _check_same_run(source: Path, run: Path | None) -> None:
-    try:
-        mirrored = read_manifest(source)
-    except RunError:
-        why = f"the mirror's {source / 'manifest.json'} is damaged"
-        raise RunError(f"{why}: move {source} away to mirror the run again, or leave --mirror out") from None
-    if run is None:
-        return
-    local = read_manifest(run)
-    if mirrored.id != local.id:
-        raise RunError(f"{source} mirrors another run of this name: set name=OTHER, or move {run} away to restore it")
-    if mirrored.resumed > local.resumed:
-        raise RunError(f"{source} is ahead of {run}: move {run} away to restore it, or mirror to another folder")
+        return None
 
 
 def _restore(source: Path, run: Path) -> int:
@@ -166,9 +152,9 @@ def _restore(source: Path, run: Path) -> int:
     return _fetch(source, run, [*names, "manifest.json"])
 
 
-def _repair(source: Path, run: Path) -> int:
+def _repair(source: Path, run: Path, manifest: Manifest) -> int:
     """Fetch finished stages' outputs that are missing or damaged here and intact in the mirror."""
-    done = (entry for entry in read_manifest(run).stages.values() if entry.status == "done")
+    done = (entry for entry in manifest.stages.values() if entry.status == "done")
     outputs = {name: known for entry in done for name, known in entry.outputs.items() if (source / name).is_file()}
     missing, damaged = changed_outputs(run, outputs, every_byte=True)
     lost = {name: outputs[name] for name in (*missing, *damaged)}
@@ -183,8 +169,5 @@ def _fetch(source: Path, run: Path, names: list[str]) -> int:
         try:
             copy_whole(source / name, run / name, shutil.copy2)
         except OSError as error:
-            why = error.strerror or error
-            raise RunError(
-                f"{source / name} cannot be read back ({why}); fix the mirror, or leave --mirror out"
-            ) from None
+            raise RunError(f"the mirror cannot be read back ({error}): fix it, or leave --mirror out") from None
     return len(names)

@@ -84,9 +84,7 @@ def run(
         work.save()  # a variant may have reused all of its stages
         failed = None
         if mirror is not None:
-            copies = Mirror(mirror, folder, tell)
-            copies.start()
-            stack.callback(copies.close)
+            stack.callback(Mirror(mirror, folder, tell).close)
         for number, (stage, state, _) in enumerate(planned, 1):
             label = f"[{number}/{len(active)}] {stage.name:<9}"
             if only is not None and stage.name not in only:
@@ -206,10 +204,8 @@ def _refuse_what_training_would(
     if not trainings:
         return
     # Checked for distillation too: its plans are paid for, and trained on later.
-    if wanted.sft is not None and "sft" in trainings:
-        trl_args.refuse_extra(wanted.sft, "sft")
-    if wanted.grpo is not None and "grpo" in trainings:
-        trl_args.refuse_extra(wanted.grpo, "grpo")
+    for name in sorted({"sft", "grpo"}.intersection(trainings)):
+        trl_args.refuse_extra(getattr(wanted, name), name)
     preset = presets.find(wanted.student.model)
     if preset is not None:
         shapes.of(preset.name).adapter(wanted.student.lora_rank, wanted.student.lora_targets)  # checks layer names
@@ -217,7 +213,7 @@ def _refuse_what_training_would(
         return
     if preset is not None and preset.wants_gpu and (why := devices.why_no_gpu()):
         raise RunError(
-            f"{preset.title} needs a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
+            f"{preset.repo} needs a GPU, and {why}. Nothing was spent. What runs here: plantune distill with the "
             "same recipe and settings (a teacher's plans, to train on elsewhere), or plantune run smollm2_135m"
         )
     architecture = weights.check_access(wanted.student, preset)
@@ -286,7 +282,7 @@ def _do(stage: Stage, run: _Run) -> None:
     folder, wanted, entries = run.folder, run.recipe, run.manifest.stages
     if stage.name not in entries:
         inputs = inputs_of(wanted, stage)
-        earlier = {name: entries[name].fingerprint for name in stage.after}
+        earlier = {active.name: entries[active.name].fingerprint for active in run.active if active.name in entries}
         entries[stage.name] = Entry(fingerprint=fingerprint(stage, inputs, earlier), inputs=inputs)
     entry = entries[stage.name]
     entry.status, entry.began = "running", time.time()

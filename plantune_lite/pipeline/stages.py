@@ -4,7 +4,7 @@ Only this table ties parts of the recipe to stages: a test fails when a part has
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from plantune_lite.recipe.schema import OPTIONAL, Recipe
 from plantune_lite.runs.folder import REJECTED, TRAJECTORIES
@@ -89,20 +89,11 @@ STAGES = (
 
 
 def active_stages(wanted: Recipe, stages: Sequence[Stage] = STAGES) -> list[Stage]:
-    """Return the stages of this recipe, in order, without the ones it leaves out, also in `after` and `also`."""
+    """Return the stages of this recipe, in order."""
     left_out = {name for name in OPTIONAL if getattr(wanted, name) is None}
     if not wanted.has_baseline:
         left_out.add("baseline")
-    names = {stage.name for stage in stages} - left_out
-    return [
-        replace(
-            stage,
-            after=tuple(name for name in stage.after if name in names),
-            also=tuple(name for name in stage.also if name in names),
-        )
-        for stage in stages
-        if stage.name in names
-    ]
+    return [stage for stage in stages if stage.name not in left_out]
 
 
 def stale_after(name: str, active: Sequence[Stage]) -> list[str]:

@@ -65,7 +65,7 @@ def _is_gone(text: str) -> bool:
 
 def fingerprint(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, str]) -> str:
     """Hash what identifies a stage: its inputs, and the stages it comes after."""
-    after = {name: earlier[name] for name in stage.after}
+    after = {name: earlier[name] for name in stage.after if name in earlier}  # a recipe may leave stages out
     text = json.dumps({"format": 1, "inputs": inputs, "after": after}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -131,4 +131,4 @@ def _difference(stage: Stage, entry: Entry, inputs: Mapping[str, Any]) -> str:
         was, is_now = recorded.get(name, "absent"), inputs.get(name, "absent")
         if json.dumps(was) != json.dumps(is_now):
             return f"{name} has changed" if _CONTENT in name else f"{name} was {was!r} and is now {is_now!r}"
-    return f"it was made by another version, or after another {' or '.join(stage.after)}"
+    return "it was made by another version, or a stage before it was rerun"

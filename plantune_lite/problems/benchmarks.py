@@ -30,25 +30,15 @@ def _gsm8k(row: Cells) -> Cells:
         "answer": lines[-1],
         "solution": "\n".join(steps),
         "steps": steps,
-        "subquestions": questions if len(questions) == len(steps) else [],
+        "subquestions": questions,
     }
-
-
-def _math500(row: Cells) -> Cells:
-    kept = {name: row[name] for name in ("answer", "solution", "level")}
-    return {"id": f"math500/{row['unique_id']}", "question": row["problem"], **kept}
 
 
 def _olympiadbench(row: Cells) -> Cells:
     """Join the answers, each in dollar signs, into one text: `$(1,8,19), (2,7,13)$`."""
     question = "\n\n".join(text for text in (row.get("context"), row["question"]) if text)
     answer = ", ".join(text.strip().strip("$") for text in row["final_answer"] or [])
-    return {
-        "id": f"olympiadbench/{row['id']}",
-        "question": question,
-        "answer": answer,
-        "solution": (row["solution"] or [None])[0],
-    }
+    return {"question": question, "answer": answer, "solution": (row["solution"] or [None])[0]}
 
 
 def _contest(row: Cells) -> Cells:
@@ -56,34 +46,15 @@ def _contest(row: Cells) -> Cells:
     return {"question": question, "answer": row["answer"], "solution": row.get("solution")}
 
 
-def _aime_years(row: Cells) -> Cells:
-    return {
-        "id": f"aime_1983_2024/{row['ID']}",
-        "question": row["Question"],
-        "answer": row["Answer"],
-    }
-
-
 def _arc(row: Cells) -> Cells:
     """Map labels to letters: they are A to E in most rows and 1 to 4 in some."""
     labels = row["choices"]["label"]
     letter = chr(ord("A") + labels.index(row["answerKey"])) if row["answerKey"] in labels else row["answerKey"]
-    return {
-        "id": f"arc_challenge/{row['id']}",
-        "question": row["question"],
-        "choices": row["choices"]["text"],
-        "answer": letter,
-    }
+    return {"question": row["question"], "choices": row["choices"]["text"], "answer": letter}
 
 
 def _mmlu(row: Cells) -> Cells:
     return {**row, "answer": "ABCD"[row["answer"]]}
-
-
-def _bbh_file(row: Cells) -> Cells:
-    """Keep the answer as the release has it, (B): the questions already list their options."""
-    row = {**row, "answer": row.get("answer_raw") or row.get("answer")}
-    return {name: value for name, value in row.items() if name not in ("choices", "answer_raw")}
 
 
 def _strategyqa(row: Cells) -> Cells:
@@ -104,7 +75,6 @@ class Benchmark:
     train: str | None = None  # the Hub's name of the split; None = there is none to train on
     test: str
     fields: Callable[[Cells], Cells]  # ours, from a row of the Hub; a KeyError where it lacks the columns
-    of_file: Callable[[Cells], Cells] = dict  # ours, from a row of a file in $PLANTUNE_DATA
     kind: Kind | None = None
     only: frozenset[str] = frozenset()  # MMLU subjects; empty = all
     task: str = ""  # name on the Hub's leaderboard; "" = none
@@ -162,7 +132,7 @@ BENCHMARKS = {
     "math500": Benchmark(
         hub="HuggingFaceH4/MATH-500",
         test="test",
-        fields=_math500,
+        fields=_columns(answer="answer", question="problem", solution="solution", level="level"),
     ),
     "olympiadbench": Benchmark(
         hub="Hothan/OlympiadBench",
@@ -175,7 +145,7 @@ BENCHMARKS = {
     "aime_1983_2024": Benchmark(
         hub="di-zhang-fdu/AIME_1983_2024",
         test="train",
-        fields=_aime_years,
+        fields=_columns(question="Question", answer="Answer"),
     ),
     "amc23": Benchmark(hub="math-ai/amc23", test="test", fields=_contest),
     "arc_challenge": Benchmark(
@@ -193,7 +163,6 @@ BENCHMARKS = {
         configs=_BBH_TASKS,
         test="test",
         fields=_columns(question="input", answer="target"),
-        of_file=_bbh_file,
     ),
     "strategyqa": Benchmark(
         hub="ChilleD/StrategyQA",
@@ -206,7 +175,6 @@ BENCHMARKS = {
         configs=("openai_humaneval",),
         test="test",
         fields=_columns(
-            id="task_id",
             question="prompt",
             answer="canonical_solution",
             solution="canonical_solution",

@@ -33,7 +33,9 @@ def load_rows(name: str, split: str, *, revision: str | None = None) -> Rows:
             "problems.source"
         )
     if path := _local_file(name, split, benchmark):
-        return _from_file(name, split, benchmark, path)
+        table = files.read_table(path)
+        drafts: list[files.Draft] = [(row.where, f"{name}/{split}/{n}", row.cells) for n, row in enumerate(table.rows)]
+        return drafts, {"file": str(path), "sha256": table.sha256}
     return _from_hub(name, split, benchmark, revision)
 
 
@@ -54,14 +56,6 @@ def _local_file(name: str, split: str, benchmark: Benchmark) -> Path | None:
         raise ProblemError(f"{whole} does not say which split it is: rename it {name}_train.jsonl or {name}_test.jsonl")
     names = [f"{name}_train"] if split == "train" else [f"{name}_test", f"{name}_dev", f"{name}_validation", name]
     return next((path for path in (folder / f"{stem}.jsonl" for stem in names) if path.is_file()), None)
-
-
-def _from_file(name: str, split: str, benchmark: Benchmark, path: Path) -> Rows:
-    table = files.read_table(path)
-    drafts: list[files.Draft] = [
-        (row.where, f"{name}/{split}/{number}", benchmark.of_file(row.cells)) for number, row in enumerate(table.rows)
-    ]
-    return drafts, {"file": str(path), "sha256": table.sha256}
 
 
 # --- the Hub ----------------------------------------------------------------------------------------------------------

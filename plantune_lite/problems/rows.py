@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from plantune_lite.files import encodable
-from plantune_lite.grading.answers import answer_kind, final_answer
+from plantune_lite.grading.answers import can_check, final_answer
 from plantune_lite.grading.compare import shortened
 from plantune_lite.problems.files import BadRow, Draft
 from plantune_lite.types import Kind, Problem
@@ -84,7 +84,7 @@ def is_prose(problem: Problem) -> bool:
     """Return whether the answer is an explanation, which a model would not repeat in the same words."""
     if problem.kind != "text" or len(problem.answer.split()) <= _PROSE_WORDS or not _SENTENCE.search(problem.answer):
         return False
-    return answer_kind(problem.answer) == "unchecked"
+    return not can_check(problem.answer)
 
 
 def _rest(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,8 +26,6 @@ def run_problems(job: Job) -> ProblemsSummary:
         job.say(note)
     return ProblemsSummary(
         line=f"{len(loaded.pool)} problems to learn from, {len(loaded.own)} held out",
-        pool=len(loaded.pool),
-        own=len(loaded.own),
         origin=loaded.origin,
         revisions=revisions_of(loaded.origin.values()),
     )
@@ -51,5 +49,4 @@ def run_suites(job: Job) -> SuitesSummary:
             "set it, or add a suite with other answers"
         )
     line = ", ".join(f"{name} {count}" for name, count in counts.items())
-    revisions = revisions_of(origins.values())
-    return SuitesSummary(line=f"test problems: {line}", suites=counts, origin=origins, revisions=revisions)
+    return SuitesSummary(line=f"test problems: {line}", revisions=revisions_of(origins.values()))

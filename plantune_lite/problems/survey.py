@@ -1,15 +1,14 @@
 """Survey a user's file before anything is spent on it: `plantune show my.csv`.
 
-    survey_problems(Problems("my.csv"), seed=0) -> Survey(rows=812, checkable={"money": 700, ...}, unchecked=..., ...)
+    survey_problems(Problems("my.csv"), seed=0) -> Survey(rows=812, problems=812, tried=812, uncheckable=3, ...)
 
 It reads the file as `problems.load` does, but does not stop at bad rows: their faults are part of the result.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 
 from plantune_lite.files import as_path
-from plantune_lite.grading.answers import answer_kind
+from plantune_lite.grading.answers import can_check
 from plantune_lite.problems import columns, files
 from plantune_lite.problems.rows import checked_problems
 from plantune_lite.problems.split import hold_out, sample
@@ -32,8 +31,7 @@ class Survey:
     roles: dict[str, str]  # question, answer, ... -> column
     samples: tuple[Problem, ...]
     tried: int  # answers that the grader tried: all, or a seeded sample
-    checkable: dict[str, int]  # kind of answer -> how many of these it can check, most frequent first
-    uncheckable: int
+    uncheckable: int  # how many of these it cannot check
     unchecked: tuple[tuple[str, str], ...]  # the first ten: where, answer
     bad: int
     bad_rows: tuple[tuple[str, str], ...]  # the first ten: where, why
@@ -50,8 +48,7 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
     problems = [problem for _, problem in good]
     answers = [(where, problem) for where, problem in good if problem.kind != "code"]
     tried = sample(answers, TRIED, seed=seed)
-    kinds = [answer_kind(problem.answer, problem.choices) for _, problem in tried]
-    unchecked = [(at, problem.answer) for (at, problem), kind in zip(tried, kinds, strict=True) if kind == "unchecked"]
+    unchecked = [(at, problem.answer) for at, problem in tried if not can_check(problem.answer, problem.choices)]
     return Survey(
         file=str(path),
         rows=len(table.rows),
@@ -60,7 +57,6 @@ def survey_problems(part: Problems, *, seed: int) -> Survey:
         roles=names,
         samples=sample(problems, SAMPLES, seed=seed),
         tried=len(tried),
-        checkable=dict(Counter(kind for kind in kinds if kind != "unchecked").most_common()),
         uncheckable=len(unchecked),
         unchecked=tuple(unchecked[:NAMED]),
         bad=len(bad),

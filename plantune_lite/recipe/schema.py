@@ -375,6 +375,8 @@ def _grpo_errors(recipe: Recipe, grpo: GRPO) -> Iterator[str]:
     size = grpo.plans * grpo.continuations
     if grpo.reward == "guided" and grpo.group != size:
         yield f"grpo.group is {grpo.group}, but grpo.plans x grpo.continuations = {size}: set grpo.group={size}"
+    if grpo.reward == "guided" and grpo.extra.get("use_vllm"):
+        yield "grpo.extra.use_vllm cannot continue plans, as grpo.reward='guided' does: leave one of them out"
     rewards = (*REWARDS, *(reward.rpartition(":")[2] for reward in grpo.rewards))
     for name in grpo.weights:
         if name not in rewards:

@@ -1,6 +1,6 @@
 """Write a run folder up as one self-contained page, report.html, with its charts as files in figures/.
 
-    write_report(Path("runs/mine")) -> ReportSummary(line="report.html: own: m1 is better than ...", ...)
+    write_report(Path("runs/mine")) -> Summary(line="report.html: own: m1 is better than ...")
 
 First which model beats the untuned one and whether the plan does the work, then what it was made from: problems,
 plans, training, time and money, versions, and how to make it again. Missing parts of a run are not mentioned.
@@ -19,7 +19,7 @@ from plantune_lite.files import read_jsonl, read_object, read_records, write_who
 from plantune_lite.report import charts, html
 from plantune_lite.runs import job
 from plantune_lite.runs.folder import RunFolder, outputs_of
-from plantune_lite.runs.manifest import Manifest, ReportSummary, read_manifest, write_manifest
+from plantune_lite.runs.manifest import Manifest, Summary, read_manifest, write_manifest
 from plantune_lite.student.presets import DEQUANTISED
 from plantune_lite.terminal import duration
 from plantune_lite.types import Score, Trajectory
@@ -38,7 +38,7 @@ _CURVES = {  # chart -> the figures of a step that it draws
 }
 
 
-def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
+def write_report(run: Path, *, seed: int = 0) -> Summary:
     """Write the page and the charts; the summary's line is the page's first sentence."""
     manifest, folder = read_manifest(run), RunFolder(run)
     recipe = folder.recipe_row()
@@ -66,7 +66,7 @@ def write_report(run: Path, *, seed: int = 0) -> ReportSummary:
         _again(recipe, manifest),
     ]
     write_whole(folder.report, html.page(f"{recipe['name']}: plantune report", parts))
-    return ReportSummary(line=f"report.html: {first}", figures=sorted(figures))
+    return Summary(line=f"report.html: {first}")
 
 
 def rewrite_report(run: Path) -> str:

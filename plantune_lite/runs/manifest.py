@@ -14,7 +14,7 @@ version still loads.
 import json
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -72,8 +72,6 @@ class Summary(_Row):
 class ProblemsSummary(Summary):
     """Problems to learn from, and those held out."""
 
-    pool: int = 0
-    own: int = 0
     origin: dict[str, Any] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)  # of data sets on the Hub
 
@@ -82,8 +80,6 @@ class ProblemsSummary(Summary):
 class SuitesSummary(Summary):
     """Problems to test on."""
 
-    suites: dict[str, int] = field(default_factory=dict)  # how many problems each has
-    origin: dict[str, Any] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
 
 
@@ -91,8 +87,6 @@ class SuitesSummary(Summary):
 class HeadroomSummary(Summary):
     """Problems that the untuned student solves before anything is spent."""
 
-    solved: int | None = None
-    asked: int = 0
     looked: bool = True  # False: no model could be asked on this machine
 
 
@@ -103,17 +97,9 @@ class DistillSummary(Summary):
     problems: int = 0
     problems_done: int = 0
     problems_kept: int = 0
-    trajectories: int = 0  # kept
-    rejected: dict[str, int] = field(default_factory=dict)  # by reason
-    unanswered: int = 0  # problems that the teacher could not answer
-    teacher: str = ""
     max_usd: float | None = None  # the budget that ended it
     max_hours: float | None = None  # the time of the whole run, of which its share ended it
     out_of_time: bool = False
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    tokens_thought: int = 0
     usd_unanswered: float = 0.0  # of usd: reserved for calls without a reply, and perhaps never billed
 
 
@@ -122,11 +108,6 @@ class CorpusSummary(Summary):
     """Training rows."""
 
     train: int = 0
-    validation: int = 0
-    prompts: int = 0
-    problems: int = 0
-    rejected: dict[str, int] = field(default_factory=dict)  # by reason
-    in_test_set: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -151,34 +132,19 @@ class TrainingSummary(Summary):
 class SFTSummary(TrainingSummary):
     """A supervised training."""
 
-    rows: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  # rows that were left out, by reason
     trained_tokens: int | None = None
     loss_first: float | None = None
     loss_last: float | None = None
-    validation_loss: float | None = None
     problems: int = 0  # a baseline's: those that have a solution ...
     of: int = 0  # ... of those that the tuned model learned from
     sft_steps: int = 0  # a baseline's: the steps it should have had
 
 
 @dataclass(kw_only=True)
-class CPLSummary(TrainingSummary):
-    """A search and what was learned from it."""
-
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(kw_only=True)
 class GRPOSummary(TrainingSummary):
     """A GRPO training."""
 
-    prompts: int = 0
-    reward_first: float | None = None
-    reward_last: float | None = None
     rewards: dict[str, list[float]] = field(default_factory=dict)  # each reward at the beginning and at the end
-    stopped: str | None = None  # why it ended early
-    max_completion: int | None = None
     asks_for_plans: bool = False  # whether its prompts asked for a plan
 
 
@@ -186,7 +152,6 @@ class GRPOSummary(TrainingSummary):
 class EvaluateSummary(Summary):
     """Results of each model."""
 
-    sentences: Sequence[str] = ()
     arm: str | None = None  # what the run's model is called among its answers
 
 
@@ -194,19 +159,9 @@ class EvaluateSummary(Summary):
 class ExportSummary(Summary):
     """Merged model and GGUF files."""
 
-    merged: dict[str, Any] = field(default_factory=dict)
     verified: bool | None = None  # None: the merged model was not compared with its adapter
-    top1: float | None = None  # share of positions at which both rank the same token first
-    positions: int | None = None
-    largest: float | None = None  # logit difference
+    agreement: str | None = None  # how far it agrees with its adapter, in words
     gguf: dict[str, Any] = field(default_factory=dict)  # file -> what ran it, and how well it agreed
-
-
-@dataclass(kw_only=True)
-class ReportSummary(Summary):
-    """Report page."""
-
-    figures: Sequence[str] = ()
 
 
 @dataclass(kw_only=True)
@@ -220,11 +175,11 @@ class Summaries:
     corpus: CorpusSummary = field(default_factory=CorpusSummary)
     sft: SFTSummary = field(default_factory=SFTSummary)
     baseline: SFTSummary = field(default_factory=SFTSummary)
-    cpl: CPLSummary = field(default_factory=CPLSummary)
+    cpl: TrainingSummary = field(default_factory=TrainingSummary)
     grpo: GRPOSummary = field(default_factory=GRPOSummary)
     evaluate: EvaluateSummary = field(default_factory=EvaluateSummary)
     export: ExportSummary = field(default_factory=ExportSummary)
-    report: ReportSummary = field(default_factory=ReportSummary)
+    report: Summary = field(default_factory=Summary)
     made: frozenset[str] = frozenset()  # the stages that have one
 
     def training(self, stage: str | None) -> TrainingSummary:

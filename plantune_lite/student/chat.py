@@ -100,7 +100,6 @@ def preset_from_tokenizer(name: str, model: Any, tokenizer: Any) -> Preset:
     turn_end = end_of_turn(tokenizer)
     return Preset(
         name=name,
-        title=name,
         repo=name,
         family=model.config.model_type,
         parameters=model.num_parameters() / 1e9,

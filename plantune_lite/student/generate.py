@@ -50,16 +50,16 @@ class Row:
 
 
 class Replies:
-    """A Generate over the student's model, with its adapter or without."""
+    """A Generate over the student's model, with its adapter or without; a prompt may be token ids too."""
 
     def __init__(self, student: Any, *, untuned: bool = False) -> None:
         self._student, self._untuned = student, untuned
         self._most: int | None = None  # rows at once, reduced when memory runs out
 
-    def __call__(self, prompts: Sequence[Messages], sampling: Sampling) -> list[list[Reply]]:
+    def __call__(self, prompts: Sequence[Messages | list[int]], sampling: Sampling) -> list[list[Reply]]:
         return [replies for _, replies in sorted(self.each(prompts, sampling))]
 
-    def each(self, prompts: Sequence[Messages], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
+    def each(self, prompts: Sequence[Messages | list[int]], sampling: Sampling) -> Iterator[tuple[int, list[Reply]]]:
         """Yield the replies to each prompt, with its index, as soon as all of them have ended."""
         draws = sampling.n if sampling.temperature > 0 else 1  # greedy: the same reply n times
         done: dict[int, dict[int, Reply]] = defaultdict(dict)
@@ -70,13 +70,13 @@ class Replies:
                 if len(replies) == draws:
                     yield row.index, [replies[draw % draws] for draw in range(sampling.n)]
 
-    def _rows(self, prompts: Sequence[Messages], sampling: Sampling, draws: int) -> list[Row]:
+    def _rows(self, prompts: Sequence[Messages | list[int]], sampling: Sampling, draws: int) -> list[Row]:
         """List the replies to generate, the longest prompt first."""
         import torch
 
         rows, repeats = [], Counter[tuple[int, ...]]()
         for index, messages in enumerate(prompts):
-            ids = self._student.encode_chat(messages)
+            ids: Any = messages if isinstance(messages[0], int) else self._student.encode_chat(messages)
             for draw in range(draws):
                 seed = zlib.crc32(repr((sampling.seed, repeats[tuple(ids)], ids)).encode())
                 repeats[tuple(ids)] += 1  # a repeated prompt gets other draws

@@ -5,8 +5,8 @@
     with student.untuned():  # the same weights with the adapter off: never a second copy
         [[before]] = student.generate([ask_step_by_step(problem)], Sampling(max_tokens=512))
 
-Input: a preset, a Hub id or a folder, and the adapter of an earlier stage. Output: a LoadedStudent. The only importer
-of unsloth: Unsloth on a GPU, transformers with PEFT on a CPU. The backend is chosen here and nowhere else;
+Input: a preset, a Hub id or a folder, and the adapter of an earlier stage. Output: a Loaded student. The only
+importer of unsloth: Unsloth on a GPU, transformers with PEFT on a CPU. The backend is chosen here and nowhere else;
 $PLANTUNE_BACKEND=unsloth|plain overrides it.
 """
 
@@ -36,7 +36,9 @@ _POSITIONS = 32_768  # Unsloth keeps a table for this many in any case
 
 
 class Loaded:
-    """A student in memory; satisfies records.LoadedStudent."""
+    """A student in memory."""
+
+    replies: type[Replies] = Replies  # vLLM's student has its own
 
     def __init__(self, model: Any, tokenizer: Any, preset: Preset, source: Source) -> None:
         self.model, self.tokenizer, self.preset, self.source = model, tokenizer, preset, source
@@ -45,12 +47,12 @@ class Loaded:
     @cached_property
     def generate(self) -> Replies:
         """Generate replies to a batch of conversations."""
-        return Replies(self)
+        return self.replies(self)
 
     @cached_property
     def generate_untuned(self) -> Replies:
         """Generate replies with the model as it was before any training."""
-        return Replies(self, untuned=True)
+        return self.replies(self, untuned=True)
 
     def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
         """Encode a conversation up to where the reply begins, or whole."""
@@ -110,6 +112,7 @@ def load_student(
     *,
     adapter: Path | None = None,
     training: bool = False,
+    vllm: bool = False,
     pinned: str | None = None,
     room: int = 0,
     seed: int = 0,
@@ -118,15 +121,15 @@ def load_student(
     """Load a student: its base, and the adapter of an earlier stage or, for training, a new one.
 
     `pinned` is the base's revision that an earlier stage resolved; `room` is a conversation's maximum tokens where that
-    is more than the recipe's max_length.
+    is more than the recipe's max_length; with `vllm`, Unsloth shares the weights with an engine that samples for GRPO.
     """
     backend = backend_here(part.engine)
     if backend == "unsloth":
-        unsloth()
+        unsloth(vllm=vllm)
     _quiet()
     preset = presets.find(part.model)
     source = resolve_source(part, preset, backend, pinned, say)
-    model, tokenizer = _base(part, source, max(part.max_length, room))
+    model, tokenizer = _base(part, source, max(part.max_length, room), vllm)
     preset = chat.prepare(tokenizer, preset or chat.preset_from_tokenizer(part.model, model, tokenizer))
     chat.settle(model, tokenizer, preset)
     if adapter is not None or training:
@@ -163,11 +166,12 @@ def backend_here(engine: str = "auto") -> Backend:
     return "plain"
 
 
-def unsloth() -> Any:
+def unsloth(*, vllm: bool = False) -> Any:
     """Import Unsloth before transformers, peft and trl, which it patches; the code it writes goes into our cache."""
     # Its default is the working directory.
     os.environ.setdefault("UNSLOTH_COMPILE_LOCATION", str(files.cache_folder().parent / "unsloth"))
     os.environ.setdefault("UNSLOTH_DECODE_CUDA_GRAPHS", "1")  # as in TRL's generate; gain unmeasured
+    os.environ.setdefault("UNSLOTH_VLLM_STANDBY", str(int(vllm)))  # training and the engine take turns in memory
     import unsloth
 
     return unsloth
@@ -176,13 +180,13 @@ def unsloth() -> Any:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
+def _base(part: Student, source: Source, max_length: int, vllm: bool) -> tuple[Any, Any]:
     """Load the base model and its tokenizer."""
     from safetensors import SafetensorError
     from transformers import AutoTokenizer
 
     try:
-        model = _by_unsloth(part, source, max_length) if source.backend == "unsloth" else _plain(part, source)
+        model = _by_unsloth(part, source, max_length, vllm) if source.backend == "unsloth" else _plain(part, source)
         # From the same repository as the weights: Unsloth's copy is ungated where the original may be gated.
         place = model.name_or_path
         revision = source.revision if place == source.repo else None
@@ -207,7 +211,7 @@ def _base(part: Student, source: Source, max_length: int) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
+def _by_unsloth(part: Student, source: Source, max_length: int, vllm: bool) -> Any:
     import torch
     from huggingface_hub.constants import HF_HUB_CACHE
     from unsloth import FastLanguageModel
@@ -232,6 +236,7 @@ def _by_unsloth(part: Student, source: Source, max_length: int) -> Any:
         full_finetuning=False,
         # All of it on the GPU, or our error: by default it moves to the CPU what does not fit.
         **({"device_map": {"": _device()}, **text_only} if torch.cuda.is_available() else {}),
+        **({"fast_inference": True, "max_lora_rank": part.lora_rank} if vllm else {}),
         use_gradient_checkpointing="unsloth" if part.checkpointing else False,
         trust_remote_code=False,
         token=False,  # it would write a token to disk; its copies need none

@@ -64,7 +64,6 @@ class Preset:
     """One student family at one size."""
 
     name: str
-    title: str
     repo: str  # the 16-bit original: an adapter names it as base, and a merge starts from it
     family: Literal["llama", "qwen2", "qwen3", "gemma3_text", "qwen3_5_text", "gemma4_text"]
     parameters: float  # billions
@@ -135,43 +134,20 @@ _gemma_4 = partial(
 )
 
 PRESETS = (
-    _with_chatml(
-        name="smollm2_135m",
-        title="SmolLM2-135M-Instruct (embedded default, from the package index)",
-        repo="HuggingFaceTB/SmolLM2-135M-Instruct",
-        family="llama",
-        parameters=0.135,
-    ),
-    _with_chatml(
-        name="smollm2_360m",
-        title="SmolLM2-360M-Instruct",
-        repo="HuggingFaceTB/SmolLM2-360M-Instruct",
-        family="llama",
-        parameters=0.36,
-    ),
-    _gemma(name="gemma3_270m", title="Gemma-3-270M-It", repo="google/gemma-3-270m-it", parameters=0.27),
-    _gemma(name="gemma3_1b", title="Gemma-3-1B-It", repo="google/gemma-3-1b-it", parameters=1.0),
-    _gemma_4(name="gemma4_e2b", title="Gemma-4-E2B-It, text only", repo="google/gemma-4-E2B-it", parameters=4.6),
-    _gemma_4(name="gemma4_e4b", title="Gemma-4-E4B-It, text only", repo="google/gemma-4-E4B-it", parameters=7.5),
-    _qwen3(name="qwen3_0_6b", title="Qwen3-0.6B, thinking off", repo="Qwen/Qwen3-0.6B", parameters=0.6),
-    _qwen3(name="qwen3_1_7b", title="Qwen3-1.7B, thinking off", repo="Qwen/Qwen3-1.7B", parameters=1.7),
-    _qwen3_5(name="qwen3_5_0_8b", title="Qwen3.5-0.8B, text only", repo="Qwen/Qwen3.5-0.8B", parameters=0.75),
-    _qwen3_5(name="qwen3_5_2b", title="Qwen3.5-2B, text only", repo="Qwen/Qwen3.5-2B", parameters=1.9),
-    _qwen3_5(name="qwen3_5_4b", title="Qwen3.5-4B, text only", repo="Qwen/Qwen3.5-4B", parameters=4.2),
-    _with_chatml(
-        name="qwen3_4b",
-        title="Qwen3-4B-Instruct-2507 (the one without a thinking mode)",
-        repo="Qwen/Qwen3-4B-Instruct-2507",
-        family="qwen3",
-        parameters=4.0,
-    ),
-    _with_chatml(
-        name="qwen2_5_7b",
-        title="Qwen2.5-7B-Instruct",
-        repo="Qwen/Qwen2.5-7B-Instruct",
-        family="qwen2",
-        parameters=7.6,
-    ),
+    _with_chatml(name="smollm2_135m", repo="HuggingFaceTB/SmolLM2-135M-Instruct", family="llama", parameters=0.135),
+    _with_chatml(name="smollm2_360m", repo="HuggingFaceTB/SmolLM2-360M-Instruct", family="llama", parameters=0.36),
+    _gemma(name="gemma3_270m", repo="google/gemma-3-270m-it", parameters=0.27),
+    _gemma(name="gemma3_1b", repo="google/gemma-3-1b-it", parameters=1.0),
+    _gemma_4(name="gemma4_e2b", repo="google/gemma-4-E2B-it", parameters=4.6),
+    _gemma_4(name="gemma4_e4b", repo="google/gemma-4-E4B-it", parameters=7.5),
+    _qwen3(name="qwen3_0_6b", repo="Qwen/Qwen3-0.6B", parameters=0.6),
+    _qwen3(name="qwen3_1_7b", repo="Qwen/Qwen3-1.7B", parameters=1.7),
+    _qwen3_5(name="qwen3_5_0_8b", repo="Qwen/Qwen3.5-0.8B", parameters=0.75),
+    _qwen3_5(name="qwen3_5_2b", repo="Qwen/Qwen3.5-2B", parameters=1.9),
+    _qwen3_5(name="qwen3_5_4b", repo="Qwen/Qwen3.5-4B", parameters=4.2),
+    # the one without a thinking mode
+    _with_chatml(name="qwen3_4b", repo="Qwen/Qwen3-4B-Instruct-2507", family="qwen3", parameters=4.0),
+    _with_chatml(name="qwen2_5_7b", repo="Qwen/Qwen2.5-7B-Instruct", family="qwen2", parameters=7.6),
 )
 
 

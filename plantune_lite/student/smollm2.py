@@ -48,16 +48,9 @@ def gguf_path(sha256: str = SHA256) -> Path:
             )
         return file
     file = cache_folder() / FILE
-    if _is_right(file, sha256):
-        return file
-    try:
+    if not _is_right(file, sha256):
         file.parent.mkdir(parents=True, exist_ok=True)
         _fetch(file, sha256)
-    except OSError as error:
-        raise WeightsError(
-            f"SmolLM2 cannot be saved in {file.parent}: {error.strerror or error}. Fetching needs about 300 MB there, "
-            f"and 100 MB stay. Set PLANTUNE_CACHE to another folder, or {_OWN_COPY}."
-        ) from None
     return file
 
 
@@ -133,16 +126,16 @@ def folder(*, say: Callable[[str], object] = print) -> Path:
     target = cache_folder() / f"{NAME}-{_fingerprint()}"
     if all((target / name).is_file() for name in FILES):
         return target
-    gguf = gguf_path()
-    say(f"dequantising {NAME} once, to {target}")
     try:
         target.mkdir(parents=True, exist_ok=True)  # fails before the work where it cannot be written
+        gguf = gguf_path()
+        say(f"dequantising {NAME} once, to {target}")
         for name, content in _files(gguf).items():
             write_whole(target / name, content)
     except OSError as error:
         raise WeightsError(
-            f"SmolLM2 cannot be dequantised into {target.parent}: {error.strerror or error}. It needs about 300 MB "
-            "there: make room, or set PLANTUNE_CACHE to another folder."
+            f"SmolLM2 cannot be prepared in {target.parent}: {error.strerror or error}. It needs about 600 MB there, "
+            "of which 400 stay: make room, or set PLANTUNE_CACHE to another folder."
         ) from None
     return target
 

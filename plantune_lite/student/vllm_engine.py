@@ -17,8 +17,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from plantune_lite.student.generate import AT_ONCE, Replies, Row
 from plantune_lite.student.load import Loaded, load_student
 from plantune_lite.student.presets import Preset
 from plantune_lite.student.weights import Source, resolve_source
-from plantune_lite.types import Messages, PlantuneError, Sampling
+from plantune_lite.types import PlantuneError, Sampling
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM supports
 _CAPABILITY = (8, 0)  # Ampere: vLLM's fast kernels need it
@@ -52,7 +51,7 @@ def load_to_ask(
     room: int = 0,
     seed: int = 0,
     say: Callable[[str], object] = print,
-) -> "Loaded | Served":
+) -> Loaded:
     """Load a student for inference: with vLLM where the recipe sets it or it pays off, else as for training."""
     if answers(part):
         try:
@@ -243,28 +242,25 @@ def _end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-class Served:
-    """A student whose replies come from a vLLM engine; a Loaded for inference only."""
+class ServedReplies(Replies):
+    """A Generate over a vLLM engine."""
+
+    def _ended(self, waiting: list[Row], sampling: Sampling) -> Iterator[Row]:
+        student = self._student
+        ends = student.model.generation_config.eos_token_id
+        yield from student.engine.ended(waiting, sampling, ends, None if self._untuned else student.adapter)
+
+
+class Served(Loaded):
+    """A student whose replies come from a vLLM engine, for inference only."""
+
+    replies = ServedReplies
 
     def __init__(
         self, model: Any, tokenizer: Any, preset: Preset, source: Source, engine: Engine, adapter: Path | None
     ) -> None:
-        self.model, self.tokenizer, self.preset, self.source = model, tokenizer, preset, source
+        super().__init__(model, tokenizer, preset, source)
         self.engine, self.adapter = engine, adapter
-
-    @cached_property
-    def generate(self) -> "ServedReplies":
-        """Generate replies to a batch of conversations."""
-        return ServedReplies(self)
-
-    @cached_property
-    def generate_untuned(self) -> "ServedReplies":
-        """Generate replies with the model as it was before any training."""
-        return ServedReplies(self, untuned=True)
-
-    def encode_chat(self, messages: Messages, *, for_reply: bool = True) -> list[int]:
-        """Encode a conversation up to where the reply begins, or whole."""
-        return chat.encode_chat(self.tokenizer, messages, for_reply=for_reply)
 
     @contextmanager
     def wearing(self, adapter: Path) -> Iterator["Served"]:
@@ -274,18 +270,3 @@ class Served:
             yield self
         finally:
             self.adapter = own
-
-    def untuned(self) -> nullcontext[None]:
-        """Do nothing: each job names its adapter."""
-        return nullcontext()
-
-    answering = untuned
-
-
-class ServedReplies(Replies):
-    """A Generate over a vLLM engine."""
-
-    def _ended(self, waiting: list[Row], sampling: Sampling) -> Iterator[Row]:
-        student = self._student
-        ends = student.model.generation_config.eos_token_id
-        yield from student.engine.ended(waiting, sampling, ends, None if self._untuned else student.adapter)

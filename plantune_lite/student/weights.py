@@ -8,7 +8,6 @@ Without a network, an earlier download is used, without waiting for retries.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from plantune_lite.files import as_path
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets, smollm2, text_part
+from plantune_lite.student.chat import read_config
 from plantune_lite.student.presets import Preset
 from plantune_lite.student.text_part import StudentError
 
@@ -101,20 +101,12 @@ def check_access(part: Student, preset: Preset | None) -> str | None:
         return None
     from huggingface_hub import hf_hub_download
 
-    return _check_config(part.model, Path(hf_hub_download(repo, "config.json", revision=commit)))
+    return text_part.check(part.model, read_config(Path(hf_hub_download(repo, "config.json", revision=commit))))
 
 
 def _check_folder(name: str, folder: Path) -> str | None:
     _refuse_unloadable(name, [path.name for path in folder.iterdir()])
-    return _check_config(name, folder / "config.json")
-
-
-def _check_config(name: str, file: Path) -> str | None:
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        raise StudentError(f"student.model is {name}, whose config.json is not JSON: fetch the model again") from None
-    return text_part.check(name, config)
+    return text_part.check(name, read_config(folder / "config.json"))
 
 
 def base_folder(source: Source, say: Callable[[str], object] = print) -> Path:

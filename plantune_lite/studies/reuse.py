@@ -88,7 +88,7 @@ def _take_first_round(
         if entry is None or any(changed_outputs(donor, entry.outputs)):
             continue
         known = finished(donor)
-        if any((name, fingerprints[name]) not in known for name in stage.after):
+        if any((name, fingerprints[name]) not in known for name in stage.after if name in fingerprints):
             continue
         if parts := user_code.load_from_lab("take_first_round")(folder, donor, inputs, entry.inputs):
             return {f"{part} of cpl": donor for part in parts}

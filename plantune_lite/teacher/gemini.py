@@ -90,10 +90,7 @@ class Gemini:
             raise Failed("down", scrub(error, self._key)) from None
         except (aiohttp.ClientError, httpx2.RequestError, OSError) as error:
             raise Failed("lost", scrub(error, self._key)) from None
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # not JSON, not UTF-8, wrong shape: it may be billed all the same
+        except (ValueError, RecursionError) as error:  # not JSON, wrong shape: it may be billed all the same
             raise Failed("lost", f"a reply that is not an answer ({scrub(error, self._key)})") from None
         except (AttributeError, LookupError, TypeError) as error:  # null, or a list
             raise Failed("down", f"a reply that is not an answer ({scrub(error, self._key)})") from None
@@ -217,7 +214,7 @@ def _outcome(response: Any) -> Outcome:
     text = encodable("".join(part.text for part in parts if part.text and not part.thought))
     reason = getattr(candidate.finish_reason, "value", "STOP")
     default: What = "ok" if reason == "STOP" and text.strip() else "empty"  # for OTHER and newer reasons too
-    return Outcome(what=_ENDS.get(reason, default), text=text, mean_logprob=candidate.avg_logprobs, usage=usage)
+    return Outcome(what=_ENDS.get(reason, default), text=text, usage=usage)
 
 
 def _details(body: Any) -> list[dict[str, Any]]:

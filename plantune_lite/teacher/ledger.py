@@ -248,11 +248,8 @@ class Ledger:
 def copy_ledger(ledger: Path, target: Path) -> None:
     """Copy a ledger to a folder that may be slow; a stage that uses it waits only while it is read."""
     with closing(sqlite3.connect(ledger, timeout=_BUSY_SECONDS, isolation_level=None)) as db:
-        try:
-            db.execute("BEGIN")
-            db.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock, or fails
-        except sqlite3.DatabaseError as error:
-            raise OSError(f"{ledger} is not a ledger: {error}") from None
+        db.execute("BEGIN")
+        db.execute("SELECT count(*) FROM sqlite_master")  # takes the read lock, or fails
         image = db.serialize()
     write_whole(target, image)
 

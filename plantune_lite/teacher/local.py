@@ -80,9 +80,5 @@ class Batched:
 
 def _outcome(reply: Reply) -> Outcome:
     what: Literal["ok", "empty"] = "ok" if reply.text.strip() else "empty"
-    return Outcome(
-        what=what if reply.finish == "stop" else reply.finish,
-        text=reply.text,
-        mean_logprob=reply.mean_logprob,
-        usage=Usage(reply.tokens_in, reply.tokens_out, reply.tokens_thought),
-    )
+    usage = Usage(reply.tokens_in, reply.tokens_out, reply.tokens_thought)
+    return Outcome(what=what if reply.finish == "stop" else reply.finish, text=reply.text, usage=usage)

@@ -47,11 +47,6 @@ class Usage:
     tokens_out: int
     tokens_thought: int = 0  # billed as output
 
-    @property
-    def total(self) -> int:
-        """Return the sum."""
-        return self.tokens_in + self.tokens_out + self.tokens_thought
-
 
 _MOST_TOKENS = 10_000_000  # of a request: a larger count is an error
 
@@ -70,7 +65,6 @@ class Outcome:
 
     what: What
     text: str = ""
-    mean_logprob: float | None = None
     usage: Usage | None = None  # None: the server did not report it
 
 
@@ -196,11 +190,8 @@ def fitting(text: str, schema: type) -> str | None:
 def asking_for(schema: type, messages: Messages) -> Messages:
     """Return the messages with a request for JSON in words, for a model that takes no schema."""
     wish = f"\n\nReply with one JSON object and nothing else. It must fit this schema:\n{json.dumps(shape_of(schema))}"
-    last_user = max((n for n, message in enumerate(messages) if message["role"] == "user"), default=0)
-    return tuple(
-        {**message, "content": message["content"] + wish} if n == last_user else message
-        for n, message in enumerate(messages)
-    )
+    *before, last = messages
+    return (*before, {**last, "content": last["content"] + wish})
 
 
 # --- addresses and delays ---------------------------------------------------------------------------------------------

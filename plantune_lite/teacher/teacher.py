@@ -61,8 +61,6 @@ def open_teacher(
     elif part.teacher == "self" and own is not None:
         provider = Batched(f"self:{own[0]}", own[1])
         pace = pace or Pace(start=IN_FLIGHT, most=IN_FLIGHT)
-    elif part.teacher in ("self", "worked"):
-        raise TeacherError(f"distill.teacher is {part.teacher!r}, which is not a model to call")
     else:
         provider = OpenAICompatible(part.teacher, part.model, environ=environ)
     pace = pace or Pace(requests_per_minute=part.requests_per_minute)
@@ -238,7 +236,7 @@ class Teacher:
             except Exception:
                 await self._settle(key, None, "crashed", worst)
                 raise
-            self.stats.tokens += outcome.usage.total if outcome.usage else 0
+            self.stats.tokens += sum(vars(outcome.usage).values()) if outcome.usage else 0
             self._pace.went_well()
         finally:
             self._pace.leave()
@@ -301,4 +299,4 @@ def _again(request: Request, trouble: str, *, seed: int) -> Request:
 
 def _reply(outcome: Outcome, text: str, finish: Any) -> Reply:
     usage = outcome.usage or Usage(0, 0)
-    return Reply(text=text, finish=finish, mean_logprob=outcome.mean_logprob, **vars(usage))
+    return Reply(text=text, finish=finish, **vars(usage))

@@ -20,8 +20,9 @@ from typing import Any
 
 from plantune_lite.runs.job import Reporter
 from plantune_lite.student.attention import out_of_memory
+from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import duration
-from plantune_lite.types import LoadedStudent, PlantuneError
+from plantune_lite.types import PlantuneError
 
 PLANNED_AFTER = 20  # steps
 _SAVING = 1.5  # in steps: what a checkpoint and the end take
@@ -148,7 +149,7 @@ def callback(watcher: Any) -> Any:
 
 def build(
     kind: Callable[..., Any],
-    student: LoadedStudent,
+    student: Loaded,
     schedule: Schedule,
     prepare: Callable[[Any], object] = lambda model: None,
     **arguments: Any,

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from plantune_lite.plan import completion_text
 from plantune_lite.student import chat
-from plantune_lite.types import LoadedStudent, PlantuneError, Problem
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import PlantuneError, Problem
 
 NOT_LEARNED = -100  # cross entropy's ignore_index
 _SORTED_TOGETHER = 32  # batches whose rows are sorted by length; more would make the order less random
@@ -44,7 +45,7 @@ class Taught:
     dropped: Mapping[str, int]
 
 
-def lessons(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], max_length: int) -> Taught:
+def lessons(student: Loaded, rows: Sequence[Mapping[str, Any]], max_length: int) -> Taught:
     """Encode rows {prompt, completion}; leave out those that are too long or contain the chat's control tokens."""
     tokenizer, end = student.tokenizer, student.tokenizer.convert_tokens_to_ids(student.preset.turn_end)
     control = set(tokenizer.convert_tokens_to_ids(chat.control_tokens(tokenizer)))

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
+from plantune_lite.student.load import Loaded
 from plantune_lite.train import callbacks, prompt_selection, rollouts
 from plantune_lite.train.reward_log import Rewarded, Signs, Weighed
 from plantune_lite.train.rollouts import Sampled
 from plantune_lite.train.trl_args import grpo_config
-from plantune_lite.types import LoadedStudent, RecipeError, Reward, present
+from plantune_lite.types import RecipeError, Reward, present
 
 WARMUP = 0.1  # share of the steps
 _NAMES = {
@@ -58,7 +59,7 @@ class Rewards(NamedTuple):
 
 
 def train(
-    student: LoadedStudent,
+    student: Loaded,
     rows: Sequence[Mapping[str, Any]],
     rewards: Rewards,
     part: GRPO,
@@ -101,7 +102,7 @@ def train(
     if _REFERENCE in student.model.peft_config:
         student.model.delete_adapter(_REFERENCE)
     callbacks.keep(student, out)
-    return {**summary, "max_completion": part.max_completion}
+    return summary
 
 
 def select(
@@ -134,7 +135,7 @@ def _refuse_names(names: Sequence[str]) -> None:
 
 
 def _trainer(
-    student: LoadedStudent,
+    student: Loaded,
     rows: Sequence[Mapping[str, Any]],
     watched: Rewarded,
     part: GRPO,
@@ -161,10 +162,11 @@ def _trainer(
 
 
 def _rollout(student: Any, part: GRPO, seed: int) -> Any:
-    """Choose who samples: the student, plans first for the guided reward; None leaves it to Unsloth's trainer."""
+    """Choose who samples: the student, plans first for the guided reward; None leaves it to the trainer."""
     if part.reward == "guided":
-        return rollouts.Guided(student, part.plans, part.continuations)
-    return Sampled(student, part.group, seed) if student.source.backend == "plain" else None
+        return rollouts.Guided(student, part.plans, part.continuations, seed)
+    ours = student.source.backend == "plain" and not part.extra.get("use_vllm")
+    return Sampled(student, part.group, seed) if ours else None
 
 
 def order(count: int, draws: int, seed: int) -> list[int]:
@@ -208,9 +210,5 @@ def _summary(
         "line": line,
         "steps": trainer.state.global_step,
         "planned_steps": schedule.steps,
-        "prompts": prompts,
-        "reward_first": first,
-        "reward_last": last,
         "rewards": {name: list(both) for name, both in parts.items()},
-        "stopped": stopped,
     }

@@ -24,8 +24,9 @@ from plantune_lite.files import JsonlWriter, read_jsonl, write_whole
 from plantune_lite.recipe.schema import GRPO
 from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
+from plantune_lite.student.load import Loaded
 from plantune_lite.train.data import LessonError, check_left
-from plantune_lite.types import LoadedStudent, Reply, Reward, Sampling, present
+from plantune_lite.types import Reply, Reward, Sampling, present
 
 Row = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ _AT_ONCE = 8  # prompts sampled at once
 
 
 def askable(
-    student: LoadedStudent, rows: Sequence[Row], max_length: int, say: Callable[[str], object]
+    student: Loaded, rows: Sequence[Row], max_length: int, say: Callable[[str], object]
 ) -> tuple[list[Row], int]:
     """Return the prompts that leave room for an answer, and that room; TRL must encode them to the same token ids."""
     tokenizer = student.tokenizer
@@ -80,9 +81,7 @@ def _as_trl_asks(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[
 # --- the maximum answer length ----------------------------------------------------------------------------------------
 
 
-def calibrated(
-    student: LoadedStudent, rows: Sequence[Row], room: int, file: Path, part: GRPO, training: Training
-) -> int:
+def calibrated(student: Loaded, rows: Sequence[Row], room: int, file: Path, part: GRPO, training: Training) -> int:
     """Return the 95th percentile of the lengths of answers that end: more would cost time and rarely be used."""
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))["max_completion"]
@@ -109,7 +108,7 @@ def calibrated(
 
 
 def solved_at_times(
-    student: LoadedStudent, rows: Sequence[Row], passed: Reward, file: Path, part: GRPO, training: Training
+    student: Loaded, rows: Sequence[Row], passed: Reward, file: Path, part: GRPO, training: Training
 ) -> list[Row]:
     """Return the prompts that are solved sometimes, and others where these alone would repeat too often."""
     draws = part.steps * part.prompts_per_step
@@ -140,9 +139,7 @@ def solved_at_times(
     return kept + others
 
 
-def _passes(
-    passed: Reward, student: LoadedStudent, rows: Sequence[Row], replies_P_n: Sequence[Sequence[Reply]]
-) -> list[int]:
+def _passes(passed: Reward, student: Loaded, rows: Sequence[Row], replies_P_n: Sequence[Sequence[Reply]]) -> list[int]:
     """Count each prompt's passing answers, calling the reward as TRL would."""
     samples = [(row, reply) for row, replies in zip(rows, replies_P_n, strict=True) for reply in replies]
     columns = {name: [row[name] for row, _ in samples] for name in rows[0] if name not in ("prompt", "completion")}

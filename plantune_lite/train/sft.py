@@ -14,10 +14,10 @@ from typing import Any
 
 from plantune_lite.recipe.schema import SFT
 from plantune_lite.runs.job import Training
+from plantune_lite.student.load import Loaded
 from plantune_lite.terminal import printable
 from plantune_lite.train import callbacks, data, trl_args
 from plantune_lite.train.data import Lesson
-from plantune_lite.types import LoadedStudent
 
 VALIDATED = 64  # rows at most: validation pauses training
 _NAMES = {
@@ -37,7 +37,7 @@ _LESS_MEMORY = (
 
 
 def train(
-    student: LoadedStudent,
+    student: Loaded,
     rows: Sequence[Mapping[str, Any]],
     part: SFT,
     out: Path,
@@ -156,10 +156,7 @@ def _summary(trainer: Any, taught: data.Taught, schedule: callbacks.Schedule) ->
         "line": line,
         "steps": trainer.state.global_step,
         "planned_steps": schedule.steps,
-        "rows": len(taught.kept),
-        "dropped": dict(taught.dropped),
         "trained_tokens": next((int(row["num_tokens"]) for row in reversed(history) if "num_tokens" in row), None),
         "loss_first": first,
         "loss_last": last,
-        "validation_loss": min(checked) if checked else None,
     }

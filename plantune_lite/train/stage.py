@@ -110,7 +110,7 @@ def run_grpo(job: Job) -> GRPOSummary:
             served = load_to_ask(job.recipe.student, adapter=adapter, pinned=pinned, seed=job.recipe.seed, say=job.say)
             grpo.select(served, rows, rewarded, part, job.out, job.training(_hours(job)))
             del served
-        loaded = _loaded(job, adapter, pinned)
+        loaded = _loaded(job, adapter, pinned, vllm=bool(part.extra.get("use_vllm")))
         summary = grpo.train(loaded, rows, rewarded, part, job.out, job.training(_hours(job)))
     return GRPOSummary(**summary, usd=spent(), asks_for_plans=asks_for_plans, base=asdict(loaded.source))
 
@@ -160,11 +160,10 @@ def _judge(job: Job) -> Iterator[tuple[Any, Callable[[], float]]]:
 # --- the student ------------------------------------------------------------------------------------------------------
 
 
-def _loaded(job: Job, adapter: Path | None, pinned: str | None) -> Any:
+def _loaded(job: Job, adapter: Path | None, pinned: str | None, *, vllm: bool = False) -> Any:
     """Load the student with its adapter; record its base, so that a later merge starts from the same one."""
-    loaded = load_student(
-        job.recipe.student, adapter=adapter, training=True, pinned=pinned, seed=job.recipe.seed, say=job.say
-    )
+    student, seed = job.recipe.student, job.recipe.seed
+    loaded = load_student(student, adapter=adapter, training=True, vllm=vllm, pinned=pinned, seed=seed, say=job.say)
     base = job.out / "base.json"
     if not base.is_file() and is_first():
         write_whole(base, json.dumps(asdict(loaded.source), indent=1) + "\n")

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from plantune_lite.recipe.fields import nearest
 from plantune_lite.recipe.schema import GRPO, GRPO_ROWS, SFT
@@ -56,24 +56,18 @@ _OURS = {
     *("max_steps", "num_train_epochs", "learning_rate", "lr_scheduler_type", "warmup_steps", "warmup_ratio"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "seed", "output_dir", "logging_nan_inf_filter"),
     *("save_strategy", "save_steps", "eval_strategy", "eval_steps", "load_best_model_at_end", "remove_unused_columns"),
+    *("max_length", "train_sampling_strategy", "packing", "padding_free", "dataset_kwargs", "completion_only_loss"),
+    *("assistant_only_loss", "num_generations", "temperature", "max_completion_length", "reward_weights"),
+    *("shuffle_dataset", "steps_per_generation", "generation_batch_size", "chat_template_kwargs"),
 }
-_OURS_TOO = {
-    "sft": {
-        *("per_device_train_batch_size", "weight_decay", "report_to", "max_length", "train_sampling_strategy"),
-        *("packing", "padding_free", "dataset_kwargs", "completion_only_loss", "assistant_only_loss"),
-    },
-    "grpo": {
-        *("num_generations", "temperature", "max_completion_length", "reward_weights", "shuffle_dataset"),
-        *("steps_per_generation", "generation_batch_size", "chat_template_kwargs", "use_vllm"),
-    },
-}
+_OURS_IN_SFT = {"per_device_train_batch_size", "weight_decay", "report_to"}
 
 
 def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], part: str) -> Any:
     """Build TRL's config from our settings and the recipe's extra ones."""
     known = set(kind.__dataclass_fields__)
     for name in extra:
-        if name in _OURS | _OURS_TOO[part]:
+        if name in _OURS or (part == "sft" and name in _OURS_IN_SFT):
             raise RecipeError(f"{part}.extra has {name!r}, which the recipe's own fields decide")
         if name not in known:
             raise RecipeError(f"{part}.extra has {name!r}, but TRL's {kind.__name__} does not{nearest(name, known)}")
@@ -85,11 +79,13 @@ def config(kind: Any, settings: Mapping[str, Any], extra: Mapping[str, Any], par
         raise RecipeError(f"{part}.extra is {dict(extra)}, which TRL refuses: {error}") from error
 
 
-def refuse_extra(part: SFT | GRPO, name: Literal["sft", "grpo"]) -> None:
+def refuse_extra(part: SFT | GRPO, name: str) -> None:
     """Raise for an `extra` that TRL would refuse, by a config without a model; if TRL is missing, training raises."""
     if not part.extra or find_spec("trl") is None:
         return
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it announces kernels that it cannot download
+    if part.extra.get("use_vllm") and find_spec("vllm") is None:
+        raise MissingError(f"{name}.extra.use_vllm needs vLLM: pip install 'plantune-lite[vllm]'")
     import trl
 
     dry: dict[str, Any] = {"output_dir": "unused", "use_cpu": True, "bf16": False, "report_to": []}
@@ -181,6 +177,12 @@ def grpo_config(
         "disable_dropout": True,  # else the model that scores an answer is not the one that sampled it
         "shuffle_dataset": False,  # the order is ours
     }
+    if part.extra.get("use_vllm"):  # TRL's engine, or Unsloth's, which shares the weights: unmeasured by us
+        settings |= {
+            "generation_kwargs": {},
+            "vllm_enable_sleep_mode": True,
+            "vllm_max_model_length": training.max_length,
+        }
     built = config(GRPOConfig, settings, part.extra, "grpo")
     if "scale_rewards" in part.extra:  # Unsloth resets it where loss_type is dr_grpo
         scaling = part.extra["scale_rewards"]

@@ -138,7 +138,7 @@ def test_show_of_a_csv_guesses_checks_and_spends_nothing(tmp_path):
     )
     done = plantune("show", path)
     assert done.returncode == 0, done.stderr
-    for words in ("Frage", "Antwort", "whole number", "Was ist 3+3?", "weil das Licht"):
+    for words in ("Frage", "Antwort", "4 of the 5 answers", "Was ist 3+3?", "weil das Licht"):
         assert words in done.stdout, (words, done.stdout)
     assert "problems.question" in plantune("show", path, "problems.question=Fragen").stderr
 

@@ -69,7 +69,7 @@ def test_a_distillation_runs_through_pays_its_way_and_writes_no_key_down(tmp_pat
         assert again.returncode == 0 and server.stats()["requests"] == asked, "a call was asked twice"
     manifest = read_manifest(tmp_path / "smollm2_135m")
     summary = manifest.summaries.distill
-    assert summary.teacher.startswith("gemini-") and summary.problems_kept >= 18 and manifest.usd > 0
+    assert "; teacher gemini-" in summary.line and summary.problems_kept >= 18 and manifest.usd > 0
     assert "rows to learn from" in manifest.line("corpus")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
@@ -181,7 +181,7 @@ def test_with_a_card_the_untuned_student_is_asked_before_money_is_spent(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     manifest = read_manifest(tmp_path / "smollm2_135m")
     assert list(manifest.stages) == ["problems", "suites", "headroom", "distill", "corpus"]
-    assert manifest.summaries.headroom.asked == 2
+    assert " of 2 problems" in manifest.line("headroom")
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_plan_that_the_row_brings_is_taken_as_it_is_written(given):
         (problem(steps=["It follows."]), "no plan in the worked solution"),
         (problem(steps=["4 + 5 = 9 in all."]), "no plan in the worked solution"),
         (problem(steps=["1+1=2 x"], extra={"subquestions": []}), None),
-        (problem(steps=["1+1=2 x"], extra={"subquestions": ["a?", "b?"]}), "sub-questions and steps do not match"),
+        (problem(steps=["1+1=2 x"], extra={"subquestions": ["a?", "b?"]}), None),
     ],
 )
 def test_where_there_is_no_plan_it_says_why(made, reason):

@@ -17,7 +17,7 @@ from plantune_lite.files import write_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student.load import load_student
-from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
+from plantune_lite.types import PlantuneError, Problem, RecipeError, Reply, RunError, Sampling, Score
 
 QUESTION = "A pen costs 3 dollars. What do 4 pens cost?"
 POOL = list(practice_problems("train", seed=0, limit=12))
@@ -88,7 +88,7 @@ def test_the_command_prints_plan_working_and_answer_and_json(run):
 def test_without_a_trained_model_or_a_question_it_is_one_sentence(run, tmp_path):
     with pytest.raises(PlantuneError, match="the question is empty"):
         ask.ask_student(run, " \n")
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(RecipeError, match="no recipe, file or run"):
         ask.ask_student(tmp_path / "nothing", QUESTION)
     (tmp_path / "recipe.json").write_text((run / "recipe.json").read_text(encoding="utf-8"), encoding="utf-8")
     with pytest.raises(RunError, match="has no trained model yet; plantune train .* makes it"):

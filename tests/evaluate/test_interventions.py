@@ -109,7 +109,7 @@ def test_problems_without_a_plan_are_left_out_and_counted(tmp_path):
     out = tmp_path / "own.m1.jsonl"
     evaluate_problems(sometimes, PROBLEMS, mode="m1", out=out)
     found = intervene(as_beginning(obedient), PROBLEMS, read_records(Score, out), out=tmp_path / "i.jsonl")
-    assert (found["problems"], found["planned"]) == (45, 0.75)
+    assert found["conditions"]["own"]["problems"] == 45
 
 
 def test_a_student_that_never_plans_has_nothing_to_exchange(tmp_path):

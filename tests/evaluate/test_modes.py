@@ -7,7 +7,7 @@ import pytest
 
 from plantune_lite import plan
 from plantune_lite.evaluate.answers import Asking
-from plantune_lite.evaluate.modes import evaluate_problems, prompts_by_merit
+from plantune_lite.evaluate.modes import evaluate_problems
 from plantune_lite.files import read_records
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.types import Graded, PlantuneError, Problem, Reply, Sampling, Score, Verdict
@@ -167,21 +167,6 @@ def test_several_sampled_plans_are_each_followed_greedily(tmp_path):
 def test_m2_without_an_executor_is_a_sentence(tmp_path):
     with pytest.raises(PlantuneError, match="needs an executor"):
         evaluate_problems(right_on(bool), PROBLEMS, mode="m2", out=tmp_path / "a.b.jsonl")
-
-
-def test_the_prompts_of_an_untuned_model_are_tried_on_problems_that_are_no_tests(tmp_path):
-    def generate(prompts, sampling):
-        return [
-            [Reply(text=asked_about(m).answer if len(m) > 2 or number(asked_about(m)) < 9 else "-")] for m in prompts
-        ]
-
-    out = tmp_path / "validation.untuned.jsonl"
-    modes = ("zero_shot_cot", "plan_then_solve", "few_shot")
-    found = prompts_by_merit(generate, PROBLEMS, modes=modes, out=out, how=Asking(examples=EXAMPLES))
-    assert found == ["few_shot", "zero_shot_cot", "plan_then_solve"]
-    assert len(read_records(Score, out)) == 180
-    nothing = prompts_by_merit(None, PROBLEMS, modes=("plan_then_solve",), out=tmp_path / "none.jsonl", how=Asking())
-    assert nothing == ["plan_then_solve"]
 
 
 # --- several samples --------------------------------------------------------------------------------------------------

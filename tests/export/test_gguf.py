@@ -289,12 +289,12 @@ def test_an_answer_that_was_begun_goes_on():
 
 
 def test_the_modelfile_and_the_hubs_files_say_the_same():
-    files = ollama.files_for(GEMMA, "mine-Q4_K_M.gguf", context=2048)
+    files = ollama.files_for(GEMMA, "mine-Q4_K_M.gguf")
     assert files["Modelfile"].startswith("FROM ./mine-Q4_K_M.gguf\n")
     assert f'TEMPLATE """{files["template"]}"""' in files["Modelfile"]
     assert f'SYSTEM """{files["system"]}"""' in files["Modelfile"]
     chosen = json.loads(files["params"])
-    assert chosen == {"temperature": 0, "num_ctx": 2048, "stop": ["<end_of_turn>", "<eos>"]}
+    assert chosen == {"temperature": 0, "num_ctx": 4096, "stop": ["<end_of_turn>", "<eos>"]}
     for stop in chosen["stop"]:
         assert f'PARAMETER stop "{stop}"\n' in files["Modelfile"]
 

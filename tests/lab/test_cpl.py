@@ -65,6 +65,12 @@ def stamps(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name not in shown}
 
 
+def rounds(run):
+    """What each part of each round left of itself."""
+    folders = sorted((run / "cpl").glob("round*"))
+    return [{file.stem: json.loads(file.read_text()) for file in folder.glob("*.json")} for folder in folders]
+
+
 @pytest.fixture(scope="module")
 def twice(base, tmp_path_factory):
     """Two rounds: their folder, what came of them, and whose heads judged leaves."""
@@ -113,14 +119,14 @@ def test_pairs_may_be_whole_answers(base, tmp_path, knowing):
 def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
     part = replace(PART, rounds=1, leaf="rollout")
     first = run_cpl(job(tmp_path, base, part))
-    before = stamps(tmp_path / "cpl")
+    before, left = stamps(tmp_path / "cpl"), rounds(tmp_path)
     assert run_cpl(job(tmp_path, base, part)) == first
     assert stamps(tmp_path / "cpl") == before
     folder = tmp_path / "cpl" / "round1"
     (folder / "apo.json").unlink()
     shutil.rmtree(folder / "apo")
-    again = run_cpl(job(tmp_path, base, part))
-    assert again.rounds[0]["apo"] == first.rounds[0]["apo"]
+    run_cpl(job(tmp_path, base, part))
+    assert rounds(tmp_path) == left
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert {path.relative_to(folder).parts[0] for path in changed} == {"apo", "apo.json"}
 
@@ -128,12 +134,13 @@ def test_what_a_round_has_finished_is_not_done_again(base, tmp_path, knowing):
 def test_a_search_that_ran_out_of_tokens_goes_on_and_is_learned_from_anew(base, tmp_path, knowing):
     part = replace(PART, max_tokens=9_000)
     partial = run_cpl(job(tmp_path, base, part))
-    before, _ = partial.rounds
+    before, _ = rounds(tmp_path)
     assert partial.partial and before["search"]["tokens"] <= 4_500
     whole = run_cpl(job(tmp_path, base, replace(part, max_tokens=None)))
-    after, second = whole.rounds
+    after, second = rounds(tmp_path)
     assert not whole.partial and after["search"]["trees"] == second["search"]["trees"] == 6
-    assert after["sft"]["rows"] == after["taught"]["rows"] > before["taught"]["rows"]
+    assert after["taught"]["rows"] > before["taught"]["rows"]
+    assert f" on {after['taught']['rows']} rows" in after["sft"]["line"]
     assert after["value"]["states"] > before["value"]["states"]
 
 
@@ -151,8 +158,10 @@ def test_a_kill_costs_no_training_though_the_search_before_it_was_cut_short(base
     before = stamps(folder)
     ended = run_cpl(job(tmp_path, base, more))  # it could search on, but learns to the end first
     assert before.items() <= stamps(folder).items() and ended.partial
-    again = run_cpl(job(tmp_path, base, more))
-    assert not again.partial and again.rounds[0]["sft"]["rows"] > ended.rounds[0]["sft"]["rows"]
+    [first] = rounds(tmp_path)
+    assert not run_cpl(job(tmp_path, base, more)).partial
+    [again] = rounds(tmp_path)
+    assert again["taught"]["rows"] > first["taught"]["rows"] and again["sft"]["line"] != first["sft"]["line"]
 
 
 def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path, knowing, monkeypatch):
@@ -163,7 +172,8 @@ def test_a_kill_in_the_value_head_costs_no_step_of_the_preference(base, tmp_path
     folder = tmp_path / "cpl" / "round1"
     before = stamps(folder)
     assert folder / "apo.json" in before
-    found = run_cpl(job(tmp_path, base)).rounds
+    run_cpl(job(tmp_path, base))
+    found = rounds(tmp_path)
     changed = {path for path, stamp in stamps(folder).items() if before.get(path) != stamp}
     assert changed == {folder / "apo" / value_head.FILE, folder / "value.json"}
     assert found[0]["value"]["line"].startswith("off by ") and "value" not in found[1]
@@ -190,9 +200,10 @@ def test_a_server_may_search_in_the_students_place(base, tmp_path, monkeypatch):
     with FakeOpenAI() as server:
         server.mind = SimpleNamespace(reply=mind)
         part = replace(PART, rounds=1, leaf="rollout", policy=f"{server.url}#tiny-1b")
-        done = run_cpl(job(tmp_path / "run", base, part))
+        run_cpl(job(tmp_path / "run", base, part))
         asked = len(server.requests)
-    assert done.rounds[0]["search"]["solved"] >= 3 and done.rounds[0]["taught"]["pairs"] > 0
+    [found] = rounds(tmp_path / "run")
+    assert found["search"]["solved"] >= 3 and found["taught"]["pairs"] > 0
     assert (tmp_path / "run" / "cpl" / "adapter_model.safetensors").is_file()
     with Ledger(tmp_path / "calls.sqlite", run="mine") as calls:  # beside the run, as a teacher's calls are
         assert asked > 0 and calls.spent_usd == 0.0
@@ -277,13 +288,13 @@ def test_a_search_that_ran_out_of_tokens_is_not_taken_over(base, tmp_path, knowi
 
 
 def test_the_section_has_each_round_in_numbers_its_curves_and_a_tree(twice):
-    run, done, _ = twice
+    run, _, _ = twice
     shown = json.loads((run / "cpl" / "section.json").read_text())
     [table] = shown["tables"]
     assert table["columns"] == ["", "round 1", "round 2"]
     rows = {row[0]: row[1:] for row in table["rows"]}
-    assert rows["of them solved"] == [str(one["search"]["solved"]) for one in done.rounds] == ["6", "6"]
-    assert rows["pairs to prefer by"] == [str(one["taught"]["pairs"]) for one in done.rounds]
+    assert rows["of them solved"] == [str(one["search"]["solved"]) for one in rounds(run)] == ["6", "6"]
+    assert rows["pairs to prefer by"] == [str(one["taught"]["pairs"]) for one in rounds(run)]
     assert [one.partition(":")[0] for one in shown["sentences"][:3]] == [
         "Round 1, search",
         "Round 1, SFT on right paths",
@@ -333,8 +344,7 @@ def test_the_shipped_recipe_in_miniature_goes_from_problems_to_a_report(tmp_path
     settings += ["cpl.questions=8", "cpl.iterations=4", "evaluate.suites=practice", "evaluate.limit=4"]
     settings += ["evaluate.max_tokens=48", "evaluate.prompts=zero_shot_cot"]
     run = runner.run(override(load_recipe("smollm2_135m_cpl"), settings), to=tmp_path / "mine", say=lambda line: None)
-    done = read_manifest(run).summaries.cpl
-    trees, found = list(search.trees_of(run / "cpl" / "round1")), done.rounds[0]
+    trees, found = list(search.trees_of(run / "cpl" / "round1")), rounds(run)[0]
     assert len(trees) == 8 and sum(tree.solved for tree in trees) == found["search"]["solved"] >= 1
     assert len(read_records(StepPair, run / "cpl" / "round1" / "pairs.jsonl")) == found["taught"]["pairs"] >= 1
     adapters = [(run / at / "adapter_model.safetensors").read_bytes() for at in ("sft", "cpl/round1/sft", "cpl")]

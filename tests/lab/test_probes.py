@@ -28,7 +28,7 @@ from plantune_lite.plan import CLOSE, chat, parse, render
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets
 from plantune_lite.student.load import load_student
-from plantune_lite.types import PlantuneError, Problem, Reply, RunError, Sampling, Score
+from plantune_lite.types import PlantuneError, Problem, RecipeError, Reply, RunError, Sampling, Score
 
 # --- linear probes ----------------------------------------------------------------------------------------------------
 
@@ -594,7 +594,7 @@ def test_a_run_that_is_not_trained_and_one_without_plans_are_sentences(tmp_path)
 
 
 def test_a_recipe_that_has_not_been_run_is_a_sentence_about_its_folder(tmp_path):
-    with pytest.raises(RunError, match="is not a run folder"):
+    with pytest.raises(RecipeError, match="no recipe, file or run"):
         probe_run(tmp_path / "never")
 
 

@@ -41,9 +41,7 @@ def run(tmp_path):
 
 
 def mirrored(run, target, say=print):
-    mirror = Mirror(target, run, say)
-    mirror.start()
-    mirror.close(20)
+    Mirror(target, run, say).close(20)
 
 
 def copy_by(copy, monkeypatch):
@@ -95,7 +93,7 @@ def test_the_manifest_never_promises_more_than_the_mirror_holds(run, tmp_path, m
         shutil.copyfile(source, target)
 
     copy_by(finish_meanwhile, monkeypatch)
-    Mirror(tmp_path / "m", run, print)._copy_all()
+    Mirror(tmp_path / "m", run, print).close(20)
     assert read_manifest(tmp_path / "m" / "r").stages == {}
 
 
@@ -303,7 +301,6 @@ def test_a_full_mirror_is_one_warning_and_leaves_the_last_good_copy(run, tmp_pat
     copy_by(full, monkeypatch)
     monkeypatch.setattr(mirroring, "INTERVAL_SECONDS", 0.01)
     mirror = Mirror(tmp_path / "m", run, said.append)
-    mirror.start()
     time.sleep(0.2)
     mirror.close(20)
     assert len(said) == 1 and "No space left on device" in said[0]
@@ -337,7 +334,6 @@ def test_a_slow_mirror_holds_nothing_up(run, tmp_path, monkeypatch):
     said = []
     copy_by(lambda a, b: time.sleep(1), monkeypatch)
     mirror = Mirror(tmp_path / "m", run, said.append)
-    mirror.start()
     began = time.monotonic()
     mirror.close(0.1)
     assert "lags behind" in said[0] and time.monotonic() - began < 1

@@ -57,7 +57,7 @@ def test_a_student_that_solves_nearly_all_is_told_of_and_what_to_do(tmp_path, mo
     instead_of_loading(monkeypatch, knows(1.0))
     found = headroom.run_headroom(job(tmp_path))
     said = capsys.readouterr().out
-    assert found.solved == found.asked == 8 and "expect little" in found.line
+    assert found.line == "untuned, the student solves 8 of 8 problems like these: expect little"
     assert "already solves 100% of these" in said and "problems.levels=3,4,5" in said and "student.model" in said
 
 
@@ -70,13 +70,13 @@ def test_a_student_with_headroom_is_told_nothing_but_the_figure(tmp_path, monkey
 
 def test_headroom_asks_no_more_than_it_is_told_to_and_can_be_left_out(tmp_path, monkeypatch):
     instead_of_loading(monkeypatch, knows(0.0))
-    assert headroom.run_headroom(job(tmp_path, "headroom=3")).asked == 3
-    assert headroom.run_headroom(job(tmp_path, "headroom=0")).solved is None
+    assert "0 of 3 problems" in headroom.run_headroom(job(tmp_path, "headroom=3")).line
+    assert headroom.run_headroom(job(tmp_path, "headroom=0")).line == "not measured"
 
 
 def test_a_model_that_wants_a_gpu_is_not_asked_on_a_cpu(tmp_path):
     found = headroom.run_headroom(job(tmp_path, "student.model=qwen2_5_7b"))
-    assert found.solved is None and "wants a GPU" in found.line
+    assert found.line.startswith("not measured: ") and "wants a GPU" in found.line
 
 
 def test_the_run_s_model_is_what_was_trained_last(tmp_path):
@@ -149,7 +149,7 @@ def test_a_student_that_teaches_itself_plans_and_carries_out_and_scores_nothing(
     assert found.problems_kept == 8 and len(asked) == 16, "a plan and an execution each"
     write_records(tmp_path / "r" / "problems" / "own.jsonl", [])
     rows = run_corpus(replace(made, out=tmp_path / "r" / "corpus"))
-    assert rows.problems == 8 and "corpus.filter=answer instead of both" in capsys.readouterr().out
+    assert rows.train == 8 and "corpus.filter=answer instead of both" in capsys.readouterr().out
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------------
@@ -221,10 +221,9 @@ def test_a_baseline_is_asked_the_same_problems_and_stands_between_untuned_and_tu
     wanted = to_evaluate(tmp_path, "evaluate.baseline=true")
     (tmp_path / "baseline").mkdir()
     (tmp_path / "baseline" / "adapter_model.safetensors").write_bytes(b"other weights")
-    found = run_evaluate(wanted)
-    assert learned.worn == ["baseline"] and any(
-        one.startswith("other: baseline (plain) is not better than untuned") for one in found.sentences
-    )
+    run_evaluate(wanted)
+    said = (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
+    assert learned.worn == ["baseline"] and "- other: baseline (plain) is not better than untuned" in said
     rows = {name: list(read_jsonl(tmp_path / "eval" / f"other.{name}.jsonl")) for name in ("baseline", "m1")}
     assert {row["mode"] for row in rows["baseline"]} == {"plain"} and not any(row["same"] for row in rows["baseline"])
     assert [row["problem_id"] for row in rows["baseline"]] == [row["problem_id"] for row in rows["m1"]]
@@ -234,11 +233,12 @@ def test_what_grpo_added_is_asked_where_the_recipe_wants_to_know(tmp_path, learn
     wanted = to_evaluate(tmp_path, "grpo=default", "evaluate.before_grpo=true", grpo={})
     (tmp_path / "grpo").mkdir()
     (tmp_path / "grpo" / "adapter_model.safetensors").write_bytes(b"later weights")
-    found = run_evaluate(wanted)
+    run_evaluate(wanted)
     assert learned.worn == ["sft"]
     before = read_jsonl(tmp_path / "eval" / "other.m1.jsonl")
     assert {row["mode"] for row in before} == {"m1"} and not any(row["same"] for row in before)
-    assert any(one.startswith("other: grpo (m1) is better than m1: +100.0 points") for one in found.sentences)
+    said = (tmp_path / "eval" / "standing.md").read_text(encoding="utf-8")
+    assert "- other: grpo (m1) is better than m1: +100.0 points" in said
 
 
 @pytest.mark.parametrize("setting", ["sft=none", "sft.solutions=dataset"])
@@ -330,6 +330,7 @@ def test_a_model_that_was_asked_for_plans_in_training_is_asked_for_them_in_evalu
 def test_the_untuned_models_prompts_can_be_said(tmp_path, learned):
     run_evaluate(to_evaluate(tmp_path, "evaluate.prompts=plan_then_solve"))
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
+    assert not (tmp_path / "eval" / "prompts").exists()  # one prompt needs no choice
 
 
 def test_the_untuned_models_prompt_is_chosen_on_problems_of_the_pool_and_asked_alone(tmp_path, learned):
@@ -338,6 +339,17 @@ def test_the_untuned_models_prompt_is_chosen_on_problems_of_the_pool_and_asked_a
     assert {row["problem_id"] for row in tried} <= {problem.id for problem in POOL[1:]}  # the first is in the suite
     assert {row["mode"] for row in tried} == {"zero_shot_cot", "plan_then_solve"}
     assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"zero_shot_cot"}
+
+
+def test_the_untuned_models_prompt_is_the_one_at_which_it_solves_most(tmp_path, learned):
+    def solves_if_asked_for_a_plan(prompts, sampling):
+        asked = [messages[-1]["content"] for messages in prompts]
+        answers = [OF_QUESTION[text.partition("\n\n")[0]].answer if "<plan>" in text else "-7" for text in asked]
+        return [[Reply(text=f"\\boxed{{{answer}}}")] for answer in answers]
+
+    learned.generate_untuned = solves_if_asked_for_a_plan
+    run_evaluate(to_evaluate(tmp_path))
+    assert {row["mode"] for row in read_jsonl(tmp_path / "eval" / "other.untuned.jsonl")} == {"plan_then_solve"}
 
 
 @pytest.fixture
@@ -458,4 +470,4 @@ def test_a_baseline_without_solutions_is_refused_before_anything_is_spent(tmp_pa
     settings = (f"problems.path={tmp_path / 'mine.jsonl'}", "evaluate.suites=own", "evaluate.baseline=true")
     with pytest.raises(ProblemError, match="or set evaluate.baseline=false"):
         run_problems(job(tmp_path, *settings, stage="problems"))
-    assert run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems")).pool
+    assert run_problems(job(tmp_path, *settings, "evaluate.baseline=false", stage="problems")).line

@@ -99,6 +99,11 @@ def test_a_wrong_setting_says_what_to_write(setting, words):
         override(RECIPE, [setting])
 
 
+def test_vllm_does_not_sample_guided_groups():
+    with pytest.raises(RecipeError, match="use_vllm cannot continue plans, as grpo.reward='guided' does"):
+        override(RECIPE, ["grpo.reward=guided", "grpo.group=12", "grpo.extra.use_vllm=true"])
+
+
 @pytest.mark.parametrize("target", ["plan", "solution"])
 def test_a_search_over_plans_and_their_solutions_needs_a_student_that_learned_both(target):
     settings = ["grpo=none", "cpl=default", f"sft.target={target}"]

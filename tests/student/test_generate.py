@@ -169,6 +169,11 @@ def test_the_same_prompt_twice_is_drawn_for_twice(qwen):
     assert one != other
 
 
+def test_a_prompt_of_token_ids_is_answered_as_the_conversation_they_encode(tiny):
+    drawn = Sampling(temperature=1.0, n=2, max_tokens=10)
+    assert tiny.generate([tiny.encode_chat(messages) for messages in PROMPTS], drawn) == tiny.generate(PROMPTS, drawn)
+
+
 def test_drawing_leaves_the_random_numbers_of_others_alone(qwen):
     torch.manual_seed(0)
     expected = torch.rand(1)

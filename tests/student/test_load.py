@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from transformers import AutoTokenizer
 
 from plantune_lite.plan import chat
 from plantune_lite.recipe.schema import Student
+from plantune_lite.student import load as loading
 from plantune_lite.student import presets, smollm2
 from plantune_lite.student.load import StudentError, backend_here, compute_dtype, load_student
+from plantune_lite.student.weights import Source
 from plantune_lite.types import MissingError, PlantuneError, Sampling
 
 PRESETS = {preset.family: preset for preset in presets.PRESETS}
@@ -337,6 +340,22 @@ def test_the_backend_is_plain_without_an_accelerator_and_may_be_said(monkeypatch
     monkeypatch.setenv("PLANTUNE_BACKEND", "fast")
     with pytest.raises(StudentError, match="PLANTUNE_BACKEND is 'fast', but must be 'unsloth' or 'plain'"):
         backend_here()
+
+
+def test_unsloth_shares_its_weights_with_vllm_where_grpo_samples_by_it(tmp_path, monkeypatch):
+    asked = {}
+    unsloth = SimpleNamespace(
+        FastLanguageModel=SimpleNamespace(from_pretrained=lambda **settings: (asked.update(settings), None))
+    )
+    monkeypatch.setitem(sys.modules, "unsloth", unsloth)
+    folder = tiny_student(tmp_path / "base", "llama")
+    part = Student(str(folder), bits=16, lora_rank=8)
+    source = Source(repo="mine", revision=None, place=str(folder), backend="unsloth")
+    loading._by_unsloth(part, source, 512, vllm=True)
+    assert asked["fast_inference"] is True and asked["max_lora_rank"] == 8
+    asked.clear()
+    loading._by_unsloth(part, source, 512, vllm=False)
+    assert "fast_inference" not in asked and asked["max_seq_length"] == 512
 
 
 def test_unsloth_that_is_not_there_is_one_sentence(monkeypatch):

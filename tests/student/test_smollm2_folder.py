@@ -278,5 +278,5 @@ def contents(folder: Path) -> dict[str, str]:
 def test_a_cache_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "smollm2").write_text("in the way")
     done = subprocess.run([sys.executable, "-c", MAKE], env=environment(tmp_path), capture_output=True, text=True)
-    assert done.returncode == 1 and "WeightsError: SmolLM2 cannot be dequantised into" in done.stderr
+    assert done.returncode == 1 and "WeightsError: SmolLM2 cannot be prepared in" in done.stderr
     assert "PLANTUNE_CACHE" in done.stderr

@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from grpo_child import asked, low_ids, many_low_ids
 from safetensors.torch import load_file
 from tiny import SEERS, tiny_seer, tiny_student
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
@@ -16,11 +17,11 @@ from plantune_lite.export.merge import merge_adapter
 from plantune_lite.pipeline.runner import run
 from plantune_lite.plan import as_completion, chat, render
 from plantune_lite.recipe.load import load_recipe, override
-from plantune_lite.recipe.schema import SFT, Student
+from plantune_lite.recipe.schema import GRPO, SFT, Student
 from plantune_lite.runs.job import Reporter, Training
 from plantune_lite.student import attention, presets, text_part, weights
 from plantune_lite.student.load import StudentError, load_student
-from plantune_lite.train import sft
+from plantune_lite.train import grpo, sft
 from plantune_lite.types import Sampling
 
 PRESET = {"qwen3_5": presets.find("qwen3_5_2b"), "gemma4": presets.find("gemma4_e2b")}
@@ -93,6 +94,19 @@ def test_two_steps_of_sft_move_the_adapter_which_bears_a_text_models_names(train
     adapter = load_file(out / "adapter_model.safetensors")
     assert len(losses) == 2 and all(0 < loss < 10 for loss in losses)
     assert all(name.startswith("base_model.model.model.layers.") for name in adapter)
+    assert any(values.any() for name, values in adapter.items() if "lora_B" in name)
+
+
+def test_two_steps_of_grpo_move_the_adapter(base, tmp_path):
+    rewards, loaded = [], load(base, training=True)
+    reporter = Reporter(metric=lambda step, **named: rewards.append(named["reward"]) if "reward" in named else None)
+    # The paper's settings also learn from answers that are cut off, as a random model's all are.
+    part = GRPO(settings="paper", steps=2, group=4, prompts_per_step=2, max_completion=16, learning_rate=1e-2)
+    rewarded = grpo.Rewards(lambda most: [("low_ids", low_ids, 1.0)], many_low_ids)
+    grpo.train(loaded, asked(6), rewarded, part, tmp_path / "grpo", Training(max_length=512, reporter=reporter))
+    adapter = load_file(tmp_path / "grpo" / "adapter_model.safetensors")
+    assert len(rewards) == 2 and all(0 < reward < 1 for reward in rewards)
+    assert all(values.isfinite().all() for values in adapter.values())
     assert any(values.any() for name, values in adapter.items() if "lora_B" in name)
 
 

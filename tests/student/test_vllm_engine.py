@@ -8,8 +8,7 @@ from tiny import tiny_student
 
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import presets, vllm_engine
-from plantune_lite.student.load import Loaded
-from plantune_lite.student.vllm_engine import load_to_ask, why_not
+from plantune_lite.student.vllm_engine import Served, load_to_ask, why_not
 
 QWEN = Student("qwen3_4b")
 
@@ -50,7 +49,7 @@ def test_asked_for_where_it_is_missing_it_is_one_line_and_the_student_answers_al
     base = tiny_student(tmp_path / "base", "llama")
     (base / "chat_template.jinja").write_text(presets.find("smollm2_135m").chat_template, encoding="utf-8")
     part = Student(str(base), bits=32, engine="vllm")
-    assert isinstance(load_to_ask(part, say=said.append), Loaded)
+    assert not isinstance(load_to_ask(part, say=said.append), Served)
     [line] = [line for line in said if "vLLM" in line]
     assert line == (
         "warning: vLLM is not installed: pip install 'plantune-lite[vllm]'. The student answers without vLLM"

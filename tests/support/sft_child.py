@@ -77,7 +77,7 @@ def train(model, out, settings, kill):
     out.mkdir(parents=True, exist_ok=True)
     validation = rows(4, start=1000)
     part = SFT(**settings["sft"])
-    found = sft.train(
+    sft.train(
         learner(model, **settings.get("student", {})),
         rows(settings["rows"]),
         part,
@@ -85,7 +85,6 @@ def train(model, out, settings, kill):
         Training(reporter=Reporter(metric=metric)),
         validation=validation,
     )
-    (out / "summary.json").write_text(json.dumps(found))
 
 
 def _kill_when(file):

@@ -20,7 +20,7 @@ from plantune_lite.train.callbacks import TrainingError
 from plantune_lite.train.data import LessonError
 from plantune_lite.train.reward_log import Rewarded, Signs
 from plantune_lite.train.rollouts import Sampled
-from plantune_lite.types import RecipeError, Reply
+from plantune_lite.types import MissingError, RecipeError, Reply
 
 SUPPORT = Path(__file__).parents[1] / "support"
 SMALL = {"steps": 3, "group": 4, "prompts_per_step": 2, "max_completion": 16, "save_steps": 50}
@@ -78,7 +78,7 @@ def learned(base, tmp_path_factory):
 def test_a_random_model_learns_what_is_rewarded(learned):
     rewards = of(learned, "reward")
     assert rewards[0] < 0.2 and sum(rewards[-3:]) / 3 > 0.7
-    assert learned.summary["reward_last"] > 0.7 and learned.summary["line"].startswith("18 steps on ")
+    assert learned.summary["line"].startswith("18 steps on ")
 
 
 def test_the_figures_of_every_step_are_kept(learned):
@@ -99,7 +99,7 @@ def test_some_completions_of_every_step_are_kept_with_their_rewards(learned):
 def test_only_prompts_that_are_solved_at_times_are_trained_on(learned):
     rates = list(read_jsonl(learned.out / "pass_rates.jsonl"))
     kept = {row["problem_id"] for row in rates if 0 < row["passed"] < 16}
-    assert 0 < len(kept) < len(rates) == 16 and learned.summary["prompts"] == len(kept)
+    assert 0 < len(kept) < len(rates) == 16 and f" on {len(kept)} prompts" in learned.summary["line"]
     assert {row["problem_id"] for row in read_jsonl(learned.out / "samples.jsonl")} <= kept
     assert learned.said[-1].startswith(f"{len(kept)} prompts are solved sometimes and trained on: of 16 prompts")
 
@@ -371,7 +371,7 @@ def test_the_length_is_calibrated_and_kept(base, start, tmp_path):
     done = train(load(base, start), part, tmp_path / "grpo", max_length=256)
     found = json.loads((tmp_path / "grpo/calibration.json").read_text())
     most = found["max_completion"]
-    assert prompt_selection.LEAST <= most == done.summary["max_completion"] < found["room"]
+    assert prompt_selection.LEAST <= most < found["room"]
     assert found["ended"] > 8
     assert done.said[0].startswith(f"{found['ended']} of 16 sampled answers ended: an answer may have {most} tokens")
 
@@ -405,7 +405,6 @@ def test_the_length_is_that_of_nearly_all_that_end(tmp_path, lengths, most):
 def test_a_length_that_is_given_is_kept_to_as_far_as_there_is_room(base, start, tmp_path):
     part = GRPO(**{**SMALL, "max_completion": 400, "steps": 1})
     done = train(load(base, start), part, tmp_path / "grpo", max_length=200)
-    assert done.summary["max_completion"] < 200
     assert any("grpo.max_completion=400 is more than student.max_length=200 leaves" in line for line in done.said)
     assert not (tmp_path / "grpo/calibration.json").exists()
 
@@ -516,7 +515,6 @@ def test_every_prompt_comes_once_before_any_comes_again():
     [
         ({"extra": {"bete": 0.1}}, "grpo.extra has 'bete', .* did you mean 'beta'"),
         ({"extra": {"num_generations": 5}}, "grpo.extra has 'num_generations', which the recipe's own fields decide"),
-        ({"extra": {"use_vllm": True}}, "grpo.extra has 'use_vllm', which the recipe's own fields decide"),
         ({"extra": {"per_device_train_batch_size": 3}}, "=3, but a step has .* = 8 completions: set a number that"),
         ({"extra": {"loss_type": 5, "optim": "sgdd"}}, "which TRL refuses"),
     ],
@@ -525,6 +523,18 @@ def test_settings_that_cannot_be_are_a_sentence(base, start, tmp_path, part, sen
     with pytest.raises(RecipeError, match=sentence):
         train(load(base, start), GRPO(**{**SMALL, **part}), tmp_path / "grpo")
     assert not (tmp_path / "grpo").exists()  # before anything was sampled
+
+
+def test_vllm_samples_where_the_recipe_sets_it_and_it_is_installed(base, tmp_path, monkeypatch):
+    part, student = GRPO(**{**SMALL, "extra": {"use_vllm": True}}), load(base)
+    settings = trl_args.grpo_config(student.model, part, tmp_path, Training(max_length=200), steps=3)
+    assert (settings.use_vllm, settings.vllm_mode, settings.vllm_enable_sleep_mode) == (True, "colocate", True)
+    assert settings.vllm_max_model_length == 200 and settings.generation_kwargs == {}
+    assert grpo._rollout(student, part, seed=0) is None
+    assert isinstance(grpo._rollout(student, GRPO(**SMALL), seed=0), Sampled)
+    monkeypatch.setattr(trl_args, "find_spec", lambda name: None if name == "vllm" else name)
+    with pytest.raises(MissingError, match=r"grpo.extra.use_vllm needs vLLM: pip install 'plantune-lite\[vllm\]'"):
+        trl_args.refuse_extra(part, "grpo")
 
 
 def test_memory_that_runs_out_gives_advice(base, start, tmp_path):

@@ -23,7 +23,7 @@ from plantune_lite.plan import ask_plainly
 from plantune_lite.problems.practice.generate import practice_problems
 from plantune_lite.recipe.schema import Student
 from plantune_lite.student import smollm2, vllm_engine
-from plantune_lite.student.load import Loaded, load_student
+from plantune_lite.student.load import load_student
 from plantune_lite.types import Sampling
 
 # Of a low rank: on a CPU vLLM copies an adapter's weights for every token.
@@ -154,6 +154,6 @@ def test_an_engine_that_does_not_start_is_one_line_and_the_next_engine(monkeypat
     said = []
     monkeypatch.setitem(os.environ, "VLLM_CPU_KVCACHE_SPACE", "none")
     student = vllm_engine.load_to_ask(PART, say=said.append)
-    assert isinstance(student, Loaded)
+    assert not isinstance(student, vllm_engine.Served)
     [line] = [line for line in said if "vLLM" in line]
     assert line.startswith("warning: vLLM ended with status 1: ") and line.endswith("The student answers without vLLM")

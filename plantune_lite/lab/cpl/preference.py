@@ -18,8 +18,9 @@ from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.job import Training
 from plantune_lite.student import chat
+from plantune_lite.student.load import Loaded
 from plantune_lite.train import trl_args
-from plantune_lite.types import LoadedStudent, Messages, RecipeError
+from plantune_lite.types import Messages, RecipeError
 
 _REFERENCE = "ref"  # TRL's name for the copy of the adapter that it computes the reference with
 
@@ -33,7 +34,7 @@ class Batches(NamedTuple):
 
 
 def encoded(
-    student: LoadedStudent, pairs: Sequence[StepPair], ask: Mapping[str, Messages], max_length: int
+    student: Loaded, pairs: Sequence[StepPair], ask: Mapping[str, Messages], max_length: int
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """Encode pairs as token ids, as they were generated, each with its gap; count what is left out, by reason."""
     kept, dropped = [], Counter[str]()
@@ -62,7 +63,7 @@ def both(row: Mapping[str, Any]) -> tuple[list[int], list[int]]:
 # --- the trainer ------------------------------------------------------------------------------------------------------
 
 
-def trainer(student: LoadedStudent, rows: Sequence[Mapping[str, Any]], part: CPL, settings: Any) -> Any:
+def trainer(student: Loaded, rows: Sequence[Mapping[str, Any]], part: CPL, settings: Any) -> Any:
     """Build TRL's trainer over encoded pairs, the reference computed and shifted; it trains on the rows in order."""
     from datasets import Dataset, disable_progress_bars
     from trl import DPOTrainer

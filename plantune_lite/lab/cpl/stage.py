@@ -35,7 +35,7 @@ from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL, SFT
 from plantune_lite.runs.folder import LEDGER, home
 from plantune_lite.runs.job import LEAST_HOURS, Job, Training, share_of
-from plantune_lite.runs.manifest import CPLSummary
+from plantune_lite.runs.manifest import TrainingSummary
 from plantune_lite.student.load import load_student
 from plantune_lite.student.vllm_engine import load_to_ask
 from plantune_lite.teacher.ledger import Ledger
@@ -50,7 +50,7 @@ _LEARNED = ("taught", "sft", "apo", "value")  # what follows a round's search, i
 Asks = Callable[[Problem], Messages]
 
 
-def run_cpl(job: Job) -> CPLSummary:
+def run_cpl(job: Job) -> TrainingSummary:
     """Search over plan steps and learn from it, round by round."""
     part = present(job.recipe.cpl)
     if job.hours_left is not None and job.hours_left < LEAST_HOURS and not (job.out / "round1").is_dir():
@@ -71,10 +71,9 @@ def run_cpl(job: Job) -> CPLSummary:
     report_section.write(job.run.path, job.out, rounds)
     solved = ", then ".join(f"{by_part['search']['solved']} of {by_part['search']['trees']}" for by_part in rounds)
     trained = [by_part[name] for by_part in rounds for name in ("sft", "apo") if name in by_part]
-    return CPLSummary(
+    return TrainingSummary(
         line=f"{part.rounds} round{'s' * (part.rounds > 1)}, solved while searching: {solved}; "
         f"{rounds[-1][last]['line']}",
-        rounds=rounds,
         steps=sum(summary["steps"] for summary in trained),
         planned_steps=sum(summary["planned_steps"] for summary in trained),
         partial=any(by_part["search"]["partial"] for by_part in rounds),

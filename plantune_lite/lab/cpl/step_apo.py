@@ -18,8 +18,9 @@ from plantune_lite.lab.cpl.pairs import StepPair
 from plantune_lite.lab.cpl.preference import Batches
 from plantune_lite.recipe.schema import CPL
 from plantune_lite.runs.job import Training
+from plantune_lite.student.load import Loaded
 from plantune_lite.train import callbacks, data
-from plantune_lite.types import LoadedStudent, Messages, PlantuneError
+from plantune_lite.types import Messages, PlantuneError
 
 EPOCHS = 3
 WARMUP = 0.1  # share of the steps
@@ -41,7 +42,7 @@ class PairError(PlantuneError, ValueError):
 
 
 def train(
-    student: LoadedStudent,
+    student: Loaded,
     pairs: Sequence[StepPair],
     ask: Mapping[str, Messages],
     part: CPL,

@@ -13,7 +13,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from plantune_lite.types import LoadedStudent, Messages, PlantuneError
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import Messages, PlantuneError
 
 FILE = "value_head.safetensors"
 ROWS = 16  # states read at once
@@ -23,7 +24,7 @@ KEPT_APART = 0.2  # share of the questions
 Known = tuple[str, Messages, float]  # a question's id, a state of its tree, and its q
 
 
-def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: int = 0) -> dict[str, Any]:
+def train(student: Loaded, known: Sequence[Known], out: Path, *, seed: int = 0) -> dict[str, Any]:
     """Train a head on states with known q, save it next to the student's adapter, and return how far off it is."""
     import torch
     from safetensors.torch import save_file
@@ -58,7 +59,7 @@ def train(student: LoadedStudent, known: Sequence[Known], out: Path, *, seed: in
     }
 
 
-def value_of(student: LoadedStudent, folder: Path) -> Callable[[Sequence[Messages]], list[float]]:
+def value_of(student: Loaded, folder: Path) -> Callable[[Sequence[Messages]], list[float]]:
     """Build a value function from the head saved next to this student's adapter."""
     from safetensors.torch import load_file
 
@@ -72,7 +73,7 @@ def value_of(student: LoadedStudent, folder: Path) -> Callable[[Sequence[Message
     return value
 
 
-def outputs(student: LoadedStudent, states: Sequence[Messages]) -> Any:
+def outputs(student: Loaded, states: Sequence[Messages]) -> Any:
     """Compute the last layer's output at the last token of each state, as float32 in main memory."""
     import torch
 

@@ -17,7 +17,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from plantune_lite.evaluate.answers import Show
-from plantune_lite.types import LoadedStudent, PlantuneError
+from plantune_lite.student.load import Loaded
+from plantune_lite.types import PlantuneError
 
 TOKENS_AT_ONCE = 2048  # padding included: all layers of these are in memory together
 ROOM = ".residuals-"  # how the names of such folders begin
@@ -52,7 +53,7 @@ class Residuals:
 
 
 def read(
-    student: LoadedStudent,
+    student: Loaded,
     texts: Sequence[Sequence[int]],
     file: Path,
     *,
@@ -98,7 +99,7 @@ def _batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     return batches
 
 
-def _forward(student: LoadedStudent, texts: Sequence[Sequence[int]], logits: int) -> tuple[Any, Any]:
+def _forward(student: Loaded, texts: Sequence[Sequence[int]], logits: int) -> tuple[Any, Any]:
     """Return every layer at the last token, and the last few logits; padded on the left so that all end together."""
     import torch
 

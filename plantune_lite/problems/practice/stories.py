@@ -15,18 +15,16 @@ two steps, level 2 two or three, level 3 three or four.
 """
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from typing import Literal
 
-from plantune_lite.problems.practice.generate import LIMIT
+from plantune_lite.problems.practice.generate import LIMIT, is_for_tests
 from plantune_lite.types import Problem, ProblemError
 
 LEVELS = (1, 2, 3)
-_TEST_SHARE = 5  # one question in five is for tests
 _TRIES = 500  # draws in a row without a new question: the story is used up
 
 
@@ -226,8 +224,6 @@ def generate(
     split: Literal["train", "test"], *, seed: int, limit: int | None = None, levels: tuple[int, ...] = ()
 ) -> Iterator[Problem]:
     """Generate problems of a split, all different; a larger limit only appends, and no levels means all of them."""
-    if split not in ("train", "test"):
-        raise ProblemError(f"practice_stories has the splits train and test, not {split!r}")
     if unknown := sorted(set(levels) - set(LEVELS)):
         raise ProblemError(f"practice_stories has the levels {', '.join(map(str, LEVELS))}, not {unknown[0]}")
     kinds = [(tell, level) for tell in STORIES for level in levels or LEVELS]
@@ -260,10 +256,9 @@ def _new_story(split: str, tell: Callable[[Random, int], Story], level: int, rng
     for _ in range(_TRIES):
         story = tell(rng, level)
         texts = (story.question, *(work for _, work in story.steps))
-        is_for_tests = zlib.crc32(story.question.encode()) % _TEST_SHARE == 0
         # A count of 1 would need the singular, and 0 teaches nothing.
         if (
-            is_for_tests == (split == "test")
+            is_for_tests(story.question) == (split == "test")
             and story.question not in seen
             and not any(map(_ONE_OR_NONE.search, texts))
         ):
