@@ -1,11 +1,11 @@
-"""What does GRPO add to a plan-tuned student, and which reward adds most? smollm2_135m_grpo, seed after seed.
+"""Measure what GRPO adds to a plan-tuned student, and which reward adds most: smollm2_135m_grpo, seed after seed.
 
     python -m benchmarks.grpo_rewards --work DIR                          # resumes where it was cut off
     python -m benchmarks.grpo_rewards --work DIR --runs answer0 guided0   # these; the others stay on the page
 
-Each run is a `plantune run smollm2_135m_grpo` with another seed or reward, from the SFT to fresh problems' answers.
-Rewards are paid as in `plantune ablate reward`: 2 for a right answer, at most 1 for a plan, nothing else. The unit is
-the seed. The judge of plans is likeness of words, since the worked teacher cannot judge.
+Each run is a `plantune run smollm2_135m_grpo` with another seed or reward. Rewards are those of `plantune ablate
+reward`: 2 for a right answer, at most 1 for a plan. The seed is the unit. Plans are compared by their words, since the
+worked teacher cannot judge.
 """
 
 import argparse
@@ -28,7 +28,7 @@ NAMES = {"answer": "right answers", "alignment": "answers + plans like the refer
 
 
 def main() -> None:
-    """Run what is not there yet, and write down all of it."""
+    """Run what is missing, and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--runs", nargs="*", default=[f"{reward}{seed}" for reward in REWARDS for seed in SEEDS])
@@ -36,23 +36,25 @@ def main() -> None:
     parser.add_argument("--note", default=written["note"], help="what the tables must not be read without")
     arguments = parser.parse_args()
     known = written["runs"]
-    variants = {one.name: one.settings for one in study("reward", load_recipe("smollm2_135m_grpo")).variants}
+    variants = {
+        variant.name: variant.settings for variant in study("reward", load_recipe("smollm2_135m_grpo")).variants
+    }
     for name in arguments.runs:
         if name not in known:
             reward = name.rstrip("0123456789")
             settings = (f"seed={name.removeprefix(reward)}", f"name={name}", *variants[reward])
             plantune(arguments.work, *settings, recipe="smollm2_135m_grpo")
             known[name] = figures(arguments.work / name)
-            write_down(known, arguments.note)
+            write_page(known, arguments.note)
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """What one finished run says."""
+    """Read the results of a finished run."""
     manifest = read_manifest(run)
-    stood = compare.standing([run])
-    added = next(one for one in stood.comparisons if (one.model, one.reference) == ("grpo", "m1"))
+    standing = compare.standing([run])
+    added = next(pair for pair in standing.comparisons if (pair.model, pair.reference) == ("grpo", "m1"))
     return {
-        "right": {row.model: vars(row.accuracy) for row in stood.rows},
+        "right": {row.model: vars(row.accuracy) for row in standing.rows},
         "added": vars(added.paired.difference),
         "won": added.paired.won,
         "lost": added.paired.lost,
@@ -63,20 +65,20 @@ def figures(run: Path) -> dict[str, Any]:
     }
 
 
-def write_down(found: dict[str, Any], note: str) -> None:
-    """Write the page; the seed that was tuned on has a table of its own."""
+def write_page(results: dict[str, Any], note: str) -> None:
+    """Write the page; the seed that the settings were tuned on has its own table."""
     columns = ("run", "untuned", "after SFT", "after GRPO", "added", "won", "lost", "minutes")
     parts = []
     for reward in REWARDS:
-        runs = {f"{reward}{seed}": found[f"{reward}{seed}"] for seed in SEEDS if f"{reward}{seed}" in found}
+        runs = {f"{reward}{seed}": results[f"{reward}{seed}"] for seed in SEEDS if f"{reward}{seed}" in results}
         if not runs:
             continue
-        parts += [f"## {NAMES[reward]}", markdown(columns, [_row(name, one) for name, one in runs.items()])]
+        parts += [f"## {NAMES[reward]}", markdown(columns, [_row(name, run) for name, run in runs.items()])]
         if len(runs) > 1:
-            mean = over_seeds([one["added"]["value"] for one in runs.values()])
+            mean = over_seeds([run["added"]["value"] for run in runs.values()])
             parts.append(f"Over {len(runs)} seeds GRPO added {mean.points()}, by the t interval.")
-        parts.append("\n".join(f"- {name}: {one['line']}" for name, one in runs.items()))
-    if tuned := [_row(name, found[name]) for name in TUNED_ON if name in found]:
+        parts.append("\n".join(f"- {name}: {run['line']}" for name, run in runs.items()))
+    if tuned := [_row(name, results[name]) for name in TUNED_ON if name in results]:
         parts += ["## The seed that the settings were tuned on", markdown(columns, tuned)]
     write(
         "grpo_rewards",
@@ -85,16 +87,16 @@ def write_down(found: dict[str, Any], note: str) -> None:
             "What does GRPO add to a plan-tuned student, and which reward adds most? `smollm2_135m_grpo`, the same 200 "
             "fresh problems before and after; points with their 95 % intervals."
         ),
-        found={"machine": machine("torch", "transformers", "trl", "peft"), "note": note, "runs": found},
+        found={"machine": machine("torch", "transformers", "trl", "peft"), "note": note, "runs": results},
         text="\n\n".join([*parts, note]),
     )
 
 
-def _row(name: str, one: dict[str, Any]) -> tuple[Any, ...]:
-    right = [f"{100 * one['right'][model]['value']:.1f} %" for model in ("untuned", "m1", "grpo")]
-    minutes = sum(one["seconds"].values()) / 60
-    added = Estimate(**one["added"]).points().replace(" points", "")
-    return (name, *right, added, one["won"], one["lost"], f"{minutes:.1f}")
+def _row(name: str, run: dict[str, Any]) -> tuple[Any, ...]:
+    right = [f"{100 * run['right'][model]['value']:.1f} %" for model in ("untuned", "m1", "grpo")]
+    minutes = sum(run["seconds"].values()) / 60
+    added = Estimate(**run["added"]).points().replace(" points", "")
+    return (name, *right, added, run["won"], run["lost"], f"{minutes:.1f}")
 
 
 if __name__ == "__main__":
