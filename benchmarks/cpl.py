@@ -1,13 +1,13 @@
-"""CPL with SmolLM2-135M on a CPU: how fast many trees grow, what search finds for its tokens, what is learned from it.
+"""Measure CPL with SmolLM2-135M on a CPU: speed of many trees at once, search at equal tokens, training on its paths.
 
-    python -m benchmarks.cpl --work DIR              # all three, some two hours; resumes where it was cut off
+    python -m benchmarks.cpl --work DIR              # all three, about two hours; resumes where it was cut off
     python -m benchmarks.cpl --work DIR --only speed # or search, or train
-    python -m benchmarks.cpl --work DIR --quick      # to try it; writes nothing
+    python -m benchmarks.cpl --work DIR --quick      # to try it; writes no page
 
-The policy is a student after a short SFT on plans of `practice`'s known templates; what is searched are fresh problems
-of those, what is tested others again. Speed: 64 trees at once beside one at a time, float32, and whether the trees are
-the same. Search: MCTS beside sampling whole replies until as many tokens are generated, problem by problem. Training:
-SFT on the search's right paths, alone and followed by Step-APO or step-DPO on the same pairs, three seeds each.
+The policy is a student after a short SFT on plans for `practice`'s known templates; it searches fresh problems of these
+and is tested on others. Speed: 64 trees at once compared with one at a time, float32, and whether the trees are the
+same. Search: MCTS compared with sampling whole replies until as many tokens are generated, per problem. Training: SFT
+on the search's right paths, alone and followed by Step-APO or step-DPO on the same pairs, three seeds each.
 """
 
 import argparse
@@ -42,64 +42,63 @@ SEEDS = (0, 1, 2)
 STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
 PART = CPL(iterations=12, root_width=5, width=3, depth=6, rollouts=1, alpha=1.0, beta=0.3, learning_rate=1e-4)
 SOLUTION_TOKENS, MAX_TOKENS = 128, 160
-A_ROUND = 4  # replies that are sampled of a problem before its budget is looked at again
-FIRST_ITERATIONS = 4  # of which the speed is measured
-PAIRS_A_STEP = 8
-BUDGETS = (250, 500, 1_000, 2_000, 4_000)  # generated tokens a problem
+SAMPLES_PER_ROUND = 4  # replies sampled per problem between checks of its budget
+FIRST_ITERATIONS = 4  # the speed is measured on these
+PAIRS_PER_STEP = 8
+BUDGETS = (250, 500, 1_000, 2_000, 4_000)  # generated tokens per problem
 SIZES = {"policy": 40, "alone": 8, "searched": 64, "steps": 30, "preferences": 8, "tested": 100}
 QUICK = {"policy": 20, "alone": 1, "searched": 6, "steps": 2, "preferences": 2, "tested": 2}
 ARMS = {"SFT": None, "Step-APO": 1.0, "step-DPO": 0.0}
 
 
 def main() -> None:
-    """The policy, then what was asked for."""
+    """Train the policy, then run the selected parts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--only", choices=("speed", "search", "train"))
     parser.add_argument("--quick", action="store_true", help="few problems, few steps")
-    asked = parser.parse_args()
-    work = asked.work / "quick" if asked.quick else asked.work
-    size, part = (QUICK, CPL(**{**vars(PART), "iterations": 3})) if asked.quick else (SIZES, PART)
+    arguments = parser.parse_args()
+    work = arguments.work / "quick" if arguments.quick else arguments.work
+    size, part = (QUICK, CPL(**{**vars(PART), "iterations": 3})) if arguments.quick else (SIZES, PART)
     seen = list(practice_problems("train", seed=0, limit=320, levels=(2,)))
     fresh = list(practice_problems("train", seed=1, limit=1_200, levels=(2,)))
     known = {problem.question for problem in seen}
-    fresh = [problem for problem in {one.question: one for one in fresh}.values() if problem.question not in known]
-    policy = imitated(work / "policy", rows_of(seen, "plan+solution", work / "corpus"), size["policy"], seed=0)
+    fresh = [problem for problem in {each.question: each for each in fresh}.values() if problem.question not in known]
+    policy = sft_student(work / "policy", rows_of(seen, "plan+solution", work / "corpus"), size["policy"], seed=0)
     searched, tested = fresh[: size["searched"]], fresh[size["searched"] :][: size["tested"]]
 
-    found: dict[str, Any] = {}
-    if asked.only in (None, "speed"):
-        found["speed"] = once(work / "speed.json", lambda: speed(policy, searched, part, size))
-    if asked.only in (None, "search", "train"):
-        trees = grown(policy, searched, part, work / "trees")
-    if asked.only in (None, "search"):
-        found["search"] = once(work / "search.json", lambda: against_sampling(policy, searched, trees))
-    if asked.only in (None, "train"):
-        found["train"] = once(work / "train.json", lambda: trained(work, searched, tested, trees, size))
-    text = "\n\n".join(
-        {"speed": speed_text, "search": search_text, "train": train_text}[name](one) for name, one in found.items()
-    )
-    if asked.quick or asked.only:
+    results: dict[str, Any] = {}
+    if arguments.only in (None, "speed"):
+        results["speed"] = cached(work / "speed.json", lambda: speed(policy, searched, part, size))
+    if arguments.only in (None, "search", "train"):
+        trees = grow(policy, searched, part, work / "trees")
+    if arguments.only in (None, "search"):
+        results["search"] = cached(work / "search.json", lambda: against_sampling(policy, searched, trees))
+    if arguments.only in (None, "train"):
+        results["train"] = cached(work / "train.json", lambda: train_arms(work, searched, tested, trees, size))
+    texts = {"speed": speed_text, "search": search_text, "train": train_text}
+    text = "\n\n".join(texts[name](result) for name, result in results.items())
+    if arguments.quick or arguments.only:
         print(text)
     else:
-        write_down(found, text)
+        write_page(results, text)
 
 
-def once(file: Path, work: Any) -> Any:
-    """What is measured already is not measured again."""
+def cached(file: Path, measure: Any) -> Any:
+    """Return the stored result, measured first where there is none."""
     if not file.is_file():
-        write_whole(file, json.dumps(work(), indent=1) + "\n")
+        write_whole(file, json.dumps(measure(), indent=1) + "\n")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 def quiet(line: str, last: bool = True) -> None:
-    """Only last lines."""
+    """Print only last lines."""
     if last:
         print(line, flush=True)
 
 
 def right(problem: Problem, text: str) -> bool:
-    """By the one grader."""
+    """Grade an answer as evaluation does."""
     return grade_answer(problem, text).verdict.same is True
 
 
@@ -107,8 +106,8 @@ def training_of(seed: int) -> Training:
     return Training(seed=seed, max_length=STUDENT.max_length, reporter=Reporter(show=quiet))
 
 
-def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
-    """A student after SFT on these rows."""
+def sft_student(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
+    """Train a student by SFT on these rows, or load it where that is done."""
     if (out / "adapter_model.safetensors").is_file():
         return load_student(STUDENT, adapter=out, training=True, seed=seed)
     torch.manual_seed(seed)
@@ -118,8 +117,8 @@ def imitated(out: Path, rows: list[dict], steps: int, seed: int) -> Any:
     return loaded
 
 
-def grown(policy: Any, problems: list[Problem], part: CPL, out: Path, at_once: int = search.AT_ONCE) -> list[Tree]:
-    """Trees of these problems."""
+def grow(policy: Any, problems: list[Problem], part: CPL, out: Path, at_once: int = search.AT_ONCE) -> list[Tree]:
+    """Grow a tree per problem."""
     settings = {"ask": ask_plainly, "solution_tokens": SOLUTION_TOKENS, "at_once": at_once, "show": quiet}
     search.search(problems, policy.generate, right, part, out, **settings)
     return list(search.trees_of(out))
@@ -129,45 +128,45 @@ def grown(policy: Any, problems: list[Problem], part: CPL, out: Path, at_once: i
 
 
 def speed(policy: Any, problems: list[Problem], part: CPL, size: dict[str, int]) -> dict[str, Any]:
-    """Tokens a second of all trees at once and of some of them one at a time, while hardly one has come to its end."""
+    """Measure tokens per second of all trees at once and of some one at a time, while hardly any is finished."""
     from tempfile import TemporaryDirectory
 
     part = CPL(**{**vars(part), "iterations": FIRST_ITERATIONS})
     alone = Random(0).sample(problems, size["alone"])
     sides = {"together": (problems, search.AT_ONCE), "alone": (alone, 1)}
-    found: dict[str, Any] = {}
-    trees: dict[str, dict[str, Any]] = {}
+    results: dict[str, Any] = {}
+    shapes: dict[str, dict[str, Any]] = {}
     policy.generate([ask_plainly(problems[0])], Sampling(max_tokens=1))
-    for side, (some, at_once) in sides.items():
+    for side, (searched, at_once) in sides.items():
         with TemporaryDirectory() as folder:
             began = time.perf_counter()
-            made = grown(policy, some, part, Path(folder), at_once)
+            trees = grow(policy, searched, part, Path(folder), at_once)
             seconds = time.perf_counter() - began
-        tokens = sum(tree.tokens for tree in made)
-        trees[side] = {tree.problem_id: shape(tree) for tree in made}
-        found[side] = {"trees": len(made), "tokens": tokens, "seconds": seconds, "tokens_a_second": tokens / seconds}
-    found["same"] = sum(trees["alone"][id] == trees["together"][id] for id in trees["alone"])
-    found["ratio"] = found["together"]["tokens_a_second"] / found["alone"]["tokens_a_second"]
-    found["iterations"] = part.iterations
-    return found
+        tokens = sum(tree.tokens for tree in trees)
+        shapes[side] = {tree.problem_id: shape(tree) for tree in trees}
+        results[side] = {"trees": len(trees), "tokens": tokens, "seconds": seconds, "tokens_a_second": tokens / seconds}
+    results["same"] = sum(shapes["alone"][id] == shapes["together"][id] for id in shapes["alone"])
+    results["ratio"] = results["together"]["tokens_a_second"] / results["alone"]["tokens_a_second"]
+    results["iterations"] = part.iterations
+    return results
 
 
 def shape(tree: Tree) -> list[dict[str, Any]]:
-    """A tree's nodes without their priors, whose last digit is rounding's: they show in what was visited."""
+    """List a tree's nodes without their priors, which vary by rounding; a real difference shows in the visits."""
     return [{name: value for name, value in node.items() if name != "prior"} for node in to_row(tree)["nodes"]]
 
 
-def speed_text(found: dict[str, Any]) -> str:
-    """A table, and whether the trees are the same."""
+def speed_text(results: dict[str, Any]) -> str:
+    """Format the speeds, and whether the trees are the same."""
     rows = [
-        (name, found[side]["trees"], f"{found[side]['tokens']:,}", f"{found[side]['tokens_a_second']:.1f}")
+        (name, results[side]["trees"], f"{results[side]['tokens']:,}", f"{results[side]['tokens_a_second']:.1f}")
         for side, name in (("together", "all at once"), ("alone", "one at a time"))
     ]
     return (
-        f"## Many trees at once\n\n{markdown(('trees', 'how many', 'tokens', 'tokens a second'), rows)}\n\n"
-        f"{found['ratio']:.2f} times as fast. {found['same']} of {found['alone']['trees']} trees are the same, node "
-        f"for node, grown alone and among all ({found['iterations']} iterations a tree, float32). "
-        "Of all figures here this alone is one of time, and was taken while nothing else ran."
+        f"## Many trees at once\n\n{markdown(('trees', 'number', 'tokens', 'tokens per second'), rows)}\n\n"
+        f"{results['ratio']:.2f} times as fast. {results['same']} of {results['alone']['trees']} trees grown both ways "
+        f"are identical, node for node ({results['iterations']} iterations per tree, float32). "
+        "Only this section measures time; nothing else ran meanwhile."
     )
 
 
@@ -175,91 +174,94 @@ def speed_text(found: dict[str, Any]) -> str:
 
 
 def against_sampling(policy: Any, problems: list[Problem], trees: list[Tree]) -> dict[str, Any]:
-    """For each budget of tokens: which problems a search and plain sampling have solved, and with how many plans."""
+    """Compare search with plain sampling at each token budget: problems solved, and right plans found."""
     by_id = {tree.problem_id: tree for tree in trees}
-    found: dict[str, Any] = {"budgets": [one for one in BUDGETS if one <= max(tree.tokens for tree in trees)]}
+    largest = max(tree.tokens for tree in trees)
+    results: dict[str, Any] = {"budgets": [budget for budget in BUDGETS if budget <= largest]}
     budget_of = {problem.id: min(by_id[problem.id].tokens, max(BUDGETS)) for problem in problems}
-    replies_of = sampled_until(policy, problems, budget_of)
+    replies_of = sample_until(policy, problems, budget_of)
     for problem in problems:
-        tree, most, replies = by_id[problem.id], budget_of[problem.id], replies_of[problem.id]
+        tree, maximum, replies = by_id[problem.id], budget_of[problem.id], replies_of[problem.id]
         spent = list(accumulate(reply.tokens_out for reply in replies))
         sampled = [
             (at, parse(reply.text))
             for at, reply in zip(spent, replies, strict=True)
-            if at <= most and right(problem, reply.text)
+            if at <= maximum and right(problem, reply.text)
         ]
         grown_plans = [(node.tokens, node.plan) for node in tree.root.below() if node.reward == 1]
         # A right rollout has solved the problem too; its plan is not kept.
         rollouts = [node.children[0].tokens for node in tree.root.below() if node.children and node.value > -1]
-        found[problem.id] = {
+        results[problem.id] = {
             str(budget): {
                 "mcts": any(at <= budget for at in (*(at for at, _ in grown_plans), *rollouts)),
                 "mcts_plans": len({plan for at, plan in grown_plans if at <= budget}),
                 "sampling": any(at <= budget for at, _ in sampled),
-                "sampling_plans": len({one.plan for at, one in sampled if one and at <= budget}),
+                "sampling_plans": len({parsed.plan for at, parsed in sampled if parsed and at <= budget}),
             }
-            for budget in found["budgets"]
+            for budget in results["budgets"]
         }
-    return found
+    return results
 
 
-def sampled_until(policy: Any, problems: list[Problem], budget_of: dict[str, int]) -> dict[str, list[Reply]]:
-    """Whole replies to each problem, until its budget of tokens is spent; all problems in a batch, a few at a time."""
+def sample_until(policy: Any, problems: list[Problem], budget_of: dict[str, int]) -> dict[str, list[Reply]]:
+    """Sample whole replies to each problem until its token budget is spent, a few per problem and round."""
     replies_of: dict[str, list[Reply]] = {problem.id: [] for problem in problems}
-    for again in range(max(budget_of.values())):
-        short = [one for one in problems if sum(reply.tokens_out for reply in replies_of[one.id]) < budget_of[one.id]]
-        if not short:
+    spent = dict.fromkeys(replies_of, 0)
+    limits = {"max_tokens": MAX_TOKENS + SOLUTION_TOKENS, "n": SAMPLES_PER_ROUND}
+    for number in range(max(budget_of.values())):
+        unspent = [problem for problem in problems if spent[problem.id] < budget_of[problem.id]]
+        if not unspent:
             break
-        sampling = Sampling(
-            temperature=PART.temperature, max_tokens=MAX_TOKENS + SOLUTION_TOKENS, n=A_ROUND, seed=again * A_ROUND
-        )
-        for one, more in zip(short, policy.generate([ask_plainly(one) for one in short], sampling), strict=True):
-            replies_of[one.id] += more
+        sampling = Sampling(temperature=PART.temperature, seed=number * SAMPLES_PER_ROUND, **limits)
+        replies = policy.generate([ask_plainly(problem) for problem in unspent], sampling)
+        for problem, more in zip(unspent, replies, strict=True):
+            replies_of[problem.id] += more
+            spent[problem.id] += sum(reply.tokens_out for reply in more)
     return replies_of
 
 
-def search_text(found: dict[str, Any]) -> str:
-    """A line a budget."""
-    budgets = found.pop("budgets")
+def search_text(results: dict[str, Any]) -> str:
+    """Format a row per budget."""
     rows = []
-    for budget in map(str, budgets):
-        each = [one[budget] for one in found.values()]
-        solved = stats.paired([float(one["mcts"]) for one in each], [float(one["sampling"]) for one in each])
-        more = stats.mean([float(one["mcts_plans"] - one["sampling_plans"]) for one in each], bounds=None)
+    for budget in map(str, results["budgets"]):
+        each = [result[budget] for name, result in results.items() if name != "budgets"]
+        mcts, sampling = ([float(problem[way]) for problem in each] for way in ("mcts", "sampling"))
+        plans, sampled = ([problem[way] for problem in each] for way in ("mcts_plans", "sampling_plans"))
+        solved = stats.paired(mcts, sampling)
+        more = stats.mean([float(ours - theirs) for ours, theirs in zip(plans, sampled, strict=True)], bounds=None)
         rows.append(
             (
                 f"{int(budget):,}",
-                f"{sum(one['mcts'] for one in each)} / {sum(one['sampling'] for one in each)}",
+                f"{sum(mcts):.0f} / {sum(sampling):.0f}",
                 solved.difference.points(),
-                f"{fmean(one['mcts_plans'] for one in each):.2f} / {fmean(one['sampling_plans'] for one in each):.2f}",
+                f"{fmean(plans):.2f} / {fmean(sampled):.2f}",
                 f"{more.value:+.2f} ({more.low:+.2f} to {more.high:+.2f})",
             )
         )
-    found["budgets"] = budgets
     columns = (
-        "tokens a problem",
+        "tokens per problem",
         "solved, MCTS / sampling",
         "difference (95 %)",
         "right plans, MCTS / sampling",
         "difference (95 %)",
     )
     return (
-        f"## Search beside sampling of equal budget\n\n{markdown(columns, rows)}\n\n{len(found) - 1} fresh problems of "
-        "known templates. Rollouts count as tokens and, where right, as solved, but their plans are not kept."
+        f"## Search compared with sampling at equal budget\n\n{markdown(columns, rows)}\n\n{len(results) - 1} fresh "
+        "problems of known templates. Rollouts count as tokens and, where right, as solved; their plans are not kept."
     )
 
 
-# --- what is learned --------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
-def trained(
+def train_arms(
     work: Path, searched: list[Problem], tested: list[Problem], trees: list[Tree], size: dict[str, int]
 ) -> dict[str, Any]:
-    """SFT on paths, then each preference from there; greedy answers to other problems."""
+    """Train SFT on paths, then each preference from there; answer other problems greedily."""
     ask = {problem.id: ask_plainly(problem) for problem in searched}
     rows = pairs.rows(trees, ask)
     steps = [pair for tree in trees for pair in pairs.step_pairs(tree)]
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "rows": len(rows),
         "step_pairs": len(steps),
         "preferences": size["preferences"],
@@ -269,11 +271,11 @@ def trained(
         start = work / f"SFT{seed}"
         for arm, alpha in ARMS.items():
             out = work / f"{arm}{seed}"
-            loaded = imitated(start, rows, size["steps"], seed)
+            loaded = sft_student(start, rows, size["steps"], seed)
             if alpha is not None and not (out / "adapter_model.safetensors").is_file():
                 part = CPL(**{**vars(PART), "alpha": alpha})
-                chosen = Random(seed).sample(steps, min(size["preferences"] * PAIRS_A_STEP, len(steps)))
-                batches = Batches(PAIRS_A_STEP // 2, 2)
+                chosen = Random(seed).sample(steps, min(size["preferences"] * PAIRS_PER_STEP, len(steps)))
+                batches = Batches(PAIRS_PER_STEP // 2, 2)
                 step_apo.train(loaded, chosen, ask, part, out, training_of(seed), epochs=1, batches=batches)
             elif alpha is not None:
                 loaded = load_student(STUDENT, adapter=out)
@@ -287,48 +289,46 @@ def trained(
             )
             print(figures["line"], flush=True)
     for arm in ARMS:
-        found["arms"][arm] = {
+        results["arms"][arm] = {
             "mean": shares([work / f"{arm}{seed}.jsonl" for seed in SEEDS], tested),
             "seeds": [fmean(shares([work / f"{arm}{seed}.jsonl"], tested)) for seed in SEEDS],
         }
-    return found
+    return results
 
 
-def train_text(found: dict[str, Any]) -> str:
-    """Each arm, and Step-APO beside each other one."""
+def train_text(results: dict[str, Any]) -> str:
+    """Format each arm, and Step-APO compared with each of the others."""
+    arms = results["arms"]
     rows = [
-        (arm, stats.of_problems(one["mean"]).percent(), ", ".join(f"{share:.3f}" for share in one["seeds"]))
-        for arm, one in found["arms"].items()
+        (arm, stats.of_problems(figures["mean"]).percent(), ", ".join(f"{share:.3f}" for share in figures["seeds"]))
+        for arm, figures in arms.items()
     ]
-    ours = found["arms"]["Step-APO"]["mean"]
-    others = [arm for arm in found["arms"] if arm != "Step-APO"]
-    compared = [stats.paired(ours, found["arms"][arm]["mean"]) for arm in others]
-    corrected = stats.holm([one.p for one in compared])
-    beside = [
-        (f"Step-APO minus {arm}", one.difference.points(), one.won, one.lost, stats.p_text(p))
-        for arm, one, p in zip(others, compared, corrected, strict=True)
+    ours = arms["Step-APO"]["mean"]
+    others = [arm for arm in arms if arm != "Step-APO"]
+    compared = [stats.paired(ours, arms[arm]["mean"]) for arm in others]
+    corrected = stats.holm([paired.p for paired in compared])
+    differences = [
+        (f"Step-APO minus {arm}", paired.difference.points(), paired.won, paired.lost, stats.p_text(p))
+        for arm, paired, p in zip(others, compared, corrected, strict=True)
     ]
     return (
-        f"## What is learned\n\n{markdown(('arm', 'right (95 %)', 'each seed'), rows)}\n\n"
-        f"{markdown(('difference', 'points (95 %)', 'problems won', 'lost', 'p (Holm)'), beside)}\n\n"
-        f"{found['rows']} right paths and {found['step_pairs']} step pairs from one search; a preference takes "
-        f"{found['preferences']} steps of {PAIRS_A_STEP} pairs, which each seed draws. {len(ours)} other problems of "
-        "known templates, greedy. An arm is the mean of its three seeds on each problem; intervals are over problems, "
-        "not seeds, of which three are too few."
+        f"## Training\n\n{markdown(('arm', 'right (95 %)', 'each seed'), rows)}\n\n"
+        f"{markdown(('difference', 'points (95 %)', 'problems won', 'lost', 'p (Holm)'), differences)}\n\n"
+        f"{results['rows']} right paths and {results['step_pairs']} step pairs from one search; preference training "
+        f"takes {results['preferences']} steps of {PAIRS_PER_STEP} pairs, drawn per seed. Tested greedily on "
+        f"{len(ours)} other problems of known templates. An arm is the mean of its three seeds on each problem; "
+        "intervals are over problems, because three seeds are too few."
     )
 
 
-def write_down(found: dict[str, Any], text: str) -> None:
-    """The files beside this one."""
+def write_page(results: dict[str, Any], text: str) -> None:
+    """Write the page and its JSON."""
     write(
         "cpl",
         command="python -m benchmarks.cpl --work DIR",
-        about="CPL with SmolLM2-135M-Instruct on `practice`, on a CPU: many trees at once, search beside sampling, "
-        "Step-APO beside step-DPO beside SFT.",
-        found={
-            "machine": machine("torch", "transformers", "trl", "peft"),
-            **found,
-        },
+        about="CPL with SmolLM2-135M-Instruct on `practice`, on a CPU: many trees at once, search compared "
+        "with sampling, Step-APO compared with step-DPO and SFT.",
+        found={"machine": machine("torch", "transformers", "trl", "peft"), **results},
         text=text,
     )
 

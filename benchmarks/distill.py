@@ -1,7 +1,6 @@
-"""Distillation against a Gemini on this machine: how fast, how many calls, how much memory, and what a storm leaves.
+"""Measure distillation against a local fake Gemini: speed, calls, memory, and what it keeps under faults and kills.
 
-The server is tests/support/fake_gemini.py in a process of its own, the client the real google-genai, the problems
-practice's.
+The server is tests/support/fake_gemini.py in its own process, the client the real google-genai, the problems practice.
 `python -m benchmarks.distill` runs all parts; `python -m benchmarks.distill speed storm` some of them.
 """
 
@@ -44,7 +43,7 @@ SERVER = HERE.parent / "tests" / "support" / "fake_gemini.py"
 
 @contextmanager
 def server(folder: Path, problems: list[Problem], *more: str, **settings: Any) -> Iterator[str]:
-    """A fake Gemini that knows the answers; its address."""
+    """Start a fake Gemini that knows the answers and yield its address."""
     known = folder / "known.jsonl"
     write_records(known, problems)
     options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
@@ -67,7 +66,7 @@ def stats(url: str) -> dict[str, Any]:
 
 
 def run(out: Path, url: str, problems: list[Problem], record: list | None = None, **part: Any) -> dict[str, Any]:
-    """Distil as the stage does; wall seconds, summary and totals."""
+    """Distil as the stage does and return wall seconds, summary and totals."""
     part = Distill("gemini", **part)
 
     async def go() -> dict[str, Any]:
@@ -81,8 +80,8 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
                     return await teacher(messages, sampling, schema)
 
                 began = time.monotonic()
-                found = await distill_all(problems, Teaching(ask, DEFAULT_MODEL), part, out)
-                return {**found, **ledger.totals(), "seconds": time.monotonic() - began}
+                summary = await distill_all(problems, Teaching(ask, DEFAULT_MODEL), part, out)
+                return {**summary, **ledger.totals(), "seconds": time.monotonic() - began}
 
     out.mkdir(parents=True, exist_ok=True)
     return asyncio.run(go())
@@ -92,14 +91,14 @@ def run(out: Path, url: str, problems: list[Problem], record: list | None = None
 
 
 async def bare(url: str, calls: list[tuple[str, str, float, type | None]]) -> float:
-    """The same calls by google-genai alone, AT_ONCE at a time; nothing is parsed or kept."""
+    """Time the same calls through plain google-genai, AT_ONCE at a time, parsing and keeping nothing."""
     from google import genai
     from google.genai import types
 
     client = genai.Client(api_key="test-key", http_options=types.HttpOptions(base_url=url, api_version="v1beta"))
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one(system: str, text: str, temperature: float, schema: type | None) -> None:
+    async def call(system: str, text: str, temperature: float, schema: type | None) -> None:
         config = types.GenerateContentConfig(
             system_instruction=system,
             temperature=temperature,
@@ -111,14 +110,14 @@ async def bare(url: str, calls: list[tuple[str, str, float, type | None]]) -> fl
             await client.aio.models.generate_content(model=DEFAULT_MODEL, contents=text, config=config)
 
     began = time.monotonic()
-    await asyncio.gather(*(one(*call) for call in calls))
+    await asyncio.gather(*(call(*arguments) for arguments in calls))
     seconds = time.monotonic() - began
     await client.aio.aclose()
     return seconds
 
 
 def one_after_another(url: str, problems: list[Problem]) -> float:
-    """The paper's released loop: constraints, five plans, five scores, five executions, each awaited; seconds."""
+    """Time the paper's released loop: constraints, five plans, five scores, five executions, each awaited."""
     from google import genai
     from google.genai import types
 
@@ -145,7 +144,7 @@ def one_after_another(url: str, problems: list[Problem]) -> float:
 
 
 def speed(folder: Path) -> tuple[dict[str, Any], str]:
-    """Wall time beside the sequential loop and beside the floor, alternating."""
+    """Compare wall time with the sequential loop and, alternating, with plain google-genai."""
     problems = list(practice_problems("train", seed=1, limit=300))
     few = problems[:8]
     rounds = []
@@ -154,11 +153,11 @@ def speed(folder: Path) -> tuple[dict[str, Any], str]:
             record: list = []
             ours = run(folder / f"speed{number}" / "r", url, problems, record)
             calls = []
-            asked = Counter()
-            for messages, sampling, schema in record:  # n grows by one a call: one new sample each
-                for _ in range(sampling.n - asked[messages[1]["content"]]):
-                    calls.append((messages[0]["content"], messages[1]["content"], sampling.temperature, schema))
-                asked[messages[1]["content"]] = max(asked[messages[1]["content"]], sampling.n)
+            sampled = Counter()
+            for (system, user), sampling, schema in record:  # n grows by one per call: one new sample each
+                new = sampling.n - sampled[user["content"]]
+                calls += [(system["content"], user["content"], sampling.temperature, schema)] * new
+                sampled[user["content"]] = max(sampled[user["content"]], sampling.n)
             floor = asyncio.run(bare(url, calls))
             rounds.append(
                 {
@@ -171,94 +170,84 @@ def speed(folder: Path) -> tuple[dict[str, Any], str]:
                 }
             )
         sequential = one_after_another(url, few) / len(few) * len(problems)
-    of_floor = sorted(one["of_floor"] for one in rounds)
-    seconds = sorted(one["ours_seconds"] for one in rounds)
-    found = {"rounds": rounds, "sequential_seconds": sequential, "sequential_measured_on": len(few)}
+    of_floor = sorted(each["of_floor"] for each in rounds)
+    seconds = sorted(each["ours_seconds"] for each in rounds)
+    results = {"rounds": rounds, "sequential_seconds": sequential, "sequential_measured_on": len(few)}
     rows = [
         ("the paper's loop, one call after another (8 problems, scaled to 300)", f"{sequential:.0f} s", "1"),
-        ("ours, ledger, limits and parsing on", f"{seconds[1]:.1f} s", f"{sequential / seconds[1]:.0f} times as fast"),
+        ("ours, with ledger, limits, parsing", f"{seconds[1]:.1f} s", f"{sequential / seconds[1]:.0f} times as fast"),
         (
-            "ours beside the same calls by bare google-genai, 32 at a time",
+            "ours compared with the same calls through plain google-genai, 32 at a time",
             f"{of_floor[1]:.3f} of its calls a second",
             f"{of_floor[0]:.3f} to {of_floor[2]:.3f}",
         ),
     ]
-    return found, "## Speed\n\n" + markdown(("300 problems, 200 +- 100 ms a reply", "median of 3", ""), rows)
+    return results, "## Speed\n\n" + markdown(("300 problems, 200 +- 100 ms per reply", "median of 3", ""), rows)
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
 def calls(folder: Path) -> tuple[dict[str, Any], str]:
-    """Calls and tokens a distinct kept problem, by keep rule, beside the paper's loop."""
+    """Count calls and tokens per kept problem for each keep rule, compared with the paper's loop."""
     problems = list(practice_problems("train", seed=2, limit=150))
     rules = {
-        "paper's loop, all carried out": {"keep": "best", "execute": "all"},
+        "paper's loop, all executed": {"keep": "best", "execute": "all"},
         "best": {"keep": "best"},
         "first": {"keep": "first"},
         "first, plans and scores in one call": {"keep": "first", "plans_per_call": 5},
     }
-    rows, found = [], []
+    rows, results = [], []
     for acceptance in (0.3, 0.6, 0.9):
         with server(folder, problems, acceptance=acceptance) as url:
             base = None
             for name, rule in rules.items():
                 out = folder / f"calls{acceptance}" / name.replace(" ", "_").replace(",", "").replace("'", "") / "r"
-                got = run(out, url, problems, **rule)
-                tokens = got["tokens_in"] + got["tokens_out"] + got["tokens_thought"]
-                kept = max(1, got["problems_kept"])
-                each = (got["calls"] / kept, tokens / kept)
+                figures = run(out, url, problems, **rule)
+                tokens = figures["tokens_in"] + figures["tokens_out"] + figures["tokens_thought"]
+                kept = max(1, figures["problems_kept"])
+                each = (figures["calls"] / kept, tokens / kept)
                 base = base or each
-                found.append({"acceptance": acceptance, "rule": name, **got})
+                results.append({"acceptance": acceptance, "rule": name, **figures})
                 rows.append(
                     (
                         f"{acceptance:.0%}",
                         name,
-                        f"{got['problems_kept']} of {len(problems)}",
+                        f"{figures['problems_kept']} of {len(problems)}",
                         f"{each[0]:.1f}",
                         f"{each[0] / base[0]:.2f}",
                         f"{each[1]:.0f}",
                         f"{each[1] / base[1]:.2f}",
                     )
                 )
-    head = (
-        "plans accepted",
-        "rule",
-        "problems kept",
-        "calls a kept problem",
-        "of the paper's",
-        "tokens",
-        "of the paper's",
-    )
-    return {"runs": found}, "## Calls\n\n" + markdown(head, rows)
+    head = ("plans accepted", "rule", "problems kept", "calls per kept problem", "of the paper's")
+    return {"runs": results}, "## Calls\n\n" + markdown((*head, "tokens", "of the paper's"), rows)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
 def memory(folder: Path) -> tuple[dict[str, Any], str]:
-    """Peak memory of the distilling process at 1,000 and at 10,000 problems, and the ledger's share of the time."""
-    rows, found = [], []
+    """Measure the peak memory at 1,000 and at 10,000 problems, and the ledger's share of the time."""
+    rows, results = [], []
     for count in (1_000, 10_000):
         problems = list(practice_problems("train", seed=3, limit=count))
         with server(folder, problems, acceptance=0.9) as url:
             out = folder / f"memory{count}" / "r"
-            command = [sys.executable, "-m", "benchmarks.distill", "--one", str(out), url, str(count)]
-            got = json.loads(
-                subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-            )
-        found.append({"problems": count, **got})
-        rate = got["calls"] / got["seconds"]
-        ledger = f"{got['ledger_a_second']:.0f} a second could be written"
-        rows.append((f"{count:,}", f"{got['peak_mb']:.0f} MB", f"{got['calls']:,}", f"{rate:.0f} a second", ledger))
-    head = ("problems", "peak memory", "calls", "calls made", "calls the ledger alone")
-    return {"runs": found}, "## Memory\n\n" + markdown(head, rows)
+            command = [sys.executable, "-m", "benchmarks.distill", "--memory", str(out), url, str(count)]
+            output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        figures = json.loads(output.splitlines()[-1])
+        results.append({"problems": count, **figures})
+        calls, peak = figures["calls"], f"{figures['peak_mb']:.0f} MB"
+        rates = (f"{calls / figures['seconds']:.0f}", f"{figures['ledger_a_second']:.0f}")
+        rows.append((f"{count:,}", peak, f"{calls:,}", *rates))
+    head = ("problems", "peak memory", "calls", "calls per second", "by the ledger alone")
+    return {"runs": results}, "## Memory\n\n" + markdown(head, rows)
 
 
-def one_run(out: str, url: str, count: str) -> None:
-    """The distilling process of `memory`."""
-    problems = list(practice_problems("train", seed=3, limit=int(count)))
-    got = run(Path(out), url, problems)
+def memory_run(out: str, url: str, count: str) -> None:
+    """Distil in the process that `memory` starts."""
+    figures = run(Path(out), url, list(practice_problems("train", seed=3, limit=int(count))))
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     peak = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
@@ -275,21 +264,21 @@ def one_run(out: str, url: str, count: str) -> None:
             await asyncio.gather(*(work() for _ in range(AT_ONCE)))
             return 5_000 / (time.monotonic() - began)
 
-    print(json.dumps({**got, "peak_mb": peak / 1024, "ledger_a_second": asyncio.run(ledger_alone())}))
+    print(json.dumps({**figures, "peak_mb": peak / 1024, "ledger_a_second": asyncio.run(ledger_alone())}))
 
 
 # --- storm ------------------------------------------------------------------------------------------------------------
 
 
 def storm(folder: Path) -> tuple[dict[str, Any], str]:
-    """Three replies in ten go wrong, ten SIGKILLs: the kept set beside that of an undisturbed run."""
+    """Fail three replies in ten, kill the process ten times, and compare what is kept with an undisturbed run."""
     problems = list(practice_problems("train", seed=4, limit=200))
     kept, requests = {}, {}
     rng = random.Random(0)
     kills = 0
-    lasting = [f"--fault={kind}=0.01" for kind in ("blocked", "safety")]  # what cannot be had, in both runs alike
-    passing = [f"--fault={kind}=0.04" for kind in ("429", "503", "reset", "torn", "html", "empty", "unfit")]
-    for name, faults in (("undisturbed", lasting), ("storm", [*lasting, *passing])):
+    permanent = [f"--fault={kind}=0.01" for kind in ("blocked", "safety")]  # the same in both runs
+    temporary = [f"--fault={kind}=0.04" for kind in ("429", "503", "reset", "torn", "html", "empty", "unfit")]
+    for name, faults in (("undisturbed", permanent), ("storm", [*permanent, *temporary])):
         out = folder / name / "r"
         with server(folder, problems, *faults, acceptance=0.6, latency_ms=60, retry_seconds=0.02) as url:
             command = [sys.executable, "-m", "benchmarks.distill", "--storm", str(out), url]
@@ -311,7 +300,7 @@ def storm(folder: Path) -> tuple[dict[str, Any], str]:
         kept[name] = sorted((row["problem_id"], row["sample"], tuple(row["plan"]), row["answer"]) for row in rows)
     lost = [row for row in kept["undisturbed"] if row not in kept["storm"]]
     more = [row for row in kept["storm"] if row not in kept["undisturbed"]]
-    found = {
+    results = {
         "kills": kills,
         "kept_undisturbed": len(kept["undisturbed"]),
         "kept_storm": len(kept["storm"]),
@@ -320,18 +309,18 @@ def storm(folder: Path) -> tuple[dict[str, Any], str]:
         "requests": requests,
     }
     lines = [
-        f"- killed {kills} times; kept undisturbed {len(kept['undisturbed'])}, in the storm {len(kept['storm'])}; "
-        f"only in the one {len(lost)}, only in the other {len(more)}",
-        f"- requests undisturbed {requests['undisturbed']['requests']}, in the storm {requests['storm']['requests']}; "
-        f"samples answered a second time because a kill came while they were in flight (at most {AT_ONCE} a kill): "
+        f"- killed {kills} times; plans kept: undisturbed {len(kept['undisturbed'])}, storm {len(kept['storm'])}; "
+        f"only undisturbed {len(lost)}, only storm {len(more)}",
+        f"- requests: undisturbed {requests['undisturbed']['requests']}, storm {requests['storm']['requests']}; "
+        f"samples answered twice because a kill hit them in flight (at most {AT_ONCE} per kill): "
         f"{requests['storm']['answered_again']}",
-        "- 28 in 100 replies went wrong for a while (429, 503, reset, torn, HTML, empty, unfit), 2 in 100 for good",
+        "- 28 in 100 replies failed temporarily (429, 503, reset, torn, HTML, empty, unfit), 2 in 100 permanently",
     ]
-    return found, "## Storm\n\n" + "\n".join(lines)
+    return results, "## Storm\n\n" + "\n".join(lines)
 
 
 def storm_run(out: str, url: str) -> None:
-    """The process that `storm` kills."""
+    """Distil in the process that `storm` kills."""
     run(Path(out), url, list(practice_problems("train", seed=4, limit=200)))
 
 
@@ -339,18 +328,19 @@ def storm_run(out: str, url: str) -> None:
 
 
 def worked(folder: Path) -> tuple[dict[str, Any], str]:
-    """500 gsm8k train problems through their worked solutions; ten plans to read."""
+    """Turn the worked solutions of 500 gsm8k train problems into plans, and show ten."""
     if not os.environ.get("PLANTUNE_DATA"):
         return {"left_out": "PLANTUNE_DATA is not set"}, "## Worked solutions\n\nNot run: PLANTUNE_DATA is not set."
     from plantune_lite.problems.load import load_problems
 
     pool = load_problems(Problems("gsm8k", limit=500), seed=0).pool
-    got = asyncio.run(distill_all(pool, None, Distill("worked"), folder))
+    summary = asyncio.run(distill_all(pool, None, Distill("worked"), folder))
     rows = list(read_jsonl(folder / "trajectories.jsonl"))
     ten = random.Random(0).sample(rows, 10)
     texts = [f"{row['question']}\n\n{render(row['plan'], row['execution'])}" for row in ten]
     shown = "\n\n".join(f"```text\n{text}\n```" for text in texts)
-    return {"summary": got}, f"## Worked solutions\n\n500 gsm8k train problems: {got['line']}. Ten to read:\n\n{shown}"
+    title = "## Worked solutions\n\n500 gsm8k train problems"
+    return {"summary": summary}, f"{title}: {summary['line']}. Ten examples:\n\n{shown}"
 
 
 PARTS = {"speed": speed, "calls": calls, "memory": memory, "storm": storm, "worked": worked}
@@ -376,8 +366,8 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        one_run(*sys.argv[2:])
+    if sys.argv[1:2] == ["--memory"]:
+        memory_run(*sys.argv[2:])
     elif sys.argv[1:2] == ["--storm"]:
         storm_run(*sys.argv[2:])
     else:

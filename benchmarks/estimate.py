@@ -1,10 +1,10 @@
-"""How far off are the minutes of `plantune estimate`? Timings that others have published, each left out in turn.
+"""Measure how far off `plantune estimate` is from published timings, each left out of the fit in turn.
 
     python -m benchmarks.estimate
 
-The timings are the stored outputs of unslothai/notebooks (August 2026), all but one on Colab's T4: none was measured by
-us. They say steps, rows and tokens of a completion; the tokens of a prompt (200), of a row of FineTome (350) and of
-Alpaca (150) are assumed. Phi-4's GRPO is not among them, because its tokens are not said. Nothing here needs a GPU.
+The timings are the stored outputs of unslothai/notebooks (August 2026), all but one on Colab's T4; we measured none.
+They state steps, rows and tokens of a completion; the tokens of a prompt (200), of a row of FineTome (350) and of
+Alpaca (150) are assumed. Phi-4's GRPO is left out because its tokens are not given. Nothing here needs a GPU.
 """
 
 import math
@@ -19,7 +19,7 @@ from plantune_lite.estimate.minutes import PROMPT, stage_minutes, step_seconds, 
 from plantune_lite.estimate.shapes import Shape
 from plantune_lite.recipe.load import load_recipe, override
 
-SHAPES = {  # that are no presets: family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab
+SHAPES = {  # not all are presets: family, layers, hidden, intermediate, heads, kv_heads, head_dim, vocab
     "Qwen2.5-3B": Shape("qwen2", 36, 2048, 11008, 16, 2, 128, 151936, tied=True),
     "Llama-3.1-8B": Shape("llama", 32, 4096, 14336, 32, 8, 128, 128256, tied=False),
     "Mistral-7B": Shape("llama", 32, 4096, 14336, 32, 8, 128, 32768, tied=False),
@@ -29,7 +29,7 @@ SHAPES = {  # that are no presets: family, layers, hidden, intermediate, heads, 
     "Gemma-3-1B": shapes.of("gemma3_1b"),
 }
 GPUS = ("T4", "RTX 4070", "RTX 4090")
-# What the recipes said before they were made to fit an evening (2026-11-29).
+# Settings of the recipes before they were cut to fit an evening (2026-11-29).
 _MATH = ("problems.limit=1000", "evaluate.limit=300", "evaluate.max_tokens=2048", "distill.max_tokens=2048")
 _GSM8K = ("student.bits=4", "evaluate.limit=300", "evaluate.max_tokens=1024", "distill.max_tokens=2048")
 _GRPO = ("grpo.steps=120", "grpo.prompts_per_step=4")
@@ -46,10 +46,10 @@ BEFORE = {
 
 @dataclass(frozen=True)
 class Timing:
-    """A run whose time was published."""
+    """Describe a run whose time was published."""
 
     model: str
-    mode: str  # the factor that it tells most of
+    mode: str  # the factor it says most about
     gpu: str
     bits: int
     steps: int
@@ -58,18 +58,18 @@ class Timing:
     seconds: float
 
     def estimate(self, factors: Factors) -> float:
-        """The seconds that our formulas say."""
-        shape, on = SHAPES[self.model], replace(_on(self.gpu), factors=factors)
+        """Estimate the seconds by our formulas."""
+        shape, gpu = SHAPES[self.model], replace(_on(self.gpu), factors=factors)
         if self.mode == "training":
-            return self.steps * training_seconds(shape, on, self.rows * self.tokens, passes=3)
-        learned = training_seconds(shape, on, self.rows * (PROMPT + self.tokens), passes=4)
+            return self.steps * training_seconds(shape, gpu, self.rows * self.tokens, passes=3)
+        learned = training_seconds(shape, gpu, self.rows * (PROMPT + self.tokens), passes=4)
         length = PROMPT + self.tokens / 2
         vllm = self.mode == "vllm"
-        a_step = step_seconds(shape, on, bits=self.bits, rows=self.rows, length=length, vllm=vllm)
-        return self.steps * (learned + self.tokens * a_step)
+        a_token = step_seconds(shape, gpu, bits=self.bits, rows=self.rows, length=length, vllm=vllm)
+        return self.steps * (learned + self.tokens * a_token)
 
     def off(self, factors: Factors) -> float:
-        """The factor by which the estimate misses; above 1 it says too much."""
+        """Divide the estimate by the measured time; above 1 the estimate is too long."""
         return self.estimate(factors) / self.seconds
 
 
@@ -86,21 +86,21 @@ TIMINGS = (
 
 
 def main() -> None:
-    """Fit, leave each out, write down."""
+    """Fit with each timing left out, and write the page."""
     fitted = fit(TIMINGS)
-    left_out = [one.off(fit([other for other in TIMINGS if other is not one])) for one in TIMINGS]
+    left_out = [timing.off(fit([other for other in TIMINGS if other is not timing])) for timing in TIMINGS]
     rows = [
         (
-            f"{one.model}, {'SFT' if one.mode == 'training' else 'GRPO'}, {one.bits} bits, {one.gpu}"
-            + (", vLLM" if one.mode == "vllm" else ""),
-            f"{one.steps} x {one.rows} x {one.tokens}",
-            f"{one.seconds / 60:.0f} min",
-            f"{one.estimate(CUDA) / 60:.0f} min",
+            f"{timing.model}, {'SFT' if timing.mode == 'training' else 'GRPO'}, {timing.bits} bits, {timing.gpu}"
+            + (", vLLM" if timing.mode == "vllm" else ""),
+            f"{timing.steps} x {timing.rows} x {timing.tokens}",
+            f"{timing.seconds / 60:.0f} min",
+            f"{timing.estimate(CUDA) / 60:.0f} min",
             f"{off:.2f}",
         )
-        for one, off in zip(TIMINGS, left_out, strict=True)
+        for timing, off in zip(TIMINGS, left_out, strict=True)
     ]
-    misses = [max(off, 1 / off) for off in left_out]
+    errors = [max(off, 1 / off) for off in left_out]
     hours = {
         (teacher, name, gpu, when): total(name, gpu, f"distill.teacher={teacher}", *(BEFORE[name] if when else ()))
         for teacher in ("gemini", "self")
@@ -112,72 +112,72 @@ def main() -> None:
     def cell(teacher: str, name: str, gpu: str) -> str:
         return f"{hours[teacher, name, gpu, '']:.1f} h, was {hours[teacher, name, gpu, 'before']:.1f}"
 
-    shown = [(name, *(cell(teacher, name, gpu) for teacher in ("gemini", "self") for gpu in GPUS)) for name in BEFORE]
-    engines = {
+    by_gpu = [(name, *(cell(teacher, name, gpu) for teacher in ("gemini", "self") for gpu in GPUS)) for name in BEFORE]
+    totals = {
         (name, gpu, engine): total(name, gpu, "distill.teacher=self", f"student.engine={engine}")
         for name in BEFORE
         for gpu in GPUS[1:]
         for engine in ("unsloth", "vllm")
     }
     by_vllm = [
-        (name, *(f"{engines[name, gpu, 'vllm']:.1f} h, else {engines[name, gpu, 'unsloth']:.1f}" for gpu in GPUS[1:]))
+        (name, *(f"{totals[name, gpu, 'vllm']:.1f} h, Unsloth {totals[name, gpu, 'unsloth']:.1f}" for gpu in GPUS[1:]))
         for name in BEFORE
     ]
     columns = ("recipe", *GPUS, *(f"{gpu}, no key" for gpu in GPUS))
     write(
         "estimate",
         command="python -m benchmarks.estimate",
-        about="How far off is the time `plantune estimate` says? Published timings, each left out of the fit in turn.",
+        about="How far off is `plantune estimate`? Published timings, each left out of the fit in turn.",
         found={
             "machine": machine(),
             "factors": vars(fitted),
-            "off": dict(zip((f"{one.model} {one.mode}" for one in TIMINGS), left_out, strict=True)),
-            "worst": max(misses),
-            "median": median(misses),
+            "off": dict(zip((f"{timing.model} {timing.mode}" for timing in TIMINGS), left_out, strict=True)),
+            "worst": max(errors),
+            "median": median(errors),
             "hours": {" ".join(filter(None, key)): value for key, value in hours.items()},
         },
         text="\n\n".join(
             (
-                markdown(("published", "steps x rows x tokens", "took", "estimate", "off, when left out"), rows),
-                f"The worst is off by a factor of {max(misses):.2f}, the median by {median(misses):.2f}. "
-                f"Fitted to all: training {fitted.training:.2f} times the arithmetic, {1000 * fitted.layer:.2f} ms a "
-                f"layer and step, vLLM {fitted.vllm:.2f} times the memory traffic.",
-                "## Hours of the recipes",
-                markdown(columns, shown),
-                "With a key a server writes the plans, which takes no GPU; without one the student does. Estimates of "
-                "whole runs without export, none measured; before, the student also scored its plans (4 calls a "
-                "problem, here counted as 2). A batch is counted to its longest reply.",
+                markdown(("published", "steps x rows x tokens", "measured", "estimate", "ratio when left out"), rows),
+                f"The largest error is a factor of {max(errors):.2f}, the median {median(errors):.2f}. Fitted to all: "
+                f"training {fitted.training:.2f} times the arithmetic, {1000 * fitted.layer:.2f} ms per layer and "
+                f"step, vLLM {fitted.vllm:.2f} times the memory traffic.",
+                "## Hours per recipe",
+                markdown(columns, by_gpu),
+                "With a key a server writes the plans, using no GPU; without one the student does. Estimates of whole "
+                "runs without export, none measured. 'was': earlier settings, when the student also scored its plans "
+                "(4 calls per problem, counted as 2). A batch lasts as long as its longest reply.",
                 "## With vLLM (student.engine=vllm), no key",
                 markdown(("recipe", *GPUS[1:]), by_vllm),
-                "vLLM answers for the teacher, before training and in evaluation; GRPO's own answers, the larger part "
-                "of those recipes, still come from the trainer. A T4 is too old for it. The timings that its factor is "
-                "fitted to have few rows at once; 128, the prompts and 90 s until it answers are arithmetic and guess.",
+                "vLLM generates for the teacher, before training and in evaluation; GRPO's own completions, the larger "
+                "part of those recipes, still come from the trainer. A T4 is too old for it. Its factor is fitted to "
+                "timings with few rows at once; 128 rows, the prompts and 90 s of start-up are computed or guessed.",
             )
         ),
     )
 
 
 def fit(timings: Sequence[Timing]) -> Factors:
-    """The factors with the least squared logarithm of what each mode's timings are off by, training first."""
+    """Fit each mode's factor by least squares of log(estimate / measured), training first."""
     factors = CUDA
     for mode in ("training", "layer", "vllm"):
-        mine = [one for one in timings if one.mode == mode]
+        of_mode = [timing for timing in timings if timing.mode == mode]
         guesses = [getattr(CUDA, mode) * 1.01**power for power in range(-150, 151)]
-        tried = [replace(factors, **{mode: guess}) for guess in guesses]
-        factors = min(tried, key=lambda one: sum(math.log(timing.off(one)) ** 2 for timing in mine))
+        candidates = [replace(factors, **{mode: guess}) for guess in guesses]
+        factors = min(candidates, key=lambda each: sum(math.log(timing.off(each)) ** 2 for timing in of_mode))
     return factors
 
 
 def total(name: str, gpu: str, *settings: str) -> float:
-    """The hours of a recipe on a GPU."""
+    """Estimate the hours of a recipe on a GPU."""
     recipe = override(load_recipe(name), settings)
     return sum(stage_minutes(recipe, _on(gpu), problems=recipe.problems.limit or 0).values()) / 60
 
 
 def _on(gpu: str) -> Device:
-    found = device(gpu)
-    assert found in DEVICES
-    return found
+    known = device(gpu)
+    assert known in DEVICES
+    return known
 
 
 if __name__ == "__main__":

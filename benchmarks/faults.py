@@ -1,9 +1,10 @@
-"""Break servers, processes and inputs, by chance from one seed; count what is lost, repeated or paid twice.
+"""Break servers, processes and inputs at random from one seed; count what is lost, repeated or paid twice.
 
-    python -m benchmarks.faults            all parts;  python -m benchmarks.faults servers inputs   some of them
+    python -m benchmarks.faults                    # all parts
+    python -m benchmarks.faults servers inputs     # some of them
 
-Servers: tests/support's Gemini and OpenAI-compatible server on this machine, through the real clients. Kills: SIGKILL
-of `plantune run` and of its stages at moments drawn from the seed, then the same command. Inputs: tests/support's.
+Servers: the fake Gemini and OpenAI-compatible servers of tests/support, through the real clients. Kills: SIGKILL of
+`plantune run` and its stages at moments drawn from the seed, then the same command again. Inputs: those of the tests.
 """
 
 import asyncio
@@ -52,8 +53,8 @@ from fake_teacher import GARBLED, Faults, Loopback, Mind  # noqa: E402
 
 SEED, KEY, KILLS, INPUTS = 27, "marker-key-of-the-benchmark", 10, 700
 WRONG = ("lost", "repeated", "paid twice", "tracebacks", "hangs")
-HEAD = ("tried", "number", *WRONG)
-SECONDS = 60.0  # after which something hangs
+HEAD = ("test", "number", *WRONG)
+SECONDS = 60.0  # a call that takes longer hangs
 BOTH = (*GARBLED, "reset", "torn", "html", "empty", "safety", "half", "no_usage", "slow", "unfit", "number", "worded")
 KINDS = {
     FakeGemini: (*BOTH, "429", "503", "500", "400", "blocked", "recitation", "other", "thoughts", "max_tokens", "list")
@@ -68,7 +69,7 @@ def row(what: str, number: int, wrong: Counter[str]) -> tuple[Any, ...]:
 
 
 def billed(server: Loopback, price: Price) -> float:
-    """What the server's own count of tokens costs."""
+    """Price the tokens that the server counted."""
     return price.usd(server.billed["in"], server.billed["out"])
 
 
@@ -76,17 +77,17 @@ def billed(server: Loopback, price: Price) -> float:
 
 
 NOTES = (
-    "Lost: no answer once the server was healed and what had failed for good was asked again, as `--again "
-    "distill` does (up to 15 times: a daily quota ends a run at its first call); after kills, rows or an adapter "
-    "other than an undisturbed run's. Repeated: asked again although all was answered; after kills, rows that are"
-    " there twice. Paid twice: a call whose reply was on the disk was asked again; a reply that came after the "
-    "client's timeout is not counted, as it has to be made again."
+    "Lost: no answer after the server recovered and permanent failures were retried, as `--again distill` does (up to "
+    "15 times: a daily quota ends a run at its first call); after kills, rows or an adapter that differ from an "
+    "undisturbed run's. Repeated: requests sent although all calls were answered; after kills, duplicate rows. Paid "
+    "twice: a call sent again although its reply was on disk; a reply later than the client's timeout does not count, "
+    "because it must be requested again."
 )
 MONEY = (
-    "A kill is not free: calls in flight then are asked again, and the server bills those that it had answered a "
-    "second time (last column). The ledger's count is larger than the server's, which was taken at one moment and"
-    " knows neither requests that had not arrived nor replies that were not yet on the disk. Unanswered calls are "
-    "booked at their worst case. Runs that booked less than was billed, or more by over what is unanswered:"
+    "A kill is not free: calls in flight are sent again, and the server bills those it had answered a second time "
+    "(last column). The ledger's count is larger than the server's, which was taken at one moment and misses requests "
+    "that had not arrived and replies that were not yet on disk. Unanswered calls are booked at their worst case. Runs "
+    "that booked less than was billed, or exceeded it by more than the unanswered calls:"
 )
 
 
@@ -95,8 +96,8 @@ class Judged(BaseModel):
     score: int
 
 
-class Hurry:
-    """A clock on which waiting takes no time."""
+class SkippingClock:
+    """Skip waits: sleeping moves the clock forward and takes no time."""
 
     skipped = 0.0
 
@@ -108,17 +109,18 @@ class Hurry:
         await asyncio.sleep(0.001)
 
 
-async def asked(server: Loopback, folder: Path, asks: list[tuple], wrong: Counter[str], *, forget: bool) -> list[str]:
-    """The text of each reply, "" where there is none."""
-    named = {"teacher": "gemini"} if isinstance(server, FakeGemini) else {"teacher": server.url, "model": "tiny-1b"}
+async def ask_all(server: Loopback, folder: Path, asks: list[tuple], wrong: Counter[str], *, forget: bool) -> list[str]:
+    """Return the text of each reply, "" where there is none."""
+    part = {"teacher": "gemini"} if isinstance(server, FakeGemini) else {"teacher": server.url, "model": "tiny-1b"}
     env = {"GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url, "OPENAI_API_KEY": KEY}
     env |= {} if isinstance(server, FakeGemini) else {"PLANTUNE_PRICE": "1,2"}
     with Ledger(folder / "calls.sqlite", run="r") as ledger:
         if forget:
             ledger.forget_failures()
-        options = {"environ": env, "pace": Pace(clock=(hurry := Hurry()), sleep=hurry.sleep), "say": lambda line: None}
-        async with open_teacher(Distill(**named), ledger, **options) as ask:
-            calls = (asyncio.wait_for(ask(*one), SECONDS) for one in asks)
+        clock = SkippingClock()
+        options = {"environ": env, "pace": Pace(clock=clock, sleep=clock.sleep), "say": lambda line: None}
+        async with open_teacher(Distill(**part), ledger, **options) as ask:
+            calls = (asyncio.wait_for(ask(*arguments), SECONDS) for arguments in asks)
             replies = await asyncio.gather(*calls, return_exceptions=True)
     errors = [reply for reply in replies if isinstance(reply, BaseException)]
     wrong["hangs"] += sum(isinstance(error, TimeoutError) for error in errors)
@@ -126,8 +128,8 @@ async def asked(server: Loopback, folder: Path, asks: list[tuple], wrong: Counte
     return ["" if isinstance(reply, BaseException) else reply[0].text for reply in replies]
 
 
-def one_mode(make: type[Loopback], kind: str, times: str, folder: Path, money: Counter[str]) -> Counter[str]:
-    """One way to fail, its end, and what is missing after it."""
+def run_mode(make: type[Loopback], kind: str, times: str, folder: Path, money: Counter[str]) -> Counter[str]:
+    """Run calls through one fault until the server recovers, and count what went wrong."""
     wrong: Counter[str] = Counter()
     marker = "" if times == "until healed" else f" [[{kind}{times}]]"
     asks = [(chat(f"Write plan {n}.{marker}"), Sampling(max_tokens=400), None) for n in range(3)]
@@ -135,17 +137,17 @@ def one_mode(make: type[Loopback], kind: str, times: str, folder: Path, money: C
     faults = Faults({kind: 1.0}) if times == "until healed" else Faults()
     Gemini.timeout_seconds = OpenAICompatible.timeout_seconds = 0.5 if kind == "slow" else 20.0
     with make(key=KEY, faults=faults, retry_seconds=0.01, slow_seconds=1.0) as server:
-        asyncio.run(asked(server, folder, asks, wrong, forget=False))
+        asyncio.run(ask_all(server, folder, asks, wrong, forget=False))
         server.faults = Faults()
-        for _ in range(15):  # a daily quota ends each run at its first call, here three times a call
-            came = asyncio.run(asked(server, folder, asks, wrong, forget=True))  # what was final is asked again
-            if all(came):
+        for _ in range(15):  # a daily quota ends each run at its first call, here three times per call
+            texts = asyncio.run(ask_all(server, folder, asks, wrong, forget=True))  # retries permanent failures
+            if all(texts):
                 break
-        wrong["lost"] += sum(not text for text in came)
+        wrong["lost"] += sum(not text for text in texts)
         requests = server.stats()["requests"]
-        asyncio.run(asked(server, folder, asks, wrong, forget=False))
+        asyncio.run(ask_all(server, folder, asks, wrong, forget=False))
         wrong["repeated"] += server.stats()["requests"] - requests
-        if kind != "slow":  # a reply that came too late is made again
+        if kind != "slow":  # a reply that came too late must be requested again
             wrong["paid twice"] += server.stats()["answered_again"]
         price = price_of(DEFAULT_MODEL) if make is FakeGemini else Price(1, 2)
         with Ledger(folder / "calls.sqlite", run="r") as ledger:
@@ -156,72 +158,69 @@ def one_mode(make: type[Loopback], kind: str, times: str, folder: Path, money: C
 
 
 def servers(folder: Path) -> tuple[dict[str, Any], list[tuple]]:
-    """Each kind of fault once, three times and until the server is healed, through both clients."""
-    rows, found = [], {}
+    """Try each fault once, three times and until the server recovers, through both clients."""
+    rows, results = [], {}
     for make, kinds in KINDS.items():
-        wrong, money, modes = (
-            Counter(),
-            Counter(),
-            [(kind, times) for kind in kinds for times in ("", " x3", "until healed")],
-        )
+        wrong, money = Counter(), Counter()
+        modes = [(kind, times) for kind in kinds for times in ("", " x3", "until healed")]
         random.Random(SEED).shuffle(modes)
         for number, (kind, times) in enumerate(modes):
-            mode = one_mode(make, kind, times, folder / f"{make.__name__}{number}", money)
-            wrong += mode
-            if mode.total():
-                print(make.__name__, kind, times, dict(mode), flush=True)
+            counts = run_mode(make, kind, times, folder / f"{make.__name__}{number}", money)
+            wrong += counts
+            if counts.total():
+                print(make.__name__, kind, times, dict(counts), flush=True)
         name = "Gemini through google-genai" if make is FakeGemini else "an OpenAI-compatible server"
         rows.append(row(f"faults of {name}", len(modes), wrong))
-        found[name] = {"modes": len(modes), **wrong, "usd": money}
-    return found, rows
+        results[name] = {"modes": len(modes), **wrong, "usd": money}
+    return results, rows
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
 
 
-Due = Callable[[str], bool]  # what the command has said so far -> whether it is killed now
+Due = Callable[[str], bool]  # the command's output so far -> whether to kill it now
 
 
-def never(said: str) -> bool:
+def never(output: str) -> bool:
     return False
 
 
 def attempt(folder: Path, server: Loopback, words: list[str], due: Due, wrong: Counter[str], whole: bool) -> int | None:
-    """Run the command until it is due; how many calls were in flight when it was killed, None where it ended."""
+    """Run the command until it is due; return the calls in flight when it was killed, None where it ended."""
     folder.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "PLANTUNE_RUNS": str(folder), "GEMINI_API_KEY": KEY, "GOOGLE_GEMINI_BASE_URL": server.url}
     command = [sys.executable, "-m", "plantune_lite.cli.main", *words, "--mirror", str(folder / "mirror")]
-    with open(folder / "said.txt", "w+", encoding="utf-8") as said:
-        process = subprocess.Popen(command, env=env, stdout=said, stderr=said, start_new_session=True)
-        ends = time.monotonic() + 600
-        while process.poll() is None and time.monotonic() < ends and not due((folder / "said.txt").read_text("utf-8")):
+    log = folder / "log.txt"
+    with open(log, "w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, env=env, stdout=output, stderr=output, start_new_session=True)
+        deadline = time.monotonic() + 600
+        while process.poll() is None and time.monotonic() < deadline and not due(log.read_text("utf-8")):
             time.sleep(0.01)
         in_flight = server.in_flight
         if process.poll() is None:  # alone, or its stage with it
             (os.killpg if whole else os.kill)(process.pid, signal.SIGKILL)
         status = process.wait()
-        said.seek(0)
-        text = said.read()
+    text = log.read_text("utf-8")
     wrong["tracebacks"] += "Traceback" in text
     if status > 0:
         raise RuntimeError(text)
     return None if status == 0 else in_flight
 
 
-def made(run: Path) -> dict[str, Any]:
-    """What a run leaves: its rows in any order and without their seconds, its adapter by hash."""
-    rows = ("trajectories", "corpus/train", "problems/pool", "suites/own", "eval/own.untuned", "eval/own.m1")
-    found = {
-        name: sorted(json.dumps(one | {"seconds": 0}) for one in read_jsonl(run / f"{name}.jsonl"))
-        for name in rows
+def outputs(run: Path) -> dict[str, Any]:
+    """Collect what a run leaves: its rows in any order and without their seconds, its adapter by hash."""
+    names = ("trajectories", "corpus/train", "problems/pool", "suites/own", "eval/own.untuned", "eval/own.m1")
+    rows = {
+        name: sorted(json.dumps(each | {"seconds": 0}) for each in read_jsonl(run / f"{name}.jsonl"))
+        for name in names
         if (run / f"{name}.jsonl").exists()
     }
     adapter = run / "sft" / "adapter_model.safetensors"
-    return found | ({"adapter": sha256(adapter.read_bytes()).hexdigest()} if adapter.exists() else {})
+    return rows | ({"adapter": sha256(adapter.read_bytes()).hexdigest()} if adapter.exists() else {})
 
 
 def settled(path: Path) -> dict[str, tuple[str, str]]:
-    """The calls that have a reply on the disk: what it says, and when it came."""
+    """Read the calls that have a reply on disk: its text, and when it came."""
     if not path.exists():
         return {}
     with closing(sqlite3.connect(path, timeout=60)) as db:
@@ -230,17 +229,17 @@ def settled(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def after_requests(server: Loopback, count: int) -> Due:
-    """Be due when the server has had so many more requests."""
+    """Kill after the server has had so many more requests."""
     target = server.outcomes.total() + count
-    return lambda said: server.outcomes.total() >= target
+    return lambda output: server.outcomes.total() >= target
 
 
 def within(stage: str, seconds: float) -> Due:
-    """Be due so many seconds after a stage has begun."""
+    """Kill so many seconds after a stage has begun."""
     began: list[float] = []
 
-    def due(said: str) -> bool:
-        if not began and re.search(rf"\] {stage} +(starts|resumes)", said):
+    def due(output: str) -> bool:
+        if not began and re.search(rf"\] {stage} +(starts|resumes)", output):
             began.append(time.monotonic())
         return bool(began) and time.monotonic() > began[0] + seconds
 
@@ -248,51 +247,52 @@ def within(stage: str, seconds: float) -> Due:
 
 
 def killed(folder: Path, words: list[str], *, by_stage: bool) -> dict[str, Any]:
-    """A command undisturbed, and killed ten times, at drawn moments, and said again until it ends."""
-    problems = [vars(one) for one in practice_problems("train", seed=0, limit=400, levels=(2,))]
-    dice, wrong, left, in_flight = random.Random(SEED), Counter[str](), {}, []
-    calls, had = folder / "killed" / "calls.sqlite", {}
-    for name in ("calm", "killed"):
+    """Compare a command undisturbed with one killed ten times at random moments and rerun until it ends."""
+    problems = [vars(problem) for problem in practice_problems("train", seed=0, limit=400, levels=(2,))]
+    rng, wrong, left, in_flight = random.Random(SEED), Counter[str](), {}, []
+    calls, settled_before = folder / "killed" / "calls.sqlite", {}
+    for name in ("undisturbed", "killed"):
         with FakeGemini(key=KEY, mind=Mind(problems, 0.6), latency_seconds=(0.05, 0.15)) as server:
             while True:
                 kill, due = name == "killed" and len(in_flight) < KILLS, never
                 if kill and by_stage:  # each stage once, in its middle
-                    stage, entry = list(read_manifest(folder / "calm" / "smollm2_135m").stages.items())[len(in_flight)]
-                    due = within(stage, dice.uniform(0.2, 0.8) * entry.seconds)
+                    stages = read_manifest(folder / "undisturbed" / "smollm2_135m").stages
+                    stage, entry = list(stages.items())[len(in_flight)]
+                    due = within(stage, rng.uniform(0.2, 0.8) * entry.seconds)
                 elif kill:
-                    due = after_requests(server, dice.randint(40, 110))
-                left_in_flight = attempt(folder / name, server, words, due, wrong, whole=len(in_flight) % 2 == 1)
-                if left_in_flight is None or not kill:
-                    wrong["hangs"] += left_in_flight is not None
+                    due = after_requests(server, rng.randint(40, 110))
+                at_kill = attempt(folder / name, server, words, due, wrong, whole=len(in_flight) % 2 == 1)
+                if at_kill is None or not kill:
+                    wrong["hangs"] += at_kill is not None
                     break
-                in_flight.append(left_in_flight)
-                had = settled(calls) | had  # as each was when it was first there
-            left[name] = made(folder / name / "smollm2_135m")
+                in_flight.append(at_kill)
+                settled_before = settled(calls) | settled_before  # each as it was when first settled
+            left[name] = outputs(folder / name / "smollm2_135m")
             again, usd = server.stats()["answered_again"], billed(server, price_of(DEFAULT_MODEL))
-    for name, rows in left["calm"].items():
-        there = left["killed"].get(name)
-        if isinstance(rows, str):
-            wrong["lost"] += rows != there
+    for name, expected in left["undisturbed"].items():
+        actual = left["killed"].get(name)
+        if isinstance(expected, str):
+            wrong["lost"] += expected != actual
         else:
-            gone, more = Counter(rows) - Counter(there), Counter(there) - Counter(rows)
-            wrong["lost"] += gone.total()
+            lost, more = Counter(expected) - Counter(actual), Counter(actual) - Counter(expected)
+            wrong["lost"] += lost.total()
             wrong["repeated"] += more.total()
-            if gone or more:
-                print(name, *gone, "", *more, sep="\n", flush=True)
+            if lost or more:
+                print(name, *lost, "", *more, sep="\n", flush=True)
     now = settled(calls)
-    wrong["paid twice"] += sum(now.get(key) != one for key, one in had.items())  # although its reply was here
+    wrong["paid twice"] += sum(now.get(key) != reply for key, reply in settled_before.items())
     with Ledger(calls, run="smollm2_135m") as ledger:
         totals = ledger.totals()
         (unanswered,) = ledger._db.execute("SELECT count(*) FROM unanswered").fetchone()
     wrong["dollars not accounted for"] += not usd <= totals["usd"] + 1e-9 <= usd + totals["usd_unanswered"] + 2e-9
-    holding = [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
-    found = {"kills": len(in_flight), "wrong": wrong, "files_with_the_key": len(holding), "answered_again": again}
-    found |= {"in_flight": in_flight, "calls_unanswered": unanswered, "settled_at_the_kills": len(had)}
-    return found | {"booked": totals["usd"], "unanswered": totals["usd_unanswered"], "billed": usd}
+    with_key = [path for path in folder.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    results = {"kills": len(in_flight), "wrong": wrong, "files_with_the_key": len(with_key), "answered_again": again}
+    results |= {"in_flight": in_flight, "calls_unanswered": unanswered, "settled_at_the_kills": len(settled_before)}
+    return results | {"booked": totals["usd"], "unanswered": totals["usd_unanswered"], "billed": usd}
 
 
 def kills(folder: Path) -> tuple[dict[str, Any], list[tuple]]:
-    """Ten kills of a distillation, and ten of a whole run of a tiny student."""
+    """Kill a distillation ten times, and a whole run of a tiny student ten times."""
     import torch
     from tiny import tiny_student
     from transformers import AutoTokenizer
@@ -306,24 +306,25 @@ def kills(folder: Path) -> tuple[dict[str, Any], list[tuple]]:
     small += ["sft.save_steps=3"]
     student = [f"student.model={tiny}", "student.bits=32", "student.max_length=500", "export.formats=merged"]
     distil = ["distill", *teacher, "problems.limit=400", "headroom=0"]
-    found = {
+    results = {
         "a distillation of 400 problems": killed(folder / "a", distil, by_stage=False),
         "a whole run of a tiny student": killed(folder / "b", ["run", *teacher, *small, *student], by_stage=True),
     }
-    return found, [row(f"kills in {name}", one["kills"], Counter(one["wrong"])) for name, one in found.items()]
+    rows = [row(f"kills in {name}", each["kills"], Counter(each["wrong"])) for name, each in results.items()]
+    return results, rows
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
 def inputs(folder: Path) -> tuple[dict[str, Any], list[tuple]]:
-    """The bad inputs of the tests, from other seeds."""
+    """Run the bad inputs of the tests from other seeds."""
     env = {**os.environ, "BAD_INPUTS": str(INPUTS), "BAD_INPUTS_FROM": str(SEED * 10**6)}
     test = [sys.executable, "-m", "pytest", "-q", "-k", "no_bad_input", str(TESTS / "cli" / "test_bad_inputs.py")]
-    said = subprocess.run(test, env=env, cwd=HERE.parent, capture_output=True, text=True, check=False).stdout
-    kinds = re.search(rf"\d+ of {INPUTS}: (\{{.*?\}})", said)
-    if not kinds and "1 passed" not in said:
-        raise RuntimeError(said)
+    output = subprocess.run(test, env=env, cwd=HERE.parent, capture_output=True, text=True, check=False).stdout
+    kinds = re.search(rf"\d+ of {INPUTS}: (\{{.*?\}})", output)
+    if not kinds and "1 passed" not in output:
+        raise RuntimeError(output)
     wrong: Counter[str] = Counter(json.loads(kinds[1].replace("'", '"')) if kinds else {})
     wrong["tracebacks"] += wrong.pop("traceback", 0)
     return {"inputs": INPUTS, **wrong}, [row("bad inputs", INPUTS, wrong)]
@@ -333,7 +334,7 @@ PARTS = {"servers": servers, "kills": kills, "inputs": inputs}
 
 
 def main(names: list[str]) -> None:
-    """Run the parts; the figures of the others stay."""
+    """Run the parts and write the page; figures of the other parts stay."""
     saved = HERE / "faults.json"
     before = json.loads(saved.read_text(encoding="utf-8")) if saved.exists() else {}
     parts, rows = dict(before.get("parts", {})), dict(before.get("rows", {}))
@@ -344,25 +345,25 @@ def main(names: list[str]) -> None:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
-    tried = [one for name in PARTS for one in rows.get(name, ())]
-    money = []
-    for name, one in parts.get("kills", {}).items():
-        dollars = (f"{one[key]:.4f}" for key in ("booked", "unanswered", "billed"))
-        calls = (one["calls_unanswered"], sum(one["in_flight"]), one["answered_again"])
-        money.append((f"after {one['kills']} kills in {name}", *dollars, *calls))
-    holding = sum(one["files_with_the_key"] for one in parts.get("kills", {}).values())
-    key = f"Files of the killed runs, their ledgers, logs and mirrors in which the key stands: {holding}."
-    amiss = sum(one["wrong"].get("dollars not accounted for", 0) for one in parts.get("kills", {}).values())
-    columns = ("dollars", "booked", "of it unanswered", "billed, by the server's count")
-    columns += ("calls in flight at the kills, by the ledger", "by the server", "answered and billed a second time")
-    less = sum(one.get("booked too little", 0) for one in parts.get("servers", {}).values())
+    tested = [each for name in PARTS for each in rows.get(name, ())]
+    killed_runs, money = parts.get("kills", {}), []
+    for name, figures in killed_runs.items():
+        dollars = (f"{figures[key]:.4f}" for key in ("booked", "unanswered", "billed"))
+        calls = (figures["calls_unanswered"], sum(figures["in_flight"]), figures["answered_again"])
+        money.append((f"after {figures['kills']} kills in {name}", *dollars, *calls))
+    with_key = sum(figures["files_with_the_key"] for figures in killed_runs.values())
+    key = f"Files of the killed runs, their ledgers, logs and mirrors that contain the key: {with_key}."
+    misbooked = sum(figures["wrong"].get("dollars not accounted for", 0) for figures in killed_runs.values())
+    columns = ("dollars", "booked", "of which unanswered", "billed, by the server's count")
+    columns += ("calls in flight at the kills, by the ledger", "by the server", "answered and billed twice")
+    less = sum(figures.get("booked too little", 0) for figures in parts.get("servers", {}).values())
     key += f" Faults after which less was booked than billed: {less}."
     write(
         "faults",
         command="python -m benchmarks.faults",
-        about=f"What breaks, by chance from seed {SEED}, and what comes of it; the goal is 0 of each.",
+        about=f"What faults, kills and bad inputs drawn from seed {SEED} break; the goal is 0 of each.",
         found={"machine": machine("google-genai", "httpx2", "aiohttp"), "parts": parts, "rows": rows},
-        text="\n\n".join((markdown(HEAD, tried), NOTES, key, markdown(columns, money), MONEY + f" {amiss}.")),
+        text="\n\n".join((markdown(HEAD, tested), NOTES, key, markdown(columns, money), MONEY + f" {misbooked}.")),
     )
 
 

@@ -1,13 +1,13 @@
-"""Our GRPO beside the plain script of TRL's documentation: seconds a step at equal sampled tokens, the same length cap.
+"""Compare our GRPO with the plain script of TRL's documentation: seconds per step for equally many sampled tokens.
 
-    python -m benchmarks.grpo --work DIR        # CPU: a guard, about twenty minutes; the machine must be idle
+    python -m benchmarks.grpo --work DIR        # CPU: a regression check, about 20 minutes; the machine must be idle
 
-Both sides reinforce SmolLM2-135M from the same adapter (an SFT on plans, made here once), with the same prompts in the
-same order, rewards, weights' type, batch, group, loss and optimiser, each in a process of its own, in turn. What
-differs is what ours adds: its own sampler, checkpoints, samples, metrics. Two ways to have equal tokens: "full", where
-nobody may end an answer, so that every completion has exactly the cap; and "natural", where answers end by themselves
-and the time of each side is divided by what it sampled. Calibration of the length and the look at pass rates come
-before the first step and are not in the time; what a calibrated cap saves is a line of its own, ours alone.
+Both sides train SmolLM2-135M from one adapter (an SFT on plans, trained here once), with the same prompts in the same
+order, rewards, dtype, batch, group, length cap, loss and optimiser, in turn, each in its own process. Ours adds its own
+sampler, checkpoints, samples and metrics. Tokens are equal in two ways: "full", where no answer may end, so that every
+completion fills the cap; and "natural", where answers end by themselves and each side's time is divided by the tokens
+it sampled. Calibration of length and pass rates comes before the first step and is not timed; what a calibrated cap
+saves is measured for ours alone.
 """
 
 import argparse
@@ -24,34 +24,34 @@ from benchmarks.report import machine, markdown, write
 
 ROUNDS, STEPS, PROMPTS, GROUP, ROWS, CAP, ROOM, RANK, LENGTH = 3, 4, 2, 8, 2, 96, 384, 32, 512
 SIDES, ENDS = ("ours", "plain"), ("full", "natural")
-UNCALIBRATED = "room"  # as natural, with all that student.max_length leaves as the cap
+UNCALIBRATED = "room"  # like natural, capped only by student.max_length
 
 
 def main() -> None:
-    """Each side in turn, several rounds."""
+    """Run each side in turn, several rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--ends", choices=(*ENDS, UNCALIBRATED))
-    asked = parser.parse_args()
-    if asked.side is not None:
-        print(json.dumps(run(asked.side, asked.ends, asked.work)))
+    options = parser.parse_args()
+    if options.side is not None:
+        print(json.dumps(run(options.side, options.ends, options.work)))
         return
-    warmed_up(asked.work)
+    warmed_up(options.work)
     turns = [(side, ends) for ends in ENDS for side in SIDES] + [("ours", UNCALIBRATED)]
-    found: dict[str, list[dict]] = {f"{side}, {ends}": [] for side, ends in turns}
+    results: dict[str, list[dict]] = {f"{side}, {ends}": [] for side, ends in turns}
     for number in range(ROUNDS):
         for side, ends in turns if number % 2 == 0 else reversed(turns):
-            command = [sys.executable, "-m", "benchmarks.grpo", "--work", str(asked.work)]
+            command = [sys.executable, "-m", "benchmarks.grpo", "--work", str(options.work)]
             command += ["--side", side, "--ends", ends]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[f"{side}, {ends}"].append(json.loads(done.stdout.splitlines()[-1]))
-            print(number, side, ends, found[f"{side}, {ends}"][-1], flush=True)
-    write_down(found)
+            results[f"{side}, {ends}"].append(json.loads(done.stdout.splitlines()[-1]))
+            print(number, side, ends, results[f"{side}, {ends}"][-1], flush=True)
+    write_down(results)
 
 
 def rows() -> list[dict]:
-    """Prompts as the corpus has them, of the easiest practice problems."""
+    """Build the corpus prompts of the easiest practice problems."""
     from plantune_lite.plan import ask_plainly
     from plantune_lite.problems.practice.generate import practice_problems
 
@@ -69,7 +69,7 @@ def rows() -> list[dict]:
 
 
 def warmed_up(work: Path) -> Path:
-    """The adapter both sides start from: the SFT on plans of the embedded default."""
+    """Train the adapter that both sides start from: the embedded default's SFT on plans."""
     from benchmarks import arms
     from plantune_lite.problems.practice.generate import practice_problems
 
@@ -80,7 +80,7 @@ def warmed_up(work: Path) -> Path:
 
 
 def run(side: str, ends: str, work: Path) -> dict:
-    """One reinforcement; the seconds are of the steps alone, the first left out."""
+    """Train one side; time its steps, without the first."""
     import torch
 
     torch.manual_seed(0)
@@ -89,14 +89,14 @@ def run(side: str, ends: str, work: Path) -> dict:
 
 
 def never_ending(model: object, end: int) -> None:
-    """Take the end of a turn out of what the model can say, alike for both sides."""
+    """Keep the model from sampling the end of a turn, on both sides alike."""
     model.get_output_embeddings().register_forward_hook(
         lambda module, given, logits: logits.index_fill(-1, logits.new_tensor([end]).long(), -1e4)
     )
 
 
 class Shares:
-    """Seconds and tokens of each step, and what of them sampling took."""
+    """Record the seconds and tokens of each step, and the seconds of sampling."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
@@ -104,25 +104,25 @@ class Shares:
         self.sampling: list[float] = []
 
     def sampled(self, trainer: object) -> None:
-        """Time what makes completions, whoever makes them."""
+        """Time the trainer's generation of completions."""
         inner = trainer._generate
 
         def timed(*given, **named):
             began = time.perf_counter()
-            made = inner(*given, **named)
+            completions = inner(*given, **named)
             self.sampling.append(time.perf_counter() - began)
-            return made
+            return completions
 
         trainer._generate = timed
 
     def figures(self) -> dict:
-        """Of all steps but the first."""
+        """Sum up all steps but the first."""
         seconds = self.ended[-1] - self.ended[0]
         return {"seconds": seconds, "tokens": sum(self.tokens[1:]), "sampling": sum(self.sampling[1:]) / seconds}
 
 
 def ours(out: Path, ends: str, adapter: Path) -> dict:
-    """Through grpo.train, with a look at pass rates that leaves no prompt out."""
+    """Train with grpo.train, keeping every prompt whatever its pass rate."""
     from plantune_lite.recipe.schema import GRPO, Student
     from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
@@ -134,17 +134,17 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
         never_ending(loaded.model, loaded.tokenizer.convert_tokens_to_ids(loaded.preset.turn_end))
     shares = Shares()
     cap = ROOM if ends == UNCALIBRATED else CAP
-    asked = GRPO(
+    settings = GRPO(
         steps=STEPS, group=GROUP, prompts_per_step=PROMPTS, max_completion=cap, learning_rate=1e-6, save_steps=STEPS
     )
     data = rows()
-    # The same prompts as the other side.
+    # The same prompts as the plain side.
     grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
     grpo.order = lambda count, draws, seed: list(range(draws))
-    made = grpo._trainer
+    make_trainer = grpo._trainer
 
     def watched(*given):
-        trainer = made(*given)
+        trainer = make_trainer(*given)
         shares.sampled(trainer)
         return trainer
 
@@ -157,8 +157,8 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
     grpo.train(
         loaded,
         data,
-        grpo.Rewards(lambda most: rewards.of(asked, data, max_completion=most), rewards.right_answer),
-        asked,
+        grpo.Rewards(lambda limit: rewards.of(settings, data, max_completion=limit), rewards.right_answer),
+        settings,
         out,
         Training(max_length=LENGTH, reporter=Reporter(metric=metric, say=lambda line: None)),
     )
@@ -166,7 +166,7 @@ def ours(out: Path, ends: str, adapter: Path) -> dict:
 
 
 def plain(out: Path, ends: str, adapter: Path) -> dict:
-    """As TRL's documentation has it: a data set of prompts, reward functions, GRPOTrainer."""
+    """Train as in TRL's documentation: a data set of prompts, reward functions, GRPOTrainer."""
     import torch
     from datasets import Dataset
     from peft import PeftModel
@@ -177,10 +177,10 @@ def plain(out: Path, ends: str, adapter: Path) -> dict:
     from plantune_lite.train import rewards
     from plantune_lite.train.plan_similarity import Alignment
 
-    place, data = str(smollm2.folder()), rows()
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
+    folder, data = str(smollm2.folder()), rows()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     model = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     if ends == "full":
         never_ending(model, tokenizer.eos_token_id)
     plans = [(row["prompt"][-1]["content"], row["plan"]) for row in data]
@@ -235,49 +235,48 @@ def plain(out: Path, ends: str, adapter: Path) -> dict:
     return shares.figures()
 
 
-def write_down(found: dict[str, list[dict]]) -> None:
-    """Ratios: machines are noisy, seconds mean little."""
-    each = {name: [one["seconds"] / one["tokens"] for one in runs] for name, runs in found.items()}
+def write_down(results: dict[str, list[dict]]) -> None:
+    """Write the page with ratios, since seconds vary between machines."""
+    each = {name: [result["seconds"] / result["tokens"] for result in rounds] for name, rounds in results.items()}
     table, ratios = [], {}
     for ends in ENDS:
         pairs = zip(each[f"plain, {ends}"], each[f"ours, {ends}"], strict=True)
         ratio = ratios[ends] = sorted(theirs / ours for theirs, ours in pairs)
         for side in SIDES:
-            runs = found[f"{side}, {ends}"]
+            rounds = results[f"{side}, {ends}"]
             table.append(
                 (
                     f"{side}, {ends}",
-                    f"{median(one['tokens'] for one in runs) / ((STEPS - 1) * PROMPTS * GROUP):.0f}",
-                    f"{median(1 / one for one in each[f'{side}, {ends}']):.1f}",
-                    f"{median(one['sampling'] for one in runs):.0%}",
+                    f"{median(result['tokens'] for result in rounds) / ((STEPS - 1) * PROMPTS * GROUP):.0f}",
+                    f"{median(1 / seconds for seconds in each[f'{side}, {ends}']):.1f}",
+                    f"{median(result['sampling'] for result in rounds):.0%}",
                     f"{median(ratio):.2f} ({ratio[0]:.2f} to {ratio[-1]:.2f})" if side == "ours" else "",
                 )
             )
     capped, not_capped = (
-        median(one["seconds"] for one in found[f"ours, {ends}"]) for ends in ("natural", UNCALIBRATED)
+        median(result["seconds"] for result in results[f"ours, {ends}"]) for ends in ("natural", UNCALIBRATED)
     )
-    columns = ("side", "tokens a completion", "tokens a second of a step", "of it sampling", "ours, times as fast")
+    columns = ("side", "tokens per completion", "tokens per second of a step", "sampling share", "ours, times as fast")
     write(
         "grpo",
         command="python -m benchmarks.grpo --work DIR",
-        about="Our GRPO beside the plain script of TRL's documentation, on a CPU.",
+        about="Our GRPO compared with the plain script of TRL's documentation, on a CPU.",
         found={
             "machine": {
                 **machine("torch", "transformers", "trl", "peft"),
                 "threads": os.environ.get("OMP_NUM_THREADS"),
             },
-            "runs": found,
+            "runs": results,
             "ratio": ratios,
             "without a calibrated cap": not_capped / capped,
         },
         text=markdown(columns, table)
-        + f"\n\nSmolLM2-135M, float32, {PROMPTS} prompts a step in groups of {GROUP}, {ROWS} completions learned from "
-        f"at once, at most {CAP} tokens each, {STEPS} steps of which the first is left out, {ROUNDS} rounds in turn. "
-        "'full': no answer may end before the cap, so both sides sample exactly the same number of tokens; 'natural': "
-        "answers end by themselves, and a side's time is divided by the tokens it sampled. Sampling is the time inside "
-        f"TRL's own call for completions; the rest is scoring, learning, and writing down. With {ROOM} tokens as the "
-        f"cap in place of {CAP}, which is near what calibration finds, a step of ours takes {not_capped / capped:.2f} "
-        "times as long.",
+        + f"\n\nSmolLM2-135M, float32, {PROMPTS} prompts per step in groups of {GROUP}, micro-batches of {ROWS} "
+        f"completions, at most {CAP} tokens each, {STEPS} steps, the first not timed, {ROUNDS} rounds in turn. 'full': "
+        "no answer may end before the cap, so both sides sample exactly the same number of tokens; 'natural': answers "
+        "end by themselves, and each side's time is divided by the tokens it sampled. Sampling is the time inside "
+        f"TRL's own generation call; the rest is scoring, training and writing files. With a cap of {ROOM} tokens "
+        f"instead of {CAP}, near what calibration sets, our step takes {not_capped / capped:.2f} times as long.",
     )
 
 

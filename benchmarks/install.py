@@ -1,4 +1,4 @@
-"""How large an install is: the sizes that the README says beside its commands. Fresh environments, pip included."""
+"""Measure the size of fresh installs, pip included: the sizes that the README gives next to its commands."""
 
 import subprocess
 import sys
@@ -15,16 +15,16 @@ INSTALLS = {
 
 
 def installed(steps: list[list[str]]) -> tuple[float, str]:
-    """Gigabytes of the environment after these installs, and the torch in it."""
+    """Install into a fresh environment; return its gigabytes and its torch version."""
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder, "venv", "bin", "python")
         subprocess.run([sys.executable, "-m", "venv", str(Path(folder, "venv"))], check=True)
         for step in steps:
             subprocess.run([python, "-m", "pip", "install", "-q", *step], cwd=HERE.parent, check=True)
-        taken = sum(file.lstat().st_size for file in Path(folder).rglob("*") if file.is_file())
-        found = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
-    torch = [line.split()[1] for line in found.splitlines() if line.startswith("torch ")]
-    return taken / 1e9, torch[0] if torch else "none"
+        size = sum(file.lstat().st_size for file in Path(folder).rglob("*") if file.is_file())
+        listing = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    torch = [line.split()[1] for line in listing.splitlines() if line.startswith("torch ")]
+    return size / 1e9, torch[0] if torch else "none"
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     write(
         "install",
         command="python -m benchmarks.install",
-        about="Size of a fresh virtual environment after an install from a checkout, files added up.",
+        about="Size of a fresh virtual environment after installing from a checkout: the sum of its files.",
         found={"machine": machine(), "gigabytes": {name: size for name, (size, _) in sizes.items()}},
         text=markdown(("install", "GB", "torch"), [(name, f"{gb:.1f}", torch) for name, (gb, torch) in sizes.items()]),
     )

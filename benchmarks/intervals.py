@@ -1,8 +1,8 @@
-"""Do 95 % intervals hold the truth 95 % of the time, and are false alarms of comparisons as rare as they say?
+"""Measure how often 95 % intervals contain the true value, and how often comparisons give false positives.
 
     python benchmarks/intervals.py      # writes benchmarks/intervals.json and intervals.md; about 15 minutes
 
-Models are simulated whose true accuracy is known. Beside the bootstrap of evaluate/stats.py stands the usual one, which
+Simulates models whose true accuracy is known. The bootstrap of evaluate/stats.py is compared with the usual one, which
 resamples whole problems and takes percentiles.
 """
 
@@ -17,12 +17,12 @@ from plantune_lite.evaluate import stats
 
 SEED, SETS, FAMILY = 0, 2_000, 6
 SIZES, SHARES = (60, 200, 300), (0.05, 0.3, 0.5, 0.9)
-SAMPLES = 4  # a problem
-LEAST, MOST = 0.93, 0.97
+SAMPLES = 4  # per problem
+LOWEST, HIGHEST = 0.93, 0.97
 
 
 def main() -> None:
-    """Simulate, count, write down."""
+    """Simulate, count and write the page."""
     started = time.monotonic()
     rng = numpy.random.default_rng(SEED)
     cells = [(problems, share) for problems in SIZES for share in SHARES]
@@ -38,7 +38,7 @@ def main() -> None:
         for problems, share in cells
     ]
     alarms = [{"problems": problems, **false_alarms(rng, problems)} for problems in SIZES]
-    found = {
+    figures = {
         "machine": machine("numpy"),
         "seed": SEED,
         "sets": SETS,
@@ -47,39 +47,37 @@ def main() -> None:
         "coverage": coverage,
         "false_alarms": alarms,
     }
-    about = (
-        "Do 95 % intervals hold the truth 95 % of the time, and are false alarms of comparisons as rare as they say?"
-    )
-    write("intervals", command="python benchmarks/intervals.py", about=about, found=found, text=in_words(found))
+    about = "How often 95 % intervals contain the true value, and how often comparisons give false positives."
+    write("intervals", command="python benchmarks/intervals.py", about=about, found=figures, text=page_text(figures))
 
 
 # --- one model --------------------------------------------------------------------------------------------------------
 
 
 def exact_coverage(problems: int, share: float, interval) -> float:
-    """How often the interval of a share holds the true one: summed over all counts, so without any chance."""
+    """Return how often the interval of a share contains the true one: exact, because summed over all counts."""
     total = 0.0
     for right in range(problems + 1):
-        found = interval(right, problems)
-        if found.low <= share <= found.high:
+        estimate = interval(right, problems)
+        if estimate.low <= share <= estimate.high:
             total += math.comb(problems, right) * share**right * (1 - share) ** (problems - right)
     return round(total, 4)
 
 
 def sampled_coverage(rng, problems: int, share: float) -> dict[str, float]:
-    """Problems of unlike difficulty (Beta, most easy or hard) answered four times each; the mean share is estimated."""
+    """Estimate the coverage of the mean over problems of unequal difficulty (Beta), each answered four times."""
     ours = usual = 0
     for number in range(SETS):
         difficulty = rng.beta(share, 1 - share, size=problems)
         values = rng.binomial(SAMPLES, difficulty) / SAMPLES
-        found = stats.mean([float(value) for value in values], seed=number)
-        ours += found.low <= share <= found.high
+        estimate = stats.mean([float(value) for value in values], seed=number)
+        ours += estimate.low <= share <= estimate.high
         usual += usual_holds(rng, values, share)
     return {"ours": ours / SETS, "usual": usual / SETS}
 
 
 def usual_holds(rng, values, truth: float, draws: int = 1_000) -> bool:
-    """Whether the percentile interval of whole problems drawn with replacement holds the truth."""
+    """Return whether the percentile interval from resampling whole problems contains the truth."""
     kinds, counts = numpy.unique(values, return_counts=True)
     means = rng.multinomial(len(values), counts / len(values), size=draws) @ kinds / len(values)
     low, high = numpy.quantile(means, (0.025, 0.975))
@@ -91,32 +89,32 @@ def usual_holds(rng, values, truth: float, draws: int = 1_000) -> bool:
 
 @cache
 def difference(won: int, lost: int, problems: int) -> stats.Paired:
-    """Ours, from the counts that decide it."""
+    """Compute our paired difference from the counts that determine it."""
     ours = [1] * won + [0] * (problems - won)
     theirs = [0] * won + [1] * lost + [0] * (problems - won - lost)
     return stats.paired(ours, theirs)
 
 
 def discordant(share: float, gain: float) -> list[float]:
-    """Chances that one model alone is right, that the other alone is, and of the rest: mostly they agree."""
+    """Return the chances that only the first model is right, that only the second is, and that they agree."""
     lost = 0.3 * min(share, 1 - share)
     return [lost + gain, lost, 1 - 2 * lost - gain]
 
 
 def paired_coverage(rng, problems: int, share: float, gain: float) -> dict[str, float]:
-    """Two models right or wrong on the same problems, one better by `gain`."""
+    """Simulate two models on the same problems, the first better by `gain`."""
     ours = usual = alarms = 0
     for won, lost, _ in rng.multinomial(problems, discordant(share, gain), size=SETS).tolist():
-        found = difference(won, lost, problems)
-        ours += found.difference.low <= gain <= found.difference.high
-        alarms += found.p < 0.05
+        pair = difference(won, lost, problems)
+        ours += pair.difference.low <= gain <= pair.difference.high
+        alarms += pair.p < 0.05
         values = numpy.repeat([1.0, -1.0, 0.0], [won, lost, problems - won - lost])
         usual += usual_holds(rng, values, gain)
     return {"ours": ours / SETS, "usual": usual / SETS, "p_below_5_percent": alarms / SETS}
 
 
 def false_alarms(rng, problems: int) -> dict[str, float]:
-    """Six equal models beside a seventh: how often one of the six p values is below 0.05, as it is and corrected."""
+    """Compare six models with an equal seventh; return how often any p value is below 0.05, raw and corrected."""
     plain = corrected = flips = 0
     for number in range(SETS):
         lots = rng.multinomial(problems, discordant(0.3, 0.0), size=FAMILY).tolist()
@@ -131,7 +129,7 @@ def false_alarms(rng, problems: int) -> dict[str, float]:
 
 
 def one_interval_seconds(rng) -> dict[str, float]:
-    """What the figures of gsm8k's 1,319 test problems with four samples each take."""
+    """Time an interval and a paired comparison on gsm8k's 1,319 test problems with four samples each."""
     ours, theirs = ((rng.binomial(SAMPLES, 0.4, size=1_319) / SAMPLES).tolist() for _ in range(2))
     began = time.perf_counter()
     stats.mean(ours)
@@ -140,26 +138,26 @@ def one_interval_seconds(rng) -> dict[str, float]:
     return {"mean": round(middle - began, 3), "paired": round(time.perf_counter() - middle, 3)}
 
 
-# --- in words ---------------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def in_words(found: dict) -> str:
-    """Tables; what is outside 93 to 97 % is marked."""
-    rows = []
-    for one in found["coverage"]:
+def page_text(figures: dict) -> str:
+    """Render the tables, with coverage outside 93 to 97 % in bold."""
+    table, seconds = [], figures["one_interval_seconds"]
+    for row in figures["coverage"]:
         cells = [
-            one["wilson"],
-            one["bootstrap"]["ours"],
-            one["bootstrap"]["usual"],
-            one["paired_0"]["ours"],
-            one["paired_0"]["usual"],
-            one["paired_5"]["ours"],
-            one["paired_5"]["usual"],
+            row["wilson"],
+            row["bootstrap"]["ours"],
+            row["bootstrap"]["usual"],
+            row["paired_0"]["ours"],
+            row["paired_0"]["usual"],
+            row["paired_5"]["ours"],
+            row["paired_5"]["usual"],
         ]
-        rows.append((one["problems"], f"{one['share']:.0%}", *map(marked, cells)))
+        table.append((row["problems"], f"{row['share']:.0%}", *map(marked, cells)))
     columns = (
         "problems",
-        "true share",
+        "true accuracy",
         "Wilson (exact)",
         f"bootstrap, {SAMPLES} samples",
         "usual bootstrap",
@@ -169,46 +167,43 @@ def in_words(found: dict) -> str:
         "usual",
     )
     alarms = [
-        (
-            one["problems"],
-            *(f"{one[name]:.1%}" for name in ("family", "family_holm", "sign_flips")),
-        )
-        for one in found["false_alarms"]
+        (row["problems"], *(f"{row[name]:.1%}" for name in ("family", "family_holm", "sign_flips")))
+        for row in figures["false_alarms"]
     ]
     equal = [
-        (one["problems"], f"{one['share']:.0%}", f"{one['paired_0']['p_below_5_percent']:.1%}")
-        for one in found["coverage"]
+        (row["problems"], f"{row['share']:.0%}", f"{row['paired_0']['p_below_5_percent']:.1%}")
+        for row in figures["coverage"]
     ]
     shown = {
-        "Wilson": [one["wilson"] for one in found["coverage"]],
-        "our bootstrap": [one["bootstrap"]["ours"] for one in found["coverage"]],
-        "our paired difference": [one[name]["ours"] for one in found["coverage"] for name in ("paired_0", "paired_5")],
+        "Wilson": [row["wilson"] for row in figures["coverage"]],
+        "our bootstrap": [row["bootstrap"]["ours"] for row in figures["coverage"]],
+        "our paired difference": [row[key]["ours"] for row in figures["coverage"] for key in ("paired_0", "paired_5")],
     }
-    outside = ", ".join(
-        f"{sum(value < LEAST for value in values)} too narrow and {sum(value > MOST for value in values)} too wide of "
-        f"{len(values)} for {name}"
+    outside = "; ".join(
+        f"{name} {sum(value < LOWEST for value in values)} too narrow and {sum(value > HIGHEST for value in values)} "
+        f"too wide of {len(values)}"
         for name, values in shown.items()
     )
     return "\n\n".join(
         [
-            "## How often a 95 % interval holds the truth",
-            markdown(columns, rows),
-            f"Each simulated figure is of {SETS:,} sets, so it is known to about a point; Wilson's are exact. Bold: "
-            f"outside 93 to 97 %: {outside}.",
-            "## False alarms of exact McNemar between equal models (5 % are allowed)",
-            markdown(("problems", "true share", "p below 0.05"), equal),
-            f"## False alarms in a table of {FAMILY} comparisons, and of sign flips on {SAMPLES} samples a problem",
+            "## Coverage of 95 % intervals",
+            markdown(columns, table),
+            f"Simulated figures come from {SETS:,} sets each and are accurate to about a point; Wilson's are exact. "
+            f"Bold: outside 93 to 97 % ({outside}).",
+            "## False positives of exact McNemar between equal models (5 % are allowed)",
+            markdown(("problems", "true accuracy", "p below 0.05"), equal),
+            f"## False positives in a table of {FAMILY} comparisons; of sign flips on {SAMPLES} samples per problem",
             markdown(("problems", "any p below 0.05", "any after Holm", "sign flips, one comparison"), alarms),
-            f"For 1,319 problems with {SAMPLES} samples an interval takes {found['one_interval_seconds']['mean']} s, a "
-            f"paired comparison {found['one_interval_seconds']['paired']} s. All of this took {found['seconds']} s.",
+            f"On 1,319 problems with {SAMPLES} samples each, an interval takes {seconds['mean']} s and a "
+            f"paired comparison {seconds['paired']} s. The whole benchmark took {figures['seconds']} s.",
         ]
     )
 
 
 def marked(coverage: float) -> str:
-    """A percentage, bold where it is outside what was hoped for."""
+    """Format a percentage, bold if it is outside 93 to 97 %."""
     text = f"{coverage:.1%}"
-    return text if LEAST <= coverage <= MOST else f"**{text}**"
+    return text if LOWEST <= coverage <= HIGHEST else f"**{text}**"
 
 
 if __name__ == "__main__":

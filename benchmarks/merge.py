@@ -1,13 +1,13 @@
-"""What a merge costs: memory and time of ours, beside PEFT's own merge_and_unload and beside a mere copy of the files.
+"""Measure memory and time of our merge, PEFT's own merge_and_unload, and a plain copy of the files.
 
     python -m benchmarks.merge --work FOLDER              # Qwen2.5-7B's shape: 15 GB, needs 46 GB free in FOLDER
-    python -m benchmarks.merge --work FOLDER --layers 1   # 2.6 GB: two thirds of it embedding and output layer
-    python -m benchmarks.merge --work FOLDER --write      # and write the results down
+    python -m benchmarks.merge --work FOLDER --layers 1   # 2.6 GB, two thirds of it embedding and output layer
+    python -m benchmarks.merge --work FOLDER --write      # also writes the page
 
 Random weights in bfloat16, in files of 4 GB as on the Hub, and an adapter of rank 32 on all seven projections. Each
-contestant is a process of its own that begins with nothing of the files in memory; its time runs until all it wrote is
-on the disk (for the copy: `cp --reflink=never` and `sync`). Memory is VmHWM: the process's largest resident size, maps
-included. What was written is compared with base + scale x B x A on rows drawn at random, in float64.
+side is a process of its own that starts with a cold page cache; its time includes the flush to disk (for the copy:
+`cp --reflink=never` and `sync`). Memory is VmHWM, the process's peak resident size, maps included. Random rows of the
+output are compared with base + scale x B x A in float64.
 """
 
 import argparse
@@ -42,11 +42,11 @@ CONFIG = {  # Qwen2.5-7B-Instruct's
     "tie_word_embeddings": False,
     "torch_dtype": "bfloat16",
 }
-HEADROOM = 1.25  # of the model's size, that merge_and_unload is given
+HEADROOM = 1.25  # times the model's size: the memory that merge_and_unload needs
 
 
 def main() -> None:
-    """Make the model, run the contestants in turn, check, write down."""
+    """Make the model, run the sides in turn, check, and write the page."""
     arguments = parsed()
     if arguments.child:
         return child(arguments)
@@ -57,9 +57,9 @@ def main() -> None:
         make_base(base, arguments.layers)
         make_adapter(adapter, base, arguments.layers)
         total = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-        found = {"bytes": total, "layers": arguments.layers, "rounds": measure(work, arguments)}
-        found["peft"] = peft(work, total)
-        report(found, arguments)
+        results = {"bytes": total, "layers": arguments.layers, "rounds": measure(work, arguments)}
+        results["peft"] = peft(work, total)
+        report(results, arguments)
     finally:
         for folder in (base, adapter, work / "copy", work / "merged", work / "peft"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -67,8 +67,8 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, required=True, help="an empty folder on the disk that is measured")
-    parser.add_argument("--layers", type=int, default=28, help="28 is the real model")
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder on the disk to measure")
+    parser.add_argument("--layers", type=int, default=28, help="28: the real model")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--write", action="store_true", help="write benchmarks/merge.json and .md")
     parser.add_argument("--child", choices=("ours", "peft"), help=argparse.SUPPRESS)
@@ -79,7 +79,7 @@ def parsed() -> argparse.Namespace:
 
 
 def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every tensor of the model."""
+    """Yield the name and shape of every tensor of the model."""
     hidden = CONFIG["hidden_size"]
     yield "model.embed_tokens.weight", (CONFIG["vocab_size"], hidden)
     for layer in range(layers):
@@ -94,7 +94,7 @@ def shapes(layers: int) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
-    """The layers that the adapter changes: outputs and inputs."""
+    """Yield the layers that the adapter changes, with their outputs and inputs."""
     hidden, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     for name, outputs in (("q", hidden), ("k", 512), ("v", 512), ("o", hidden)):
         yield f"model.layers.{layer}.self_attn.{name}_proj", (outputs, hidden)
@@ -103,7 +103,7 @@ def projections(layer: int) -> Iterator[tuple[str, tuple[int, int]]]:
 
 
 def make_base(folder: Path, layers: int) -> None:
-    """A checkpoint of random numbers: drawn once and cut at random places, as drawing 7.6 billion takes minutes."""
+    """Write random weights, pieces of one draw cut at random: drawing all 7.6 billion would take minutes."""
     import torch
     from huggingface_hub import split_torch_state_dict_into_shards
     from safetensors.torch import save_file
@@ -132,7 +132,7 @@ def make_base(folder: Path, layers: int) -> None:
 
 
 def make_adapter(folder: Path, base: Path, layers: int) -> None:
-    """An adapter as training leaves it: float32."""
+    """Write a float32 adapter, as training does."""
     import torch
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -149,11 +149,11 @@ def make_adapter(folder: Path, base: Path, layers: int) -> None:
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
-# --- the contestants --------------------------------------------------------------------------------------------------
+# --- the sides --------------------------------------------------------------------------------------------------------
 
 
 def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
-    """A copy and a merge in turn, so that what else the machine does meets both."""
+    """Alternate copies and merges, so that other load on the machine affects both."""
     rounds = []
     for number in range(arguments.rounds):
         copied = timed(work, ["sh", "-c", f"cp -r --reflink=never '{work}/base' '{work}/copy' && sync"])
@@ -168,10 +168,10 @@ def measure(work: Path, arguments: argparse.Namespace) -> list[dict[str, float]]
 
 
 def peft(work: Path, total: int) -> dict[str, float] | None:
-    """PEFT's own way once, where the model fits into memory."""
+    """Run PEFT's own merge once, if the model fits into memory."""
     available = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
     if available < HEADROOM * total:
-        print(f"no merge_and_unload: of {HEADROOM * total / 1e9:.1f} GB are {available / 1e9:.1f} available")
+        print(f"merge_and_unload skipped: needs {HEADROOM * total / 1e9:.1f} GB, {available / 1e9:.1f} available")
         return None
     return timed(work, itself("peft", work))
 
@@ -181,18 +181,18 @@ def itself(child: str, work: Path) -> list[str]:
 
 
 def timed(work: Path, command: list[str]) -> dict[str, float]:
-    """Run with nothing of the files in memory; its seconds, its processors' seconds, and what it says of itself."""
+    """Run a command with a cold page cache; return its seconds, its CPU seconds and the figures it prints."""
     forget(work)
     began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent.parent)
     seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    said = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
-    return {"seconds": round(seconds, 2), "processor": round(processor, 2), **said}
+    printed = json.loads(done.stdout.splitlines()[-1]) if done.stdout else {}
+    return {"seconds": round(seconds, 2), "processor": round(processor, 2), **printed}
 
 
 def forget(work: Path) -> None:
-    """Bring everything to the disk and empty the page cache: of all files as root, else of ours."""
+    """Flush to disk and drop the page cache: of all files as root, else of ours."""
     os.sync()
     try:
         Path("/proc/sys/vm/drop_caches").write_text("3\n")
@@ -203,10 +203,10 @@ def forget(work: Path) -> None:
 
 
 def child(arguments: argparse.Namespace) -> None:
-    """One contestant; says its peak and the seconds without starting Python and importing."""
+    """Run one side; print its peak memory and its seconds without Python's start and imports."""
     base, adapter, work = arguments.work / "base", arguments.work / "adapter", arguments.work
     if arguments.child == "ours":
-        import peft  # noqa: F401 - which a stage has imported before
+        import peft  # noqa: F401 - a stage has already imported it
         import torch
 
         from plantune_lite.export.merge import merge_adapter
@@ -229,7 +229,7 @@ def child(arguments: argparse.Namespace) -> None:
 
 
 def check(work: Path, layers: int) -> None:
-    """A row of every layer against base + scale x B x A: off by less than a step of bfloat16 and of float32."""
+    """Compare a row of every layer with base + scale x B x A, up to a rounding step of bfloat16 and of float32."""
     before, after = tensors_in(work / "base"), tensors_in(work / "merged")
     lora = {tensor.name: tensor for tensor in tensors_of(work / "adapter" / "adapter_model.safetensors")}
     assert before.keys() == after.keys()
@@ -247,43 +247,43 @@ def check(work: Path, layers: int) -> None:
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
-def report(found: dict, arguments: argparse.Namespace) -> None:
-    """A table; written down only when asked, so that a small try does not replace the real figures."""
-    rounds = found["rounds"]
-    ratios = sorted(one["ours"]["seconds"] / one["copy"]["seconds"] for one in rounds)
+def report(results: dict, arguments: argparse.Namespace) -> None:
+    """Print the table; write the page only with --write, so that a trial does not replace the real figures."""
+    rounds = results["rounds"]
+    ratios = sorted(row["ours"]["seconds"] / row["copy"]["seconds"] for row in rounds)
     ratio = statistics.median(ratios)
-    peak = max(one["ours"]["peak"] for one in rounds)
-    found |= {"ratio": round(ratio, 3), "peak": peak, "machine": machine("torch", "peft", "transformers")}
+    peak = max(row["ours"]["peak"] for row in rounds)
+    results |= {"ratio": round(ratio, 3), "peak": peak, "machine": machine("torch", "peft", "transformers")}
     rows = [
-        ("merge: its process, from start to end", *spreads(rounds, "ours"), f"{peak / 1e9:.2f} GB"),
-        ("merge: without starting and importing", spread([one["ours"]["alone"] for one in rounds]), "", ""),
+        ("merge, whole process", *spreads(rounds, "ours"), f"{peak / 1e9:.2f} GB"),
+        ("merge, without start and imports", spread([row["ours"]["alone"] for row in rounds]), "", ""),
         ("`cp --reflink=never` and `sync`", *spreads(rounds, "copy"), ""),
         ("merge_and_unload", "does not fit into this machine's memory", "", ""),
     ]
-    if one := found["peft"]:
-        rows[-1] = ("merge_and_unload", f"{one['seconds']} s", f"{one['processor']} s", f"{one['peak'] / 1e9:.2f} GB")
-    columns = ("what", f"time (median of {len(rounds)}, range)", "of the processors", "peak memory")
+    if row := results["peft"]:
+        rows[-1] = ("merge_and_unload", f"{row['seconds']} s", f"{row['processor']} s", f"{row['peak'] / 1e9:.2f} GB")
+    columns = ("what", f"time (median of {len(rounds)}, range)", "CPU time", "peak memory")
     spread_of_ratio = f"{ratio:.2f} times the copy's time ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     text = f"{markdown(columns, rows)}\n\nThe merge takes {spread_of_ratio}."
     about = (
-        f"A model of Qwen2.5-7B's shape with {found['layers']} of its 28 layers and random weights, "
-        f"{found['bytes'] / 1e9:.1f} GB in bfloat16, and an adapter of rank 32 on all seven projections. Cold page "
-        "cache, everything brought to the disk, each a process of its own."
+        f"A model of Qwen2.5-7B's shape with {results['layers']} of its 28 layers and random weights, "
+        f"{results['bytes'] / 1e9:.1f} GB in bfloat16, and an adapter of rank 32 on all seven projections. Cold page "
+        "cache, output flushed to disk, each side in its own process."
     )
     if not arguments.write:
         print(f"{about}\n\n{text}")
         return
-    command = f"python -m benchmarks.merge --work FOLDER --layers {found['layers']} --rounds {len(rounds)} --write"
-    write("merge", command=command, about=about, found=found, text=text)
+    command = f"python -m benchmarks.merge --work FOLDER --layers {results['layers']} --rounds {len(rounds)} --write"
+    write("merge", command=command, about=about, found=results, text=text)
 
 
-def spreads(rounds: list[dict], who: str) -> tuple[str, str]:
-    """The seconds, on the clock and of the processors."""
-    return tuple(spread([one[who][key] for one in rounds]) for key in ("seconds", "processor"))
+def spreads(rounds: list[dict], side: str) -> tuple[str, str]:
+    """Format the wall-clock and CPU seconds of a side."""
+    return tuple(spread([row[side][key] for row in rounds]) for key in ("seconds", "processor"))
 
 
 def spread(values: list[float]) -> str:
-    """Median and range."""
+    """Format median and range."""
     return f"{statistics.median(values):.1f} s ({min(values):.1f} to {max(values):.1f})"
 
 

@@ -1,4 +1,4 @@
-"""What every benchmark writes: a JSON file with the machine and versions in it, and a Markdown table made from it."""
+"""Write the results of a benchmark: a JSON file with the machine and versions, and a Markdown page made from it."""
 
 import json
 import os
@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 
 
 def machine(*packages: str) -> dict[str, Any]:
-    """The machine and the versions that a figure depends on; no host names."""
+    """Describe the machine and the versions that a figure depends on; no host names."""
     versions = {}
     for name in packages:
         try:
@@ -57,12 +57,12 @@ def write(name: str, *, command: str, about: str, found: dict[str, Any], text: s
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table."""
+    """Format a Markdown table."""
     lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return "\n".join([*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows)])
 
 
 def shares(files: Sequence[Path], problems: Sequence[Problem]) -> list[float]:
-    """For each problem the share of the files in which it is answered right."""
-    found = [metrics.shares(read_records(Score, file)) for file in files]
-    return [fmean(one[problem.id] for one in found) for problem in problems]
+    """Compute for each problem the share of the files in which its answer is right."""
+    by_file = [metrics.shares(read_records(Score, file)) for file in files]
+    return [fmean(right[problem.id] for right in by_file) for problem in problems]

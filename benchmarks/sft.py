@@ -1,11 +1,10 @@
-"""Our SFT beside the plain script of TRL's documentation: label tokens a second and peak memory, the same rows.
+"""Compare our SFT with the plain script of TRL's documentation: label tokens per second and peak memory, same rows.
 
-    python -m benchmarks.sft        # CPU: a guard, about ten minutes; the machine must be idle
+    python -m benchmarks.sft        # CPU: a regression check, about 10 minutes; the machine must be idle
 
-Both sides train SmolLM2-135M with the same rows, weights' type, rank, batch, checkpointing, loss and optimiser, each in
-a process of its own, in turn. What differs is what ours adds: rows of about one length together, the longest first, its
-own encoder, checkpoints, metrics. The plain script is asked twice, also with TRL's own default loss. Peak memory is
-VmHWM.
+Both sides train SmolLM2-135M with the same rows, dtype, rank, batch, checkpointing, loss and optimiser, in turn, each
+in its own process. Ours adds batches of rows of similar length, the longest first, its own encoder, checkpoints and
+metrics. The plain script also runs with TRL's default loss. Peak memory is VmHWM.
 """
 
 import argparse
@@ -25,25 +24,25 @@ SIDES = ("ours", "plain", "plain, nll")
 
 
 def main() -> None:
-    """Each side in turn, several rounds."""
+    """Run each side in turn, several rounds."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--side", choices=SIDES)
     side = parser.parse_args().side
     if side is not None:
         print(json.dumps(run(side)))
         return
-    found: dict[str, list[dict]] = {side: [] for side in SIDES}
+    results: dict[str, list[dict]] = {side: [] for side in SIDES}
     for number in range(ROUNDS):
         for side in SIDES if number % 2 == 0 else reversed(SIDES):
             command = [sys.executable, "-m", "benchmarks.sft", "--side", side]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[side].append(json.loads(done.stdout.splitlines()[-1]))
-            print(number, side, found[side][-1], flush=True)
-    write_down(found)
+            results[side].append(json.loads(done.stdout.splitlines()[-1]))
+            print(number, side, results[side][-1], flush=True)
+    write_down(results)
 
 
 def rows() -> list[dict]:
-    """Practice problems of mixed length with plans, as the corpus has them."""
+    """Build the corpus rows of practice problems of mixed length, with plans."""
     from plantune_lite.plan import ask_plainly, render
     from plantune_lite.problems.practice.generate import practice_problems
 
@@ -54,7 +53,7 @@ def rows() -> list[dict]:
 
 
 def run(side: str) -> dict:
-    """One training; the seconds are of the steps alone, the first left out."""
+    """Train one side; time its steps, without the first."""
     import torch
 
     torch.manual_seed(0)
@@ -66,7 +65,7 @@ def run(side: str) -> dict:
 
 
 def ours(out: Path, loss: str) -> tuple[float, int]:
-    """Through sft.train, which says when each step ended."""
+    """Train with sft.train, which reports the end of each step."""
     from plantune_lite.recipe.schema import SFT, Student
     from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
@@ -78,20 +77,14 @@ def ours(out: Path, loss: str) -> tuple[float, int]:
     ended: list[float] = []
     settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, learning_rate=2e-4, save_steps=STEPS)
     reporter = Reporter(metric=lambda step, **figures: ended.append(time.perf_counter()), say=lambda line: None)
-    sft.train(
-        loaded,
-        rows(),
-        settings,
-        out,
-        Training(max_length=LENGTH, reporter=reporter),
-    )
+    sft.train(loaded, rows(), settings, out, Training(max_length=LENGTH, reporter=reporter))
     taught = lessons(loaded, rows(), LENGTH).kept
-    places = order([len(one.ids) for one in taught], BATCH, len(taught), 0)
-    return ended[STEPS - 1] - ended[0], sum(taught[place].learned for place in places[BATCH:])
+    indices = order([len(lesson.ids) for lesson in taught], BATCH, len(taught), 0)
+    return ended[STEPS - 1] - ended[0], sum(taught[index].learned for index in indices[BATCH:])
 
 
 def plain(out: Path, loss: str) -> tuple[float, int]:
-    """As TRL's documentation has it: a data set of prompts and completions, a LoraConfig, SFTTrainer."""
+    """Train as in TRL's documentation: a data set of prompts and completions, a LoraConfig, SFTTrainer."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -100,9 +93,9 @@ def plain(out: Path, loss: str) -> tuple[float, int]:
 
     from plantune_lite.student import smollm2
 
-    place = str(smollm2.folder())
-    model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(place)
+    folder = str(smollm2.folder())
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     data = [
         {"prompt": row["prompt"], "completion": [{"role": "assistant", "content": row["completion"]}]} for row in rows()
     ]
@@ -143,22 +136,22 @@ def plain(out: Path, loss: str) -> tuple[float, int]:
         callbacks=[Clock()],
     )
     learned: list[int] = []
-    together = trainer.data_collator
+    collate = trainer.data_collator
 
     def counting(batch):
-        made = together(batch)
-        learned.append(int((made["labels"] != -100).sum()))
-        return made
+        batch_tensors = collate(batch)
+        learned.append(int((batch_tensors["labels"] != -100).sum()))
+        return batch_tensors
 
     trainer.data_collator = counting
     trainer.train()
     return ended[STEPS - 1] - ended[0], sum(learned[1:STEPS])
 
 
-def write_down(found: dict[str, list[dict]]) -> None:
-    """Ratios: machines are noisy, seconds mean little."""
-    speed = {side: [one["learned"] / one["seconds"] for one in runs] for side, runs in found.items()}
-    peak = {side: median(one["peak_mb"] for one in runs) for side, runs in found.items()}
+def write_down(results: dict[str, list[dict]]) -> None:
+    """Write the page with ratios, since seconds vary between machines."""
+    speed = {side: [result["learned"] / result["seconds"] for result in rounds] for side, rounds in results.items()}
+    peak = {side: median(result["peak_mb"] for result in rounds) for side, rounds in results.items()}
     ratio = {
         side: sorted(ours / theirs for ours, theirs in zip(speed["ours"], speed[side], strict=True))
         for side in SIDES[1:]
@@ -173,26 +166,26 @@ def write_down(found: dict[str, list[dict]]) -> None:
         )
         for side in SIDES
     ]
-    columns = ("side", "label tokens a second", "ours, times as fast (spread)", "peak memory", "ours of it")
+    columns = ("side", "label tokens per second", "ours, times as fast (range)", "peak memory", "memory ratio")
     write(
         "sft",
         command="python -m benchmarks.sft",
-        about="Our SFT beside the plain script of TRL's documentation, on a CPU.",
+        about="Our SFT compared with the plain script of TRL's documentation, on a CPU.",
         found={
             "machine": {
                 **machine("torch", "transformers", "trl", "peft"),
                 "threads": os.environ.get("OMP_NUM_THREADS"),
             },
-            "runs": found,
+            "runs": results,
             "ratio": ratio,
             "peak_mb": peak,
         },
         text=markdown(columns, table)
         + f"\n\nSmolLM2-135M, float32, batch {BATCH}, rows up to {LENGTH} tokens, no checkpointing, SDPA attention, "
-        f"LoRA rank {RANK} on seven projections, fused AdamW, {STEPS} steps of which the first is left out, {ROUNDS} "
-        "rounds in turn. 'plain' and ours use TRL's chunked_nll loss, 'plain, nll' TRL's default. Rows of about one "
-        "length together are part of what ours does; no sequence is packed on either side. Ours also answers eight "
-        "prompts in the end, which is in its peak memory.",
+        f"LoRA rank {RANK} on seven projections, fused AdamW, {STEPS} steps, the first not timed, {ROUNDS} rounds in "
+        "turn. 'plain' and ours use TRL's chunked_nll loss, 'plain, nll' TRL's default. Ours batches rows of similar "
+        "length; neither side packs sequences. Ours also answers eight prompts at the end, which its peak memory "
+        "includes.",
     )
 
 

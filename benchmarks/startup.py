@@ -1,4 +1,4 @@
-"""How long a person waits for `plantune --help`, beside bare click and beside trl's own command."""
+"""Time `plantune --help` against importing click alone and against trl's own command."""
 
 import statistics
 import subprocess
@@ -26,22 +26,22 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     for command in COMMANDS.values():
-        seconds(command)  # warm the disk cache for every side alike
+        seconds(command)  # warm the disk cache for all of them
     times = {name: [] for name in COMMANDS}
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():
             times[name].append(seconds(command))
     base = statistics.median(times["python -c 'import click'"])
     rows = []
-    for name, found in times.items():
-        median = statistics.median(found)
-        rows.append((f"`{name}`", f"{median:.3f}", f"{min(found):.3f} to {max(found):.3f}", f"{median / base:.1f}x"))
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        rows.append((f"`{name}`", f"{median:.3f}", f"{min(taken):.3f} to {max(taken):.3f}", f"{median / base:.1f}x"))
     write(
         "startup",
         command="python -m benchmarks.startup",
-        about=f"Seconds from process start to exit, {ROUNDS} rounds, the commands alternating.",
+        about=f"Seconds from process start to exit, {ROUNDS} rounds, alternating between the commands.",
         found={"machine": machine("plantune-lite", "click", "trl"), "seconds": times},
-        text=markdown(("command", "median s", "range s", "beside bare click"), rows),
+        text=markdown(("command", "median, s", "range, s", "relative to click"), rows),
     )
 
 

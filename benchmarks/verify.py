@@ -1,10 +1,9 @@
-"""Answer checks a second, beside bare math-verify (parse both sides, verify, its defaults), alternating in one process.
+"""Compare answer checks per second with plain math-verify (parse both sides, verify, its defaults) in one process.
 
     PLANTUNE_DATA=FOLDER python -m benchmarks.verify
 
-The pairs are gold answers of gsm8k (numeric) and olympiadbench (symbolic: those that are no plain number), each with
-one of its usual rewritings, taken in turn, and with its neighbour's gold. math-verify gets LaTeX between dollars, as it
-wants it.
+The pairs are gold answers of gsm8k (numeric) and olympiadbench (symbolic: those that are not plain numbers), each with
+one of its usual rewritings in turn and with its neighbour's gold. math-verify gets LaTeX in dollars, as it expects.
 """
 
 import itertools
@@ -26,7 +25,7 @@ _PLAIN = re.compile(r"-?[0-9]{1,3}(?:,[0-9]{3})*(?:\.[0-9]+)?%?|-?[0-9]+(?:\.[0-
 
 
 def pairs_of(golds: Sequence[str], *, symbolic: bool) -> list[Pair]:
-    """Each gold with one rewriting and with its neighbour's."""
+    """Pair each gold with one rewriting and with its neighbour's gold."""
     pairs = []
     for number, (gold, neighbour) in enumerate(itertools.pairwise(golds)):
         usual = [
@@ -40,8 +39,8 @@ def pairs_of(golds: Sequence[str], *, symbolic: bool) -> list[Pair]:
     return pairs
 
 
-def bare_math_verify(pair: Pair) -> bool:
-    """What a user of math-verify writes."""
+def plain_math_verify(pair: Pair) -> bool:
+    """Check a pair as a user of math-verify would."""
     from math_verify import parse, verify
 
     given, gold = (text if "$" in text or r"\(" in text or _PLAIN.fullmatch(text) else f"${text}$" for text in pair)
@@ -53,7 +52,7 @@ def ours(pair: Pair) -> bool:
 
 
 def rate(check: Callable[[Pair], bool], pairs: Sequence[Pair]) -> float:
-    """Checks a second."""
+    """Return checks per second."""
     began = perf_counter()
     for pair in pairs:
         check(pair)
@@ -61,14 +60,14 @@ def rate(check: Callable[[Pair], bool], pairs: Sequence[Pair]) -> float:
 
 
 def needs_the_worker(pair: Pair) -> bool:
-    """Whether a pair is decided by the worker."""
-    real, asked = sympy_worker.same, []
-    sympy_worker.same = lambda *texts, **options: asked.append(texts) or real(*texts, **options)
+    """Return whether the worker decides a pair."""
+    real, calls = sympy_worker.same, []
+    sympy_worker.same = lambda *texts, **options: calls.append(texts) or real(*texts, **options)
     try:
         same_answer(*pair)
     finally:
         sympy_worker.same = real
-    return bool(asked)
+    return bool(calls)
 
 
 def main() -> None:
@@ -82,15 +81,15 @@ def main() -> None:
     }
     hard = [pair for pair in suites["symbolic (olympiadbench)"] if needs_the_worker(pair)]
     suites["symbolic, of which the worker decides"] = hard
-    found, rows = {}, []
+    results, rows = {}, []
     for name, pairs in suites.items():
-        for check in (ours, bare_math_verify):  # once unmeasured: imports, caches, the worker's start
+        for check in (ours, plain_math_verify):  # warm-up: imports, caches, the worker's start
             rate(check, pairs)
-        rates = [(rate(ours, pairs), rate(bare_math_verify, pairs)) for _ in range(ROUNDS)]
-        ratios = [mine / bare for mine, bare in rates]
+        rates = [(rate(ours, pairs), rate(plain_math_verify, pairs)) for _ in range(ROUNDS)]
+        ratios = [mine / plain for mine, plain in rates]
         medians = [statistics.median(side) for side in zip(*rates, strict=True)]
-        differ = [pair for pair in pairs if ours(pair) != bare_math_verify(pair)]
-        found[name] = {"pairs": len(pairs), "rates": rates, "ratios": ratios, "verdicts_differ": differ[:50]}
+        differ = [pair for pair in pairs if ours(pair) != plain_math_verify(pair)]
+        results[name] = {"pairs": len(pairs), "rates": rates, "ratios": ratios, "verdicts_differ": differ[:50]}
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         rows.append(
             (name, len(pairs), *(f"{x:,.0f}" for x in medians), f"{statistics.median(ratios):.2f}", spread, len(differ))
@@ -98,7 +97,7 @@ def main() -> None:
     text = "So she pays the rest. " * 200 + r"The answer is $\boxed{\frac{1}{2}}$."
     extractions = rate(lambda pair: final_answer(pair[0]) is not None, [(text, "")] * 2_000)
     columns = (
-        "pairs of",
+        "pairs",
         "n",
         "ours, checks/s",
         "math-verify, checks/s",
@@ -109,14 +108,14 @@ def main() -> None:
     write(
         "verify",
         command="PLANTUNE_DATA=FOLDER python -m benchmarks.verify",
-        about=f"Answer checks a second beside bare math-verify, {ROUNDS} rounds, the sides alternating in one process.",
+        about=f"Answer checks per second compared with plain math-verify, {ROUNDS} rounds, alternating in one process.",
         found={
             "machine": machine("math-verify", "latex2sympy2_extended", "sympy"),
-            "suites": found,
+            "suites": results,
             "final_answer_per_second": extractions,
         },
         text=markdown(columns, rows)
-        + f"\n\n`final_answer` on a text of {len(text):,} characters: {extractions:,.0f} a second.",
+        + f"\n\n`final_answer` on a text of {len(text):,} characters: {extractions:,.0f} per second.",
     )
 
 

@@ -1,14 +1,14 @@
-"""Does a model that plans know its world? SmolLM2 in blocksworld: planner's plans, random walks, both; three seeds.
+"""Probe whether SmolLM2 knows the world it plans in: blocksworld, with planner's plans, random walks, or both.
 
-    python -m benchmarks.worlds --work DIR                 # resumes where it was cut off
-    python -m benchmarks.worlds --work DIR --seed 1        # only this seed: a process a core, and then the line above
-    python -m benchmarks.worlds --work DIR --without-maths # the worlds alone, not the bridge
-    python -m benchmarks.worlds --work DIR --tiny          # minutes, to see that it runs; nothing is written down
+    python -m benchmarks.worlds --work DIR                 # three seeds; resumes after a stop
+    python -m benchmarks.worlds --work DIR --seed 1        # one seed, to run a process per core; then the line above
+    python -m benchmarks.worlds --work DIR --without-maths # without the maths student
+    python -m benchmarks.worlds --work DIR --tiny          # a trial run of minutes; writes no page
 
-The three corpora are of one pool and of equally many learned tokens, and are gone through equally often. Each student
-is tested on problems of the sizes it saw and on larger ones, then probed on the former. The simulator is held to
-unified-planning's: the same verdict on 1,000 plans, good and broken, and how many steps it does in a second. The bridge
-is asked of a maths student that plans (SmolLM2 on `practice`, M1), trained here too.
+The three corpora come from one pool, with equally many learned tokens and epochs. Each student is tested on problems of
+the sizes it saw and on larger ones, then probed on the former. The simulator is compared with unified-planning's: its
+verdicts on 1,000 plans, good and broken, and its steps per second. A maths student that plans (SmolLM2 on `practice`,
+M1), also trained here, is probed for whether its answers will be right.
 """
 
 import argparse
@@ -45,7 +45,7 @@ from plantune_lite.types import Problem, Sampling
 
 SEEDS = (0, 1, 2)
 KINDS = ("planner", "walks", "mixed")
-HELD, SAID = "validity", "output_probability"
+PROBE, OUTPUT = "validity", "output_probability"
 CONTROLS = ("shorter_plan", "pass_rate", "token_probability")
 WAYS = ("probe", "majority", "plain")
 STUDENT = Student("smollm2_135m", bits=32, max_length=512, lora_rank=32, lora_alpha=32, checkpointing=False)
@@ -75,28 +75,28 @@ TINY = {
     "per_problem": 4,
     "plans": 60,
     "transitions": 3_000,
-    "maths": 0,  # a student that was hardly trained writes no plans to ask about
+    "maths": 0,  # a student that is hardly trained writes no plans to probe
     "max_tokens": 24,
 }
 
 
 def main() -> None:
-    """Simulate, train, probe, write down."""
+    """Simulate, train, probe and write the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seed", type=int, choices=SEEDS)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--without-maths", action="store_true", help="the worlds alone, without the bridge")
+    parser.add_argument("--without-maths", action="store_true", help="leave out the maths student")
     arguments = parser.parse_args()
     size, work = (TINY, arguments.work / "tiny") if arguments.tiny else (FULL, arguments.work)
     if kept(work / "size.json", lambda: size) != json.loads(json.dumps(size)):
-        raise SystemExit(f"{work} holds what was measured at other sizes: take another folder")
+        raise SystemExit(f"{work} holds results of other sizes: choose another folder")
     if arguments.without_maths:
         size = {**size, "maths": 0}
     seeds = SEEDS if arguments.seed is None else (arguments.seed,)
-    found: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
     if arguments.seed is None:
-        found["simulator"] = kept(work / "simulator.json", simulator, size)
+        runs["simulator"] = kept(work / "simulator.json", simulator, size)
     for seed in seeds:
         worlds = corpora.drawn(
             "blocksworld",
@@ -109,18 +109,18 @@ def main() -> None:
         solved = plans_of((*worlds.train, *worlds.test), work / f"plans{seed}.json")
         for kind in KINDS:
             out = work / f"{kind}{seed}"
-            found[out.name] = kept(out / "found.json", in_worlds, out, kind, seed, worlds, solved, size)
+            runs[out.name] = kept(out / "found.json", in_worlds, out, kind, seed, worlds, solved, size)
         if size["maths"]:
             out = work / f"maths{seed}"
-            found[out.name] = kept(out / "found.json", maths, out, seed, size)
+            runs[out.name] = kept(out / "found.json", maths, out, seed, size)
     if arguments.seed is None:
-        write_down(found, size, tiny=arguments.tiny)
+        write_down(runs, size, tiny=arguments.tiny)
 
 
-def kept(file: Path, find: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What a file says was found, or finding it."""
+def kept(file: Path, compute: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Read results from a file, or compute and save them."""
     if not file.is_file():
-        write_whole(file, json.dumps(find(*arguments), indent=1) + "\n")
+        write_whole(file, json.dumps(compute(*arguments), indent=1) + "\n")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -128,16 +128,16 @@ def kept(file: Path, find: Callable[..., dict[str, Any]], *arguments: Any) -> di
 
 
 def simulator(size: dict[str, Any]) -> dict[str, Any]:
-    """Agreement with the library's validator, and steps a second beside its simulator."""
+    """Compare our verdicts with the library's, and steps per second of both simulators."""
     rng, verdicts, agree = Random(0), {True: 0, False: 0}, 0
     worlds = [world for name in NAMES for world in generate(name, sizes=(3, 4), seed=9, count=-(-size["plans"] // 30))]
     for world in worlds:
         walk = [action.text for action in world.walk(rng, rng.randrange(1, 13))]
         walked = corpora.toward(world, world.facts(world.after(walk)))
-        for there, good in ((world, planners.plan(world)), (walked, walk)):
-            library = planners.Library(there)
-            for steps in (good, *(there.broken(good, rng) for _ in range(4))):
-                ours = there.check(steps).valid
+        for case, good in ((world, planners.plan(world)), (walked, walk)):
+            library = planners.Library(case)
+            for steps in (good, *(case.broken(good, rng) for _ in range(4))):
+                ours = case.check(steps).valid
                 agree += library.is_valid(steps) == ours
                 verdicts[ours] += 1
     speed = {name: steps_a_second(name, size["transitions"]) for name in NAMES}
@@ -145,7 +145,7 @@ def simulator(size: dict[str, Any]) -> dict[str, Any]:
 
 
 def steps_a_second(name: str, transitions: int) -> dict[str, float]:
-    """Whether a step can be done, and doing it: on the same random walk, ours and the library's."""
+    """Time checking and taking the steps of one random walk, in our simulator and in the library's."""
     [world] = generate(name, sizes=(4,), seed=0, count=1)
     walk = world.walk(Random(0), transitions)
     began = time.perf_counter()
@@ -158,10 +158,10 @@ def steps_a_second(name: str, transitions: int) -> dict[str, float]:
     machine_of_theirs, few = library.simulator(), walk[: max(200, transitions // 100)]
     instances = [library.instance(action.text) for action in few]
     began = time.perf_counter()
-    there = machine_of_theirs.get_initial_state()
-    for one in instances:
-        assert machine_of_theirs.is_applicable(there, one)
-        there = machine_of_theirs.apply(there, one)
+    their_state = machine_of_theirs.get_initial_state()
+    for instance in instances:
+        assert machine_of_theirs.is_applicable(their_state, instance)
+        their_state = machine_of_theirs.apply(their_state, instance)
     return {"ours": ours, "library": len(few) / (time.perf_counter() - began)}
 
 
@@ -169,9 +169,9 @@ def steps_a_second(name: str, transitions: int) -> dict[str, float]:
 
 
 def plans_of(worlds: Sequence[World], file: Path) -> dict[World, tuple[str, ...]]:
-    """The planner's plans, which take a tenth of a second each."""
-    found = kept(file, lambda: {"plans": [planners.plan(world) or () for world in worlds]})["plans"]
-    return {world: tuple(steps) for world, steps in zip(worlds, found, strict=True)}
+    """Compute the planner's plans, which take a tenth of a second each."""
+    plans = kept(file, lambda: {"plans": [planners.plan(world) or () for world in worlds]})["plans"]
+    return {world: tuple(steps) for world, steps in zip(worlds, plans, strict=True)}
 
 
 def in_worlds(
@@ -182,20 +182,20 @@ def in_worlds(
     solved: dict[World, tuple[str, ...]],
     size: dict[str, Any],
 ) -> dict[str, Any]:
-    """One corpus, one seed: trained, tested and probed."""
+    """Train, test and probe a student on one corpus with one seed."""
     tokenizer = load_student(STUDENT).tokenizer
-    three = corpora.corpora(
+    by_kind = corpora.corpora(
         worlds.train, solved, seed=seed, apart=worlds.test, count=lambda text: len(tokenizer(text)["input_ids"])
     )
-    corpus = three[kind]
-    steps = max(1, round(size["steps"] * len(corpus.problems) / len(three["planner"].problems)))
-    rows = [row(one, plan.render(one.steps).rstrip()) for one in corpus.problems]
+    corpus = by_kind[kind]
+    steps = max(1, round(size["steps"] * len(corpus.problems) / len(by_kind["planner"].problems)))
+    rows = [row(problem, plan.render(problem.steps).rstrip()) for problem in corpus.problems]
     loaded = trained(out, rows, seed, steps=steps, batch=size["batch"])
     test = [
         problem_of(world, solved[world], id=f"test/{number}", split="test") for number, world in enumerate(worlds.test)
     ]
     larger = [problem_of(world, id=f"larger/{number}", split="test") for number, world in enumerate(worlds.larger)]
-    found = probe(
+    probed = probe(
         loaded,
         test,
         out,
@@ -208,18 +208,18 @@ def in_worlds(
     written = generated_steps.plans_written(loaded.generate, larger, max_tokens=2 * size["max_tokens"])
     return {
         "corpus": {"problems": len(corpus.problems), "tokens": corpus.tokens, **asdict(corpus.coverage)},
-        "larger": {name: asdict(one) for name, one in written.items()},
-        **found,
+        "larger": {name: asdict(score) for name, score in written.items()},
+        **probed,
     }
 
 
 def row(problem: Problem, completion: str) -> dict[str, Any]:
-    """A training row, as the corpus writes it."""
+    """Build a training row as in the corpus."""
     return {"problem_id": problem.id, "prompt": list(plan.ask_plainly(problem)), "completion": completion}
 
 
 def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, batch: int) -> Any:
-    """A student trained on rows, or the one that was."""
+    """Train a student on rows, or load it if it is trained."""
     if (out / "summary.json").is_file():
         return load_student(STUDENT, adapter=out)
     torch.manual_seed(seed)
@@ -235,38 +235,38 @@ def trained(out: Path, rows: list[dict[str, Any]], seed: int, *, steps: int, bat
     return loaded
 
 
-# --- the bridge -------------------------------------------------------------------------------------------------------
+# --- the maths student ------------------------------------------------------------------------------------------------
 
 
 def maths(out: Path, seed: int, size: dict[str, Any]) -> dict[str, Any]:
-    """A student that plans before it solves problems of `practice`: does it know which plans will come out right?"""
+    """Train a student that plans before it solves `practice`; probe whether it knows which plans will succeed."""
     train = list(practice_problems("train", seed=seed, limit=size["maths"], levels=(2,)))
-    rows = [row(one, plan.render(made.plan, made.execution)) for one in train if (made := plan_of(one)).plan]
+    solved = ((problem, plan_of(problem)) for problem in train)
+    rows = [row(problem, plan.render(worked.plan, worked.execution)) for problem, worked in solved if worked.plan]
     loaded = trained(out, rows, seed, steps=size["maths_steps"], batch=size["maths_batch"])
-    known = {one.question for one in train}
-    fresh = [
-        one for one in practice_problems("train", seed=seed + 100, limit=400, levels=(2,)) if one.question not in known
-    ]
-    drawn = Sampling(temperature=0.7, n=size["samples"], max_tokens=size["max_tokens"], seed=seed)
-    tries = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", how=Asking(sampling=drawn))
-    found, judge = knows(loaded, tries, out, seed=seed)
-    reported = [one for one in tries if one.problem.id in set(found["reported_on"])]
-    scores = judge.scores(loaded, [one.messages for one in reported])
-    return {**found, "resampled": resample.compare(reported, scores)}
+    seen = {problem.question for problem in train}
+    pool = practice_problems("train", seed=seed + 100, limit=400, levels=(2,))
+    fresh = [problem for problem in pool if problem.question not in seen]
+    sampling = Sampling(temperature=0.7, n=size["samples"], max_tokens=size["max_tokens"], seed=seed)
+    attempts = tried(loaded, fresh[: size["asked"]], out / "tries.jsonl", how=Asking(sampling=sampling))
+    figures, judge = knows(loaded, attempts, out, seed=seed)
+    reported = [attempt for attempt in attempts if attempt.problem.id in set(figures["reported_on"])]
+    scores = judge.scores(loaded, [attempt.messages for attempt in reported])
+    return {**figures, "resampled": resample.compare(reported, scores)}
 
 
-# --- writing it down --------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
-def over_seeds(found: dict[str, Any], kind: str, *path: str) -> str:
-    """A figure's mean over the seeds, and each seed's."""
+def over_seeds(runs: dict[str, Any], kind: str, *path: str) -> str:
+    """Format a figure's mean over the seeds, and each seed's."""
     values = []
     for seed in SEEDS:
-        one: Any = found[f"{kind}{seed}"]
+        figure: Any = runs[f"{kind}{seed}"]
         for name in path:
-            one = one[name]
-        if one is not None:  # where there was nothing to measure
-            values.append(one["value"] if isinstance(one, dict) else one)
+            figure = figure[name]
+        if figure is not None:  # None: nothing to measure
+            values.append(figure["value"] if isinstance(figure, dict) else figure)
     if not values:
         return ""
     if isinstance(values[0], int):
@@ -274,64 +274,64 @@ def over_seeds(found: dict[str, Any], kind: str, *path: str) -> str:
     return f"{fmean(values):.3f} ({', '.join(f'{value:.2f}' for value in values)})"
 
 
-def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> None:
-    """The tables; a tiny run prints them and keeps nothing."""
+def write_down(runs: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> None:
+    """Write the page; a tiny run only prints it."""
     arms = [("base", "planner", "untuned"), *((kind, kind, "tuned") for kind in KINDS)]
-    columns = ("arm", "solved", "next step legal", "AUROC, probe", "AUROC, mean probability", "facts that changed")
+    columns = ("arm", "solved", "next step legal", "AUROC, probe", "AUROC, mean probability", "changed facts")
     rows = [
         (
             arm,
-            over_seeds(found, kind, "generative", model, "success"),
-            over_seeds(found, kind, "generative", model, "next_step"),
-            over_seeds(found, kind, "validity", model, "auroc"),
-            over_seeds(found, kind, "output_probability", model, "mean", "auroc"),
-            over_seeds(found, kind, "predicates", model, "all"),
+            over_seeds(runs, kind, "generative", model, "success"),
+            over_seeds(runs, kind, "generative", model, "next_step"),
+            over_seeds(runs, kind, "validity", model, "auroc"),
+            over_seeds(runs, kind, "output_probability", model, "mean", "auroc"),
+            over_seeds(runs, kind, "predicates", model, "all"),
         )
         for arm, kind, model in arms
     ]
-    rows.append(("(the step's words alone)", "", "", "", "", over_seeds(found, KINDS[0], "predicates_by_words", "all")))
+    rows.append(("(the step's words alone)", "", "", "", "", over_seeds(runs, KINDS[0], "predicates_by_words", "all")))
     text = markdown(columns, rows) + "\n\n"
-    text += markdown(("AUROC of validity, differences", *KINDS), claims(found)) + "\n\n"
+    text += markdown(("AUROC of validity, differences", *KINDS), claims(runs)) + "\n\n"
     covered = [
         (
             kind,
-            *(over_seeds(found, kind, "corpus", name) for name in ("tokens", "states", "pairs")),
-            over_seeds(found, kind, "larger", "success"),
-            over_seeds(found, kind, "validity", "tuned", "auroc_after", "plan"),
-            over_seeds(found, kind, "validity", "tuned", "auroc_after", "walk"),
+            *(over_seeds(runs, kind, "corpus", name) for name in ("tokens", "states", "pairs")),
+            over_seeds(runs, kind, "larger", "success"),
+            over_seeds(runs, kind, "validity", "tuned", "auroc_after", "plan"),
+            over_seeds(runs, kind, "validity", "tuned", "auroc_after", "walk"),
         )
         for kind in KINDS
     ]
-    columns = ("corpus", "learned tokens", "states", "pairs", "larger solved", "probe after a plan", "after a walk")
+    columns = ("corpus", "learned tokens", "states", "pairs", "larger solved", "probe after plans", "after walks")
     text += markdown(columns, covered) + "\n\n"
     controls = [
-        (kind, *(over_seeds(found, kind, "controls", name) for name in ("embedding", "shuffled", "bag_of_objects")))
+        (kind, *(over_seeds(runs, kind, "controls", name) for name in ("embedding", "shuffled", "bag_of_objects")))
         for kind in KINDS
     ]
     text += markdown(("AUROC of controls", "embeddings", "shuffled labels", "bag of objects"), controls) + "\n\n"
     if size["maths"]:
-        told = [
-            ("probe at the last plan token", over_seeds(found, "maths", "auroc")),
-            ("the same, among tries of one problem", over_seeds(found, "maths", "within_a_problem")),
-            *((name.replace("_", " "), over_seeds(found, "maths", "controls", name)) for name in CONTROLS),
-            *((f"probe minus {name.replace('_', ' ')}", tells_more(found, name)) for name in CONTROLS),
+        figures = [
+            ("probe at the last plan token", over_seeds(runs, "maths", "auroc")),
+            ("the same, among attempts at one problem", over_seeds(runs, "maths", "within_a_problem")),
+            *((name.replace("_", " "), over_seeds(runs, "maths", "controls", name)) for name in CONTROLS),
+            *((f"probe minus {name.replace('_', ' ')}", probe_minus(runs, name)) for name in CONTROLS),
         ]
-        text += markdown(("maths student: will the answer be right?", "AUROC"), told) + "\n\n"
-        again = [(name, over_seeds(found, "maths", "resampled", name), minus(found, name)) for name in WAYS]
-        text += markdown(("at equal tokens (plain: one reply)", "solved", "probe minus it"), again) + "\n\n"
-    simulated = found["simulator"]
-    speeds = [(name, f"{one['ours']:,.0f}", f"{one['library']:,.0f}") for name, one in simulated["speed"].items()]
-    text += markdown(("steps a second", "ours", "unified-planning"), speeds)
+        text += markdown(("maths student: will the answer be right?", "AUROC"), figures) + "\n\n"
+        again = [(name, over_seeds(runs, "maths", "resampled", name), solved_minus(runs, name)) for name in WAYS]
+        text += markdown(("at equal tokens (plain: one reply)", "solved", "probe minus this"), again) + "\n\n"
+    simulated = runs["simulator"]
+    speeds = [(name, f"{rates['ours']:,.0f}", f"{rates['library']:,.0f}") for name, rates in simulated["speed"].items()]
+    text += markdown(("steps per second", "ours", "unified-planning"), speeds)
     text += (
-        f"\n\nOf {simulated['plans']} plans, {simulated['good']} of them valid, our verdict is unified-planning's on "
-        f"{simulated['agree']}. "
-        f"Of {blocks(size['sizes'])} blocks there are {pairs_there_are(max(size['sizes']))} pairs of state and action: "
-        "plans leave few of them out. A figure is the mean of three seeds, each beside it; a difference has its 95 % "
-        f"interval over problems. {size['train']} problems of {blocks(size['sizes'])} blocks, {size['steps']} steps of "
-        f"{size['batch']} planner's plans, and of the other corpora, whose plans are longer, so many steps that each "
-        f"is gone through as often; {size['test']} test problems a seed of the same size, a fifth of which the probes "
-        f"are judged on, and as many of {blocks(size['larger'])} blocks. The base of all is SmolLM2-135M-Instruct, the "
-        f"students are LoRA adapters on it and reach the goal in {fmean(solved_by(found)):.1%} of the problems."
+        f"\n\nOf {simulated['plans']} plans, {simulated['good']} of them valid, our verdict matches unified-planning's "
+        f"on {simulated['agree']}. With {blocks(size['sizes'])} blocks there are {count_pairs(max(size['sizes']))} "
+        "pairs of state and action; plans miss few of them. A figure is the mean of three seeds, each seed's in "
+        f"brackets; a difference has its 95 % interval over problems. {size['train']} problems of "
+        f"{blocks(size['sizes'])} blocks, {size['steps']} steps of {size['batch']} planner's plans; the other corpora, "
+        f"whose plans are longer, get as many steps as make equally many epochs. {size['test']} test problems per seed "
+        f"of the same size, a fifth of which evaluate the probes, and as many of {blocks(size['larger'])} blocks. The "
+        "students are LoRA adapters on SmolLM2-135M-Instruct and reach the goal in "
+        f"{fmean(solved_by(runs)):.1%} of the problems."
     )
     if tiny:
         print(text)
@@ -339,88 +339,87 @@ def write_down(found: dict[str, Any], size: dict[str, Any], *, tiny: bool) -> No
     write(
         "worlds",
         command=f"python -m benchmarks.worlds --work DIR{'' if size['maths'] else ' --without-maths'}",
-        about="Does a student know the world it plans in (SmolLM2-135M, blocksworld)"
-        f"{', and a maths student its plans' if size['maths'] else ''}? Linear probes.",
+        about="Linear probes: does a student know the world it plans in (SmolLM2-135M, blocksworld)"
+        f"{', and a maths student its plans' if size['maths'] else ''}?",
         found={
             "machine": machine("torch", "transformers", "trl", "peft", "unified-planning", "up-pyperplan"),
             "size": size,
-            **found,
+            **runs,
         },
         text=text,
     )
 
 
 def blocks(sizes: Sequence[int]) -> str:
-    """4 and 5."""
+    """Join sizes: 4 and 5."""
     return " and ".join(map(str, sizes))
 
 
-def solved_by(found: dict[str, Any]) -> list[float]:
-    """The share of problems that each student solves."""
-    return [found[f"{kind}{seed}"]["generative"]["tuned"]["success"]["value"] for kind in KINDS for seed in SEEDS]
+def solved_by(runs: dict[str, Any]) -> list[float]:
+    """Return the share of problems that each student solves."""
+    return [runs[f"{kind}{seed}"]["generative"]["tuned"]["success"]["value"] for kind in KINDS for seed in SEEDS]
 
 
-def pairs_there_are(size: int) -> int:
-    """How many pairs of a state and an action blocksworld has."""
+def count_pairs(size: int) -> int:
+    """Count the pairs of a state and an action in blocksworld."""
     [world] = generate("blocksworld", sizes=(size,), seed=0, count=1)
     seen, edge, pairs = {world.start}, [world.start], 0
     while edge:
         state = edge.pop()
         for action in world.applicable(state):
             pairs += 1
-            if (there := world.step(action, state)) not in seen:
-                seen.add(there)
-                edge.append(there)
+            if (next_state := world.step(action, state)) not in seen:
+                seen.add(next_state)
+                edge.append(next_state)
     return pairs
 
 
-def claims(found: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The paper's three claims as differences in AUROC on the same steps, over the problems of three seeds."""
+def claims(runs: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Compute the paper's three claims as differences in AUROC on the same steps, over the problems of three seeds."""
 
     def scores(kind: str, what: str, model: str = "tuned") -> list[Any]:
-        of = [found[f"{kind}{seed}"][what][model] for seed in SEEDS]
-        return [(one["mean"] if what == SAID else one)["scores"] for one in of]
+        models = [runs[f"{kind}{seed}"][what][model] for seed in SEEDS]
+        return [(figures["mean"] if what == OUTPUT else figures)["scores"] for figures in models]
 
-    def beside(ones: list[Any], others: list[Any]) -> str:
-        reported = [found[f"{KINDS[0]}{seed}"]["reported"] for seed in SEEDS]
+    def difference(ours: list[Any], theirs: list[Any]) -> str:
+        reported = [runs[f"{KINDS[0]}{seed}"]["reported"] for seed in SEEDS]
         return signed(
             linear.difference(
                 linear.auroc,
-                [(a, b, of["valid"], of["problems"]) for a, b, of in zip(ones, others, reported, strict=True)],
+                [(a, b, seed["valid"], seed["problems"]) for a, b, seed in zip(ours, theirs, reported, strict=True)],
             )
         )
 
-    def row(claim: str, other: Callable[[str], list[Any]], what: str = HELD, kinds: Sequence[str] = KINDS) -> Any:
-        return (claim, *(beside(scores(kind, what), other(kind)) if kind in kinds else "" for kind in KINDS))
+    def row(claim: str, other: Callable[[str], list[Any]], what: str = PROBE, kinds: Sequence[str] = KINDS) -> Any:
+        return (claim, *(difference(scores(kind, what), other(kind)) if kind in kinds else "" for kind in KINDS))
 
     return [
-        row("(a) training makes it decodable: probe, tuned minus untuned", lambda _: scores(KINDS[0], HELD, "untuned")),
-        row("(b) more is held than said: probe minus own probability", lambda kind: scores(kind, SAID)),
-        row("(c) walks show more: probe, minus planner's", lambda _: scores(KINDS[0], HELD), kinds=KINDS[1:]),
-        row("own probability, tuned minus untuned", lambda _: scores(KINDS[0], SAID, "untuned"), SAID),
+        row("(a) validity becomes decodable: probe, tuned minus untuned", lambda _: scores(KINDS[0], PROBE, "untuned")),
+        row("(b) states hold more than the output: probe minus own probability", lambda kind: scores(kind, OUTPUT)),
+        row("(c) walks show more: probe minus planner's", lambda _: scores(KINDS[0], PROBE), kinds=KINDS[1:]),
+        row("own probability, tuned minus untuned", lambda _: scores(KINDS[0], OUTPUT, "untuned"), OUTPUT),
     ]
 
 
-def tells_more(found: dict[str, Any], control: str) -> str:
-    """How much better the probe tells plans that come out right than something else does."""
-    of = [found[f"maths{seed}"]["reported"] for seed in SEEDS]
-    return signed(
-        linear.difference(linear.auroc, [(one["probe"], one[control], one["right"], one["problems"]) for one in of])
-    )
+def probe_minus(runs: dict[str, Any], control: str) -> str:
+    """Compare the AUROC of the probe, for right answers, with that of a control."""
+    reported = [runs[f"maths{seed}"]["reported"] for seed in SEEDS]
+    seeds = [(seed["probe"], seed[control], seed["right"], seed["problems"]) for seed in reported]
+    return signed(linear.difference(linear.auroc, seeds))
 
 
-def minus(found: dict[str, Any], way: str) -> str:
-    """How many more problems are solved, by weak plans drawn again, than in another way."""
+def solved_minus(runs: dict[str, Any], way: str) -> str:
+    """Compare the problems solved by resampling weak plans with those solved in another way."""
     if way == WAYS[0]:
         return ""
-    of = [found[f"maths{seed}"]["resampled"]["by_problem"] for seed in SEEDS]
-    ours, theirs = ([value for one in of for value in one[name]] for name in (WAYS[0], way))
+    by_problem = [runs[f"maths{seed}"]["resampled"]["by_problem"] for seed in SEEDS]
+    ours, theirs = ([value for seed in by_problem for value in seed[name]] for name in (WAYS[0], way))
     return signed(paired(ours, theirs).difference)
 
 
-def signed(one: Estimate) -> str:
-    """+0.052 (-0.010 to +0.113)."""
-    return f"{one.value:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+def signed(estimate: Estimate) -> str:
+    """Format an estimate: +0.052 (-0.010 to +0.113)."""
+    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
 
 
 if __name__ == "__main__":

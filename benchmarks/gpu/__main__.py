@@ -1,11 +1,11 @@
-"""All that a CUDA card is to be asked, in the order of its worth; each part resumes where it was cut off.
+"""Run the benchmarks that need a CUDA GPU, in order of importance; each part resumes after a stop.
 
     python -m benchmarks.gpu                                            # the parts, and about how long they take
-    python -m benchmarks.gpu fits-sft sft --work DIR --minutes 9        # these, none begun that would not end in time
+    python -m benchmarks.gpu fits-sft sft --work DIR --minutes 9        # these; starts none that would not end in time
     python -m benchmarks.gpu all --work DIR --tiny                      # on a CPU, in miniature: do the scripts run?
-    python -m benchmarks.gpu all --work DIR --write                     # only the pages, of what DIR holds
+    python -m benchmarks.gpu all --work DIR --write                     # only the pages, from what DIR holds
 
-What is measured is kept in DIR; the pages benchmarks/gpu/NAME.md and .json are made from that, on any machine.
+Results are kept in DIR; the pages benchmarks/gpu/NAME.md and .json are made from them, on any machine.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from benchmarks.report import markdown
 
 @dataclass(frozen=True)
 class Part:
-    """One question."""
+    """Describe a part: its script and its question."""
 
     module: str
-    minutes: float  # about, on a large card; not measured yet
-    asks: str
+    minutes: float  # about, on a large GPU; not measured yet
+    question: str
     arguments: tuple[str, ...] = ()
 
 
@@ -33,40 +33,40 @@ def _recipes(stage: str) -> tuple[str, ...]:
 
 
 PARTS = {
-    "fits-sft": Part("fits", 6, "do the SFT recipes fit into 8, 12, 16, 24 GB and a T4's types?", _recipes("_sft")),
+    "fits-sft": Part("fits", 6, "do the SFT recipes fit into 8, 12, 16, 24 GB and a T4's dtypes?", _recipes("_sft")),
     "fits-grpo": Part("fits", 9, "do the GRPO recipes?", _recipes("_grpo")),
-    "sft": Part("sft", 8, "how fast is SFT, beside plain TRL + PEFT + bitsandbytes?"),
+    "sft": Part("sft", 8, "how fast is SFT, compared with plain TRL + PEFT + bitsandbytes?"),
     "grpo": Part("grpo", 15, "how fast is GRPO, and how much of it is sampling?"),
-    "same": Part("same", 3, "is what was trained what is handed out?"),
+    "same": Part("same", 3, "does the export match what was trained?"),
     "pays-sft": Part("pays", 18, "does learning to plan pay on gsm8k?", ("--part", "choose", "untuned", "sft", "use")),
-    "pays-rl": Part("pays", 25, "which reward pays, which filter, does mixing?", ("--part", "grpo", "filter", "mixed")),
+    "pays-rl": Part("pays", 25, "which reward and filter pay, and does mixing?", ("--part", "grpo", "filter", "mixed")),
 }
 
 
 def main(given: list[str] | None = None) -> None:
-    """The parts that are asked for, or a list of them."""
+    """Run the parts given, or list them."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, "all", []], metavar="PART")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--tiny", action="store_true")
-    asked = parser.parse_args(given)
-    if not asked.parts:
-        print(markdown(("part", "minutes, about", "what it asks"), [(n, p.minutes, p.asks) for n, p in PARTS.items()]))
+    options = parser.parse_args(given)
+    if not options.parts:
+        print(markdown(("part", "minutes, about", "question"), [(n, p.minutes, p.question) for n, p in PARTS.items()]))
         return
-    if asked.work is None:
-        parser.error("--work DIR says where what is measured is kept")
-    ends = time.monotonic() + 60 * asked.minutes
-    flags = [flag for flag in ("--tiny", "--write") if getattr(asked, flag.strip("-"))]
-    for name in PARTS if "all" in asked.parts else asked.parts:
+    if options.work is None:
+        parser.error("--work DIR is missing: the folder for the results")
+    ends = time.monotonic() + 60 * options.minutes
+    flags = [flag for flag in ("--tiny", "--write") if getattr(options, flag.strip("-"))]
+    for name in PARTS if "all" in options.parts else options.parts:
         left = (ends - time.monotonic()) / 60
         if left <= 0:
             print(f"{name}: no time left for it", flush=True)
             continue
         print(f"== {name}, {left:.1f} minutes left", flush=True)
         module = importlib.import_module(f"benchmarks.gpu.{PARTS[name].module}")
-        module.main([*PARTS[name].arguments, "--work", str(asked.work), "--minutes", f"{left:.2f}", *flags])
+        module.main([*PARTS[name].arguments, "--work", str(options.work), "--minutes", f"{left:.2f}", *flags])
 
 
 if __name__ == "__main__":

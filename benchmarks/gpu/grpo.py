@@ -1,13 +1,13 @@
-"""GRPO on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
+"""Compare our GRPO on a CUDA GPU (Unsloth) with plain TRL + PEFT + bitsandbytes; random weights of the true shapes.
 
-    python -m benchmarks.gpu.grpo --work DIR                            # some 15 minutes; resumes where it was cut off
+    python -m benchmarks.gpu.grpo --work DIR                            # about 15 minutes; resumes after a stop
     python -m benchmarks.gpu.grpo --work DIR --students gemma3_1b
     python -m benchmarks.gpu.grpo --work DIR --tiny                     # on a CPU, in miniature: does the script run?
 
 Both sides: the same prompts, 4-bit NF4, LoRA rank 32 on seven projections in float32, groups of 8, checkpointing,
-adamw_8bit, bf16, the loss and rewards of settings "stable"; in turn, a process each. Random weights do not end an
-answer, so all reach the cap, and what was sampled is counted. What is measured: sampled tokens over the seconds of the
-steps after the first, the share of sampling in them, and the peak that torch has allocated. Unmeasured so far.
+adamw_8bit, bf16, the loss and rewards of settings "stable"; in turn, each in its own process. Random weights do not end
+answers, so all reach the cap; sampled tokens are counted. Measures sampled tokens per second of the steps after the
+first, the share of sampling in them, and torch's peak allocation. Unmeasured so far.
 """
 
 import argparse
@@ -26,50 +26,50 @@ from benchmarks.report import markdown
 STUDENTS = ("qwen3_4b", "gemma3_1b")
 SIDES = ("unsloth", "plain")
 ROUNDS, STEPS, PROMPTS, GROUP, ROWS, PROMPT, CAP, RANK = 2, 3, 4, 8, 2, 192, 256, 32
-LEARN = {"mask_truncated_completions": False}  # all answers reach the cap, and something is to be learned
+LEARN = {"mask_truncated_completions": False}  # all answers reach the cap, and some must be learned from
 
 
 def main(given: list[str] | None = None) -> None:
-    """Each student, its sides in turn, several rounds."""
+    """Run each student, its sides in turn, several rounds."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.grpo")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--write", action="store_true", help="only write down what is there")
+    parser.add_argument("--write", action="store_true", help="only write the page, from what is there")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("STUDENT", "SIDE"), help=argparse.SUPPRESS)
-    asked = parser.parse_args(given)
-    if asked.one:
-        print(json.dumps(run(*asked.one, asked.work, asked.tiny)))
+    options = parser.parse_args(given)
+    if options.one:
+        print(json.dumps(run(*options.one, options.work, options.tiny)))
         return
-    if not asked.write:
-        measure(asked)
-    write_down(asked.work, asked.tiny)
+    if not options.write:
+        measure(options)
+    write_down(options.work, options.tiny)
 
 
-def measure(asked: argparse.Namespace) -> None:
-    """What is not measured yet, one process after the other."""
+def measure(options: argparse.Namespace) -> None:
+    """Measure what is missing, one process after the other."""
     from benchmarks.gpu.shapes import written
 
-    ends = time.monotonic() + 60 * asked.minutes
-    card.noted(asked.work)
-    for student in asked.students:
-        written(student, asked.work, tiny=asked.tiny)
+    ends = time.monotonic() + 60 * options.minutes
+    card.noted(options.work)
+    for student in options.students:
+        written(student, options.work, tiny=options.tiny)
     jobs = []
-    for number in range(asked.rounds):
-        for student in asked.students:
+    for number in range(options.rounds):
+        for student in options.students:
             for side in SIDES if number % 2 == 0 else reversed(SIDES):
-                arguments = ("--work", str(asked.work), "--one", student, side, *["--tiny"] * asked.tiny)
+                arguments = ("--work", str(options.work), "--one", student, side, *["--tiny"] * options.tiny)
                 jobs.append(Job(f"{student} {side} {number}", "benchmarks.gpu.grpo", arguments, needs=100))
-    measured(jobs, asked.work, "grpo", ends=ends)
+    measured(jobs, options.work, "grpo", ends=ends)
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
 
 
 def run(student: str, side: str, work: Path, tiny: bool) -> dict[str, Any]:
-    """One reinforcement on one side."""
+    """Train on one side."""
     from benchmarks.gpu.shapes import written
 
     folder, shares = written(student, work, tiny=tiny), Shares()
@@ -87,14 +87,14 @@ def run(student: str, side: str, work: Path, tiny: bool) -> dict[str, Any]:
 
 
 def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
-    """As the recipes train: Unsloth where there is a card."""
+    """Train as the recipes do: with Unsloth if there is a GPU."""
     from benchmarks.gpu.shapes import asked
     from plantune_lite.recipe.schema import GRPO, Student
     from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
     from plantune_lite.train import grpo, reward_log, rewards
 
-    reward_log.OF_PLANS = ()  # random weights write no plan, at which a run stops
+    reward_log.OF_PLANS = ()  # random weights write no plans, which would stop the run
     length = PROMPT + CAP
     part = Student(str(folder), bits=32 if tiny else 4, max_length=length, lora_rank=RANK, lora_alpha=RANK)
     loaded = load_student(part, training=True)
@@ -110,11 +110,11 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     )
     rows = asked(loaded, STEPS * PROMPTS, PROMPT)
     grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
-    grpo.order = lambda count, draws, seed: list(range(draws))  # as the other has them
-    made = grpo._trainer
+    grpo.order = lambda count, draws, seed: list(range(draws))  # as on the plain side
+    make_trainer = grpo._trainer
 
     def watched(*given: Any) -> Any:
-        trainer = made(*given)
+        trainer = make_trainer(*given)
         shares.sampled(trainer)
         return trainer
 
@@ -127,7 +127,7 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     grpo.train(
         loaded,
         rows,
-        grpo.Rewards(lambda most: rewards.of(settings, rows, max_completion=most), rewards.right_answer),
+        grpo.Rewards(lambda limit: rewards.of(settings, rows, max_completion=limit), rewards.right_answer),
         settings,
         out,
         Training(max_length=length, checkpointing=True, reporter=Reporter(metric=metric, say=lambda line: None)),
@@ -135,7 +135,7 @@ def ours(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
 
 
 def plain(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
-    """TRL's documentation, with the same settings said."""
+    """Train as in TRL's documentation, with the same settings."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -205,21 +205,21 @@ def plain(folder: Path, shares: Shares, out: Path, tiny: bool) -> None:
     )
     for weight in trainer.model.parameters():
         if weight.requires_grad:
-            weight.data = weight.data.float()  # as ours; TRL makes an adapter bf16
+            weight.data = weight.data.float()  # as ours; TRL's adapters are bf16
     shares.sampled(trainer)
     trainer.train()
 
 
-# --- writing it down --------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def write_down(work: Path, tiny: bool) -> None:
-    """Medians of the rounds, and the ratio of each round's pair."""
-    found = whole(known(work, "grpo"))
+    """Write the medians of the rounds, and the ratio of each round's pair."""
+    results = whole(known(work, "grpo"))
     table = []
-    for student in dict.fromkeys(one["student"] for one in found.values()):
+    for student in dict.fromkeys(run["student"] for run in results.values()):
         runs = {
-            side: {name.split()[-1]: one for name, one in found.items() if name.startswith(f"{student} {side} ")}
+            side: {name.split()[-1]: run for name, run in results.items() if name.startswith(f"{student} {side} ")}
             for side in SIDES
         }
         ratios = sorted(
@@ -228,33 +228,33 @@ def write_down(work: Path, tiny: bool) -> None:
         )
         times = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})" if ratios else ""
         for side in (side for side in SIDES if runs[side]):
-            ones = list(runs[side].values())
-            sampling = median(one["sampling"] for one in ones)
+            rounds = list(runs[side].values())
+            sampling = median(run["sampling"] for run in rounds)
             table.append(
                 (
                     f"{student}, {side}",
-                    len(ones),
-                    f"{sum(one['tokens'] for one in ones) / sum(one['asked_tokens'] for one in ones):.1%}",
-                    f"{median(one['tokens_a_second'] for one in ones):.1f}",
+                    len(rounds),
+                    f"{sum(run['tokens'] for run in rounds) / sum(run['asked_tokens'] for run in rounds):.1%}",
+                    f"{median(run['tokens_a_second'] for run in rounds):.1f}",
                     f"{sampling:.0%}",
                     f"{1 - sampling:.0%}",
-                    f"{max(one['allocated_gib'] for one in ones):.2f}",
+                    f"{max(run['allocated_gib'] for run in rounds):.2f}",
                     times if side == "unsloth" else "",
                 )
             )
-    columns = ("student and side", "rounds", "of the cap sampled", "tokens a second of a step", "of it sampling")
-    columns += ("learning and the rest", "peak, GiB", "times as fast")
+    columns = ("student and side", "rounds", "share of the cap", "tokens per second of a step", "sampling")
+    columns += ("training and the rest", "peak, GiB", "times as fast")
     card.write_down(
         "grpo",
         work,
         tiny=tiny,
-        about="GRPO through Unsloth beside plain TRL + PEFT + bitsandbytes, random weights of the true shapes.",
+        about="GRPO: Unsloth and plain TRL + PEFT + bitsandbytes compared, random weights of the true shapes.",
         command="python -m benchmarks.gpu.grpo --work DIR",
-        found={"found": found},
+        found={"found": results},
         text=markdown(columns, table)
-        + f"\n\n{PROMPTS} prompts of {PROMPT} tokens a step in groups of {GROUP}, {CAP} tokens an answer, {ROWS} "
-        f"learned from at once, NF4, rank {RANK} on seven projections, checkpointing, adamw_8bit, bf16; {STEPS} steps "
-        "of which the first is left out. Sampling is the time inside TRL's own call for completions.",
+        + f"\n\n{PROMPTS} prompts of {PROMPT} tokens per step in groups of {GROUP}, {CAP} tokens per answer, "
+        f"micro-batches of {ROWS}, NF4, rank {RANK} on seven projections, checkpointing, adamw_8bit, bf16; {STEPS} "
+        "steps, the first not timed. Sampling is the time inside TRL's own generation call.",
     )
 
 

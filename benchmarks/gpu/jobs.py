@@ -1,10 +1,10 @@
-"""Processes of a benchmark: each measures one thing and prints it as JSON; what was found once is not asked again.
+"""Run a benchmark's processes: each measures one thing and prints it as JSON; results are kept, not measured again.
 
-found = measured([Job("qwen3_4b_sft 22.5", "benchmarks.gpu.fits", ("--one", ...))], work, "fits", at_once=6, ends=...)
+results = measured([Job("qwen3_4b_sft 22.5", "benchmarks.gpu.fits", ("--one", ...))], work, "fits", at_once=6, ends=...)
     -> {"qwen3_4b_sft 22.5": {"fits": True, "allocated_gib": 5.1, ...}}         and work/fits.jsonl has it
 
-Several at once where only memory or answers are looked at; one after the other where seconds are. A job that would not
-end before `ends` is not begun, and one that failed is asked again next time. What they print goes to work/logs.
+They run at once where only memory or answers matter, one after the other where seconds do. A job that would not end
+before `ends` is not started, and a failed one runs again next time. Their output goes to work/logs.
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any
 
 from plantune_lite.files import read_jsonl
 
-_TAIL = 1500  # characters of a log that say why
+_TAIL = 1500  # characters of a log, kept as the error
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "UNSLOTH_DISABLE_STATISTICS": "1",
@@ -33,54 +33,54 @@ _QUIET = {
 
 @dataclass(frozen=True)
 class Job:
-    """One process."""
+    """Describe a process."""
 
     name: str
     module: str
     arguments: tuple[str, ...]
-    needs: float = 60.0  # seconds; with less than that left it is not begun
-    most: float = 400.0  # seconds
+    needs: float = 60.0  # seconds; it is not started with less left
+    limit: float = 400.0  # seconds
     environ: tuple[tuple[str, str], ...] = ()
-    makes: Path | None = None  # a file that others need: where it was lost, the job is asked again
+    makes: Path | None = None  # a file that others need: if it is lost, the job runs again
 
 
 def measured(
     jobs: Sequence[Job], work: Path, name: str, *, at_once: int = 1, ends: float = math.inf
 ) -> dict[str, dict[str, Any]]:
-    """What each job found, this time or earlier; those that failed have an "error"."""
-    before = whole(known(work, name))
-    there = [job for job in jobs if job.name in before and (job.makes is None or job.makes.is_file())]
-    found = {job.name: before[job.name] for job in there}
+    """Return each job's result, from this call or an earlier one; failed jobs have an "error"."""
+    earlier = whole(known(work, name))
+    done = [job for job in jobs if job.name in earlier and (job.makes is None or job.makes.is_file())]
+    results = {job.name: earlier[job.name] for job in done}
     work.mkdir(parents=True, exist_ok=True)
-    for job, one in _done([job for job in jobs if job.name not in found], work, at_once, ends):
-        found[job.name] = {"job": job.name, **one}
-        print(json.dumps(found[job.name])[:400], flush=True)
+    for job, result in _done([job for job in jobs if job.name not in results], work, at_once, ends):
+        results[job.name] = {"job": job.name, **result}
+        print(json.dumps(results[job.name])[:400], flush=True)
         with open(work / f"{name}.jsonl", "a", encoding="utf-8") as out:
-            out.write(json.dumps(found[job.name]) + "\n")
-    return found
+            out.write(json.dumps(results[job.name]) + "\n")
+    return results
 
 
 def known(work: Path, name: str) -> dict[str, dict[str, Any]]:
-    """What was found earlier, of a job that was asked again the last."""
+    """Read the results of earlier calls; of a job that ran again, the last."""
     file = work / f"{name}.jsonl"
     return {row["job"]: row for row in read_jsonl(file)} if file.is_file() else {}
 
 
-def whole(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Those that were measured."""
-    return {name: one for name, one in found.items() if "error" not in one}
+def whole(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Keep the results without an error."""
+    return {name: result for name, result in results.items() if "error" not in result}
 
 
 def _done(jobs: Sequence[Job], work: Path, at_once: int, ends: float) -> Iterable[tuple[Job, dict[str, Any]]]:
     with ThreadPoolExecutor(at_once) as pool:
         waiting = {pool.submit(_run, job, work, at_once, ends): job for job in jobs}
         for future in as_completed(waiting):
-            if (one := future.result()) is not None:
-                yield waiting[future], one
+            if (result := future.result()) is not None:
+                yield waiting[future], result
 
 
 def _run(job: Job, work: Path, at_once: int, ends: float) -> dict[str, Any] | None:
-    """Run one process; None where there is no time for it."""
+    """Run a process; return None if no time is left for it."""
     left = ends - time.monotonic()
     if left < job.needs:
         return None
@@ -96,11 +96,11 @@ def _run(job: Job, work: Path, at_once: int, ends: float) -> dict[str, Any] | No
             env={**_environ(log, at_once), **dict(job.environ)},
         )
         try:
-            process.wait(min(left, job.most))
+            process.wait(min(left, job.limit))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            return {"error": f"not done after {min(left, job.most):.0f} s"}
+            return {"error": f"not finished after {min(left, job.limit):.0f} s"}
     return _read(log, process.returncode, round(time.monotonic() - began, 1))
 
 
@@ -113,10 +113,10 @@ def _environ(log: Path, at_once: int) -> dict[str, str]:
 
 
 def _read(log: Path, code: int, seconds: float) -> dict[str, Any]:
-    """The last line of JSON in what a process printed."""
+    """Parse the last line of JSON that a process printed."""
     text = log.read_text(encoding="utf-8", errors="replace")
     if code == 0:
         for line in reversed(text.splitlines()):
             if line.startswith('{"'):
                 return {**json.loads(line), "process_seconds": seconds}
-    return {"error": text[-_TAIL:] or f"it ended with {code} and said nothing"}
+    return {"error": text[-_TAIL:] or f"exit status {code}, no output"}

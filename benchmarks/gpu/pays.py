@@ -1,25 +1,25 @@
-"""Does planning pay on real gsm8k? SmolLM2-135M: untuned, baseline, M1, M2, GRPO; SFT with three seeds.
+"""Measure whether planning pays on real gsm8k. SmolLM2-135M: untuned, baseline, M1, M2, GRPO; SFT with three seeds.
 
-    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR               # resumes where it was cut off
+    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR               # resumes after a stop
     PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --part sft --seed 0
     PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --tiny        # on a CPU: does the script run?
-    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --write       # the table, of what is there
+    PLANTUNE_DATA=FOLDER python -m benchmarks.gpu.pays --work DIR --write       # the page, from what is there
 
-FOLDER holds gsm8k_train.jsonl and gsm8k_test.jsonl, all of whose problems are asked. Plans come from the data set's own
-sub-questions (teacher "worked", which asks nobody). Rates are chosen on train problems that are kept apart, never on
-test. The parts, in this order; several processes share the card, and no call need take more than nine minutes:
+FOLDER holds gsm8k_train.jsonl and gsm8k_test.jsonl, whose problems are all used. Plans come from the data set's own
+sub-questions (teacher "worked", which calls no model). Learning rates are chosen on held-out train problems, never on
+test. The parts, in this order; several processes share the GPU, and no call needs more than nine minutes:
 
-    choose       the learning rate of each arm, on the problems kept apart
+    choose       the learning rate of each arm, on the held-out problems
     untuned      the three prompts of the untuned model
     sft          baseline (the data set's solutions), M1 (plan, then solution), M2 (plan alone), three seeds
     grpo         from M1: R_ans, R_ans + R_plan, guided (PTA-GRPO): 100 steps of 32 completions, the same for all
-    use          does the plan do the work: own, none, another problem's, dropped
-    filter       M1 taught what it says itself: unfiltered, plans that score well, and of these the right answers
+    use          whether answers depend on the plan: own, none, another problem's, shortened
+    filter       M1 trained on its own replies: unfiltered, plans that score well, and of these the right answers
     mixed        M1 with as many practice problems in the same number of steps
 
-The arms see the same problems and learned tokens, as in benchmarks/arms.py. Nobody scores the plans of `worked`, so the
-filters are asked about M1's own plans, scored by their likeness to the data set's; and its working is the data set's,
-so the control is the baseline word for word, but for rows that the page counts. Unmeasured so far.
+The arms see the same problems and learned tokens, as in benchmarks/arms.py. Plans of `worked` have no scores, so the
+filters judge M1's own plans, scored by their similarity to the data set's; and its working is the data set's, so the
+control equals the baseline word for word, except for rows that the page counts. Unmeasured so far.
 """
 
 import argparse
@@ -35,54 +35,54 @@ from benchmarks.gpu.pays_student import GRPO_RATE, IN_MINIATURE, run
 from benchmarks.gpu.pays_table import FILTERS, REWARDS, SEEDS, UNTUNED
 
 PARTS = ("choose", "untuned", "sft", "grpo", "use", "filter", "mixed")
-AT_ONCE = 6  # their seconds say nothing, their answers do
-MOST_PROCESS = 540.0  # seconds; what is not done by then goes on next time
+AT_ONCE = 6  # only answers matter, not seconds
+PROCESS_LIMIT = 540.0  # seconds; what is unfinished resumes in the next call
 
 
 def main(given: list[str] | None = None) -> None:
-    """The parts that are asked for, and the table."""
+    """Run the parts given, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.pays")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--part", nargs="+", default=list(PARTS), choices=PARTS)
     parser.add_argument("--seed", type=int, choices=SEEDS, help="only this seed of sft, filter and mixed")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--at-once", type=int, default=AT_ONCE)
-    parser.add_argument("--write", action="store_true", help="only write down what is there")
+    parser.add_argument("--write", action="store_true", help="only write the page, from what is there")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    asked = parser.parse_args(given)
-    sizes = TINY if asked.tiny else FULL
-    if asked.one:
-        print(json.dumps(run(asked.one.split(), asked.work, sizes, asked.tiny)))
+    options = parser.parse_args(given)
+    sizes = TINY if options.tiny else FULL
+    if options.one:
+        print(json.dumps(run(options.one.split(), options.work, sizes, options.tiny)))
         return
-    if not asked.write:
+    if not options.write:
         from benchmarks.gpu.shapes import written
 
-        ends = time.monotonic() + 60 * asked.minutes
-        card.noted(asked.work)
-        if asked.tiny:  # else the first processes would all make it at once
-            written(IN_MINIATURE, asked.work, tiny=True)
-        corpora(asked.work, sizes)
-        for part in [part for part in asked.part for _ in range(2)]:  # once more after what it goes on from
-            jobs = [_job(name, asked) for name in names(part, asked.work, sizes, asked.seed)]
-            measured(jobs, asked.work, "pays", at_once=asked.at_once, ends=ends)
+        ends = time.monotonic() + 60 * options.minutes
+        card.noted(options.work)
+        if options.tiny:  # else the first processes would all write it at once
+            written(IN_MINIATURE, options.work, tiny=True)
+        corpora(options.work, sizes)
+        for part in [part for part in options.part for _ in range(2)]:  # again once what it starts from is there
+            jobs = [_job(name, options) for name in names(part, options.work, sizes, options.seed)]
+            measured(jobs, options.work, "pays", at_once=options.at_once, ends=ends)
     _, _, test = split(sizes)
-    pays_table.write_down(asked.work, test, whole(known(asked.work, "pays")), told(sizes), tiny=asked.tiny)
+    pays_table.write_down(options.work, test, whole(known(options.work, "pays")), told(sizes), tiny=options.tiny)
 
 
-def _job(name: str, asked: argparse.Namespace) -> Job:
-    arguments = ("--work", str(asked.work), "--one", name, *["--tiny"] * asked.tiny)
-    made = {f"sft {arm} 0": adapter(arm, asked.work) for arm in ("m1", "m2")} | {"own m1": filters(asked.work)}
-    return Job(name, "benchmarks.gpu.pays", arguments, needs=90, most=MOST_PROCESS, makes=made.get(name))
+def _job(name: str, options: argparse.Namespace) -> Job:
+    arguments = ("--work", str(options.work), "--one", name, *["--tiny"] * options.tiny)
+    makes = {f"sft {arm} 0": adapter(arm, options.work) for arm in ("m1", "m2")} | {"own m1": filters(options.work)}
+    return Job(name, "benchmarks.gpu.pays", arguments, needs=90, limit=PROCESS_LIMIT, makes=makes.get(name))
 
 
 def adapter(arm: str, work: Path) -> Path:
-    """What others go on from: too large for some machines to give back, and then it is trained again."""
+    """Return the adapter that others start from; where it was too large to bring back, it is trained again."""
     return work / f"{arm}0" / "adapter_model.safetensors"
 
 
 def names(part: str, work: Path, sizes: Sizes, seed: int | None) -> list[str]:
-    """What a part is made of; first what it goes on from, and nothing where not even that can be made yet."""
+    """List the jobs of a part: first those it starts from, or none if these cannot run yet."""
     done = whole(known(work, "pays"))
     seeds = sizes.seeds if seed is None else (seed,)
     chosen = {arm for arm in ("baseline", "m1", "m2") if all(f"choose {arm} {rate}" in done for rate in sizes.rates)}
@@ -104,7 +104,7 @@ def names(part: str, work: Path, sizes: Sizes, seed: int | None) -> list[str]:
 
 
 def told(sizes: Sizes) -> dict[str, Any]:
-    """The settings that the page names."""
+    """Return the settings that the page names."""
     return {**vars(sizes), "grpo_rate": GRPO_RATE}
 
 

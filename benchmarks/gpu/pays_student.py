@@ -1,4 +1,4 @@
-"""What one process of benchmarks/gpu/pays.py does with the student: train it, reinforce it, ask it.
+"""Run one process of benchmarks/gpu/pays.py: SFT, GRPO or evaluation of the student.
 
 run("sft m1 0".split(), work, FULL, tiny=False) -> {"accuracy": 0.08, "rate": 0.0005, "loss": 0.41, ...}
 """
@@ -15,39 +15,39 @@ from plantune_lite.evaluate.answers import Asking
 from plantune_lite.plan import completion_text
 from plantune_lite.types import Sampling
 
-IN_MINIATURE = "qwen3_4b"  # whose family stands in for SmolLM2
-GRPO_RATE = 2e-5  # that of benchmarks/grpo_rewards.py: all rewards have the same
-TRIED_AT = 0.7  # temperature of what M1 says for the filters
-ANSWERED_AT_ONCE = 512  # replies: a large card, and a small student
+IN_MINIATURE = "qwen3_4b"  # its family stands in for SmolLM2
+GRPO_RATE = 2e-5  # that of benchmarks/grpo_rewards.py, for all rewards
+TRIED_AT = 0.7  # temperature of M1's replies for the filters
+ANSWERED_AT_ONCE = 512  # replies: a large GPU and a small student
 
 
 def run(job: list[str], work: Path, sizes: Sizes, tiny: bool) -> dict[str, Any]:
-    """One training, or one model asked."""
+    """Train or evaluate one model."""
     from plantune_lite.student import generate
 
     generate.AT_ONCE = ANSWERED_AT_ONCE
     kind, name, *rest = job
-    one = _Process(work, sizes, tiny)
+    process = _Process(work, sizes, tiny)
     if kind == "choose":
-        return one.tuned(work / f"choose {name} {rest[0]}", name, float(rest[0]), 0, choosing=True)
+        return process.train_sft(work / f"choose {name} {rest[0]}", name, float(rest[0]), 0, choosing=True)
     if kind == "sft":
-        return one.tuned(work / f"{name}{rest[0]}", name, _rate(name, work, sizes), int(rest[0]))
+        return process.train_sft(work / f"{name}{rest[0]}", name, _rate(name, work, sizes), int(rest[0]))
     if kind == "grpo":
-        return one.reinforced(work / f"grpo {name}", name)
+        return process.train_grpo(work / f"grpo {name}", name)
     if kind == "own":
-        return one.own()
-    return one.untuned(name) if kind == "untuned" else one.use(name)
+        return process.own()
+    return process.untuned(name) if kind == "untuned" else process.use(name)
 
 
 def _rate(arm: str, work: Path, sizes: Sizes) -> float:
-    """The rate with which most problems that were kept apart are solved; a mix has M1's, and so has what it said."""
+    """Return the rate that solves most held-out problems; the mix and the filters use M1's."""
     arm = "m1" if arm == "mixed" or arm in FILTERS else arm
     done = known(work, "pays")
     return float(max(sizes.rates, key=lambda rate: done[f"choose {arm} {rate}"]["accuracy"]))
 
 
 class _Process:
-    """What one process does with the student."""
+    """Hold the student's settings and the problems of a process."""
 
     def __init__(self, work: Path, sizes: Sizes, tiny: bool) -> None:
         from benchmarks.gpu.shapes import written
@@ -64,11 +64,11 @@ class _Process:
         return load_student(self.part, room=2048, say=lambda line: None, **how)
 
     def untuned(self, mode: str) -> dict[str, Any]:
-        """The student as it comes, with one of its prompts."""
-        return self.asked(self.load(), self.test, mode, self.work / "untuned" / f"{mode}.jsonl")
+        """Evaluate the untuned student with one of its prompts."""
+        return self.evaluate(self.load(), self.test, mode, self.work / "untuned" / f"{mode}.jsonl")
 
-    def tuned(self, out: Path, arm: str, rate: float, seed: int, choosing: bool = False) -> dict[str, Any]:
-        """One arm, and its answers."""
+    def train_sft(self, out: Path, arm: str, rate: float, seed: int, choosing: bool = False) -> dict[str, Any]:
+        """Train an arm and evaluate it."""
         import torch
 
         from plantune_lite.files import read_jsonl, write_whole
@@ -82,29 +82,29 @@ class _Process:
             start = self.work / "m10" if arm in FILTERS else None
             steps = self.sizes.filter_steps if arm in FILTERS else self.sizes.steps
             loaded = self.load(training=True, adapter=start, seed=seed)
-            at_once = self._rows_a_step(loaded.tokenizer, arm, rows)
-            part = SFT(max_steps=steps, batch_size=at_once, accumulate=1, learning_rate=rate, save_steps=150)
+            rows_a_step = self._rows_a_step(loaded.tokenizer, arm, rows)
+            part = SFT(max_steps=steps, batch_size=rows_a_step, accumulate=1, learning_rate=rate, save_steps=150)
             training = Training(seed=seed, max_length=self.sizes.length, reporter=Reporter(say=_nothing))
             summary = sft.train(loaded, rows, part, out, training)
-            write_whole(out / "summary.json", json.dumps({**summary, "rate": rate, "rows_a_step": at_once}) + "\n")
+            write_whole(out / "summary.json", json.dumps({**summary, "rate": rate, "rows_a_step": rows_a_step}) + "\n")
         else:
             loaded = self.load(adapter=out)
         suite, file = (self.apart, "apart.jsonl") if choosing else (self.test, "test.jsonl")
-        told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        return {**self.asked(loaded, suite, ARMS[arm].mode, out / file), "rate": rate, "loss": told["loss_last"]}
+        saved = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return {**self.evaluate(loaded, suite, ARMS[arm].mode, out / file), "rate": rate, "loss": saved["loss_last"]}
 
     def _rows_a_step(self, tokenizer: Any, arm: str, rows: list[dict]) -> int:
-        """As many learned tokens a step as M1's rows have."""
+        """Return the rows per step that have as many learned tokens as M1's."""
         from plantune_lite.files import read_jsonl
 
-        def a_row(some: list[dict]) -> float:
-            return mean(len(ids) + 1 for ids in tokenizer([completion_text(row) for row in some])["input_ids"])
+        def a_row(rows: list[dict]) -> float:
+            return mean(len(ids) + 1 for ids in tokenizer([completion_text(row) for row in rows])["input_ids"])
 
         of_m1 = a_row(list(read_jsonl(self.work / "rows" / "m1" / "train.jsonl")))
         return max(1, round(self.sizes.m1_rows * of_m1 / a_row(rows)))
 
-    def reinforced(self, out: Path, reward: str) -> dict[str, Any]:
-        """One reward, from M1's first seed."""
+    def train_grpo(self, out: Path, reward: str) -> dict[str, Any]:
+        """Run GRPO with a reward, from M1's first seed."""
         import torch
 
         from plantune_lite.files import read_jsonl, write_whole
@@ -125,7 +125,7 @@ class _Process:
             max_completion=sizes.completion,
             save_steps=20,
         )
-        if self.tiny:  # it solves nothing in so few tokens
+        if self.tiny:  # so few tokens solve no problem
             grpo.prompt_selection.solved_at_times = lambda student, rows, *given, **named: list(rows)
         if not (out / "summary.json").is_file():
             torch.manual_seed(0)
@@ -133,25 +133,25 @@ class _Process:
             summary = grpo.train(
                 self.load(training=True, adapter=start),
                 rows,
-                grpo.Rewards(lambda most: rewards.of(part, rows, max_completion=most), rewards.right_answer),
+                grpo.Rewards(lambda limit: rewards.of(part, rows, max_completion=limit), rewards.right_answer),
                 part,
                 out,
                 Training(max_length=sizes.length, reporter=reporter),
             )
             write_whole(out / "summary.json", json.dumps(summary) + "\n")
-        told = json.loads((out / "summary.json").read_text(encoding="utf-8"))
-        return {**self.asked(self.load(adapter=out), self.test, "m1", out / "test.jsonl"), "training": told["line"]}
+        saved = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+        return {**self.evaluate(self.load(adapter=out), self.test, "m1", out / "test.jsonl"), "training": saved["line"]}
 
     def own(self) -> dict[str, Any]:
-        """M1's answers to train problems, several each, and of these what each filter keeps."""
+        """Sample several of M1's answers per train problem, and write the rows that each filter keeps."""
         from plantune_lite.evaluate import modes
 
         out = own_answers(self.work)
-        asked = self.train[: self.sizes.own_problems]
+        problems = self.train[: self.sizes.own_problems]
         figures = modes.evaluate_problems(
-            # In miniature it says nothing that is a plan.
-            _as_the_data_set(asked) if self.tiny else self.load(adapter=out.parent).generate,
-            asked,
+            # In miniature its replies hold no plan.
+            _as_the_data_set(problems) if self.tiny else self.load(adapter=out.parent).generate,
+            problems,
             mode="m1",
             out=out,
             how=Asking(
@@ -164,7 +164,7 @@ class _Process:
         return {"line": figures["line"]}
 
     def use(self, arm: str) -> dict[str, Any]:
-        """The student's plans taken away, exchanged, shortened."""
+        """Remove, swap and shorten the student's plans."""
         from plantune_lite.evaluate import interventions
         from plantune_lite.files import read_records
         from plantune_lite.types import Score
@@ -183,8 +183,8 @@ class _Process:
             how=Asking(sampling=Sampling(max_tokens=self.sizes.tokens), model=out.name, chunk=len(self.test)),
         )
 
-    def asked(self, loaded: Any, problems: list[Any], mode: str, out: Path) -> dict[str, Any]:
-        """Greedy answers, graded."""
+    def evaluate(self, loaded: Any, problems: list[Any], mode: str, out: Path) -> dict[str, Any]:
+        """Grade the greedy answers."""
         from plantune_lite.evaluate import modes
 
         figures = modes.evaluate_problems(
@@ -208,12 +208,12 @@ def _as_the_data_set(problems: list[Any]) -> Any:
     from plantune_lite.plan import question_text, render
     from plantune_lite.types import Reply
 
-    told = {question_text(one): worked.plan_of(one) for one in problems}
+    plans = {question_text(problem): worked.plan_of(problem) for problem in problems}
     return lambda prompts, sampling: [
-        [Reply(text=render(said.plan, said.execution))] * sampling.n
-        for said in (told[prompt[-1]["content"]] for prompt in prompts)
+        [Reply(text=render(solution.plan, solution.execution))] * sampling.n
+        for solution in (plans[prompt[-1]["content"]] for prompt in prompts)
     ]
 
 
 def _nothing(line: str) -> None:
-    """Nobody reads along."""
+    """Discard the line."""

@@ -1,13 +1,13 @@
-"""SFT on a CUDA card: Unsloth, as ours uses it, beside plain TRL + PEFT + bitsandbytes; random weights of true shapes.
+"""Compare our SFT on a CUDA GPU (Unsloth) with plain TRL + PEFT + bitsandbytes; random weights of the true shapes.
 
-    python -m benchmarks.gpu.sft --work DIR            # eight minutes; resumes where it was cut off
+    python -m benchmarks.gpu.sft --work DIR            # eight minutes; resumes after a stop
     python -m benchmarks.gpu.sft --work DIR --students qwen3_4b --lengths 2048
     python -m benchmarks.gpu.sft --work DIR --tiny     # on a CPU, in miniature: does the script run?
 
 Both sides: 4-bit NF4, LoRA rank 32 on seven projections, batch 2, checkpointing on, adamw_8bit, bf16, no packing, the
-same rows of one length, in turn, a process each. What is measured: label tokens a second over the steps after the
-second, and the peak that torch has allocated after loading. Goal at 2,048 tokens: 1.5 times the speed at 0.6 of the
-memory. Unmeasured so far.
+same rows of one length, in turn, each in its own process. Measures label tokens per second of the steps after the
+second, and torch's peak allocation after loading. Goal at 2,048 tokens: 1.5 times the speed at 0.6 of the memory.
+Unmeasured so far.
 """
 
 import argparse
@@ -29,49 +29,49 @@ ROUNDS, BATCH, STEPS, WARM, RANK = 1, 2, 12, 2, 32
 
 
 def main(given: list[str] | None = None) -> None:
-    """Each length, student and side in a process of its own."""
+    """Run each length, student and side in its own process."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.sft")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--students", nargs="+", default=list(STUDENTS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--minutes", type=float, default=9.0)
-    parser.add_argument("--write", action="store_true", help="only write down what is there")
+    parser.add_argument("--write", action="store_true", help="only write the page, from what is there")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--one", nargs=3, metavar=("STUDENT", "LENGTH", "SIDE"), help=argparse.SUPPRESS)
-    asked = parser.parse_args(given)
-    if asked.one:
-        student, length, side = asked.one
-        print(json.dumps(run(student, int(length), side, asked.work, asked.tiny)))
+    options = parser.parse_args(given)
+    if options.one:
+        student, length, side = options.one
+        print(json.dumps(run(student, int(length), side, options.work, options.tiny)))
         return
-    if not asked.write:
-        measure(asked)
-    write_down(asked.work, asked.tiny)
+    if not options.write:
+        measure(options)
+    write_down(options.work, options.tiny)
 
 
-def measure(asked: argparse.Namespace) -> None:
-    """What is not measured yet, one process after the other."""
+def measure(options: argparse.Namespace) -> None:
+    """Measure what is missing, one process after the other."""
     from benchmarks.gpu.shapes import written
 
-    ends = time.monotonic() + 60 * asked.minutes
-    card.noted(asked.work)
-    jobs = []
-    for number in range(asked.rounds):
-        for length in asked.lengths:
-            for student in asked.students:
+    ends = time.monotonic() + 60 * options.minutes
+    card.noted(options.work)
+    jobs, shared = [], ("--work", str(options.work), *["--tiny"] * options.tiny)
+    for number in range(options.rounds):
+        for length in options.lengths:
+            for student in options.students:
                 for side in SIDES if number % 2 == 0 else reversed(SIDES):
-                    one = ("--work", str(asked.work), "--one", student, str(length), side, *["--tiny"] * asked.tiny)
-                    jobs.append(Job(f"{student} {length} {side} {number}", "benchmarks.gpu.sft", one, needs=75))
-    for student in asked.students:
-        written(student, asked.work, tiny=asked.tiny)
-    measured(jobs, asked.work, "sft", ends=ends)
+                    arguments = (*shared, "--one", student, str(length), side)
+                    jobs.append(Job(f"{student} {length} {side} {number}", "benchmarks.gpu.sft", arguments, needs=75))
+    for student in options.students:
+        written(student, options.work, tiny=options.tiny)
+    measured(jobs, options.work, "sft", ends=ends)
 
 
 # --- in the process ---------------------------------------------------------------------------------------------------
 
 
 def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict[str, Any]:
-    """One training on one side."""
+    """Train on one side."""
     from benchmarks.gpu.shapes import rows, written
 
     folder = written(student, work, tiny=tiny)
@@ -91,7 +91,7 @@ def run(student: str, length: int, side: str, work: Path, tiny: bool) -> dict[st
 
 
 def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> list[float]:
-    """As the recipes train: Unsloth where there is a card."""
+    """Train as the recipes do: with Unsloth if there is a GPU."""
     from plantune_lite.recipe.schema import SFT, Student
     from plantune_lite.runs.job import Reporter, Training
     from plantune_lite.student.load import load_student
@@ -103,18 +103,12 @@ def ours(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> 
     ended: list[float] = []
     settings = SFT(max_steps=STEPS, batch_size=BATCH, accumulate=1, save_steps=10 * STEPS)
     reporter = Reporter(metric=lambda step, **figures: ended.append(time.perf_counter()), say=lambda line: None)
-    sft.train(
-        loaded,
-        data,
-        settings,
-        out,
-        Training(max_length=length + 64, checkpointing=True, reporter=reporter),
-    )
+    sft.train(loaded, data, settings, out, Training(max_length=length + 64, checkpointing=True, reporter=reporter))
     return ended
 
 
 def plain(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) -> list[float]:
-    """TRL's documentation, with the same settings said."""
+    """Train as in TRL's documentation, with the same settings."""
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import TrainerCallback
@@ -164,22 +158,22 @@ def plain(folder: Path, data: list[dict], length: int, out: Path, tiny: bool) ->
     return ended
 
 
-# --- writing it down --------------------------------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------------------
 
 
 def write_down(work: Path, tiny: bool) -> None:
-    """Both sides of each shape and length, and their ratios."""
-    found = whole(known(work, "sft"))
+    """Write both sides of each shape and length, and their ratios."""
+    done = whole(known(work, "sft"))
     table = []
-    for student, length in dict.fromkeys((one["student"], one["length"]) for one in found.values()):
+    for student, length in dict.fromkeys((run["student"], run["length"]) for run in done.values()):
         sides = {
             side: [
-                one for one in found.values() if (one["student"], one["length"], one["side"]) == (student, length, side)
+                run for run in done.values() if (run["student"], run["length"], run["side"]) == (student, length, side)
             ]
             for side in SIDES
         }
-        speed = {side: median(one["tokens_a_second"] for one in ones) for side, ones in sides.items() if ones}
-        peak = {side: max(one["allocated_gib"] for one in ones) for side, ones in sides.items() if ones}
+        speed = {side: median(run["tokens_a_second"] for run in runs) for side, runs in sides.items() if runs}
+        peak = {side: max(run["allocated_gib"] for run in runs) for side, runs in sides.items() if runs}
         both = len(speed) == len(SIDES)
         table.append(
             (
@@ -196,12 +190,12 @@ def write_down(work: Path, tiny: bool) -> None:
         "sft",
         work,
         tiny=tiny,
-        about="QLoRA SFT through Unsloth beside plain TRL + PEFT + bitsandbytes, random weights of the true shapes.",
+        about="QLoRA SFT: Unsloth and plain TRL + PEFT + bitsandbytes compared, random weights of the true shapes.",
         command="python -m benchmarks.gpu.sft --work DIR",
-        found={"found": found},
+        found={"found": done},
         text=markdown(columns, table)
         + f"\n\nBatch {BATCH}, rank {RANK} on seven projections, NF4, checkpointing, adamw_8bit, bf16, rows of one "
-        f"length, {STEPS} steps of which {WARM} are left out. The plain side's loss is TRL's chunked_nll.",
+        f"length, {STEPS} steps, the first {WARM} not timed. The plain side's loss is TRL's chunked_nll.",
     )
 
 

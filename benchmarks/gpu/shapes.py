@@ -1,11 +1,11 @@
-"""Students of the true shapes with random weights, as folders: what a GPU has to hold does not depend on their values.
+"""Write students of the true shapes with random weights as folders: memory does not depend on the weights' values.
 
 folder = written("qwen3_4b", Path("work"))     config.json, safetensors, a byte-level tokenizer with the family's turns
 folder = written("qwen3_4b", Path("work"), tiny=True)     the family in miniature, to try a benchmark on a CPU
-filled(student, 24, 1024)     rows of exactly so many tokens        asked(student, 8, 256)     prompts of so many
+filled(student, 24, 1024)     rows of exactly 1,024 tokens        asked(student, 8, 256)     prompts of exactly 256
 
-Weights are drawn on the card where there is one. transformers is imported late: a process that trains gets Unsloth
-first, and finds the folder made.
+Weights are drawn on the GPU if there is one. transformers is imported late: a process that trains imports Unsloth first
+and finds the folder written.
 """
 
 import gc
@@ -18,22 +18,22 @@ from plantune_lite.estimate import shapes
 from plantune_lite.student import presets
 
 STUDENTS = ("gemma3_1b", "qwen3_4b", "qwen2_5_7b")
-_POSITIONS = {"gemma3_1b": 32_768, "qwen3_4b": 262_144, "qwen2_5_7b": 32_768}  # as their config.json have them
+_POSITIONS = {"gemma3_1b": 32_768, "qwen3_4b": 262_144, "qwen2_5_7b": 32_768}  # as in their config.json
 _SYSTEM = {"role": "system", "content": "You plan."}
 
 
 def written(student: str, work: Path, *, tiny: bool = False) -> Path:
-    """The folder of a student's shape, made where it is not there yet."""
+    """Write the folder of a student's shape unless it exists, and return it."""
     folder = work / (f"{student}-tiny" if tiny else student)
     if not (folder / "config.json").is_file():
         from transformers import AutoModelForCausalLM
 
         with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
             model = AutoModelForCausalLM.from_config(config(student, tiny=tiny), dtype=torch.bfloat16)
-        half = folder.with_name(f".{folder.name}")  # a process that was cut off leaves no half of a student
-        tokenizer(student).save_pretrained(half)
-        model.save_pretrained(half)
-        half.rename(folder)
+        partial = folder.with_name(f".{folder.name}")  # a stopped process leaves no partial student
+        tokenizer(student).save_pretrained(partial)
+        model.save_pretrained(partial)
+        partial.rename(folder)
         del model
         gc.collect()
         torch.cuda.empty_cache()
@@ -41,7 +41,7 @@ def written(student: str, work: Path, *, tiny: bool = False) -> Path:
 
 
 def config(student: str, *, tiny: bool = False) -> Any:
-    """The family's config with the student's sizes."""
+    """Build the family's config with the student's sizes."""
     from transformers import AutoConfig
 
     shape = shapes.of(student)
@@ -62,19 +62,19 @@ def config(student: str, *, tiny: bool = False) -> Any:
 
 
 def tokenizer(student: str) -> Any:
-    """Bytes as tokens, and the tokens of the family's turns: any text goes in, at a known length."""
+    """Build a byte-level tokenizer with the family's turn tokens: any text encodes to a known length."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     preset = presets.find(student)
     special = [preset.pad, preset.turn_end, *preset.stops, "<|im_start|>", "<start_of_turn>", "<bos>", "<eos>"]
     names = [*dict.fromkeys(special), *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in dict.fromkeys(special)])
+    backend = Tokenizer(models.BPE({name: number for number, name in enumerate(names)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in dict.fromkeys(special)])
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=made,
+        tokenizer_object=backend,
         bos_token=preset.bos,
         eos_token=preset.turn_end,
         pad_token=preset.pad,
@@ -85,7 +85,7 @@ def tokenizer(student: str) -> Any:
 
 
 def plainly_loaded(folder: Path, *, tiny: bool) -> tuple[Any, Any]:
-    """The model and its tokenizer as transformers' documentation loads them in 4 bits; in miniature in 32."""
+    """Load the model in 4 bits as in transformers' documentation, and its tokenizer; in miniature in 32 bits."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
     nf4 = BitsAndBytesConfig(
@@ -103,29 +103,29 @@ def plainly_loaded(folder: Path, *, tiny: bool) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(folder)
 
 
-# --- what they are given ----------------------------------------------------------------------------------------------
+# --- rows and prompts -------------------------------------------------------------------------------------------------
 
 
 def rows(count: int, length: int) -> list[dict]:
-    """Rows of about so many tokens each, half of them learned, the same for whoever encodes them."""
-    frame = 120  # the template's own tokens, about; what matters is that all rows are alike
+    """Build rows of about `length` tokens, half of them learned, the same for both sides."""
+    frame = 120  # about the template's own tokens; what matters is that all rows are alike
     prompt = "q" * max(8, length // 2 - frame)
     row = {"prompt": [_SYSTEM, {"role": "user", "content": prompt}], "completion": "a" * (length // 2 - 8)}
     return [dict(row) for _ in range(count)]
 
 
 def filled(student: Any, count: int, length: int) -> list[dict]:
-    """Rows of exactly so many tokens, half of them learned."""
+    """Build rows of exactly `length` tokens, half of them learned."""
     learned = length // 2
     prompts = asked(student, count, length - learned)
-    return [{"prompt": row["prompt"], "completion": "a" * (learned - 1)} for row in prompts]  # and its turn's end
+    return [{"prompt": row["prompt"], "completion": "a" * (learned - 1)} for row in prompts]  # and the end of the turn
 
 
 def asked(student: Any, count: int, length: int) -> list[dict]:
-    """Prompts of exactly so many tokens, with what rewards ask for."""
+    """Build prompts of exactly `length` tokens, with the fields that rewards need."""
     bare = len(student.encode_chat((_SYSTEM, {"role": "user", "content": "0000"})))
     if bare > length:
-        raise ValueError(f"the turns alone are {bare} tokens: ask for prompts longer than {length}")
+        raise ValueError(f"the turns alone take {bare} tokens: a prompt length of {length} is too short")
     return [
         {
             "problem_id": f"filled/{number}",
