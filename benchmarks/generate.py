@@ -192,7 +192,7 @@ def write_down(runs: dict[str, dict[str, dict[str, Any]]], max_tokens: int, *, w
     if written:
         write(
             "generate",
-            command="PLANTUNE_DATA=FOLDER python -m benchmarks.generate",
+            command="PLANTUNE_DATA=FOLDER python -m benchmarks.generate --vllm VENV/bin/python",
             about="Our generator compared with fixed batches, transformers' continuous batching and vLLM, on a CPU.",
             found={
                 "machine": {**machine("torch", "transformers"), "threads": os.environ.get("OMP_NUM_THREADS")},

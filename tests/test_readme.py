@@ -90,6 +90,9 @@ def test_the_figures_are_those_of_the_benchmarks():
     assert len(seeds) == 3 and all(seed["added"]["low"] > 0 for seed in seeds)
     area = figures("alignment")["figures"]["gsm8k, words"]["auroc"]
     assert f"{area['value']:.3f} ({area['low']:.3f} to {area['high']:.3f}) by words alone" in RESULTS
+    ratios = figures("generate")["ratios"]
+    even, varied = (ratios[suite][ratios[suite]["best"]] for suite in ("steps", "varied"))
+    assert f"{even:.2f} and {varied:.2f} times as many; " in RESULTS
     cpl = figures("cpl")
     speed = cpl["speed"]
     assert f"in their first {speed['iterations']} iterations | {speed['ratio']:.2f} times as many" in RESULTS
