@@ -4,8 +4,8 @@ The problems of smollm2_135m. A short SFT on plans makes a student that solves s
 solutions and rewards right answers, which need right plans. The report begins with what GRPO added on the same fresh
 problems: from 43.5 % after the SFT to 68.5 %, the mean of three seeds (benchmarks/grpo_rewards.md), in 37 to 43 minutes
 on two CPU cores. max_completion leaves room above a usual answer, since its last fifth is penalised.
-grpo.reward=answer+plan adds nothing here: likeness by words leaves out the question's own words, of which these plans
-are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
+grpo.reward=answer+plan should add little here (unmeasured): likeness by words leaves out the question's own words, of
+which these plans are made. grpo.reward=guided grpo.group=12 makes groups of plans with several continuations each.
 """
 
 from plantune_lite import GRPO, SFT, Corpus, Distill, Evaluate, Problems, Recipe, Student, run
@@ -26,7 +26,7 @@ RECIPE = Recipe(
         learning_rate=3e-4,
         temperature=0.7,
         max_completion=160,
-        extra={"per_device_train_batch_size": 8},  # more rows at once suit a CPU
+        extra={"per_device_train_batch_size": 8},  # trained at once, in place of 2
     ),
     evaluate=Evaluate(("own",), limit=200, max_tokens=160, prompts=("few_shot",), before_grpo=True),
     headroom=0,  # evaluation measures the untuned model

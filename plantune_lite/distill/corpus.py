@@ -234,10 +234,10 @@ _WAYS_ON: dict[str, str] = {
 
 
 def _empty(reasons: Counter[str], path: Path) -> str:
-    listed = ", ".join(f"{count} for '{reason}'" for reason, count in reasons.most_common())
-    first = max(reasons, key=lambda reason: reasons[reason], default="")
+    listed = "".join(f", {count} for '{reason}'" for reason, count in reasons.most_common())
+    first = next(iter(dict(reasons.most_common())), "")
     return (
-        f"corpus is empty: all {reasons.total()} trajectories were rejected, {listed} (see {path}). "
+        f"corpus is empty: all {reasons.total()} trajectories were rejected{listed} (see {path}). "
         f"{_WAYS_ON.get(first, 'Raise distill.plans, or distill with a better teacher.')}"
     )
 
